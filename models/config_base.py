@@ -1,0 +1,181 @@
+"""Strict, frozen configs: defaults < YAML file (with at most one `base:`) < `key=value` overrides.
+
+A config class lives beside what it configures and derives from `Config`. A key that no class knows is an error
+that names its neighbours, so that a typo never silently becomes a default.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from models.errors import DriftworkError
+
+
+class Config(BaseModel):
+    """Frozen and strict about its keys; the docstring under a field is its help text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def load(cls: type[ConfigT], path: str | Path, overrides: Sequence[str] = ()) -> ConfigT:
+    """Read `path`, lay `overrides` (`a.b=value`, the value in YAML) over it and validate the whole.
+
+    Raises:
+        DriftworkError: one line, for a missing or malformed file, an unknown key or a value that is not allowed.
+    """
+    path = Path(path)
+    raw = _read_with_base(path)
+    for override in overrides:
+        _apply(raw, override)
+    return build(cls, raw, where=str(path))
+
+
+def build(cls: type[ConfigT], raw: Mapping[str, Any], where: str) -> ConfigT:
+    """Validate `raw` as `cls`; `where` says in an error what was being read."""
+    try:
+        return cls.model_validate(raw)
+    except ValidationError as error:
+        raise DriftworkError(f"{where}: {_explain(error)}") from None
+
+
+def dump(config: Config) -> str:
+    """The resolved config as YAML that `load` reads back to an equal config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """`{"model.hidden": 256, ...}`: dotted keys and scalar (or list) values, as a tracker wants them."""
+    flat: dict[str, Any] = {}
+
+    def visit(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                visit(f"{prefix}.{key}" if prefix else key, inner)
+        else:
+            flat[prefix] = value
+
+    visit("", config.model_dump(mode="json"))
+    return flat
+
+
+def _read_with_base(path: Path) -> dict[str, Any]:
+    raw = _read_mapping(path)
+    base = raw.pop("base", None)
+    if base is None:
+        return raw
+    parent = _read_mapping(path.parent / str(base))
+    if "base" in parent:
+        raise DriftworkError(f"{path}: base {base} has a base itself; one level is the limit")
+    return _merge(parent, raw)
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        near = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        hint = f"; {path.parent} holds {', '.join(near)}" if near else ""
+        raise DriftworkError(f"{path}: no such config file{hint}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DriftworkError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise DriftworkError(f"{path}: must hold `key: value` lines, not a {type(raw).__name__}")
+    return raw
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise DriftworkError(f"override '{override}' is not of the form key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text  # a path or a URI with YAML's punctuation in it
+    *parents, last = key.split(".")
+    node = raw
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise DriftworkError(f"override '{override}': '{parent}' is a value, not a section")
+        node = child
+    node[last] = value
+
+
+def _explain(error: ValidationError) -> str:
+    """The first few problems in one line each, joined: key, value, what is allowed."""
+    said = []
+    for item in error.errors()[:3]:
+        location = [str(part) for part in item["loc"]]
+        key = ".".join(location)
+        if item["type"] == "extra_forbidden":
+            said.append(f"unknown key '{key}'{_neighbours(error, location)}")
+        elif item["type"] == "missing":
+            said.append(f"'{key}' is missing; give it in the file or as {key}=VALUE")
+        else:
+            reason = item["msg"].removeprefix("Value error, ")
+            reason = reason[:1].lower() + reason[1:]
+            shown = "" if isinstance(item["input"], dict | list) and len(str(item["input"])) > 60 else f"={item['input']}"
+            said.append(f"{key}{shown}: {reason}" if key else reason)
+    more = error.error_count() - len(said)
+    return "; ".join(said) + (f" (and {more} more)" if more > 0 else "")
+
+
+def _neighbours(error: ValidationError, location: list[str]) -> str:
+    fields = _fields_at(_config_class(error.title), location[:-1])
+    close = difflib.get_close_matches(location[-1], fields, n=1, cutoff=0.6)
+    meant = f"; did you mean '{close[0]}'?" if close else ""
+    return f"{meant} (known here: {', '.join(sorted(fields))})" if fields else meant
+
+
+def _config_class(title: str) -> type[Config] | None:
+    pending = list(Config.__subclasses__())
+    while pending:
+        cls = pending.pop()
+        if cls.__name__ == title:
+            return cls
+        pending.extend(cls.__subclasses__())
+    return None
+
+
+def _fields_at(cls: type[Config] | None, location: Sequence[str]) -> list[str]:
+    """The field names of the config that `location` leads to; a union's tag in the path picks its member."""
+    for part in location:
+        if cls is None:
+            return []
+        if part in cls.model_fields:
+            members = _config_members(cls.model_fields[part].annotation)
+            tagged = members
+        else:  # pydantic puts the tag of a discriminated union into the path
+            members = [m for m in tagged if part in _tags(m)]
+        cls = members[0] if members else None
+    return list(cls.model_fields) if cls is not None else []
+
+
+def _config_members(annotation: Any) -> list[type[Config]]:
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        return [annotation]
+    return [member for arg in getattr(annotation, "__args__", ()) for member in _config_members(arg)]
+
+
+def _tags(cls: type[Config]) -> tuple[Any, ...]:
+    field = cls.model_fields.get("name")
+    return getattr(field.annotation, "__args__", ()) if field is not None else ()

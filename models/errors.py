@@ -1,0 +1,5 @@
+"""The one exception a user is meant to read."""
+
+
+class DriftworkError(Exception):
+    """A mistake that the user can mend. Its message is one line that names what is wrong and what is allowed."""

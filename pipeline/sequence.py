@@ -1,0 +1,87 @@
+"""The contract between raw data and everything after it (numpy only).
+
+A reader turns one raw item (a MIDI file, a sentence, a trial, a simulated film) into `Sequence`s; the rest of the
+pipeline knows nothing of formats. Times are data: every sequence carries its own, in seconds.
+"""
+
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.config_base import Config
+from models.errors import DriftworkError
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+class UnreadableError(Exception):
+    """One raw item cannot be used; the message is the reason that goes into the quarantine list."""
+
+
+class Sequence(NamedTuple):
+    """One training example: T frames of D channels."""
+
+    key: str
+    """Unique in the data set; letters, digits, `_`, `-` and `/` only (WebDataset cuts a key at its first dot)."""
+    group: str
+    """What must not be divided between splits: a song, a speaker, a trial."""
+    times: NDArray[np.float64]
+    """[T], seconds, strictly increasing."""
+    values: NDArray[np.generic]
+    """[T, D]; bool for binary data, float32 for real-valued data."""
+    mask: NDArray[np.bool_]
+    """[T], True where the frame is there."""
+
+
+class DataSpec(Config):
+    """What every sequence of a data set has in common; part of the manifest, so that a model can be sized from it."""
+
+    dim: int
+    """D, channels of a frame."""
+    length: int
+    """The largest T of any sequence."""
+    interval: float
+    """Seconds between neighbouring frames."""
+    likelihood: Literal["bernoulli", "gaussian"]
+    """The observation model the values call for; bernoulli values are stored bit-packed."""
+    units: str
+    """What a value measures, as a figure's axis would say it."""
+
+
+class Item(NamedTuple):
+    """One raw item, before it is read."""
+
+    name: str
+    """Path below the source folder with `/` between parts, or an id for what is simulated."""
+    group: str
+    split: Split | None = None
+    """Given when the data set brings its own split; otherwise it is drawn from the group."""
+
+
+class Reader(Protocol):
+    """One data set. Pure: no Ray, no torch; the same item gives the same sequences on every machine."""
+
+    licence: str
+    """One sentence for the data card."""
+
+    def spec(self) -> DataSpec: ...
+
+    def find(self, source: Path | None) -> list[Item]:
+        """All items, sorted by name. Raises `DriftworkError` when there is nothing to read."""
+        ...
+
+    def read(self, source: Path | None, item: Item) -> list[Sequence]:
+        """Raises `UnreadableError` with the reason when the item cannot be used."""
+        ...
+
+
+def folder(source: Path | None) -> Path:
+    """`source` as an existing folder, for readers of files."""
+    if source is None:
+        raise DriftworkError("source is missing; give the folder of raw files as source=DIR")
+    if not source.is_dir():
+        raise DriftworkError(f"source={source}: no such folder")
+    return source
