@@ -57,15 +57,14 @@ class Item(NamedTuple):
     name: str
     """Path below the source folder with `/` between parts, or an id for what is simulated."""
     group: str
+    files: tuple[str, ...]
+    """What it is read from, below the source folder: their hashes decide whether a shard is up to date."""
     split: Split | None = None
     """Given when the data set brings its own split; otherwise it is drawn from the group."""
 
 
 class Reader(Protocol):
     """One data set. Pure: no Ray, no torch; the same item gives the same sequences on every machine."""
-
-    licence: str
-    """One sentence for the data card."""
 
     def spec(self) -> DataSpec: ...
 

@@ -1,0 +1,132 @@
+"""Building one shard: hash the inputs, read them, write the tar and its entry. What a worker does; knows no Ray.
+
+A worker may die at any point and its shard be built again by another: the tar comes first, its entry last, both all
+or nothing. An entry with the right fingerprint beside an intact tar is a finished shard.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from pydantic import ValidationError
+
+from models.config_base import Config
+from pipeline.files import aside, printable, sha256
+from pipeline.manifest import Shard
+from pipeline.plan import Recipe, ShardPlan, fingerprint
+from pipeline.sequence import Item, Reader, Sequence, UnreadableError
+from pipeline.shards import write_shard
+from pipeline.stats import Moments
+
+
+class Unreadable(Config):
+    file: str
+    reason: str
+
+
+class Entry(Config):
+    """A finished shard, as its worker reports it: small, whatever the size of the data."""
+
+    fingerprint: str
+    shard: Shard | None
+    """None if not one item could be read."""
+    inputs: dict[str, str | None]
+    unreadable: tuple[Unreadable, ...]
+    frames: int
+    mean: tuple[float, ...]
+    squares: tuple[float, ...]
+
+    @property
+    def moments(self) -> Moments:
+        return Moments(self.frames, np.array(self.mean), np.array(self.squares))
+
+
+class Job(NamedTuple):
+    """What every shard of one preparation is built from."""
+
+    recipe: Recipe
+    reader: Reader
+    source: Path | None
+    staging: Path
+    """An existing folder that all workers share."""
+
+
+def build_shard(job: Job, plan: ShardPlan, crashed: Mapping[str, str]) -> Entry:
+    """Read the items of `plan` and write its shard and entry to the staging folder, unless both are there.
+
+    `crashed` maps items that must not be read again to the reason: they ended their worker's process before.
+    """
+    inputs = hash_inputs(job.source, plan)
+    mark = fingerprint(job.recipe, plan, inputs)
+    path = job.staging / plan.file
+    entry = _finished(path, mark)
+    if entry is not None:
+        return entry
+    spec = job.reader.spec()
+    moments, unreadable = Moments.empty(spec.dim), []
+
+    def sequences() -> Iterator[tuple[str, Sequence]]:
+        nonlocal moments
+        for item in plan.items:
+            try:
+                if item.name in crashed:
+                    raise UnreadableError(crashed[item.name])
+                read = job.reader.read(job.source, item)
+            except UnreadableError as error:
+                unreadable.append(Unreadable(file=printable(item.name), reason=str(error)))
+                continue
+            for sequence in read:
+                moments = moments.merge(Moments.of(sequence.values, sequence.mask))
+                yield printable(item.name), sequence
+
+    shard = write_shard(path, plan.split, spec, sequences())
+    entry = Entry(
+        fingerprint=mark,
+        shard=shard,
+        inputs=inputs,
+        unreadable=tuple(unreadable),
+        frames=moments.frames,
+        mean=tuple(moments.mean.tolist()),
+        squares=tuple(moments.squares.tolist()),
+    )
+    with aside(_entry_path(path)) as temporary:
+        temporary.write_text(entry.model_dump_json(), encoding="utf-8")
+    return entry
+
+
+def probe_item(job: Job, item: Item) -> None:
+    """Read one item for the sake of what that does to the process."""
+    with suppress(UnreadableError):
+        job.reader.read(job.source, item)
+
+
+def hash_inputs(source: Path | None, plan: ShardPlan) -> dict[str, str | None]:
+    """File -> sha256 of all that the shard is read from; None for what cannot be opened."""
+    inputs: dict[str, str | None] = {}
+    for name in sorted({file for item in plan.items for file in item.files}):
+        assert source is not None, "only a reader of files names files"
+        try:
+            inputs[printable(name)] = sha256(source / name)
+        except OSError:
+            inputs[printable(name)] = None
+    return inputs
+
+
+def intact(path: Path, shard: Shard) -> bool:
+    return path.is_file() and path.stat().st_size == shard.bytes and sha256(path) == shard.sha256
+
+
+def _finished(path: Path, mark: str) -> Entry | None:
+    try:
+        entry = Entry.model_validate_json(_entry_path(path).read_bytes())
+    except (OSError, ValidationError):
+        return None
+    if entry.fingerprint != mark or (entry.shard is not None and not intact(path, entry.shard)):
+        return None
+    return entry
+
+
+def _entry_path(path: Path) -> Path:
+    return path.with_suffix(".json")

@@ -1,0 +1,104 @@
+"""The manifest: what a prepared data set holds. It is written last, so that a folder with one is complete.
+
+Its bytes are a pure function of the raw files and of the recipe: no paths of the machine, no time, no number of
+workers. Everything that reads shards begins here.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from models.config_base import Config, build
+from models.errors import DriftworkError
+from pipeline.sequence import DataSpec, Split
+from pipeline.stats import Stats
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+
+
+class Shard(Config):
+    """One tar file. Sample i is the bytes from `offsets[i]` up to `offsets[i + 1]`, the last one up to the end."""
+
+    file: str
+    split: Split
+    samples: int
+    bytes: int
+    sha256: str
+    offsets: tuple[int, ...]
+    """[samples], in bytes."""
+    frames: tuple[int, ...]
+    """[samples], T of each."""
+
+    def span(self, index: int) -> tuple[int, int]:
+        """(offset, length) in bytes of a sample."""
+        start = self.offsets[index]
+        end = self.offsets[index + 1] if index + 1 < self.samples else self.bytes
+        return start, end - start
+
+
+class Manifest(Config):
+    schema_version: Literal[1]
+    spec: DataSpec
+    recipe: dict[str, Any]
+    """What of the prepare config decides the bytes: data set, shares, shard size, licence."""
+    stats: Stats
+    shards: tuple[Shard, ...]
+    """Train, then validation, then test; in each in the order of the plan."""
+    items: int
+    """Raw items found."""
+    unreadable: int
+    """Of these, left out; quarantine.jsonl has the reasons."""
+    inputs: dict[str, str | None]
+    """File below the source folder -> sha256, None where it could not be opened."""
+
+    @property
+    def hash(self) -> str:
+        """sha256 of the manifest file; names the exact data set in a run's record."""
+        return hashlib.sha256(self.encode()).hexdigest()
+
+    def of(self, split: Split) -> tuple[Shard, ...]:
+        return tuple(shard for shard in self.shards if shard.split == split)
+
+    def encode(self) -> bytes:
+        """The file's bytes: JSON, one shard a line."""
+        fields = self.model_dump(mode="json")
+        shards = ",\n".join(f"  {json.dumps(shard)}" for shard in fields.pop("shards"))
+        lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in fields.items()]
+        return ("{\n" + ",\n".join([*lines, f'"shards": [\n{shards}\n]']) + "\n}\n").encode("ascii")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Raises `DriftworkError` when there is none, or none of this schema."""
+    path = folder / MANIFEST
+    try:
+        raw = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise DriftworkError(
+            f"{folder}: no {MANIFEST}, so no complete data set; make one with `driftwork prepare CONFIG out={folder}`"
+        ) from None
+    except OSError as error:
+        raise DriftworkError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise DriftworkError(f"{path}: is no JSON; prepare the data set again") from None
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if version != SCHEMA:
+        raise DriftworkError(f"{path}: schema version {version}, this driftwork reads {SCHEMA}; prepare it again")
+    manifest = build(Manifest, raw, where=str(path))
+    for shard in manifest.shards:
+        _check(shard, path)
+    return manifest
+
+
+def _check(shard: Shard, path: Path) -> None:
+    """A shard's own fields must agree, and its name must stay in the folder."""
+    ends = (*shard.offsets[1:], shard.bytes)
+    if not (
+        len(shard.offsets) == len(shard.frames) == shard.samples > 0
+        and shard.offsets[0] == 0
+        and all(start < end for start, end in zip(shard.offsets, ends, strict=True))
+        and min(shard.frames) > 0
+        and Path(shard.file).name == shard.file
+    ):
+        raise DriftworkError(f"{path}: the entry of '{shard.file}' contradicts itself; prepare the data set again")

@@ -1,0 +1,133 @@
+"""The folder that a preparation ends in.
+
+    FOLDER/.incomplete/   shards and entries in the making; a later attempt goes on from what it holds
+    FOLDER/*.tar, quarantine.jsonl, DATACARD.md, and last of all manifest.json
+
+Without the manifest the folder is not a data set; with it, nothing but the repair of a damaged shard changes it.
+"""
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from models.config_base import build, flatten
+from models.errors import DriftworkError
+from pipeline.build import Unreadable, hash_inputs, intact
+from pipeline.files import aside
+from pipeline.manifest import MANIFEST, Manifest, read_manifest
+from pipeline.plan import Recipe, ShardPlan
+
+QUARANTINE = "quarantine.jsonl"
+CARD = "DATACARD.md"
+
+
+class Output(NamedTuple):
+    folder: Path
+
+    @property
+    def staging(self) -> Path:
+        return self.folder / ".incomplete"
+
+    @property
+    def reasons(self) -> Path:
+        """Where a failed preparation leaves the list of unreadable items: beside the folder, which stays as it was."""
+        folder = self.folder.absolute()
+        return folder.with_name(f"{folder.name}.{QUARANTINE}")
+
+    def finished(self, recipe: Recipe) -> Manifest | None:
+        """The manifest of a finished preparation of this recipe. Raises `DriftworkError` for one of another."""
+        if not (self.folder / MANIFEST).exists():
+            return None
+        manifest = read_manifest(self.folder)
+        here, there = flatten(recipe), flatten(build(Recipe, manifest.recipe, where=str(self.folder / MANIFEST)))
+        for key in sorted(here.keys() | there.keys()):
+            if here.get(key) != there.get(key):
+                raise self._other(f"{key} is {there.get(key)} there and {here.get(key)} here")
+        return manifest
+
+    def damaged(self, manifest: Manifest, plans: list[ShardPlan], source: Path | None) -> list[ShardPlan]:
+        """The shards that are missing or damaged. Raises `DriftworkError` if the raw files are not those of then."""
+        with ThreadPoolExecutor() as pool:
+            hashed = pool.map(lambda plan: hash_inputs(source, plan), plans)
+            now = {file: digest for inputs in hashed for file, digest in inputs.items()}
+        then = manifest.inputs
+        changes = {
+            "new": sorted(now.keys() - then.keys()),
+            "gone": sorted(then.keys() - now.keys()),
+            "changed": sorted(file for file in now.keys() & then.keys() if now[file] != then[file]),
+        }
+        said = [f"{len(files)} {what} (first: {files[0]})" for what, files in changes.items() if files]
+        if said:
+            raise self._other(f"raw files {', '.join(said)}")
+        bad = {shard.file for shard in manifest.shards if not intact(self.folder / shard.file, shard)}
+        return [plan for plan in plans if plan.file in bad]
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """The staging folder, made or taken up from a killed attempt; gone again after a failure that left it empty."""
+        self._open()
+        try:
+            yield
+        except DriftworkError:
+            self._release()
+            raise
+
+    def _open(self) -> None:
+        try:
+            ours = self.staging.is_dir() or (self.folder / MANIFEST).exists()
+            if not ours and self.folder.is_dir() and any(self.folder.iterdir()):
+                raise DriftworkError(f"out={self.folder}: holds other files; give a new or an empty folder")
+            self.staging.mkdir(parents=True, exist_ok=True)
+            if not (self.folder / MANIFEST).exists():
+                for shard in self.folder.glob("*.tar"):  # the attempt was killed while it moved them out
+                    os.replace(shard, self.staging / shard.name)
+            probe = self.staging / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise DriftworkError(f"out={self.folder}: cannot be written: {error.strerror}") from None
+
+    def publish(self, manifest: Manifest, pages: dict[str, bytes]) -> None:
+        """Move shards and then pages in place, in this order, and remove the staging folder."""
+        for name, page in pages.items():
+            with aside(self.staging / name) as temporary:
+                temporary.write_bytes(page)
+        for name in (*(shard.file for shard in manifest.shards), *pages):
+            if (self.staging / name).exists():  # in a repair only the rebuilt shards are there
+                os.replace(self.staging / name, self.folder / name)
+        self.reasons.unlink(missing_ok=True)
+        self.clean()
+
+    def clean(self) -> None:
+        """Remove what no longer is needed once the manifest is there."""
+        shutil.rmtree(self.staging, ignore_errors=True)
+
+    def discard(self, unreadable: Iterable[Unreadable]) -> None:
+        """Give up: leave the folder as it was before, and the reasons beside it if there are any."""
+        shutil.rmtree(self.staging)
+        if not (self.folder / MANIFEST).exists():
+            for name in (QUARANTINE, CARD):
+                (self.folder / name).unlink(missing_ok=True)
+        reasons = quarantine(unreadable)
+        if reasons:
+            self.reasons.write_bytes(reasons)
+
+    def _release(self) -> None:
+        """Remove what `_open` made, if it is still empty."""
+        with suppress(OSError):
+            self.staging.rmdir()
+            self.folder.rmdir()
+
+    def _other(self, difference: str) -> DriftworkError:
+        return DriftworkError(
+            f"out={self.folder}: holds another preparation ({difference}); give another out, or delete this one"
+        )
+
+
+def quarantine(unreadable: Iterable[Unreadable]) -> bytes:
+    """One JSON object a line: file, reason."""
+    return "".join(f"{entry.model_dump_json()}\n" for entry in unreadable).encode()

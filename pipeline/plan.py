@@ -1,0 +1,65 @@
+"""The recipe of a data set, and the plan that follows from it: which raw items go into which shard.
+
+The plan depends on the recipe and on the names of the items alone, so that any number of workers, and any later
+attempt, makes the same shards.
+"""
+
+import hashlib
+import json
+import os
+from typing import NamedTuple, Self
+
+from pydantic import Field, model_validator
+
+from models.config_base import Config
+from pipeline.manifest import SCHEMA
+from pipeline.sequence import SPLITS, Item, Split
+from pipeline.sources import DatasetConfig
+from pipeline.split import assign
+
+
+class Recipe(Config):
+    """All that decides the bytes of a prepared data set, besides the raw files themselves."""
+
+    dataset: DatasetConfig
+    title: str
+    """What the raw files are, for the data card."""
+    licence: str
+    """Under which terms they may be used, for the data card."""
+    val: float = Field(0.1, ge=0, lt=1)
+    """Share of the groups (songs, speakers) in the validation split."""
+    test: float = Field(0.1, ge=0, lt=1)
+    """Share of the groups in the test split."""
+    files_per_shard: int = Field(32, ge=1)
+    """Raw items in a shard; also what one worker reads before it reports."""
+
+    @model_validator(mode="after")
+    def _leaves_train(self) -> Self:
+        if self.val + self.test >= 1:
+            raise ValueError(f"val={self.val} and test={self.test} leave nothing to train on")
+        return self
+
+
+class ShardPlan(NamedTuple):
+    file: str
+    split: Split
+    items: tuple[Item, ...]
+
+
+def make_plan(items: list[Item], recipe: Recipe) -> list[ShardPlan]:
+    """Shards of `files_per_shard` items each, train first; within a split the groups lie in the order of a hash."""
+    splits = assign(items, recipe.val, recipe.test)
+    shuffled = sorted(items, key=lambda item: (hashlib.sha256(os.fsencode(item.group)).digest(), item.name))
+    plans = []
+    for split in SPLITS:
+        chosen = [item for item in shuffled if splits[item.group] == split]
+        for number, at in enumerate(range(0, len(chosen), recipe.files_per_shard)):
+            part = tuple(chosen[at : at + recipe.files_per_shard])
+            plans.append(ShardPlan(f"{split}-{number:06d}.tar", split, part))
+    return plans
+
+
+def fingerprint(recipe: Recipe, plan: ShardPlan, inputs: dict[str, str | None]) -> str:
+    """Equal iff the shard would come out the same."""
+    parts = [SCHEMA, recipe.model_dump(mode="json"), plan.file, sorted(inputs.items())]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -1,0 +1,198 @@
+"""The Ray job: raw files to a prepared data set, one task a shard. The only module that imports Ray.
+
+Killed at any point and run again, it ends in the same bytes, whatever the number of workers.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+from pydantic import Field
+from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
+
+from models.errors import DriftworkError
+from pipeline.build import Entry, Job, Unreadable, build_shard, probe_item
+from pipeline.card import data_card
+from pipeline.manifest import MANIFEST, SCHEMA, Manifest
+from pipeline.output import CARD, QUARANTINE, Output, quarantine
+from pipeline.plan import Recipe, ShardPlan, make_plan
+from pipeline.progress import progress
+from pipeline.sequence import SPLITS
+from pipeline.sources import reader
+from pipeline.stats import Moments
+
+CRASHES = (WorkerCrashedError, OutOfMemoryError)
+
+
+class PrepareConfig(Recipe):
+    source: Path | None = None
+    """Folder of raw files; none for simulated data."""
+    out: Path
+    """Folder for the shards: new, empty, or one that holds this very preparation, finished or not."""
+    max_unreadable: float = Field(0.1, ge=0, le=1)
+    """Share of unreadable items above which the job fails. Under 0.02 of Lakh is; a wrong folder is far above 0.1."""
+    workers: int | None = Field(None, ge=1)
+    """Shards made at a time; by default one a CPU core."""
+    address: str = "local"
+    """`local` starts Ray on this machine; `auto` or an address joins a cluster that shares `source` and `out`."""
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe.model_validate(self.model_dump(include=set(Recipe.model_fields)))
+
+
+def prepare(config: PrepareConfig) -> Manifest:
+    """Make the data set at `config.out`, finish what a killed attempt left, or find that it is there already.
+
+    Raises `DriftworkError` when there is nothing to read, too little of it can be read, or `out` cannot take it.
+    """
+    dataset, output = reader(config.dataset), Output(config.out)
+    source = config.source and config.source.absolute()  # workers may stand in another folder
+    job = Job(config.recipe, dataset, source, output.staging.absolute())
+    plans = make_plan(dataset.find(config.source), config.recipe)
+    finished = output.finished(config.recipe)
+    if finished is None:
+        return _make(config, job, output, plans)
+    damaged = output.damaged(finished, plans, config.source)
+    if damaged:
+        _repair(config, job, output, finished, damaged)
+    else:
+        output.clean()
+        print(f"{config.out}: already prepared from these files; nothing written")
+    return finished
+
+
+def _make(config: PrepareConfig, job: Job, output: Output, plans: list[ShardPlan]) -> Manifest:
+    with output.opened():
+        entries = _run(config, job, plans)
+        unreadable = [bad for entry in entries for bad in entry.unreadable]
+        problem = _too_little(config, output, plans, entries, unreadable)
+        if problem:
+            output.discard(unreadable)
+            raise DriftworkError(problem)
+        moments = Moments.empty(job.reader.spec().dim)
+        for entry, plan in zip(entries, plans, strict=True):
+            if plan.split == "train":
+                moments = moments.merge(entry.moments)
+        manifest = Manifest(
+            schema_version=SCHEMA,
+            spec=job.reader.spec(),
+            recipe=job.recipe.model_dump(mode="json"),
+            stats=moments.stats(),
+            items=sum(len(plan.items) for plan in plans),
+            unreadable=len(unreadable),
+            inputs=dict(sorted((file, digest) for entry in entries for file, digest in entry.inputs.items())),
+            shards=tuple(entry.shard for entry in entries if entry.shard is not None),
+        )
+        card = data_card(manifest, job.recipe)
+        output.publish(manifest, {QUARANTINE: quarantine(unreadable), CARD: card.encode(), MANIFEST: manifest.encode()})
+    return manifest
+
+
+def _repair(config: PrepareConfig, job: Job, output: Output, manifest: Manifest, damaged: list[ShardPlan]) -> None:
+    """Make shards anew that were lost or damaged since. They come out as the manifest has them, or not at all."""
+    with output.opened():
+        entries = _run(config, job, damaged)
+        for entry, plan in zip(entries, damaged, strict=True):
+            if entry.shard not in manifest.shards:
+                output.discard([])
+                raise DriftworkError(
+                    f"out={config.out}: {plan.file} is damaged and this version of driftwork makes it differently; "
+                    "delete the folder and prepare it again"
+                )
+        output.publish(manifest, {})
+    print(f"{config.out}: repaired {', '.join(plan.file for plan in damaged)}")
+
+
+def _too_little(
+    config: PrepareConfig, output: Output, plans: list[ShardPlan], entries: list[Entry], unreadable: list[Unreadable]
+) -> str:
+    """Why this is no data set, or nothing."""
+    total = sum(len(plan.items) for plan in plans)
+    share = len(unreadable) / total
+    if share > config.max_unreadable or len(unreadable) == total:
+        first = "; ".join(f"{bad.file}: {bad.reason}" for bad in unreadable[:3])
+        limit = f"more than max_unreadable={config.max_unreadable:g}" if len(unreadable) < total else "all of them"
+        return (
+            f"{len(unreadable)} of {total} files are unreadable, {share:.1%}, {limit} ({first}); see {output.reasons}"
+        )
+    filled = {entry.shard.split for entry in entries if entry.shard is not None}
+    shares = {"train": 1 - config.val - config.test, "val": config.val, "test": config.test}
+    empty = [split for split in SPLITS if shares[split] and split not in filled]
+    if empty:
+        readable = total - len(unreadable)
+        return (
+            f"{readable} readable of {total} files leave the {empty[0]} split empty (val={config.val:g} "
+            f"test={config.test:g}); a split needs a song of its own: add files, or give val=0 or test=0"
+        )
+    return ""
+
+
+def _run(config: PrepareConfig, job: Job, plans: list[ShardPlan]) -> list[Entry]:
+    """Build the shards on Ray; their entries in the order of `plans`."""
+    entries: dict[int, Entry] = {}
+    with _ray(config), progress("shards", len(plans)) as advance:
+        build = ray.remote(num_cpus=1, max_retries=2)(build_shard)  # a worker that was killed is tried again
+        shared = ray.put(job)
+        workers = config.workers or int(ray.cluster_resources().get("CPU", 1))
+        waiting: deque[tuple[int, dict[str, str]]] = deque((index, {}) for index in range(len(plans)))
+        running: dict[ray.ObjectRef, int] = {}
+        while waiting or running:
+            while waiting and len(running) < workers:
+                index, crashed = waiting.popleft()
+                running[build.remote(shared, plans[index], crashed)] = index
+            (done,), _ = ray.wait(list(running), num_returns=1)
+            index = running.pop(done)
+            try:
+                entries[index] = ray.get(done)
+            except CRASHES:
+                waiting.appendleft((index, _culprits(shared, plans[index])))
+            except RayTaskError as error:
+                if not isinstance(error.cause, OSError):
+                    raise
+                raise DriftworkError(f"{config.out}: {plans[index].file} cannot be written: {error.cause}") from None
+            else:
+                advance()
+    return [entries[index] for index in range(len(plans))]
+
+
+def _culprits(job: ray.ObjectRef, plan: ShardPlan) -> dict[str, str]:
+    """The items that end the process which reads them, each tried alone, with the reason for the quarantine."""
+    probe = ray.remote(num_cpus=1, max_retries=1)(probe_item)
+    crashed = {}
+    for item in plan.items:
+        try:
+            ray.get(probe.remote(job, item))
+        except CRASHES:
+            crashed[item.name] = "the process that read it died (a crash in the parser, or out of memory)"
+    if not crashed:
+        raise DriftworkError(
+            f"{plan.file}: its worker died three times, and none of its {len(plan.items)} files alone is to blame; "
+            "is there enough memory? A smaller files_per_shard needs less"
+        )
+    return crashed
+
+
+@contextmanager
+def _ray(config: PrepareConfig) -> Iterator[None]:
+    """A Ray of our own, a cluster's, or the one that this process is connected to already."""
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    options = {"num_cpus": config.workers, "include_dashboard": False} if config.address == "local" else {}
+    try:
+        ray.init(address=config.address, log_to_driver=False, logging_level="ERROR", **options)
+    except (ConnectionError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise DriftworkError(f"address={config.address}: no Ray cluster answers: {reason}") from None
+    token = Path.home() / ".ray" / "auth_token"
+    if token.exists():
+        token.chmod(0o600)  # Ray writes it readable for all, and whoever has it can run code here
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,33 @@
+"""Progress on stderr: a bar where a person watches, now and then a plain line in a log file."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+LINE_EVERY = 10.0
+"""Seconds between two plain lines."""
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """Yield a function to call after each of `total` steps; `what` says what is counted."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda: bar.advance(task)
+        return
+    done, said = 0, time.monotonic()
+
+    def advance() -> None:
+        nonlocal done, said
+        done += 1
+        if done == total or time.monotonic() - said >= LINE_EVERY:
+            said = time.monotonic()
+            console.print(f"{what}: {done} of {total}", highlight=False)
+
+    yield advance
