@@ -5,12 +5,13 @@ B sequences, T times, D channels, H recurrent units, Z latent, S samples, K obse
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
 class Batch(NamedTuple):
     times: Tensor
-    """[B, T] float32, seconds from the sequence's first frame; padding repeats the last time."""
+    """[B, T] float64, seconds from the sequence's first frame; padding repeats the last time."""
     values: Tensor
     """[B, T, D] float32; 0 where a frame is not present."""
     present: Tensor
@@ -18,10 +19,13 @@ class Batch(NamedTuple):
     observed: Tensor
     """[B, T] bool: the frame is shown to the model; a subset of `present`."""
     weight: Tensor
-    """[B] float32: 1 for a sequence, 0 for the padding that makes ranks even."""
+    """[B] float32: 0 for the filling that makes ranks even; otherwise such that the mean over ranks of the weighted sums
+    is the mean over all sequences of the step."""
     seed: Tensor
     """[B] int64: what the sequence's noise is drawn from; depends on (run seed, epoch, key) alone."""
     keys: tuple[str, ...]
 
-    def to(self, device: object) -> "Batch":
-        return Batch(*(x.to(device) if isinstance(x, Tensor) else x for x in self))
+    def to(self, device: torch.device) -> "Batch":
+        return self._replace(
+            **{name: x.to(device, non_blocking=True) for name, x in self._asdict().items() if isinstance(x, Tensor)}  # type: ignore[arg-type]
+        )

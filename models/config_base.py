@@ -133,7 +133,9 @@ def _explain(error: ValidationError) -> str:
         else:
             reason = item["msg"].removeprefix("Value error, ")
             reason = reason[:1].lower() + reason[1:]
-            shown = "" if isinstance(item["input"], dict | list) and len(str(item["input"])) > 60 else f"={item['input']}"
+            shown = (
+                "" if isinstance(item["input"], dict | list) and len(str(item["input"])) > 60 else f"={item['input']}"
+            )
             said.append(f"{key}{shown}: {reason}" if key else reason)
     more = error.error_count() - len(said)
     return "; ".join(said) + (f" (and {more} more)" if more > 0 else "")

@@ -1,0 +1,35 @@
+"""The console script: `driftwork COMMAND ...`. Each command is a module too, as in `python -m launch.train ...`."""
+
+import importlib
+import os
+import sys
+
+from launch.entry import run
+
+COMMANDS = {
+    "demo": "the whole path on the Bach chorales: MIDI, shards, two models, scores, a figure and a playable file",
+    "prepare": "raw files to shards and a manifest, on Ray",
+    "verify": "every shard against the manifest",
+    "train": "a model on the ranks of this machine, under DeepSpeed",
+    "evaluate": "a trained run: density, prediction and interpolation, beside copying the last frame",
+    "ui": "the MLflow dashboard on 127.0.0.1",
+}
+
+
+def main() -> int:
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print("usage: driftwork COMMAND ...\n")
+        print("\n".join(f"  {name:9s} {does}" for name, does in COMMANDS.items()))
+        return 0 if arguments else 2
+    name = arguments[0]
+    if name not in COMMANDS:
+        print(f"driftwork: no command '{name}'; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    os.environ.setdefault("WDS_SECURE", "1")  # webdataset would otherwise unpickle what a shard asks it to
+    module = importlib.import_module(f"launch.{name}")
+    return run(name, module.main, arguments[1:])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

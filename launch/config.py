@@ -1,0 +1,104 @@
+"""Everything a training run depends on, in one frozen tree."""
+
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field, field_validator, model_validator
+
+from launch.tracking import TrackingConfig
+from models.config_base import Config, load
+from models.errors import DriftworkError
+from models.registry import ModelConfig
+from pipeline.observe import ObservationConfig
+
+CONFIG_FILE = "config.yaml"
+
+
+class OptimConfig(Config):
+    lr: float = Field(1e-4, gt=0)
+    """Adam's step size."""
+    clip_norm: float = Field(1.0, ge=0)
+    """Largest norm of the gradient of the loss in nats per frame; 0 does not clip."""
+    zero_stage: Literal[0, 1, 2] = 1
+    """What DeepSpeed divides among the ranks: 0 nothing, 1 optimizer state, 2 gradients as well."""
+    autocast: bool = False
+    """Networks in bfloat16; solver state, densities and KL stay in float32."""
+
+
+class TrainConfig(Config):
+    seed: int = Field(0, ge=0)
+    """Of initial weights, order, masks and noise."""
+    batch_size: int = Field(32, ge=1)
+    """Sequences a step over all ranks together, so that a result does not depend on the number of ranks."""
+    max_epochs: int = Field(200, ge=1)
+    patience: int = Field(5, ge=1)
+    """Epochs without a better validation score after which training stops."""
+    beta: float = Field(1.0, ge=0)
+    """Weight of the KL in training; evaluation always uses 1."""
+    kl_warmup_steps: int = Field(0, ge=0)
+    """Steps in which that weight rises from 0, linearly."""
+
+
+class EvalConfig(Config):
+    batch_size: int = Field(32, ge=1)
+    """Sequences a batch, over all ranks together."""
+    samples: int = Field(8, ge=1)
+    """Latent draws a sequence: S of a predictive mean, K of the importance-weighted bound."""
+
+
+class ObserveConfig(Config):
+    train: ObservationConfig = ObservationConfig(pattern="random", ratios=(0.25,))
+    evaluate: ObservationConfig = ObservationConfig(pattern="regular", ratios=(0.25, 0.5))
+
+
+class RunConfig(Config):
+    data: Path
+    """Folder that `driftwork prepare` wrote."""
+    model: ModelConfig
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    observe: ObserveConfig = ObserveConfig()
+    evaluate: EvalConfig = EvalConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    ranks: int = Field(1, ge=1)
+    """Processes on this machine: one a GPU, or one a CPU core or more."""
+    loader_workers: int = Field(0, ge=0)
+    """Processes a rank that read batches ahead; 0 reads between the steps."""
+    out: Path | None = None
+    """Run folder; by default runs/<model>-<data>-<time>."""
+
+    @field_validator("ranks")
+    @classmethod
+    def _ranks_fit_the_machine(cls, ranks: int) -> int:
+        there, what = (
+            (torch.cuda.device_count(), "GPUs") if torch.cuda.is_available() else (os.cpu_count() or 1, "cores")
+        )
+        if ranks > there:
+            raise ValueError(f"this machine has {there} {what}, one rank each is the most")
+        return ranks
+
+    @model_validator(mode="after")
+    def _every_rank_has_work(self) -> "RunConfig":
+        if self.train.batch_size < self.ranks or self.evaluate.batch_size < self.ranks:
+            raise ValueError(f"batch_size must be at least ranks={self.ranks}: every rank needs a sequence")
+        return self
+
+    def kl_weight(self, step: int) -> float:
+        """Beta at a step, counted from 0."""
+        warmup = self.train.kl_warmup_steps
+        return self.train.beta * min(1.0, (step + 1) / warmup) if warmup else self.train.beta
+
+
+def parse(argv: list[str]) -> RunConfig:
+    """`CONFIG.yaml key=value ...`; `out` is filled in."""
+    if not argv or "=" in argv[0]:
+        raise DriftworkError("the first argument is a config file, as in configs/train/vsdn_vae_lakh.yaml data=DIR")
+    config = load(RunConfig, argv[0], argv[1:])
+    if config.out is None:
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        name = f"{config.model.name}-{config.data.resolve().name}-{stamp}"
+        config = config.model_copy(update={"out": Path("runs") / name})
+    return config

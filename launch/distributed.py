@@ -1,0 +1,54 @@
+"""Who this process is among the ranks, and the few things ranks say to each other. One process alone needs no group."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class Ranks(NamedTuple):
+    rank: int
+    world: int
+    device: torch.device
+
+
+def alone() -> Ranks:
+    """This process as the only rank."""
+    return Ranks(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def all_sum(x: Tensor) -> Tensor:
+    """Sum over ranks, in place."""
+    if dist.is_initialized():
+        dist.all_reduce(x)
+    return x
+
+
+def all_agree(flag: Tensor) -> bool:
+    """Whether `flag` is true on every rank."""
+    vote = flag.to(torch.int32)
+    if dist.is_initialized():
+        dist.all_reduce(vote, op=dist.ReduceOp.MIN)
+    return bool(vote)
+
+
+def barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def on_rank_0(ranks: Ranks, work: Callable[[], Any]) -> Any:
+    """Rank 0's result on every rank; its exception is raised on every rank, none of which is left waiting."""
+    outcome: list[Any] = [None, None]
+    if ranks.rank == 0:
+        try:
+            outcome[0] = work()
+        except Exception as error:
+            outcome[1] = error
+    if dist.is_initialized():
+        dist.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]

@@ -1,0 +1,115 @@
+"""The DeepSpeed seam: one process group, one engine, one step.
+
+The step: the whole objective inside one `forward`, a vote of all ranks on whether it is finite, backward, and an update
+that happens on every rank or on none.
+"""
+
+import importlib
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from launch.config import OptimConfig
+from launch.distributed import Ranks, all_agree
+from models.base import Objective
+from models.batch import Batch
+
+# On CPU `init_distributed` would compile a shared-memory kernel: minutes on a first start, and a process killed
+# meanwhile leaves a lock on which every later start waits for ever. Only inference uses that kernel.
+setattr(importlib.import_module("deepspeed.comm.torch"), "build_shm_op", lambda: None)  # noqa: B010
+
+_PATIENCE = timedelta(minutes=10)
+"""How long a collective may wait for a rank before it is an error."""
+
+
+class Step(NamedTuple):
+    objective: Objective
+    applied: bool
+    grad_norm: float
+    """Before clipping; NaN where the update was not applied."""
+
+
+def join_ranks() -> Ranks:
+    """Join the process group that the launcher described in the environment."""
+    cuda = torch.cuda.is_available()
+    local = int(os.environ["LOCAL_RANK"])
+    if cuda:
+        torch.cuda.set_device(local)
+    deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", timeout=_PATIENCE, verbose=False)
+    device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    return Ranks(dist.get_rank(), dist.get_world_size(), device)
+
+
+def leave() -> None:
+    """A group that is not destroyed makes a clean exit look like a crash."""
+    dist.destroy_process_group()
+
+
+class Engine:
+    """A model under DeepSpeed.
+
+    Args:
+        frame_scale: by what the loss in nats per sequence is divided, so that a clipping norm means the same thing
+            whatever the length of the sequences.
+    """
+
+    def __init__(self, model: nn.Module, optim: OptimConfig, ranks: Ranks, frame_scale: int) -> None:
+        self.ranks, self.optim, self.frame_scale = ranks, optim, frame_scale
+        self.engine, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=torch.optim.Adam(model.parameters(), lr=optim.lr),
+            config=_deepspeed_config(optim),
+            dist_init_required=False,
+        )
+
+    @property
+    def module(self) -> nn.Module:
+        module: nn.Module = self.engine.module
+        return module
+
+    def step(self, batch: Batch, kl_weight: float) -> Step:
+        """One update from this rank's share of a step."""
+        objective: Objective = self.engine(batch.to(self.ranks.device), kl_weight)
+        loss = (objective.loss * batch.weight.to(self.ranks.device)).sum() / self.frame_scale
+        if not all_agree(torch.isfinite(loss)):
+            return Step(objective, False, float("nan"))
+        self.engine.backward(loss)
+        if self.optim.zero_stage == 0 and not self._finite_gradients():
+            self.engine.optimizer.zero_grad()  # stages 1 and 2 look for themselves; stage 0 would update with NaN
+            return Step(objective, False, float("nan"))
+        self.engine.step()
+        applied = bool(self.engine.was_step_applied())
+        norm = self.engine.get_global_grad_norm()
+        return Step(objective, applied, float(norm) if applied and norm is not None else float("nan"))
+
+    def save(self, folder: Path, state: dict[str, Any]) -> None:
+        """Weights, optimizer and `state` into `folder`; every rank calls it."""
+        self.engine.save_checkpoint(str(folder), tag="state", client_state={"app": state}, save_latest=False)
+
+    def load(self, folder: Path) -> dict[str, Any]:
+        """What `save` wrote, on every rank; returns `state`."""
+        _, client = self.engine.load_checkpoint(str(folder), tag="state")
+        state: dict[str, Any] = client["app"]
+        return state
+
+    def _finite_gradients(self) -> bool:
+        """Stage 0 averages gradients over ranks in backward, so that every rank sees the same."""
+        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+        return bool(torch.stack([torch.isfinite(g).all() for g in gradients]).all())
+
+
+def _deepspeed_config(optim: OptimConfig) -> dict[str, Any]:
+    return {
+        "train_micro_batch_size_per_gpu": 1,  # DeepSpeed only uses it to print; our loss is normalised already
+        "zero_optimization": {"stage": optim.zero_stage},
+        "gradient_clipping": optim.clip_norm,
+        "zero_allow_untested_optimizer": True,
+        "torch_autocast": {"enabled": optim.autocast, "dtype": "bfloat16"},
+        "steps_per_print": 1_000_000_000,
+    }

@@ -1,0 +1,78 @@
+"""What a run says while it trains: a line on rank 0's terminal, metrics to the tracker."""
+
+import math
+import time
+
+import torch
+
+from launch.distributed import Ranks, all_sum
+from launch.engine import Step
+from launch.progress import Progress
+from launch.tracking import Tracker
+from models.batch import Batch
+
+_EVERY = 10
+"""Steps between two records; each is the mean over the steps since the one before."""
+
+
+class Journal:
+    """Sums over ranks and steps; every rank calls every method, rank 0 speaks."""
+
+    def __init__(self, tracker: Tracker, ranks: Ranks) -> None:
+        self.tracker, self.ranks = tracker, ranks
+        self.skipped = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        self.sums = torch.zeros(4, dtype=torch.float64, device=self.ranks.device)  # log-likelihood, KL, frames, seqs
+        self.steps, self.data_seconds, self.step_seconds, self.grad_norm = 0, 0.0, 0.0, 0.0
+
+    def step(
+        self, progress: Progress, batch: Batch, step: Step, kl_weight: float, data_seconds: float, step_seconds: float
+    ) -> None:
+        """Take in one step, and record every tenth."""
+        terms = step.objective.terms
+        real = batch.weight.to(self.ranks.device) > 0
+        if step.applied:
+            self.sums += torch.stack([(x.detach() * real).sum().double() for x in (*terms, torch.ones_like(real))])
+            self.grad_norm += step.grad_norm
+            self.steps += 1
+        else:
+            self.skipped += 1
+        self.data_seconds += data_seconds
+        self.step_seconds += step_seconds
+        if progress.step % _EVERY == 0 and self.steps:
+            self._record(progress, kl_weight)
+            self._reset()
+
+    def _record(self, progress: Progress, kl_weight: float) -> None:
+        log_likelihood, kl, frames, sequences = all_sum(self.sums).tolist()
+        metrics = {
+            "train/nll_nats_per_frame": (kl - log_likelihood) / frames,
+            "train/reconstruction_nats_per_frame": -log_likelihood / frames,
+            "train/kl_nats_per_frame": kl / frames,
+            "train/kl_weight": kl_weight,
+            "train/grad_norm": self.grad_norm / self.steps,
+            "train/skipped_steps": float(self.skipped),
+            "train/epoch": float(progress.epoch),
+            "time/data_seconds_per_step": self.data_seconds / self.steps,
+            "time/update_seconds_per_step": self.step_seconds / self.steps,
+            "time/sequences_per_second": sequences / max(self.data_seconds + self.step_seconds, 1e-9),
+        }
+        self.tracker.metrics({key: value for key, value in metrics.items() if math.isfinite(value)}, progress.step)
+        self.say(
+            f"step {progress.step:6d}  epoch {progress.epoch:3d}  nll {metrics['train/nll_nats_per_frame']:8.3f}  "
+            f"kl {metrics['train/kl_nats_per_frame']:6.3f} nats/frame  beta {kl_weight:.2f}  "
+            f"grad {metrics['train/grad_norm']:.3f}  {metrics['time/sequences_per_second']:.0f} seq/s"
+            + (f"  skipped {self.skipped}" if self.skipped else "")
+        )
+
+    def epoch(self, progress: Progress, score: float, is_best: bool) -> None:
+        self.say(
+            f"epoch {progress.epoch:3d} ends: validation nll {score:.3f}"
+            + (" (best so far)" if is_best else f" (best {progress.best:.3f}, {progress.stale_epochs} epochs ago)")
+        )
+
+    def say(self, line: str) -> None:
+        if self.ranks.rank == 0:
+            print(f"[{time.strftime('%H:%M:%S')}] {line}", flush=True)

@@ -1,0 +1,50 @@
+"""The training loop: steps, validation, early stopping. It knows neither DeepSpeed nor MLflow by name."""
+
+import time
+from collections.abc import Callable
+
+from launch.config import RunConfig
+from launch.engine import Engine
+from launch.journal import Journal
+from launch.progress import Progress
+from models.errors import DriftworkError
+from pipeline.stream import Stream
+
+_MAX_BAD_STEPS = 20
+"""Updates in a row that may fail to be finite before training gives up."""
+
+
+def train(
+    run: RunConfig, engine: Engine, stream: Stream, journal: Journal, progress: Progress,
+    validate: Callable[[int], float], save: Callable[[bool], None],
+) -> None:  # fmt: skip
+    """Train until `max_epochs`, or until `patience` epochs brought no better validation score.
+
+    `validate(step)` gives the score; `save(is_best)` keeps weights and progress.
+    """
+    bad_steps = 0
+    while progress.epoch < run.train.max_epochs and progress.stale_epochs < run.train.patience:
+        engine.module.train()
+        started = time.perf_counter()
+        for batch in stream.epoch(progress.epoch, progress.epoch_step):
+            loaded = time.perf_counter()
+            kl_weight = run.kl_weight(progress.step)
+            step = engine.step(batch, kl_weight)
+            progress.step += 1
+            progress.epoch_step += 1
+            bad_steps = 0 if step.applied else bad_steps + 1
+            if bad_steps == _MAX_BAD_STEPS:
+                raise DriftworkError(
+                    f"{bad_steps} steps in a row were not finite, the last at step {progress.step} "
+                    f"(sequences {', '.join(batch.keys[:4])} ...); a smaller optim.lr may help"
+                )
+            ended = time.perf_counter()
+            journal.step(progress, batch, step, kl_weight, data_seconds=loaded - started, step_seconds=ended - loaded)
+            started = ended
+        progress.epoch, progress.epoch_step = progress.epoch + 1, 0
+        score = validate(progress.step)
+        is_best = score < progress.best
+        progress.best = min(score, progress.best)
+        progress.stale_epochs = 0 if is_best else progress.stale_epochs + 1
+        save(is_best)
+        journal.epoch(progress, score, is_best)

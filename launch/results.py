@@ -1,0 +1,77 @@
+"""Evaluation results as a file and as a table in the terminal."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from models.errors import DriftworkError
+from pipeline.files import aside
+
+Results = dict[str, dict[str, dict[str, dict[str, dict[str, Any]]]]]
+"""'model' or a baseline -> task -> rate in percent -> metric -> {value, stderr, n}"""
+
+_ABBREVIATED = {
+    "nll_nats_per_frame": "NLL, nats/frame",
+    "nll_nats_per_dimension": "NLL, nats/dim",
+    "nll_importance_weighted_nats_per_frame": "NLL (IW)",
+    "nll_importance_weighted_nats_per_dimension": "NLL (IW)",
+    "kl_nats_per_frame": "KL",
+    "kl_nats_per_dimension": "KL",
+    "accuracy_percent": "accuracy, %",
+    "rmse": "RMSE",
+}
+
+
+def write_results(folder: Path, split: str, results: Results) -> Path:
+    path = folder / f"evaluation-{split}.json"
+    with aside(path) as temporary:
+        temporary.write_text(json.dumps(results, indent=1) + "\n")
+    return path
+
+
+def read_results(folder: Path, split: str) -> Results:
+    """Raises `DriftworkError` when the run has not been evaluated on this split."""
+    path = folder / f"evaluation-{split}.json"
+    if not path.exists():
+        raise DriftworkError(
+            f"{folder}: not evaluated on the {split} split yet; driftwork evaluate {folder} split={split}"
+        )
+    results: Results = json.loads(path.read_text())
+    return results
+
+
+def show(results: Results, title: str, console: Console | None = None) -> None:
+    """One column a contender, one row a task, metric and rate, each figure with its standard error.
+
+    Where a contender does worse than copying the last observed frame, its figure carries a mark that says so.
+    """
+    table = Table(title=title, caption="± standard error over sequences; ▼ worse than copying the last observed frame")
+    for heading in ("task", "score", "seen"):
+        table.add_column(heading)
+    for name in results:
+        table.add_column(name, justify="right")
+    copied = results.get("persistence", {})
+    for task, rates in next(iter(results.values())).items():
+        for metric in next(iter(rates.values())):
+            for rate in rates:
+                cells = (_cell(scored, copied, task, metric, rate) for scored in results.values())
+                table.add_row(task, _ABBREVIATED.get(metric, metric), f"{rate} %", *cells)
+        table.add_section()
+    (console or Console()).print(table)
+
+
+def _cell(scored: Mapping[str, Any], copied: Mapping[str, Any], task: str, metric: str, rate: str) -> str:
+    entry = scored.get(task, {}).get(rate, {}).get(metric)
+    if entry is None:
+        return "–"
+    value, stderr = entry["value"], entry["stderr"]
+    text = f"{value:.2f}" if stderr is None else f"{value:.2f} ± {stderr:.2f}"
+    rival = copied.get(task, {}).get(rate, {}).get(metric)
+    if rival is None:
+        return text
+    worse = value < rival["value"] if metric == "accuracy_percent" else value > rival["value"]
+    return f"{text} ▼" if worse else text

@@ -1,0 +1,89 @@
+"""A run folder: `config.yaml` as resolved, `run.json`, checkpoints, weights, results. `RUN` on a command line is such a
+folder or the MLflow id of its run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from launch.config import CONFIG_FILE, RunConfig
+from launch.tracking import TrackingConfig, find_run_folder
+from models.config_base import dump, load
+from models.errors import DriftworkError
+from models.likelihoods import Marginal
+from models.registry import build_model
+from pipeline.files import aside
+from pipeline.manifest import Manifest
+
+_RECORD = "run.json"
+
+
+def create(config: RunConfig) -> Path:
+    """Make the folder and write the config into it. Raises `DriftworkError` when it holds a run already."""
+    folder = Path(str(config.out))
+    if (folder / CONFIG_FILE).exists():
+        raise DriftworkError(f"out={folder} holds a run already; go on with resume={folder}, or choose another out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / CONFIG_FILE, dump(config))
+    except OSError as error:
+        raise DriftworkError(f"out={folder}: cannot be written: {error.strerror}") from None
+    return folder
+
+
+def find(run: str) -> Path:
+    """The folder of `RUN`, a path or an MLflow run id."""
+    folder = Path(run)
+    if not (folder / CONFIG_FILE).exists():
+        if folder.exists() or "/" in run:
+            raise DriftworkError(f"{run}: no run folder (it has no {CONFIG_FILE})")
+        folder = find_run_folder(str(TrackingConfig().uri), run)
+    return folder
+
+
+def resume(run: str, overrides: list[str]) -> Path:
+    """The folder of a run that is to go on, its config changed by `overrides`."""
+    folder = find(run)
+    config = load(RunConfig, folder / CONFIG_FILE, overrides)
+    _write(folder / CONFIG_FILE, dump(config))
+    return folder
+
+
+def config_of(folder: Path) -> RunConfig:
+    return load(RunConfig, folder / CONFIG_FILE)
+
+
+def names(config: RunConfig) -> tuple[str, str]:
+    """What the tracker calls the experiment, after the data, and the run, after what tells it from its neighbours."""
+    return config.data.resolve().name, f"{config.model.name} seed {config.train.seed}"
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    """What `remember` has noted so far."""
+    path = folder / _RECORD
+    record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return record
+
+
+def remember(folder: Path, **facts: Any) -> None:
+    """Note facts about the run: its MLflow id, the manifest it was trained on."""
+    _write(folder / _RECORD, json.dumps({**record_of(folder), **facts}, indent=2) + "\n")
+
+
+def model_for(config: RunConfig, manifest: Manifest) -> nn.Module:
+    """The model of a config for a data set, its weights drawn from the run's seed."""
+    torch.manual_seed(config.train.seed)
+    mean = torch.tensor(manifest.stats.mean, dtype=torch.float64)
+    if manifest.spec.likelihood == "bernoulli":
+        variance = mean * (1 - mean)
+    else:
+        variance = torch.tensor(manifest.stats.scale, dtype=torch.float64).square()
+    scale = float(variance.mean().sqrt())
+    return build_model(config.model, manifest.spec.likelihood, Marginal(mean.float(), scale))
+
+
+def _write(path: Path, text: str) -> None:
+    with aside(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

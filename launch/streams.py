@@ -1,0 +1,29 @@
+"""The streams that a run's config asks for."""
+
+from pathlib import Path
+
+from launch.config import RunConfig
+from launch.distributed import Ranks
+from pipeline.manifest import Manifest
+from pipeline.observe import ObservationConfig
+from pipeline.sequence import Split
+from pipeline.stream import Stream
+
+
+def training(config: RunConfig, manifest: Manifest, ranks: Ranks) -> Stream:
+    return Stream(
+        config.data, manifest, "train", config.observe.train, batch_size=config.train.batch_size,
+        seed=config.train.seed, shuffle=True, rank=ranks.rank, world=ranks.world, workers=config.loader_workers,
+    )  # fmt: skip
+
+
+def evaluation(config: RunConfig, folder: Path, manifest: Manifest, split: Split, ranks: Ranks) -> dict[str, Stream]:
+    """One stream for each rate that is scored, by its name in percent; the same masks and noise every time."""
+    streams = {}
+    for ratio in config.observe.evaluate.ratios:
+        observation = ObservationConfig(pattern=config.observe.evaluate.pattern, ratios=(ratio,))
+        streams[f"{100 * ratio:g}"] = Stream(
+            folder, manifest, split, observation, batch_size=config.evaluate.batch_size,
+            seed=0, shuffle=False, rank=ranks.rank, world=ranks.world, workers=config.loader_workers,
+        )  # fmt: skip
+    return streams

@@ -1,0 +1,125 @@
+"""`driftwork train CONFIG.yaml data=DIR [ranks=N] [key=value ...]`, or `driftwork train resume=RUN [key=value ...]`.
+
+Called by a user, it validates everything, writes the run folder and starts itself on every rank. Called by a launcher
+(ours, or `deepspeed --module launch.train ...`), it is one rank.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+
+from torch import nn
+
+from launch import launcher, run_folder, scores, streams
+from launch.config import CONFIG_FILE, RunConfig, parse
+from launch.distributed import Ranks, alone, on_rank_0
+from launch.entry import run
+from launch.progress import Progress
+from launch.tracking import Tracker, open_run
+from models.config_base import flatten
+from pipeline.manifest import Manifest, read_manifest
+from pipeline.verify import verify
+
+USAGE = (
+    "usage: driftwork train CONFIG.yaml data=DIR [ranks=N] [key=value ...] | driftwork train resume=RUN [key=value ...]"
+)
+
+
+def main(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if argv else 2
+    if launcher.launched():
+        return _rank(argv)
+    folder = _folder(argv)
+    config = run_folder.config_of(folder)
+    print(f"training {config.model.name} on {config.data}, {config.ranks} rank(s), run folder {folder}", flush=True)
+    code = launcher.start("launch.train", [f"resume={folder}"], config.ranks)
+    if code == 0:
+        print(f"trained. Score it with: driftwork evaluate {folder} split=test", flush=True)
+    return code
+
+
+def _folder(argv: list[str]) -> Path:
+    """The run folder that the arguments ask for, after all that can be checked has been."""
+    if argv[0].startswith("resume="):
+        return run_folder.resume(argv[0].partition("=")[2], argv[1:])
+    config = parse(argv)
+    manifest = read_manifest(config.data)
+    streams.training(config, manifest, alone())  # an empty split is an error of the user's, now and not on a rank
+    streams.evaluation(config, config.data, manifest, "val", alone())
+    verify(config.data)  # a damaged shard is found now, not in the third epoch
+    return run_folder.create(config)
+
+
+def _rank(argv: list[str]) -> int:
+    """One rank, top to bottom."""
+    from launch import checkpoint, loop  # these load DeepSpeed, which takes seconds; the launching process needs none
+    from launch.engine import Engine, join_ranks, leave
+    from launch.journal import Journal
+
+    ranks = join_ranks()
+    folder: Path = on_rank_0(ranks, partial(_folder, argv))
+    config = run_folder.config_of(folder)
+    manifest = read_manifest(config.data)
+    engine = Engine(run_folder.model_for(config, manifest), config.optim, ranks, frame_scale=manifest.spec.length)
+    progress = Progress(**checkpoint.load(engine, folder)) if checkpoint.exists(folder) else Progress()
+    with _tracked(config, folder, manifest, ranks) as tracker:
+        journal = Journal(tracker, ranks)
+        journal.say(f"{sum(p.numel() for p in engine.module.parameters()):,} parameters, from step {progress.step}")
+
+        def validate(step: int) -> float:
+            return _validation_score(engine.module, config, manifest, ranks, tracker, step)
+
+        def save(is_best: bool) -> None:
+            if is_best and ranks.rank == 0:
+                checkpoint.save_best(engine.module, folder)
+            checkpoint.save(engine, folder, progress.step, progress.state())
+
+        loop.train(config, engine, streams.training(config, manifest, ranks), journal, progress, validate, save)
+        if ranks.rank == 0:
+            tracker.artifact(folder / checkpoint.BEST, "weights")
+    leave()
+    return 0
+
+
+@contextmanager
+def _tracked(config: RunConfig, folder: Path, manifest: Manifest, ranks: Ranks) -> Iterator[Tracker]:
+    """The run at the tracker, described: config as params, the data's hash as a tag."""
+    experiment, run_name = run_folder.names(config)
+    with open_run(
+        config.tracking,
+        experiment=experiment,
+        run_name=run_name,
+        run_folder=folder,
+        tags={"driftwork.manifest": manifest.hash, "driftwork.data": experiment, "driftwork.model": config.model.name},
+        rank=ranks.rank,
+        run_id=run_folder.record_of(folder).get("run_id"),
+        system_metrics=True,
+    ) as tracker:
+        if ranks.rank == 0:
+            run_folder.remember(folder, run_id=tracker.run_id, manifest=manifest.hash)
+            tracker.params(flatten(config))
+            tracker.artifact(folder / CONFIG_FILE)
+        yield tracker
+
+
+def _validation_score(
+    model: nn.Module, config: RunConfig, manifest: Manifest, ranks: Ranks, tracker: Tracker, step: int
+) -> float:
+    """Negative bound at beta = 1 on the validation split, the mean over rates; nats."""
+    model.eval()
+    score = partial(scores.density, scores.as_dynamics(model), likelihood=manifest.spec.likelihood, samples=1)
+    nll = []
+    for rate, stream in streams.evaluation(config, config.data, manifest, "val", ranks).items():
+        estimates = scores.total(stream.epoch(0), ranks.device, score)["density"]
+        tracker.metrics({f"val/{name}_at_{rate}": estimate.value for name, estimate in estimates.items()}, step)
+        nll.append(next(x.value for name, x in estimates.items() if name.startswith("nll_nats")))
+    return fmean(nll)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run("train", main, sys.argv[1:]))

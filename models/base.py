@@ -1,0 +1,57 @@
+"""What every model of irregularly observed sequences can be asked."""
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from models.batch import Batch
+
+
+class Terms(NamedTuple):
+    """Terms of the bound on log P(observed frames), per sequence, in nats, summed over its observed frames."""
+
+    log_likelihood: Tensor
+    """[B] E_Q log P(Y_n | X_n, past)."""
+    kl: Tensor
+    """[B] KL(Q || P); 0 for a model without a latent."""
+    frames: Tensor
+    """[B] how many frames were scored."""
+
+
+class Objective(NamedTuple):
+    loss: Tensor
+    """[B] nats per sequence, what training minimises."""
+    terms: Terms
+
+
+class LatentDynamics(Protocol):
+    """A model. As an `nn.Module` its forward is the objective, because DeepSpeed wraps nothing else."""
+
+    def forward(self, batch: Batch, kl_weight: float) -> Objective: ...
+
+    def density(self, batch: Batch, samples: int) -> tuple[Terms, Tensor]:
+        """The bound with beta = 1, and the importance-weighted bound [B] (Burda et al., 2016) on the same."""
+        ...
+
+    def predict(self, batch: Batch, samples: int) -> Tensor:
+        """E[Y_t | observations before t], [B, T, D], from the generative model alone."""
+        ...
+
+    def interpolate(self, batch: Batch, samples: int) -> Tensor:
+        """E[Y_t | all observations], [B, T, D]."""
+        ...
+
+
+def per_sequence(values: Tensor, valid: Tensor) -> Tensor:
+    """Sum [B, K] over the events that are real: [B]."""
+    return torch.where(valid, values, 0.0).sum(1)
+
+
+def last_observed(batch: Batch) -> Tensor:
+    """The most recent frame observed strictly before each time, [B, T, D]; 0 where there is none yet."""
+    T = batch.observed.shape[1]
+    frame = torch.where(batch.observed, torch.arange(T, device=batch.observed.device), -1).cummax(1).values
+    frame = torch.cat([torch.full_like(frame[:, :1], -1), frame[:, :-1]], 1)
+    seen = batch.values.gather(1, frame.clamp_min(0)[..., None].expand_as(batch.values))
+    return torch.where((frame >= 0)[..., None], seen, 0.0)

@@ -1,0 +1,70 @@
+"""GRU-ODE (De Brouwer et al., 2019) as a model of its own: the same states, decoder and likelihood, no latent."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from models.base import Objective, Terms, last_observed, per_sequence
+from models.batch import Batch
+from models.config_base import Config
+from models.decoder import Decoder
+from models.gru_ode import Events, GruOde
+from models.likelihoods import LikelihoodName, Marginal
+from models.networks import mlp
+
+
+class GruOdeConfig(Config):
+    name: Literal["gru_ode"]
+    hidden: int = Field(512, ge=1)
+    """H, recurrent units."""
+    width: int = Field(1024, ge=1)
+    """Units of a hidden layer between state and decoder."""
+    depth: int = Field(4, ge=0)
+    """Hidden layers between state and decoder: what N1 is to VSDN, so that both have the same capacity."""
+    latent: int = Field(128, ge=1)
+    """Width of what those layers hand to the decoder beside the state."""
+    max_step: float = Field(0.2, gt=0)
+    """Longest solver step, seconds."""
+    time_unit: float = Field(1.0, gt=0)
+    """Seconds that make one unit of model time."""
+    see_last: bool = False
+    """Let the decoder read the last observed frame."""
+
+
+class GruOdeModel(nn.Module):
+    """P(Y_t | past) = D(N(h->-), h->-). It knows no future: interpolation reads the same state as prediction."""
+
+    def __init__(self, config: GruOdeConfig, likelihood: LikelihoodName, marginal: Marginal) -> None:
+        super().__init__()
+        c = config
+        self.gru_ode = GruOde(marginal, c.hidden, passes=1, max_step=c.max_step, time_unit=c.time_unit)
+        self.features = mlp(c.hidden, c.width, c.depth, c.latent)
+        self.decoder = Decoder(c.latent + c.hidden, likelihood, marginal, c.see_last)
+
+    def forward(self, batch: Batch, kl_weight: float) -> Objective:
+        """Loss [B]; there is no KL for `kl_weight` to weigh."""
+        terms = self._terms(batch)
+        return Objective(-terms.log_likelihood, terms)
+
+    def density(self, batch: Batch, samples: int) -> tuple[Terms, Tensor]:
+        terms = self._terms(batch)  # exact, so the importance-weighted bound is the same number
+        return terms, terms.log_likelihood
+
+    def predict(self, batch: Batch, samples: int) -> Tensor:
+        h = self.gru_ode(batch, Events.of(batch)).at(0, batch, after=False)
+        return self.decoder.expectation(self._read(h), last_observed(batch))
+
+    def interpolate(self, batch: Batch, samples: int) -> Tensor:
+        return self.predict(batch, samples)
+
+    def _terms(self, batch: Batch) -> Terms:
+        events = Events.of(batch)
+        h = self.gru_ode(batch, events).at_events(0)[0]
+        log_likelihood = self.decoder.log_prob(self._read(h), events.take(last_observed(batch)), events.values)
+        total = per_sequence(log_likelihood, events.valid)
+        return Terms(total, torch.zeros_like(total), events.valid.sum(1))
+
+    def _read(self, h: Tensor) -> Tensor:
+        return torch.cat([self.features(h), h], -1)

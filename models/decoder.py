@@ -1,0 +1,35 @@
+"""P(Y_t | X_t, h_t, last frame): the decoder that all models of the VSDN family share."""
+
+import torch
+from torch import Tensor, nn
+
+from models.likelihoods import LIKELIHOODS, LikelihoodName, Marginal, Standardize
+
+
+class Decoder(nn.Module):
+    """One linear layer (VSDN, section 5) and the likelihood whose parameters it gives.
+
+    Args:
+        inputs: width of what it reads: the latent, the recurrent state, or both.
+        see_last: whether it also reads the last observed frame, which makes copying it free for every model alike.
+    """
+
+    def __init__(self, inputs: int, likelihood: LikelihoodName, marginal: Marginal, see_last: bool) -> None:
+        super().__init__()
+        self.likelihood = LIKELIHOODS[likelihood](marginal)
+        self.standardize = Standardize(marginal)
+        self.see_last = see_last
+        self.linear = nn.Linear(inputs + len(marginal.mean) * see_last, self.likelihood.width)
+
+    def forward(self, state: Tensor, last: Tensor) -> Tensor:
+        """Parameters of the likelihood [..., width] from state [..., inputs] and last frame [..., D]."""
+        parameters: Tensor = self.linear(torch.cat([state, self.standardize(last)], -1) if self.see_last else state)
+        return parameters
+
+    def log_prob(self, state: Tensor, last: Tensor, y: Tensor) -> Tensor:
+        """log P(y | state, last) [...], nats."""
+        return self.likelihood.log_prob(self(state, last), y)
+
+    def expectation(self, state: Tensor, last: Tensor) -> Tensor:
+        """E[Y | state, last] [..., D]."""
+        return self.likelihood.expectation(self(state, last))

@@ -1,0 +1,144 @@
+"""GRU-ODE (De Brouwer et al., 2019): a recurrent state that flows between observations and jumps at them.
+
+`GruOde` runs one pass forward in time, or that and one backward in time side by side, over the observed frames of each
+sequence, and can then be asked for the state at any time.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from models import recurrence, timegrid
+from models.batch import Batch
+from models.likelihoods import Marginal, Standardize
+
+
+class Events(NamedTuple):
+    """The observed frames of each sequence, packed to the front."""
+
+    frame: Tensor
+    """[B, K] int64, which frame."""
+    valid: Tensor
+    """[B, K] bool; the rest is padding."""
+    values: Tensor
+    """[B, K, D]"""
+
+    @classmethod
+    def of(cls, batch: Batch) -> "Events":
+        count = batch.observed.sum(1)
+        K = max(int(count.max()), 1)
+        frame = torch.argsort((~batch.observed).to(torch.int8), dim=1, stable=True)[:, :K]
+        valid = torch.arange(K, device=frame.device) < count[:, None]
+        events = cls(frame, valid, batch.values)
+        return events._replace(values=events.take(batch.values))
+
+    def take(self, frames: Tensor) -> Tensor:
+        """The entries of `frames` [B, T, D] at the events: [B, K, D]."""
+        return frames.gather(1, self.frame[..., None].expand(-1, -1, frames.shape[2]))
+
+
+class Trajectory(NamedTuple):
+    """States of R passes (0: forward in time, 1: backward) on their time grids."""
+
+    before: Tensor
+    """[M, R, B, H] just before the observation that ends a step."""
+    after: Tensor
+    """[M, R, B, H] just after it."""
+    grid: timegrid.TimeGrid
+    """Rows are passes x sequences, [R * B, ...]."""
+    time_unit: float
+
+    def at_events(self, direction: int) -> tuple[Tensor, Tensor]:
+        """States [B, K, H] just before and just after each event takes effect on that pass."""
+        _, R, B, _ = self.before.shape
+        stop = self.grid.stop.view(R, B, -1)[direction]
+        row = torch.arange(B, device=stop.device)[:, None]
+        return self.before[stop, direction, row], self.after[stop, direction, row]
+
+    def at(self, direction: int, batch: Batch, *, after: bool) -> Tensor:
+        """State [B, T, H] at every frame of the batch, observed or not.
+
+        At an observed frame it is the state just before the observation, or just after it where `after` is set."""
+        M, R, B, _ = self.before.shape
+        clock = _clock(batch, direction, self.time_unit)
+        rows = slice(direction * B, (direction + 1) * B)
+        grid = timegrid.TimeGrid(*(x[rows] for x in self.grid))
+        step, fraction = timegrid.locate(grid, clock)
+        row = torch.arange(B, device=step.device)[:, None]
+        end = self.before[step, direction, row]
+        # The state a step starts from; the pass starts from 0.
+        start = torch.where((step > 0)[..., None], self.after[(step - 1).clamp_min(0), direction, row], 0.0)
+        state = torch.lerp(start, end, fraction[..., None].to(end.dtype))
+        if after:
+            state = torch.where(batch.observed[..., None], self.after[step, direction, row], state)
+        return state
+
+
+class GruOde(nn.Module):
+    """Flow dh/dt = (1 - z) (g - h) with the gates of an input-free GRU cell, update h+ = GRUCell(y, h-).
+
+    Args:
+        marginal: of the data, which brings its inputs to unit scale. hidden: H. passes: 1 forward in time, 2 also backward.
+        max_step: longest Euler step, seconds. time_unit: seconds that make one unit of t in dh/dt.
+    """
+
+    def __init__(self, marginal: Marginal, hidden: int, passes: int, max_step: float, time_unit: float) -> None:
+        super().__init__()
+        self.max_step, self.time_unit, self.passes, self.hidden = max_step, time_unit, passes, hidden
+        R, H = passes, hidden
+        self.flow_gates = nn.Parameter(torch.empty(R, 2 * H, H))
+        self.flow_gates_bias = nn.Parameter(torch.empty(R, 1, 2 * H))
+        self.flow_candidate = nn.Parameter(torch.empty(R, H, H))
+        self.flow_candidate_bias = nn.Parameter(torch.empty(R, 1, H))
+        self.update = nn.Parameter(torch.empty(R, 3 * H, H))
+        self.update_bias = nn.Parameter(torch.empty(R, 1, 3 * H))
+        for parameter in self.parameters():  # as torch.nn.GRUCell does
+            nn.init.uniform_(parameter, -(H**-0.5), H**-0.5)
+        self.project = nn.Sequential(Standardize(marginal), nn.Linear(len(marginal.mean), R * 3 * H))
+
+    def forward(self, batch: Batch, events: Events) -> Trajectory:
+        """Run all passes over the events of the batch."""
+        R, (B, K) = self.passes, events.valid.shape
+        clock = torch.stack([_clock(batch, d, self.time_unit).gather(1, events.frame) for d in range(R)])
+        # The order in which a pass meets the events: the backward one starts with the last.
+        ahead = torch.arange(K, device=clock.device)
+        order = torch.stack([ahead, ahead.flip(0)])[:R, None].expand(R, B, K).reshape(R * B, K)
+        grid = timegrid.build(
+            clock.view(R * B, K).gather(1, order), events.valid.repeat(R, 1).gather(1, order),
+            _horizon(batch, self.time_unit).repeat(R), self.max_step / self.time_unit,
+        )  # fmt: skip
+        event = torch.cat([order, torch.full_like(order[:, :1], K)], 1).gather(1, grid.event)
+        grid = grid._replace(event=event, stop=grid.stop.gather(1, order))
+
+        dtype = events.values.dtype
+        before, after = recurrence.run(
+            events.values.new_zeros(R, B, self.hidden), self._inputs(events, grid), self._weights(),
+            grid.dt.T.reshape(-1, R, B, 1).to(dtype), (event < K).T.reshape(-1, R, B, 1).to(dtype),
+        )  # fmt: skip
+        return Trajectory(before, after, grid, self.time_unit)
+
+    def _inputs(self, events: Events, grid: timegrid.TimeGrid) -> Tensor:
+        """Projected observations at the steps that end with one: [M, R, B, 3H]."""
+        B, K = events.valid.shape
+        R, H3 = self.passes, 3 * self.hidden
+        projected = self.project(events.values).view(B, K, R, H3).permute(2, 0, 1, 3).reshape(R * B, K, H3).float()
+        event = grid.event.clamp_max(K - 1)
+        row = torch.arange(R * B, device=event.device)
+        return projected[row, event.T].view(-1, R, B, H3)
+
+    def _weights(self) -> recurrence.Weights:
+        return recurrence.Weights(
+            self.flow_gates, self.flow_gates_bias, self.flow_candidate, self.flow_candidate_bias,
+            self.update, self.update_bias,
+        )  # fmt: skip
+
+
+def _horizon(batch: Batch, time_unit: float) -> Tensor:
+    return batch.times[:, -1] / time_unit  # padding repeats the last time
+
+
+def _clock(batch: Batch, direction: int, time_unit: float) -> Tensor:
+    """[B, T] model time of every frame: since the start, or (direction 1) until the end."""
+    clock = batch.times / time_unit
+    return clock if direction == 0 else _horizon(batch, time_unit)[:, None] - clock

@@ -1,0 +1,43 @@
+"""Standard normal noise as a pure function of a key.
+
+Noise drawn from a global generator depends on how sequences are dealt to ranks and batches. Here entry (n, z) of a
+sequence's noise is a hash of (its seed, stream, n, z), so that the same sequence gets the same draw whatever batch,
+padding or rank it sits in, on every device.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+# SplitMix64 (Steele, Lea & Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014); int64 wraps.
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+_MIX_2 = 0x94D049BB133111EB - (1 << 64)
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * _MIX_1  # the masks turn the arithmetic shift into a logical one
+    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * _MIX_2
+    return x ^ ((x >> 31) & 0x1FFFFFFFF)
+
+
+def keyed_normal(seed: Tensor, steps: int, width: int, stream: int = 0) -> Tensor:
+    """Draw N(0, 1).
+
+    Args:
+        seed: [B] int64, one key a sequence.
+        steps, width: shape of one sequence's noise; entry (n, z) does not depend on either.
+        stream: a further key that tells apart the draws one sequence needs (samples, uses).
+
+    Returns:
+        [B, steps, width] float32.
+    """
+    device = seed.device
+    row = _mix(_mix(seed) + torch.full_like(seed, stream + 1) * _GOLDEN)[:, None, None]
+    counter = torch.arange(steps, device=device)[:, None] * 2**20 + torch.arange(width, device=device)
+    bits = _mix(row + (counter + 1) * _GOLDEN)
+    # Two 24-bit uniforms from one hash, then Box-Muller; the half keeps the logarithm finite.
+    radius = ((bits & 0xFFFFFF).float() + 0.5) * 2.0**-24
+    angle = ((bits >> 32) & 0xFFFFFF).float() * (2.0 * math.pi * 2.0**-24)
+    return (-2.0 * radius.log()).sqrt() * angle.cos()

@@ -1,0 +1,21 @@
+"""Every model by name; where one is added."""
+
+from typing import Annotated
+
+from pydantic import Field
+from torch import nn
+
+from models.baseline import GruOdeConfig, GruOdeModel
+from models.likelihoods import LikelihoodName, Marginal
+from models.vsdn import VsdnVae, VsdnVaeConfig
+
+ModelConfig = Annotated[VsdnVaeConfig | GruOdeConfig, Field(discriminator="name")]
+
+
+def build_model(config: ModelConfig, likelihood: LikelihoodName, marginal: Marginal) -> nn.Module:
+    """A `LatentDynamics` for data of this likelihood and marginal, its parameters drawn from torch's global seed."""
+    match config:
+        case VsdnVaeConfig():
+            return VsdnVae(config, likelihood, marginal)
+        case GruOdeConfig():
+            return GruOdeModel(config, likelihood, marginal)

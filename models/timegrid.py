@@ -1,0 +1,74 @@
+"""The solver's time grid: every sequence has its own, and it contains that sequence's observation times.
+
+A grid starts at clock 0 and advances in steps of `max_step`; the last step before an observation is shortened so that
+it ends there. It depends on past observation *times* only, so that neither a later observation nor a question asked in
+between changes a state. States between grid points are read off by linear interpolation, which for an Euler step is the
+same as taking a shorter step.
+
+The clock is model time: seconds since the first frame for a forward pass, until the last frame for a backward one.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_TOLERANCE = 1e-3  # of a step: times given in decimal seconds are no exact multiples of it
+
+
+class TimeGrid(NamedTuple):
+    dt: Tensor
+    """[B, M] length of each step; 0 where a sequence has fewer steps than the longest."""
+    end: Tensor
+    """[B, M] clock at the end of each step, non-decreasing."""
+    event: Tensor
+    """[B, M] int64: the observation event at the end of the step, or K where there is none."""
+    stop: Tensor
+    """[B, K] int64: the step that ends at each event; 0 for padding."""
+
+
+def build(clock: Tensor, valid: Tensor, horizon: Tensor, max_step: float) -> TimeGrid:
+    """Lay a grid through the events of each sequence and on to its horizon.
+
+    Args:
+        clock: [B, K] event times, increasing among the valid ones of a row.
+        valid: [B, K] bool, which entries are events.
+        horizon: [B] where the grid ends, at or after the last event.
+        max_step: the longest step, in units of the clock.
+    """
+    B, K = clock.shape
+    # Padding takes the clock of the event before it: an interval of no length and, below, of no steps.
+    knots = torch.cat([torch.where(valid, clock, 0.0).cummax(1).values, horizon[:, None]], 1)
+    before = torch.cat([torch.zeros_like(knots[:, :1]), knots[:, :-1]], 1)
+    gap = knots - before
+    steps = torch.ceil(gap / max_step - _TOLERANCE).long().clamp_min(0)
+    steps[:, :K] = torch.where(valid, steps[:, :K].clamp_min(1), 0)  # an event at clock 0 still needs its step
+    total = steps.cumsum(1)
+    M = max(int(total[:, -1].max()), 1)
+
+    m = torch.arange(M, device=clock.device).expand(B, M).contiguous()
+    interval = torch.searchsorted(total, m, right=True)
+    within = interval <= K  # beyond: this sequence has ended
+    interval = interval.clamp_max(K)
+    order = m - (total - steps).gather(1, interval)  # which step of its interval
+    last = within & (order == steps.gather(1, interval) - 1)
+    start = before.gather(1, interval) + order * max_step
+    end = torch.where(last, knots.gather(1, interval), start + max_step)
+    end = torch.where(within, end, horizon[:, None])
+    dt = torch.where(within, end - start, 0.0)
+    event = torch.where(last, interval, K)
+    return TimeGrid(dt, end, event, (total[:, :K] - 1).clamp_min(0))
+
+
+def locate(grid: TimeGrid, clock: Tensor) -> tuple[Tensor, Tensor]:
+    """Find asked times [B, Q] on the grid.
+
+    Returns:
+        step [B, Q], the step that ends at or after the asked time, and fraction [B, Q] of it that has passed by then;
+        at a grid point that is 1, so that an asked time at an event reads the state just *before* it.
+    """
+    step = torch.searchsorted(grid.end.contiguous(), clock.contiguous()).clamp_max(grid.end.shape[1] - 1)
+    dt = grid.dt.gather(1, step)
+    remaining = grid.end.gather(1, step) - clock
+    fraction = torch.where(dt > 0, 1.0 - remaining / dt.clamp_min(1e-12), 1.0).clamp(0.0, 1.0)
+    return step, fraction

@@ -1,0 +1,132 @@
+"""VSDN-VAE (Liu et al., 2020, section 4): a latent at every observation time, driven by GRU-ODE states.
+
+    prior      P(X_n | past)     = N1(h->-)            past: observations before t_n
+    posterior  Q(X_n | all)      = N2(h->-, h<-)       the backward state has seen t_n and later
+    decoder    P(Y_n | X_n, past) = D(X_n, h->-)
+    bound      sum_n E_Q log P(Y_n | X_n, past) - beta KL(Q || P)
+
+Any Q gives a bound, so the objective averages two: with h<-+ (Y_n taken in, what `density` scores) and with h<-- (not
+yet). The second trains the posterior on just what interpolation asks of it, a frame it has not seen; with the first
+alone it learns to copy a frame that interpolation will not give it.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from models.base import Objective, Terms, last_observed, per_sequence
+from models.batch import Batch
+from models.config_base import Config
+from models.decoder import Decoder
+from models.gru_ode import Events, GruOde
+from models.likelihoods import LikelihoodName, Marginal
+from models.networks import Normal, mlp
+from models.noise import keyed_normal
+
+
+class VsdnVaeConfig(Config):
+    name: Literal["vsdn_vae", "vsdn_vae_res"]
+    """`_res` learns the posterior mean as a difference from the prior mean."""
+    latent: int = Field(128, ge=1)
+    """Z."""
+    hidden: int = Field(512, ge=1)
+    """H, recurrent units of each direction."""
+    width: int = Field(1024, ge=1)
+    """Units of a hidden layer of N1 and N2."""
+    depth: int = Field(4, ge=0)
+    """Hidden layers of N1 and N2."""
+    max_step: float = Field(0.2, gt=0)
+    """Longest solver step, seconds."""
+    time_unit: float = Field(1.0, gt=0)
+    """Seconds that make one unit of model time: about how fast the state should be able to change."""
+    see_last: bool = False
+    """Let the decoder read the last observed frame."""
+    unseen_share: float = Field(0.5, ge=0, lt=1)
+    """Share of the bound whose posterior has not taken in the frame it explains; 0 is the published objective."""
+    free_nats: float = Field(0.0, ge=0)
+    """KL per frame that costs nothing, nats: keeps the posterior from collapsing onto the prior."""
+
+
+class VsdnVae(nn.Module):
+    def __init__(self, config: VsdnVaeConfig, likelihood: LikelihoodName, marginal: Marginal) -> None:
+        super().__init__()
+        c = config
+        self.latent, self.unseen_share, self.free_nats = c.latent, c.unseen_share, c.free_nats
+        self.residual = c.name == "vsdn_vae_res"
+        self.gru_ode = GruOde(marginal, c.hidden, passes=2, max_step=c.max_step, time_unit=c.time_unit)
+        self.prior_net = mlp(c.hidden, c.width, c.depth, 2 * c.latent)
+        self.posterior_net = mlp(2 * c.hidden, c.width, c.depth, 2 * c.latent)
+        self.decoder = Decoder(c.latent + c.hidden, likelihood, marginal, c.see_last)
+
+    def forward(self, batch: Batch, kl_weight: float) -> Objective:
+        """Loss [B] with beta = `kl_weight`, and the terms of the bound that `density` would report."""
+        events = Events.of(batch)
+        trajectory = self.gru_ode(batch, events)
+        h = trajectory.at_events(0)[0]
+        unseen, seen = trajectory.at_events(1)
+        last = events.take(last_observed(batch))
+        prior = self._prior(h)
+        noise = keyed_normal(batch.seed, h.shape[1], self.latent)
+        posterior = self._posterior(prior, h, seen)
+        log_likelihood = self._log_likelihood(posterior.sample(noise), h, last, events)
+        kl = posterior.kl(prior)
+        paid = kl_weight * per_sequence(kl.clamp_min(self.free_nats), events.valid)
+        terms = Terms(per_sequence(log_likelihood, events.valid), per_sequence(kl, events.valid), events.valid.sum(1))
+        loss = paid - terms.log_likelihood
+        if self.unseen_share > 0:
+            x = self._posterior(prior, h, unseen).sample(noise)
+            smoothing = per_sequence(self._log_likelihood(x, h, last, events), events.valid)
+            loss = torch.lerp(loss, -smoothing, self.unseen_share)
+        return Objective(loss, terms)
+
+    def density(self, batch: Batch, samples: int) -> tuple[Terms, Tensor]:
+        events = Events.of(batch)
+        trajectory = self.gru_ode(batch, events)
+        h = trajectory.at_events(0)[0]
+        last = events.take(last_observed(batch))
+        prior = self._prior(h)
+        posterior = self._posterior(prior, h, trajectory.at_events(1)[1])
+        log_likelihoods, log_weights = [], []
+        for s in range(samples):
+            x = posterior.sample(keyed_normal(batch.seed, h.shape[1], self.latent, stream=s))
+            log_likelihoods.append(self._log_likelihood(x, h, last, events))
+            log_weights.append(log_likelihoods[-1] + prior.log_prob(x) - posterior.log_prob(x))
+        # Given the states, frames are independent: the weights are averaged frame by frame, not path by path.
+        weighted = torch.stack(log_weights).logsumexp(0) - math.log(samples)
+        terms = Terms(
+            per_sequence(torch.stack(log_likelihoods).mean(0), events.valid),
+            per_sequence(posterior.kl(prior), events.valid), events.valid.sum(1),
+        )  # fmt: skip
+        return terms, per_sequence(weighted, events.valid)
+
+    def predict(self, batch: Batch, samples: int) -> Tensor:
+        h = self.gru_ode(batch, Events.of(batch)).at(0, batch, after=False)
+        return self._mean(self._prior(h), h, batch, samples)
+
+    def interpolate(self, batch: Batch, samples: int) -> Tensor:
+        trajectory = self.gru_ode(batch, Events.of(batch))
+        h = trajectory.at(0, batch, after=False)
+        posterior = self._posterior(self._prior(h), h, trajectory.at(1, batch, after=True))
+        return self._mean(posterior, h, batch, samples)
+
+    def _prior(self, h: Tensor) -> Normal:
+        return Normal.of(self.prior_net(h))
+
+    def _posterior(self, prior: Normal, h: Tensor, later: Tensor) -> Normal:
+        posterior = Normal.of(self.posterior_net(torch.cat([h, later], -1)))
+        return posterior._replace(mean=prior.mean + posterior.mean) if self.residual else posterior
+
+    def _log_likelihood(self, x: Tensor, h: Tensor, last: Tensor, events: Events) -> Tensor:
+        return self.decoder.log_prob(torch.cat([x, h], -1), last, events.values)
+
+    def _mean(self, latent: Normal, h: Tensor, batch: Batch, samples: int) -> Tensor:
+        """E[Y_t] under `latent`, the mean of `samples` draws."""
+        last = last_observed(batch)
+        total = torch.zeros_like(batch.values)
+        for s in range(samples):
+            x = latent.sample(keyed_normal(batch.seed, h.shape[1], self.latent, stream=s))
+            total += self.decoder.expectation(torch.cat([x, h], -1), last)
+        return total / samples
