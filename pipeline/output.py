@@ -6,13 +6,14 @@
 Without the manifest the folder is not a data set; with it, nothing but the repair of a damaged shard changes it.
 """
 
+import fcntl
 import os
 import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from models.config_base import build, flatten
 from models.errors import DriftworkError
@@ -23,6 +24,7 @@ from pipeline.plan import Recipe, ShardPlan
 
 QUARANTINE = "quarantine.jsonl"
 CARD = "DATACARD.md"
+LOCK = "lock"
 
 
 class Output(NamedTuple):
@@ -68,28 +70,37 @@ class Output(NamedTuple):
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """The staging folder, made or taken up from a killed attempt; gone again after a failure that left it empty."""
-        self._open()
+        """The staging folder, new or of a killed attempt, for this process alone; a failure leaves no empty folders."""
+        new = not self.folder.exists()
         try:
-            yield
-        except DriftworkError:
-            self._release()
-            raise
-
-    def _open(self) -> None:
-        try:
-            ours = self.staging.is_dir() or (self.folder / MANIFEST).exists()
-            if not ours and self.folder.is_dir() and any(self.folder.iterdir()):
-                raise DriftworkError(f"out={self.folder}: holds other files; give a new or an empty folder")
-            self.staging.mkdir(parents=True, exist_ok=True)
-            if not (self.folder / MANIFEST).exists():
-                for shard in self.folder.glob("*.tar"):  # the attempt was killed while it moved them out
-                    os.replace(shard, self.staging / shard.name)
-            probe = self.staging / ".writable"
-            probe.touch()
-            probe.unlink()
+            lock = self._lock()
         except OSError as error:
             raise DriftworkError(f"out={self.folder}: cannot be written: {error.strerror}") from None
+        with lock:
+            try:
+                yield
+            except DriftworkError:
+                if not any(path.name != LOCK for path in self.staging.glob("*")):
+                    self.clean()
+                if new and not any(self.folder.iterdir()):
+                    self.folder.rmdir()
+                raise
+
+    def _lock(self) -> IO[bytes]:
+        complete = (self.folder / MANIFEST).exists()
+        if not (complete or self.staging.is_dir()) and self.folder.is_dir() and any(self.folder.iterdir()):
+            raise DriftworkError(f"out={self.folder}: holds other files; give a new or an empty folder")
+        self.staging.mkdir(parents=True, exist_ok=True)
+        lock = (self.staging / LOCK).open("wb")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # freed with the process, however it ends
+        except BlockingIOError:
+            lock.close()
+            raise DriftworkError(f"out={self.folder}: another prepare is at work there") from None
+        if not complete:
+            for shard in self.folder.glob("*.tar"):  # the last attempt was killed while it moved them out
+                os.replace(shard, self.staging / shard.name)
+        return lock
 
     def publish(self, manifest: Manifest, pages: dict[str, bytes]) -> None:
         """Move shards and then pages in place, in this order, and remove the staging folder."""
@@ -108,19 +119,13 @@ class Output(NamedTuple):
 
     def discard(self, unreadable: Iterable[Unreadable]) -> None:
         """Give up: leave the folder as it was before, and the reasons beside it if there are any."""
-        shutil.rmtree(self.staging)
+        self.clean()
         if not (self.folder / MANIFEST).exists():
             for name in (QUARANTINE, CARD):
                 (self.folder / name).unlink(missing_ok=True)
         reasons = quarantine(unreadable)
         if reasons:
             self.reasons.write_bytes(reasons)
-
-    def _release(self) -> None:
-        """Remove what `_open` made, if it is still empty."""
-        with suppress(OSError):
-            self.staging.rmdir()
-            self.folder.rmdir()
 
     def _other(self, difference: str) -> DriftworkError:
         return DriftworkError(

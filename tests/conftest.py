@@ -1,0 +1,13 @@
+"""What tests of several folders share."""
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def local_ray():
+    """One Ray for all tests of a session: it takes 10 to 20 s to start. `prepare` uses the one that is there."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()

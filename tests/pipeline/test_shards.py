@@ -1,0 +1,303 @@
+import hashlib
+import io
+import json
+import pickle
+import subprocess
+import sys
+import tarfile
+
+import numpy as np
+import pytest
+import webdataset
+
+from models.errors import DriftworkError
+from pipeline.manifest import MANIFEST, Manifest, read_manifest
+from pipeline.sequence import DataSpec, Sequence
+from pipeline.shards import read_sample, write_shard
+from pipeline.stats import Moments
+from pipeline.verify import verify
+
+BINARY = DataSpec(dim=13, length=9, interval=0.2, likelihood="bernoulli", units="on or off")
+REAL = DataSpec(dim=3, length=9, interval=0.01, likelihood="gaussian", units="amplitude")
+
+
+def sequences(spec: DataSpec, count: int = 6, seed: int = 0) -> list[tuple[str, Sequence]]:
+    random, made = np.random.default_rng(seed), []
+    for i in range(count):
+        T = int(random.integers(2, spec.length + 1))
+        values = random.random((T, spec.dim)) < 0.4
+        if spec.likelihood == "gaussian":
+            values = random.normal(size=(T, spec.dim)).astype(np.float32)
+        mask = random.random(T) < 0.8
+        times = np.cumsum(random.random(T) + 0.1)
+        made.append((f"raw {i}.mid", Sequence(f"folder/s{seed}-{i}", f"gröup {i}", times, values, mask)))
+    return made
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """A data set of two shards."""
+    shards = []
+    for number, split in enumerate(("train", "val")):
+        path = tmp_path / f"{split}-000000.tar"
+        shards.append(write_shard(path, split, BINARY, sequences(BINARY, seed=number)))
+    manifest = Manifest(
+        schema_version=1, spec=BINARY, recipe={"dataset": {"name": "x"}}, stats=Moments.empty(13).stats(),
+        items=12, unreadable=0, inputs={"a.mid": "0" * 64, "b.mid": None}, shards=tuple(shards),
+    )  # fmt: skip
+    (tmp_path / MANIFEST).write_bytes(manifest.encode())
+    return tmp_path
+
+
+def same(one: Sequence, other: Sequence) -> bool:
+    arrays = zip(one[2:], other[2:], strict=True)
+    return one[:2] == other[:2] and all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in arrays)
+
+
+@pytest.mark.parametrize("spec", [BINARY, REAL], ids=["bernoulli", "gaussian"])
+def test_what_is_written_is_read_back_from_its_offset_in_any_order(tmp_path, spec):
+    written = sequences(spec)
+    shard = write_shard(tmp_path / "a.tar", "train", spec, written)
+    assert shard.frames == tuple(len(sequence.times) for _, sequence in written)
+    with (tmp_path / "a.tar").open("rb") as handle:
+        for index in (5, 0, 3, 1, 4, 2):
+            read = read_sample(handle, shard, index, spec)
+            assert same(read, written[index][1])
+            assert all(array.flags.writeable for array in read[2:])
+
+
+def test_the_same_sequences_make_the_same_bytes_and_nothing_else_lies_beside_them(tmp_path):
+    one = write_shard(tmp_path / "a.tar", "train", BINARY, sequences(BINARY))
+    two = write_shard(tmp_path / "b.tar", "train", BINARY, iter(sequences(BINARY)))
+    assert one.sha256 == two.sha256
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar", "b.tar"]
+
+
+def test_without_a_sequence_there_is_no_shard(tmp_path):
+    assert write_shard(tmp_path / "a.tar", "train", BINARY, []) is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_exception_in_the_middle_leaves_the_old_shard(tmp_path):
+    def broken():
+        yield from sequences(BINARY)
+        raise RuntimeError("half-way")
+
+    (tmp_path / "a.tar").write_bytes(b"old")
+    with pytest.raises(RuntimeError, match="half-way"):
+        write_shard(tmp_path / "a.tar", "train", BINARY, broken())
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+def test_plain_webdataset_reads_every_sample(tmp_path):
+    written = sequences(BINARY)
+    write_shard(tmp_path / "a.tar", "train", BINARY, written)
+    samples = list(webdataset.WebDataset(str(tmp_path / "a.tar"), shardshuffle=False).decode())
+    assert [sample["__key__"] for sample in samples] == [sequence.key for _, sequence in written]
+    for sample, (source, sequence) in zip(samples, written, strict=True):
+        assert sample["json"] == {
+            "key": sequence.key, "group": sequence.group, "source": source, "frames": len(sequence.times)
+        }  # fmt: skip
+        assert np.array_equal(np.unpackbits(sample["values.npy"], axis=1, count=13), sequence.values)
+        assert np.array_equal(sample["times.npy"], sequence.times)
+        assert np.array_equal(sample["mask.npy"], sequence.mask)
+
+
+def test_a_shard_holds_npy_and_json_members_and_no_pickle(tmp_path):
+    write_shard(tmp_path / "a.tar", "train", REAL, sequences(REAL))
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        for member in tar:
+            content = tar.extractfile(member).read()
+            assert (member.mtime, member.isreg()) == (0, True)
+            if member.name.endswith(".npy"):
+                assert not np.load(io.BytesIO(content), allow_pickle=False).dtype.hasobject
+            else:
+                assert member.name.endswith(".json")
+                json.loads(content)
+
+
+@pytest.mark.parametrize("bad", [{"key": "a.b"}, {"key": "spaces in it"}, {"values": np.zeros((2, 5), np.bool_)}])
+def test_a_reader_that_breaks_the_contract_is_stopped(tmp_path, bad):
+    good = Sequence("key", "group", np.arange(2.0), np.zeros((2, 13), np.bool_), np.ones(2, np.bool_))
+    with pytest.raises(AssertionError):
+        write_shard(tmp_path / "a.tar", "train", BINARY, [("x", good._replace(**bad))])
+
+
+def tar_of(path, members: dict[str, bytes], **fields):
+    """A tar made by hand; `fields` change its last header."""
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for number, (name, content) in enumerate(members.items(), 1):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            if number == len(members):
+                for field, value in fields.items():
+                    setattr(info, field, value)
+            tar.addfile(info, io.BytesIO(content))
+
+
+def npy(array) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def members(**changed: bytes) -> dict[str, bytes]:
+    """The members of a good sample of 4 frames of BINARY, some of them changed."""
+    good = {
+        "json": b'{"key": "k", "group": "g"}', "mask": npy(np.ones(4, np.bool_)), "times": npy(np.arange(4.0)),
+        "values": npy(np.zeros((4, 2), np.uint8)),
+    }  # fmt: skip
+    return {f"k.{name}" if name == "json" else f"k.{name}.npy": content for name, content in (good | changed).items()}
+
+
+def read_foreign(tmp_path, **fields):
+    path = tmp_path / "foreign.tar"
+    shard = write_shard(tmp_path / "a.tar", "train", BINARY, sequences(BINARY, 1))
+    shard = shard.model_copy(update={"file": "foreign.tar", "bytes": path.stat().st_size, "frames": (4,), **fields})
+    with path.open("rb") as handle:
+        return read_sample(handle, shard, 0, BINARY)
+
+
+class Exploit:
+    def __reduce__(self):
+        return (pytest.fail, ("a pickle was loaded",))
+
+
+HOSTILE = {
+    "pickle member": {**members(), "k.pkl": pickle.dumps(Exploit())},
+    "pickled npy": members(values=npy(np.array([Exploit()], dtype=object))),
+    "foreign name": {**members(), "k.txt": b""},
+    "missing member": {"k.json": b"{}"},
+    "two keys": {**dict(list(members().items())[:3]), "other.values.npy": members()["k.values.npy"]},
+    "another shape": members(values=npy(np.zeros((4, 99), np.uint8))),
+    "another type": members(times=npy(np.arange(4, dtype=np.float32))),
+    "no npy at all": members(times=b"nothing"),
+    "npy cut short": members(times=npy(np.arange(4.0))[:-8]),
+    "no json": members(json=b"{"),
+    "json without a key": members(json=b"[]"),
+    "no member": {},
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_foreign_sample_is_refused_with_the_name_of_its_shard(tmp_path, case):
+    tar_of(tmp_path / "foreign.tar", HOSTILE[case])
+    with pytest.raises(DriftworkError, match=r"^foreign.tar: sample 0 is damaged or foreign"):
+        read_foreign(tmp_path)
+
+
+def test_the_unchanged_sample_of_the_hostile_ones_is_accepted(tmp_path):
+    tar_of(tmp_path / "foreign.tar", members())
+    assert read_foreign(tmp_path).key == "k"
+
+
+def test_a_link_and_sizes_beyond_the_sample_are_refused(tmp_path):
+    tar_of(tmp_path / "foreign.tar", members(), type=tarfile.SYMTYPE, linkname="/etc/passwd")
+    with pytest.raises(DriftworkError):
+        read_foreign(tmp_path)
+    tar_of(tmp_path / "foreign.tar", members())
+    with pytest.raises(DriftworkError, match="ends before byte"):
+        read_foreign(tmp_path, bytes=10**6)
+    with pytest.raises(DriftworkError, match="longer than the sample"):
+        read_foreign(tmp_path, bytes=520)
+
+
+def test_a_claimed_shape_takes_no_memory(tmp_path):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (2**40, 2)})
+    tar_of(tmp_path / "foreign.tar", members(values=header.getvalue()))
+    with pytest.raises(DriftworkError, match="1099511627776"):
+        read_foreign(tmp_path)
+
+
+def test_manifest_reads_back_and_its_hash_is_that_of_the_file(prepared):
+    manifest = read_manifest(prepared)
+    content = (prepared / MANIFEST).read_bytes()
+    assert manifest.encode() == content
+    assert manifest.hash == hashlib.sha256(content).hexdigest()
+    assert [shard.file for shard in manifest.of("val")] == ["val-000000.tar"]
+
+
+def test_no_or_another_manifest_is_one_clear_line(prepared):
+    path = prepared / MANIFEST
+    raw = json.loads(path.read_text())
+    for content, reason in {
+        "{": "is no JSON",
+        "[]": "schema version None",
+        json.dumps(raw | {"schema_version": 7}): "schema version 7",
+        json.dumps(raw | {"shards": [raw["shards"][0] | {"samples": 99}]}): "contradicts itself",
+        json.dumps(raw | {"shards": [raw["shards"][0] | {"file": "../../x.tar"}]}): "contradicts itself",
+        json.dumps(raw | {"more": 1}): "unknown key 'more'",
+        json.dumps({key: raw[key] for key in raw if key != "spec"}): "'spec' is missing",
+    }.items():
+        path.write_text(content)
+        with pytest.raises(DriftworkError, match=reason) as caught:
+            read_manifest(prepared)
+        assert "\n" not in str(caught.value)
+    path.unlink()
+    with pytest.raises(DriftworkError, match="driftwork prepare"):
+        read_manifest(prepared)
+
+
+def test_verify_accepts_what_was_written(prepared):
+    assert verify(prepared)[:2] == (2, 12)
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (flip, "sha256 differs"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-512]), "bytes, "),  # WebDataset reads this one in silence
+        (lambda path: path.write_bytes(b""), "0 bytes"),
+        (lambda path: path.unlink(), "missing"),
+        (lambda path: (path.parent / "extra.tar").write_bytes(path.read_bytes()), "extra.tar: not in the manifest"),
+    ],
+)
+def test_verify_names_a_damaged_shard(prepared, damage, reason):
+    damage(prepared / "train-000000.tar")
+    with pytest.raises(DriftworkError, match=reason) as caught:
+        verify(prepared)
+    assert "val-000000" not in str(caught.value)
+
+
+def test_verify_names_all_of_them(prepared):
+    flip(prepared / "train-000000.tar")
+    (prepared / "val-000000.tar").unlink()
+    with pytest.raises(DriftworkError) as caught:
+        verify(prepared)
+    lines = str(caught.value).splitlines()
+    assert ["train-000000.tar" in lines[0], "val-000000.tar: missing" in lines[1]] == [True, True]
+    assert len(lines) == 2
+
+
+def test_verify_decodes_every_sample_even_where_the_hash_agrees(prepared):
+    """The manifest of another data set, with its hashes mended."""
+    raw = json.loads((prepared / MANIFEST).read_text())
+    raw["spec"]["dim"] = 99
+    (prepared / MANIFEST).write_text(json.dumps(raw))
+    with pytest.raises(DriftworkError, match="sample 0 is damaged or foreign"):
+        verify(prepared)
+
+
+def test_shards_are_written_and_read_where_there_is_no_torch(prepared):
+    program = f"""
+import sys
+sys.modules["torch"] = sys.modules["ray"] = sys.modules["deepspeed"] = None
+from pathlib import Path
+from pipeline.verify import verify
+assert "webdataset" not in sys.modules and "symusic" not in sys.modules
+from tests.pipeline.test_shards import BINARY, sequences
+from pipeline.shards import write_shard
+from pipeline.manifest import read_manifest
+folder = Path({str(prepared)!r})
+verify(folder)
+shard = write_shard(folder / "again.tar", "train", BINARY, sequences(BINARY, seed=0))
+assert shard.sha256 == read_manifest(folder).shards[0].sha256
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
