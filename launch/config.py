@@ -73,11 +73,10 @@ class RunConfig(Config):
     @field_validator("ranks")
     @classmethod
     def _ranks_fit_the_machine(cls, ranks: int) -> int:
-        there, what = (
-            (torch.cuda.device_count(), "GPUs") if torch.cuda.is_available() else (os.cpu_count() or 1, "cores")
-        )
-        if ranks > there:
-            raise ValueError(f"this machine has {there} {what}, one rank each is the most")
+        cuda = torch.cuda.is_available()
+        most = torch.cuda.device_count() if cuda else os.cpu_count() or 1
+        if ranks > most:
+            raise ValueError(f"this machine has {most} {'GPUs' if cuda else 'cores'}, and a rank needs one")
         return ranks
 
     @model_validator(mode="after")

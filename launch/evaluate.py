@@ -96,9 +96,7 @@ def _check_data(folder: Path, data: Path) -> None:
     """The run's own data set, undamaged; figures of one run from two data sets would not compare."""
     trained_on = run_folder.record_of(folder).get("manifest")
     if trained_on is not None and read_manifest(data).hash != trained_on:
-        raise DriftworkError(
-            f"data={data} is not the data set that {folder} was trained on (manifest {trained_on[:12]})"
-        )
+        raise DriftworkError(f"data={data} is not what {folder} was trained on (manifest {trained_on[:12]})")
     verify(data)
 
 

@@ -37,9 +37,7 @@ def read_results(folder: Path, split: str) -> Results:
     """Raises `DriftworkError` when the run has not been evaluated on this split."""
     path = folder / f"evaluation-{split}.json"
     if not path.exists():
-        raise DriftworkError(
-            f"{folder}: not evaluated on the {split} split yet; driftwork evaluate {folder} split={split}"
-        )
+        raise DriftworkError(f"{folder}: not evaluated yet; driftwork evaluate {folder} split={split}")
     results: Results = json.loads(path.read_text())
     return results
 

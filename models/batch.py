@@ -19,8 +19,8 @@ class Batch(NamedTuple):
     observed: Tensor
     """[B, T] bool: the frame is shown to the model; a subset of `present`."""
     weight: Tensor
-    """[B] float32: 0 for the filling that makes ranks even; otherwise such that the mean over ranks of the weighted sums
-    is the mean over all sequences of the step."""
+    """[B] float32: 0 for the filling that makes ranks even; otherwise such that the mean over ranks of the weighted
+    sums is the mean over all sequences of the step."""
     seed: Tensor
     """[B] int64: what the sequence's noise is drawn from; depends on (run seed, epoch, key) alone."""
     keys: tuple[str, ...]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from models import recurrence, timegrid
 from models.batch import Batch
 from models.likelihoods import Marginal, Standardize
+from models.networks import full_precision
 
 
 class Events(NamedTuple):
@@ -79,7 +80,8 @@ class GruOde(nn.Module):
     """Flow dh/dt = (1 - z) (g - h) with the gates of an input-free GRU cell, update h+ = GRUCell(y, h-).
 
     Args:
-        marginal: of the data, which brings its inputs to unit scale. hidden: H. passes: 1 forward in time, 2 also backward.
+        marginal: of the data, which brings its inputs to unit scale.
+        hidden: H. passes: 1 forward in time, 2 also backward.
         max_step: longest Euler step, seconds. time_unit: seconds that make one unit of t in dh/dt.
     """
 
@@ -122,7 +124,9 @@ class GruOde(nn.Module):
         """Projected observations at the steps that end with one: [M, R, B, 3H]."""
         B, K = events.valid.shape
         R, H3 = self.passes, 3 * self.hidden
-        projected = self.project(events.values).view(B, K, R, H3).permute(2, 0, 1, 3).reshape(R * B, K, H3).float()
+        projected = (
+            full_precision(self.project(events.values)).view(B, K, R, H3).permute(2, 0, 1, 3).reshape(R * B, K, H3)
+        )
         event = grid.event.clamp_max(K - 1)
         row = torch.arange(R * B, device=event.device)
         return projected[row, event.T].view(-1, R, B, H3)

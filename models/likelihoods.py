@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.networks import Normal
+from models.networks import Normal, full_precision
 
 LikelihoodName = Literal["bernoulli", "gaussian"]
 
@@ -64,11 +64,11 @@ class Bernoulli(nn.Module):
         self.register_buffer("marginal", torch.logit(marginal.mean, eps=1e-4))
 
     def log_prob(self, parameters: Tensor, y: Tensor) -> Tensor:
-        logits = parameters.float() + self.marginal
+        logits = full_precision(parameters) + self.marginal
         return -F.binary_cross_entropy_with_logits(logits, y, reduction="none").sum(-1)
 
     def expectation(self, parameters: Tensor) -> Tensor:
-        return torch.sigmoid(parameters.float() + self.marginal)
+        return torch.sigmoid(full_precision(parameters) + self.marginal)
 
 
 class Gaussian(nn.Module):

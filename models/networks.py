@@ -15,6 +15,11 @@ def mlp(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+def full_precision(x: Tensor) -> Tensor:
+    """Out of what autocast made of it: densities and KL are not for half precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class Normal(NamedTuple):
     """A diagonal Gaussian over the last axis."""
 
@@ -25,7 +30,7 @@ class Normal(NamedTuple):
     def of(cls, parameters: Tensor) -> "Normal":
         """Split a network's output [..., 2 Z]. The log standard deviation is held in [-6, 2], smoothly: a variance
         that runs to zero makes a bound meaningless, and one that explodes is never a posterior's wish."""
-        mean, raw = parameters.float().chunk(2, dim=-1)
+        mean, raw = full_precision(parameters).chunk(2, dim=-1)
         return cls(mean, 4.0 * torch.tanh(raw / 4.0) - 2.0)
 
     def sample(self, noise: Tensor) -> Tensor:

@@ -1,0 +1,44 @@
+import pytest
+import torch
+
+from models.baseline import GruOdeConfig
+from models.batch import Batch
+from models.likelihoods import Marginal
+from models.registry import build_model
+from models.vsdn import VsdnVaeConfig
+
+CONFIGS = {
+    "vsdn_vae": VsdnVaeConfig(name="vsdn_vae", latent=3, hidden=6, width=8, depth=2, see_last=True, free_nats=0.5),
+    "vsdn_vae_res": VsdnVaeConfig(name="vsdn_vae_res", latent=3, hidden=6, width=8, depth=1, max_step=0.15),
+    "gru_ode": GruOdeConfig(name="gru_ode", latent=3, hidden=6, width=8, depth=2, see_last=True),
+}
+D = 5
+
+
+@pytest.fixture(params=CONFIGS)
+def model(request):
+    """Each registered model, small, in float64."""
+    torch.manual_seed(1)
+    return build_model(CONFIGS[request.param], "bernoulli", Marginal(torch.full((D,), 0.3), 0.45)).double()
+
+
+@pytest.fixture(params=["regular", "irregular"])
+def batch(request):
+    return make_batch(irregular=request.param == "irregular")
+
+
+def make_batch(B=3, T=17, irregular=False, share=0.4, seed=0):
+    """Binary sequences of different lengths, a random share of the frames observed."""
+    g = torch.Generator().manual_seed(seed)
+    if irregular:
+        times = torch.rand(B, T, generator=g, dtype=torch.float64).mul(0.5).add(0.01).cumsum(1)
+        times = times - times[:, :1]
+    else:
+        times = (torch.arange(T, dtype=torch.float64) * 0.2).expand(B, T).contiguous()
+    lengths = torch.tensor([T, T - 4, T - 9])[:B]
+    present = torch.arange(T) < lengths[:, None]
+    times = torch.minimum(times, times.gather(1, lengths[:, None] - 1))
+    observed = present & (torch.rand(B, T, generator=g) < share)
+    observed[:, 2] = True
+    values = (torch.rand(B, T, D, generator=g) < 0.3).double() * present[..., None]
+    return Batch(times, values, present, observed, torch.ones(B), torch.arange(B) * 7919 + 11, tuple("abc"[:B]))

@@ -1,0 +1,43 @@
+import torch
+
+from models import timegrid
+
+CLOCK = torch.tensor([[0.0, 0.3, 1.0, 0.0], [0.05, 0.1, 0.9, 1.7]], dtype=torch.float64)
+VALID = torch.tensor([[True, True, True, False], [True] * 4])
+HORIZON = torch.tensor([1.2, 1.7], dtype=torch.float64)
+
+
+def test_the_grid_contains_every_event_and_the_horizon_in_steps_no_longer_than_asked():
+    grid = timegrid.build(CLOCK, VALID, HORIZON, 0.25)
+    for b in range(2):
+        for k in range(int(VALID[b].sum())):
+            assert grid.end[b, grid.stop[b, k]] == CLOCK[b, k]  # exactly: no accumulated time
+            assert grid.event[b, grid.stop[b, k]] == k
+        assert (grid.event[b] < 4).sum() == VALID[b].sum()
+        assert grid.end[b, -1] == HORIZON[b]
+        torch.testing.assert_close(grid.dt[b].cumsum(0), grid.end[b], rtol=0, atol=1e-12)
+    assert grid.dt.max() <= 0.25 * (1 + 1e-3)
+
+
+def test_a_later_event_does_not_move_an_earlier_grid_point():
+    grid = timegrid.build(CLOCK, VALID, HORIZON, 0.25)
+    moved = timegrid.build(CLOCK + torch.tensor([[0, 0, 0.13, 0], [0, 0, 0.2, 0]]), VALID, HORIZON, 0.25)
+    for b in range(2):
+        common = int(grid.stop[b, 1]) + 3  # two whole steps into the interval whose end has moved
+        assert torch.equal(grid.end[b, :common], moved.end[b, :common])
+
+
+def test_decimal_seconds_make_as_many_steps_as_one_counts_by_hand():
+    times = torch.arange(1, 51, dtype=torch.float64)[None] * 0.1
+    grid = timegrid.build(times, torch.ones(1, 50, dtype=torch.bool), times[:, -1], 0.1)
+    assert grid.dt.shape == (1, 50)
+
+
+def test_a_time_between_grid_points_is_found_with_its_fraction():
+    grid = timegrid.build(CLOCK, VALID, HORIZON, 0.25)
+    asked = torch.tensor([[0.0, 0.1, 0.3, 1.1], [0.0, 0.05, 0.6, 1.7]], dtype=torch.float64)
+    step, fraction = timegrid.locate(grid, asked)
+    start = grid.end.gather(1, step) - grid.dt.gather(1, step)
+    torch.testing.assert_close(start + fraction * grid.dt.gather(1, step), asked, rtol=0, atol=1e-12)
+    assert fraction[0, 2] == 1  # an event is the end of its step, the state before it takes effect
+    assert step[0, 2] == grid.stop[0, 1]
