@@ -1,6 +1,6 @@
 """How much faster a MIDI file becomes a piano roll here than by pretty_midi: `python benchmarks/midi.py [DIR]`.
 
-One process. Both start at a file's name and end at the same bool [T, 128]. Without DIR the chorales of music21 are written and read.
+One process. Both start at a file name and end at the same bool [T, 128]. Without DIR music21's chorales are read.
 """
 
 import statistics

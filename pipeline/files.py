@@ -31,8 +31,8 @@ def sha256(path: Path) -> str:
 
 
 def printable(name: str) -> str:
-    """A file name as text: bytes that are no UTF-8 (old archives hold such names) become `\\xNN`."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    """A file name on one line: control characters, and bytes that are no UTF-8, are written as escapes."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in name)
 
 
 def _sync(path: Path) -> None:

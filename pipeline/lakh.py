@@ -162,6 +162,8 @@ def _clock(rate: float) -> tuple[int, int]:
 
 def _check_chunks(data: bytes) -> None:
     """What symusic lets pass: a file cut between two tracks reads there as a shorter piece."""
+    if not data:
+        raise UnreadableError("an empty file")
     if data[:4] != b"MThd":
         raise UnreadableError("not a MIDI file (it does not begin with MThd)")
     if len(data) < 14:

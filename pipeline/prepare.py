@@ -126,7 +126,7 @@ def _too_little(
         readable = total - len(unreadable)
         return (
             f"{readable} readable of {total} files leave the {empty[0]} split empty (val={config.val:g} "
-            f"test={config.test:g}); a split needs a song of its own: add files, or give val=0 or test=0"
+            f"test={config.test:g}); add files, or give larger shares, or val=0 or test=0"
         )
     return ""
 

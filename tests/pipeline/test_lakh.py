@@ -89,6 +89,7 @@ def test_another_program_hears_the_written_notes_at_the_same_seconds(tmp_path):
 
 
 BAD = {
+    "an empty file": b"",
     "not a MIDI file": b"hello, this is text",
     "truncated in the header": b"MThd\0\0\0\6\0\1",
     "truncated: 1 of 2 tracks are there": midi([(0, on(60)), (480, off(60))], []).removesuffix(midi([])[14:]),

@@ -184,14 +184,17 @@ def test_unreadable_files_are_listed_with_their_reasons(tmp_path, local_ray):
     raw = corpus(tmp_path / "raw", 20)
     (raw / "not midi.mid").write_bytes(b"text")
     (raw / "cut.mid").write_bytes(song(1)[:60])
-    manifest = prepare(config(raw, tmp_path / "out"))
+    (raw / "two\nlines.mid").write_bytes(b"text")
+    (raw / os.fsdecode(b"Bj\xf6rk.mid")).write_bytes(song(99))  # Latin-1, as old archives have it
+    manifest = prepare(config(raw, tmp_path / "out", "max_unreadable=0.125"))
     lines = [json.loads(line) for line in (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()]
     reasons = {line["file"]: line["reason"] for line in lines}
-    assert reasons.keys() == {"not midi.mid", "cut.mid"}
+    assert reasons.keys() == {"not midi.mid", "cut.mid", "two\\nlines.mid"}
+    assert "Bj\\udcf6rk.mid" in manifest.inputs
     assert "not a MIDI file" in reasons["not midi.mid"]
     assert "truncated" in reasons["cut.mid"]
-    assert (manifest.items, manifest.unreadable) == (22, 2)
-    assert "22 raw items, of which 2 could not be read" in (tmp_path / "out" / "DATACARD.md").read_text()
+    assert (manifest.items, manifest.unreadable) == (24, 3)
+    assert "24 raw items, of which 3 could not be read" in (tmp_path / "out" / "DATACARD.md").read_text()
 
 
 @pytest.mark.ray
