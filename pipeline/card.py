@@ -1,6 +1,6 @@
 """The data card: what a prepared data set is, in a page that a person reads. A function of the manifest alone."""
 
-from models.config_base import flatten
+from models.config_base import dump
 from pipeline.manifest import Manifest
 from pipeline.plan import Recipe
 from pipeline.sequence import SPLITS
@@ -10,9 +10,6 @@ def data_card(manifest: Manifest, recipe: Recipe) -> str:
     """Markdown."""
     spec = manifest.spec
     kind = "binary, bit-packed" if spec.likelihood == "bernoulli" else "float32"
-    settings = flatten(recipe)
-    told = settings.keys() - {"title", "licence", "dataset.name"}
-    overrides = " ".join(f"{key}={settings[key]}" for key in settings if key in told)
     rows = "\n".join(_row(manifest, split) for split in SPLITS)
     return f"""# {recipe.title}
 
@@ -29,7 +26,11 @@ in seconds and a mask of the frames that are there.
 - **Statistics:** mean and scale of each channel, from the train split alone, in `manifest.json`.
 - **Licence:** {recipe.licence}
 - **Format:** WebDataset tar shards; `manifest.json` lists their sha256, and the sha256 of every raw file.
-- **Prepared with:** `driftwork prepare configs/prepare/{recipe.dataset.name}.yaml {overrides} source=DIR out=DIR`
+
+Prepared with `driftwork prepare RECIPE.yaml source=DIR out=DIR`, where RECIPE.yaml holds
+
+```yaml
+{dump(recipe)}```
 """
 
 

@@ -114,6 +114,14 @@ def test_a_second_run_writes_nothing_and_starts_nothing(raw, reference, capsys, 
 
 
 @pytest.mark.ray
+def test_the_data_card_holds_the_recipe_that_makes_the_same_again(raw, reference, tmp_path):
+    card = (reference / "DATACARD.md").read_text()
+    (tmp_path / "recipe.yaml").write_text(card.split("```yaml\n")[1].split("```")[0])
+    prepare(load(PrepareConfig, tmp_path / "recipe.yaml", [f"source={raw}", f"out={tmp_path / 'out'}"]))
+    assert contents(tmp_path / "out") == contents(reference)
+
+
+@pytest.mark.ray
 @pytest.mark.slow
 def test_a_driver_killed_half_way_is_taken_up(raw, reference, tmp_path):
     out, home = tmp_path / "out", tmp_path / "home"
