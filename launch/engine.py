@@ -5,6 +5,7 @@ that happens on every rank or on none.
 """
 
 import importlib
+import math
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -32,7 +33,7 @@ class Step(NamedTuple):
     objective: Objective
     applied: bool
     grad_norm: float
-    """Before clipping; NaN where the update was not applied."""
+    """Before clipping."""
 
 
 def join_ranks() -> Ranks:
@@ -80,13 +81,14 @@ class Engine:
         if not all_agree(torch.isfinite(loss)):
             return Step(objective, False, float("nan"))
         self.engine.backward(loss)
-        if self.optim.zero_stage == 0 and not self._finite_gradients():
+        norm = self._norm_at_stage_0() if self.optim.zero_stage == 0 else None
+        if norm is not None and not math.isfinite(norm):
             self.engine.optimizer.zero_grad()  # stages 1 and 2 look for themselves; stage 0 would update with NaN
-            return Step(objective, False, float("nan"))
+            return Step(objective, False, norm)
         self.engine.step()
-        applied = bool(self.engine.was_step_applied())
-        norm = self.engine.get_global_grad_norm()
-        return Step(objective, applied, float(norm) if applied and norm is not None else float("nan"))
+        if norm is None:
+            norm = float(self.engine.get_global_grad_norm())
+        return Step(objective, bool(self.engine.was_step_applied()), norm)
 
     def save(self, folder: Path, state: dict[str, Any]) -> None:
         """Weights, optimizer and `state` into `folder`; every rank calls it."""
@@ -98,10 +100,10 @@ class Engine:
         state: dict[str, Any] = client["app"]
         return state
 
-    def _finite_gradients(self) -> bool:
-        """Stage 0 averages gradients over ranks in backward, so that every rank sees the same."""
+    def _norm_at_stage_0(self) -> float:
+        """DeepSpeed gives none there; backward has averaged the gradients, so that every rank finds the same."""
         gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
-        return bool(torch.stack([torch.isfinite(g).all() for g in gradients]).all())
+        return float(torch.nn.utils.get_total_norm(gradients))
 
 
 def _deepspeed_config(optim: OptimConfig) -> dict[str, Any]:

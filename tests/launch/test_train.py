@@ -1,0 +1,139 @@
+"""`driftwork train` and `evaluate` as a user calls them, on two ranks."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.datasets import write_rolls
+
+ROOT = Path(__file__).parent.parent.parent
+TINY = str(Path(__file__).with_name("tiny.yaml"))
+
+
+def driftwork(cwd, *arguments, timeout=300):
+    """The console script in a folder of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "launch.cli", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A working directory with prepared data and a run of four epochs in it."""
+    folder = tmp_path_factory.mktemp("train")
+    write_rolls(folder / "rolls")
+    done = driftwork(folder, "train", TINY, "data=rolls", "out=runs/whole")
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+@pytest.mark.slow
+def test_a_run_folder_holds_what_a_run_leaves(place):
+    folder, said = place
+    run = folder / "runs/whole"
+    assert {"best.safetensors", "checkpoints", "config.yaml", "run.json"} <= {path.name for path in run.iterdir()}
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"latest", "step-0000016"}
+    assert "kl" in said
+    assert "epoch   4 ends" in said
+    assert "evaluate runs/whole" in said
+
+
+@pytest.mark.slow
+def test_resuming_gives_the_weights_of_the_run_that_was_not_interrupted(place):
+    folder, _ = place
+    half = driftwork(folder, "train", TINY, "data=rolls", "out=runs/half", "train.max_epochs=2")
+    assert half.returncode == 0, half.stderr
+    rest = driftwork(folder, "train", "resume=runs/half", "train.max_epochs=4")
+    assert rest.returncode == 0, rest.stderr
+    assert "from step 8" in rest.stdout
+    whole, resumed = (torch.load(next((folder / f"runs/{name}/checkpoints/step-0000016/state").glob("mp_rank*")),
+                                 weights_only=False)["module"] for name in ("whole", "half"))  # fmt: skip
+    for name in whole:
+        assert torch.equal(whole[name], resumed[name]), name
+    best = [load_file(folder / f"runs/{name}/best.safetensors") for name in ("whole", "half")]
+    assert all(torch.equal(best[0][name], best[1][name]) for name in best[0])
+
+
+@pytest.mark.slow
+def test_the_run_is_in_the_tracker(place):
+    from mlflow.tracking import MlflowClient
+
+    folder, _ = place
+    client = MlflowClient(f"sqlite:///{folder}/runs/mlflow.db")
+    run = client.get_run(json.loads((folder / "runs/whole/run.json").read_text())["run_id"])
+    assert run.info.status == "FINISHED"
+    assert client.get_experiment(run.info.experiment_id).name == "rolls"
+    assert run.data.params["model.latent"] == "4"
+    assert {"val/nll_nats_per_frame_at_25", "val/kl_nats_per_frame_at_50", "train/kl_nats_per_frame"} <= set(
+        run.data.metrics
+    )
+    assert len(client.get_metric_history(run.info.run_id, "val/nll_nats_per_frame_at_25")) == 4
+    assert "weights" in {file.path for file in client.list_artifacts(run.info.run_id)}
+
+
+@pytest.mark.slow
+def test_every_sequence_is_scored_once_at_any_number_of_ranks(place):
+    folder, _ = place
+    tables = []
+    for ranks in (1, 2):
+        done = driftwork(folder, "evaluate", "runs/whole", "split=test", f"ranks={ranks}", "--json")
+        assert done.returncode == 0, done.stderr
+        tables.append(json.loads(done.stdout))
+    assert set(tables[0]) == {"model", "persistence"}
+    for who, tasks in tables[0].items():
+        for task, rates in tasks.items():
+            for rate, metrics in rates.items():
+                for metric, found in metrics.items():
+                    other = tables[1][who][task][rate][metric]
+                    assert found["n"] == other["n"]
+                    assert found["value"] == pytest.approx(other["value"], rel=1e-5), (who, task, rate, metric)
+                    assert found["stderr"] == pytest.approx(other["stderr"], rel=1e-4, abs=1e-6)
+    assert tables[0]["model"]["density"]["25"]["nll_nats_per_frame"]["n"] == 7
+    assert {path.name for path in (folder / "runs/whole/outputs").iterdir()} == {
+        "interpolation.png", "interpolation.pdf", "vsdn_vae.mid", "truth.mid", "copied.mid",
+    }  # fmt: skip
+    shown = driftwork(folder, "evaluate", "runs/whole", "split=val")
+    assert "interpolation" in shown.stdout
+    assert "persistence" in shown.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", TINY, "data=nowhere"], "nowhere: no manifest.json"),
+        (["train", TINY, "data=rolls", "out=runs/whole"], "out=runs/whole holds a run already"),
+        (["train", TINY, "data=rolls", "ranks=0"], "ranks=0: input should be greater than or equal to 1"),
+        (["train", TINY, "data=rolls", "observe.train.ratios=[1.5]"], "1.5: input should be less than or equal to 1"),
+        (["train", TINY, "data=rolls", "out=/proc/run"], "out=/proc/run: cannot be written"),
+        (["train", "configs/none.yaml"], "configs/none.yaml: no such config file"),
+        (["train", "resume=runs/none"], "runs/none: no run folder"),
+        (["evaluate", "runs/none"], "runs/none: no run folder"),
+        (["evaluate", "runs/whole", "split=tset"], "split=tset: input should be 'train', 'val' or 'test'"),
+        (["evaluate", "runs/whole", "data=other"], "is not what runs/whole was trained on"),
+        (["train", TINY, "data=damaged"], "train-000001.tar"),
+        (["trian"], "no command 'trian'; there are demo, prepare"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(place, arguments, said):
+    folder, _ = place
+    if not (folder / "damaged").exists():
+        write_rolls(folder / "other", seed=1)
+        write_rolls(folder / "damaged", seed=2)
+        shard = folder / "damaged/train-000001.tar"
+        data = bytearray(shard.read_bytes())
+        data[len(data) // 2] ^= 1
+        shard.write_bytes(data)
+    before = sorted(folder.rglob("*"))
+    done = driftwork(folder, *arguments, timeout=60)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr + done.stdout
+    assert sorted(folder.rglob("*")) == before

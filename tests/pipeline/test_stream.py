@@ -1,0 +1,120 @@
+import numpy as np
+import pytest
+import torch
+
+from models.errors import DriftworkError
+from pipeline.observe import ObservationConfig, key_seed, random_mask, regular_mask
+from pipeline.stream import Stream
+from tests.datasets import write_rolls
+
+RANDOM = ObservationConfig(pattern="random", ratios=(0.25, 0.5))
+REGULAR = ObservationConfig(pattern="regular", ratios=(0.25,))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """29 training sequences of 6 to 20 frames in three shards, none for validation."""
+    folder = tmp_path_factory.mktemp("stream")
+    manifest, sequences = write_rolls(folder, D=16, val=(), test=())
+    return folder, manifest, sequences
+
+
+def stream(data, rank=0, world=1, batch_size=8, observation=RANDOM, **more):
+    options = {"seed": 5, "shuffle": True} | more
+    return Stream(data[0], data[1], "train", observation, batch_size=batch_size, rank=rank, world=world, **options)
+
+
+def keys(batch):
+    return [key for key, weight in zip(batch.keys, batch.weight, strict=True) if weight > 0]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+def test_ranks_are_disjoint_even_and_together_see_each_sequence_once(data, world):
+    streams = [list(stream(data, rank, world).epoch(1)) for rank in range(world)]
+    assert {len(batches) for batches in streams} == {4}
+    seen = [key for batches in streams for batch in batches for key in keys(batch)]
+    assert sorted(seen) == sorted(data[2])
+    for k in range(4):  # a step holds the same sequences however many ranks share it, and they weigh the same
+        step = [batches[k] for batches in streams]
+        assert len({len(batch.keys) for batch in step}) == 1
+        assert {key for batch in step for key in keys(batch)} == set(keys(list(stream(data).epoch(1))[k]))
+        means = [float(batch.weight.sum()) for batch in step]
+        assert np.mean(means) == pytest.approx(1.0)
+
+
+def test_a_batch_is_a_pure_function_of_seed_epoch_and_manifest(data):
+    for a, b in zip(stream(data).epoch(3), stream(data, workers=2).epoch(3), strict=True):
+        assert a.keys == b.keys
+        assert all(torch.equal(x, y) for x, y in zip(a[:-1], b[:-1], strict=True))
+    first = [batch.keys for batch in stream(data).epoch(0)]
+    assert first != [batch.keys for batch in stream(data).epoch(1)]
+    assert first != [batch.keys for batch in stream(data, seed=6).epoch(0)]
+
+
+def test_going_on_inside_an_epoch_gives_the_rest_of_it(data):
+    whole = list(stream(data).epoch(2))
+    rest = list(stream(data).epoch(2, first_step=2))
+    assert [b.keys for b in rest] == [b.keys for b in whole[2:]]
+    assert torch.equal(rest[0].observed, whole[2].observed)
+
+
+def test_masks_and_noise_keys_do_not_depend_on_the_ranks(data):
+    def by_key(world):
+        found = {}
+        for rank in range(world):
+            for batch in stream(data, rank, world).epoch(4):
+                for b, key in enumerate(batch.keys):
+                    found[key] = (batch.observed[b].nonzero().tolist(), int(batch.seed[b]))
+        return found
+
+    assert by_key(1) == by_key(3)
+    one, other = by_key(1), {}
+    for batch in stream(data).epoch(5):
+        other |= {key: batch.observed[b].nonzero().tolist() for b, key in enumerate(batch.keys)}
+    assert sum(one[key][0] != other[key] for key in one) > 20  # drawn anew each epoch
+
+
+def test_a_batch_holds_the_data_and_nothing_where_there_is_none(data):
+    for batch in stream(data).epoch(0):
+        for b, key in enumerate(batch.keys):
+            s = data[2][key]
+            n = len(s.times)
+            assert torch.equal(batch.present[b, :n], torch.from_numpy(s.mask))
+            np.testing.assert_array_equal(batch.values[b, :n][s.mask], s.values[s.mask])
+            np.testing.assert_allclose(batch.times[b, :n], s.times - 3.0, atol=1e-12)
+            assert not batch.present[b, n:].any()
+            assert not batch.values[b][~batch.present[b]].any()
+            assert (batch.times[b, n:] == batch.times[b, n - 1]).all()
+            assert not (batch.observed[b] & ~batch.present[b]).any()
+
+
+def test_an_order_without_shuffling_is_that_of_the_manifest(data):
+    found = [key for batch in stream(data, shuffle=False, observation=REGULAR).epoch(0) for key in keys(batch)]
+    assert found == sorted(data[2])
+
+
+def test_a_random_mask_has_its_share_and_each_frame_its_chance():
+    present = np.ones(40, bool)
+    present[30:] = False
+    counts = np.zeros(40)
+    for i in range(2000):
+        mask = random_mask(present, (0.25,), key_seed("mask", i))
+        assert mask.sum() == 8  # round(0.25 * 30), half to even
+        counts += mask
+    assert not counts[30:].any()
+    expected = 2000 * 8 / 30
+    assert abs(counts[:30] - expected).max() < 5 * np.sqrt(expected)
+
+
+def test_a_regular_mask_is_every_nth_frame_and_skips_missing_ones():
+    present = np.ones(10, bool)
+    present[4] = False
+    assert np.flatnonzero(regular_mask(present, 0.25)).tolist() == [0, 8]
+    assert np.flatnonzero(regular_mask(present, 0.5)).tolist() == [0, 2, 6, 8]
+
+
+def test_what_cannot_be_streamed_is_refused_in_one_line(data):
+    with pytest.raises(DriftworkError, match="val split is empty"):
+        Stream(data[0], data[1], "val", RANDOM, batch_size=4, seed=0, shuffle=True)
+    with pytest.raises(DriftworkError, match="batch_size=2 is smaller than ranks=3"):
+        stream(data, rank=0, world=3, batch_size=2)

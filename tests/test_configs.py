@@ -1,0 +1,111 @@
+"""Every shipped YAML is a test case; every mistake is one line that names the key and what is allowed."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from launch.config import RunConfig, parse
+from models.config_base import Config, build, dump, flatten, load
+from models.errors import DriftworkError
+from pipeline.prepare import PrepareConfig
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+TRAIN = sorted(path for path in (CONFIGS / "train").glob("*.yaml") if "model" in yaml.safe_load(path.read_text()))
+SMALL = str(CONFIGS / "train/vsdn_vae_lakh_small.yaml")
+
+
+@pytest.mark.parametrize("path", TRAIN, ids=lambda path: path.stem)
+def test_shipped_training_config_loads_and_survives_a_round_trip(path, tmp_path):
+    config = load(RunConfig, path)
+    assert path.stem.startswith(config.model.name)
+    (tmp_path / "c.yaml").write_text(dump(config))
+    assert load(RunConfig, tmp_path / "c.yaml") == config
+    assert flatten(config)["model.name"] == config.model.name
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "prepare").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_prepare_config_loads(path):
+    load(PrepareConfig, path, ["source=raw", "out=prepared"])
+
+
+def test_every_train_file_is_a_config_or_the_base_of_one():
+    bases = {yaml.safe_load(path.read_text()).get("base") for path in TRAIN}
+    assert {path.name for path in (CONFIGS / "train").glob("*.yaml")} == {path.name for path in TRAIN} | bases - {None}
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("model.hiden=4", "unknown key 'model.vsdn_vae.hiden'; did you mean 'hidden'?"),
+        (
+            "optim.learning_rate=1",
+            "unknown key 'optim.learning_rate' (known here: autocast, clip_norm, lr, zero_stage)",
+        ),
+        ("trian.seed=1", "unknown key 'trian'; did you mean 'train'?"),
+        ("observe.train.ratios=[0]", "observe.train.ratios.0=0: input should be greater than 0"),
+        ("observe.train.ratios=[1.5]", "observe.train.ratios.0=1.5: input should be less than or equal to 1"),
+        ("observe.evaluate.ratios=[0.3]", "a regular pattern observes every n-th frame"),
+        ("ranks=0", "ranks=0: input should be greater than or equal to 1"),
+        ("ranks=100000", "ranks=100000: this machine has"),
+        ("optim.zero_stage=3", "optim.zero_stage=3: input should be 0, 1 or 2"),
+        ("model.name=vsdn", "model"),
+        ("train.batch_size=0", "train.batch_size=0"),
+        ("optim.lr=fast", "optim.lr=fast: input should be a valid number"),
+        ("train", "override 'train' is not of the form key=value"),
+        ("train.seed.x=1", "train.seed"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it(override, said):
+    with pytest.raises(DriftworkError) as caught:
+        load(RunConfig, SMALL, [override])
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_overrides_are_typed_and_lie_over_file_and_base():
+    config = load(RunConfig, SMALL, ["optim.lr=3e-4", "observe.train.ratios=[0.5]", "out=runs/a:b"])
+    assert config.optim.lr == 3e-4
+    assert config.observe.train.ratios == (0.5,)
+    assert str(config.out) == "runs/a:b"
+    assert config.train.kl_warmup_steps == 200  # from the base
+    with pytest.raises(ValueError, match="frozen"):
+        config.optim.lr = 1.0
+
+
+def test_a_base_has_no_base(tmp_path):
+    (tmp_path / "a.yaml").write_text("base: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("base: c.yaml\n")
+    with pytest.raises(DriftworkError, match="one level is the limit"):
+        load(RunConfig, tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("a: [1", "cannot be read as YAML"), ("- a\n", "not a list"), (None, "no such config file; ")]
+)
+def test_an_unusable_file_is_one_line(tmp_path, text, said):
+    (tmp_path / "other.yaml").write_text("")
+    if text is not None:
+        (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(DriftworkError, match=said) as caught:
+        load(RunConfig, tmp_path / "x.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_command_without_a_config_says_what_it_wants():
+    with pytest.raises(DriftworkError, match="the first argument is a config file"):
+        parse(["data=x"])
+
+
+def test_beta_warms_up_linearly_and_stays():
+    config = load(RunConfig, SMALL, ["train.kl_warmup_steps=4", "train.beta=0.5"])
+    assert [config.kl_weight(step) for step in range(6)] == [0.125, 0.25, 0.375, 0.5, 0.5, 0.5]
+    assert load(RunConfig, SMALL, ["train.kl_warmup_steps=0"]).kl_weight(0) == 1.0
+
+
+def test_a_missing_key_says_how_to_give_it():
+    class Wanted(Config):
+        size: int
+
+    with pytest.raises(DriftworkError, match="'size' is missing; give it in the file or as size=VALUE"):
+        build(Wanted, {}, where="x")

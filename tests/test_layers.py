@@ -1,0 +1,61 @@
+"""The arrows between the packages, and the one module that each heavy package is touched in."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MAY_IMPORT = {"models": {"models"}, "pipeline": {"pipeline", "models"}, "launch": {"launch", "pipeline", "models"}}
+HEAVY = {
+    "ray": {"pipeline/prepare.py"},
+    "webdataset": {"pipeline/shards.py"},
+    "deepspeed": {"launch/engine.py"},
+    "mlflow": {"launch/tracking.py"},
+    "torchdiffeq": {"models/ode.py"},
+    "torchsde": {"models/sde.py"},
+}
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_imports_run_one_way_and_heavy_packages_have_one_door(package):
+    files = sorted((ROOT / package).rglob("*.py"))
+    assert len(files) > 5
+    for path in files:
+        for name in imported(path):
+            top = name.split(".")[0]
+            if top in MAY_IMPORT:
+                assert top in MAY_IMPORT[package], f"{path} imports {name}"
+            if top in HEAVY:
+                assert str(path.relative_to(ROOT)) in HEAVY[top], f"{path} imports {name}"
+
+
+def test_package_files_are_empty_so_that_importing_one_module_loads_no_other():
+    for package in MAY_IMPORT:
+        assert (ROOT / package / "__init__.py").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("module", "without"),
+    [
+        ("launch.train", ["ray"]),
+        ("launch.evaluate", ["ray", "deepspeed"]),
+        ("pipeline.prepare", ["torch", "deepspeed", "mlflow"]),
+        ("pipeline.stream", ["ray", "deepspeed", "mlflow"]),
+        ("models.registry", ["ray", "deepspeed", "mlflow", "webdataset"]),
+    ],
+)
+def test_a_half_runs_without_what_only_the_other_needs(module, without):
+    block = "".join(f"sys.modules['{name}'] = None; " for name in without)
+    subprocess.run([sys.executable, "-c", f"import sys; {block}import {module}"], cwd=ROOT, check=True, timeout=120)
