@@ -96,41 +96,63 @@ class _Recurrence(torch.autograd.Function):
         updates = ctx.updates  # type: ignore[attr-defined]
         M, R, B, H = before.shape
         start = torch.cat([h0[None], after[:-1]])  # state at the beginning of each step
-        z, r = zr[..., :H], zr[..., H:]
-        # Flow slopes: of h' in g's pre-activation, in z's, in h directly, and of r h in r's pre-activation.
-        to_g = dt * (1 - z)
-        keep = 1 - to_g
-        to_g = to_g * (1 - g.square())
-        to_z = dt * (start - g) * z * (1 - z)
-        to_r = start * r * (1 - r)
-        # Update slopes: of h'' in [r, z, u_n]'s pre-activations as multiples of the incoming gradient, and in h'.
-        ur, uz = gates[..., :H], gates[..., H:]
-        to_n = observe * (1 - uz)
-        stay = 1 - to_n
-        to_n = to_n * (1 - n.square())
-        to_u = torch.cat([to_n * un * ur * (1 - ur), observe * (before - n) * uz * (1 - uz), to_n * ur], -1)
-
-        d_zr, d_c, incoming = torch.empty_like(zr), torch.empty_like(g), torch.empty_like(g)
+        d_zr, d_c, d_u, d_n = (
+            torch.empty_like(zr),
+            torch.empty_like(g),
+            g.new_empty(M, R, B, 3 * H),
+            torch.empty_like(g),
+        )
         delta = torch.zeros_like(h0)
+        flow = _flow_slopes(start, dt, zr, g)
+        jump = _update_slopes(before, observe, gates, n, un)
         for m in reversed(range(M)):
-            delta = torch.add(delta, d_after[m], out=incoming[m])
+            delta = delta + d_after[m]
+            torch.mul(delta, jump.n[m], out=d_n[m])
+            torch.mul(delta.repeat(1, 1, 3), jump.u[m], out=d_u[m])
             if updates[m]:
-                d_u = delta.repeat(1, 1, 3).mul_(to_u[m])
-                delta = torch.baddbmm(delta * stay[m], d_u, U)
+                delta = torch.baddbmm(delta * jump.stay[m], d_u[m], U)
             delta = delta + d_before[m]
-            torch.mul(delta, to_g[m], out=d_c[m])
+            torch.mul(delta, flow.g[m], out=d_c[m])
             d_rh = torch.bmm(d_c[m], V)
-            torch.mul(delta, to_z[m], out=d_zr[m][..., :H])
-            torch.mul(d_rh, to_r[m], out=d_zr[m][..., H:])
-            delta = torch.baddbmm((delta * keep[m]).addcmul_(d_rh, r[m]), d_zr[m], W)
-
-        d_u_all = incoming.repeat(1, 1, 1, 3).mul_(to_u)
-        d_x = d_u_all.clone()
-        torch.mul(incoming, to_n, out=d_x[..., 2 * H :])
+            torch.mul(delta, flow.z[m], out=d_zr[m][..., :H])
+            torch.mul(d_rh, flow.r[m], out=d_zr[m][..., H:])
+            delta = torch.baddbmm((delta * flow.stay[m]).addcmul_(d_rh, zr[m][..., H:]), d_zr[m], W)
+        d_x = torch.cat([d_u[..., : 2 * H], d_n], -1)
         d_W, d_b = _weight_gradient(d_zr, start)
         d_V, d_bias_c = _weight_gradient(d_c, rh)
-        d_U, d_d = _weight_gradient(d_u_all, before)
+        d_U, d_d = _weight_gradient(d_u, before)
         return delta, d_x, d_W, d_b, d_V, d_bias_c, d_U, d_d, None, None
+
+
+class _FlowSlopes(NamedTuple):
+    """Of h' in the pre-activations of g and z and in h itself, and of r h in the pre-activation of r."""
+
+    g: Tensor
+    z: Tensor
+    stay: Tensor
+    r: Tensor
+
+
+def _flow_slopes(h: Tensor, dt: Tensor, zr: Tensor, g: Tensor) -> _FlowSlopes:
+    z, r = zr.chunk(2, -1)
+    toward = dt * (1 - z)
+    return _FlowSlopes(toward * (1 - g * g), dt * (h - g) * z * (1 - z), 1 - toward, h * r * (1 - r))
+
+
+class _UpdateSlopes(NamedTuple):
+    """Of h'' in the pre-activation of n, in the recurrent part u of all three, and in h' itself."""
+
+    n: Tensor
+    u: Tensor
+    stay: Tensor
+
+
+def _update_slopes(h: Tensor, observe: Tensor, gates: Tensor, n: Tensor, un: Tensor) -> _UpdateSlopes:
+    r, z = gates.chunk(2, -1)
+    toward = observe * (1 - z)
+    to_n = toward * (1 - n * n)
+    to_u = torch.cat([to_n * un * r * (1 - r), observe * (h - n) * z * (1 - z), to_n * r], -1)
+    return _UpdateSlopes(to_n, to_u, 1 - toward)
 
 
 def _weight_gradient(d_out: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:

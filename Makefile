@@ -1,0 +1,29 @@
+# What a user types. Needs Python 3.11 and make, nothing else; everything lands in .venv.
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: setup demo test check bench
+.NOTPARALLEL:
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml constraints.txt
+	@echo "== installing into .venv (a few minutes the first time)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[prepare,train,demo,dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/driftwork demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python benchmarks/midi.py
+	$(BIN)/python benchmarks/vsdn_step.py
