@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 INK = "#222222"
@@ -52,7 +53,7 @@ def interpolation(
     """
     with matplotlib.rc_context(_STYLE):
         low, high = _sounding(truth, [probabilities for _, probabilities in rows])
-        figure = Figure(figsize=(10, 0.9 + 1.55 * (2 + len(rows))), layout="constrained")
+        figure = Figure(figsize=(10, 1.0 + 1.55 * (2 + len(rows))), layout="constrained")
         axes = list(figure.subplots(2 + len(rows), 1, sharex=True, sharey=True))
         extent = (0.0, len(truth) / rate, low - 0.5, high + 0.5)
         seen = np.where(observed[:, None, None], _ink(truth), np.array(to_rgb(HIDDEN)))
@@ -66,22 +67,15 @@ def interpolation(
                 aspect="auto",
                 interpolation="nearest",
             )
-            panel.set_title(label, loc="left", pad=3)
+            panel.set_title(label, loc="left", pad=7)
             _pitch_axis(panel, low, high)
         for panel in axes[2:]:
             _mark(panel, observed, rate)
+        for panel in axes[:-1]:
+            panel.tick_params(axis="x", length=0)
         axes[-1].set_xlabel("time [s]")
-        figure.supylabel("pitch", fontsize=9)
-        figure.suptitle(title, fontsize=11, x=0.01, ha="left")
-        kinds = [("hit", HIT), ("false note", FALSE), ("missed note", MISSED), ("probability below 0.5", "#BBBBBB")]
-        figure.legend(
-            handles=[Patch(color=colour, label=label) for label, colour in kinds],
-            loc="outside upper right",
-            ncols=len(kinds),
-            frameon=False,
-            handlelength=1.0,
-            columnspacing=1.2,
-        )
+        figure.suptitle(title, fontsize=11)
+        _legend(figure)
         _save(figure, path)
 
 
@@ -115,15 +109,20 @@ def _pitch_axis(panel: Axes, low: int, high: int) -> None:
     cs = [pitch for pitch in range(low, high + 1) if pitch % 12 == 0]
     panel.set_yticks(cs, [f"C{pitch // 12 - 1}" for pitch in cs])  # 60 is C4
     panel.grid(axis="y", color="#999999", linewidth=0.4, alpha=0.5)
-    panel.tick_params(axis="x", length=3)
+    panel.set_ylabel("pitch")
 
 
 def _mark(panel: Axes, observed: np.ndarray, rate: float) -> None:
-    """A tick under the panel at the middle of each observed frame."""
+    """A tick on top of the panel at the middle of each observed frame."""
     centres = (np.flatnonzero(observed) + 0.5) / rate
-    panel.vlines(
-        centres, -0.045, -0.005, transform=panel.get_xaxis_transform(), color=INK, linewidth=0.8, clip_on=False
-    )
+    panel.vlines(centres, 1.01, 1.04, transform=panel.get_xaxis_transform(), color=INK, linewidth=0.8, clip_on=False)
+
+
+def _legend(figure: Figure) -> None:
+    kinds = {"hit": HIT, "false note": FALSE, "missed note": MISSED, "probability below 0.5": "#BBBBBB"}
+    handles: list[Patch | Line2D] = [Patch(color=colour, label=label) for label, colour in kinds.items()]
+    handles.append(Line2D([], [], color=INK, marker="|", linestyle="none", markersize=5, label="observed frame"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, handlelength=1.0)
 
 
 def _save(figure: Figure, path: Path) -> None:

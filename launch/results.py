@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -14,13 +15,13 @@ from pipeline.files import aside
 Results = dict[str, dict[str, dict[str, dict[str, dict[str, Any]]]]]
 """'model' or a baseline -> task -> rate in percent -> metric -> {value, stderr, n}"""
 
-_ABBREVIATED = {
-    "nll_nats_per_frame": "NLL, nats/frame",
-    "nll_nats_per_dimension": "NLL, nats/dim",
-    "nll_importance_weighted_nats_per_frame": "NLL (IW)",
-    "nll_importance_weighted_nats_per_dimension": "NLL (IW)",
-    "kl_nats_per_frame": "KL",
-    "kl_nats_per_dimension": "KL",
+_LABELS = {
+    "nll_nats_per_frame": "NLL, nats a frame",
+    "nll_nats_per_dimension": "NLL, nats a dimension",
+    "nll_importance_weighted_nats_per_frame": "NLL, importance-weighted",
+    "nll_importance_weighted_nats_per_dimension": "NLL, importance-weighted",
+    "kl_nats_per_frame": "of it KL",
+    "kl_nats_per_dimension": "of it KL",
     "accuracy_percent": "accuracy, %",
     "rmse": "RMSE",
 }
@@ -47,17 +48,20 @@ def show(results: Results, title: str, console: Console | None = None) -> None:
 
     Where a contender does worse than copying the last observed frame, its figure carries a mark that says so.
     """
-    table = Table(title=title, caption="± standard error over sequences; ▼ worse than copying the last observed frame")
-    for heading in ("task", "score", "seen"):
+    caption = "± standard error over sequences; ▼ worse than copying the last observed frame"
+    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=0, collapse_padding=True)
+    for heading in ("", "score", "seen"):
         table.add_column(heading)
     for name in results:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     copied = results.get("persistence", {})
     for task, rates in next(iter(results.values())).items():
+        label = task
         for metric in next(iter(rates.values())):
             for rate in rates:
                 cells = (_cell(scored, copied, task, metric, rate) for scored in results.values())
-                table.add_row(task, _ABBREVIATED.get(metric, metric), f"{rate} %", *cells)
+                table.add_row(label, _LABELS.get(metric, metric), f"{rate} %", *cells)
+                label = ""
         table.add_section()
     (console or Console()).print(table)
 
@@ -67,9 +71,9 @@ def _cell(scored: Mapping[str, Any], copied: Mapping[str, Any], task: str, metri
     if entry is None:
         return "–"
     value, stderr = entry["value"], entry["stderr"]
-    text = f"{value:.2f}" if stderr is None else f"{value:.2f} ± {stderr:.2f}"
+    text = f"{value:.2f}" if stderr is None else f"{value:.2f}±{stderr:.2f}"
     rival = copied.get(task, {}).get(rate, {}).get(metric)
     if rival is None:
         return text
     worse = value < rival["value"] if metric == "accuracy_percent" else value > rival["value"]
-    return f"{text} ▼" if worse else text
+    return f"{text}▼" if worse else text

@@ -25,6 +25,29 @@ class Objective(NamedTuple):
     terms: Terms
 
 
+class Forecast(NamedTuple):
+    """What a model expects of every frame, having seen the first few."""
+
+    mean: Tensor
+    """[B, T, D] mean of the draws from the posterior."""
+    path: Tensor
+    """[B, T, D] the single path of the posterior's mean."""
+
+
+class Forecaster(Protocol):
+    """A model that forecasts a whole sequence from its first frames."""
+
+    def forward(self, batch: Batch, kl_weight: float) -> Objective: ...
+
+    def density(self, batch: Batch, samples: int) -> tuple[Terms, Tensor]:
+        """As of `LatentDynamics`."""
+        ...
+
+    def forecast(self, batch: Batch, draws: int) -> Forecast:
+        """All frames of the batch's times, from as many first frames as the model encodes."""
+        ...
+
+
 class LatentDynamics(Protocol):
     """A model. As an `nn.Module` its forward is the objective, because DeepSpeed wraps nothing else."""
 

@@ -25,6 +25,11 @@ class Batch(NamedTuple):
     """[B] int64: what the sequence's noise is drawn from; depends on (run seed, epoch, key) alone."""
     keys: tuple[str, ...]
 
+    def first(self, frames: int) -> "Batch":
+        """The same sequences cut to their first `frames` times."""
+        names = ("times", "values", "present", "observed")
+        return self._replace(**{name: getattr(self, name)[:, :frames] for name in names})
+
     def to(self, device: torch.device) -> "Batch":
         return self._replace(
             **{name: x.to(device, non_blocking=True) for name, x in self._asdict().items() if isinstance(x, Tensor)}  # type: ignore[arg-type]

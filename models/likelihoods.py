@@ -4,24 +4,28 @@ A decoder that outputs 0 stands for the marginal of the training split, so that 
 out how loud or how sparse the data are; the same statistics bring inputs to unit scale.
 """
 
-from typing import Literal, NamedTuple, Protocol
+from typing import Annotated, Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from models.networks import Normal, full_precision
 
 LikelihoodName = Literal["bernoulli", "gaussian"]
+Noise = Literal["channel", "frame"] | Annotated[float, Field(gt=0)]
 
 
 class Marginal(NamedTuple):
-    """First and second moment of the training split."""
+    """First and second moment of the training split, and its size."""
 
     mean: Tensor
     """[D] a channel's mean."""
     scale: float
     """Root mean variance over channels, > 0: one number, so that rare channels are not blown up."""
+    sequences: int = 1
+    """N: among so many is the KL of what all sequences share divided."""
 
 
 class Standardize(nn.Module):
@@ -89,6 +93,41 @@ class Gaussian(nn.Module):
 
     def expectation(self, parameters: Tensor) -> Tensor:
         return self.mean + self.scale * Normal.of(parameters).mean
+
+
+class NoisyMean(nn.Module):
+    """A Gaussian whose parameters are a mean, in units of the marginal's scale, and whose noise is the same for all
+    channels of a frame or all frames of a channel.
+
+    Args:
+        noise: "channel": a standard deviation learned for each channel; "frame": one variance in [1, e] in squared
+            units of the data, from the decoder, as published for ODE2VAE; a number: the standard deviation, in units
+            of the data.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    log_std: Tensor
+
+    def __init__(self, marginal: Marginal, noise: Noise) -> None:
+        super().__init__()
+        self.dim, self.by_frame = len(marginal.mean), noise == "frame"
+        self.width = self.dim + self.by_frame
+        self.register_buffer("mean", marginal.mean.clone())
+        self.register_buffer("scale", torch.tensor(marginal.scale))
+        if noise == "channel":
+            self.log_std = nn.Parameter(torch.full((self.dim,), marginal.scale).log())
+        elif not isinstance(noise, str):
+            self.register_buffer("log_std", torch.tensor(noise).log())
+
+    def log_prob(self, parameters: Tensor, y: Tensor) -> Tensor:
+        parameters = full_precision(parameters)
+        log_std = torch.sigmoid(parameters[..., self.dim :]) / 2 if self.by_frame else self.log_std
+        mean = self.expectation(parameters)
+        return Normal(mean, log_std.expand_as(mean)).log_prob(y)
+
+    def expectation(self, parameters: Tensor) -> Tensor:
+        return self.mean + self.scale * full_precision(parameters)[..., : self.dim]
 
 
 LIKELIHOODS: dict[LikelihoodName, type[Bernoulli] | type[Gaussian]] = {"bernoulli": Bernoulli, "gaussian": Gaussian}

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 
-def mlp(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:
-    """`depth` hidden layers of `width` ELU units and a linear output (VSDN, section 5: 4 x 1024 ELU)."""
+def mlp(inputs: int, width: int, depth: int, outputs: int, activation: type[nn.Module] = nn.ELU) -> nn.Sequential:
+    """`depth` hidden layers of `width` units and a linear output (VSDN, section 5: 4 x 1024 ELU)."""
     layers: list[nn.Module] = []
     for i in range(depth):
-        layers += [nn.Linear(inputs if i == 0 else width, width), nn.ELU()]
+        layers += [nn.Linear(inputs if i == 0 else width, width), activation()]
     layers.append(nn.Linear(width if depth else inputs, outputs))
     return nn.Sequential(*layers)
 

@@ -7,15 +7,18 @@ from torch import nn
 
 from models.baseline import GruOdeConfig, GruOdeModel
 from models.likelihoods import LikelihoodName, Marginal
+from models.ode2vae import Ode2Vae, Ode2VaeConfig
 from models.vsdn import VsdnVae, VsdnVaeConfig
 
-ModelConfig = Annotated[VsdnVaeConfig | GruOdeConfig, Field(discriminator="name")]
+ModelConfig = Annotated[VsdnVaeConfig | GruOdeConfig | Ode2VaeConfig, Field(discriminator="name")]
 
 
 def build_model(config: ModelConfig, likelihood: LikelihoodName, marginal: Marginal) -> nn.Module:
-    """A `LatentDynamics` for data of this likelihood and marginal, its parameters drawn from torch's global seed."""
+    """A `LatentDynamics` or a `Forecaster` for data of this likelihood and marginal, its parameters drawn from torch's global seed."""
     match config:
         case VsdnVaeConfig():
             return VsdnVae(config, likelihood, marginal)
         case GruOdeConfig():
             return GruOdeModel(config, likelihood, marginal)
+        case Ode2VaeConfig():
+            return Ode2Vae(config, likelihood, marginal)

@@ -9,7 +9,10 @@ from pipeline.sequence import SPLITS
 def data_card(manifest: Manifest, recipe: Recipe) -> str:
     """Markdown."""
     spec = manifest.spec
-    kind = "binary, bit-packed" if spec.likelihood == "bernoulli" else "float32"
+    if spec.image is not None:
+        kind = f"a picture of {spec.image[0]} x {spec.image[1]}, stored as bytes"
+    else:
+        kind = "binary, bit-packed" if spec.binary else "float32"
     rows = "\n".join(_row(manifest, split) for split in SPLITS)
     return f"""# {recipe.title}
 
@@ -22,7 +25,8 @@ def data_card(manifest: Manifest, recipe: Recipe) -> str:
 - **One frame:** {spec.dim} channels, {kind}; {spec.units}. A frame every {spec.interval:g} s.
 - **One sequence:** at most {spec.length} frames ({spec.length * spec.interval:g} s); each carries its times \
 in seconds and a mask of the frames that are there.
-- **Splits:** by group (song, speaker, trial), never by window; a group's split follows from a hash of its name.
+- **Splits:** by group (song, speaker, trial), never by window; where the data set brings no split of its own, a \
+group's split follows from a hash of its name.
 - **Statistics:** mean and scale of each channel, from the train split alone, in `manifest.json`.
 - **Licence:** {recipe.licence}
 - **Format:** WebDataset tar shards; `manifest.json` lists their sha256, and the sha256 of every raw file.

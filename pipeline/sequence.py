@@ -5,7 +5,7 @@ pipeline knows nothing of formats. Times are data: every sequence carries its ow
 """
 
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,9 +31,11 @@ class Sequence(NamedTuple):
     times: NDArray[np.float64]
     """[T], seconds, strictly increasing."""
     values: NDArray[np.generic]
-    """[T, D]; bool for binary data, float32 for real-valued data."""
+    """[T, D]; bool for binary data, float32 for real-valued data and pictures."""
     mask: NDArray[np.bool_]
     """[T], True where the frame is there."""
+    about: dict[str, Any] | None = None
+    """JSON that leads from the values back to the raw form, where the values alone do not."""
 
 
 class DataSpec(Config):
@@ -46,9 +48,16 @@ class DataSpec(Config):
     interval: float
     """Seconds between neighbouring frames."""
     likelihood: Literal["bernoulli", "gaussian"]
-    """The observation model the values call for; bernoulli values are stored bit-packed."""
+    """The observation model the values call for."""
     units: str
     """What a value measures, as a figure's axis would say it."""
+    image: tuple[int, int] | None = None
+    """Height and width where a frame is a picture, row by row; its values are grey, multiples of 1/255 in [0, 1]."""
+
+    @property
+    def binary(self) -> bool:
+        """Values are 0 or 1; pictures have Bernoulli likelihoods too, and the greys between."""
+        return self.likelihood == "bernoulli" and self.image is None
 
 
 class Item(NamedTuple):
@@ -75,6 +84,11 @@ class Reader(Protocol):
     def read(self, source: Path | None, item: Item) -> list[Sequence]:
         """Raises `UnreadableError` with the reason when the item cannot be used."""
         ...
+
+
+def grey(levels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Pixels of 0 to 255 as values of 0 to 1, the only ones that a data set of pictures may have."""
+    return levels.astype(np.float32) / np.float32(255)
 
 
 def folder(source: Path | None) -> Path:

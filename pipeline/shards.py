@@ -1,8 +1,9 @@
 """One shard: a tar in WebDataset's format, written in deterministic bytes and read sample by sample.
 
-A sample KEY is four members: `KEY.json` (key, group, source, frames), `KEY.mask.npy` bool [T], `KEY.times.npy`
-float64 [T] and `KEY.values.npy`: bernoulli data as uint8 [T, ceil(D / 8)], the channels packed by `numpy.packbits`;
-gaussian data as float32 [T, D]. Nothing else is accepted, so that no pickle is ever loaded. Reading needs numpy alone.
+A sample KEY is four members: `KEY.json` (key, group, source, frames, and about where there is one), `KEY.mask.npy`
+bool [T], `KEY.times.npy` float64 [T] and `KEY.values.npy`: binary data as uint8 [T, ceil(D / 8)], the channels packed
+by `numpy.packbits`; pictures as uint8 [T, D]; other data as float32 [T, D]. Nothing else is accepted, so that no pickle
+is ever loaded. Reading needs numpy alone.
 """
 
 import io
@@ -19,9 +20,8 @@ from numpy.typing import NDArray
 from models.errors import DriftworkError
 from pipeline.files import aside, sha256
 from pipeline.manifest import Shard
-from pipeline.sequence import DataSpec, Sequence, Split
+from pipeline.sequence import DataSpec, Sequence, Split, grey
 
-STORED = {"bernoulli": np.bool_, "gaussian": np.float32}
 MEMBERS = ("json", "mask.npy", "times.npy", "values.npy")
 
 
@@ -69,15 +69,26 @@ def _encode(source: str, sequence: Sequence, spec: DataSpec) -> dict[str, bytes]
     values = sequence.values
     assert re.fullmatch(r"[A-Za-z0-9_/-]+", sequence.key), "WebDataset cuts a key at its first dot"
     assert values.shape == (len(sequence.times), spec.dim)
-    assert values.dtype == STORED[spec.likelihood]
-    about = {"key": sequence.key, "group": sequence.group, "source": source, "frames": len(values)}
-    stored = np.packbits(values.view(np.uint8), axis=1) if spec.likelihood == "bernoulli" else values
+    assert values.dtype == (np.bool_ if spec.binary else np.float32)
+    about: dict[str, Any] = {"key": sequence.key, "group": sequence.group, "source": source, "frames": len(values)}
+    if sequence.about is not None:
+        about["about"] = sequence.about
     return {
         "json": json.dumps(about).encode(),
         "mask.npy": _npy(sequence.mask),
         "times.npy": _npy(sequence.times),
-        "values.npy": _npy(stored),
+        "values.npy": _npy(_stored(values, spec)),
     }
+
+
+def _stored(values: NDArray[Any], spec: DataSpec) -> NDArray[Any]:
+    if spec.binary:
+        return np.packbits(values.view(np.uint8), axis=1)
+    if spec.image is None:
+        return values
+    levels = np.rint(values * 255).astype(np.uint8)
+    assert np.array_equal(grey(levels), values), "a picture has the 256 greys of `grey`"
+    return levels
 
 
 def _npy(array: NDArray[Any]) -> bytes:
@@ -112,9 +123,12 @@ def _members(data: bytes) -> dict[str, bytes]:
 
 def _decode(members: dict[str, bytes], frames: int, spec: DataSpec) -> Sequence:
     about = json.loads(members["json"])
-    if spec.likelihood == "bernoulli":
+    values: NDArray[Any]
+    if spec.binary:
         packed = _array(members["values.npy"], np.uint8, (frames, -(-spec.dim // 8)))
         values = np.unpackbits(packed, axis=1, count=spec.dim).view(np.bool_)
+    elif spec.image is not None:
+        values = grey(_array(members["values.npy"], np.uint8, (frames, spec.dim)))
     else:
         values = _array(members["values.npy"], np.float32, (frames, spec.dim))
     return Sequence(
@@ -123,6 +137,7 @@ def _decode(members: dict[str, bytes], frames: int, spec: DataSpec) -> Sequence:
         times=_array(members["times.npy"], np.float64, (frames,)),
         values=values,
         mask=_array(members["mask.npy"], np.bool_, (frames,)),
+        about=about.get("about"),
     )
 
 

@@ -1,11 +1,17 @@
 """Where a data set is added: its config in the union, its reader in the table."""
 
+from collections.abc import Callable
+from typing import Annotated
+
+from pydantic import Field
+
 from pipeline.lakh import Lakh, LakhConfig
+from pipeline.mocap import Mocap, MocapConfig
 from pipeline.sequence import Reader
 
-DatasetConfig = LakhConfig  # with a second one: Annotated[LakhConfig | Other, Field(discriminator="name")]
+DatasetConfig = Annotated[LakhConfig | MocapConfig, Field(discriminator="name")]
 
-READERS = {"lakh": Lakh}
+READERS: dict[str, Callable[..., Reader]] = {"lakh": Lakh, "mocap": Mocap}
 
 
 def reader(config: DatasetConfig) -> Reader:

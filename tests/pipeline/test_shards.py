@@ -12,13 +12,14 @@ import webdataset
 
 from models.errors import DriftworkError
 from pipeline.manifest import MANIFEST, Manifest, read_manifest
-from pipeline.sequence import DataSpec, Sequence
+from pipeline.sequence import DataSpec, Sequence, grey
 from pipeline.shards import read_sample, write_shard
 from pipeline.stats import Moments
 from pipeline.verify import verify
 
 BINARY = DataSpec(dim=13, length=9, interval=0.2, likelihood="bernoulli", units="on or off")
 REAL = DataSpec(dim=3, length=9, interval=0.01, likelihood="gaussian", units="amplitude")
+GREY = DataSpec(dim=12, length=9, interval=0.1, likelihood="bernoulli", units="grey", image=(3, 4))
 
 
 def sequences(spec: DataSpec, count: int = 6, seed: int = 0) -> list[tuple[str, Sequence]]:
@@ -28,6 +29,8 @@ def sequences(spec: DataSpec, count: int = 6, seed: int = 0) -> list[tuple[str, 
         values = random.random((T, spec.dim)) < 0.4
         if spec.likelihood == "gaussian":
             values = random.normal(size=(T, spec.dim)).astype(np.float32)
+        if spec.image:
+            values = grey(random.integers(256, size=(T, spec.dim), dtype=np.uint8))
         mask = random.random(T) < 0.8
         times = np.cumsum(random.random(T) + 0.1)
         made.append((f"raw {i}.mid", Sequence(f"folder/s{seed}-{i}", f"gröup {i}", times, values, mask)))
@@ -50,11 +53,12 @@ def prepared(tmp_path):
 
 
 def same(one: Sequence, other: Sequence) -> bool:
-    arrays = zip(one[2:], other[2:], strict=True)
-    return one[:2] == other[:2] and all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in arrays)
+    arrays = zip(one[2:5], other[2:5], strict=True)
+    alike = all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in arrays)
+    return alike and one[:2] == other[:2] and one.about == other.about
 
 
-@pytest.mark.parametrize("spec", [BINARY, REAL], ids=["bernoulli", "gaussian"])
+@pytest.mark.parametrize("spec", [BINARY, REAL, GREY], ids=["bernoulli", "gaussian", "picture"])
 def test_what_is_written_is_read_back_from_its_offset_in_any_order(tmp_path, spec):
     written = sequences(spec)
     shard = write_shard(tmp_path / "a.tar", "train", spec, written)
@@ -63,7 +67,21 @@ def test_what_is_written_is_read_back_from_its_offset_in_any_order(tmp_path, spe
         for index in (5, 0, 3, 1, 4, 2):
             read = read_sample(handle, shard, index, spec)
             assert same(read, written[index][1])
-            assert all(array.flags.writeable for array in read[2:])
+            assert all(array.flags.writeable for array in read[2:5])
+
+
+def test_what_leads_back_to_the_raw_form_is_kept_to_the_last_bit(tmp_path):
+    (source, plain), about = sequences(REAL, 1)[0], {"mean": [0.1, 1 / 3, -1e-17], "first_frame": 20, "skeleton": "ä"}
+    shard = write_shard(tmp_path / "a.tar", "train", REAL, [(source, plain._replace(about=about))])
+    with (tmp_path / "a.tar").open("rb") as handle:
+        assert read_sample(handle, shard, 0, REAL).about == about
+
+
+def test_a_picture_with_other_values_than_the_256_greys_is_stopped(tmp_path):
+    for value in (0.5, -1 / 255, 256 / 255):
+        picture = Sequence("k", "g", np.arange(1.0), np.full((1, 12), value, np.float32), np.ones(1, np.bool_))
+        with pytest.raises(AssertionError, match="256 greys"):
+            write_shard(tmp_path / "a.tar", "train", GREY, [("x", picture)])
 
 
 def test_the_same_sequences_make_the_same_bytes_and_nothing_else_lies_beside_them(tmp_path):
