@@ -18,8 +18,8 @@ Results = dict[str, dict[str, dict[str, dict[str, dict[str, Any]]]]]
 _LABELS = {
     "nll_nats_per_frame": "NLL, nats a frame",
     "nll_nats_per_dimension": "NLL, nats a dimension",
-    "nll_importance_weighted_nats_per_frame": "NLL, importance-weighted",
-    "nll_importance_weighted_nats_per_dimension": "NLL, importance-weighted",
+    "nll_importance_weighted_nats_per_frame": "NLL, IW bound",
+    "nll_importance_weighted_nats_per_dimension": "NLL, IW bound",
     "kl_nats_per_frame": "of it KL",
     "kl_nats_per_dimension": "of it KL",
     "accuracy_percent": "accuracy, %",
