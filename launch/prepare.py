@@ -18,6 +18,8 @@ def main(argv: list[str]) -> int:
     try:
         from pipeline.prepare import PrepareConfig, prepare  # an installation that only trains has no Ray
     except ModuleNotFoundError as error:
+        if error.name not in ("ray", "symusic"):
+            raise
         raise DriftworkError(f"{error.name} is not installed; pip install -e '.[prepare]' brings it") from None
     config = load(PrepareConfig, argv[0], argv[1:])
     print(f"preparing {config.source or config.dataset.name} -> {config.out}")
