@@ -114,10 +114,10 @@ class _Flow(torch.autograd.Function):
     def backward(ctx: FunctionCtx, d_states: Tensor, d_a1: Tensor, d_a2: Tensor) -> tuple[Tensor | None, ...]:
         W1, W2, W3, dt, stages, a1, a2 = ctx.saved_tensors  # type: ignore[attr-defined]
         (a, b), activation = ctx.tableau, ctx.activation  # type: ignore[attr-defined]
-        (M, R, G, P, Z), O = stages.shape, W3.shape[1]
-        lead = Z - O
+        M, R, G, P, Z = stages.shape
+        lead = Z - W3.shape[1]
         slope1, slope2 = activation.slope(a1), activation.slope(a2)
-        d_u1, d_u2, d_f = torch.empty_like(a1), torch.empty_like(a2), stages.new_empty(M, R, G, P, O)
+        d_u1, d_u2, d_f = torch.empty_like(a1), torch.empty_like(a2), stages.new_empty(M, R, G, P, Z - lead)
         g = stages.new_empty(R, G, P, Z)  # gradient of each stage's state
         delta = stages.new_zeros(G, P, Z)
         for m in reversed(range(M)):

@@ -113,11 +113,15 @@ def _torchdiffeq(
             dz, trace = trace_autograd(z, weights, activation)
         return step * dz, -step[..., 0] * trace
 
-    options = {} if solver.method == "dopri5" else {"perturb": True}  # a stage at the end of a step belongs to it
+    u = torch.arange(M + 1, dtype=torch.float64, device=z0.device)
+    if solver.method == "dopri5":  # it has to know where the slope jumps, which is where a trajectory's step changes
+        changes = ~torch.isclose(dt[1:], dt[:-1], rtol=1e-5, atol=0.0).flatten(1).all(1)
+        options: dict[str, Tensor | bool] = {"jump_t": u[1:-1][changes]}
+    else:
+        options = {"perturb": True}  # a stage at the end of a step belongs to it
     z, log_q = odeint(
-        slope, (z0, log_q0), torch.arange(M + 1, dtype=torch.float64, device=z0.device), method=solver.method,
-        rtol=solver.tolerance, atol=solver.tolerance, options=options,
-    )  # fmt: skip
+        slope, (z0, log_q0), u, method=solver.method, rtol=solver.tolerance, atol=solver.tolerance, options=options
+    )
     return z[1:], log_q[1:], evaluations
 
 

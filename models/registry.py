@@ -14,7 +14,8 @@ ModelConfig = Annotated[VsdnVaeConfig | GruOdeConfig | Ode2VaeConfig, Field(disc
 
 
 def build_model(config: ModelConfig, likelihood: LikelihoodName, marginal: Marginal) -> nn.Module:
-    """A `LatentDynamics` or a `Forecaster` for data of this likelihood and marginal, its parameters drawn from torch's global seed."""
+    """A `LatentDynamics` or `Forecaster` for data of this likelihood and marginal, its parameters drawn from torch's
+    global seed."""
     match config:
         case VsdnVaeConfig():
             return VsdnVae(config, likelihood, marginal)

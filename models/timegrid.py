@@ -52,7 +52,7 @@ def build(clock: Tensor, valid: Tensor, horizon: Tensor, max_step: float) -> Tim
     interval = interval.clamp_max(K)
     order = m - (total - steps).gather(1, interval)  # which step of its interval
     last = within & (order == steps.gather(1, interval) - 1)
-    start = before.gather(1, interval) + order * max_step
+    start = before.gather(1, interval) + order.to(clock.dtype) * max_step
     end = torch.where(last, knots.gather(1, interval), start + max_step)
     end = torch.where(within, end, horizon[:, None])
     dt = torch.where(within, end - start, 0.0)

@@ -1,0 +1,183 @@
+"""ODE2VAE (Yildiz et al., NeurIPS 2019): a latent position and velocity that follow a Bayesian second-order ODE.
+
+    encoder    q(z_0) = q(s_0 | x_0) q(v_0 | x_0, ..., x_{A-1}),   z = (s, v)
+    dynamics   ds/dt = v,  dv/dt = f_W(s, v),  W ~ q(W);  q(z_t) by the trace of the field
+    decoder    p(x_t | s_t)
+    bound      sum_i E log p(x_i | s_i) - KL(q(W) || p(W)) / N - KL(q(z_0) || p(z_0))
+    objective  bound - sum_{i >= 1} KL(q(z_i) || p(z_i)) - gamma sum_{i >= 1} KL(q(z_i) || q_enc(z_i | x_i, ...))
+
+Per sequence; p(z) = N(0, I), N sequences share W. The trajectory is a function of (z_0, W), so the bound is one on the
+evidence, tight at the exact posterior, and it is what `density` scores; the two sums of the objective are penalties
+that lower it further (paper, eqs. 15 and 17; gamma > 0 is its ODE2VAE-KL).
+
+The authors' program differs: `objective: published` follows it in that log q(z_0) is log N(epsilon; 0, I), without the
+encoder's entropy; that KL(q(z_0)) is one draw like its successors; that KL(q(W)) weighs q / (number of weights) a
+sequence, not 1 / N; and that the last frames, which have no encoding, still count in the first half of gamma's KL.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from models import ode
+from models.base import Forecast, Objective, Terms, per_sequence
+from models.batch import Batch
+from models.bnn import BayesianMlp, Variance
+from models.config_base import Config
+from models.encoders import Encoder, NetworkKind, decoder
+from models.flow import ActivationName, Weights
+from models.likelihoods import Bernoulli, LikelihoodName, Marginal, Noise, NoisyMean
+from models.networks import Normal
+from models.noise import keyed_normal
+from models.ode import Path, SolverConfig
+
+_NOISE_OF_Z, _NOISE_OF_W = 0, 1
+"""Streams of a sequence's noise; draw n uses 2 n and 2 n + 1."""
+
+
+class Ode2VaeConfig(Config):
+    name: Literal["ode2vae", "neural_ode"]
+    """`neural_ode` shares all but the field, which is first-order: dz/dt = f_W(z)."""
+    latent: int = Field(3, ge=1)
+    """q: components of the position, and as many of the velocity."""
+    velocity_frames: int = Field(3, ge=1)
+    """A: first frames that the velocity is encoded from; a forecast sees no others."""
+    networks: NetworkKind = "dense"
+    """Of encoder and decoder: dense, or convolutional for square images."""
+    encoder_width: int = Field(30, ge=1)
+    """Units of a hidden layer, or channels of the first convolution, of the encoder."""
+    decoder_width: int = Field(30, ge=1)
+    """Units of a hidden layer, or channels of the last but one convolution, of the decoder."""
+    field_width: int = Field(30, ge=1)
+    """Units of each of the two hidden layers of f."""
+    activation: ActivationName = "tanh"
+    """Of f and of dense networks."""
+    noise: Noise = "channel"
+    """Of Gaussian data: learned for each `channel`, for each `frame` as published, or a standard deviation."""
+    variance: Variance = "shared"
+    """Of q(W): `per_weight`, `shared`, or `none` for a point estimate."""
+    init_std: float = Field(0.01, gt=0)
+    """Standard deviation of q(W) before training."""
+    prior_std: float = Field(1.0, gt=0)
+    """Standard deviation of p(W)."""
+    objective: Literal["correct", "published"] = "correct"
+    """`published` follows the authors' program where it departs from the bound."""
+    path_weight: float = Field(1.0, ge=0)
+    """Weight of the sum of KL(q(z_i) || p(z_i)), i >= 1; 0 trains on the bound itself."""
+    gamma: float = Field(0.0, ge=0)
+    """Weight of the penalty that ties the trajectory to the encoder (ODE2VAE-KL)."""
+    solver: SolverConfig = SolverConfig()
+
+
+class Ode2Vae(nn.Module):
+    """Raises `ValueError` for convolutions on what is no square image."""
+
+    def __init__(self, config: Ode2VaeConfig, likelihood: LikelihoodName, marginal: Marginal) -> None:
+        super().__init__()
+        c, D = config, len(marginal.mean)
+        self.config, self.sequences = c, marginal.sequences
+        self.evaluations = 0
+        """Of the field in the last solve."""
+        self.likelihood = Bernoulli(marginal) if likelihood == "bernoulli" else NoisyMean(marginal, c.noise)
+        self.encoder = Encoder(marginal, c.velocity_frames, c.latent, c.networks, c.encoder_width, c.activation)
+        self.decoder = decoder(D, c.latent, c.networks, c.decoder_width, self.likelihood.width, c.activation)
+        outputs = c.latent if c.name == "ode2vae" else 2 * c.latent
+        self.weights = BayesianMlp(2 * c.latent, c.field_width, outputs, c.variance, c.init_std, c.prior_std)
+
+    def forward(self, batch: Batch, kl_weight: float) -> Objective:
+        """Loss [B] with all KL terms but gamma's weighted by `kl_weight`, and the terms that `density` would report."""
+        c, published = self.config, self.config.objective == "published"
+        posterior = self._posterior(batch)
+        path = self._draw_path(posterior, batch, 0)
+        seen, later = batch.observed, batch.observed.clone()
+        later[:, 0] = False
+        log_likelihood = per_sequence(self._log_likelihood(path.z, batch), seen)
+        prior_gap = path.log_q - _standard(path.z).log_prob(path.z)
+        kl_z0, kl_w = posterior.kl(_standard(posterior.mean)), self.weights.kl()
+        terms = Terms(log_likelihood, kl_z0 + kl_w / self.sequences, seen.sum(1))
+        if published:
+            # The entropy that the authors' log q(z_0) lacks is a constant along the flow.
+            missing = posterior.log_std.sum(-1, keepdim=True)
+            path = path._replace(log_q=path.log_q + missing)
+            kl = prior_gap[:, 0] + missing[:, 0] + kl_w * c.latent / self.weights.count
+            prior_gap = prior_gap + missing
+        else:
+            kl = terms.kl
+        loss = kl_weight * (kl + c.path_weight * per_sequence(prior_gap, later)) - log_likelihood
+        if c.gamma > 0:
+            loss = loss + c.gamma * self._encoder_gap(batch, path, seen if published else later)
+        return Objective(loss, terms)
+
+    def density(self, batch: Batch, samples: int) -> tuple[Terms, Tensor]:
+        """The bound, and the importance-weighted one over z_0; a sequence's draw of W is the same in all samples."""
+        posterior, weights = self._posterior(batch), self.weights.draw(batch.seed, _NOISE_OF_W)
+        log_likelihoods, log_weights = [], []
+        for n in range(samples):
+            z0 = posterior.sample(self._noise_of_z(batch, n))
+            log_q0 = posterior.log_prob(z0)
+            path = self._solve(z0, log_q0, weights, batch)
+            log_likelihoods.append(per_sequence(self._log_likelihood(path.z, batch), batch.observed))
+            log_weights.append(log_likelihoods[-1] + _standard(z0).log_prob(z0) - log_q0)
+        kl_w = self.weights.kl() / self.sequences
+        kl = posterior.kl(_standard(posterior.mean)) + kl_w
+        terms = Terms(torch.stack(log_likelihoods).mean(0), kl, batch.observed.sum(1))
+        return terms, torch.stack(log_weights).logsumexp(0) - math.log(samples) - kl_w
+
+    def forecast(self, batch: Batch, draws: int) -> Forecast:
+        """Every frame of the batch's times, from the first A observed ones alone."""
+        mean = sum((self.draw(batch, n)[1] for n in range(draws)), torch.zeros_like(batch.values)) / draws
+        z0 = self._posterior(batch).mean
+        path = self._solve(z0, torch.zeros_like(z0[:, 0]), self.weights.mean_weights(), batch)
+        return Forecast(mean, self.likelihood.expectation(self._decode(path.z)))
+
+    def draw(self, batch: Batch, n: int) -> tuple[Tensor, Tensor]:
+        """The n-th draw from the posterior of the first A frames: states [B, T, 2 q], and E[x_t | s_t] [B, T, D]."""
+        z = self._draw_path(self._posterior(batch), batch, n).z
+        return z, self.likelihood.expectation(self._decode(z))
+
+    def _posterior(self, batch: Batch) -> Normal:
+        A = self.config.velocity_frames
+        posterior: Normal = self.encoder(batch.values[:, :A], batch.observed[:, :A])
+        return posterior
+
+    def _noise_of_z(self, batch: Batch, n: int) -> Tensor:
+        noise = keyed_normal(batch.seed, 1, 2 * self.config.latent, 2 * n + _NOISE_OF_Z)
+        return noise[:, 0].to(batch.values.dtype)
+
+    def _draw_path(self, posterior: Normal, batch: Batch, n: int) -> Path:
+        z0 = posterior.sample(self._noise_of_z(batch, n))
+        weights = self.weights.draw(batch.seed, 2 * n + _NOISE_OF_W)
+        return self._solve(z0, posterior.log_prob(z0), weights, batch)
+
+    def _solve(self, z0: Tensor, log_q0: Tensor, weights: Weights, batch: Batch) -> Path:
+        path = ode.solve(z0, log_q0, weights, batch.times, self.config.solver, self.config.activation)
+        self.evaluations = path.evaluations
+        return path
+
+    def _decode(self, z: Tensor) -> Tensor:
+        parameters: Tensor = self.decoder(z[..., : self.config.latent])
+        return parameters
+
+    def _log_likelihood(self, z: Tensor, batch: Batch) -> Tensor:
+        """[B, T]"""
+        return self.likelihood.log_prob(self._decode(z), batch.values)
+
+    def _encoder_gap(self, batch: Batch, path: Path, counted: Tensor) -> Tensor:
+        """sum_i log q(z_i) - log q_enc(z_i | x_i, ..., x_{i+A-1}), [B], over the frames that have an encoding."""
+        A, T = self.config.velocity_frames, batch.values.shape[1]
+        if T < A:
+            return torch.zeros_like(path.log_q[:, 0])
+        encoded: Normal = self.encoder(batch.values.unfold(1, A, 1).mT, batch.observed.unfold(1, A, 1))
+        complete = batch.present.unfold(1, A, 1).all(-1)
+        log_q_enc = per_sequence(encoded.log_prob(path.z[:, : T - A + 1]), counted[:, : T - A + 1] & complete)
+        if self.config.objective == "published":
+            return per_sequence(path.log_q, counted) - log_q_enc
+        return per_sequence(path.log_q[:, : T - A + 1], counted[:, : T - A + 1] & complete) - log_q_enc
+
+
+def _standard(like: Tensor) -> Normal:
+    zero = torch.zeros_like(like)
+    return Normal(zero, zero)
