@@ -93,7 +93,7 @@ def _stored(values: NDArray[Any], spec: DataSpec) -> NDArray[Any]:
 
 def _npy(array: NDArray[Any]) -> bytes:
     buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
+    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)  # a reader takes C order alone
     return buffer.getvalue()
 
 
