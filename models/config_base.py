@@ -130,6 +130,9 @@ def _explain(error: ValidationError) -> str:
             said.append(f"unknown key '{key}'{_neighbours(error, location)}")
         elif item["type"] == "missing":
             said.append(f"'{key}' is missing; give it in the file or as {key}=VALUE")
+        elif item["type"] == "union_tag_invalid":
+            tag, known = item["ctx"]["tag"], item["ctx"]["expected_tags"]
+            said.append(f"{key}.name={tag}: input should be one of {known}")  # all our unions are told apart by `name`
         else:
             reason = item["msg"].removeprefix("Value error, ")
             reason = reason[:1].lower() + reason[1:]
