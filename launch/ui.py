@@ -3,14 +3,18 @@
 The server binds the loopback address only: it has no login.
 """
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import IO
 
 from pydantic import Field
 
@@ -38,21 +42,25 @@ def main(argv: list[str]) -> int:
     Raises:
         DriftworkError: an unknown key, a store that is not there, a port that is taken, a server that does not start.
     """
-    cfg = config_base.build(UiConfig, _overrides(argv), where="driftwork ui")
+    cfg = config_base.build(UiConfig, _overrides(argv), where="arguments")
     uri = store_uri.existing(cfg.uri)
     file = store_uri.database(uri)
     if file is None:
         raise DriftworkError(f"{uri} is a server already: open it in a browser")
     _require_free(cfg.port)
     address = f"http://{HOST}:{cfg.port}"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(cfg.port), "--workers", "1"]
-    command += ["--backend-store-uri", uri, "--default-artifact-root", store_uri.artifact_root(file)]
-    command += ["--uvicorn-opts", "--log-level warning"]
-    with _server(command) as server:
-        _wait_until_it_listens(server, cfg.port)
-        print(f"{address} shows {file} (Ctrl-C ends it)", flush=True)
-        code = server.wait()
-    raise DriftworkError(f"the MLflow server ended by itself with exit code {code}")
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(cfg.port), "--workers", "1",
+        "--backend-store-uri", uri, "--registry-store-uri", uri,
+        "--default-artifact-root", store_uri.artifact_root(file), "--uvicorn-opts", "--log-level warning",
+    ]  # fmt: skip
+    with tempfile.TemporaryFile() as said, _server(command, said) as server:
+        if _listens(server, cfg.port):
+            print(f"{_runs_page(address)} shows {file} (Ctrl-C ends it)", flush=True)
+            server.wait()
+        said.seek(0)
+        last = (said.read().decode(errors="replace").strip().splitlines() or ["nothing"])[-1]
+    raise DriftworkError(f"the MLflow server ended or never listened; the last it said: {last}")
 
 
 def _overrides(argv: list[str]) -> dict[str, str]:
@@ -73,12 +81,13 @@ def _require_free(port: int) -> None:
 
 
 @contextmanager
-def _server(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+def _server(command: list[str], said: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     """The server in a session of its own: Ctrl-C in the terminal reaches us alone, and we end it and its workers."""
-    quiet = {"MLFLOW_LOGGING_LEVEL": "WARNING", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true"}
     no_jobs = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # half a dozen processes that tracking has no use for
+    environment = {**os.environ, **quiet, **no_jobs}
     with sigterm_exits():
-        server = subprocess.Popen(command, env={**os.environ, **quiet, **no_jobs}, start_new_session=True)
+        server = subprocess.Popen(command, env=environment, stdout=said, stderr=said, start_new_session=True)
         try:
             yield server
         finally:
@@ -94,17 +103,25 @@ def _end(server: subprocess.Popen[bytes]) -> None:
             continue
 
 
-def _wait_until_it_listens(server: subprocess.Popen[bytes], port: int) -> None:
+def _listens(server: subprocess.Popen[bytes], port: int) -> bool:
     deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            raise DriftworkError(f"the MLflow server ended at its start with exit code {server.returncode}; see above")
+    while time.monotonic() < deadline and server.poll() is None:
         try:
             socket.create_connection((HOST, port), timeout=5).close()
-            return
         except OSError:
             time.sleep(0.3)
-    raise DriftworkError(f"the MLflow server does not listen on port {port} after {START_S} s")
+        else:
+            return True
+    return False
+
+
+def _runs_page(address: str) -> str:
+    """The runs of the newest experiment: without such a link MLflow opens on pages for chat bots."""
+    newest = f"{address}/api/2.0/mlflow/experiments/search?max_results=1&order_by=creation_time+DESC"
+    directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy cannot reach our loopback
+    with directly.open(newest, timeout=START_S) as answer:
+        experiment = json.load(answer)["experiments"][0]["experiment_id"]
+    return f"{address}/#/experiments/{experiment}/runs?workflowType=machine_learning"
 
 
 if __name__ == "__main__":
