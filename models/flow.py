@@ -44,14 +44,15 @@ class Weights(NamedTuple):
 
 
 class Activation(NamedTuple):
-    apply: Callable[[Tensor], Tensor]
+    apply_: Callable[[Tensor], Tensor]
+    """In place."""
     slope: Callable[[Tensor], Tensor]
     """As a function of the activation's output."""
 
 
 ACTIVATIONS: dict[ActivationName, Activation] = {
-    "tanh": Activation(torch.tanh, lambda a: 1 - a.square()),
-    "elu": Activation(F.elu, lambda a: a.clamp_max(0) + 1),
+    "tanh": Activation(torch.tanh_, lambda a: 1 - a.square()),
+    "elu": Activation(F.elu_, lambda a: a.clamp_max(0) + 1),
 }
 
 
@@ -95,16 +96,20 @@ class _Flow(torch.autograd.Function):
         W1t, W2t, W3t = W1.mT, W2.mT, W3.mT
         states, stages = z0.new_empty(M, G, P, Z), z0.new_empty(M, R, G, P, Z)
         a1, a2 = z0.new_empty(M, R, G, P, H), z0.new_empty(M, R, G, P, H)
-        k = z0.new_empty(R, G, P, Z)  # slopes times dt
+        ends, h = states.unbind(), dt.unbind()
+        at, v, u1, u2 = (_views(x) for x in (stages, stages[..., Z - lead :], a1, a2))
+        slopes = z0.new_empty(R, G, P, Z)  # times dt
+        k, k_s, k_f = slopes.unbind(), slopes[..., :lead].unbind(), slopes[..., lead:].unbind()
         z = z0
         for m in range(M):
             for r in range(R):
-                y = _combine(stages[m, r], z, k, tableau.a[r])
-                torch.baddbmm(b1, y, W1t, out=a1[m, r]).copy_(activation.apply(a1[m, r]))
-                torch.baddbmm(b2, a1[m, r], W2t, out=a2[m, r]).copy_(activation.apply(a2[m, r]))
-                torch.mul(y[..., Z - lead :], dt[m], out=k[r][..., :lead])
-                torch.mul(torch.baddbmm(b3, a2[m, r], W3t), dt[m], out=k[r][..., lead:])
-            z = _combine(states[m], z, k, tableau.b)
+                i = m * R + r
+                _combine(at[i], z, k, tableau.a[r])
+                activation.apply_(torch.baddbmm(b1, at[i], W1t, out=u1[i]))
+                activation.apply_(torch.baddbmm(b2, u1[i], W2t, out=u2[i]))
+                torch.mul(v[i], h[m], out=k_s[r])
+                torch.mul(torch.baddbmm(b3, u2[i], W3t), h[m], out=k_f[r])
+            z = _combine(ends[m], z, k, tableau.b)
         ctx.save_for_backward(W1, W2, W3, dt, stages, a1, a2)
         ctx.tableau, ctx.activation = tableau, activation  # type: ignore[attr-defined]
         return states, a1, a2
@@ -116,35 +121,44 @@ class _Flow(torch.autograd.Function):
         (a, b), activation = ctx.tableau, ctx.activation  # type: ignore[attr-defined]
         M, R, G, P, Z = stages.shape
         lead = Z - W3.shape[1]
-        slope1, slope2 = activation.slope(a1), activation.slope(a2)
         d_u1, d_u2, d_f = torch.empty_like(a1), torch.empty_like(a2), stages.new_empty(M, R, G, P, Z - lead)
-        g = stages.new_empty(R, G, P, Z)  # gradient of each stage's state
+        d_stage = stages.new_empty(R, G, P, Z)
+        g, g_v, h = d_stage.unbind(), d_stage[..., Z - lead :].unbind(), dt.unbind()
+        inputs = (activation.slope(a1), activation.slope(a2), d_a1, d_a2, d_u1, d_u2, d_f)
+        slope1, slope2, from_a1, from_a2, to_u1, to_u2, to_f = (_views(x) for x in inputs)
         delta = stages.new_zeros(G, P, Z)
         for m in reversed(range(M)):
             delta = delta + d_states[m]
             for r in reversed(range(R)):
+                i = m * R + r
                 d_k = delta * b[r]
                 for later in range(r + 1, R):
                     d_k.add_(g[later], alpha=a[later][r])
-                d_k.mul_(dt[m])
-                d_f[m, r] = d_k[..., lead:]
-                torch.mul(torch.baddbmm(d_a2[m, r], d_f[m, r], W3), slope2[m, r], out=d_u2[m, r])
-                torch.mul(torch.baddbmm(d_a1[m, r], d_u2[m, r], W2), slope1[m, r], out=d_u1[m, r])
-                torch.bmm(d_u1[m, r], W1, out=g[r])
-                g[r][..., Z - lead :].add_(d_k[..., :lead])
-            delta = delta + g.sum(0)
+                d_k.mul_(h[m])
+                to_f[i].copy_(d_k[..., lead:])
+                torch.mul(torch.baddbmm(from_a2[i], to_f[i], W3), slope2[i], out=to_u2[i])
+                torch.mul(torch.baddbmm(from_a1[i], to_u2[i], W2), slope1[i], out=to_u1[i])
+                torch.bmm(to_u1[i], W1, out=g[r])
+                g_v[r].add_(d_k[..., :lead])
+            delta = delta + d_stage.sum(0)
         d_W1, d_b1 = _weight_gradient(d_u1, stages)
         d_W2, d_b2 = _weight_gradient(d_u2, a1)
         d_W3, d_b3 = _weight_gradient(d_f, a2)
         return delta, d_W1, d_b1, d_W2, d_b2, d_W3, d_b3, None, None, None
 
 
-def _combine(out: Tensor, z: Tensor, k: Tensor, coefficients: tuple[float, ...]) -> Tensor:
-    out.copy_(z)
+def _combine(out: Tensor, z: Tensor, k: tuple[Tensor, ...], coefficients: tuple[float, ...]) -> Tensor:
+    """z + sum_j coefficients[j] k_j, written to `out`."""
+    sum_so_far = z
     for k_j, c in zip(k, coefficients, strict=False):
         if c:
-            out.add_(k_j, alpha=c)
-    return out
+            sum_so_far = torch.add(sum_so_far, k_j, alpha=c, out=out)
+    return sum_so_far if sum_so_far is out else out.copy_(z)
+
+
+def _views(x: Tensor) -> tuple[Tensor, ...]:
+    """x [M, R, ...] stage by stage: indexing in the loop would take as long as the arithmetic."""
+    return x.flatten(0, 1).unbind()
 
 
 def _weight_gradient(d_out: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:

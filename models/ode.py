@@ -128,9 +128,9 @@ def _torchdiffeq(
 def field(z: Tensor, weights: Weights, activation: ActivationName) -> tuple[Tensor, Tensor, Tensor]:
     """dz/dt [G, P, Z] at z [G, P, Z], and the outputs of both hidden layers [G, P, H]."""
     W1, b1, W2, b2, W3, b3 = weights
-    a = ACTIVATIONS[activation].apply
-    a1 = a(torch.baddbmm(b1, z, W1.mT))
-    a2 = a(torch.baddbmm(b2, a1, W2.mT))
+    apply_ = ACTIVATIONS[activation].apply_
+    a1 = apply_(torch.baddbmm(b1, z, W1.mT))
+    a2 = apply_(torch.baddbmm(b2, a1, W2.mT))
     f = torch.baddbmm(b3, a2, W3.mT)
     return torch.cat([z[..., z.shape[-1] - weights.lead :], f], -1), a1, a2
 
