@@ -5,13 +5,22 @@ from typing import Annotated
 
 from pydantic import Field
 
+from pipeline.bouncing_balls import BouncingBalls, BouncingBallsConfig
 from pipeline.lakh import Lakh, LakhConfig
 from pipeline.mocap import Mocap, MocapConfig
+from pipeline.rotating_mnist import RotatingMnist, RotatingMnistConfig
 from pipeline.sequence import Reader
 
-DatasetConfig = Annotated[LakhConfig | MocapConfig, Field(discriminator="name")]
+DatasetConfig = Annotated[
+    BouncingBallsConfig | LakhConfig | MocapConfig | RotatingMnistConfig, Field(discriminator="name")
+]
 
-READERS: dict[str, Callable[..., Reader]] = {"lakh": Lakh, "mocap": Mocap}
+READERS: dict[str, Callable[..., Reader]] = {
+    "bouncing_balls": BouncingBalls,
+    "lakh": Lakh,
+    "mocap": Mocap,
+    "rotating_mnist": RotatingMnist,
+}
 
 
 def reader(config: DatasetConfig) -> Reader:
