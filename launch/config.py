@@ -20,6 +20,9 @@ CONFIG_FILE = "config.yaml"
 class OptimConfig(Config):
     lr: float = Field(1e-4, gt=0)
     """Adam's step size."""
+    lr_decay: float = Field(1.0, gt=0, le=1)
+    """What it is multiplied by every `lr_decay_steps` steps."""
+    lr_decay_steps: int = Field(200, ge=1)
     clip_norm: float = Field(1.0, ge=0)
     """Largest norm of the gradient of the loss in nats per frame; 0 does not clip."""
     zero_stage: Literal[0, 1, 2] = 1
@@ -34,8 +37,14 @@ class TrainConfig(Config):
     batch_size: int = Field(32, ge=1)
     """Sequences a step over all ranks together, so that a result does not depend on the number of ranks."""
     max_epochs: int = Field(200, ge=1)
+    validate_every: int = Field(1, ge=1)
+    """Epochs from one validation, and checkpoint, to the next."""
     patience: int = Field(5, ge=1)
-    """Epochs without a better validation score after which training stops."""
+    """Validations without a better score after which training stops."""
+    first_horizon: int | None = Field(None, ge=2)
+    """Frames of a sequence that training begins with; null: all of them."""
+    epochs_per_frame: int = Field(2, ge=1)
+    """Epochs after which that horizon grows by a frame."""
     beta: float = Field(1.0, ge=0)
     """Weight of the KL in training; evaluation always uses 1."""
     kl_warmup_steps: int = Field(0, ge=0)
@@ -47,6 +56,8 @@ class EvalConfig(Config):
     """Sequences a batch, over all ranks together."""
     samples: int = Field(8, ge=1)
     """Latent draws a sequence: S of a predictive mean, K of the importance-weighted bound."""
+    horizons: tuple[int, ...] = ()
+    """Frames ahead at which a forecast is scored, beside the whole sequence."""
 
 
 class ObserveConfig(Config):
@@ -84,6 +95,11 @@ class RunConfig(Config):
         if self.train.batch_size < self.ranks or self.evaluate.batch_size < self.ranks:
             raise ValueError(f"batch_size must be at least ranks={self.ranks}: every rank needs a sequence")
         return self
+
+    def horizon(self, epoch: int) -> int | None:
+        """Frames of a sequence that an epoch trains on; None: all."""
+        first = self.train.first_horizon
+        return None if first is None else first + epoch // self.train.epochs_per_frame
 
     def kl_weight(self, step: int) -> float:
         """Beta at a step, counted from 0."""

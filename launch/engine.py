@@ -62,9 +62,11 @@ class Engine:
 
     def __init__(self, model: nn.Module, optim: OptimConfig, ranks: Ranks, frame_scale: int) -> None:
         self.ranks, self.optim, self.frame_scale = ranks, optim, frame_scale
+        adam = torch.optim.Adam(model.parameters(), lr=optim.lr)
         self.engine, *_ = deepspeed.initialize(
             model=model,
-            optimizer=torch.optim.Adam(model.parameters(), lr=optim.lr),
+            optimizer=adam,
+            lr_scheduler=torch.optim.lr_scheduler.StepLR(adam, optim.lr_decay_steps, optim.lr_decay),
             config=_deepspeed_config(optim),
             dist_init_required=False,
         )

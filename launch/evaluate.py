@@ -3,9 +3,7 @@ last observed frame. The numbers, and for music a figure and a playable file, al
 run at the tracker."""
 
 import json
-import math
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from launch import checkpoint, launcher, run_folder, scores, showcase, streams
 from launch.config import RunConfig
 from launch.distributed import Ranks, alone
 from launch.entry import run
-from launch.results import Results, read_results, show, write_results
+from launch.results import Results, merge, read_results, show, values, write_results
 from launch.tracking import open_run
 from models.config_base import Config, build
 from models.errors import DriftworkError
@@ -62,22 +60,14 @@ def main(argv: list[str]) -> int:
 def evaluate(folder: Path, config: RunConfig, split: Split, ranks: Ranks) -> None:
     """Score on all ranks; rank 0 writes what came out."""
     manifest = read_manifest(config.data)
-    likelihood, samples = manifest.spec.likelihood, config.evaluate.samples
     model = run_folder.model_for(config, manifest)
     checkpoint.load_best(model, folder, ranks.device)
     model.eval()
-    contenders = {
-        "model": partial(scores.of_model, scores.as_dynamics(model), likelihood=likelihood, samples=samples),
-        "persistence": partial(scores.of_persistence, likelihood=likelihood),
-    }
-    results: Results = {name: {} for name in contenders}
+    scoring = run_folder.scoring_for(config, manifest, config.evaluate.samples)
+    results: Results = {"model": {}, "persistence": {}}
     for rate, stream in streams.evaluation(config, config.data, manifest, split, ranks).items():
-        for name, score in contenders.items():
-            for task, estimates in scores.total(stream.epoch(0), ranks.device, score).items():
-                results[name].setdefault(task, {})[rate] = {
-                    metric: {"value": x.value, "stderr": None if math.isnan(x.stderr) else x.stderr, "n": x.n}
-                    for metric, x in estimates.items()
-                }
+        for name, score in (("model", scoring.model), ("persistence", scoring.persistence)):
+            merge(results[name], scores.total(score, model, stream.epoch(0), rate, ranks.device))
     if ranks.rank == 0:
         written = [write_results(folder, split, results)]
         written += showcase.write(folder / "outputs", config, manifest, split, {config.model.name: model})
@@ -110,11 +100,7 @@ def _track(folder: Path, config: RunConfig, split: Split, results: Results, file
     ) as tracker:
         for name, table in results.items():
             prefix = split if name == "model" else f"{split}_{name}"
-            for task, rates in table.items():
-                for rate, metrics in rates.items():
-                    tracker.metrics(
-                        {f"{prefix}/{task}_{metric}_at_{rate}": x["value"] for metric, x in metrics.items()}, step=0
-                    )
+            tracker.metrics({f"{prefix}/{key}": value for key, value in values(table).items()}, step=0)
         for file in files:
             tracker.artifact(file, "outputs")
 

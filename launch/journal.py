@@ -67,10 +67,10 @@ class Journal:
             + (f"  skipped {self.skipped}" if self.skipped else "")
         )
 
-    def epoch(self, progress: Progress, score: float, is_best: bool) -> None:
+    def validated(self, progress: Progress, score: float, is_best: bool) -> None:
         self.say(
-            f"epoch {progress.epoch:3d} ends: validation nll {score:.3f}"
-            + (" (best so far)" if is_best else f" (best {progress.best:.3f}, {progress.stale_epochs} epochs ago)")
+            f"epoch {progress.epoch:3d} ends: validation {score:.3f}"
+            + (" (best so far)" if is_best else f" (best {progress.best:.3f}, {progress.stale} validations ago)")
         )
 
     def say(self, line: str) -> None:

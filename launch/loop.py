@@ -18,18 +18,19 @@ def train(
     run: RunConfig, engine: Engine, stream: Stream, journal: Journal, progress: Progress,
     validate: Callable[[int], float], save: Callable[[bool], None],
 ) -> None:  # fmt: skip
-    """Train until `max_epochs`, or until `patience` epochs brought no better validation score.
+    """Train until `max_epochs`, or until `patience` validations brought no better score.
 
     `validate(step)` gives the score; `save(is_best)` keeps weights and progress.
     """
     bad_steps = 0
-    while progress.epoch < run.train.max_epochs and progress.stale_epochs < run.train.patience:
+    while progress.epoch < run.train.max_epochs and progress.stale < run.train.patience:
         engine.module.train()
+        horizon = run.horizon(progress.epoch)
         started = time.perf_counter()
         for batch in stream.epoch(progress.epoch, progress.epoch_step):
             loaded = time.perf_counter()
             kl_weight = run.kl_weight(progress.step)
-            step = engine.step(batch, kl_weight)
+            step = engine.step(batch if horizon is None else batch.first(horizon), kl_weight)
             progress.step += 1
             progress.epoch_step += 1
             bad_steps = 0 if step.applied else bad_steps + 1
@@ -42,9 +43,10 @@ def train(
             journal.step(progress, batch, step, kl_weight, data_seconds=loaded - started, step_seconds=ended - loaded)
             started = ended
         progress.epoch, progress.epoch_step = progress.epoch + 1, 0
-        score = validate(progress.step)
-        is_best = score < progress.best
-        progress.best = min(score, progress.best)
-        progress.stale_epochs = 0 if is_best else progress.stale_epochs + 1
-        save(is_best)
-        journal.epoch(progress, score, is_best)
+        if progress.epoch % run.train.validate_every == 0 or progress.epoch == run.train.max_epochs:
+            score = validate(progress.step)
+            is_best = score < progress.best
+            progress.best = min(score, progress.best)
+            progress.stale = 0 if is_best else progress.stale + 1
+            save(is_best)
+            journal.validated(progress, score, is_best)

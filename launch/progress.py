@@ -14,9 +14,9 @@ class Progress:
     step: int = 0
     """Over all epochs."""
     best: float = float("inf")
-    """Lowest validation score so far, nats."""
-    stale_epochs: int = 0
-    """Since then."""
+    """Lowest validation score so far."""
+    stale: int = 0
+    """Validations since then."""
 
     def state(self) -> dict[str, Any]:
         return asdict(self)

@@ -1,6 +1,7 @@
 """Evaluation results as a file and as a table in the terminal."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,15 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from launch import scores
 from models.errors import DriftworkError
 from pipeline.files import aside
 
-Results = dict[str, dict[str, dict[str, dict[str, dict[str, Any]]]]]
-"""'model' or a baseline -> task -> rate in percent -> metric -> {value, stderr, n}"""
+Plain = dict[str, dict[str, dict[str, dict[str, Any]]]]
+"""task -> rate in percent, or horizon in frames -> metric -> {value, stderr, n}"""
+
+Results = dict[str, Plain]
+"""Of 'model' and of each baseline."""
 
 _LABELS = {
     "nll_nats_per_frame": "NLL, nats a frame",
@@ -24,7 +29,29 @@ _LABELS = {
     "kl_nats_per_dimension": "of it KL",
     "accuracy_percent": "accuracy, %",
     "rmse": "RMSE",
+    "mse": "MSE",
+    "mse_of_mean_path": "MSE of the mean path",
 }
+
+
+def merge(into: Plain, table: scores.Table) -> None:
+    """Add a table's columns; what too few sequences cannot give is null."""
+    for task, columns in table.items():
+        for column, metrics in columns.items():
+            into.setdefault(task, {})[column] = {
+                name: {"value": x.value, "stderr": None if math.isnan(x.stderr) else x.stderr, "n": x.n}
+                for name, x in metrics.items()
+            }
+
+
+def values(table: Plain) -> dict[str, float]:
+    """Under a tracker's names, TASK_METRIC_at_COLUMN."""
+    return {
+        f"{task}_{metric}_at_{column}": x["value"]
+        for task, columns in table.items()
+        for column, metrics in columns.items()
+        for metric, x in metrics.items()
+    }
 
 
 def write_results(folder: Path, split: str, results: Results) -> Path:
@@ -50,7 +77,7 @@ def show(results: Results, title: str, console: Console | None = None) -> None:
     """
     caption = "± standard error over sequences; ▼ worse than copying the last observed frame"
     table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=0, collapse_padding=True)
-    for heading in ("", "score", "seen"):
+    for heading in ("", "score", ""):
         table.add_column(heading)
     for name in results:
         table.add_column(name, justify="right", no_wrap=True)
@@ -60,10 +87,14 @@ def show(results: Results, title: str, console: Console | None = None) -> None:
         for metric in next(iter(rates.values())):
             for rate in rates:
                 cells = (_cell(scored, copied, task, metric, rate) for scored in results.values())
-                table.add_row(label, _LABELS.get(metric, metric), f"{rate} %", *cells)
+                table.add_row(label, _LABELS.get(metric, metric), _column(task, rate), *cells)
                 label = ""
         table.add_section()
     (console or Console()).print(table)
+
+
+def _column(task: str, column: str) -> str:
+    return f"{column} frames" if task == "forecast" else f"{column} % seen"
 
 
 def _cell(scored: Mapping[str, Any], copied: Mapping[str, Any], task: str, metric: str, rate: str) -> str:

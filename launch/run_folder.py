@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from launch.config import CONFIG_FILE, RunConfig
+from launch.scores import Scoring
 from launch.tracking import TrackingConfig, find_run_folder
 from models.config_base import dump, load
 from models.errors import DriftworkError
@@ -81,7 +82,12 @@ def model_for(config: RunConfig, manifest: Manifest) -> nn.Module:
     else:
         variance = torch.tensor(manifest.stats.scale, dtype=torch.float64).square()
     scale = float(variance.mean().sqrt())
-    return build_model(config.model, manifest.spec.likelihood, Marginal(mean.float(), scale))
+    sequences = sum(shard.samples for shard in manifest.of("train"))
+    return build_model(config.model, manifest.spec.likelihood, Marginal(mean.float(), scale, sequences))
+
+
+def scoring_for(config: RunConfig, manifest: Manifest, samples: int) -> Scoring:
+    return Scoring(manifest.spec.likelihood, manifest.spec.length, samples, config.evaluate.horizons)
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,6 +1,7 @@
 """What a model makes of one held-out piece: a figure to look at and a file to listen to."""
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -10,8 +11,7 @@ from torch import nn
 from launch import figures, streams
 from launch.config import RunConfig
 from launch.distributed import alone
-from launch.scores import as_dynamics
-from models.base import last_observed
+from models.base import LatentDynamics, last_observed
 from models.batch import Batch
 from pipeline.lakh import write_midi
 from pipeline.manifest import Manifest
@@ -61,7 +61,7 @@ def longest(batch: Batch) -> Batch:
 def reconstruct(model: nn.Module, batch: Batch, samples: int) -> torch.Tensor:
     """Probabilities [1, T, D]: what was observed as it is, the rest interpolated."""
     device = next(model.parameters()).device
-    filled = as_dynamics(model).interpolate(batch.to(device), samples).cpu()
+    filled = cast(LatentDynamics, model).interpolate(batch.to(device), samples).cpu()
     return torch.where(batch.observed[..., None], batch.values, filled)
 
 

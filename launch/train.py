@@ -18,6 +18,7 @@ from launch.config import CONFIG_FILE, RunConfig, parse
 from launch.distributed import Ranks, alone, on_rank_0
 from launch.entry import run
 from launch.progress import Progress
+from launch.results import Plain, merge, values
 from launch.tracking import Tracker, open_run
 from models.config_base import flatten
 from pipeline.manifest import Manifest, read_manifest
@@ -110,15 +111,21 @@ def _tracked(config: RunConfig, folder: Path, manifest: Manifest, ranks: Ranks) 
 def _validation_score(
     model: nn.Module, config: RunConfig, manifest: Manifest, ranks: Ranks, tracker: Tracker, step: int
 ) -> float:
-    """Negative bound at beta = 1 on the validation split, the mean over rates; nats."""
+    """What the best weights are chosen by, on the validation split: the MSE of a forecast for a model that makes
+    one, else the negative bound at beta = 1, nats; the mean over rates."""
     model.eval()
-    score = partial(scores.density, scores.as_dynamics(model), likelihood=manifest.spec.likelihood, samples=1)
-    nll = []
+    scoring = run_folder.scoring_for(config, manifest, samples=1)
+    task, metric = ("forecast", "mse") if hasattr(model, "forecast") else ("density", "nll_nats")
+    found = []
     for rate, stream in streams.evaluation(config, config.data, manifest, "val", ranks).items():
-        estimates = scores.total(stream.epoch(0), ranks.device, score)["density"]
-        tracker.metrics({f"val/{name}_at_{rate}": estimate.value for name, estimate in estimates.items()}, step)
-        nll.append(next(x.value for name, x in estimates.items() if name.startswith("nll_nats")))
-    return fmean(nll)
+        score = getattr(scoring, task)
+        table = scores.total(score, model, stream.epoch(0), rate, ranks.device)
+        plain: Plain = {}
+        merge(plain, table)
+        tracker.metrics({f"val/{name}": value for name, value in values(plain).items()}, step)
+        *_, last = plain[task].values()
+        found.append(next(x["value"] for name, x in last.items() if name.startswith(metric)))
+    return fmean(found)
 
 
 if __name__ == "__main__":

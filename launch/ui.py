@@ -25,7 +25,7 @@ from models.config_base import Config
 from models.errors import DriftworkError
 
 HOST = "127.0.0.1"
-START_S = 60  # the server imports for 5 s on an idle machine, and for much longer beside a training run
+START_S = 180  # the server imports for 5 s on an idle machine, and for much longer beside a training run
 
 
 class UiConfig(Config):
@@ -59,8 +59,9 @@ def main(argv: list[str]) -> int:
             print(f"{_runs_page(address)} shows {file} (Ctrl-C ends it)", flush=True)
             server.wait()
         said.seek(0)
-        last = (said.read().decode(errors="replace").strip().splitlines() or ["nothing"])[-1]
-    raise DriftworkError(f"the MLflow server ended or never listened; the last it said: {last}")
+        lines = said.read().decode(errors="replace").splitlines()
+    reasons = [line for line in lines if "Error: " in line] or lines or ["nothing"]
+    raise DriftworkError(f"the MLflow server ended or never listened; it said: {reasons[-1][:300]}")
 
 
 def _overrides(argv: list[str]) -> dict[str, str]:

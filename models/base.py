@@ -43,8 +43,13 @@ class Forecaster(Protocol):
         """As of `LatentDynamics`."""
         ...
 
+    @property
+    def given(self) -> int:
+        """How many first frames a forecast sees."""
+        ...
+
     def forecast(self, batch: Batch, draws: int) -> Forecast:
-        """All frames of the batch's times, from as many first frames as the model encodes."""
+        """All frames of the batch's times, from the `given` first ones."""
         ...
 
 

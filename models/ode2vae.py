@@ -79,6 +79,7 @@ class Ode2Vae(nn.Module):
         super().__init__()
         c, D = config, len(marginal.mean)
         self.config, self.sequences = c, marginal.sequences
+        self.given = c.velocity_frames
         self.evaluations = 0
         """Of the field in the last solve."""
         self.likelihood = Bernoulli(marginal) if likelihood == "bernoulli" else NoisyMean(marginal, c.noise)

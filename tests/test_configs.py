@@ -40,7 +40,7 @@ def test_every_train_file_is_a_config_or_the_base_of_one():
         ("model.hiden=4", "unknown key 'model.vsdn_vae.hiden'; did you mean 'hidden'?"),
         (
             "optim.learning_rate=1",
-            "unknown key 'optim.learning_rate' (known here: autocast, clip_norm, lr, zero_stage)",
+            "unknown key 'optim.learning_rate' (known here: autocast, clip_norm, lr, lr_decay, lr_decay_steps, zero_stage)",
         ),
         ("trian.seed=1", "unknown key 'trian'; did you mean 'train'?"),
         ("observe.train.ratios=[0]", "observe.train.ratios.0=0: input should be greater than 0"),

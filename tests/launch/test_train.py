@@ -70,10 +70,12 @@ def test_the_run_is_in_the_tracker(place):
     assert run.info.status == "FINISHED"
     assert client.get_experiment(run.info.experiment_id).name == "rolls"
     assert run.data.params["model.latent"] == "4"
-    assert {"val/nll_nats_per_frame_at_25", "val/kl_nats_per_frame_at_50", "train/kl_nats_per_frame"} <= set(
-        run.data.metrics
-    )
-    assert len(client.get_metric_history(run.info.run_id, "val/nll_nats_per_frame_at_25")) == 4
+    assert {
+        "val/density_nll_nats_per_frame_at_25",
+        "val/density_kl_nats_per_frame_at_50",
+        "train/kl_nats_per_frame",
+    } <= set(run.data.metrics)
+    assert len(client.get_metric_history(run.info.run_id, "val/density_nll_nats_per_frame_at_25")) == 4
     assert "weights" in {file.path for file in client.list_artifacts(run.info.run_id)}
 
 

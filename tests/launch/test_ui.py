@@ -1,0 +1,84 @@
+"""`driftwork ui` as a process: it serves, it says one line for a mistake, and Ctrl-C leaves nothing behind."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from launch import tracking, ui
+from models.errors import DriftworkError
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def get(address):
+    directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with directly.open(address, timeout=30) as answer:
+        return answer.read()
+
+
+@pytest.mark.slow
+def test_it_shows_the_store_until_ctrl_c(tmp_path, free_port):
+    experiment = tracking.prepare_store(f"sqlite:///{tmp_path}/mlflow.db", "lakh")
+    command = [sys.executable, "-m", "launch.ui", "uri=sqlite:///mlflow.db", f"port={free_port}"]
+    server = subprocess.Popen(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    line = server.stdout.readline()
+    try:
+        address = f"http://127.0.0.1:{free_port}"
+        assert line.startswith(f"{address}/#/experiments/{experiment}/runs")
+        assert str(tmp_path / "mlflow.db") in line
+        assert b"<title>MLflow</title>" in get(address)
+        found = json.loads(get(f"{address}/api/2.0/mlflow/experiments/get-by-name?experiment_name=lakh"))
+        assert found["experiment"]["artifact_location"] == f"file://{tmp_path}/artifacts"
+    finally:
+        server.send_signal(signal.SIGINT)
+        said = server.communicate(timeout=30)
+    assert (server.returncode, said) == (130, ("", ""))
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", free_port)) != 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
+
+
+def test_a_port_that_is_taken_is_named(tmp_path):
+    (tmp_path / "mlflow.db").touch()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(DriftworkError, match=f"port={port} is taken"):
+            ui.main([f"uri=sqlite:///{tmp_path}/mlflow.db", f"port={port}"])
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("uri=sqlite:///nonesuch.db", "no tracking store"),
+        ("uri=http://127.0.0.1:5000", "is a server already"),
+        ("uri=./mlruns", "must be sqlite:///FILE"),
+        ("port=0", "greater than or equal to 1"),
+        ("port=five", "valid integer"),
+        ("prot=5001", "did you mean 'port'"),
+        ("5001", "not of the form key=value"),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_what_is_allowed(tmp_path, monkeypatch, argument, said):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DriftworkError, match=said) as caught:
+        ui.main([argument])
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_server_that_cannot_start_says_why(tmp_path, free_port):
+    (tmp_path / "text.db").write_text("no database" * 100)
+    with pytest.raises(DriftworkError, match="not a database") as caught:
+        ui.main([f"uri=sqlite:///{tmp_path}/text.db", f"port={free_port}"])
+    assert "\n" not in str(caught.value)
