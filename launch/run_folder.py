@@ -76,18 +76,14 @@ def remember(folder: Path, **facts: Any) -> None:
 def model_for(config: RunConfig, manifest: Manifest) -> nn.Module:
     """The model of a config for a data set, its weights drawn from the run's seed."""
     torch.manual_seed(config.train.seed)
-    mean = torch.tensor(manifest.stats.mean, dtype=torch.float64)
-    if manifest.spec.likelihood == "bernoulli":
-        variance = mean * (1 - mean)
-    else:
-        variance = torch.tensor(manifest.stats.scale, dtype=torch.float64).square()
-    scale = float(variance.mean().sqrt())
+    mean, deviation = (torch.tensor(x, dtype=torch.float64) for x in (manifest.stats.mean, manifest.stats.scale))
+    scale = float(deviation.square().mean().sqrt()) or 1.0
     sequences = sum(shard.samples for shard in manifest.of("train"))
     return build_model(config.model, manifest.spec.likelihood, Marginal(mean.float(), scale, sequences))
 
 
 def scoring_for(config: RunConfig, manifest: Manifest, samples: int) -> Scoring:
-    return Scoring(manifest.spec.likelihood, manifest.spec.length, samples, config.evaluate.horizons)
+    return Scoring(manifest.spec.binary, manifest.spec.length, samples, config.evaluate.horizons)
 
 
 def _write(path: Path, text: str) -> None:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from launch.distributed import all_sum
 from models.base import Forecaster, LatentDynamics, last_observed
 from models.batch import Batch
-from models.likelihoods import LikelihoodName
 from models.metrics import Estimate, Sums, accuracy, rmse
 
 Sheet = dict[str, dict[str, dict[str, Sums]]]
@@ -29,7 +28,8 @@ Score = Callable[[nn.Module, Batch, str], Sheet]
 class Scoring(NamedTuple):
     """What is scored on one data set, and how."""
 
-    likelihood: LikelihoodName
+    binary: bool
+    """Whether frames are sets of things that are there or not, as in a piano roll."""
     length: int
     """Frames of the longest sequence."""
     samples: int
@@ -38,9 +38,9 @@ class Scoring(NamedTuple):
     """Of a forecast, frames; the whole sequence is always one of them."""
 
     def density(self, module: nn.Module, batch: Batch, rate: str) -> Sheet:
-        """Negative bounds per observed frame (bernoulli) or per observed dimension (gaussian), nats."""
+        """Negative bounds per observed frame (binary data) or per observed dimension (others), nats."""
         terms, weighted = cast(LatentDynamics | Forecaster, module).density(batch, self.samples)
-        dims, unit = (1, "frame") if self.likelihood == "bernoulli" else (batch.values.shape[2], "dimension")
+        dims, unit = (1, "frame") if self.binary else (batch.values.shape[2], "dimension")
         per = {"nll": terms.kl - terms.log_likelihood, "nll_importance_weighted": -weighted, "kl": terms.kl}
         sums = {f"{name}_nats_per_{unit}": Sums.of(x, terms.frames * dims, batch.weight > 0) for name, x in per.items()}
         return {"density": {rate: sums}}
@@ -78,7 +78,7 @@ class Scoring(NamedTuple):
         }
 
     def _points(self, mean: Tensor, batch: Batch, scored: Tensor) -> dict[str, Sums]:
-        if self.likelihood == "bernoulli":
+        if self.binary:
             name, x = "accuracy_percent", 100.0 * accuracy(mean, batch.values, scored)
         else:
             name, x = "rmse", rmse(mean, batch.values, scored)

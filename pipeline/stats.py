@@ -18,7 +18,7 @@ class Stats(Config):
     mean: tuple[float, ...]
     """[D], in the units of the data."""
     scale: tuple[float, ...]
-    """[D], the standard deviation; 1 for a channel that never changes, so that one can always divide by it."""
+    """[D], the standard deviation; 0 for a channel that never changes."""
 
 
 class Moments(NamedTuple):
@@ -53,6 +53,5 @@ class Moments(NamedTuple):
         )
 
     def stats(self) -> Stats:
-        deviation = np.sqrt(self.squares / max(self.frames, 1))
-        scale = np.where(deviation > 0, deviation, 1.0)
+        scale = np.sqrt(self.squares / max(self.frames, 1))
         return Stats(frames=self.frames, mean=tuple(self.mean.tolist()), scale=tuple(scale.tolist()))

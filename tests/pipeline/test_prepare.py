@@ -83,7 +83,7 @@ def test_statistics_see_the_train_split_alone(reference):
     assert manifest.stats.frames == len(values)
     np.testing.assert_allclose(manifest.stats.mean, values.mean(axis=0), atol=1e-14)
     deviation = values.std(axis=0)
-    np.testing.assert_allclose(manifest.stats.scale, np.where(deviation > 0, deviation, 1), atol=1e-14)
+    np.testing.assert_allclose(manifest.stats.scale, deviation, atol=1e-14)
 
 
 @pytest.mark.ray

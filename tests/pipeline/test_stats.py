@@ -30,9 +30,9 @@ def test_binary_rates_are_exact():
     assert stats.mean == (0.25, 0.0)
 
 
-def test_a_constant_channel_has_scale_one():
+def test_a_constant_channel_has_scale_zero():
     stats = Moments.of(np.full((5, 1), 3.0, np.float32), np.ones(5, np.bool_)).stats()
-    assert (stats.mean, stats.scale) == ((3.0,), (1.0,))
+    assert (stats.mean, stats.scale) == ((3.0,), (0.0,))
 
 
 def test_frames_that_are_not_there_do_not_count():
