@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     root.mkdir(parents=True)
     tracking = TrackingConfig()
     tags = {"driftwork.data": DATA.name}
-    with open_run(tracking, experiment=DATA.name, run_name=root.name, run_folder=root, tags=tags) as tracker:
+    with open_run(tracking, experiment=DATA.name, run_name=f"demo {datetime.now():%d %b %H:%M}", run_folder=root, tags=tags) as tracker:
         for i, name in enumerate(MODELS):
             _stage(f"{3 + i}/5  {name}: training, then scoring on pieces that training never saw")
             _must(train.main(_train_arguments(name, root / name, str(tracker.run_id))))

@@ -45,9 +45,9 @@ def merge(into: Plain, table: scores.Table) -> None:
 
 
 def values(table: Plain) -> dict[str, float]:
-    """Under a tracker's names, TASK_METRIC_at_COLUMN."""
+    """Under a tracker's names, TASK_COLUMN_METRIC: what differs comes first, for a dashboard cuts names."""
     return {
-        f"{task}_{metric}_at_{column}": x["value"]
+        f"{task}_{column}_{metric}": x["value"]
         for task, columns in table.items()
         for column, metrics in columns.items()
         for metric, x in metrics.items()

@@ -71,11 +71,11 @@ def test_the_run_is_in_the_tracker(place):
     assert client.get_experiment(run.info.experiment_id).name == "rolls"
     assert run.data.params["model.latent"] == "4"
     assert {
-        "val/density_nll_nats_per_frame_at_25",
-        "val/density_kl_nats_per_frame_at_50",
+        "val/density_25_nll_nats_per_frame",
+        "val/density_50_kl_nats_per_frame",
         "train/kl_nats_per_frame",
     } <= set(run.data.metrics)
-    assert len(client.get_metric_history(run.info.run_id, "val/density_nll_nats_per_frame_at_25")) == 4
+    assert len(client.get_metric_history(run.info.run_id, "val/density_25_nll_nats_per_frame")) == 4
     assert "weights" in {file.path for file in client.list_artifacts(run.info.run_id)}
 
 
