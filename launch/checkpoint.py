@@ -50,10 +50,12 @@ def load(engine: "Engine", run_folder: Path) -> dict[str, Any]:
     return engine.load(root / (root / "latest").read_text())
 
 
-def save_best(model: nn.Module, run_folder: Path) -> None:
-    """Weights as safetensors, without pickle; one rank calls it."""
-    with aside(run_folder / BEST) as temporary:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, temporary)
+def save_best(engine: "Engine", run_folder: Path) -> None:
+    """Weights as safetensors, without pickle; every rank calls it."""
+    weights = engine.weights()
+    if engine.ranks.rank == 0:
+        with aside(run_folder / BEST) as temporary:
+            save_file(weights, temporary)
 
 
 def load_best(model: nn.Module, run_folder: Path, device: torch.device) -> None:

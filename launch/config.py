@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from launch.tracking import TrackingConfig
 from models.config_base import Config, load
 from models.errors import DriftworkError
+from models.ode2vae import Ode2VaeConfig
 from models.registry import ModelConfig
 from pipeline.observe import ObservationConfig
 
@@ -25,8 +26,8 @@ class OptimConfig(Config):
     lr_decay_steps: int = Field(200, ge=1)
     clip_norm: float = Field(1.0, ge=0)
     """Largest norm of the gradient of the loss in nats per frame; 0 does not clip."""
-    zero_stage: Literal[0, 1, 2] = 1
-    """What DeepSpeed divides among the ranks: 0 nothing, 1 optimizer state, 2 gradients as well."""
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """What DeepSpeed divides among the ranks: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too."""
     autocast: bool = False
     """Networks in bfloat16; solver state, densities and KL stay in float32."""
 
@@ -94,6 +95,19 @@ class RunConfig(Config):
     def _every_rank_has_work(self) -> "RunConfig":
         if self.train.batch_size < self.ranks or self.evaluate.batch_size < self.ranks:
             raise ValueError(f"batch_size must be at least ranks={self.ranks}: every rank needs a sequence")
+        return self
+
+    @model_validator(mode="after")
+    def _stage_3_needs_the_weights_to_stay(self) -> "RunConfig":
+        if (
+            self.optim.zero_stage == 3
+            and isinstance(self.model, Ode2VaeConfig)
+            and self.model.solver.trace == "autograd"
+        ):
+            raise ValueError(
+                "optim.zero_stage=3 with model.solver.trace=autograd: the trace's second-order graph reads weights that "
+                "stage 3 has released by then; take trace=closed, or a stage up to 2"
+            )
         return self
 
     def horizon(self, epoch: int) -> int | None:

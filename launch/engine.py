@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import deepspeed
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from launch.config import OptimConfig
 from launch.distributed import Ranks, all_agree
@@ -62,6 +62,8 @@ class Engine:
 
     def __init__(self, model: nn.Module, optim: OptimConfig, ranks: Ranks, frame_scale: int) -> None:
         self.ranks, self.optim, self.frame_scale = ranks, optim, frame_scale
+        self.size = sum(p.numel() for p in model.parameters())
+        """Weights of the model; at stage 3 a rank holds only its share of each."""
         adam = torch.optim.Adam(model.parameters(), lr=optim.lr)
         self.engine, *_ = deepspeed.initialize(
             model=model,
@@ -85,12 +87,18 @@ class Engine:
         self.engine.backward(loss)
         norm = self._norm_at_stage_0() if self.optim.zero_stage == 0 else None
         if norm is not None and not math.isfinite(norm):
-            self.engine.optimizer.zero_grad()  # stages 1 and 2 look for themselves; stage 0 would update with NaN
+            self.engine.optimizer.zero_grad()  # the other stages look for themselves; stage 0 would update with NaN
             return Step(objective, False, norm)
         self.engine.step()
         if norm is None:
             norm = float(self.engine.get_global_grad_norm())
         return Step(objective, bool(self.engine.was_step_applied()), norm)
+
+    def weights(self) -> dict[str, Tensor]:
+        """All weights and buffers, whole, on the CPU; every rank calls it."""
+        divided = list(self.module.parameters()) if self.optim.zero_stage == 3 else []
+        with deepspeed.zero.GatheredParameters(divided):
+            return {name: x.detach().cpu().clone() for name, x in self.module.state_dict().items()}
 
     def save(self, folder: Path, state: dict[str, Any]) -> None:
         """Weights, optimizer and `state` into `folder`; every rank calls it."""

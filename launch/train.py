@@ -70,14 +70,14 @@ def _rank(argv: list[str]) -> int:
     progress = Progress(**checkpoint.load(engine, folder)) if checkpoint.exists(folder) else Progress()
     with _tracked(config, folder, manifest, ranks) as tracker:
         journal = Journal(tracker, ranks)
-        journal.say(f"{sum(p.numel() for p in engine.module.parameters()):,} parameters, from step {progress.step}")
+        journal.say(f"{engine.size:,} parameters, from step {progress.step}")
 
         def validate(step: int) -> float:
             return _validation_score(engine.module, config, manifest, ranks, tracker, step)
 
         def save(is_best: bool) -> None:
-            if is_best and ranks.rank == 0:
-                checkpoint.save_best(engine.module, folder)
+            if is_best:
+                checkpoint.save_best(engine, folder)
             checkpoint.save(engine, folder, progress.step, progress.state())
 
         loop.train(config, engine, streams.training(config, manifest, ranks), journal, progress, validate, save)

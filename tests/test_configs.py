@@ -48,7 +48,7 @@ def test_every_train_file_is_a_config_or_the_base_of_one():
         ("observe.evaluate.ratios=[0.3]", "a regular pattern observes every n-th frame"),
         ("ranks=0", "ranks=0: input should be greater than or equal to 1"),
         ("ranks=100000", "ranks=100000: this machine has"),
-        ("optim.zero_stage=3", "optim.zero_stage=3: input should be 0, 1 or 2"),
+        ("optim.zero_stage=4", "optim.zero_stage=4: input should be 0, 1, 2 or 3"),
         ("model.name=vsdn", "model"),
         ("train.batch_size=0", "train.batch_size=0"),
         ("optim.lr=fast", "optim.lr=fast: input should be a valid number"),
@@ -61,6 +61,13 @@ def test_a_mistake_is_one_line_that_names_it(override, said):
         load(RunConfig, SMALL, [override])
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_autograd_trace_is_refused_under_stage_3_with_the_reason():
+    traced = ["data=x", "model.solver.trace=autograd", "model.solver.backend=torchdiffeq", "optim.zero_stage=3"]
+    with pytest.raises(DriftworkError, match="second-order graph reads weights that stage 3 has released"):
+        load(RunConfig, CONFIGS / "train/ode2vae_mocap.yaml", traced)
+    load(RunConfig, CONFIGS / "train/ode2vae_mocap.yaml", [*traced, "optim.zero_stage=2"])
 
 
 def test_overrides_are_typed_and_lie_over_file_and_base():

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tests.datasets import write_rolls
 
 ROOT = Path(__file__).parent.parent.parent
-TINY = str(Path(__file__).with_name("tiny.yaml"))
+TINY = str(Path(__file__).with_name("tiny_vsdn_vae.yaml"))
 
 
 def driftwork(cwd, *arguments, timeout=300):
