@@ -105,8 +105,8 @@ class RunConfig(Config):
             and self.model.solver.trace == "autograd"
         ):
             raise ValueError(
-                "optim.zero_stage=3 with model.solver.trace=autograd: the trace's second-order graph reads weights that "
-                "stage 3 has released by then; take trace=closed, or a stage up to 2"
+                "optim.zero_stage=3 with model.solver.trace=autograd: the trace's second-order graph reads weights "
+                "that stage 3 has released by then; take trace=closed, or a stage up to 2"
             )
         return self
 

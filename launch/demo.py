@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from launch import checkpoint, evaluate, prepare, run_folder, showcase, train
+from launch import checkpoint, evaluate, prepare, run_folder, showcase_rolls, train
 from launch.entry import run
 from launch.results import Results, read_results, show
 from launch.tracking import TrackingConfig, open_run
@@ -39,7 +39,9 @@ def main(argv: list[str]) -> int:
     root.mkdir(parents=True)
     tracking = TrackingConfig()
     tags = {"driftwork.data": DATA.name}
-    with open_run(tracking, experiment=DATA.name, run_name=f"demo {datetime.now():%d %b %H:%M}", run_folder=root, tags=tags) as tracker:
+    with open_run(
+        tracking, experiment=DATA.name, run_name=f"demo {datetime.now():%d %b %H:%M}", run_folder=root, tags=tags
+    ) as tracker:
         for i, name in enumerate(MODELS):
             _stage(f"{3 + i}/5  {name}: training, then scoring on pieces that training never saw")
             _must(train.main(_train_arguments(name, root / name, str(tracker.run_id))))
@@ -72,7 +74,7 @@ def _compare(root: Path) -> list[Path]:
         config = run_folder.config_of(root / name)
         models[name] = run_folder.model_for(config, manifest)
         checkpoint.load_best(models[name], root / name, torch.device("cpu"))
-    return [table, *showcase.write(root / "outputs", config, manifest, "test", models)]
+    return [table, *showcase_rolls.write(root / "outputs", config, manifest, "test", models)]
 
 
 def _say_where(root: Path, seconds: float) -> None:

@@ -38,10 +38,7 @@ def test_every_train_file_is_a_config_or_the_base_of_one():
     ("override", "said"),
     [
         ("model.hiden=4", "unknown key 'model.vsdn_vae.hiden'; did you mean 'hidden'?"),
-        (
-            "optim.learning_rate=1",
-            "unknown key 'optim.learning_rate' (known here: autocast, clip_norm, lr, lr_decay, lr_decay_steps, zero_stage)",
-        ),
+        ("optim.learning_rate=1", "unknown key 'optim.learning_rate' (known here: autocast, clip_norm, lr, lr_decay,"),
         ("trian.seed=1", "unknown key 'trian'; did you mean 'train'?"),
         ("observe.train.ratios=[0]", "observe.train.ratios.0=0: input should be greater than 0"),
         ("observe.train.ratios=[1.5]", "observe.train.ratios.0=1.5: input should be less than or equal to 1"),
