@@ -29,19 +29,17 @@ class BayesianMlp(nn.Module):
     ) -> None:
         super().__init__()
         self.shapes = [(width, inputs), (1, width), (width, width), (1, width), (outputs, width), (1, outputs)]
+        self.sizes = [rows * columns for rows, columns in self.shapes]
+        self.count = sum(self.sizes)
+        """Weights of f, biases included."""
         self.prior_std = prior_std
         layers = [torch.zeros(shape) for shape in self.shapes]
         for weight in layers[::2]:
             nn.init.xavier_uniform_(weight)
         self.mean = nn.Parameter(torch.cat([layer.flatten() for layer in layers]))
-        entries = {"per_weight": len(self.mean), "shared": 1, "none": 0}[variance]
+        entries = {"per_weight": self.count, "shared": 1, "none": 0}[variance]
         log_std = torch.full((entries,), init_std).log()
         self.log_std = nn.Parameter(log_std) if entries else None
-
-    @property
-    def count(self) -> int:
-        """Weights of f, biases included."""
-        return len(self.mean)
 
     def draw(self, seed: Tensor, stream: int) -> Weights:
         """A network for each of the seeds [G] int64; a point estimate has one for all, G = 1."""
@@ -62,5 +60,5 @@ class BayesianMlp(nn.Module):
         return Normal(self.mean, self.log_std.expand_as(self.mean)).kl(Normal(torch.zeros_like(prior), prior))
 
     def _split(self, flat: Tensor) -> Weights:
-        sizes = [rows * columns for rows, columns in self.shapes]
-        return Weights(*(x.unflatten(1, shape) for x, shape in zip(flat.split(sizes, 1), self.shapes, strict=True)))
+        layers = zip(flat.split(self.sizes, 1), self.shapes, strict=True)
+        return Weights(*(x.unflatten(1, shape) for x, shape in layers))
