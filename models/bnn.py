@@ -1,4 +1,4 @@
-"""q(W): a diagonal Gaussian over the weights of the differential function f (ODE2VAE, section 3.1)."""
+"""q(W): a diagonal Gaussian over the weights of the differential function f (ODE2VAE, Yildiz et al., 2019)."""
 
 from typing import Literal
 

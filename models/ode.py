@@ -1,8 +1,8 @@
 """Latent trajectories and their density: dz/dt = (v, f_W(s, v)), or the first-order dz/dt = f_W(z).
 
-Along the flow d log q(z_t) / dt = -tr(df/dv) (ODE2VAE, eq. 8; for the first-order field the whole of tr(df/dz)). For
+Along the flow d log q(z_t) / dt = -tr(df/dv) (instantaneous change of variables, Chen et al., 2018). For
 f = W3 a(W2 a(W1 z)) with slopes a1', a2' of the hidden layers,
-    tr(df/dv) = a2'^T [W2 o (W1v W3)^T] a1',    W1v the columns of W1 that read v,
+    tr(df/dv) = a2'^T [W2 o (W1v W3)^T] a1',    W1v the columns of W1 that read v (all, of a first-order field),
 one small matrix a network and one product a stage, where autograd takes a backward pass for each component of v.
 
 The solver is our own loop (`flow`), or torchdiffeq, of which this is the only importer. Both advance on the same grid,

@@ -8,7 +8,7 @@
 
 Per sequence; p(z) = N(0, I), N sequences share W. The trajectory is a function of (z_0, W), so the bound is one on the
 evidence, tight at the exact posterior, and it is what `density` scores; the two sums of the objective are penalties
-that lower it further (paper, eqs. 15 and 17; gamma > 0 is its ODE2VAE-KL).
+that lower it further (gamma > 0 is ODE2VAE-KL, section 3.3 of the paper).
 
 The authors' program differs: `objective: published` follows it in that log q(z_0) is log N(epsilon; 0, I), without the
 encoder's entropy; that KL(q(z_0)) is one draw like its successors; that KL(q(W)) weighs q / (number of weights) a
