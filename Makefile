@@ -25,5 +25,6 @@ check: setup
 	$(BIN)/mypy
 
 bench: setup
-	$(BIN)/python benchmarks/midi.py
-	$(BIN)/python benchmarks/vsdn_step.py
+	$(BIN)/python -m benchmarks.midi
+	$(BIN)/python -m benchmarks.vsdn_step
+	$(BIN)/python -m benchmarks.ode2vae_step

@@ -1,12 +1,10 @@
 """Everything a training run depends on, in one frozen tree."""
 
-import os
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from launch.tracking import TrackingConfig
 from models.config_base import Config, load
@@ -40,6 +38,8 @@ class TrainConfig(Config):
     max_epochs: int = Field(200, ge=1)
     validate_every: int = Field(1, ge=1)
     """Epochs from one validation, and checkpoint, to the next."""
+    save_every: int = Field(500, ge=1)
+    """Steps from one checkpoint inside an epoch to the next; there is one after each validation too."""
     patience: int = Field(5, ge=1)
     """Validations without a better score after which training stops."""
     first_horizon: int | None = Field(None, ge=2)
@@ -57,7 +57,7 @@ class EvalConfig(Config):
     """Sequences a batch, over all ranks together."""
     samples: int = Field(8, ge=1)
     """Latent draws a sequence: S of a predictive mean, K of the importance-weighted bound."""
-    horizons: tuple[int, ...] = ()
+    horizons: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Frames ahead at which a forecast is scored, beside the whole sequence."""
 
 
@@ -81,15 +81,6 @@ class RunConfig(Config):
     """Processes a rank that read batches ahead; 0 reads between the steps."""
     out: Path | None = None
     """Run folder; by default runs/<model>-<data>-<time>."""
-
-    @field_validator("ranks")
-    @classmethod
-    def _ranks_fit_the_machine(cls, ranks: int) -> int:
-        cuda = torch.cuda.is_available()
-        most = torch.cuda.device_count() if cuda else os.cpu_count() or 1
-        if ranks > most:
-            raise ValueError(f"this machine has {most} {'GPUs' if cuda else 'cores'}, and a rank needs one")
-        return ranks
 
     @model_validator(mode="after")
     def _every_rank_has_work(self) -> "RunConfig":

@@ -4,7 +4,6 @@ Bach chorales -> MIDI files -> shards (Ray) -> GRU-ODE and VSDN-VAE (DeepSpeed, 
 playable file, all of it in the tracker. Every stage calls what a user would call.
 """
 
-import os
 import sys
 import time
 from datetime import datetime
@@ -13,7 +12,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from launch import checkpoint, evaluate, prepare, run_folder, showcase_rolls, train
+from launch import checkpoint, evaluate, launcher, prepare, run_folder, showcase_rolls, train
 from launch.entry import run
 from launch.results import Results, read_results, show
 from launch.tracking import TrackingConfig, open_run
@@ -54,7 +53,7 @@ def main(argv: list[str]) -> int:
 
 
 def _train_arguments(name: str, folder: Path, parent: str) -> list[str]:
-    ranks = min(2, os.cpu_count() or 1)
+    ranks = min(2, launcher.most_ranks())
     config = CONFIGS / f"train/{name}_lakh_small.yaml"
     return [str(config), f"data={DATA}", f"out={folder}", f"ranks={ranks}", f"tracking.parent={parent}"]
 

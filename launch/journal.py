@@ -25,7 +25,7 @@ class Journal:
 
     def _reset(self) -> None:
         self.sums = torch.zeros(4, dtype=torch.float64, device=self.ranks.device)  # log-likelihood, KL, frames, seqs
-        self.steps, self.data_seconds, self.step_seconds, self.grad_norm = 0, 0.0, 0.0, 0.0
+        self.taken, self.steps, self.data_seconds, self.step_seconds, self.grad_norm = 0, 0, 0.0, 0.0, 0.0
 
     def step(
         self, progress: Progress, batch: Batch, step: Step, kl_weight: float, data_seconds: float, step_seconds: float
@@ -39,6 +39,7 @@ class Journal:
             self.steps += 1
         else:
             self.skipped += 1
+        self.taken += 1
         self.data_seconds += data_seconds
         self.step_seconds += step_seconds
         if progress.step % _EVERY == 0 and self.steps:
@@ -55,8 +56,8 @@ class Journal:
             "train/grad_norm": self.grad_norm / self.steps,
             "train/skipped_steps": float(self.skipped),
             "train/epoch": float(progress.epoch),
-            "time/data_seconds_per_step": self.data_seconds / self.steps,
-            "time/update_seconds_per_step": self.step_seconds / self.steps,
+            "time/data_seconds_per_step": self.data_seconds / self.taken,
+            "time/update_seconds_per_step": self.step_seconds / self.taken,
             "time/sequences_per_second": sequences / max(self.data_seconds + self.step_seconds, 1e-9),
         }
         self.tracker.metrics({key: value for key, value in metrics.items() if math.isfinite(value)}, progress.step)
@@ -67,9 +68,9 @@ class Journal:
             + (f"  skipped {self.skipped}" if self.skipped else "")
         )
 
-    def validated(self, progress: Progress, score: float, is_best: bool) -> None:
+    def validated(self, progress: Progress, found: str, is_best: bool) -> None:
         self.say(
-            f"epoch {progress.epoch:3d} ends: validation {score:.3f}"
+            f"epoch {progress.epoch:3d} ends: validation {found}"
             + (" (best so far)" if is_best else f" (best {progress.best:.3f}, {progress.stale} validations ago)")
         )
 

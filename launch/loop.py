@@ -1,5 +1,6 @@
 """The training loop: steps, validation, early stopping. It knows neither DeepSpeed nor MLflow by name."""
 
+import math
 import time
 from collections.abc import Callable
 
@@ -16,11 +17,11 @@ _MAX_BAD_STEPS = 20
 
 def train(
     run: RunConfig, engine: Engine, stream: Stream, journal: Journal, progress: Progress,
-    validate: Callable[[int], float], save: Callable[[bool], None],
+    validate: Callable[[int], tuple[float, str]], save: Callable[[bool], None],
 ) -> None:  # fmt: skip
     """Train until `max_epochs`, or until `patience` validations brought no better score.
 
-    `validate(step)` gives the score; `save(is_best)` keeps weights and progress.
+    `validate(step)` gives the score, lower is better, and a line about it; `save(is_best)` keeps weights and progress.
     """
     bad_steps = 0
     while progress.epoch < run.train.max_epochs and progress.stale < run.train.patience:
@@ -41,12 +42,18 @@ def train(
                 )
             ended = time.perf_counter()
             journal.step(progress, batch, step, kl_weight, data_seconds=loaded - started, step_seconds=ended - loaded)
-            started = ended
+            if progress.step % run.train.save_every == 0 and progress.epoch_step < stream.steps:
+                save(False)
+            started = time.perf_counter()
         progress.epoch, progress.epoch_step = progress.epoch + 1, 0
         if progress.epoch % run.train.validate_every == 0 or progress.epoch == run.train.max_epochs:
-            score = validate(progress.step)
+            score, found = validate(progress.step)
+            if not math.isfinite(score):
+                raise DriftworkError(f"the validation score at step {progress.step} is {score}; try a smaller optim.lr")
             is_best = score < progress.best
-            progress.best = min(score, progress.best)
-            progress.stale = 0 if is_best else progress.stale + 1
+            if is_best:
+                progress.best, progress.stale = score, 0
+            else:
+                progress.stale += 1
             save(is_best)
-            journal.validated(progress, score, is_best)
+            journal.validated(progress, found, is_best)

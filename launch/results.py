@@ -39,9 +39,13 @@ def merge(into: Plain, table: scores.Table) -> None:
     for task, columns in table.items():
         for column, metrics in columns.items():
             into.setdefault(task, {})[column] = {
-                name: {"value": x.value, "stderr": None if math.isnan(x.stderr) else x.stderr, "n": x.n}
+                name: {"value": _or_none(x.value), "stderr": _or_none(x.stderr), "n": x.n}
                 for name, x in metrics.items()
             }
+
+
+def _or_none(x: float) -> float | None:
+    return None if math.isnan(x) else x
 
 
 def values(table: Plain) -> dict[str, float]:
@@ -51,6 +55,7 @@ def values(table: Plain) -> dict[str, float]:
         for task, columns in table.items()
         for column, metrics in columns.items()
         for metric, x in metrics.items()
+        if x["value"] is not None
     }
 
 
@@ -99,12 +104,12 @@ def _column(task: str, column: str) -> str:
 
 def _cell(scored: Mapping[str, Any], copied: Mapping[str, Any], task: str, metric: str, rate: str) -> str:
     entry = scored.get(task, {}).get(rate, {}).get(metric)
-    if entry is None:
+    if entry is None or entry["value"] is None:
         return "–"
     value, stderr = entry["value"], entry["stderr"]
     text = f"{value:.2f}" if stderr is None else f"{value:.2f}±{stderr:.2f}"
     rival = copied.get(task, {}).get(rate, {}).get(metric)
-    if rival is None:
+    if rival is None or rival["value"] is None:
         return text
     worse = value < rival["value"] if metric == "accuracy_percent" else value > rival["value"]
     return f"{text}▼" if worse else text

@@ -44,12 +44,9 @@ def find(run: str) -> Path:
     return folder
 
 
-def resume(run: str, overrides: list[str]) -> Path:
-    """The folder of a run that is to go on, its config changed by `overrides`."""
-    folder = find(run)
-    config = load(RunConfig, folder / CONFIG_FILE, overrides)
+def keep(folder: Path, config: RunConfig) -> None:
+    """Put `config` in the place of the run's config."""
     _write(folder / CONFIG_FILE, dump(config))
-    return folder
 
 
 def config_of(folder: Path) -> RunConfig:

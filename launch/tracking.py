@@ -39,10 +39,10 @@ class TrackingConfig(Config):
     """Where runs are kept: `sqlite:///FILE` (relative to the working directory) or `http://HOST:PORT`; null: none."""
 
     experiment: str | None = None
-    """The experiment that holds the run; null names it after the task."""
+    """The experiment that holds the run; null names it after the data."""
 
     run_name: str | None = None
-    """The run's name in the dashboard; null names it after the model and the data."""
+    """The run's name in the dashboard; null names it after the model and the seed."""
 
     parent: str | None = None
     """MLflow run id of the run to nest this one under."""

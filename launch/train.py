@@ -20,7 +20,8 @@ from launch.entry import run
 from launch.progress import Progress
 from launch.results import Plain, merge, values
 from launch.tracking import Tracker, open_run
-from models.config_base import flatten
+from models.config_base import flatten, load
+from models.errors import DriftworkError
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.verify import verify
 
@@ -47,13 +48,38 @@ def main(argv: list[str]) -> int:
 def _folder(argv: list[str]) -> Path:
     """The run folder that the arguments ask for, after all that can be checked has been."""
     if argv[0].startswith("resume="):
-        return run_folder.resume(argv[0].partition("=")[2], argv[1:])
+        folder = run_folder.find(argv[0].partition("=")[2])
+        config = load(RunConfig, folder / CONFIG_FILE, argv[1:])
+        _check(config)
+        _check_resumable(folder, config)
+        run_folder.keep(folder, config)
+        return folder
     config = parse(argv)
+    _check(config)
+    return run_folder.create(config)
+
+
+def _check(config: RunConfig) -> None:
+    launcher.check_ranks(config.ranks)
     manifest = read_manifest(config.data)
     streams.training(config, manifest, alone())  # an empty split is an error of the user's, now and not on a rank
     streams.evaluation(config, config.data, manifest, "val", alone())
     verify(config.data)  # a damaged shard is found now, not in the third epoch
-    return run_folder.create(config)
+
+
+def _check_resumable(folder: Path, config: RunConfig) -> None:
+    """Weights and optimizer of the checkpoint fit the same model, data and division among ranks only."""
+    before = run_folder.config_of(folder)
+    for name, old, new in (
+        ("model", before.model, config.model),
+        ("ranks", before.ranks, config.ranks),
+        ("optim.zero_stage", before.optim.zero_stage, config.optim.zero_stage),
+    ):
+        if old != new:
+            raise DriftworkError(f"resume={folder}: {name} cannot change in a run; start a new one")
+    trained_on = run_folder.record_of(folder).get("manifest")
+    if trained_on is not None and read_manifest(config.data).hash != trained_on:
+        raise DriftworkError(f"data={config.data} is not what {folder} was trained on (manifest {trained_on[:12]})")
 
 
 def _rank(argv: list[str]) -> int:
@@ -72,7 +98,7 @@ def _rank(argv: list[str]) -> int:
         journal = Journal(tracker, ranks)
         journal.say(f"{engine.size:,} parameters, from step {progress.step}")
 
-        def validate(step: int) -> float:
+        def validate(step: int) -> tuple[float, str]:
             return _validation_score(engine.module, config, manifest, ranks, tracker, step)
 
         def save(is_best: bool) -> None:
@@ -110,22 +136,23 @@ def _tracked(config: RunConfig, folder: Path, manifest: Manifest, ranks: Ranks) 
 
 def _validation_score(
     model: nn.Module, config: RunConfig, manifest: Manifest, ranks: Ranks, tracker: Tracker, step: int
-) -> float:
+) -> tuple[float, str]:
     """What the best weights are chosen by, on the validation split: the MSE of a forecast for a model that makes
-    one, else the negative bound at beta = 1, nats; the mean over rates."""
+    one, else the negative bound at beta = 1, nats; the mean over rates. And what to say of it, its KL included."""
     model.eval()
     scoring = run_folder.scoring_for(config, manifest, samples=1)
-    task, metric = ("forecast", "mse") if hasattr(model, "forecast") else ("density", "nll_nats")
-    found = []
+    task = "forecast" if hasattr(model, "forecast") else "density"
+    found: dict[str, list[float]] = {}
     for rate, stream in streams.evaluation(config, config.data, manifest, "val", ranks).items():
-        score = getattr(scoring, task)
-        table = scores.total(score, model, stream.epoch(0), rate, ranks.device)
-        plain: Plain = {}
-        merge(plain, table)
-        tracker.metrics({f"val/{name}": value for name, value in values(plain).items()}, step)
-        *_, last = plain[task].values()
-        found.append(next(x["value"] for name, x in last.items() if name.startswith(metric)))
-    return fmean(found)
+        table: Plain = {}
+        merge(table, scores.total(getattr(scoring, task), model, stream.epoch(0), rate, ranks.device))
+        tracker.metrics({f"val/{name}": value for name, value in values(table).items()}, step)
+        *_, last = table[task].values()
+        for name, x in last.items():
+            if not name.startswith("nll_importance"):  # with one sample, a noisy twin of the bound
+                found.setdefault(name, []).append(x["value"])
+    means = {name: fmean(values) for name, values in found.items()}
+    return next(iter(means.values())), ", ".join(f"{name} {value:.3f}" for name, value in means.items())
 
 
 if __name__ == "__main__":

@@ -19,10 +19,6 @@ class Sums(NamedTuple):
     data: Tensor
 
     @classmethod
-    def empty(cls, device: torch.device) -> "Sums":
-        return cls(torch.zeros(6, dtype=torch.float64, device=device))
-
-    @classmethod
     def of(cls, x: Tensor, w: Tensor, counted: Tensor) -> "Sums":
         """Over sequences [B] where `counted` and w > 0: a sequence without a scored frame has no score."""
         keep = counted & (w > 0)

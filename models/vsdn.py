@@ -5,9 +5,10 @@
     decoder    P(Y_n | X_n, past) = D(X_n, h->-)
     bound      sum_n E_Q log P(Y_n | X_n, past) - beta KL(Q || P)
 
-Any Q gives a bound, so the objective averages two: with h<-+ (Y_n taken in, what `density` scores) and with h<-- (not
-yet). The second trains the posterior on just what interpolation asks of it, a frame it has not seen; with the first
-alone it learns to copy a frame that interpolation will not give it.
+At an observation the backward state exists twice: after Y_n was taken in, h<-+, and before, h<--. The bound, and
+`density`, use the first. A share of the training loss is -E log P(Y_n | X_n, past) with X_n ~ N2(h->-, h<--): just what
+interpolation asks of the posterior, a frame it has not seen; with the bound alone it learns to copy a frame that
+interpolation will not give it. The loss is (1 - share) (beta KL - E log P) - share E log P (unseen).
 """
 
 import math
@@ -45,7 +46,7 @@ class VsdnVaeConfig(Config):
     see_last: bool = False
     """Let the decoder read the last observed frame."""
     unseen_share: float = Field(0.5, ge=0, lt=1)
-    """Share of the bound whose posterior has not taken in the frame it explains; 0 is the published objective."""
+    """Share of the loss in which the posterior has not taken in the frame it explains; 0: the published objective."""
     free_nats: float = Field(0.0, ge=0)
     """KL per frame that costs nothing, nats: keeps the posterior from collapsing onto the prior."""
 

@@ -37,19 +37,19 @@ def key_seed(*parts: object) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def random_mask(present: NDArray[np.bool_], ratios: tuple[float, ...], seed: int) -> NDArray[np.bool_]:
-    """[T] bool: `round(ratio * number present)` of the present frames, at least one, all subsets equally likely."""
+def mask(observation: ObservationConfig, present: NDArray[np.bool_], seed: int) -> NDArray[np.bool_]:
+    """[T] bool, which of the present frames [T] are observed: a pure function of its arguments.
+
+    `random`: `round(ratio * number present)` frames, at least one, all subsets equally likely; `regular`: of frames 0,
+    n, 2 n, ... those that are present. Of several ratios one is drawn.
+    """
     rng = np.random.Generator(np.random.Philox(key=seed))
-    ratio = ratios[int(rng.integers(len(ratios)))]
+    ratio = observation.ratios[int(rng.integers(len(observation.ratios)))]
+    shown = np.zeros_like(present)
     frames = np.flatnonzero(present)
-    shown = rng.choice(frames, size=max(1, round(ratio * len(frames))), replace=False)
-    mask = np.zeros_like(present)
-    mask[shown] = True
-    return mask
-
-
-def regular_mask(present: NDArray[np.bool_], ratio: float) -> NDArray[np.bool_]:
-    """[T] bool: frames 0, n, 2 n, ... of those that are present, n = 1 / ratio."""
-    mask = np.zeros_like(present)
-    mask[:: round(1 / ratio)] = True
-    return mask & present
+    if observation.pattern == "regular":
+        shown[:: round(1 / ratio)] = True
+        return shown & present
+    if len(frames):
+        shown[rng.choice(frames, size=max(1, round(ratio * len(frames))), replace=False)] = True
+    return shown

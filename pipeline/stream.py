@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from models.batch import Batch
 from models.errors import DriftworkError
 from pipeline.manifest import Manifest
-from pipeline.observe import ObservationConfig, key_seed, random_mask, regular_mask
+from pipeline.observe import ObservationConfig, key_seed, mask
 from pipeline.sequence import Sequence, Split
 from pipeline.shards import read_sample
 
@@ -116,9 +116,7 @@ class _Batches(Dataset[Batch]):
             raise DriftworkError(f"{path}: cannot be read: {error.strerror}") from None
 
     def _observe(self, sequence: Sequence, epoch: int) -> NDArray[np.bool_]:
-        if self.observation.pattern == "regular":
-            return regular_mask(sequence.mask, self.observation.ratios[0])
-        return random_mask(sequence.mask, self.observation.ratios, key_seed(self.seed, "mask", epoch, sequence.key))
+        return mask(self.observation, sequence.mask, key_seed(self.seed, "mask", epoch, sequence.key))
 
 
 def collate(

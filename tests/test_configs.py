@@ -44,7 +44,7 @@ def test_every_train_file_is_a_config_or_the_base_of_one():
         ("observe.train.ratios=[1.5]", "observe.train.ratios.0=1.5: input should be less than or equal to 1"),
         ("observe.evaluate.ratios=[0.3]", "a regular pattern observes every n-th frame"),
         ("ranks=0", "ranks=0: input should be greater than or equal to 1"),
-        ("ranks=100000", "ranks=100000: this machine has"),
+        ("evaluate.horizons=[0]", "evaluate.horizons.0=0: input should be greater than or equal to 1"),
         ("optim.zero_stage=4", "optim.zero_stage=4: input should be 0, 1, 2 or 3"),
         ("model.name=vsdn", "model"),
         ("train.batch_size=0", "train.batch_size=0"),

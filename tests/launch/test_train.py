@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -58,6 +60,61 @@ def test_resuming_gives_the_weights_of_the_run_that_was_not_interrupted(place):
         assert torch.equal(whole[name], resumed[name]), name
     best = [load_file(folder / f"runs/{name}/best.safetensors") for name in ("whole", "half")]
     assert all(torch.equal(best[0][name], best[1][name]) for name in best[0])
+
+
+@pytest.mark.slow
+def test_a_run_killed_inside_an_epoch_goes_on_bit_for_bit(place):
+    """kill -9 of everything at a checkpoint that lies inside an epoch, against a run that nobody killed."""
+    folder, _ = place
+    arguments = ["train", TINY, "data=rolls", "train.save_every=3", "train.validate_every=1000", "tracking.uri=null"]
+    command = [sys.executable, "-m", "launch.cli", *arguments, "out=runs/killed", "train.max_epochs=5000"]
+    started = subprocess.Popen(
+        command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    latest = folder / "runs/killed/checkpoints/latest"
+    deadline = time.monotonic() + 120
+    while not latest.exists() or int(latest.read_text().removeprefix("step-")) < 9:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    for process in [*psutil.Process(started.pid).children(recursive=True), psutil.Process(started.pid)]:
+        process.kill()
+    started.wait()
+    step = int(latest.read_text().removeprefix("step-"))
+    epochs = step // 4 + 2
+    assert step % 4 != 0  # inside an epoch
+    rest = driftwork(folder, "train", "resume=runs/killed", f"train.max_epochs={epochs}")
+    assert rest.returncode == 0, rest.stderr
+    assert f"from step {step}" in rest.stdout
+    whole = driftwork(folder, *arguments, "out=runs/unkilled", f"train.max_epochs={epochs}")
+    assert whole.returncode == 0, whole.stderr
+    best = [load_file(folder / f"runs/{name}/best.safetensors") for name in ("killed", "unkilled")]
+    assert all(torch.equal(best[0][name], best[1][name]) for name in best[0])
+
+
+@pytest.mark.slow
+def test_sigterm_to_the_command_ends_its_ranks(place):
+    folder, _ = place
+    command = [
+        sys.executable,
+        "-m",
+        "launch.cli",
+        "train",
+        TINY,
+        "data=rolls",
+        "out=runs/ended",
+        "train.max_epochs=5000",
+    ]
+    started = subprocess.Popen([*command, "tracking.uri=null"], cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    deadline = time.monotonic() + 120
+    while not (folder / "runs/ended/checkpoints/latest").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    ranks = psutil.Process(started.pid).children(recursive=True)
+    started.terminate()
+    assert started.wait(60) == 143
+    _, alive = psutil.wait_procs(ranks, timeout=30)
+    assert not alive
 
 
 @pytest.mark.slow
@@ -116,6 +173,11 @@ def test_every_sequence_is_scored_once_at_any_number_of_ranks(place):
         (["train", TINY, "data=rolls", "out=/proc/run"], "out=/proc/run: cannot be written"),
         (["train", "configs/none.yaml"], "configs/none.yaml: no such config file"),
         (["train", "resume=runs/none"], "runs/none: no run folder"),
+        (["train", "resume=runs/whole", "ranks=1"], "resume=runs/whole: ranks cannot change in a run"),
+        (["train", "resume=runs/whole", "model.hidden=9"], "resume=runs/whole: model cannot change in a run"),
+        (["train", "resume=runs/whole", "data=other"], "is not what runs/whole was trained on"),
+        (["train", TINY, "data=rolls", "ranks=100000"], "ranks=100000: this machine has"),
+        (["evaluate", "runs/whole", "ranks=100000"], "ranks=100000: this machine has"),
         (["evaluate", "runs/none"], "runs/none: no run folder"),
         (["evaluate", "runs/whole", "split=tset"], "split=tset: input should be 'train', 'val' or 'test'"),
         (["evaluate", "runs/whole", "data=other"], "is not what runs/whole was trained on"),

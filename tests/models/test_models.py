@@ -1,10 +1,16 @@
 """What holds for every registered model, on regular and on irregular times."""
 
+import itertools
+
+import pytest
 import torch
 
 from models.base import last_observed
 from models.batch import Batch
-from tests.models.conftest import make_batch
+from models.gru_ode import Events
+from models.likelihoods import Marginal
+from models.registry import build_model
+from tests.models.conftest import CONFIGS, make_batch
 
 
 def gradients(model, batch):
@@ -46,20 +52,43 @@ def test_no_leak_to_the_last_bit(model, batch):
         assert not torch.equal(model.predict(batch._replace(values=values), 2)[0, seen + 1 :], predicted[0, seen + 1 :])
 
 
-def test_the_prior_in_the_bound_has_not_seen_its_frame_either(model, batch):
-    """The density of the first observed frames is untouched by what comes later, but for the posterior's KL: for a
-    model without one the terms of the first frames are the same to the last bit."""
-    if not hasattr(model, "prior_net"):
-        return
+@pytest.mark.parametrize("score", [lambda m, b: m(b, 1.0), lambda m, b: m.density(b, 2)], ids=["training", "density"])
+def test_what_explains_a_frame_in_the_bound_has_not_seen_it(model, batch, score):
+    """The networks that read h->- in the bound are given the same to the last bit when Y_m, m >= n, changes."""
+    reads = model.prior_net if hasattr(model, "prior_net") else model.features
+    read = []
+    handle = reads.register_forward_hook(lambda module, inputs, output: read.append(inputs[0]))
     model.eval()
+    events = Events.of(batch)
     with torch.no_grad():
-        from models.gru_ode import Events
+        score(model, batch)
+        for k in range(events.frame.shape[1]):
+            values = batch.values.clone()
+            later = torch.arange(values.shape[1]) >= events.frame[:, k, None]
+            values[later] = 1 - values[later]
+            score(model, batch._replace(values=values))
+            rows = events.valid[:, k]
+            assert torch.equal(read[-1][rows, : k + 1], read[0][rows, : k + 1])
+            if k + 1 < int(events.valid[0].sum()):
+                assert not torch.equal(read[-1][0, k + 1], read[0][0, k + 1])  # but the next one has seen it
+    handle.remove()
 
-        first = model._prior(model.gru_ode(batch, Events.of(batch)).at_events(0)[0])[0][:, 0]
-        values = 1 - batch.values
-        flipped = batch._replace(values=values)
-        again = model._prior(model.gru_ode(flipped, Events.of(flipped)).at_events(0)[0])[0][:, 0]
-    assert torch.equal(first, again)
+
+def test_the_density_of_a_model_without_a_latent_sums_to_one():
+    """Over all 2^D values of the last observed frame, given those before it."""
+    torch.manual_seed(1)
+    model = build_model(CONFIGS["gru_ode"], "bernoulli", Marginal(torch.full((5,), 0.3), 0.45)).double()
+    batch = make_batch(B=1)
+    last = int(batch.observed[0].nonzero()[-1, 0])
+    every = torch.tensor(list(itertools.product((0.0, 1.0), repeat=5)), dtype=torch.float64)
+    values = batch.values.expand(32, -1, -1).clone()
+    values[:, last] = every
+    times, present, observed = (x.expand(32, -1).contiguous() for x in (batch.times, batch.present, batch.observed))
+    many = Batch(times, values, present, observed, torch.ones(32), torch.arange(32), batch.keys * 32)
+    without = many._replace(observed=many.observed & (torch.arange(17) != last))
+    with torch.no_grad():
+        conditional = model.density(many, 1)[0].log_likelihood - model.density(without, 1)[0].log_likelihood
+    torch.testing.assert_close(conditional.exp().sum(), torch.tensor(1.0, dtype=torch.float64), rtol=1e-6, atol=0)
 
 
 def test_a_score_does_not_depend_on_the_batch_it_sits_in(model, batch):

@@ -3,11 +3,12 @@ import pytest
 import torch
 
 from models.errors import DriftworkError
-from pipeline.observe import ObservationConfig, key_seed, random_mask, regular_mask
+from pipeline.observe import ObservationConfig, key_seed, mask
 from pipeline.stream import Stream
 from tests.datasets import write_rolls
 
 RANDOM = ObservationConfig(pattern="random", ratios=(0.25, 0.5))
+QUARTER = ObservationConfig(pattern="random", ratios=(0.25,))
 REGULAR = ObservationConfig(pattern="regular", ratios=(0.25,))
 
 
@@ -98,19 +99,22 @@ def test_a_random_mask_has_its_share_and_each_frame_its_chance():
     present[30:] = False
     counts = np.zeros(40)
     for i in range(2000):
-        mask = random_mask(present, (0.25,), key_seed("mask", i))
-        assert mask.sum() == 8  # round(0.25 * 30), half to even
-        counts += mask
+        shown = mask(QUARTER, present, key_seed("mask", i))
+        assert shown.sum() == 8  # round(0.25 * 30), half to even
+        counts += shown
     assert not counts[30:].any()
     expected = 2000 * 8 / 30
     assert abs(counts[:30] - expected).max() < 5 * np.sqrt(expected)
+    assert not mask(QUARTER, np.zeros(5, bool), 1).any()
 
 
 def test_a_regular_mask_is_every_nth_frame_and_skips_missing_ones():
     present = np.ones(10, bool)
     present[4] = False
-    assert np.flatnonzero(regular_mask(present, 0.25)).tolist() == [0, 8]
-    assert np.flatnonzero(regular_mask(present, 0.5)).tolist() == [0, 2, 6, 8]
+    assert np.flatnonzero(mask(REGULAR, present, 0)).tolist() == [0, 8]
+    both = ObservationConfig(pattern="regular", ratios=(0.25, 0.5))
+    found = {tuple(np.flatnonzero(mask(both, present, key_seed(i)))) for i in range(20)}
+    assert found == {(0, 8), (0, 2, 6, 8)}  # of several ratios each has its turn
 
 
 def test_what_cannot_be_streamed_is_refused_in_one_line(data):
