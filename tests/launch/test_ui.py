@@ -30,6 +30,8 @@ def test_it_shows_the_store_until_ctrl_c(tmp_path, free_port):
     server = subprocess.Popen(
         command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A shell starts what runs in the background deaf to Ctrl-C, and its children stay so.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     line = server.stdout.readline()
     try:
