@@ -1,6 +1,6 @@
 """`driftwork evaluate RUN split=test [ranks=N] [--json]`: every task at every rate, for the model and for copying the
-last observed frame. The numbers, and for music a figure and a playable file, also go into the run folder and to the
-run at the tracker."""
+last observed frame. The numbers, and figures and files of what the model makes of the data, also go into the run folder
+and to the run at the tracker."""
 
 import json
 import sys
@@ -21,7 +21,8 @@ from pipeline.manifest import read_manifest
 from pipeline.sequence import Split
 from pipeline.verify import verify
 
-USAGE = "usage: driftwork evaluate RUN [split=test] [data=DIR] [ranks=N] [--json]"
+USAGE = """usage: driftwork evaluate RUN [split=test] [data=DIR] [ranks=N] [--json]
+RUN is a run folder, or the id of a run in runs/mlflow.db"""
 
 
 class EvaluateConfig(Config):
@@ -43,6 +44,7 @@ def main(argv: list[str]) -> int:
         config = config.model_copy(update={"data": request.data})
     if launcher.launched():
         return _rank(folder, config, request.split)
+    launcher.check_ranks(request.ranks)
     _check_data(folder, config.data)
     if request.ranks == 1:
         evaluate(folder, config, request.split, alone())
@@ -70,7 +72,7 @@ def evaluate(folder: Path, config: RunConfig, split: Split, ranks: Ranks) -> Non
             merge(results[name], scores.total(score, model, stream.epoch(0), rate, ranks.device))
     if ranks.rank == 0:
         written = [write_results(folder, split, results)]
-        written += showcase.write(folder / "outputs", config, manifest, split, {config.model.name: model})
+        written += showcase.write(folder / "outputs", config, manifest, split, model)
         _track(folder, config, split, results, written)
 
 
@@ -108,7 +110,7 @@ def _track(folder: Path, config: RunConfig, split: Split, results: Results, file
 def _pairs(arguments: list[str]) -> dict[str, Any]:
     for argument in arguments:
         if "=" not in argument:
-            raise DriftworkError(f"'{argument}' is not of the form key=value; {USAGE}")
+            raise DriftworkError(f"'{argument}' is not of the form key=value")
     return dict(argument.split("=", 1) for argument in arguments)
 
 

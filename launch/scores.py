@@ -63,9 +63,7 @@ class Scoring(NamedTuple):
         """The last observed frame as the answer to every question that the model is asked; it has no density."""
         if hasattr(module, "forecast"):
             given = cast(Forecaster, module).given
-            shown = batch.observed.clone()
-            shown[:, given:] = False
-            return self._forecast({"mse": last_observed(batch._replace(observed=shown))}, batch, given)
+            return self._forecast({"mse": held(batch, given)}, batch, given)
         last = last_observed(batch)
         return self._tasks(last, last, batch, rate)
 
@@ -97,6 +95,13 @@ class Scoring(NamedTuple):
                 for name, mean in means.items()
             }
         return {"forecast": sheet}
+
+
+def held(batch: Batch, given: int) -> Tensor:
+    """Persistence as a forecast: the last that was observed of the `given` first frames, [B, T, D]."""
+    shown = batch.observed.clone()
+    shown[:, given:] = False
+    return last_observed(batch._replace(observed=shown))
 
 
 def total(score: Score, module: nn.Module, batches: Iterable[Batch], rate: str, device: torch.device) -> Table:

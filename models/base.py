@@ -52,6 +52,10 @@ class Forecaster(Protocol):
         """All frames of the batch's times, from the `given` first ones."""
         ...
 
+    def draw(self, batch: Batch, n: int) -> tuple[Tensor, Tensor]:
+        """The n-th draw of a forecast: latent states [B, T, Z], and E[Y_t | state] [B, T, D]."""
+        ...
+
 
 class LatentDynamics(Protocol):
     """A model. As an `nn.Module` its forward is the objective, because DeepSpeed wraps nothing else."""

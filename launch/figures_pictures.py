@@ -1,0 +1,68 @@
+"""Films as strips: truth above, forecast below."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.patches import Patch, Rectangle
+
+from launch import figures
+
+
+@rc_context(figures.STYLE)
+def strips(
+    path: Path,
+    *,
+    keys: Sequence[str],
+    truth: np.ndarray,
+    present: np.ndarray,
+    forecast: np.ndarray,
+    image: tuple[int, int],
+    given: int,
+    title: str,
+) -> list[Path]:
+    """One pair of rows a sequence: its frames, and what was forecast of them; a frame is outlined that was given.
+
+    Args:
+        truth, forecast: `[N, T, D]`, grey in [0, 1], drawn as ink on paper. present: `[N, T]`, frames that are there.
+        image: height and width of a frame.
+    """
+    N, T = present.shape
+    height, width = image[0] + 2, image[1] + 2  # two pixels of paper between frames
+    inches = 9.0 / (T * width)
+    figure = figures.page(10, 0.9 + N * (2 * height * inches + 0.32), title)
+    panels = figure.subplots(N, 1, sharex=True, squeeze=False)[:, 0]
+    for n, panel in enumerate(panels):
+        rows = [_row(truth[n], image, present[n]), _row(forecast[n], image, np.ones(T, bool))]
+        panel.imshow(np.concatenate(rows), interpolation="nearest", extent=(0, T * width, 2 * height, 0))
+        for frame in np.flatnonzero(present[n, :given]):
+            corner = (frame * width + 0.25, 0.25)
+            panel.add_patch(Rectangle(corner, width - 0.5, height - 0.5, fill=False, color=figures.BLUE, linewidth=1.4))
+        _axes(panel, keys[n], width * np.arange(T) + width / 2, height)
+    panels[-1].tick_params(axis="x", labelbottom=True)
+    panels[-1].set_xlabel("frame")
+    legend = [Patch(fill=False, edgecolor=figures.BLUE, linewidth=1.4, label="given to the model")]
+    if not present.all():
+        legend.append(Patch(color=figures.HIDDEN, label="missing in the data"))
+    figure.legend(handles=legend, loc="outside lower center", ncols=2, frameon=False, handlelength=1.2)
+    return figures.save(figure, path)
+
+
+def _row(film: np.ndarray, image: tuple[int, int], present: np.ndarray) -> np.ndarray:
+    """RGB `[H + 2, T (W + 2), 3]` of the frames `[T, D]` side by side, each with a pixel of paper around it."""
+    frames = film.reshape(len(film), *image, 1)
+    ink = 1 - np.clip(frames, 0, 1) * (1 - np.array(to_rgb(figures.INK)))
+    ink[~present] = to_rgb(figures.HIDDEN)
+    bordered = np.pad(ink, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=1.0)
+    return np.concatenate(list(bordered), axis=1)
+
+
+def _axes(panel: Axes, key: str, centres: np.ndarray, height: int) -> None:
+    panel.set_title(key, loc="left", fontsize=8, color=figures.GREY, pad=3)
+    panel.set_yticks([height / 2, 1.5 * height], ["truth", "forecast"])
+    panel.set_xticks(centres, [str(frame + 1) for frame in range(len(centres))])
+    panel.tick_params(length=0, labelbottom=False)
+    panel.spines[:].set_visible(False)
