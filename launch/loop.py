@@ -50,8 +50,11 @@ def train(
             score, found = validate(progress.step)
             if not math.isfinite(score):
                 raise DriftworkError(f"the validation score at step {progress.step} is {score}; try a smaller optim.lr")
-            is_best = score < progress.best
-            if is_best:
+            growing = horizon is not None and horizon < stream.length
+            is_best = growing or score < progress.best
+            if growing:  # what has not been trained on whole sequences yet is kept, but competes with nothing
+                progress.stale = 0
+            elif is_best:
                 progress.best, progress.stale = score, 0
             else:
                 progress.stale += 1

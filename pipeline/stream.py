@@ -56,6 +56,8 @@ class Stream:
             raise DriftworkError(f"{folder}: the {split} split is empty; prepare with a larger share for it")
         if batch_size < world:
             raise DriftworkError(f"batch_size={batch_size} is smaller than ranks={world}; each rank needs a sequence")
+        self.length = manifest.spec.length
+        """Frames of the longest sequence."""
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
         self.rank, self.world, self.workers = rank, world, workers
         self.hash = manifest.hash
