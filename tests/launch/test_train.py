@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from tests.datasets import write_rolls
 
 ROOT = Path(__file__).parent.parent.parent
+WIDE = ["train.batch_size=9000", "evaluate.batch_size=9000"]
 TINY = str(Path(__file__).with_name("tiny_vsdn_vae.yaml"))
 
 
@@ -176,7 +177,8 @@ def test_every_sequence_is_scored_once_at_any_number_of_ranks(place):
         (["train", "resume=runs/whole", "ranks=1"], "resume=runs/whole: ranks cannot change in a run"),
         (["train", "resume=runs/whole", "model.hidden=9"], "resume=runs/whole: model cannot change in a run"),
         (["train", "resume=runs/whole", "data=other"], "is not what runs/whole was trained on"),
-        (["train", TINY, "data=rolls", "ranks=100000"], "ranks=100000: this machine has"),
+        (["train", TINY, "data=rolls", "ranks=9", "train.batch_size=8"], "batch_size must be at least ranks=9"),
+        (["train", TINY, "data=rolls", "ranks=9000", *WIDE], "ranks=9000: this machine has"),
         (["evaluate", "runs/whole", "ranks=100000"], "ranks=100000: this machine has"),
         (["evaluate", "runs/none"], "runs/none: no run folder"),
         (["evaluate", "runs/whole", "split=tset"], "split=tset: input should be 'train', 'val' or 'test'"),
