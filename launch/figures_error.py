@@ -20,8 +20,7 @@ def over_time(path: Path, errors: Mapping[str, np.ndarray], given: int, title: s
         errors: of up to three kinds of forecast, `[N, T]`, sequences and the frames after the `given` ones; NaN where
             there was none.
     """
-    sequences = max(len(error) for error in errors.values())
-    figure = figures.page(6.4, 3.8, f"{title}, {sequences} sequence{'s' if sequences > 1 else ''}")
+    figure = figures.page(6.4, 3.8, f"{title}, {_count(next(iter(errors.values())))}")
     panel = figure.subplots()
     for (name, error), (colour, dashes) in zip(errors.items(), _LINES, strict=False):
         mean, stderr = _estimate(error)
@@ -37,6 +36,13 @@ def over_time(path: Path, errors: Mapping[str, np.ndarray], given: int, title: s
     panel.grid(axis="y", color="#DDDDDD", linewidth=0.5)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figures.save(figure, path)
+
+
+def _count(error: np.ndarray) -> str:
+    """How many sequences there are, as a range where some end early or miss frames: a jump of the mean has a cause."""
+    counts = np.isfinite(error).sum(0)
+    few, many = counts.min(), counts.max()
+    return f"{few if few == many else f'{few} to {many}'} sequence{'s' if many > 1 else ''}"
 
 
 def _estimate(error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -34,18 +34,20 @@ def draws(path: Path, trials: Sequence[Trial], channels: Sequence[str], given: i
     figure = figures.page(11, 1.0 + 1.75 * len(trials), f"{title}, {count} draws a trial")
     columns = 1 + len(channels)
     axes = figure.subplots(len(trials), columns, squeeze=False, width_ratios=[1.15] + [1.5] * len(channels))
+    for c in range(1, columns):
+        for panel in axes[1:, c]:
+            panel.sharex(axes[0, 1])
+            panel.sharey(axes[0, c])
     for row, trial in zip(axes, trials, strict=True):
         _plane(row[0], trial, trials)
         row[0].set_ylabel(trial.name, fontsize=10)
         for c, panel in enumerate(row[1:]):
             _channel(panel, trial, c, given)
-            panel.sharex(axes[0, 1])
-            panel.sharey(axes[0, 1 + c])
     for panel in axes[:-1].flat:
         panel.tick_params(labelbottom=False)
     for panel, name in zip(axes[0], ("latent paths", *(f"{name} [°]" for name in channels)), strict=True):
         panel.set_title(name, loc="left")
-    axes[-1, 0].set_xlabel("first two principal components")
+    axes[-1, 0].set_xlabel("principal components")
     for panel in axes[-1, 1:]:
         panel.set_xlabel("frame")
     handles = [
@@ -53,7 +55,15 @@ def draws(path: Path, trials: Sequence[Trial], channels: Sequence[str], given: i
         Line2D([], [], color=figures.BLUE, linewidth=0.6, alpha=0.4, label="draw"),
         Line2D([], [], color=figures.BLUE, linewidth=1.4, label="mean of the draws"),
         Line2D([], [], color=figures.ORANGE, linewidth=3, label=f"first {given} frames, given"),
-        Line2D([], [], color=figures.INK, marker="o", markersize=3, linestyle="none", label="start of a latent path"),
+        Line2D(
+            [],
+            [],
+            color=figures.INK,
+            marker="o",
+            markersize=3,
+            linestyle="none",
+            label="start of a latent path, dark to light with time",
+        ),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
     return figures.save(figure, path)
@@ -83,5 +93,5 @@ def _channel(panel: Axes, trial: Trial, c: int, given: int) -> None:
     panel.plot(frames, trial.draws[:, :, c].T, color=figures.BLUE, linewidth=0.4, alpha=0.2)
     panel.plot(frames, trial.truth[:, c], color=figures.INK, linewidth=1.2)
     panel.plot(frames, trial.draws[:, :, c].mean(0), color=figures.BLUE, linewidth=1.4)
-    panel.set_xlim(0, len(frames) + 1)
+    panel.margins(x=0)
     panel.spines[["top", "right"]].set_visible(False)

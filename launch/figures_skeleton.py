@@ -9,11 +9,13 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 from PIL import Image
 
 from launch import figures
+from pipeline.files import aside
 from pipeline.skeleton import Skeleton
 
 STRIDE, PAUSE = 3, 50
@@ -41,15 +43,24 @@ def animate(path: Path, walks: Sequence[Walk], skeleton: Skeleton, rate: float, 
     panels = list(figure.subplots(1, len(walks), sharey=True))
     points = [_seen(walk.joints, along=walks[0].joints) for walk in walks]
     bones = _bones(skeleton)
-    bodies = [_body(panel, at, colours, skeleton) for panel, at, colours in zip(panels, points, _COLOURS, strict=True)]
-    pictures: list[Image.Image] = []
+    bodies = [_body(panel, colours, skeleton) for panel, colours in zip(panels, _COLOURS, strict=True)]
+    ground, top = points[0][..., 1].min(), points[0][..., 1].max()
+    for panel in panels:
+        panel.axhline(ground, color=figures.GREY, linewidth=0.8, zorder=0)
+    # A forecast whose steps up and down do not add up to 0 sinks or rises, and is followed that far.
+    low, high = min(at[..., 1].min() for at in points), max(at[..., 1].max() for at in points)
+    panels[0].set_ylim(max(low, ground - 0.8) - 0.1, min(high, top + 0.8) + 0.1)
+    pictures = []
     for frame in range(0, len(points[0]), STRIDE):
         for panel, body, at, walk in zip(panels, bodies, points, walks, strict=True):
             body.set_segments(list(at[frame][bones]))
             panel.set_xlim(at[frame, 0, 0] - 1.0, at[frame, 0, 0] + 1.0)
             panel.set_title(f"{walk.name}, {frame / rate:.2f} s", loc="left")
-        pictures.append(_picture(figure, pictures))
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=PAUSE, loop=0)
+        pictures.append(_picture(figure))
+    with aside(path) as temporary:
+        pictures[0].save(
+            temporary, format="GIF", save_all=True, append_images=pictures[1:], duration=PAUSE, loop=0, optimize=False
+        )
 
 
 def _seen(joints: np.ndarray, along: np.ndarray) -> np.ndarray:
@@ -57,7 +68,7 @@ def _seen(joints: np.ndarray, along: np.ndarray) -> np.ndarray:
     x, _, z = along[-1, 0] - along[0, 0]
     angle = np.arctan2(z, x) + _TURN
     right = np.array([np.cos(angle), 0.0, np.sin(angle)])
-    return np.stack([joints @ right, joints[..., 1]], -1)
+    return np.stack([(joints - along[0, 0]) @ right, joints[..., 1]], -1)
 
 
 def _bones(skeleton: Skeleton) -> list[tuple[int, int]]:
@@ -73,13 +84,10 @@ def _is_left(skeleton: Skeleton, bone: int) -> bool:
     return name.startswith("l") and any(other.name == f"r{name[1:]}" for other in skeleton.bones)
 
 
-def _body(panel: Axes, points: np.ndarray, colours: tuple[str, str], skeleton: Skeleton) -> LineCollection:
+def _body(panel: Axes, colours: tuple[str, str], skeleton: Skeleton) -> LineCollection:
     sides = [colours[_is_left(skeleton, end)] for _, end in _bones(skeleton)]
     body = LineCollection([], colors=sides, linewidths=3.5, capstyle="round")
     panel.add_collection(body)
-    ground, height = points[..., 1].min(), np.ptp(points[..., 1])
-    panel.axhline(ground, color=figures.GREY, linewidth=0.8, zorder=0)
-    panel.set_ylim(ground - 0.04 * height, ground + 1.06 * height)
     panel.set_aspect("equal", adjustable="box")
     panel.xaxis.set_major_locator(MultipleLocator(0.5))
     panel.set_yticks([])
@@ -88,13 +96,20 @@ def _body(panel: Axes, points: np.ndarray, colours: tuple[str, str], skeleton: S
     return body
 
 
-def _picture(figure: Figure, earlier: Sequence[Image.Image]) -> Image.Image:
-    """The figure as it stands, in the palette of the first picture: a GIF of one palette is small and does not
-    flicker."""
+def _picture(figure: Figure) -> Image.Image:
+    """The figure as it stands, in the colours of `_palette`."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     figure.set_layout_engine("none")  # the first picture has found the layout, and it must not move
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
-    if earlier:
-        return picture.quantize(palette=earlier[0], dither=Image.Dither.NONE)
-    return picture.quantize(colors=48)
+    return picture.quantize(palette=_palette(), dither=Image.Dither.NONE)
+
+
+def _palette() -> Image.Image:
+    """Every colour that is drawn, in steps from white for smooth edges: one palette keeps a GIF small and still."""
+    steps = np.linspace(0, 1, 9)[:, None]
+    drawn = [figures.INK, figures.GREY, *(colour for pair in _COLOURS for colour in pair)]
+    ramps = [1 + steps * (np.array(to_rgb(colour)) - 1) for colour in drawn]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(np.rint(255 * np.concatenate(ramps)).astype(np.uint8).tobytes())
+    return palette

@@ -4,9 +4,11 @@ import numpy as np
 
 from pipeline.files import aside
 from pipeline.manifest import MANIFEST, Manifest
-from pipeline.sequence import DataSpec, Sequence
+from pipeline.mocap import Mocap, MocapConfig
+from pipeline.sequence import SPLITS, DataSpec, Sequence, grey
 from pipeline.shards import write_shard
 from pipeline.stats import Moments
+from tests.pipeline import acclaim
 
 
 def write_rolls(folder, *, D=128, T=20, interval=0.2, seed=0, train=(10, 1, 18), val=(6,), test=(7,)):
@@ -14,22 +16,62 @@ def write_rolls(folder, *, D=128, T=20, interval=0.2, seed=0, train=(10, 1, 18),
 
     Returns the manifest and the sequences by key.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     spec = DataSpec(dim=D, length=T, interval=interval, likelihood="bernoulli", units="sounding (0 or 1)")
     rng = np.random.default_rng(seed)
-    shards, written, moments = [], {}, Moments.empty(D)
-    for split, sizes in (("train", train), ("val", val), ("test", test)):
-        for k, size in enumerate(sizes):
-            sequences = [
-                _roll(f"{split}{k}-{i:02d}", rng, int(rng.integers(6, T + 1)), D, interval) for i in range(size)
-            ]
-            shards.append(write_shard(folder / f"{split}-{k:06d}.tar", split, spec, [("raw", s) for s in sequences]))
-            written |= {s.key: s for s in sequences}
-            if split == "train":
-                for s in sequences:
-                    moments = moments.merge(Moments.of(s.values, s.mask))
+    shards = [
+        (split, [_roll(f"{split}{k}-{i:02d}", rng, int(rng.integers(6, T + 1)), D, interval) for i in range(size)])
+        for split, sizes in (("train", train), ("val", val), ("test", test))
+        for k, size in enumerate(sizes)
+    ]
+    return _store(folder, "lakh", spec, shards)
+
+
+def write_films(folder, *, side=8, T=7, count=6):
+    """Films of noise in which a tenth of the frames is missing; returns as `write_rolls`."""
+    spec = DataSpec(
+        dim=side**2, length=T, interval=0.1, likelihood="bernoulli", units="grey (0 to 1)", image=(side, side)
+    )
+    rng = np.random.default_rng(0)
+    shards = []
+    for split in SPLITS:
+        films = []
+        for i in range(count):
+            mask = rng.random(T) < 0.9
+            mask[0] = True
+            values = grey(rng.integers(0, 256, (T, side**2), np.uint8))
+            films.append(Sequence(f"{split}-{i}", f"{split}-{i}", np.arange(T) * 0.1, values, mask))
+        shards.append((split, films))
+    return _store(folder, "bouncing_balls", spec, shards)
+
+
+def write_walks(folder, *, lengths=(20, 14), skeleton=True):
+    """Walks of noise on a made-up skeleton, or on none, as of a .mat file; returns as `write_rolls`."""
+    reader = Mocap(MocapConfig(frames=max(lengths)))
+    raw = folder.with_name(f"{folder.name}-raw")
+    raw.mkdir(parents=True)
+    (raw / "35.asf").write_text(acclaim.cmu())
+    numbers = {"train": 1, "val": 28, "test": 31}
+    for first in numbers.values():
+        for i, length in enumerate(lengths):
+            (raw / f"35_{first + i:02d}.amc").write_text(acclaim.walk(length, seed=first + i))
+    walks = [(item.split, reader.read(raw, item)[0]) for item in reader.find(raw)]
+    if not skeleton:
+        walks = [(split, walk._replace(about=None)) for split, walk in walks]
+    return _store(folder, "mocap", reader.spec(), [(s, [w for split, w in walks if split == s]) for s in numbers])
+
+
+def _store(folder, name, spec, splits):
+    """A shard for each pair of (split, sequences); returns the manifest and the sequences by key."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shards, written, moments = [], {}, Moments.empty(spec.dim)
+    for k, (split, sequences) in enumerate(splits):
+        shards.append(write_shard(folder / f"{split}-{k:06d}.tar", split, spec, [("raw", s) for s in sequences]))
+        written |= {s.key: s for s in sequences}
+        if split == "train":
+            for s in sequences:
+                moments = moments.merge(Moments.of(s.values, s.mask))
     manifest = Manifest(
-        schema_version=1, spec=spec, recipe={"dataset": {"name": "lakh"}}, stats=moments.stats(),
+        schema_version=1, spec=spec, recipe={"dataset": {"name": name}}, stats=moments.stats(),
         shards=tuple(shards), unreadable=0, items=len(written), inputs={},
     )  # fmt: skip
     with aside(folder / MANIFEST) as temporary:
