@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from models.config_base import Config
 from models.errors import DriftworkError
@@ -53,6 +54,16 @@ class DataSpec(Config):
     """What a value measures, as a figure's axis would say it."""
     image: tuple[int, int] | None = None
     """Height and width where a frame is a picture, row by row; its values are grey, multiples of 1/255 in [0, 1]."""
+    audio_rate: int | None = None
+    """Samples a second where a frame is D samples of sound that follow one another; 1 is full scale."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `audio_rate` where there is no sound: manifests written before it was known keep their hash."""
+        fields: dict[str, Any] = handler(self)
+        if self.audio_rate is None:
+            del fields["audio_rate"]
+        return fields
 
     @property
     def binary(self) -> bool:

@@ -10,9 +10,10 @@ from pipeline.lakh import Lakh, LakhConfig
 from pipeline.mocap import Mocap, MocapConfig
 from pipeline.rotating_mnist import RotatingMnist, RotatingMnistConfig
 from pipeline.sequence import Reader
+from pipeline.timit import Timit, TimitConfig
 
 DatasetConfig = Annotated[
-    BouncingBallsConfig | LakhConfig | MocapConfig | RotatingMnistConfig, Field(discriminator="name")
+    BouncingBallsConfig | LakhConfig | MocapConfig | RotatingMnistConfig | TimitConfig, Field(discriminator="name")
 ]
 
 READERS: dict[str, Callable[..., Reader]] = {
@@ -20,6 +21,7 @@ READERS: dict[str, Callable[..., Reader]] = {
     "lakh": Lakh,
     "mocap": Mocap,
     "rotating_mnist": RotatingMnist,
+    "timit": Timit,
 }
 
 

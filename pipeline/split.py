@@ -27,11 +27,12 @@ def split_of(group: str, val: float, test: float) -> Split:
 
 
 def assign(items: Collection[Item], val: float, test: float) -> dict[str, Split]:
-    """Group -> split. A split that the data set brings itself is kept; only the other groups are drawn.
+    """Group -> split. A split that the data set brings itself is kept, and no other group is drawn into it.
 
     With too few groups for every split that has a share, train comes first, then validation.
     """
     given = {item.group: item.split for item in items if item.split is not None}
+    val, test = (0.0 if name in given.values() else share for name, share in (("val", val), ("test", test)))
     drawn = sorted({item.group for item in items} - given.keys(), key=position)
     natural = [split_of(group, val, test) for group in drawn]
     first_val = natural.count("test")  # in order of position: test, then validation, then train
