@@ -24,6 +24,8 @@ class Batch(NamedTuple):
     seed: Tensor
     """[B] int64: what the sequence's noise is drawn from; depends on (run seed, epoch, key) alone."""
     keys: tuple[str, ...]
+    groups: tuple[str, ...] = ()
+    """Of each sequence the song, speaker or trial that it is a part of; only scores ask for it."""
 
     def first(self, frames: int) -> "Batch":
         """The same sequences cut to their first `frames` times."""

@@ -137,7 +137,7 @@ def collate(
     return Batch(
         torch.from_numpy(times), torch.from_numpy(values), torch.from_numpy(present), torch.from_numpy(shown),
         torch.tensor(weight, dtype=torch.float32), torch.tensor(seeds, dtype=torch.int64),
-        tuple(sequence.key for sequence in sequences),
+        tuple(sequence.key for sequence in sequences), tuple(sequence.group for sequence in sequences),
     )  # fmt: skip
 
 

@@ -87,7 +87,7 @@ def test_a_state_does_not_depend_on_what_else_is_in_the_batch():
     together = net(batch, Events.of(batch))
     for b in range(3):
         n = int(batch.present[b].sum())
-        alone = Batch(*(x[b : b + 1, :n] if x.ndim > 1 else x[b : b + 1] for x in batch[:-1]), batch.keys[b : b + 1])
+        alone = Batch._make(x[b : b + 1] for x in batch).first(n)
         states = net(alone, Events.of(alone))
         for direction in (0, 1):
             torch.testing.assert_close(

@@ -98,9 +98,7 @@ def test_a_score_does_not_depend_on_the_batch_it_sits_in(model, batch):
         interpolated = model.interpolate(batch, 3)
         for b in range(3):
             n = int(batch.present[b].sum())
-            alone = Batch(
-                *(x[b : b + 1, :n] if x.ndim > 1 else x[b : b + 1] for x in batch[:-1]), batch.keys[b : b + 1]
-            )
+            alone = Batch._make(x[b : b + 1] for x in batch).first(n)
             own, own_weighted = model.density(alone, 3)
             torch.testing.assert_close([x[0] for x in own], [x[b] for x in terms], rtol=0, atol=1e-12)
             torch.testing.assert_close(own_weighted[0], weighted[b], rtol=0, atol=1e-12)
@@ -109,7 +107,7 @@ def test_a_score_does_not_depend_on_the_batch_it_sits_in(model, batch):
 
 def test_the_bound_tightens_with_the_number_of_samples(model):
     batch = make_batch(B=1, T=17)
-    many = Batch(*(x.expand(400, *x.shape[1:]).contiguous() for x in batch[:-2]), torch.arange(400), batch.keys * 400)
+    many = Batch(*(x.expand(400, *x.shape[1:]).contiguous() for x in batch[:5]), torch.arange(400), batch.keys * 400)
     model.eval()
     with torch.no_grad():
         bounds = [model.density(many, k)[1] for k in (1, 4, 16)]
