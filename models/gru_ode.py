@@ -61,19 +61,32 @@ class Trajectory(NamedTuple):
         """State [B, T, H] at every frame of the batch, observed or not.
 
         At an observed frame it is the state just before the observation, or just after it where `after` is set."""
-        M, R, B, _ = self.before.shape
-        clock = _clock(batch, direction, self.time_unit)
-        rows = slice(direction * B, (direction + 1) * B)
-        grid = timegrid.TimeGrid(*(x[rows] for x in self.grid))
-        step, fraction = timegrid.locate(grid, clock)
+        clock = clock_of(batch, direction, self.time_unit)
+        return self._read(direction, clock, batch.observed if after else torch.zeros_like(batch.observed))
+
+    def steps(self) -> tuple[Tensor, Tensor]:
+        """What is known about each step of the forward grid, [M, B, H] each: the forward state at its start, just after
+        what was observed there, and the backward state at its end, just after it took in what is observed there."""
+        start = torch.cat([torch.zeros_like(self.after[:1, 0]), self.after[:-1, 0]])
+        B, K = self.before.shape[2], self.grid.stop.shape[1]
+        end, event = self.grid.end[:B], self.grid.event[:B]
+        return start, self._read(1, end[:, -1:] - end, event < K).transpose(0, 1)
+
+    def _read(self, direction: int, clock: Tensor, after: Tensor) -> Tensor:
+        """State [B, Q, H] of a pass at times of its own clock [B, Q]; just after the observation where `after`."""
+        B = self.before.shape[2]
+        step, fraction = timegrid.locate(self.rows(direction), clock)
         row = torch.arange(B, device=step.device)[:, None]
         end = self.before[step, direction, row]
         # The state a step starts from; the pass starts from 0.
         start = torch.where((step > 0)[..., None], self.after[(step - 1).clamp_min(0), direction, row], 0.0)
         state = torch.lerp(start, end, fraction[..., None].to(end.dtype))
-        if after:
-            state = torch.where(batch.observed[..., None], self.after[step, direction, row], state)
-        return state
+        return torch.where(after[..., None], self.after[step, direction, row], state)
+
+    def rows(self, direction: int) -> timegrid.TimeGrid:
+        """The grid of one pass."""
+        B = self.before.shape[2]
+        return timegrid.TimeGrid(*(x[direction * B : (direction + 1) * B] for x in self.grid))
 
 
 class GruOde(nn.Module):
@@ -102,7 +115,7 @@ class GruOde(nn.Module):
     def forward(self, batch: Batch, events: Events) -> Trajectory:
         """Run all passes over the events of the batch."""
         R, (B, K) = self.passes, events.valid.shape
-        clock = torch.stack([_clock(batch, d, self.time_unit).gather(1, events.frame) for d in range(R)])
+        clock = torch.stack([clock_of(batch, d, self.time_unit).gather(1, events.frame) for d in range(R)])
         # The order in which a pass meets the events: the backward one starts with the last.
         ahead = torch.arange(K, device=clock.device)
         order = torch.stack([ahead, ahead.flip(0)])[:R, None].expand(R, B, K).reshape(R * B, K)
@@ -142,7 +155,7 @@ def _horizon(batch: Batch, time_unit: float) -> Tensor:
     return batch.times[:, -1] / time_unit  # padding repeats the last time
 
 
-def _clock(batch: Batch, direction: int, time_unit: float) -> Tensor:
+def clock_of(batch: Batch, direction: int, time_unit: float) -> Tensor:
     """[B, T] model time of every frame: since the start, or (direction 1) until the end."""
     clock = batch.times / time_unit
     return clock if direction == 0 else _horizon(batch, time_unit)[:, None] - clock

@@ -9,8 +9,9 @@ from models.baseline import GruOdeConfig, GruOdeModel
 from models.likelihoods import LikelihoodName, Marginal
 from models.ode2vae import Ode2Vae, Ode2VaeConfig
 from models.vsdn import VsdnVae, VsdnVaeConfig
+from models.vsdn_sde import VsdnSde, VsdnSdeConfig
 
-ModelConfig = Annotated[VsdnVaeConfig | GruOdeConfig | Ode2VaeConfig, Field(discriminator="name")]
+ModelConfig = Annotated[VsdnVaeConfig | VsdnSdeConfig | GruOdeConfig | Ode2VaeConfig, Field(discriminator="name")]
 
 
 def build_model(config: ModelConfig, likelihood: LikelihoodName, marginal: Marginal) -> nn.Module:
@@ -19,6 +20,8 @@ def build_model(config: ModelConfig, likelihood: LikelihoodName, marginal: Margi
     match config:
         case VsdnVaeConfig():
             return VsdnVae(config, likelihood, marginal)
+        case VsdnSdeConfig():
+            return VsdnSde(config, likelihood, marginal)
         case GruOdeConfig():
             return GruOdeModel(config, likelihood, marginal)
         case Ode2VaeConfig():

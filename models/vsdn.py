@@ -28,9 +28,9 @@ from models.networks import Normal, mlp
 from models.noise import keyed_normal
 
 
-class VsdnVaeConfig(Config):
-    name: Literal["vsdn_vae", "vsdn_vae_res"]
-    """`_res` learns the posterior mean as a difference from the prior mean."""
+class VsdnConfig(Config):
+    """What both forms have."""
+
     latent: int = Field(128, ge=1)
     """Z."""
     hidden: int = Field(512, ge=1)
@@ -45,10 +45,15 @@ class VsdnVaeConfig(Config):
     """Seconds that make one unit of model time: about how fast the state should be able to change."""
     see_last: bool = False
     """Let the decoder read the last observed frame."""
-    unseen_share: float = Field(0.5, ge=0, lt=1)
-    """Share of the loss in which the posterior has not taken in the frame it explains; 0: the published objective."""
     free_nats: float = Field(0.0, ge=0)
     """KL per frame that costs nothing, nats: keeps the posterior from collapsing onto the prior."""
+
+
+class VsdnVaeConfig(VsdnConfig):
+    name: Literal["vsdn_vae", "vsdn_vae_res"]
+    """`_res` learns the posterior mean as a difference from the prior mean."""
+    unseen_share: float = Field(0.5, ge=0, lt=1)
+    """Share of the loss in which the posterior has not taken in the frame it explains; 0: the published objective."""
 
 
 class VsdnVae(nn.Module):

@@ -16,6 +16,7 @@ HEAVY = {
     "mlflow": {"launch/tracking.py"},
     "torchdiffeq": {"models/ode.py"},
     "torchsde": {"models/sde.py"},
+    "torchsde": {"models/sde.py"},
 }
 
 

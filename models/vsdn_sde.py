@@ -1,0 +1,199 @@
+"""VSDN-SDE (Liu et al., 2020, section 4): a latent that follows a stochastic differential equation, driven by GRU-ODE.
+
+    prior      dX = H_G dt + R dW,  [H_G, R] = N1(h->, X)      h->: observations up to the start of a step
+    posterior  dX = H_Q dt + R dW,  H_Q = N2(h->, h<-, X)      h<-: those from the end of the step on
+    decoder    P(Y_n | X_n, past) = D(X_n, h->-)
+    bound      sum_n E_Q log P(Y_n | X_n, past) - beta KL,     KL = 1/2 E_Q integral |R^-1 (H_Q - H_G)|^2 dt
+
+X_0 is a constant. Euler-Maruyama on a grid that contains the observation times; for the model of these steps, KL and
+bound are exact. Both drifts pull towards a bounded target (`sde_loop`), so that no path runs away.
+
+Training may hold out a share of the observed frames: no network takes them in, the bound still explains them. It is
+then the bound of a posterior that does not know all it could, and what interpolation asks of it.
+"""
+
+import math
+from typing import Literal, NamedTuple, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from models import sde, timegrid
+from models.base import Objective, Terms, last_observed, per_sequence
+from models.batch import Batch
+from models.decoder import Decoder
+from models.gru_ode import Events, GruOde, Trajectory, clock_of
+from models.likelihoods import LikelihoodName, Marginal
+from models.networks import full_precision
+from models.noise import keyed_normal
+from models.sde_loop import Shape, Weights
+from models.vsdn import VsdnConfig
+
+_PRIOR = (0,)
+_HELD_OUT = 1 << 20
+"""Stream of a sequence's noise that says which frames are held out; path s uses 2 s, between its steps 2 s + 1."""
+
+
+class VsdnSdeConfig(VsdnConfig):
+    name: Literal["vsdn_sde", "vsdn_sde_res"]
+    """`_res` learns H_Q - H_G."""
+    depth: int = Field(4, ge=1)
+    """Hidden layers of N1 and N2."""
+    bound: float = Field(4.0, gt=0)
+    """Of each component of a drift's target."""
+    diffusion: tuple[float, float] = (0.1, 1.0)
+    """Smallest and largest R, a square root of time units."""
+    samples: int = Field(1, ge=1)
+    """Paths a sequence in training."""
+    held_out: float = Field(0.0, ge=0, lt=1)
+    """Share of the observed frames that training explains but shows to no network."""
+    solver: sde.SolverName = "direct"
+
+    @model_validator(mode="after")
+    def _stable(self) -> Self:
+        if self.max_step > self.time_unit:
+            raise ValueError(
+                f"max_step={self.max_step} is longer than time_unit={self.time_unit}: a step would overshoot"
+            )
+        if not 0 < self.diffusion[0] < self.diffusion[1]:
+            raise ValueError(f"diffusion={self.diffusion} is no range of positive numbers")
+        return self
+
+
+class Drifts(nn.Module):
+    """N1 and N2 side by side, as `sde_loop` takes them."""
+
+    def __init__(self, hidden: int, latent: int, width: int, depth: int) -> None:
+        super().__init__()
+        self.read_past, self.read_all = nn.Linear(hidden, width), nn.Linear(2 * hidden, width)
+        self.state = nn.Parameter(torch.empty(2, width, latent))
+        self.hidden = nn.ParameterList([torch.empty(2, width, width) for _ in range(depth - 1)])
+        self.hidden_bias = nn.ParameterList([torch.zeros(2, 1, width) for _ in range(depth - 1)])
+        self.prior_out = nn.Linear(width, 2 * latent)
+        self.posterior_out = nn.Linear(width, latent)
+        for weight in (self.state, *self.hidden):  # as torch.nn.Linear does
+            nn.init.uniform_(weight, -(weight.shape[2] ** -0.5), weight.shape[2] ** -0.5)
+
+    def first_layer(self, start: Tensor, end: Tensor | None) -> Tensor:
+        """[M, G, B, W], the share of the recurrent states; of N1 alone where there is no backward one."""
+        shares = [self.read_past(start)]
+        if end is not None:
+            shares.append(self.read_all(torch.cat([start, end], -1)))
+        return full_precision(torch.stack(shares, 1))
+
+    def weights(self, networks: int) -> Weights:
+        latent = self.posterior_out.out_features
+        V = torch.stack([self.prior_out.weight, F.pad(self.posterior_out.weight, (0, 0, 0, latent))])
+        c = torch.stack([self.prior_out.bias, F.pad(self.posterior_out.bias, (0, latent))])[:, None]
+        hidden, bias = (tuple(x[:networks] for x in layers) for layers in (self.hidden, self.hidden_bias))
+        return Weights(self.state[:networks], hidden, bias, V[:networks], c[:networks])
+
+
+class Latent(NamedTuple):
+    """S paths of X, read at the frames of a batch."""
+
+    x: Tensor
+    """[S, B, T, Z]"""
+    h: Tensor
+    """[B, T, H] forward state just before each frame."""
+    last: Tensor
+    """[B, T, D] last observed frame."""
+    kl: Tensor
+    """[S, B] sum over steps of 1/2 |u|^2, where u = R^-1 (H_Q - H_G) sqrt(dt); 0 for the prior's own paths."""
+    martingale: Tensor
+    """[S, B] sum over steps of u epsilon: log dP/dQ of a path is -(kl + martingale)."""
+
+
+class VsdnSde(nn.Module):
+    def __init__(self, config: VsdnSdeConfig, likelihood: LikelihoodName, marginal: Marginal) -> None:
+        super().__init__()
+        c = self.config = config
+        self.posterior = (0, 1) if c.name == "vsdn_sde_res" else (1,)
+        self.gru_ode = GruOde(marginal, c.hidden, passes=2, max_step=c.max_step, time_unit=c.time_unit)
+        self.drifts = Drifts(c.hidden, c.latent, c.width, c.depth)
+        self.x0 = nn.Parameter(torch.zeros(c.latent))
+        self.decoder = Decoder(c.latent + c.hidden, likelihood, marginal, c.see_last)
+
+    def forward(self, batch: Batch, kl_weight: float) -> Objective:
+        """Loss [B] with beta = `kl_weight`, and the terms of the bound (with nothing held out, those of `density`)."""
+        c, events = self.config, Events.of(batch)
+        latent = self._latent(self._shown(batch), self.posterior, c.samples)
+        log_likelihood = self._log_likelihood(latent, batch, events).mean(0)
+        terms = Terms(log_likelihood, latent.kl.mean(0), events.valid.sum(1))
+        paid = torch.maximum(terms.kl, c.free_nats * terms.frames)
+        return Objective(kl_weight * paid - log_likelihood, terms)
+
+    def density(self, batch: Batch, samples: int) -> tuple[Terms, Tensor]:
+        events = Events.of(batch)
+        latent = self._latent(batch, self.posterior, samples)
+        log_likelihood = self._log_likelihood(latent, batch, events)
+        weighted = (log_likelihood - latent.kl - latent.martingale).logsumexp(0) - math.log(samples)
+        return Terms(log_likelihood.mean(0), latent.kl.mean(0), events.valid.sum(1)), weighted
+
+    def predict(self, batch: Batch, samples: int) -> Tensor:
+        return self._mean(self._latent(batch, _PRIOR, samples))
+
+    def interpolate(self, batch: Batch, samples: int) -> Tensor:
+        return self._mean(self._latent(batch, self.posterior, samples))
+
+    def _shown(self, batch: Batch) -> Batch:
+        """The batch without what training holds out."""
+        if self.config.held_out == 0:
+            return batch
+        draw = keyed_normal(batch.seed, batch.observed.shape[1], 1, stream=_HELD_OUT)[..., 0]
+        threshold = torch.special.ndtri(torch.tensor(self.config.held_out)).to(draw)
+        return batch._replace(observed=batch.observed & (draw > threshold))
+
+    def _latent(self, batch: Batch, driver: tuple[int, ...], samples: int) -> Latent:
+        """Paths of the SDE whose drift `driver` names, given what the batch shows."""
+        c, B, S = self.config, len(batch.observed), samples
+        trajectory: Trajectory = self.gru_ode(batch, Events.of(batch))
+        start, end = trajectory.steps()
+        G, grid = max(driver) + 1, trajectory.rows(0)
+        pre = self.drifts.first_layer(start, end if G == 2 else None)
+        M, dtype = pre.shape[0], pre.dtype
+        dt = grid.dt.T[..., None].to(dtype)
+        noise = torch.stack([keyed_normal(batch.seed, M, c.latent, stream=2 * s) for s in range(S)], 1).to(dtype)
+        noise = noise.permute(2, 1, 0, 3).reshape(M, S * B, c.latent)
+        shape = Shape(c.bound, *c.diffusion, driver)
+        x0 = self.x0.to(dtype).expand(S * B, -1)
+        paths = sde.solve(
+            x0, pre.repeat(1, 1, S, 1), self.drifts.weights(G), dt.repeat(1, S, 1), noise, shape, c.solver
+        )  # fmt: skip
+        diffusion = shape.diffusion(paths.outputs)
+        kl = martingale = x0.new_zeros(S, B)
+        if driver != _PRIOR:
+            gap = shape.target(paths.outputs, driver) - shape.target(paths.outputs, _PRIOR)
+            u = dt.repeat(1, S, 1).sqrt() * gap / diffusion
+            kl, martingale = (x.sum((0, 2)).view(S, B) for x in (0.5 * u.square(), u * noise))
+        states = torch.cat([x0[None], paths.states])
+        x = self._at_frames(states.view(M + 1, S, B, -1), diffusion.view(M, S, B, -1), grid, batch)
+        return Latent(x, trajectory.at(0, batch, after=False), last_observed(batch), kl, martingale)
+
+    def _at_frames(self, states: Tensor, diffusion: Tensor, grid: timegrid.TimeGrid, batch: Batch) -> Tensor:
+        """[S, B, T, Z] from the paths [M + 1, S, B, Z]: between two steps, a Brownian bridge."""
+        S = states.shape[1]
+        step, fraction = timegrid.locate(grid, clock_of(batch, 0, self.config.time_unit))
+        row = torch.arange(step.shape[0], device=step.device)[:, None]
+        noise = [keyed_normal(batch.seed, step.shape[1], states.shape[3], stream=2 * s + 1) for s in range(S)]
+        theta, dt = (x[..., None, None].to(states.dtype) for x in (fraction, grid.dt.gather(1, step)))
+        # Two indices around a slice: [B, T, S, Z].
+        bridge = (theta * (1 - theta) * dt).sqrt() * diffusion[step, :, row] * torch.stack(noise, 2).to(states.dtype)
+        x = torch.lerp(states[step, :, row], states[step + 1, :, row], theta) + bridge
+        return x.permute(2, 0, 1, 3)
+
+    def _log_likelihood(self, latent: Latent, batch: Batch, events: Events) -> Tensor:
+        """[S, B]"""
+        h, last = events.take(latent.h), events.take(latent.last)
+        each = [
+            per_sequence(self.decoder.log_prob(torch.cat([events.take(x), h], -1), last, events.values), events.valid)
+            for x in latent.x
+        ]
+        return torch.stack(each)
+
+    def _mean(self, latent: Latent) -> Tensor:
+        """E[Y_t], the mean over the paths."""
+        means = [self.decoder.expectation(torch.cat([x, latent.h], -1), latent.last) for x in latent.x]
+        return torch.stack(means).mean(0)
