@@ -30,8 +30,8 @@ def parse_wav(data: bytes) -> Pcm:
                 file.getsampwidth(), file.getnchannels(), file.getframerate(), file.getnframes(),
             )  # fmt: skip
             content = file.readframes(count)
-    except EOFError:
-        raise UnreadableError("RIFF WAVE: truncated in the header") from None
+    except (EOFError, RuntimeError):  # the second from a chunk that reaches beyond the file
+        raise UnreadableError("RIFF WAVE: truncated or damaged before the samples") from None
     except wave.Error as error:  # of other codings: `unknown format: 7` is mu-law
         raise UnreadableError(f"RIFF WAVE: {' '.join(str(error).split())}; only 16-bit PCM is read") from None
     if width != 2:

@@ -57,3 +57,10 @@ def test_a_split_that_the_data_set_brings_is_kept():
     splits = assign(brought, 0.1, 0.0)
     assert splits["speaker"] == "test"
     assert {group: splits[group] for group in splits if group != "speaker"} == assign(items(range(50)), 0.1, 0.0)
+
+
+def test_no_group_is_drawn_into_a_split_that_the_data_set_brings():
+    brought = [Item("x.wav", "speaker", (), split="test"), *items(range(50))]
+    splits = assign(brought, 0.1, 0.25)
+    assert [group for group in splits if splits[group] == "test"] == ["speaker"]
+    assert list(splits.values()).count("val") > 1
