@@ -1,19 +1,17 @@
-"""The Ray job: raw files to a prepared data set, one task a shard. The only module that imports Ray.
+"""The Ray job: raw files to a prepared data set, one task a shard.
 
 Killed at any point and run again, it ends in the same bytes, whatever the number of workers.
 """
 
-import os
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
-import ray
 from pydantic import Field
-from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 
 from models.errors import DriftworkError
+from pipeline import cluster
 from pipeline.build import Entry, Job, Unreadable, build_shard, probe_item
 from pipeline.card import data_card
 from pipeline.manifest import MANIFEST, SCHEMA, Manifest
@@ -23,8 +21,6 @@ from pipeline.progress import progress
 from pipeline.sequence import SPLITS
 from pipeline.sources import reader
 from pipeline.stats import Moments
-
-CRASHES = (WorkerCrashedError, OutOfMemoryError)
 
 
 class PrepareConfig(Recipe):
@@ -134,39 +130,31 @@ def _too_little(
 def _run(config: PrepareConfig, job: Job, plans: list[ShardPlan]) -> list[Entry]:
     """Build the shards on Ray; their entries in the order of `plans`."""
     entries: dict[int, Entry] = {}
-    with _ray(config), progress("shards", len(plans)) as advance:
-        build = ray.remote(num_cpus=1, max_retries=2)(build_shard)  # a worker that was killed is tried again
-        shared = ray.put(job)
-        workers = config.workers or int(ray.cluster_resources().get("CPU", 1))
-        waiting: deque[tuple[int, dict[str, str]]] = deque((index, {}) for index in range(len(plans)))
-        running: dict[ray.ObjectRef, int] = {}
-        while waiting or running:
-            while waiting and len(running) < workers:
-                index, crashed = waiting.popleft()
-                running[build.remote(shared, plans[index], crashed)] = index
-            (done,), _ = ray.wait(list(running), num_returns=1)
-            index = running.pop(done)
-            try:
-                entries[index] = ray.get(done)
-            except CRASHES:
-                waiting.appendleft((index, _culprits(shared, plans[index])))
-            except RayTaskError as error:
-                if not isinstance(error.cause, OSError):
-                    raise
-                raise DriftworkError(f"{config.out}: {plans[index].file} cannot be written: {error.cause}") from None
-            else:
-                advance()
+    with cluster.connected(config.address, config.workers) as nodes, progress("shards", len(plans)) as advance:
+        shared = cluster.share(job)
+        waiting = deque(cluster.Task(index, (shared, plan, {})) for index, plan in enumerate(plans))
+        # A worker that was killed is tried again.
+        with closing(cluster.work(build_shard, waiting, config.workers or nodes.cpus, retries=2)) as ended:
+            for index, result in ended:
+                try:
+                    entries[index] = result()
+                except cluster.TaskDiedError:
+                    culprits = _culprits(shared, plans[index])
+                    waiting.appendleft(cluster.Task(index, (shared, plans[index], culprits)))
+                except OSError as error:
+                    raise DriftworkError(f"{config.out}: {plans[index].file} cannot be written: {error}") from None
+                else:
+                    advance()
     return [entries[index] for index in range(len(plans))]
 
 
-def _culprits(job: ray.ObjectRef, plan: ShardPlan) -> dict[str, str]:
+def _culprits(job: Any, plan: ShardPlan) -> dict[str, str]:
     """The items that end the process which reads them, each tried alone, with the reason for the quarantine."""
-    probe = ray.remote(num_cpus=1, max_retries=1)(probe_item)
     crashed = {}
     for item in plan.items:
         try:
-            ray.get(probe.remote(job, item))
-        except CRASHES:
+            cluster.run(probe_item, job, item, retries=1)
+        except cluster.TaskDiedError:
             crashed[item.name] = "the process that read it died (a crash in the parser, or out of memory)"
     if not crashed:
         raise DriftworkError(
@@ -174,25 +162,3 @@ def _culprits(job: ray.ObjectRef, plan: ShardPlan) -> dict[str, str]:
             "is there enough memory? A smaller files_per_shard needs less"
         )
     return crashed
-
-
-@contextmanager
-def _ray(config: PrepareConfig) -> Iterator[None]:
-    """A Ray of our own, a cluster's, or the one that this process is connected to already."""
-    if ray.is_initialized():
-        yield
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    options = {"num_cpus": config.workers, "include_dashboard": False} if config.address == "local" else {}
-    try:
-        ray.init(address=config.address, log_to_driver=False, logging_level="ERROR", **options)
-    except (ConnectionError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise DriftworkError(f"address={config.address}: no Ray cluster answers: {reason}") from None
-    token = Path.home() / ".ray" / "auth_token"
-    if token.exists():
-        token.chmod(0o600)  # Ray writes it readable for all, and whoever has it can run code here
-    try:
-        yield
-    finally:
-        ray.shutdown()

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 MAY_IMPORT = {"models": {"models"}, "pipeline": {"pipeline", "models"}, "launch": {"launch", "pipeline", "models"}}
 HEAVY = {
-    "ray": {"pipeline/prepare.py"},
+    "ray": {"pipeline/cluster.py"},
     "webdataset": {"pipeline/shards.py"},
     "deepspeed": {"launch/engine.py"},
     "mlflow": {"launch/tracking.py"},

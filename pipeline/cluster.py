@@ -1,0 +1,115 @@
+"""Tasks on Ray, on this machine or on a cluster. The only module that imports Ray."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ray
+from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
+
+from models.errors import DriftworkError
+
+_PATIENCE_S = 60.0
+"""How long tasks that are told to stop may take to clean up."""
+
+
+class TaskDiedError(Exception):
+    """The process of a task died, of a crash or for want of memory, and so did those that tried it again."""
+
+
+class Task(NamedTuple):
+    key: int
+    arguments: tuple[Any, ...]
+    cpus: float = 1.0
+    """Reserved for it, as are `gpus`; less than one shares a device."""
+    gpus: float = 0.0
+
+
+class Nodes(NamedTuple):
+    """Devices of all machines together, and of the largest one."""
+
+    cpus: int
+    gpus: int
+    cpus_of_one: int
+    gpus_of_one: int
+
+
+@contextmanager
+def connected(address: str, cpus: int | None = None) -> Iterator[Nodes]:
+    """A Ray of our own (`local`, with `cpus` of this machine), a cluster's, or the one that this process has already.
+
+    Raises:
+        DriftworkError: nobody answers at `address`.
+    """
+    if ray.is_initialized():
+        yield _nodes()
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    options = {"num_cpus": cpus, "include_dashboard": False} if address == "local" else {}
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
+    except (ConnectionError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise DriftworkError(f"address={address}: no Ray cluster answers: {reason}") from None
+    token = Path.home() / ".ray" / "auth_token"
+    if token.exists():
+        token.chmod(0o600)  # Ray writes it readable for all, and whoever has it can run code here
+    try:
+        yield _nodes()
+    finally:
+        ray.shutdown()
+
+
+def share(value: object) -> ray.ObjectRef:
+    """Sent once to each machine, however many tasks have it among their arguments."""
+    return ray.put(value)
+
+
+def run(function: Callable[..., Any], *arguments: Any, retries: int) -> Any:
+    """`function(*arguments)` in a worker. Raises as the results of `work`."""
+    remote = ray.remote(num_cpus=1, max_retries=retries)(function)
+    return _result(remote.remote(*arguments))
+
+
+def work(
+    function: Callable[..., Any], waiting: deque[Task], at_once: int, *, retries: int
+) -> Generator[tuple[int, Callable[[], Any]], None, None]:
+    """Run `function(*task.arguments)` for each of `waiting`, at most `at_once` at a time.
+
+    Yields, as they end, a task's key and a function that gives what it returned, or raises what it raised, or
+    `TaskDiedError` when its process died `1 + retries` times. What is added to `waiting` meanwhile is done too. When
+    the iterator is closed early, by an exception too, running tasks get a KeyboardInterrupt and time to clean up.
+    """
+    running: dict[ray.ObjectRef, int] = {}
+    remote = ray.remote(max_retries=retries)(function)
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                task = waiting.popleft()
+                started = remote.options(num_cpus=task.cpus, num_gpus=task.gpus).remote(*task.arguments)
+                running[started] = task.key
+            (done,), _ = ray.wait(list(running), num_returns=1)
+            yield running.pop(done), lambda done=done: _result(done)  # type: ignore[misc]
+    finally:
+        for task_ref in running:
+            ray.cancel(task_ref)
+        if running:
+            ray.wait(list(running), num_returns=len(running), timeout=_PATIENCE_S)
+
+
+def _result(ref: ray.ObjectRef) -> Any:
+    try:
+        return ray.get(ref)
+    except (WorkerCrashedError, OutOfMemoryError) as error:
+        raise TaskDiedError(str(error)) from error
+    except RayTaskError as error:
+        raise error.cause from error
+
+
+def _nodes() -> Nodes:
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus, gpus = ([int(node.get(kind, 0)) for node in alive] for kind in ("CPU", "GPU"))
+    return Nodes(sum(cpus), sum(gpus), max(cpus), max(gpus))
