@@ -59,8 +59,7 @@ def write(
 
 
 def _draws(trials: Many[Sequence], batch: Batch, forecaster: Forecaster) -> list[Trial]:
-    drawn = [forecaster.draw(batch, n) for n in range(DRAWS)]
-    states, frames = (torch.stack(parts, 1).cpu().numpy() for parts in zip(*drawn, strict=True))  # [B, S, T, ...]
+    states, frames = (x.transpose(0, 1).cpu().numpy() for x in forecaster.draws(batch, range(DRAWS)))  # [B, S, T, ...]
     kept = [KEPT.index(channel) for channel in CHANNELS.values()]
     lengths = [len(trial.times) for trial in trials]
     planes = principal_plane([z[:, :T] for z, T in zip(states, lengths, strict=True)])

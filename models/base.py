@@ -52,8 +52,8 @@ class Forecaster(Protocol):
         """All frames of the batch's times, from the `given` first ones."""
         ...
 
-    def draw(self, batch: Batch, n: int) -> tuple[Tensor, Tensor]:
-        """The n-th draw of a forecast: latent states [B, T, Z], and E[Y_t | state] [B, T, D]."""
+    def draws(self, batch: Batch, numbers: range) -> tuple[Tensor, Tensor]:
+        """Draws of a forecast, by number: latent states [S, B, T, Z], and E[Y_t | state] [S, B, T, D]."""
         ...
 
 

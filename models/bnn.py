@@ -41,8 +41,8 @@ class BayesianMlp(nn.Module):
         log_std = torch.full((entries,), init_std).log()
         self.log_std = nn.Parameter(log_std) if entries else None
 
-    def draw(self, seed: Tensor, stream: int) -> Weights:
-        """A network for each of the seeds [G] int64; a point estimate has one for all, G = 1."""
+    def draw(self, seed: Tensor, stream: int | Tensor) -> Weights:
+        """A network for each of the seeds [G] int64, see `keyed_normal`; a point estimate has one for all, G = 1."""
         if self.log_std is None:
             return self.mean_weights()
         noise = keyed_normal(seed, 1, self.count, stream)[:, 0]

@@ -22,19 +22,19 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ ((x >> 31) & 0x1FFFFFFFF)
 
 
-def keyed_normal(seed: Tensor, steps: int, width: int, stream: int = 0) -> Tensor:
+def keyed_normal(seed: Tensor, steps: int, width: int, stream: int | Tensor = 0) -> Tensor:
     """Draw N(0, 1).
 
     Args:
         seed: [B] int64, one key a sequence.
         steps, width: shape of one sequence's noise; entry (n, z) does not depend on either.
-        stream: a further key that tells apart the draws one sequence needs (samples, uses).
+        stream: a further key, one or [B] int64, that tells apart the draws one sequence needs (samples, uses).
 
     Returns:
         [B, steps, width] float32.
     """
     device = seed.device
-    row = _mix(_mix(seed) + torch.full_like(seed, stream + 1) * _GOLDEN)[:, None, None]
+    row = _mix(_mix(seed) + (torch.zeros_like(seed) + stream + 1) * _GOLDEN)[:, None, None]
     counter = torch.arange(steps, device=device)[:, None] * 2**20 + torch.arange(width, device=device)
     bits = _mix(row + (counter + 1) * _GOLDEN)
     # Two 24-bit uniforms from one hash, then Box-Muller; the half keeps the logarithm finite.

@@ -37,6 +37,9 @@ from models.ode import Path, SolverConfig
 _NOISE_OF_Z, _NOISE_OF_W = 0, 1
 """Streams of a sequence's noise; draw n uses 2 n and 2 n + 1."""
 
+_VALUES_AT_ONCE = 2**21
+"""Of forecast frames that are solved for and decoded together; a convolutional decoder holds 100 bytes for each."""
+
 
 class Ode2VaeConfig(Config):
     name: Literal["ode2vae", "neural_ode"]
@@ -92,10 +95,10 @@ class Ode2Vae(nn.Module):
         """Loss [B] with all KL terms but gamma's weighted by `kl_weight`, and the terms that `density` would report."""
         c, published = self.config, self.config.objective == "published"
         posterior = self._posterior(batch)
-        path = self._draw_path(posterior, batch, 0)
+        path = self._draw_path(posterior, batch.times, batch.seed, 0)
         seen, later = batch.observed, batch.observed.clone()
         later[:, 0] = False
-        log_likelihood = per_sequence(self._log_likelihood(path.z, batch), seen)
+        log_likelihood = self._log_likelihood(path.z, batch)
         prior_gap = path.log_q - _standard(path.z).log_prob(path.z)
         kl_z0, kl_w = posterior.kl(_standard(posterior.mean)), self.weights.kl()
         terms = Terms(log_likelihood, kl_z0 + kl_w / self.sequences, seen.sum(1))
@@ -117,10 +120,10 @@ class Ode2Vae(nn.Module):
         posterior, weights = self._posterior(batch), self.weights.draw(batch.seed, _NOISE_OF_W)
         log_likelihoods, log_weights = [], []
         for n in range(samples):
-            z0 = posterior.sample(self._noise_of_z(batch, n))
+            z0 = posterior.sample(self._noise_of_z(batch.seed, n))
             log_q0 = posterior.log_prob(z0)
-            path = self._solve(z0, log_q0, weights, batch)
-            log_likelihoods.append(per_sequence(self._log_likelihood(path.z, batch), batch.observed))
+            path = self._solve(z0, log_q0, weights, batch.times)
+            log_likelihoods.append(self._log_likelihood(path.z, batch))
             log_weights.append(log_likelihoods[-1] + _standard(z0).log_prob(z0) - log_q0)
         kl_w = self.weights.kl() / self.sequences
         kl = posterior.kl(_standard(posterior.mean)) + kl_w
@@ -129,14 +132,21 @@ class Ode2Vae(nn.Module):
 
     def forecast(self, batch: Batch, draws: int) -> Forecast:
         """Every frame of the batch's times, from the first A observed ones alone."""
-        mean = sum((self.draw(batch, n)[1] for n in range(draws)), torch.zeros_like(batch.values)) / draws
+        total, at_once = torch.zeros_like(batch.values), max(1, _VALUES_AT_ONCE // batch.values.numel())
+        for n in range(0, draws, at_once):
+            total += self.draws(batch, range(n, min(n + at_once, draws)))[1].sum(0)
         z0 = self._posterior(batch).mean
-        path = self._solve(z0, torch.zeros_like(z0[:, 0]), self.weights.mean_weights(), batch)
-        return Forecast(mean, self.likelihood.expectation(self._decode(path.z)))
+        path = self._solve(z0, torch.zeros_like(z0[:, 0]), self.weights.mean_weights(), batch.times)
+        return Forecast(total / draws, self.likelihood.expectation(self._decode(path.z)))
 
-    def draw(self, batch: Batch, n: int) -> tuple[Tensor, Tensor]:
-        """The n-th draw from the posterior of the first A frames: states [B, T, 2 q], and E[x_t | s_t] [B, T, D]."""
-        z = self._draw_path(self._posterior(batch), batch, n).z
+    def draws(self, batch: Batch, numbers: range) -> tuple[Tensor, Tensor]:
+        """Draws from the posterior of the first A frames: states [S, B, T, 2 q], and E[x_t | s_t] [S, B, T, D].
+
+        Draw n is the same whichever others it is asked for with."""
+        S, B = len(numbers), len(batch.seed)
+        n = torch.tensor(numbers, device=batch.seed.device).repeat_interleave(B)
+        posterior = Normal(*(x.repeat(S, 1) for x in self._posterior(batch)))
+        z = self._draw_path(posterior, batch.times.repeat(S, 1), batch.seed.repeat(S), n).z.unflatten(0, (S, B))
         return z, self.likelihood.expectation(self._decode(z))
 
     def _posterior(self, batch: Batch) -> Normal:
@@ -144,17 +154,16 @@ class Ode2Vae(nn.Module):
         posterior: Normal = self.encoder(batch.values[:, :A], batch.observed[:, :A])
         return posterior
 
-    def _noise_of_z(self, batch: Batch, n: int) -> Tensor:
-        noise = keyed_normal(batch.seed, 1, 2 * self.config.latent, 2 * n + _NOISE_OF_Z)
-        return noise[:, 0].to(batch.values.dtype)
+    def _noise_of_z(self, seed: Tensor, n: int | Tensor) -> Tensor:
+        return keyed_normal(seed, 1, 2 * self.config.latent, 2 * n + _NOISE_OF_Z)[:, 0].to(self.weights.mean)
 
-    def _draw_path(self, posterior: Normal, batch: Batch, n: int) -> Path:
-        z0 = posterior.sample(self._noise_of_z(batch, n))
-        weights = self.weights.draw(batch.seed, 2 * n + _NOISE_OF_W)
-        return self._solve(z0, posterior.log_prob(z0), weights, batch)
+    def _draw_path(self, posterior: Normal, times: Tensor, seed: Tensor, n: int | Tensor) -> Path:
+        z0 = posterior.sample(self._noise_of_z(seed, n))
+        weights = self.weights.draw(seed, 2 * n + _NOISE_OF_W)
+        return self._solve(z0, posterior.log_prob(z0), weights, times)
 
-    def _solve(self, z0: Tensor, log_q0: Tensor, weights: Weights, batch: Batch) -> Path:
-        path = ode.solve(z0, log_q0, weights, batch.times, self.config.solver, self.config.activation)
+    def _solve(self, z0: Tensor, log_q0: Tensor, weights: Weights, times: Tensor) -> Path:
+        path = ode.solve(z0, log_q0, weights, times, self.config.solver, self.config.activation)
         self.evaluations = path.evaluations
         return path
 
@@ -163,8 +172,9 @@ class Ode2Vae(nn.Module):
         return parameters
 
     def _log_likelihood(self, z: Tensor, batch: Batch) -> Tensor:
-        """[B, T]"""
-        return self.likelihood.log_prob(self._decode(z), batch.values)
+        """[B], of the observed frames; no others are decoded, for a convolutional decoder takes most of a step."""
+        log_prob = self.likelihood.log_prob(self._decode(z[batch.observed]), batch.values[batch.observed])
+        return log_prob.new_zeros(batch.observed.shape).masked_scatter(batch.observed, log_prob).sum(1)
 
     def _encoder_gap(self, batch: Batch, path: Path, counted: Tensor) -> Tensor:
         """sum_i log q(z_i) - log q_enc(z_i | x_i, ..., x_{i+A-1}), [B], over the frames that have an encoding."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
+from models import ode2vae
 from models.batch import Batch
 from models.encoders import ConvDecoder, ConvEncoder, Encoder
 from models.likelihoods import LIKELIHOODS, Marginal, NoisyMean
@@ -96,6 +97,20 @@ def test_a_loss_does_not_depend_on_the_batch_it_sits_in(model):
             torch.testing.assert_close(model(alone, 1.0).loss[0], together[b], rtol=0, atol=1e-11)
             for mine, all_of_them in zip(model.forecast(alone, 3), forecast, strict=True):
                 torch.testing.assert_close(mine[0], all_of_them[b, :n], rtol=0, atol=1e-12)
+
+
+def test_draws_are_the_same_one_by_one_and_together(model, monkeypatch):
+    batch = make_batch()
+    with torch.no_grad():
+        together = model.draws(batch, range(2, 7))
+        for n in range(2, 7):
+            for alone, all_of_them in zip(model.draws(batch, range(n, n + 1)), together, strict=True):
+                torch.testing.assert_close(alone[0], all_of_them[n - 2], rtol=0, atol=1e-12)
+        assert (together[0].diff(dim=0).abs().amax((1, 2, 3)) > 1e-3).all()
+        frames = model.draws(batch, range(7))[1]
+        for at_once in (10**9, 3 * batch.values.numel(), 1):
+            monkeypatch.setattr(ode2vae, "_VALUES_AT_ONCE", at_once)
+            torch.testing.assert_close(model.forecast(batch, 7).mean, frames.mean(0), rtol=0, atol=1e-12)
 
 
 def test_a_forecast_sees_the_first_frames_alone(model):
@@ -197,7 +212,7 @@ def test_log_q_of_z0_includes_the_entropy():
     model, batch = make(variance="none"), make_batch()
     with torch.no_grad():
         posterior = model._posterior(batch)
-        path = model._draw_path(posterior, batch, 0)
+        path = model._draw_path(posterior, batch.times, batch.seed, 0)
         q = torch.distributions.Normal(posterior.mean, posterior.log_std.exp())
         torch.testing.assert_close(path.log_q[:, 0], q.log_prob(path.z[:, 0]).sum(-1), rtol=1e-12, atol=0)
         assert float(posterior.log_std.sum(-1).abs().min()) > 0.1
@@ -208,7 +223,7 @@ def test_published_differs_by_what_its_docstring_names():
     batch = make_batch()
     with torch.no_grad():
         posterior = ours._posterior(batch)
-        path = ours._draw_path(posterior, batch, 0)
+        path = ours._draw_path(posterior, batch.times, batch.seed, 0)
         z0, n = path.z[:, 0], batch.observed[:, 1:].sum(1)
         entropy = posterior.log_std.sum(-1)
         standard = torch.distributions.Normal(torch.zeros_like(z0), 1.0)
