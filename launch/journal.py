@@ -26,6 +26,7 @@ class Journal:
     def _reset(self) -> None:
         self.sums = torch.zeros(4, dtype=torch.float64, device=self.ranks.device)  # log-likelihood, KL, frames, seqs
         self.taken, self.steps, self.data_seconds, self.step_seconds, self.grad_norm = 0, 0, 0.0, 0.0, 0.0
+        self.evaluations: int | None = None
 
     def step(
         self, progress: Progress, batch: Batch, step: Step, kl_weight: float, data_seconds: float, step_seconds: float
@@ -36,6 +37,8 @@ class Journal:
         if step.applied:
             self.sums += torch.stack([(x.detach() * real).sum().double() for x in (*terms, torch.ones_like(real))])
             self.grad_norm += step.grad_norm
+            if step.objective.evaluations is not None:
+                self.evaluations = (self.evaluations or 0) + step.objective.evaluations
             self.steps += 1
         else:
             self.skipped += 1
@@ -60,6 +63,8 @@ class Journal:
             "time/update_seconds_per_step": self.step_seconds / self.taken,
             "time/sequences_per_second": sequences / max(self.data_seconds + self.step_seconds, 1e-9),
         }
+        if self.evaluations is not None:
+            metrics["train/solver_evaluations_per_step"] = self.evaluations / self.steps
         self.tracker.metrics({key: value for key, value in metrics.items() if math.isfinite(value)}, progress.step)
         self.say(
             f"step {progress.step:6d}  epoch {progress.epoch:3d}  nll {metrics['train/nll_nats_per_frame']:8.3f}  "

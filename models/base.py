@@ -23,6 +23,8 @@ class Objective(NamedTuple):
     loss: Tensor
     """[B] nats per sequence, what training minimises."""
     terms: Terms
+    evaluations: int | None = None
+    """Of the field that a solver took a trajectory through; None where no solver counts."""
 
 
 class Forecast(NamedTuple):

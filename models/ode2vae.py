@@ -83,8 +83,6 @@ class Ode2Vae(nn.Module):
         c, D = config, len(marginal.mean)
         self.config, self.sequences = c, marginal.sequences
         self.given = c.velocity_frames
-        self.evaluations = 0
-        """Of the field in the last solve."""
         self.likelihood = Bernoulli(marginal) if likelihood == "bernoulli" else NoisyMean(marginal, c.noise)
         self.encoder = Encoder(marginal, c.velocity_frames, c.latent, c.networks, c.encoder_width, c.activation)
         self.decoder = decoder(D, c.latent, c.networks, c.decoder_width, self.likelihood.width, c.activation)
@@ -113,7 +111,7 @@ class Ode2Vae(nn.Module):
         loss = kl_weight * (kl + c.path_weight * per_sequence(prior_gap, later)) - log_likelihood
         if c.gamma > 0:
             loss = loss + c.gamma * self._encoder_gap(batch, path, seen if published else later)
-        return Objective(loss, terms)
+        return Objective(loss, terms, path.evaluations)
 
     def density(self, batch: Batch, samples: int) -> tuple[Terms, Tensor]:
         """The bound, and the importance-weighted one over z_0; a sequence's draw of W is the same in all samples."""
@@ -163,9 +161,7 @@ class Ode2Vae(nn.Module):
         return self._solve(z0, posterior.log_prob(z0), weights, times)
 
     def _solve(self, z0: Tensor, log_q0: Tensor, weights: Weights, times: Tensor) -> Path:
-        path = ode.solve(z0, log_q0, weights, times, self.config.solver, self.config.activation)
-        self.evaluations = path.evaluations
-        return path
+        return ode.solve(z0, log_q0, weights, times, self.config.solver, self.config.activation)
 
     def _decode(self, z: Tensor) -> Tensor:
         parameters: Tensor = self.decoder(z[..., : self.config.latent])

@@ -1,0 +1,45 @@
+"""What a run says of its steps."""
+
+import torch
+
+from launch.distributed import alone
+from launch.engine import Step
+from launch.journal import Journal
+from launch.progress import Progress
+from models.base import Objective, Terms
+from models.batch import Batch
+
+
+class Kept:
+    def __init__(self):
+        self.records = []
+
+    def metrics(self, values, step):
+        self.records.append(values)
+
+
+def record(evaluations):
+    """Ten steps of two sequences, of which the solver says that it took so many evaluations."""
+    x, time = torch.tensor([-6.0, -2.0]), torch.zeros(2, 4)
+    batch = Batch(time, time[..., None], time > -1, time > -1, torch.ones(2) / 2, torch.arange(2), ("a", "b"))
+    kept, progress = Kept(), Progress()
+    journal = Journal(kept, alone())
+    for progress.step in range(1, 11):
+        objective = Objective(-x, Terms(x, torch.ones(2), torch.full((2,), 4)), evaluations(progress.step))
+        journal.step(progress, batch, Step(objective, True, 3.0), 1.0, data_seconds=0.1, step_seconds=0.3)
+    (found,) = kept.records
+    return found
+
+
+def test_a_record_is_the_mean_over_its_steps(capsys):
+    found = record(lambda step: 10 * step)
+    assert found["train/nll_nats_per_frame"] == (6 + 2 + 2) / 8
+    assert found["train/kl_nats_per_frame"] == 2 / 8
+    assert found["train/grad_norm"] == 3.0
+    assert found["train/solver_evaluations_per_step"] == 55.0
+    assert abs(found["time/sequences_per_second"] - 5.0) < 1e-9
+    assert "step     10" in capsys.readouterr().out
+
+
+def test_a_model_without_a_solver_that_counts_has_no_evaluations():
+    assert "train/solver_evaluations_per_step" not in record(lambda step: None)
