@@ -1,18 +1,23 @@
-"""GRU-ODE (De Brouwer et al., 2019): a recurrent state that flows between observations and jumps at them.
+"""GRU-ODE (De Brouwer et al., 2019) and ODE-RNN (Rubanova et al., 2019): a recurrent state that flows between
+observations and jumps at them.
 
 `GruOde` runs one pass forward in time, or that and one backward in time side by side, over the observed frames of each
 sequence, and can then be asked for the state at any time.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from models import recurrence, timegrid
 from models.batch import Batch
+from models.gru_flow import GruFlow
 from models.likelihoods import Marginal, Standardize
+from models.mlp_flow import MlpFlow
 from models.networks import full_precision
+
+FLOWS: dict[Literal["gru", "mlp"], type[recurrence.Flow]] = {"gru": GruFlow, "mlp": MlpFlow}
 
 
 class Events(NamedTuple):
@@ -90,22 +95,26 @@ class Trajectory(NamedTuple):
 
 
 class GruOde(nn.Module):
-    """Flow dh/dt = (1 - z) (g - h) with the gates of an input-free GRU cell, update h+ = GRUCell(y, h-).
+    """Flow dh/dt = f(h), update h+ = GRUCell(y, h-).
 
     Args:
         marginal: of the data, which brings its inputs to unit scale.
         hidden: H. passes: 1 forward in time, 2 also backward.
         max_step: longest Euler step, seconds. time_unit: seconds that make one unit of t in dh/dt.
+        flow: f. "gru": (1 - z) (g - h) with the gates of an input-free GRU cell; "mlp": a network with a hidden layer.
     """
 
-    def __init__(self, marginal: Marginal, hidden: int, passes: int, max_step: float, time_unit: float) -> None:
+    def __init__(
+        self, marginal: Marginal, hidden: int, passes: int, max_step: float, time_unit: float,
+        flow: Literal["gru", "mlp"] = "gru",
+    ) -> None:  # fmt: skip
         super().__init__()
         self.max_step, self.time_unit, self.passes, self.hidden = max_step, time_unit, passes, hidden
         R, H = passes, hidden
-        self.flow_gates = nn.Parameter(torch.empty(R, 2 * H, H))
-        self.flow_gates_bias = nn.Parameter(torch.empty(R, 1, 2 * H))
-        self.flow_candidate = nn.Parameter(torch.empty(R, H, H))
-        self.flow_candidate_bias = nn.Parameter(torch.empty(R, 1, H))
+        self.flow = FLOWS[flow]
+        self.flow_weights = [f"flow_{name}" for name in self.flow.shapes(R, H)]
+        for name, shape in zip(self.flow_weights, self.flow.shapes(R, H).values(), strict=True):
+            self.register_parameter(name, nn.Parameter(torch.empty(shape)))
         self.update = nn.Parameter(torch.empty(R, 3 * H, H))
         self.update_bias = nn.Parameter(torch.empty(R, 1, 3 * H))
         for parameter in self.parameters():  # as torch.nn.GRUCell does
@@ -128,7 +137,8 @@ class GruOde(nn.Module):
 
         dtype = events.values.dtype
         before, after = recurrence.run(
-            events.values.new_zeros(R, B, self.hidden), self._inputs(events, grid), self._weights(),
+            events.values.new_zeros(R, B, self.hidden), self._inputs(events, grid), self.flow,
+            [self.get_parameter(name) for name in self.flow_weights], (self.update, self.update_bias),
             grid.dt.T.reshape(-1, R, B, 1).to(dtype), (event < K).T.reshape(-1, R, B, 1).to(dtype),
         )  # fmt: skip
         return Trajectory(before, after, grid, self.time_unit)
@@ -143,12 +153,6 @@ class GruOde(nn.Module):
         event = grid.event.clamp_max(K - 1)
         row = torch.arange(R * B, device=event.device)
         return projected[row, event.T].view(-1, R, B, H3)
-
-    def _weights(self) -> recurrence.Weights:
-        return recurrence.Weights(
-            self.flow_gates, self.flow_gates_bias, self.flow_candidate, self.flow_candidate_bias,
-            self.update, self.update_bias,
-        )  # fmt: skip
 
 
 def _horizon(batch: Batch, time_unit: float) -> Tensor:

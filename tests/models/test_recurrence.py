@@ -1,18 +1,33 @@
+import itertools
+import math
+
 import pytest
 import torch
 
-from models.recurrence import Weights, run
+from models.gru_flow import GruFlow
+from models.mlp_flow import MlpFlow
+from models.recurrence import run
+
+FLOWS = {"gru": GruFlow, "mlp": MlpFlow}
 
 
-def formula(h, x, w, dt, observe):
-    """The docstring's formulas, a line each, differentiated by autograd."""
+def gru(h, W, b, V, c):
+    z, r = torch.sigmoid(h @ W.mT + b).chunk(2, -1)
+    return (1 - z) * (torch.tanh((r * h) @ V.mT + c) - h)
+
+
+def mlp(h, W, b, V, c):
+    return torch.tanh(h @ W.mT + b) @ V.mT + c
+
+
+def formula(h, x, flow, weights, update, dt, observe):
+    """The docstrings' formulas, a line each, differentiated by autograd."""
     H, before, after = h.shape[-1], [], []
+    U, d = update
     for m in range(len(dt)):
-        z, r = torch.sigmoid(h @ w.W.mT + w.b).split(H, -1)
-        g = torch.tanh((r * h) @ w.V.mT + w.c)
-        h = h + dt[m] * (1 - z) * (g - h)
+        h = h + dt[m] * {GruFlow: gru, MlpFlow: mlp}[flow](h, *weights)
         before.append(h)
-        u = (h @ w.U.mT + w.d).split(H, -1)
+        u = (h @ U.mT + d).split(H, -1)
         a = x[m].split(H, -1)
         r, z = torch.sigmoid(a[0] + u[0]), torch.sigmoid(a[1] + u[1])
         n = torch.tanh(a[2] + r * u[2])
@@ -21,34 +36,58 @@ def formula(h, x, w, dt, observe):
     return torch.stack(before), torch.stack(after)
 
 
-@pytest.fixture(params=[0.0, 0.3, 1.0], ids=["never observed", "sometimes", "always"])
+@pytest.fixture(params=itertools.product(FLOWS, (0.0, 0.3, 1.0)), ids=lambda p: f"{p[0]}, {p[1]} observed")
 def case(request):
+    name, share = request.param
     g = torch.Generator().manual_seed(0)
-    M, R, B, H = 9, 2, 3, 4
+    M, R, B, H = 35, 2, 3, 4  # two blocks of steps, and part of one
 
     def tensor(*shape):
         return torch.randn(*shape, generator=g, dtype=torch.float64).requires_grad_()
 
-    weights = Weights(tensor(R, 2 * H, H), tensor(R, 1, 2 * H), tensor(R, H, H), tensor(R, 1, H),
-                      tensor(R, 3 * H, H), tensor(R, 1, 3 * H))  # fmt: skip
+    weights = [tensor(*shape) for shape in FLOWS[name].shapes(R, H).values()]
     dt = torch.rand(M, R, B, 1, generator=g, dtype=torch.float64)
-    observe = (torch.rand(M, R, B, 1, generator=g) < request.param).double()
-    return tensor(R, B, H), tensor(M, R, B, 3 * H), weights, dt, observe
+    observe = (torch.rand(M, R, B, 1, generator=g) < share).double()
+    update = tensor(R, 3 * H, H), tensor(R, 1, 3 * H)
+    return tensor(R, B, H), tensor(M, R, B, 3 * H), FLOWS[name], weights, update, dt, observe
 
 
 def test_states_are_those_of_the_formula(case):
-    torch.testing.assert_close(run(*case), formula(*case), rtol=0, atol=1e-14)
+    torch.testing.assert_close(run(*case), formula(*case), rtol=1e-13, atol=1e-13)
 
 
 def test_hand_derived_gradient_is_that_of_autograd(case):
-    h0, x, weights, *_ = case
-    leaves = [h0, x, *weights]
+    h0, x, _, weights, update, *_ = case
+    leaves = [h0, x, *weights, *update]
     outputs, expected = run(*case), formula(*case)
     g = torch.Generator().manual_seed(1)
     incoming = [torch.randn(o.shape, generator=g, dtype=o.dtype) for o in outputs]
     ours = torch.autograd.grad(outputs, leaves, incoming)
     theirs = torch.autograd.grad(expected, leaves, incoming, allow_unused=True, materialize_grads=True)
-    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+
+
+def test_hand_derived_gradient_is_that_of_finite_differences(case):
+    h0, x, flow, weights, update, dt, observe = case
+
+    def last_state(h0, U, d, *weights):
+        return run(h0, x.detach()[:3], flow, weights, (U, d), dt[:3], observe[:3])
+
+    assert torch.autograd.gradcheck(last_state, (h0, *update, *weights))
+
+
+def test_the_network_flow_converges_to_a_closed_form_with_order_one():
+    """dh/dt = -tanh(h), one unit: sinh h(t) = sinh h(0) exp(-t)."""
+    one, none = torch.ones(1, 1, 1, dtype=torch.float64), torch.zeros(1, 1, 1, dtype=torch.float64)
+    update, h0, errors = (torch.zeros(1, 3, 1).double(), torch.zeros(1, 1, 3).double()), 1.5 * one, []
+    for M in (10, 20, 40, 80):
+        dt = torch.full((M, 1, 1, 1), 2.0 / M, dtype=torch.float64)
+        x = torch.zeros(M, 1, 1, 3, dtype=torch.float64)
+        end = run(h0, x, MlpFlow, (one, none, -one, none), update, dt, torch.zeros_like(dt))[0][-1]
+        errors.append(abs(float(end) - math.asinh(math.sinh(1.5) * math.exp(-2.0))))
+    orders = [math.log2(coarse / fine) for coarse, fine in itertools.pairwise(errors)]
+    assert errors[-1] < 5e-3
+    assert all(0.9 < order < 1.1 for order in orders), (errors, orders)
 
 
 def test_a_second_derivative_is_refused(case):
