@@ -77,6 +77,21 @@ class LatentDynamics(Protocol):
         ...
 
 
+class Smoother(Protocol):
+    """A model of each frame given all others, past and future: it interpolates, and neither predicts nor bounds the
+    likelihood."""
+
+    def forward(self, batch: Batch, kl_weight: float) -> Objective: ...
+
+    def pseudo_likelihood(self, batch: Batch) -> Terms:
+        """sum_n log P(Y_n | all observations but Y_n)."""
+        ...
+
+    def interpolate(self, batch: Batch, samples: int) -> Tensor:
+        """E[Y_t | all observations but Y_t], [B, T, D]."""
+        ...
+
+
 def per_sequence(values: Tensor, valid: Tensor) -> Tensor:
     """Sum [B, K] over the events that are real: [B]."""
     return torch.where(valid, values, 0.0).sum(1)

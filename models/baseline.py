@@ -1,4 +1,5 @@
-"""GRU-ODE (De Brouwer et al., 2019) as a model of its own: the same states, decoder and likelihood, no latent."""
+"""GRU-ODE (De Brouwer et al., 2019) and ODE-RNN (Rubanova et al., 2019) as models of their own: the same states,
+decoder and likelihood as VSDN, no latent. For interpolation, which knows the future too, GRU-ODE in both directions."""
 
 from typing import Literal
 
@@ -16,9 +17,11 @@ from models.networks import mlp
 
 
 class GruOdeConfig(Config):
-    name: Literal["gru_ode"]
+    name: Literal["gru_ode", "ode_rnn", "bi_gru_ode"]
+    """Flow between observations: of a GRU cell, or (`ode_rnn`) a network with one hidden layer. `bi_gru_ode` runs the
+    first in both directions, for interpolation alone."""
     hidden: int = Field(512, ge=1)
-    """H, recurrent units."""
+    """H, recurrent units of a direction."""
     width: int = Field(1024, ge=1)
     """Units of a hidden layer between state and decoder."""
     depth: int = Field(4, ge=0)
@@ -39,7 +42,8 @@ class GruOdeModel(nn.Module):
     def __init__(self, config: GruOdeConfig, likelihood: LikelihoodName, marginal: Marginal) -> None:
         super().__init__()
         c = config
-        self.gru_ode = GruOde(marginal, c.hidden, passes=1, max_step=c.max_step, time_unit=c.time_unit)
+        flow: Literal["gru", "mlp"] = "mlp" if c.name == "ode_rnn" else "gru"
+        self.gru_ode = GruOde(marginal, c.hidden, 1, c.max_step, c.time_unit, flow)
         self.features = mlp(c.hidden, c.width, c.depth, c.latent)
         self.decoder = Decoder(c.latent + c.hidden, likelihood, marginal, c.see_last)
 
@@ -67,4 +71,41 @@ class GruOdeModel(nn.Module):
         return Terms(total, torch.zeros_like(total), events.valid.sum(1))
 
     def _read(self, h: Tensor) -> Tensor:
+        return torch.cat([self.features(h), h], -1)
+
+
+class BiGruOdeModel(nn.Module):
+    """P(Y_t | all observations but Y_t) = D(N(h->-, h<--), h->-, h<--): neither direction has taken in Y_t.
+
+    Trained on the pseudo-likelihood, sum_n log P(Y_n | all others) (Besag, 1975), which is neither the likelihood nor a
+    bound on it.
+    """
+
+    def __init__(self, config: GruOdeConfig, likelihood: LikelihoodName, marginal: Marginal) -> None:
+        super().__init__()
+        c = config
+        self.gru_ode = GruOde(marginal, c.hidden, passes=2, max_step=c.max_step, time_unit=c.time_unit)
+        self.features = mlp(2 * c.hidden, c.width, c.depth, c.latent)
+        self.decoder = Decoder(c.latent + 2 * c.hidden, likelihood, marginal, c.see_last)
+
+    def forward(self, batch: Batch, kl_weight: float) -> Objective:
+        """Loss [B]; there is no KL for `kl_weight` to weigh."""
+        terms = self.pseudo_likelihood(batch)
+        return Objective(-terms.log_likelihood, terms)
+
+    def pseudo_likelihood(self, batch: Batch) -> Terms:
+        events = Events.of(batch)
+        trajectory = self.gru_ode(batch, events)
+        state = self._read(*(trajectory.at_events(direction)[0] for direction in (0, 1)))
+        log_likelihood = self.decoder.log_prob(state, events.take(last_observed(batch)), events.values)
+        total = per_sequence(log_likelihood, events.valid)
+        return Terms(total, torch.zeros_like(total), events.valid.sum(1))
+
+    def interpolate(self, batch: Batch, samples: int) -> Tensor:
+        trajectory = self.gru_ode(batch, Events.of(batch))
+        state = self._read(*(trajectory.at(direction, batch, after=False) for direction in (0, 1)))
+        return self.decoder.expectation(state, last_observed(batch))
+
+    def _read(self, ahead: Tensor, back: Tensor) -> Tensor:
+        h = torch.cat([ahead, back], -1)
         return torch.cat([self.features(h), h], -1)

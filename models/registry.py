@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
-from models.baseline import GruOdeConfig, GruOdeModel
+from models.baseline import BiGruOdeModel, GruOdeConfig, GruOdeModel
 from models.likelihoods import LikelihoodName, Marginal
 from models.ode2vae import Ode2Vae, Ode2VaeConfig
 from models.vsdn import VsdnVae, VsdnVaeConfig
@@ -15,13 +15,15 @@ ModelConfig = Annotated[VsdnVaeConfig | VsdnSdeConfig | GruOdeConfig | Ode2VaeCo
 
 
 def build_model(config: ModelConfig, likelihood: LikelihoodName, marginal: Marginal) -> nn.Module:
-    """A `LatentDynamics` or `Forecaster` for data of this likelihood and marginal, its parameters drawn from torch's
-    global seed."""
+    """A `LatentDynamics`, `Smoother` or `Forecaster` for data of this likelihood and marginal, its parameters drawn
+    from torch's global seed."""
     match config:
         case VsdnVaeConfig():
             return VsdnVae(config, likelihood, marginal)
         case VsdnSdeConfig():
             return VsdnSde(config, likelihood, marginal)
+        case GruOdeConfig(name="bi_gru_ode"):
+            return BiGruOdeModel(config, likelihood, marginal)
         case GruOdeConfig():
             return GruOdeModel(config, likelihood, marginal)
         case Ode2VaeConfig():

@@ -11,6 +11,8 @@ CONFIGS = {
     "vsdn_vae": VsdnVaeConfig(name="vsdn_vae", latent=3, hidden=6, width=8, depth=2, see_last=True, free_nats=0.5),
     "vsdn_vae_res": VsdnVaeConfig(name="vsdn_vae_res", latent=3, hidden=6, width=8, depth=1, max_step=0.15),
     "gru_ode": GruOdeConfig(name="gru_ode", latent=3, hidden=6, width=8, depth=2, see_last=True),
+    "ode_rnn": GruOdeConfig(name="ode_rnn", latent=3, hidden=6, width=8, depth=1, max_step=0.15),
+    "bi_gru_ode": GruOdeConfig(name="bi_gru_ode", latent=3, hidden=6, width=8, depth=2, see_last=True),
 }
 D = 5
 
@@ -18,8 +20,18 @@ D = 5
 @pytest.fixture(params=CONFIGS)
 def model(request):
     """Each registered model, small, in float64."""
+    return small(request.param)
+
+
+@pytest.fixture(params=[name for name in CONFIGS if name != "bi_gru_ode"])
+def dynamics(request):
+    """Each that predicts and has a density."""
+    return small(request.param)
+
+
+def small(name):
     torch.manual_seed(1)
-    return build_model(CONFIGS[request.param], "bernoulli", Marginal(torch.full((D,), 0.3), 0.45)).double()
+    return build_model(CONFIGS[name], "bernoulli", Marginal(torch.full((D,), 0.3), 0.45)).double()
 
 
 @pytest.fixture(params=["regular", "irregular"])

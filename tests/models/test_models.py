@@ -8,9 +8,7 @@ import torch
 from models.base import last_observed
 from models.batch import Batch
 from models.gru_ode import Events
-from models.likelihoods import Marginal
-from models.registry import build_model
-from tests.models.conftest import CONFIGS, make_batch
+from tests.models.conftest import make_batch, small
 
 
 def gradients(model, batch):
@@ -36,9 +34,9 @@ def test_frames_that_are_not_observed_change_neither_loss_nor_gradient(model, ba
         assert torch.equal(before[name], after[name]), name
 
 
-def test_no_leak_to_the_last_bit(model, batch):
+def test_no_leak_to_the_last_bit(dynamics, batch):
     """What predicts Y_n has seen observations before t_n only: for every n, change all Y_m with m >= n."""
-    model.eval()
+    model = dynamics.eval()
     with torch.no_grad():
         predicted = model.predict(batch, 2)
         for n in range(batch.values.shape[1]):
@@ -53,8 +51,9 @@ def test_no_leak_to_the_last_bit(model, batch):
 
 
 @pytest.mark.parametrize("score", [lambda m, b: m(b, 1.0), lambda m, b: m.density(b, 2)], ids=["training", "density"])
-def test_what_explains_a_frame_in_the_bound_has_not_seen_it(model, batch, score):
+def test_what_explains_a_frame_in_the_bound_has_not_seen_it(dynamics, batch, score):
     """The networks that read h->- in the bound are given the same to the last bit when Y_m, m >= n, changes."""
+    model = dynamics
     reads = model.prior_net if hasattr(model, "prior_net") else model.features
     read = []
     handle = reads.register_forward_hook(lambda module, inputs, output: read.append(inputs[0]))
@@ -74,10 +73,34 @@ def test_what_explains_a_frame_in_the_bound_has_not_seen_it(model, batch, score)
     handle.remove()
 
 
-def test_the_density_of_a_model_without_a_latent_sums_to_one():
+def test_what_smooths_a_frame_has_not_seen_it(batch):
+    """Change any Y_n: the distribution that its pseudo-likelihood and its interpolation come from is the same to the
+    last bit, and that of other frames is not."""
+    model, events, given = small("bi_gru_ode").eval(), Events.of(batch), []
+    model.decoder.register_forward_hook(lambda module, inputs, output: given.append(output))
+    row = torch.arange(3)
+    with torch.no_grad():
+        model.pseudo_likelihood(batch)
+        model.interpolate(batch, 1)
+        at_events = given[1][row[:, None], events.frame]
+        torch.testing.assert_close(given[0][events.valid], at_events[events.valid], rtol=0, atol=1e-12)
+        for k in range(events.frame.shape[1]):
+            values, frame, real = batch.values.clone(), events.frame[:, k], events.valid[:, k]
+            values[row, frame] = 1 - values[row, frame]
+            changed = batch._replace(values=values)
+            model.pseudo_likelihood(changed)
+            model.interpolate(changed, 1)
+            explaining, interpolating = given[-2:]
+            assert torch.equal(explaining[real, k], given[0][real, k])
+            assert torch.equal(interpolating[row, frame][real], given[1][row, frame][real])
+            moved = (explaining != given[0]).any(2)[0] & events.valid[0]
+            assert not real[0] or moved.sum() == events.valid[0].sum() - 1
+
+
+@pytest.mark.parametrize("name", ["gru_ode", "ode_rnn"])
+def test_the_density_of_a_model_without_a_latent_sums_to_one(name):
     """Over all 2^D values of the last observed frame, given those before it."""
-    torch.manual_seed(1)
-    model = build_model(CONFIGS["gru_ode"], "bernoulli", Marginal(torch.full((5,), 0.3), 0.45)).double()
+    model = small(name)
     batch = make_batch(B=1)
     last = int(batch.observed[0].nonzero()[-1, 0])
     every = torch.tensor(list(itertools.product((0.0, 1.0), repeat=5)), dtype=torch.float64)
@@ -92,20 +115,24 @@ def test_the_density_of_a_model_without_a_latent_sums_to_one():
 
 
 def test_a_score_does_not_depend_on_the_batch_it_sits_in(model, batch):
+    def scores(batch):
+        if not hasattr(model, "density"):
+            return list(model.pseudo_likelihood(batch))
+        terms, weighted = model.density(batch, 3)
+        return [*terms, weighted]
+
     model.eval()
     with torch.no_grad():
-        terms, weighted = model.density(batch, 3)
-        interpolated = model.interpolate(batch, 3)
+        together, interpolated = scores(batch), model.interpolate(batch, 3)
         for b in range(3):
             n = int(batch.present[b].sum())
             alone = Batch._make(x[b : b + 1] for x in batch).first(n)
-            own, own_weighted = model.density(alone, 3)
-            torch.testing.assert_close([x[0] for x in own], [x[b] for x in terms], rtol=0, atol=1e-12)
-            torch.testing.assert_close(own_weighted[0], weighted[b], rtol=0, atol=1e-12)
+            torch.testing.assert_close([x[0] for x in scores(alone)], [x[b] for x in together], rtol=0, atol=1e-12)
             torch.testing.assert_close(model.interpolate(alone, 3)[0], interpolated[b, :n], rtol=0, atol=1e-12)
 
 
-def test_the_bound_tightens_with_the_number_of_samples(model):
+def test_the_bound_tightens_with_the_number_of_samples(dynamics):
+    model = dynamics
     batch = make_batch(B=1, T=17)
     many = Batch(*(x.expand(400, *x.shape[1:]).contiguous() for x in batch[:5]), torch.arange(400), batch.keys * 400)
     model.eval()
@@ -121,14 +148,14 @@ def test_the_bound_tightens_with_the_number_of_samples(model):
     assert abs(error) <= 4 * float(bounds[0].std()) / 400**0.5
 
 
-def test_interpolation_uses_the_future_where_the_model_has_a_posterior(model, batch):
+def test_interpolation_uses_the_future_where_the_model_knows_it(model, batch):
     model.eval()
     values = batch.values.clone()
     last = batch.observed[0].nonzero()[-1, 0]
     values[0, last] = 1 - values[0, last]
     with torch.no_grad():
         moved = model.interpolate(batch._replace(values=values), 2) - model.interpolate(batch, 2)
-    assert (moved[0, :2].abs().max() > 0) == hasattr(model, "posterior_net")
+    assert (moved[0, :2].abs().max() > 0) == (model.gru_ode.passes == 2)
 
 
 def test_last_observed_is_strictly_before():
