@@ -11,7 +11,8 @@ COMMANDS = {
     "prepare": "raw files to shards and a manifest, on Ray",
     "verify": "every shard against the manifest",
     "train": "a model on the ranks of this machine, under DeepSpeed",
-    "evaluate": "a trained run: density, prediction and interpolation, beside copying the last frame",
+    "evaluate": "a trained run: density, prediction and interpolation, beside what costs nothing",
+    "compare": "evaluated runs beside each other, and how each differs from the first",
     "ui": "the MLflow dashboard on 127.0.0.1",
 }
 

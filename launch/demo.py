@@ -10,11 +10,9 @@ from datetime import datetime
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
-from launch import checkpoint, evaluate, launcher, prepare, run_folder, showcase_rolls, train
+from launch import checkpoint, compare, evaluate, launcher, prepare, run_folder, showcase_rolls, train
 from launch.entry import run
-from launch.results import Results, read_results, show
 from launch.tracking import TrackingConfig, open_run
 from models.errors import DriftworkError
 from pipeline.chorales import write_chorales
@@ -59,14 +57,9 @@ def _train_arguments(name: str, folder: Path, parent: str) -> list[str]:
 
 
 def _compare(root: Path) -> list[Path]:
-    """The table and the figure of both models; returns the files."""
-    scored = {name: read_results(root / name, "test") for name in MODELS}
-    results: Results = {name: both["model"] for name, both in scored.items()}
-    results["persistence"] = scored[MODELS[0]]["persistence"]
-    show(results, title="Bach chorales, test split")
-    table = root / "table.txt"
-    with table.open("w") as handle:
-        show(results, title="Bach chorales, test split", console=Console(file=handle, width=120))
+    """The tables and the figure of both models; returns the files."""
+    table = root / "table.md"
+    _must(compare.main([*(str(root / name) for name in MODELS), f"out={table}"]))
     manifest = read_manifest(DATA)
     models = {}
     for name in MODELS:
@@ -81,7 +74,7 @@ def _say_where(root: Path, seconds: float) -> None:
         f"\nDone in {seconds / 60:.1f} minutes.\n"
         f"  figure      {root}/outputs/interpolation.png: truth, what was observed, what each model made of it\n"
         f"  to listen   {root}/outputs/vsdn_vae.mid beside truth.mid and copied.mid\n"
-        f"  table       {root}/table.txt\n"
+        f"  table       {root}/table.md\n"
         f"  runs        {', '.join(f'{root}/{name}' for name in MODELS)}\n"
         f"  dashboard   driftwork ui, then experiment '{DATA.name}'"
     )

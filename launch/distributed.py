@@ -26,6 +26,15 @@ def all_sum(x: Tensor) -> Tensor:
     return x
 
 
+def all_gathered(mine: Any) -> list[Any]:
+    """What each rank brings, by rank, on every rank."""
+    if not dist.is_initialized():
+        return [mine]
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, mine)
+    return everyone
+
+
 def all_agree(flag: Tensor) -> bool:
     """Whether `flag` is true on every rank."""
     vote = flag.to(torch.int32)

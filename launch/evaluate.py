@@ -1,11 +1,10 @@
-"""`driftwork evaluate RUN split=test [ranks=N] [--json]`: every task at every rate, for the model and for copying the
-last observed frame. The numbers, and figures and files of what the model makes of the data, also go into the run folder
-and to the run at the tracker."""
+"""`driftwork evaluate RUN split=test [ranks=N] [--json]`: every task at every rate, for the model and for the baselines
+that cost nothing. The numbers, and figures and files of what the model makes of the data, also go into the run folder
+and to the run at the tracker. At other rates or numbers of samples than the run's own, the numbers go beside these."""
 
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
@@ -13,15 +12,17 @@ from launch import checkpoint, launcher, run_folder, scores, showcase, streams
 from launch.config import RunConfig
 from launch.distributed import Ranks, alone
 from launch.entry import run
-from launch.results import Results, merge, read_results, show, values, write_results
+from launch.results import estimates, merge, read_results, show, values, write_results
+from launch.scores import Table
 from launch.tracking import open_run
-from models.config_base import Config, build
+from models.config_base import Config, build, parse
 from models.errors import DriftworkError
 from pipeline.manifest import read_manifest
+from pipeline.observe import ObservationConfig, Ratio
 from pipeline.sequence import Split
 from pipeline.verify import verify
 
-USAGE = """usage: driftwork evaluate RUN [split=test] [data=DIR] [ranks=N] [--json]
+USAGE = """usage: driftwork evaluate RUN [split=test] [data=DIR] [ranks=N] [ratios=[0.1,0.2]] [samples=N] [--json]
 RUN is a run folder, or the id of a run in runs/mlflow.db"""
 
 
@@ -30,6 +31,10 @@ class EvaluateConfig(Config):
     data: Path | None = None
     """Where the prepared data lie now; by default where the run was trained on them."""
     ranks: int = Field(1, ge=1)
+    ratios: tuple[Ratio, ...] | None = Field(None, min_length=1)
+    """Shares of the frames that are observed; null: those of the run's config."""
+    samples: int | None = Field(None, ge=1)
+    """Latent draws a sequence; null: those of the run's config."""
 
 
 def main(argv: list[str]) -> int:
@@ -38,48 +43,64 @@ def main(argv: list[str]) -> int:
         print(USAGE)
         return 0 if options else 2
     folder = run_folder.find(options[0])
-    request = build(EvaluateConfig, _pairs(options[1:]), where="evaluate")
-    config = run_folder.config_of(folder)
-    if request.data is not None:
-        config = config.model_copy(update={"data": request.data})
+    request = parse(EvaluateConfig, options[1:], where="evaluate")
+    config, name = _requested(run_folder.config_of(folder), request)
     if launcher.launched():
-        return _rank(folder, config, request.split)
+        return _rank(folder, config, request.split, name)
     launcher.check_ranks(request.ranks)
     _check_data(folder, config.data)
     if request.ranks == 1:
-        evaluate(folder, config, request.split, alone())
+        evaluate(folder, config, request.split, name, alone())
     elif launcher.start("launch.evaluate", options, request.ranks, stdout=sys.stderr) != 0:
         raise DriftworkError("a rank failed; its own message stands above")
-    results = read_results(folder, request.split)
+    results = read_results(folder, name)
     if "--json" in argv:
         print(json.dumps(results))
     else:
-        show({config.model.name if name == "model" else name: table for name, table in results.items()},
+        show({config.model.name if who == "model" else who: table for who, table in results.items()},
              title=f"{folder}, {request.split} split")  # fmt: skip
     return 0
 
 
-def evaluate(folder: Path, config: RunConfig, split: Split, ranks: Ranks) -> None:
-    """Score on all ranks; rank 0 writes what came out."""
+def evaluate(folder: Path, config: RunConfig, split: Split, name: str, ranks: Ranks) -> None:
+    """Score on all ranks; rank 0 writes what came out, under `name`."""
     manifest = read_manifest(config.data)
     model = run_folder.model_for(config, manifest)
     checkpoint.load_best(model, folder, ranks.device)
     model.eval()
-    scoring = run_folder.scoring_for(config, manifest, config.evaluate.samples)
-    results: Results = {"model": {}, "persistence": {}}
+    contenders = run_folder.scoring_for(config, manifest, config.evaluate.samples).contenders(model)
+    scored: dict[str, Table] = {who: {} for who in contenders}
     for rate, stream in streams.evaluation(config, config.data, manifest, split, ranks).items():
-        for name, score in (("model", scoring.model), ("persistence", scoring.persistence)):
-            merge(results[name], scores.total(score, model, stream.epoch(0), rate, ranks.device))
+        for who, score in contenders.items():
+            merge(scored[who], scores.collect(score, model, stream.epoch(0), rate, ranks.device))
     if ranks.rank == 0:
-        written = [write_results(folder, split, results)]
-        written += showcase.write(folder / "outputs", config, manifest, split, model)
-        _track(folder, config, split, results, written)
+        written = write_results(folder, name, scored)
+        if name == split:
+            written += showcase.write(folder / "outputs", config, manifest, split, model)
+        _track(folder, config, name, scored, written)
 
 
-def _rank(folder: Path, config: RunConfig, split: Split) -> int:
+def _requested(config: RunConfig, request: EvaluateConfig) -> tuple[RunConfig, str]:
+    """The run's config as it is to be evaluated, and the name of the results: the split, and what differs from the
+    run's own evaluation."""
+    own, name = config.observe.evaluate, str(request.split)
+    if request.data is not None:
+        config = config.model_copy(update={"data": request.data})
+    if request.ratios is not None and request.ratios != own.ratios:
+        observed = build(ObservationConfig, {"pattern": own.pattern, "ratios": request.ratios}, where="evaluate")
+        config = config.model_copy(update={"observe": config.observe.model_copy(update={"evaluate": observed})})
+        name += "-at-" + "-".join(f"{100 * ratio:g}" for ratio in request.ratios)
+    if request.samples is not None and request.samples != config.evaluate.samples:
+        drawn = config.evaluate.model_copy(update={"samples": request.samples})
+        config = config.model_copy(update={"evaluate": drawn})
+        name += f"-samples-{request.samples}"
+    return config, name
+
+
+def _rank(folder: Path, config: RunConfig, split: Split, name: str) -> int:
     from launch.engine import join_ranks, leave
 
-    evaluate(folder, config, split, join_ranks())
+    evaluate(folder, config, split, name, join_ranks())
     leave()
     return 0
 
@@ -92,7 +113,7 @@ def _check_data(folder: Path, data: Path) -> None:
     verify(data)
 
 
-def _track(folder: Path, config: RunConfig, split: Split, results: Results, files: list[Path]) -> None:
+def _track(folder: Path, config: RunConfig, name: str, scored: dict[str, Table], files: list[Path]) -> None:
     run_id = run_folder.record_of(folder).get("run_id")
     if run_id is None:
         return  # trained without a tracker
@@ -100,18 +121,11 @@ def _track(folder: Path, config: RunConfig, split: Split, results: Results, file
     with open_run(
         config.tracking, experiment=experiment, run_name=run_name, run_folder=folder, tags={}, run_id=run_id
     ) as tracker:
-        for name, table in results.items():
-            prefix = split if name == "model" else f"{split}_{name}"
-            tracker.metrics({f"{prefix}/{key}": value for key, value in values(table).items()}, step=0)
+        for who, table in scored.items():
+            prefix = name if who == "model" else f"{name}_{who}"
+            tracker.metrics({f"{prefix}/{key}": value for key, value in values(estimates(table)).items()}, step=0)
         for file in files:
             tracker.artifact(file, "outputs")
-
-
-def _pairs(arguments: list[str]) -> dict[str, Any]:
-    for argument in arguments:
-        if "=" not in argument:
-            raise DriftworkError(f"'{argument}' is not of the form key=value")
-    return dict(argument.split("=", 1) for argument in arguments)
 
 
 if __name__ == "__main__":

@@ -1,28 +1,23 @@
-"""Evaluation results as a file and as a table in the terminal."""
+"""Evaluation results: as files, for a tracker, and as a table in the terminal."""
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-
-from launch import scores
+from launch import tables
+from launch.estimates import Estimate, Scores, estimate
+from launch.scores import Table
 from models.errors import DriftworkError
 from pipeline.files import aside
 
-Plain = dict[str, dict[str, dict[str, dict[str, Any]]]]
-"""task -> rate in percent, or horizon in frames -> metric -> {value, stderr, n}"""
-
-Results = dict[str, Plain]
-"""Of 'model' and of each baseline."""
+Estimates = dict[str, dict[str, dict[str, Estimate]]]
+"""task -> rate in percent, or horizon in frames -> metric -> what all sequences say"""
 
 _LABELS = {
-    "nll_nats_per_frame": "NLL, nats a frame",
-    "nll_nats_per_dimension": "NLL, nats a dimension",
+    "nll_nats_per_frame": "NLL, nats/frame",
+    "nll_nats_per_dimension": "NLL, nats/dim.",
     "nll_importance_weighted_nats_per_frame": "NLL, IW bound",
     "nll_importance_weighted_nats_per_dimension": "NLL, IW bound",
     "kl_nats_per_frame": "of it KL",
@@ -34,82 +29,103 @@ _LABELS = {
 }
 
 
-def merge(into: Plain, table: scores.Table) -> None:
-    """Add a table's columns; what too few sequences cannot give is null."""
+def merge(into: Table, table: Table) -> None:
+    """Add a table's columns."""
     for task, columns in table.items():
-        for column, metrics in columns.items():
-            into.setdefault(task, {})[column] = {
-                name: {"value": _or_none(x.value), "stderr": _or_none(x.stderr), "n": x.n}
-                for name, x in metrics.items()
-            }
+        into.setdefault(task, {}).update(columns)
 
 
-def _or_none(x: float) -> float | None:
-    return None if math.isnan(x) else x
+def estimates(table: Table) -> Estimates:
+    return _each(estimate, table, 3)
 
 
-def values(table: Plain) -> dict[str, float]:
+def values(found: Estimates) -> dict[str, float]:
     """Under a tracker's names, TASK_COLUMN_METRIC: what differs comes first, for a dashboard cuts names."""
     return {
-        f"{task}_{column}_{metric}": x["value"]
-        for task, columns in table.items()
+        f"{task}_{column}_{metric}": x.value
+        for task, columns in found.items()
         for column, metrics in columns.items()
         for metric, x in metrics.items()
-        if x["value"] is not None
+        if math.isfinite(x.value)
     }
 
 
-def write_results(folder: Path, split: str, results: Results) -> Path:
-    path = folder / f"evaluation-{split}.json"
-    with aside(path) as temporary:
-        temporary.write_text(json.dumps(results, indent=1) + "\n")
-    return path
+def write_results(folder: Path, name: str, scored: dict[str, Table]) -> list[Path]:
+    """Write what 'model' and each baseline scored: `evaluation-NAME-sequences.json` has x and w of every sequence,
+    `evaluation-NAME.json` what they say together. Returns both."""
+    keys, groups = next(x for c in scored["model"].values() for m in c.values() for x in m.values())[:2]
+    plain = _each(lambda s: {"x": [_or_none(x) for x in s.x], "w": s.w}, scored, 4)
+    sequences = {"keys": keys, "groups": groups, "scores": plain}
+    together = _each(lambda s: {name: _or_none(x) for name, x in estimate(s)._asdict().items()}, scored, 4)
+    written = [_sequences_file(folder, name), _file(folder, name)]
+    for path, text in zip(written, (json.dumps(sequences), json.dumps(together, indent=1)), strict=True):
+        with aside(path) as temporary:
+            temporary.write_text(text + "\n")
+    return written
 
 
-def read_results(folder: Path, split: str) -> Results:
-    """Raises `DriftworkError` when the run has not been evaluated on this split."""
-    path = folder / f"evaluation-{split}.json"
-    if not path.exists():
-        raise DriftworkError(f"{folder}: not evaluated yet; driftwork evaluate {folder} split={split}")
-    results: Results = json.loads(path.read_text())
+def read_results(folder: Path, name: str) -> dict[str, Any]:
+    """who -> task -> column -> metric -> {value, stderr, n, groups}, as `--json` prints it."""
+    results: dict[str, Any] = json.loads(_file(folder, name).read_text())
     return results
 
 
-def show(results: Results, title: str, console: Console | None = None) -> None:
+def read_scores(folder: Path, split: str) -> dict[str, Table]:
+    """What 'model' and each baseline scored. Raises `DriftworkError` when the run has not been evaluated on `split`."""
+    path = _sequences_file(folder, split)
+    if not path.exists():
+        raise DriftworkError(f"{folder}: not evaluated yet; driftwork evaluate {folder} split={split}")
+    raw = json.loads(path.read_text())
+    names = tuple(raw["keys"]), tuple(raw["groups"])
+    return _each(lambda s: Scores(*names, tuple(map(_or_nan, s["x"])), tuple(s["w"])), raw["scores"], 4)
+
+
+def show(results: dict[str, Any], title: str) -> None:
     """One column a contender, one row a task, metric and rate, each figure with its standard error.
 
     Where a contender does worse than copying the last observed frame, its figure carries a mark that says so.
     """
-    caption = "± standard error over sequences; ▼ worse than copying the last observed frame"
-    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=0, collapse_padding=True)
-    for heading in ("", "score", ""):
-        table.add_column(heading)
-    for name in results:
-        table.add_column(name, justify="right", no_wrap=True)
-    copied = results.get("persistence", {})
-    for task, rates in next(iter(results.values())).items():
+    found = _each(lambda x: Estimate(_or_nan(x["value"]), _or_nan(x["stderr"]), x["n"], x["groups"]), results, 4)
+    rows = []
+    for task, columns in next(iter(found.values())).items():
         label = task
-        for metric in next(iter(rates.values())):
-            for rate in rates:
-                cells = (_cell(scored, copied, task, metric, rate) for scored in results.values())
-                table.add_row(label, _LABELS.get(metric, metric), _column(task, rate), *cells)
+        for metric in next(iter(columns.values())):
+            for column in columns:
+                entries = {name: who.get(task, {}).get(column, {}).get(metric) for name, who in found.items()}
+                cells = [tables.Cell(x, _mark(x, entries.get("persistence"), metric)) for x in entries.values()]
+                rows.append(tables.Row((label, _LABELS.get(metric, metric), _column(task, column)), cells))
                 label = ""
-        table.add_section()
-    (console or Console()).print(table)
+    caption = "± standard error over groups of sequences; ▼ worse than copying the last observed frame"
+    tables.show(tables.Table(title, ["", "score", "", *found], rows, caption))
 
 
 def _column(task: str, column: str) -> str:
     return f"{column} frames" if task == "forecast" else f"{column} % seen"
 
 
-def _cell(scored: Mapping[str, Any], copied: Mapping[str, Any], task: str, metric: str, rate: str) -> str:
-    entry = scored.get(task, {}).get(rate, {}).get(metric)
-    if entry is None or entry["value"] is None:
-        return "–"
-    value, stderr = entry["value"], entry["stderr"]
-    text = f"{value:.2f}" if stderr is None else f"{value:.2f}±{stderr:.2f}"
-    rival = copied.get(task, {}).get(rate, {}).get(metric)
-    if rival is None or rival["value"] is None:
-        return text
-    worse = value < rival["value"] if metric == "accuracy_percent" else value > rival["value"]
-    return f"{text}▼" if worse else text
+def _mark(x: Estimate | None, rival: Estimate | None, metric: str) -> str:
+    if x is None or rival is None:
+        return ""
+    worse = x.value < rival.value if metric == "accuracy_percent" else x.value > rival.value
+    return " ▼" if worse else ""
+
+
+def _each(apply: Callable[[Any], Any], nested: Any, depth: int) -> Any:
+    """Apply to what lies `depth` keys deep."""
+    return {k: _each(apply, x, depth - 1) for k, x in nested.items()} if depth else apply(nested)
+
+
+def _file(folder: Path, name: str) -> Path:
+    return folder / f"evaluation-{name}.json"
+
+
+def _sequences_file(folder: Path, name: str) -> Path:
+    return folder / f"evaluation-{name}-sequences.json"
+
+
+def _or_none(x: float) -> float | None:
+    return x if math.isfinite(x) else None  # JSON has no NaN
+
+
+def _or_nan(x: float | None) -> float:
+    return math.nan if x is None else x

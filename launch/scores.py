@@ -1,7 +1,7 @@
 """The evaluation protocol: density, prediction, interpolation and forecast, each a pure function of (model, batch).
 
-Everything is summed over batches and ranks first and divided once. The same functions score a model during training
-(validation) and at the end (test), and the baseline that copies the last observed frame.
+Every sequence keeps its own score; what they say together is `estimates`'s. The same functions score a model during
+training (validation) and at the end (test), and the baselines that cost nothing.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,16 +10,28 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from launch.distributed import all_sum
+from launch.baselines import held, nearest, straight
+from launch.distributed import all_gathered
+from launch.estimates import Scores
 from models.base import Forecaster, LatentDynamics, last_observed
 from models.batch import Batch
-from models.metrics import Estimate, Sums, accuracy, rmse
+from models.metrics import accuracy, rmse
 
-Sheet = dict[str, dict[str, dict[str, Sums]]]
-"""task -> rate in percent, or horizon in frames -> metric -> sums"""
 
-Table = dict[str, dict[str, dict[str, Estimate]]]
-"""The same, divided."""
+class Ratio(NamedTuple):
+    """x / w is a sequence's score, and sum(x) / sum(w) that of many."""
+
+    x: Tensor
+    """[B]"""
+    w: Tensor
+    """[B]; 0 where nothing is scored."""
+
+
+Sheet = dict[str, dict[str, dict[str, Ratio]]]
+"""task -> rate in percent, or horizon in frames -> metric -> scores of a batch"""
+
+Table = dict[str, dict[str, dict[str, Scores]]]
+"""The same of a whole split."""
 
 Score = Callable[[nn.Module, Batch, str], Sheet]
 """Of a batch that was observed at the named rate."""
@@ -42,8 +54,15 @@ class Scoring(NamedTuple):
         terms, weighted = cast(LatentDynamics | Forecaster, module).density(batch, self.samples)
         dims, unit = (1, "frame") if self.binary else (batch.values.shape[2], "dimension")
         per = {"nll": terms.kl - terms.log_likelihood, "nll_importance_weighted": -weighted, "kl": terms.kl}
-        sums = {f"{name}_nats_per_{unit}": Sums.of(x, terms.frames * dims, batch.weight > 0) for name, x in per.items()}
-        return {"density": {rate: sums}}
+        ratios = {f"{name}_nats_per_{unit}": Ratio(x, terms.frames * dims) for name, x in per.items()}
+        return {"density": {rate: ratios}}
+
+    def contenders(self, module: nn.Module) -> dict[str, Score]:
+        """Who is scored on the tasks of a model: itself, and what costs nothing."""
+        scores: dict[str, Score] = {"model": self.model, "persistence": self.persistence}
+        if hasattr(module, "forecast"):
+            return scores
+        return {**scores, "nearest" if self.binary else "linear": self.neighbours}
 
     def model(self, module: nn.Module, batch: Batch, rate: str) -> Sheet:
         """All tasks that the model is for."""
@@ -67,6 +86,11 @@ class Scoring(NamedTuple):
         last = last_observed(batch)
         return self._tasks(last, last, batch, rate)
 
+    def neighbours(self, module: nn.Module, batch: Batch, rate: str) -> Sheet:
+        """Straight lines between the observed frames on both sides or, of binary data, the nearer one of the two."""
+        between = nearest(batch) if self.binary else straight(batch)
+        return {"interpolation": {rate: self._points(between, batch, batch.present & ~batch.observed)}}
+
     def _tasks(self, predicted: Tensor, interpolated: Tensor, batch: Batch, rate: str) -> Sheet:
         # The first observed frame has no past to be predicted from.
         again = batch.observed & (batch.observed.cumsum(1) > 1)
@@ -75,50 +99,57 @@ class Scoring(NamedTuple):
             "interpolation": {rate: self._points(interpolated, batch, batch.present & ~batch.observed)},
         }
 
-    def _points(self, mean: Tensor, batch: Batch, scored: Tensor) -> dict[str, Sums]:
+    def _points(self, mean: Tensor, batch: Batch, scored: Tensor) -> dict[str, Ratio]:
         if self.binary:
             name, x = "accuracy_percent", 100.0 * accuracy(mean, batch.values, scored)
         else:
             name, x = "rmse", rmse(mean, batch.values, scored)
-        return {name: Sums.of(x, scored.any(1).to(x), batch.weight > 0)}
+        return {name: Ratio(x, scored.any(1))}
 
     def _forecast(self, means: dict[str, Tensor], batch: Batch, given: int) -> Sheet:
         whole = self.length - given
-        sheet: dict[str, dict[str, Sums]] = {}
+        sheet: dict[str, dict[str, Ratio]] = {}
         for horizon in sorted({h for h in self.horizons if h < whole} | {whole}):
             frames = slice(given, given + horizon)
             scored = batch.present[:, frames]
             sheet[str(horizon)] = {
-                name: Sums.of(
-                    ((mean - batch.values)[:, frames].square().mean(2) * scored).sum(1), scored.sum(1), batch.weight > 0
-                )
+                name: Ratio(((mean - batch.values)[:, frames].square().mean(2) * scored).sum(1), scored.sum(1))
                 for name, mean in means.items()
             }
         return {"forecast": sheet}
 
 
-def held(batch: Batch, given: int) -> Tensor:
-    """Persistence as a forecast: the last that was observed of the `given` first frames, [B, T, D]."""
-    shown = batch.observed.clone()
-    shown[:, given:] = False
-    return last_observed(batch._replace(observed=shown))
-
-
-def total(score: Score, module: nn.Module, batches: Iterable[Batch], rate: str, device: torch.device) -> Table:
-    """Sum `score` over the batches of this rank and over ranks. Every rank has as many batches, so that the
-    reductions meet."""
-    sums: Sheet = {}
+def collect(score: Score, module: nn.Module, batches: Iterable[Batch], rate: str, device: torch.device) -> Table:
+    """The scores of all sequences in the batches of all ranks, sorted by key, on every rank; filling has none. Every
+    rank calls this."""
+    names: list[tuple[str, str]] = []
+    parts: dict[tuple[str, str, str], list[Tensor]] = {}
     with torch.inference_mode():
         for batch in batches:
+            real = (batch.weight > 0).nonzero()[:, 0]
+            names += [(batch.keys[b], batch.groups[b]) for b in real.tolist()]
+            real = real.to(device)
             for task, columns in score(module, batch.to(device), rate).items():
                 for column, metrics in columns.items():
-                    known = sums.setdefault(task, {}).setdefault(column, {})
-                    for name, new in metrics.items():
-                        known[name] = known[name] + new if name in known else new
-    return {
-        task: {
-            column: {name: Sums(all_sum(x.data)).estimate() for name, x in metrics.items()}
-            for column, metrics in columns.items()
-        }
-        for task, columns in sums.items()
-    }
+                    for metric, (x, w) in metrics.items():
+                        rows = torch.stack([torch.where(w > 0, x.double(), 0.0), w.double()], 1)
+                        parts.setdefault((task, column, metric), []).append(rows[real])
+    mine = {path: torch.cat(rows).tolist() for path, rows in parts.items()}
+    table: Table = {}
+    for (task, column, metric), scored in _sorted(all_gathered((names, mine))).items():
+        table.setdefault(task, {}).setdefault(column, {})[metric] = scored
+    return table
+
+
+def _sorted(
+    ranks: list[tuple[list[tuple[str, str]], dict[tuple[str, str, str], list[list[float]]]]],
+) -> dict[tuple[str, str, str], Scores]:
+    """What the ranks brought, by key; the names are shared by all metrics."""
+    names = [name for own, _ in ranks for name in own]
+    order = sorted(range(len(names)), key=names.__getitem__)
+    keys, groups = (tuple(names[i][k] for i in order) for k in (0, 1))
+    found = {}
+    for path in ranks[0][1]:
+        rows = [row for _, scored in ranks for row in scored[path]]
+        found[path] = Scores(keys, groups, *(tuple(rows[i][k] for i in order) for k in (0, 1)))
+    return found

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from launch import figures_error, figures_pictures, scores, showcase_motion, streams
+from launch import baselines, figures_error, figures_pictures, showcase_motion, streams
 from launch.config import RunConfig
 from launch.distributed import alone
 from models.base import Forecaster
@@ -66,7 +66,7 @@ def squared_errors(
         forecasts = {
             f"mean of {samples} draws": forecast.mean,
             "path of the posterior's mean": forecast.path,
-            "persistence": scores.held(batch, given),
+            "persistence": baselines.held(batch, given),
         }
         for name, frames in forecasts.items():
             error = (frames - batch.values).square().mean(2).double()

@@ -18,7 +18,7 @@ from launch.config import CONFIG_FILE, RunConfig, parse
 from launch.distributed import Ranks, alone, on_rank_0
 from launch.entry import run
 from launch.progress import Progress
-from launch.results import Plain, merge, values
+from launch.results import estimates, values
 from launch.tracking import Tracker, open_run
 from models.config_base import flatten, load
 from models.errors import DriftworkError
@@ -144,13 +144,12 @@ def _validation_score(
     task = "forecast" if hasattr(model, "forecast") else "density"
     found: dict[str, list[float]] = {}
     for rate, stream in streams.evaluation(config, config.data, manifest, "val", ranks).items():
-        table: Plain = {}
-        merge(table, scores.total(getattr(scoring, task), model, stream.epoch(0), rate, ranks.device))
+        table = estimates(scores.collect(getattr(scoring, task), model, stream.epoch(0), rate, ranks.device))
         tracker.metrics({f"val/{name}": value for name, value in values(table).items()}, step)
         *_, last = table[task].values()
         for name, x in last.items():
             if not name.startswith("nll_importance"):  # with one sample, a noisy twin of the bound
-                found.setdefault(name, []).append(x["value"])
+                found.setdefault(name, []).append(x.value)
     means = {name: fmean(values) for name, values in found.items()}
     return next(iter(means.values())), ", ".join(f"{name} {value:.3f}" for name, value in means.items())
 

@@ -37,6 +37,14 @@ def load(cls: type[ConfigT], path: str | Path, overrides: Sequence[str] = ()) ->
     return build(cls, raw, where=str(path))
 
 
+def parse(cls: type[ConfigT], overrides: Sequence[str], where: str) -> ConfigT:
+    """The config that `overrides` alone make; `where` says in an error what was being read."""
+    raw: dict[str, Any] = {}
+    for override in overrides:
+        _apply(raw, override)
+    return build(cls, raw, where)
+
+
 def build(cls: type[ConfigT], raw: Mapping[str, Any], where: str) -> ConfigT:
     """Validate `raw` as `cls`; `where` says in an error what was being read."""
     try:

@@ -8,18 +8,26 @@ from pipeline.mocap import Mocap, MocapConfig
 from pipeline.sequence import SPLITS, DataSpec, Sequence, grey
 from pipeline.shards import write_shard
 from pipeline.stats import Moments
+from pipeline.timit import Timit, TimitConfig
 from tests.pipeline import acclaim
 
 
 def write_rolls(folder, *, D=128, T=20, interval=0.2, seed=0, train=(10, 1, 18), val=(6,), test=(7,)):
-    """Random sticky piano rolls of 6 to T frames, a tenth of the frames missing; the numbers are samples a shard.
+    """Random sticky piano rolls of 6 to T frames, a tenth of the frames missing; the numbers are samples a shard, each
+    two of which are one song.
 
     Returns the manifest and the sequences by key.
     """
     spec = DataSpec(dim=D, length=T, interval=interval, likelihood="bernoulli", units="sounding (0 or 1)")
     rng = np.random.default_rng(seed)
     shards = [
-        (split, [_roll(f"{split}{k}-{i:02d}", rng, int(rng.integers(6, T + 1)), D, interval) for i in range(size)])
+        (
+            split,
+            [
+                _roll(f"{split}{k}-{i:02d}", f"{split}{k}-song{i // 2}", rng, int(rng.integers(6, T + 1)), D, interval)
+                for i in range(size)
+            ],
+        )
         for split, sizes in (("train", train), ("val", val), ("test", test))
         for k, size in enumerate(sizes)
     ]
@@ -60,6 +68,19 @@ def write_walks(folder, *, lengths=(20, 14), skeleton=True):
     return _store(folder, "mocap", reader.spec(), [(s, [w for split, w in walks if split == s]) for s in numbers])
 
 
+def write_speech(folder, *, counts=(16000, 9900, 16000, 16000)):
+    """Sounds of so many samples from silence to noise, as of TIMIT; returns as `write_rolls`."""
+    rng, shards = np.random.default_rng(0), []
+    for split in SPLITS:
+        sounds = []
+        for i, count in enumerate(counts):
+            pcm = np.rint(10.0**i * rng.standard_normal((count // 100, 100))).astype(np.int16)
+            times, mask = np.arange(len(pcm)) / 160, np.ones(len(pcm), np.bool_)
+            sounds.append(Sequence(f"{split}-{i}", f"{split}-{i}", times, pcm.astype(np.float32) / 32768, mask))
+        shards.append((split, sounds))
+    return _store(folder, "timit", Timit(TimitConfig()).spec(), shards)
+
+
 def _store(folder, name, spec, splits):
     """A shard for each pair of (split, sequences); returns the manifest and the sequences by key."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +100,7 @@ def _store(folder, name, spec, splits):
     return manifest, written
 
 
-def _roll(key, rng, T, D, interval):
+def _roll(key, group, rng, T, D, interval):
     values = np.zeros((T, D), bool)
     values[0] = rng.random(D) < 0.1
     for t in range(1, T):
@@ -87,4 +108,4 @@ def _roll(key, rng, T, D, interval):
         values[t] = np.where(fresh, rng.random(D) < 0.1, values[t - 1])
     mask = rng.random(T) < 0.9
     mask[:2] = True
-    return Sequence(key, key, np.arange(T) * interval + 3.0, values, mask)
+    return Sequence(key, group, np.arange(T) * interval + 3.0, values, mask)

@@ -8,7 +8,7 @@ import torch
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from launch import figures, run_folder, scores, showcase, streams
+from launch import figures, results, run_folder, scores, showcase, streams
 from launch.config import RunConfig
 from launch.distributed import alone
 from launch.showcase_forecast import squared_errors
@@ -18,6 +18,7 @@ from pipeline.mocap import MocapConfig, features
 from pipeline.skeleton import parse_amc, parse_asf
 from tests.datasets import write_films, write_rolls, write_walks
 
+CPU = torch.device("cpu")
 ERROR = {"forecast-error.png", "forecast-error.pdf"}
 
 
@@ -112,8 +113,8 @@ def test_the_drawn_error_is_that_of_the_table(tmp_path):
     stream = streams.evaluation(config, config.data, manifest, "test", alone())["100"]
     errors = squared_errors(model, stream.epoch(0), config.evaluate.samples, manifest.spec.length)
     scoring = run_folder.scoring_for(config, manifest, config.evaluate.samples)
-    ours = scores.total(scoring.model, model, stream.epoch(0), "100", torch.device("cpu"))["forecast"]
-    copied = scores.total(scoring.persistence, model, stream.epoch(0), "100", torch.device("cpu"))["forecast"]
+    ours = results.estimates(scores.collect(scoring.model, model, stream.epoch(0), "100", CPU))["forecast"]
+    copied = results.estimates(scores.collect(scoring.persistence, model, stream.epoch(0), "100", CPU))["forecast"]
     draws, path, persistence = errors.values()
     assert np.isnan(draws).any()
     for horizon in (3, 4):

@@ -1,0 +1,119 @@
+"""`driftwork compare RUN RUN ...`: evaluated runs beside each other in the papers' form, with the baselines that cost
+nothing, and how each differs from the first. Runs that differ in the seed alone are one row."""
+
+import math
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from launch import run_folder, tables
+from launch.entry import run
+from launch.results import merge, read_scores
+from launch.scores import Table
+from launch.side_by_side import Rows, columns_of, differences, figures
+from models.config_base import Config, flatten, parse
+from models.errors import DriftworkError
+from pipeline.files import aside
+from pipeline.sequence import Split
+
+USAGE = """usage: driftwork compare RUN [RUN ...] [split=test] [out=FILE.md]
+RUN is an evaluated run folder, or the id of a run in runs/mlflow.db; the others are compared with the first"""
+
+_MAY_DIFFER = ("train.seed", "data", "out", "ranks", "loader_workers", "evaluate.batch_size", "tracking")
+"""Keys, or sections, of the config in which runs may differ that are told apart by nothing but the seed."""
+
+
+class CompareConfig(Config):
+    split: Split = "test"
+    out: Path | None = None
+    """Markdown file to write the tables to."""
+
+
+class Evaluated(NamedTuple):
+    """A run."""
+
+    folder: Path
+    config: dict[str, Any]
+    """Flat."""
+    scored: dict[str, Table]
+    """By the model and by each baseline."""
+
+
+def main(argv: list[str]) -> int:
+    options = [argument for argument in argv if "=" in argument and not Path(argument).exists()]
+    names = [argument for argument in argv if argument not in options]
+    if not names or names[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if names else 2
+    request = parse(CompareConfig, options, where="compare")
+    runs = read_runs([run_folder.find(name) for name in names], request.split)
+    rows = rows_of(runs)
+    data, _ = run_folder.names(run_folder.config_of(runs[0].folder))
+    made = [figures(f"{data}, {request.split} split", rows), differences(rows, next(iter(rows)))]
+    for table in made:
+        tables.show(table)
+    if request.out is not None:
+        with aside(request.out) as temporary:
+            temporary.write_text("\n".join([f"`driftwork compare {' '.join(argv)}`\n", *map(tables.markdown, made)]))
+    return 0
+
+
+def read_runs(folders: list[Path], split: Split) -> list[Evaluated]:
+    """Raises `DriftworkError` when a run is not evaluated, or not on the data or the frames of the first."""
+    runs = [Evaluated(f, flatten(run_folder.config_of(f)), read_scores(f, split)) for f in folders]
+    for other in runs[1:]:
+        _check_comparable(other, runs[0])
+    return runs
+
+
+def rows_of(runs: list[Evaluated]) -> Rows:
+    """The models, that of the first run first, then the baselines."""
+    kinds: list[tuple[dict[str, Any], list[Evaluated]]] = []
+    for new in runs:
+        kind = {key: x for key, x in new.config.items() if not key.startswith(_MAY_DIFFER)}
+        same = next((same for known, same in kinds if known == kind), None)
+        if same is None:
+            kinds.append((kind, [new]))
+            continue
+        for old in same:
+            if old.config["train.seed"] == new.config["train.seed"]:
+                raise DriftworkError(f"{new.folder}: the same model, settings and seed as {old.folder}")
+        same.append(new)
+    rows = {}
+    for kind, same in kinds:
+        rows[_label(kind, [known for known, _ in kinds], len(same))] = [x.scored["model"] for x in same]
+    for name in [name for name in runs[0].scored if name != "model"]:
+        rows[name] = [{}]
+        for x in runs:  # equal wherever two runs have the same rate or horizon
+            merge(rows[name][0], x.scored.get(name, {}))
+    return rows
+
+
+def _label(kind: dict[str, Any], kinds: list[dict[str, Any]], seeds: int) -> str:
+    """The model's name and, where several rows have it, what differs."""
+    rivals = [known for known in kinds if known["model.name"] == kind["model.name"]]
+    said = [f"{k.rpartition('.')[2]} {x}" for k, x in kind.items() if any(rival.get(k) != x for rival in rivals)]
+    said += [f"{seeds} seeds"] * (seeds > 1)
+    return kind["model.name"] + (f" ({', '.join(said)})" if said else "")
+
+
+def _check_comparable(run: Evaluated, first: Evaluated) -> None:
+    ours, theirs = (run_folder.record_of(x.folder).get("manifest") for x in (run, first))
+    if ours != theirs:
+        raise DriftworkError(
+            f"{run.folder}: trained on other data than {first.folder} (manifests {ours!s:.12} and {theirs!s:.12})"
+        )
+    # Copying the last observed frame scores the same where the same frames were shown, and asked for.
+    copied, before = run.scored["persistence"], first.scored["persistence"]
+    for column in columns_of([copied]):
+        one, other = column.of(copied), column.of(before)
+        if one and other and not (one.keys == other.keys and all(map(_close, one.x + one.w, other.x + other.w))):
+            raise DriftworkError(f"{run.folder}: {column.task} {column.name} is of other frames than in {first.folder}")
+
+
+def _close(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=1e-3, abs_tol=1e-6)  # a GPU and a CPU round differently
+
+
+if __name__ == "__main__":
+    raise SystemExit(run("compare", main, sys.argv[1:]))

@@ -1,0 +1,88 @@
+"""What the scores of single sequences say together: ratios of sums, their differences, and standard errors that know
+which sequences belong together.
+
+A figure is sum(x) / sum(w) over sequences. Its error is linearised, so that each sequence contributes
+(x - ratio w) / sum(w) to it, and clustered: contributions are summed within a song, speaker or trial before they are
+squared, for windows of one song are not independent (Liang and Zeger, 1986). Sums are exact, so that no figure depends
+on the order of the sequences.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from statistics import variance
+from typing import NamedTuple
+
+
+class Scores(NamedTuple):
+    """One metric of one run by sequence, [N] each, in the order of the keys."""
+
+    keys: tuple[str, ...]
+    groups: tuple[str, ...]
+    """The song, speaker or trial of each sequence."""
+    x: tuple[float, ...]
+    w: tuple[float, ...]
+    """0 for a sequence in which nothing is scored; it counts in nothing."""
+
+
+class Estimate(NamedTuple):
+    value: float
+    stderr: float
+    n: int
+    """Sequences behind the value."""
+    groups: int
+    """Songs, speakers or trials that they come from."""
+
+
+def estimate(scores: Scores) -> Estimate:
+    """The ratio and its standard error; NaN for what too few groups, or scores that are not finite, cannot give."""
+    return _combined([(1.0, scores)])
+
+
+def over_seeds(runs: Sequence[Scores]) -> Estimate:
+    """The mean over runs of one model that differ in the seed, all scored on the same sequences.
+
+    Its variance is that over groups for these very runs, and that over runs; of one run the latter is unknown and left
+    out.
+    """
+    return _with_seeds(_combined([(1 / len(runs), run) for run in runs]), runs)
+
+
+def difference(ours: Sequence[Scores], reference: Sequence[Scores]) -> Estimate:
+    """Mean over `ours` minus mean over `reference`, the runs of two models. Paired: what a song adds to both alike is
+    not in the error, which is otherwise as in `over_seeds`."""
+    terms = [(1 / len(ours), run) for run in ours] + [(-1 / len(reference), run) for run in reference]
+    return _with_seeds(_combined(terms), ours, reference)
+
+
+def _combined(terms: Sequence[tuple[float, Scores]]) -> Estimate:
+    """Sum of factor * ratio over scores of the same sequences."""
+    scored: dict[str, str] = {}
+    values: list[float] = []
+    errors: dict[str, list[float]] = {}
+    for factor, scores in terms:
+        known = [row for row in zip(*scores, strict=True) if row[3] > 0]
+        scored |= {key: group for key, group, _, _ in known}
+        if not known or not all(math.isfinite(x) for _, _, x, _ in known):
+            values.append(math.nan)
+            continue
+        total = math.fsum(w for *_, w in known)
+        ratio = math.fsum(x for _, _, x, _ in known) / total
+        values.append(factor * ratio)
+        for _, group, x, w in known:
+            errors.setdefault(group, []).append(factor * (x - ratio * w) / total)
+    n, groups = len(scored), len(set(scored.values()))
+    value = sum(values)
+    if math.isnan(value) or groups < 2:
+        return Estimate(value, math.nan, n, groups)
+    squares = math.fsum(math.fsum(parts) ** 2 for parts in errors.values())
+    return Estimate(value, math.sqrt(squares * groups / (groups - 1)), n, groups)
+
+
+def _with_seeds(found: Estimate, *models: Iterable[Scores]) -> Estimate:
+    """The estimate, its variance enlarged by that of each model's mean over its runs."""
+    squares = found.stderr**2
+    for runs in models:
+        values = [estimate(run).value for run in runs]
+        if len(values) > 1:
+            squares += variance(values) / len(values)
+    return found._replace(stderr=math.sqrt(squares))

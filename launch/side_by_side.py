@@ -1,0 +1,104 @@
+"""Scores of several models as the papers print them: a row a model, a column a task and rate; and what tells each from
+one of them, sequence by sequence."""
+
+import math
+from typing import NamedTuple
+
+from launch.estimates import Estimate, Scores, difference, over_seeds
+from launch.scores import Table
+from launch.tables import Cell, Row
+from launch.tables import Table as Printed
+
+_HEADINGS = {"density": "NLL {} %", "prediction": "pred. {} %", "interpolation": "interp. {} %", "forecast": "MSE {}"}
+_UNITS = {
+    "nll_nats_per_frame": "NLL in nats a frame",
+    "nll_nats_per_dimension": "NLL in nats a dimension",
+    "accuracy_percent": "pred. and interp. accuracy in %",
+    "rmse": "pred. and interp. RMSE",
+    "mse": "MSE of forecasts over so many frames",
+}
+
+
+class Column(NamedTuple):
+    task: str
+    name: str
+    """Rate in percent, or horizon in frames."""
+    metric: str
+
+    def of(self, table: Table) -> Scores | None:
+        return table.get(self.task, {}).get(self.name, {}).get(self.metric)
+
+    @property
+    def sign(self) -> int:
+        """1 where more is better, otherwise -1."""
+        return 1 if self.metric == "accuracy_percent" else -1
+
+
+Rows = dict[str, list[Table]]
+"""Label -> what each run of one model scored; runs differ in the seed."""
+
+
+def columns_of(scored: list[Table]) -> list[Column]:
+    """Each task at each rate or horizon, by its first metric, the one that the papers print."""
+    columns = []
+    for task in _HEADINGS:
+        metrics = {name: next(iter(scores)) for table in scored for name, scores in table.get(task, {}).items()}
+        columns += [Column(task, name, metrics[name]) for name in sorted(metrics, key=float)]
+    return columns
+
+
+def figures(title: str, rows: Rows) -> Printed:
+    """The figures with their standard errors, the best of each column in bold."""
+    columns = columns_of([table for runs in rows.values() for table in runs])
+    found = {label: [_mean(runs, column) for column in columns] for label, runs in rows.items()}
+    best = [
+        max((column.sign * x.value for x in estimates if x and not math.isnan(x.value)), default=0.0) * column.sign
+        for column, estimates in zip(columns, zip(*found.values(), strict=True), strict=True)
+    ]
+    printed = [
+        Row((label,), [Cell(x, best=x is not None and x.value == top) for x, top in zip(estimates, best, strict=True)])
+        for label, estimates in found.items()
+    ]
+    most = max((x for estimates in found.values() for x in estimates if x), key=lambda x: x.n)
+    units = "; ".join(dict.fromkeys(_UNITS[column.metric] for column in columns))
+    caption = f"{units}. ± one standard error; {most.n} sequences in {most.groups} groups. Bold: best."
+    return Printed(title, _headings(columns), printed, caption)
+
+
+def differences(rows: Rows, reference: str) -> Printed:
+    """Each row minus that of `reference`, paired by sequence."""
+    columns = columns_of(rows[reference])
+    printed = [
+        Row((label,), [_difference(runs, rows[reference], column) for column in columns])
+        for label, runs in rows.items()
+        if label != reference
+    ]
+    caption = "Paired by sequence. In brackets, in standard errors: ▲ better, ▼ worse by more than two."
+    return Printed(f"Difference to {reference}", _headings(columns), printed, caption)
+
+
+def _headings(columns: list[Column]) -> list[str]:
+    return ["", *(_HEADINGS[column.task].format(column.name) for column in columns)]
+
+
+def _of(runs: list[Table], column: Column) -> list[Scores]:
+    """Of every run, or of none."""
+    found = [scores for scores in map(column.of, runs) if scores is not None]
+    return found if len(found) == len(runs) else []
+
+
+def _mean(runs: list[Table], column: Column) -> Estimate | None:
+    found = _of(runs, column)
+    return over_seeds(found) if found else None
+
+
+def _difference(runs: list[Table], reference: list[Table], column: Column) -> Cell:
+    ours, theirs = _of(runs, column), _of(reference, column)
+    if not ours or not theirs:
+        return Cell()
+    x = difference(ours, theirs)
+    if not x.stderr > 0:
+        return Cell(x)
+    ratio = x.value / x.stderr
+    sign = "▲" if column.sign * ratio > 2 else "▼" if column.sign * ratio < -2 else ""
+    return Cell(x, f"\n({ratio:.1f}{sign})")

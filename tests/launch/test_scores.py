@@ -1,0 +1,135 @@
+"""Every sequence is scored once, and the same whatever batch, padding or rank it sits in."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from launch import results, run_folder, scores, streams
+from launch.baselines import nearest, straight
+from launch.config import RunConfig
+from launch.distributed import Ranks, alone
+from launch.estimates import estimate
+from models.batch import Batch
+from models.config_base import load
+from pipeline.manifest import read_manifest
+from tests.datasets import write_rolls, write_walks
+
+CPU = torch.device("cpu")
+
+
+def score(data, batch_size, ranks):
+    """What the contenders score on the test split with an untrained model."""
+    overrides = [f"data={data}", f"evaluate.batch_size={batch_size}", "ranks=1"]
+    config = load(RunConfig, Path(__file__).with_name("tiny_vsdn_vae.yaml"), overrides)
+    manifest = read_manifest(data)
+    model = run_folder.model_for(config, manifest).eval()
+    contenders = run_folder.scoring_for(config, manifest, config.evaluate.samples).contenders(model)
+    scored = {who: {} for who in contenders}
+    for rate, stream in streams.evaluation(config, data, manifest, "test", ranks).items():
+        for who, contender in contenders.items():
+            results.merge(scored[who], scores.collect(contender, model, stream.epoch(0), rate, ranks.device))
+    return scored
+
+
+def rank(index, data, out, store):
+    """One of two ranks over gloo; rank 0 writes."""
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=index, world_size=2)
+    scored = score(data, 4, Ranks(index, 2, CPU))
+    assert results.estimates(scored["model"])["density"]["25"]["kl_nats_per_frame"].n == 7  # validation asks each rank
+    if index == 0:
+        results.write_results(out, "test", scored)
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def rolls(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scores") / "rolls"
+    return folder, write_rolls(folder)[1]
+
+
+def same(one, other):
+    """Baselines to the last bit, the model but for the rounding of products of other shapes."""
+    for who, tasks in one.items():
+        for task, columns in tasks.items():
+            for column, metrics in columns.items():
+                for metric, found in metrics.items():
+                    x = other[who][task][column][metric]
+                    assert found[:2] == x[:2]
+                    close = partial(np.testing.assert_allclose, rtol=0 if who != "model" else 1e-4, err_msg=metric)
+                    close(x.x, found.x)
+                    close(x.w, found.w)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 7])
+def test_a_score_does_not_depend_on_batch_or_padding(rolls, batch_size):
+    same(score(rolls[0], 3, alone()), score(rolls[0], batch_size, alone()))
+
+
+@pytest.mark.slow
+def test_two_ranks_write_what_one_does(rolls, tmp_path):
+    mp.spawn(rank, (rolls[0], tmp_path, tmp_path / "store"), nprocs=2)
+    same(score(rolls[0], 4, alone()), results.read_scores(tmp_path, "test"))
+    file = json.loads((tmp_path / "evaluation-test-sequences.json").read_text())
+    assert file["keys"] == sorted(key for key in rolls[1] if key.startswith("test"))
+    assert file["groups"] == [rolls[1][key].group for key in file["keys"]]
+
+
+def test_the_file_says_what_its_sequences_say_together(rolls, tmp_path):
+    scored = score(rolls[0], 4, alone())
+    paths = results.write_results(tmp_path, "test", scored)
+    assert [path.name for path in paths] == ["evaluation-test-sequences.json", "evaluation-test.json"]
+    assert results.read_scores(tmp_path, "test") == scored
+    told = results.read_results(tmp_path, "test")["model"]["interpolation"]["50"]["accuracy_percent"]
+    found = scored["model"]["interpolation"]["50"]["accuracy_percent"]
+    assert tuple(told.values()) == estimate(found)
+    assert told["groups"] == 4
+    counted = [x for x, w in zip(found.x, found.w, strict=True) if w]
+    assert told["value"] == pytest.approx(np.mean(counted))
+
+
+def test_filling_and_sequences_without_a_scored_frame_count_in_nothing():
+    def contender(module, batch, rate):
+        return {"task": {rate: {"metric": scores.Ratio(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1, 0, 1]))}}}
+
+    empty = torch.zeros(3, 1)
+    batch = Batch(empty, empty, empty, empty, torch.tensor([1.0, 1.0, 0.0]), empty, ("b", "a", "b"), ("g", "g", "g"))
+    found = scores.collect(contender, None, [batch], "25", CPU)["task"]["25"]["metric"]
+    assert found == (("a", "b"), ("g", "g"), (0.0, 1.0), (0.0, 1.0))
+
+
+def frames(times, values, observed):
+    times, values = torch.tensor([times], dtype=torch.float64), torch.tensor([values])[..., None]
+    present = torch.ones(1, times.shape[1], dtype=torch.bool)
+    shown = torch.zeros_like(present)
+    shown[:, observed] = True
+    return Batch(times, values, present, shown, torch.ones(1), torch.zeros(1), ("a",))
+
+
+def test_straight_lines_are_straight_in_time_and_end_where_observations_do():
+    times = [0.0, 0.5, 0.6, 2.0, 3.0, 3.5]
+    batch = frames(times, [9.0, 2.0, 9.0, 5.0, 1.0, 9.0], [1, 3, 4])
+    expected = np.interp(times, [0.5, 2.0, 3.0], [2.0, 5.0, 1.0])
+    torch.testing.assert_close(straight(batch)[0, :, 0], torch.tensor(expected, dtype=torch.float32))
+    assert not straight(batch._replace(observed=torch.zeros(1, 6, dtype=torch.bool))).any()
+
+
+def test_the_nearest_frame_is_the_earlier_of_two():
+    times = [0.1 * i for i in range(30)]  # whose half-ways rounding would shift
+    values = [float(i) for i in range(30)]
+    batch = frames(times, values, [2, 4, 6, 11, 20, 28])
+    found = nearest(batch)[0, :, 0].tolist()
+    assert found == [2] * 4 + [4] * 2 + [6] * 3 + [11] * 7 + [20] * 9 + [28] * 5
+
+
+def test_real_valued_data_have_lines_for_a_rival_that_has_neither_density_nor_prediction(tmp_path):
+    write_walks(tmp_path / "walks", lengths=(20, 14))
+    scored = score(tmp_path / "walks", 4, alone())
+    assert list(scored) == ["model", "persistence", "linear"]
+    assert {task: list(columns) for task, columns in scored["linear"].items()} == {"interpolation": ["25", "50"]}
+    assert set(scored["persistence"]) == {"prediction", "interpolation"}
