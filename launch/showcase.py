@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
-from launch import showcase_forecast, showcase_rolls
+from launch import showcase_forecast, showcase_rolls, showcase_speech
 from launch.config import RunConfig
 from pipeline.manifest import Manifest
 from pipeline.sequence import Split
@@ -14,6 +14,8 @@ def write(folder: Path, config: RunConfig, manifest: Manifest, split: Split, mod
     """Write into `folder` what there is for this kind of model and data; returns the files."""
     if hasattr(model, "forecast"):
         return showcase_forecast.write(folder, config, manifest, split, model)
+    if manifest.spec.audio_rate is not None:
+        return showcase_speech.write(folder, config, manifest, split, model)
     if manifest.recipe["dataset"]["name"] == "lakh":
         return showcase_rolls.write(folder, config, manifest, split, {config.model.name: model})
     return []

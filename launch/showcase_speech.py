@@ -1,0 +1,72 @@
+"""What a model makes of a second of held-out speech: a figure to look at and files to listen to."""
+
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from launch import figures_speech, streams
+from launch.config import RunConfig
+from launch.distributed import alone
+from launch.figures_speech import Speech
+from models.base import LatentDynamics
+from models.batch import Batch
+from pipeline.manifest import Manifest
+from pipeline.sequence import Split
+from pipeline.wav import FULL_SCALE, write_wav
+
+DRAWS = 50
+"""Of the latent path, for the band."""
+
+
+def write(folder: Path, config: RunConfig, manifest: Manifest, split: Split, model: nn.Module) -> list[Path]:
+    """Interpolate a second of the first batch of `split` at the lowest rate; returns the files written.
+
+    `interpolation.png` and `.pdf` show waveforms and spectrograms; `truth.wav`, `observed.wav` (silence elsewhere) and
+    `interpolation.wav` are what the spectrograms show.
+    """
+    rate = manifest.spec.audio_rate
+    assert rate is not None, "the data are speech"
+    percent, stream = next(iter(streams.evaluation(config, config.data, manifest, split, alone()).items()))
+    batch = typical(next(stream.epoch(0)))
+    speech = answers(model, batch, rate)
+    folder.mkdir(parents=True, exist_ok=True)
+    title = f"{config.model.name} on {batch.keys[0]} ({split}), {percent} % of the frames observed"
+    written = figures_speech.interpolation(folder / "interpolation", speech, title)
+    for name, samples in (("truth", speech.truth), ("observed", speech.kept), ("interpolation", speech.filled)):
+        written.append(folder / f"{name}.wav")
+        write_wav(written[-1], samples, rate)
+    return written
+
+
+def typical(batch: Batch) -> Batch:
+    """The batch cut down to the one of its longest sequences that is of median loudness: no pause, and no outlier."""
+    frames = batch.present.sum(1)
+    longest = (frames == frames.max()).nonzero()[:, 0]
+    loudness = batch.values[longest].square().sum((1, 2))
+    b = int(longest[loudness.argsort()[len(loudness) // 2]])
+    return Batch._make(field[b : b + 1] for field in batch)
+
+
+@torch.inference_mode()
+def answers(model: nn.Module, batch: Batch, rate: int) -> Speech:
+    """What the model makes of the one sequence of `batch`, in `DRAWS` draws: its noise follows from the seed."""
+    dynamics = cast(LatentDynamics, model)
+    many = Batch._make(x.expand(DRAWS, *x.shape[1:]) if isinstance(x, Tensor) else x * DRAWS for x in batch)
+    many = many._replace(seed=batch.seed + torch.arange(DRAWS)).to(next(model.parameters()).device)
+    interpolated, predicted = (_samples(ask(many, 1)) for ask in (dynamics.interpolate, dynamics.predict))
+    if np.ptp(interpolated, axis=0).max() < 0.5 / FULL_SCALE:  # a model without a latent; rows differ by rounding
+        interpolated = interpolated[:1]
+    D = batch.values.shape[2]
+    return Speech(
+        truth=_samples(batch.values)[0], shown=batch.observed[0].numpy().repeat(D),
+        interpolated=interpolated, predicted=predicted.mean(0), rate=rate,
+    )  # fmt: skip
+
+
+def _samples(frames: Tensor) -> np.ndarray:
+    """[B, T, D] -> [B, T D]"""
+    array: np.ndarray = frames.flatten(1).cpu().numpy()
+    return array
