@@ -6,10 +6,13 @@ from models.batch import Batch
 from models.likelihoods import Marginal
 from models.registry import build_model
 from models.vsdn import VsdnVaeConfig
+from models.vsdn_sde import VsdnSdeConfig
 
 CONFIGS = {
     "vsdn_vae": VsdnVaeConfig(name="vsdn_vae", latent=3, hidden=6, width=8, depth=2, see_last=True, free_nats=0.5),
     "vsdn_vae_res": VsdnVaeConfig(name="vsdn_vae_res", latent=3, hidden=6, width=8, depth=1, max_step=0.15),
+    "vsdn_sde": VsdnSdeConfig(name="vsdn_sde", latent=3, hidden=6, width=8, depth=2, see_last=True, free_nats=0.1),
+    "vsdn_sde_res": VsdnSdeConfig(name="vsdn_sde_res", latent=3, hidden=6, width=8, depth=1, max_step=0.15, samples=2),
     "gru_ode": GruOdeConfig(name="gru_ode", latent=3, hidden=6, width=8, depth=2, see_last=True),
     "ode_rnn": GruOdeConfig(name="ode_rnn", latent=3, hidden=6, width=8, depth=1, max_step=0.15),
     "bi_gru_ode": GruOdeConfig(name="bi_gru_ode", latent=3, hidden=6, width=8, depth=2, see_last=True),

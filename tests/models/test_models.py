@@ -50,13 +50,20 @@ def test_no_leak_to_the_last_bit(dynamics, batch):
         assert not torch.equal(model.predict(batch._replace(values=values), 2)[0, seen + 1 :], predicted[0, seen + 1 :])
 
 
+def past_reader(model):
+    """A module that is given h->- of every event, and from which entry of its input on."""
+    if hasattr(model, "drifts"):
+        return model.decoder, model.config.latent
+    return (model.prior_net if hasattr(model, "prior_net") else model.features), 0
+
+
 @pytest.mark.parametrize("score", [lambda m, b: m(b, 1.0), lambda m, b: m.density(b, 2)], ids=["training", "density"])
 def test_what_explains_a_frame_in_the_bound_has_not_seen_it(dynamics, batch, score):
     """The networks that read h->- in the bound are given the same to the last bit when Y_m, m >= n, changes."""
     model = dynamics
-    reads = model.prior_net if hasattr(model, "prior_net") else model.features
+    reads, first = past_reader(model)
     read = []
-    handle = reads.register_forward_hook(lambda module, inputs, output: read.append(inputs[0]))
+    handle = reads.register_forward_hook(lambda module, inputs, output: read.append(inputs[0][..., first:]))
     model.eval()
     events = Events.of(batch)
     with torch.no_grad():
@@ -131,6 +138,10 @@ def test_a_score_does_not_depend_on_the_batch_it_sits_in(model, batch):
             torch.testing.assert_close(model.interpolate(alone, 3)[0], interpolated[b, :n], rtol=0, atol=1e-12)
 
 
+def has_posterior(model):
+    return hasattr(model, "posterior_net") or hasattr(model, "drifts")
+
+
 def test_the_bound_tightens_with_the_number_of_samples(dynamics):
     model = dynamics
     batch = make_batch(B=1, T=17)
@@ -139,7 +150,7 @@ def test_the_bound_tightens_with_the_number_of_samples(dynamics):
     with torch.no_grad():
         bounds = [model.density(many, k)[1] for k in (1, 4, 16)]
         terms = model.density(many, 1)[0]
-    if hasattr(model, "posterior_net"):
+    if has_posterior(model):
         assert bounds[0].mean() < bounds[1].mean() < bounds[2].mean()
     else:
         assert torch.equal(bounds[0], bounds[2])
