@@ -13,7 +13,7 @@ from models.networks import Normal, mlp
 
 NetworkKind = Literal["dense", "conv"]
 
-_MODULES: dict[ActivationName, type[nn.Module]] = {"tanh": nn.Tanh, "elu": nn.ELU}
+_MODULES: dict[ActivationName, type[nn.Module]] = {"tanh": nn.Tanh, "elu": nn.ELU, "relu": nn.ReLU}
 
 
 class Encoder(nn.Module):

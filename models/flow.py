@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 FixedMethod = Literal["rk4", "midpoint"]
-ActivationName = Literal["tanh", "elu"]
+ActivationName = Literal["tanh", "elu", "relu"]
 
 
 class Weights(NamedTuple):
@@ -53,6 +53,7 @@ class Activation(NamedTuple):
 ACTIVATIONS: dict[ActivationName, Activation] = {
     "tanh": Activation(torch.tanh_, lambda a: 1 - a.square()),
     "elu": Activation(F.elu_, lambda a: a.clamp_max(0) + 1),
+    "relu": Activation(torch.relu_, lambda a: (a > 0).to(a)),
 }
 
 

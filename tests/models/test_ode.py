@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from models import ode
-from models.flow import Weights
+from models.flow import ACTIVATIONS, Weights
 from models.ode import SolverConfig
 
 PLAIN = {"backend": "torchdiffeq"}
@@ -42,7 +42,7 @@ def solve(weights, z0, times, activation="tanh", **options):
     return ode.solve(z0, -0.5 * z0.square().sum(1), weights, times, SolverConfig(**options), activation)
 
 
-@pytest.mark.parametrize("activation", ["tanh", "elu"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(("q", "lead", "G", "P"), [(3, 3, 4, 1), (5, 5, 1, 4), (3, 0, 4, 2)])
 @pytest.mark.parametrize("seed", range(5))
 def test_the_trace_is_that_of_autograd_and_of_the_jacobian(activation, q, lead, G, P, seed):
@@ -90,7 +90,7 @@ def test_the_density_of_a_nonlinear_flow_is_the_change_of_variables():
 @pytest.mark.parametrize("lead", [2, 0])
 @pytest.mark.parametrize("G", [1, 3])
 @pytest.mark.parametrize("method", ["rk4", "midpoint"])
-@pytest.mark.parametrize("activation", ["tanh", "elu"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_direct_path_and_torchdiffeq_agree_in_states_and_gradients(lead, G, method, activation):
     weights, z0, times = network(G, lead=lead), normal(3, 4).requires_grad_(), frames()
     results = []
