@@ -1,5 +1,7 @@
 """Start a module on several ranks of this machine under DeepSpeed's launcher."""
 
+import base64
+import json
 import os
 import socket
 import subprocess
@@ -8,7 +10,7 @@ from typing import TextIO
 
 import torch
 
-from launch.signals import sigterm_exits
+from launch.signals import end_with_parent, sigterm_exits
 from models.errors import DriftworkError
 
 
@@ -27,37 +29,36 @@ def check_ranks(ranks: int) -> None:
 def start(module: str, arguments: list[str], ranks: int, stdout: TextIO | None = None) -> int:
     """Run `python -m module arguments` on every rank and wait; returns the exit code, that of the first that failed.
 
-    Each rank gets its share of the cores: with small tensors, threads that compete for cores cost tenfold. However
-    this process ends, short of SIGKILL, its ranks end with it.
+    Each rank gets its share of the cores, unless OMP_NUM_THREADS says otherwise: with small tensors, threads that
+    compete for cores cost tenfold. However this process ends, its ranks end with it.
     """
-    cuda = torch.cuda.is_available()
     environment = {
-        **os.environ,
         "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // ranks)),
+        **os.environ,
         "PYTHONUNBUFFERED": "1",
         "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger",  # DeepSpeed's to mend
-        "DS_ACCELERATOR": "cuda" if cuda else "cpu",  # found by looking, it warns from every process
+        "DS_ACCELERATOR": "cuda" if torch.cuda.is_available() else "cpu",  # found by looking, it warns from all ranks
     }
+    # This is what `deepspeed` itself starts on a machine. Unlike that command, it hands SIGTERM on to the ranks.
     command = [
-        sys.executable, "-m", "deepspeed.launcher.runner", *_devices(ranks), "--no_local_rank", "--log_level", "error",
-        "--master_addr", "127.0.0.1", "--master_port", str(free_port()), "--module", module, *arguments,
+        sys.executable, "-m", "deepspeed.launcher.launch", f"--world_info={_world(ranks)}", "--no_local_rank",
+        "--log_level=error", "--master_addr=127.0.0.1", f"--master_port={free_port()}", "--module", module, *arguments,
     ]  # fmt: skip
     with sigterm_exits():
-        process = subprocess.Popen(command, env=environment, stdout=stdout)
+        process = subprocess.Popen(command, env=environment, stdout=stdout, preexec_fn=end_with_parent)
         try:
             return process.wait()
         except BaseException:
-            process.terminate()  # DeepSpeed's launcher hands it on to the ranks
+            process.terminate()
             process.wait()
             raise
 
 
-def _devices(ranks: int) -> list[str]:
+def _world(ranks: int) -> str:
+    """Host -> devices, as DeepSpeed's launcher reads it. Of the devices that this user may use, the first ones."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if torch.cuda.is_available() and visible:
-        # Given a number alone, DeepSpeed would forget which devices this user may use, and take the first ones.
-        return ["--include", "localhost:" + ",".join(visible.split(",")[:ranks])]
-    return ["--num_gpus" if torch.cuda.is_available() else "--num_accelerators", str(ranks)]
+    mine = visible.split(",")[:ranks] if torch.cuda.is_available() and visible else list(range(ranks))
+    return base64.urlsafe_b64encode(json.dumps({"localhost": mine}).encode()).decode()
 
 
 def launched() -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -94,26 +95,21 @@ def test_a_run_killed_inside_an_epoch_goes_on_bit_for_bit(place):
 
 
 @pytest.mark.slow
-def test_sigterm_to_the_command_ends_its_ranks(place):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_ranks_end_with_the_command(place, number):
     folder, _ = place
-    command = [
-        sys.executable,
-        "-m",
-        "launch.cli",
-        "train",
-        TINY,
-        "data=rolls",
-        "out=runs/ended",
-        "train.max_epochs=5000",
-    ]
-    started = subprocess.Popen([*command, "tracking.uri=null"], cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    out = f"runs/ended-{number}"
+    endless = ["train.max_epochs=50000", "train.patience=50000", "tracking.uri=null"]
+    command = [sys.executable, "-m", "launch.cli", "train", TINY, "data=rolls", f"out={out}", *endless]
+    started = subprocess.Popen(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)})
     deadline = time.monotonic() + 120
-    while not (folder / "runs/ended/checkpoints/latest").exists():
+    while not (folder / out / "checkpoints/latest").exists():
         assert time.monotonic() < deadline
         time.sleep(0.1)
     ranks = psutil.Process(started.pid).children(recursive=True)
-    started.terminate()
-    assert started.wait(60) == 143
+    assert len(ranks) >= 2
+    started.send_signal(number)
+    assert started.wait(60) == (143 if number == signal.SIGTERM else -signal.SIGKILL)
     _, alive = psutil.wait_procs(ranks, timeout=30)
     assert not alive
 
