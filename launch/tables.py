@@ -38,19 +38,21 @@ def figure(x: Estimate | None) -> str:
     if not x.stderr > 0:  # unknown, or an exact 0
         return f"{x.value:.2f}" if math.isnan(x.stderr) else f"{x.value:.2f}±0.00"
     first = math.floor(math.log10(x.stderr))
-    places = min(6, max(0, 1 - first if x.stderr < 3.6 * 10.0**first else -first))
+    places = min(5, max(0, 1 - first if x.stderr < 3.6 * 10.0**first else -first))
     return f"{x.value:.{places}f}±{x.stderr:.{places}f}"
 
 
 def show(table: Table) -> None:
-    """Print it; the best of a column is bold."""
+    """Print it; the best of a column is bold. Wider than the terminal rather than with figures cut in two."""
     drawn = RichTable(title=table.title, caption=table.caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     labels = len(table.rows[0].labels)
     for i, heading in enumerate(table.headings):
-        drawn.add_column(heading.replace(" ", "\n", 1), justify="left" if i < labels else "right", overflow="fold")
+        drawn.add_column(heading.replace(" ", "\n", 1), justify="left" if i < labels else "right")
     for row in table.rows:
         drawn.add_row(*row.labels, *(Text(_text(cell), "bold" if cell.best else "") for cell in row.cells))
-    Console().print(drawn)
+    console = Console()
+    needed = console.measure(drawn, options=console.options.update(width=10_000)).maximum
+    Console(width=max(needed, console.width)).print(drawn)
 
 
 def markdown(table: Table) -> str:

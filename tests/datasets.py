@@ -21,13 +21,7 @@ def write_rolls(folder, *, D=128, T=20, interval=0.2, seed=0, train=(10, 1, 18),
     spec = DataSpec(dim=D, length=T, interval=interval, likelihood="bernoulli", units="sounding (0 or 1)")
     rng = np.random.default_rng(seed)
     shards = [
-        (
-            split,
-            [
-                _roll(f"{split}{k}-{i:02d}", f"{split}{k}-song{i // 2}", rng, int(rng.integers(6, T + 1)), D, interval)
-                for i in range(size)
-            ],
-        )
+        (split, [_roll(f"{split}{k}", i, rng, int(rng.integers(6, T + 1)), D, interval) for i in range(size)])
         for split, sizes in (("train", train), ("val", val), ("test", test))
         for k, size in enumerate(sizes)
     ]
@@ -100,7 +94,7 @@ def _store(folder, name, spec, splits):
     return manifest, written
 
 
-def _roll(key, group, rng, T, D, interval):
+def _roll(shard, i, rng, T, D, interval):
     values = np.zeros((T, D), bool)
     values[0] = rng.random(D) < 0.1
     for t in range(1, T):
@@ -108,4 +102,4 @@ def _roll(key, group, rng, T, D, interval):
         values[t] = np.where(fresh, rng.random(D) < 0.1, values[t - 1])
     mask = rng.random(T) < 0.9
     mask[:2] = True
-    return Sequence(key, group, np.arange(T) * interval + 3.0, values, mask)
+    return Sequence(f"{shard}-{i:02d}", f"{shard}-song{i // 2}", np.arange(T) * interval + 3.0, values, mask)
