@@ -61,10 +61,16 @@ def _folder(argv: list[str]) -> Path:
 
 def _check(config: RunConfig) -> None:
     launcher.check_ranks(config.ranks)
-    manifest = read_manifest(config.data)
-    streams.training(config, manifest, alone())  # an empty split is an error of the user's, now and not on a rank
-    streams.evaluation(config, config.data, manifest, "val", alone())
+    steps(config)
     verify(config.data)  # a damaged shard is found now, not in the third epoch
+
+
+def steps(config: RunConfig) -> int:
+    """The most that training takes. Raises `DriftworkError` where there is nothing to train on, or to validate on."""
+    manifest = read_manifest(config.data)
+    stream = streams.training(config, manifest, alone())  # an empty split is found now, and not on a rank
+    streams.evaluation(config, config.data, manifest, "val", alone())
+    return stream.steps * config.train.max_epochs
 
 
 def _check_resumable(folder: Path, config: RunConfig) -> None:
@@ -115,16 +121,18 @@ def _rank(argv: list[str]) -> int:
 
 @contextmanager
 def _tracked(config: RunConfig, folder: Path, manifest: Manifest, ranks: Ranks) -> Iterator[Tracker]:
-    """The run at the tracker, described: config as params, the data's hash as a tag."""
+    """The run at the tracker, described: config as params; as tags the data's hash, and those left in the folder."""
     experiment, run_name = run_folder.names(config)
+    record = run_folder.record_of(folder)
+    tags = {"driftwork.manifest": manifest.hash, "driftwork.data": experiment, "driftwork.model": config.model.name}
     with open_run(
         config.tracking,
         experiment=experiment,
         run_name=run_name,
         run_folder=folder,
-        tags={"driftwork.manifest": manifest.hash, "driftwork.data": experiment, "driftwork.model": config.model.name},
+        tags={**tags, **record.get("tags", {})},
         rank=ranks.rank,
-        run_id=run_folder.record_of(folder).get("run_id"),
+        run_id=record.get("run_id"),
         system_metrics=True,
     ) as tracker:
         if ranks.rank == 0:
@@ -138,10 +146,11 @@ def _validation_score(
     model: nn.Module, config: RunConfig, manifest: Manifest, ranks: Ranks, tracker: Tracker, step: int
 ) -> tuple[float, str]:
     """What the best weights are chosen by, on the validation split: the MSE of a forecast for a model that makes
-    one, else the negative bound at beta = 1, nats; the mean over rates. And what to say of it, its KL included."""
+    one, else the negative bound at beta = 1 or what stands in its place, nats; the mean over rates. And what to say of
+    it, its KL included."""
     model.eval()
     scoring = run_folder.scoring_for(config, manifest, samples=1)
-    task = "forecast" if hasattr(model, "forecast") else "density"
+    task = next(task for task in ("forecast", "density", "pseudo_likelihood") if hasattr(model, task))
     found: dict[str, list[float]] = {}
     for rate, stream in streams.evaluation(config, config.data, manifest, "val", ranks).items():
         table = estimates(scores.collect(getattr(scoring, task), model, stream.epoch(0), rate, ranks.device))
