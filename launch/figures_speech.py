@@ -70,8 +70,9 @@ def interpolation(path: Path, speech: Speech, title: str) -> list[Path]:
     _spectrograms(figure, spectrograms, heard, speech.rate)
     for panel in (whole, *spectrograms[:-1]):
         panel.tick_params(labelbottom=False)
+    for panel in figure.axes[:6]:
+        panel.yaxis.set_label_coords(-0.05, 0.5)  # one below the other, whatever the ticks say
     spectrograms[-1].set_xlabel("time [s]")
-    figure.align_ylabels()
     _legend(figure, speech)
     return figures.save(figure, path)
 
