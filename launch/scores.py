@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from launch.baselines import held, nearest, straight
 from launch.distributed import all_gathered
 from launch.estimates import Scores
-from models.base import Forecaster, LatentDynamics, last_observed
+from models.base import Forecaster, LatentDynamics, Smoother, Terms, last_observed
 from models.batch import Batch
 from models.metrics import accuracy, rmse
 
@@ -52,10 +52,13 @@ class Scoring(NamedTuple):
     def density(self, module: nn.Module, batch: Batch, rate: str) -> Sheet:
         """Negative bounds per observed frame (binary data) or per observed dimension (others), nats."""
         terms, weighted = cast(LatentDynamics | Forecaster, module).density(batch, self.samples)
-        dims, unit = (1, "frame") if self.binary else (batch.values.shape[2], "dimension")
         per = {"nll": terms.kl - terms.log_likelihood, "nll_importance_weighted": -weighted, "kl": terms.kl}
-        ratios = {f"{name}_nats_per_{unit}": Ratio(x, terms.frames * dims) for name, x in per.items()}
-        return {"density": {rate: ratios}}
+        return {"density": {rate: self._nats(per, terms, batch)}}
+
+    def pseudo_likelihood(self, module: nn.Module, batch: Batch, rate: str) -> Sheet:
+        """What a smoother has in the place of a bound, for validation: no bound of another model compares with it."""
+        terms = cast(Smoother, module).pseudo_likelihood(batch)
+        return {"pseudo_likelihood": {rate: self._nats({"pseudo_nll": -terms.log_likelihood}, terms, batch)}}
 
     def contenders(self, module: nn.Module) -> dict[str, Score]:
         """Who is scored on the tasks of a model: itself, and what costs nothing."""
@@ -68,6 +71,8 @@ class Scoring(NamedTuple):
         """All tasks that the model is for."""
         if hasattr(module, "forecast"):
             return {**self.density(module, batch, rate), **self.forecast(module, batch, rate)}
+        if hasattr(module, "pseudo_likelihood"):
+            return self._interpolation(cast(Smoother, module).interpolate(batch, self.samples), batch, rate)
         dynamics = cast(LatentDynamics, module)
         predicted, interpolated = dynamics.predict(batch, self.samples), dynamics.interpolate(batch, self.samples)
         return {**self.density(module, batch, rate), **self._tasks(predicted, interpolated, batch, rate)}
@@ -84,20 +89,27 @@ class Scoring(NamedTuple):
             given = cast(Forecaster, module).given
             return self._forecast({"mse": held(batch, given)}, batch, given)
         last = last_observed(batch)
+        if hasattr(module, "pseudo_likelihood"):
+            return self._interpolation(last, batch, rate)
         return self._tasks(last, last, batch, rate)
 
     def neighbours(self, module: nn.Module, batch: Batch, rate: str) -> Sheet:
         """Straight lines between the observed frames on both sides or, of binary data, the nearer one of the two."""
         between = nearest(batch) if self.binary else straight(batch)
-        return {"interpolation": {rate: self._points(between, batch, batch.present & ~batch.observed)}}
+        return self._interpolation(between, batch, rate)
 
     def _tasks(self, predicted: Tensor, interpolated: Tensor, batch: Batch, rate: str) -> Sheet:
         # The first observed frame has no past to be predicted from.
         again = batch.observed & (batch.observed.cumsum(1) > 1)
-        return {
-            "prediction": {rate: self._points(predicted, batch, again)},
-            "interpolation": {rate: self._points(interpolated, batch, batch.present & ~batch.observed)},
-        }
+        prediction: Sheet = {"prediction": {rate: self._points(predicted, batch, again)}}
+        return {**prediction, **self._interpolation(interpolated, batch, rate)}
+
+    def _interpolation(self, mean: Tensor, batch: Batch, rate: str) -> Sheet:
+        return {"interpolation": {rate: self._points(mean, batch, batch.present & ~batch.observed)}}
+
+    def _nats(self, per: dict[str, Tensor], terms: Terms, batch: Batch) -> dict[str, Ratio]:
+        dims, unit = (1, "frame") if self.binary else (batch.values.shape[2], "dimension")
+        return {f"{name}_nats_per_{unit}": Ratio(x, terms.frames * dims) for name, x in per.items()}
 
     def _points(self, mean: Tensor, batch: Batch, scored: Tensor) -> dict[str, Ratio]:
         if self.binary:

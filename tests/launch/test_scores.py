@@ -3,6 +3,7 @@
 import json
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from launch.baselines import nearest, straight
 from launch.config import RunConfig
 from launch.distributed import Ranks, alone
 from launch.estimates import estimate
+from launch.train import _validation_score
 from models.batch import Batch
 from models.config_base import load
 from pipeline.manifest import read_manifest
@@ -23,12 +25,19 @@ from tests.datasets import write_rolls, write_walks
 CPU = torch.device("cpu")
 
 
-def score(data, batch_size, ranks):
-    """What the contenders score on the test split with an untrained model."""
-    overrides = [f"data={data}", f"evaluate.batch_size={batch_size}", "ranks=1"]
+SMOOTHER = "model={name: bi_gru_ode, latent: 4, hidden: 8, width: 16, depth: 1}"
+
+
+def untrained(data, *overrides):
+    overrides = [f"data={data}", "ranks=1", *overrides]
     config = load(RunConfig, Path(__file__).with_name("tiny_vsdn_vae.yaml"), overrides)
     manifest = read_manifest(data)
-    model = run_folder.model_for(config, manifest).eval()
+    return config, manifest, run_folder.model_for(config, manifest).eval()
+
+
+def score(data, batch_size, ranks, *overrides):
+    """What the contenders score on the test split with an untrained model."""
+    config, manifest, model = untrained(data, f"evaluate.batch_size={batch_size}", *overrides)
     contenders = run_folder.scoring_for(config, manifest, config.evaluate.samples).contenders(model)
     scored = {who: {} for who in contenders}
     for rate, stream in streams.evaluation(config, data, manifest, "test", ranks).items():
@@ -133,3 +142,30 @@ def test_real_valued_data_have_lines_for_a_rival_that_has_neither_density_nor_pr
     assert list(scored) == ["model", "persistence", "linear"]
     assert {task: list(columns) for task, columns in scored["linear"].items()} == {"interpolation": ["25", "50"]}
     assert set(scored["persistence"]) == {"prediction", "interpolation"}
+
+
+def test_a_smoother_is_asked_to_interpolate_and_so_are_its_rivals(rolls):
+    scored = score(rolls[0], 4, alone(), SMOOTHER)
+    assert all(list(tasks) == ["interpolation"] for tasks in scored.values())
+    assert list(scored) == ["model", "persistence", "nearest"]
+    same(scored, score(rolls[0], 3, alone(), SMOOTHER))
+
+
+def test_a_smoother_is_validated_on_the_pseudo_likelihood_of_a_frame(rolls):
+    config, manifest, model = untrained(rolls[0], SMOOTHER)
+    tracked = {}
+    tracker = SimpleNamespace(metrics=lambda metrics, step: tracked.update(metrics))
+    value, said = _validation_score(model, config, manifest, alone(), tracker, 0)
+    total, frames = {}, {}
+    with torch.no_grad():
+        for rate, stream in streams.evaluation(config, rolls[0], manifest, "val", alone()).items():
+            terms = [(model.pseudo_likelihood(batch), batch.weight > 0) for batch in stream.epoch(0)]
+            total[rate] = sum(float(x.log_likelihood[real].double().sum()) for x, real in terms)
+            frames[rate] = sum(int(x.frames[real].sum()) for x, real in terms)
+    expected = {rate: -total[rate] / frames[rate] for rate in total}
+    assert value == pytest.approx(sum(expected.values()) / 2, rel=1e-6)
+    assert said == f"pseudo_nll_nats_per_frame {value:.3f}"
+    assert tracked == {
+        f"val/pseudo_likelihood_{rate}_pseudo_nll_nats_per_frame": pytest.approx(x, rel=1e-6)
+        for rate, x in expected.items()
+    }
