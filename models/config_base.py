@@ -74,17 +74,18 @@ def flatten(config: Config) -> dict[str, Any]:
 
 
 def _read_with_base(path: Path) -> dict[str, Any]:
-    raw = _read_mapping(path)
+    raw = read_mapping(path)
     base = raw.pop("base", None)
     if base is None:
         return raw
-    parent = _read_mapping(path.parent / str(base))
+    parent = read_mapping(path.parent / str(base))
     if "base" in parent:
         raise DriftworkError(f"{path}: base {base} has a base itself; one level is the limit")
     return _merge(parent, raw)
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A YAML file as it stands. Raises `DriftworkError` when there is none, or none of `key: value` lines."""
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
