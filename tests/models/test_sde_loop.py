@@ -1,0 +1,196 @@
+import itertools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy import stats
+
+from models import sde, sde_loop
+from models.noise import keyed_normal
+from models.sde_loop import Shape, Weights
+from tests.models.problems import (
+    LINEAR,
+    linear_networks,
+    linear_pre,
+    normal,
+    ou_covariance,
+    ou_mean,
+    ou_path_kl,
+    sigma_points,
+    zero_networks,
+)
+
+BOUND, LOW, HIGH = 2.0, 0.3, 1.1
+
+
+def formula(x, pre, weights, dt, noise, shape):
+    """The docstring's formulas, network by network, differentiated by autograd."""
+    Z, states, outputs = x.shape[1], [], []
+    for m in range(len(dt)):
+        u = []
+        for g in range(pre.shape[1]):
+            y = F.elu(pre[m, g] + x @ weights.A[g].T)
+            for W, b in zip(weights.hidden, weights.biases, strict=True):
+                y = F.elu(y @ W[g].T + b[g])
+            u.append(y @ weights.V[g].T + weights.c[g])
+        drift = sum(shape.bound * torch.tanh(u[g][:, :Z]) for g in shape.driver) - x
+        R = shape.low + (shape.high - shape.low) * torch.sigmoid(u[0][:, Z:])
+        x = x + dt[m] * drift + dt[m].sqrt() * R * noise[m]
+        states.append(x)
+        outputs.append(torch.stack(u))
+    return torch.stack(states), torch.stack(outputs)
+
+
+@pytest.fixture(
+    params=[(1, (0,), 1), (1, (0,), 3), (2, (1,), 1), (2, (1,), 2), (2, (0, 1), 2), (2, (0, 1), 3), (2, (0,), 2)],
+    ids=lambda p: f"{p[0]} networks, driver {p[1]}, depth {p[2]}",
+)
+def case(request):
+    G, driver, L = request.param
+    M, P, Z, W = 7, 4, 3, 5
+    count = itertools.count(10)
+
+    def leaf(*shape):
+        return (0.6 * normal(*shape, seed=next(count))).requires_grad_()
+
+    weights = Weights(
+        leaf(G, W, Z), tuple(leaf(G, W, W) for _ in range(L - 1)), tuple(leaf(G, 1, W) for _ in range(L - 1)),
+        leaf(G, 2 * Z, W), leaf(G, 1, 2 * Z),
+    )  # fmt: skip
+    dt = torch.rand(M, P, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    dt[4:, 2] = 0.0  # a path that has ended
+    return leaf(P, Z), leaf(M, G, P, W), weights, dt, normal(M, P, Z), Shape(BOUND, LOW, HIGH, driver)
+
+
+def leaves_of(x0, pre, weights, *_):
+    return [x0, pre, weights.A, weights.V, weights.c, *weights.hidden, *weights.biases]
+
+
+@pytest.mark.parametrize("solver", ["direct", "torchsde"])
+def test_states_outputs_and_gradients_are_those_of_the_formula(case, solver):
+    found, expected = sde.solve(*case, solver), formula(*case)
+    torch.testing.assert_close(tuple(found), expected, rtol=1e-12, atol=1e-12)
+    incoming = [normal(*x.shape, seed=3 + i) for i, x in enumerate(expected)]
+    ours, theirs = (
+        torch.autograd.grad(x, leaves_of(*case), incoming, allow_unused=True, materialize_grads=True)
+        for x in (tuple(found), expected)
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+
+
+def test_a_path_that_has_ended_stays_where_it_is(case):
+    states = sde_loop.run(*case).states
+    assert torch.equal(states[4:, 2], states[3, 2].expand(3, -1))
+
+
+def test_hand_derived_gradient_is_that_of_finite_differences(case):
+    x0, pre, weights, dt, noise, shape = case
+    n = len(weights.hidden)
+
+    def paths(x0, pre, A, V, c, *layers):
+        return tuple(sde_loop.run(x0, pre, Weights(A, layers[:n], layers[n:], V, c), dt[:3], noise[:3], shape))
+
+    inputs = leaves_of(x0, pre.detach()[:3].requires_grad_(), weights)
+    assert torch.autograd.gradcheck(paths, inputs, fast_mode=True)
+
+
+def test_without_gradients_the_paths_are_the_same(case):
+    x0, pre, weights, dt, noise, shape = case
+    with torch.no_grad():
+        plain = sde_loop.run(x0.detach(), pre.detach(), _detached(weights), dt, noise, shape)
+    with_gradients = sde_loop.run(*case)
+    assert torch.equal(plain.states, with_gradients.states)
+    assert torch.equal(plain.outputs, with_gradients.outputs)
+
+
+def _detached(w):
+    return Weights(
+        w.A.detach(), tuple(x.detach() for x in w.hidden), tuple(x.detach() for x in w.biases), w.V.detach(),
+        w.c.detach(),
+    )  # fmt: skip
+
+
+R = 0.5 * (LOW + HIGH)  # of networks that say 0
+
+
+def free_paths(x0, dt, noise):
+    """Of networks that say 0, dX = -X dt + R dW, in equal steps."""
+    M, P, Z = noise.shape
+    steps = torch.full((M, P, 1), dt, dtype=torch.float64)
+    start, pre = torch.full((P, Z), x0, dtype=torch.float64), torch.zeros(M, 1, P, 1, dtype=torch.float64)
+    return sde_loop.run(start, pre, zero_networks(Z), steps, noise, Shape(BOUND, LOW, HIGH, (0,))).states
+
+
+def test_samples_have_the_law_of_the_linear_sde():
+    """Mean, variance, autocovariance and distribution, with the noise that models use."""
+    P, dt, x0, times = 20_000, 0.01, 1.5, (0.5, 1.0, 3.0)
+    noise = keyed_normal(torch.arange(P), 300, 1).double().transpose(0, 1)
+    paths = free_paths(x0, dt, noise)[..., 0]
+    at = {t: paths[round(t / dt) - 1] for t in times}
+    for t in times:
+        mean, variance = ou_mean(t, x0), ou_covariance(t, t, R)
+        std = math.sqrt(variance)
+        assert abs(float(at[t].mean()) - mean) < 4 * std / P**0.5 + dt * x0 / 2  # the step's own bias is below that
+        assert float(at[t].var()) == pytest.approx(variance, rel=4 * (2 / P) ** 0.5 + dt / 2)
+        standard = ((at[t] - mean) / std).numpy()
+        assert stats.kstest(standard, "norm").pvalue > 0.01
+        assert stats.kstest(1.05 * standard, "norm").pvalue < 1e-3  # and a wrong variance would be seen
+        assert stats.kstest(standard + 0.05, "norm").pvalue < 1e-3
+    for s, t in itertools.combinations(times, 2):
+        found = float(torch.cov(torch.stack([at[s], at[t]]))[0, 1])
+        assert found == pytest.approx(ou_covariance(s, t, R), abs=5 * R**2 / 2 / P**0.5 + dt * R**2)
+
+
+def test_strong_order_of_euler_maruyama_is_one_where_noise_is_additive():
+    """Against the exact solution on the same Brownian path: increments and their exponential integrals are drawn
+    jointly on the finest grid."""
+    T, M, P, x0 = 2.0, 256, 400, 1.5
+    h = T / M
+    joint = torch.tensor([[h, 1 - math.exp(-h)], [1 - math.exp(-h), 0.5 * (1 - math.exp(-2 * h))]]).double()
+    increments = normal(M, P, 2) @ torch.linalg.cholesky(joint).T
+    exact = torch.full((P,), x0, dtype=torch.float64)
+    for m in range(M):
+        exact = math.exp(-h) * exact + R * increments[m, :, 1]
+    errors = []
+    for n in (8, 16, 32, 64):
+        dt = T / n
+        noise = increments[..., :1].view(n, M // n, P, 1).sum(1) / dt**0.5
+        errors.append(float((free_paths(x0, dt, noise)[-1, :, 0] - exact).square().mean().sqrt()))
+    orders = [math.log2(coarse / fine) for coarse, fine in itertools.pairwise(errors)]
+    assert all(0.85 < order < 1.2 for order in orders), (errors, orders)
+
+
+def test_weak_order_of_euler_maruyama_is_one():
+    """Mean and variance at the end; expectations are exact, see `sigma_points`."""
+    T, x0, errors = 2.0, 1.5, []
+    for M in (10, 20, 40, 80):
+        noise, weights = sigma_points(M)
+        end = free_paths(x0, T / M, noise)[-1, :, 0]
+        mean = float(weights @ end)
+        variance = float(weights @ end.square()) - mean**2
+        errors.append((abs(mean - ou_mean(T, x0)), abs(variance - ou_covariance(T, T, R))))
+    for of_moment in zip(*errors, strict=True):
+        orders = [math.log2(coarse / fine) for coarse, fine in itertools.pairwise(of_moment)]
+        assert all(0.9 < order < 1.15 for order in orders), (of_moment, orders)
+
+
+@pytest.mark.parametrize(("posterior", "prior"), [((0.5, 1.0), (1.2, -0.4)), ((2.0, 0.3), (0.7, 0.3))])
+def test_path_kl_of_two_ou_processes_converges_to_the_closed_form_with_order_one(posterior, prior):
+    """1/2 E sum |R^-1 (H_Q - H_G)|^2 dt along paths of Q; expectations are exact, see `sigma_points`."""
+    T, x0, errors = 2.0, 1.5, []
+    weights = linear_networks(*zip(prior, posterior, strict=True))
+    shape = Shape(LINEAR, LOW, HIGH, (1,))
+    exact = ou_path_kl(T, x0, R, posterior, prior)
+    for M in (10, 20, 40, 80, 160):
+        noise, mass = sigma_points(M)
+        P = len(mass)
+        dt = torch.full((M, P, 1), T / M, dtype=torch.float64)
+        start = torch.full((P, 1), x0, dtype=torch.float64)
+        outputs = sde_loop.run(start, linear_pre(M, 2, P), weights, dt, noise, shape).outputs
+        gap = (shape.target(outputs, (1,)) - shape.target(outputs, (0,))) / shape.diffusion(outputs)
+        kl = float(mass @ (0.5 * gap.square() * dt).sum((0, 2)))
+        errors.append(abs(kl - exact))
+    orders = [math.log2(coarse / fine) for coarse, fine in itertools.pairwise(errors)]
+    assert errors[-1] < 0.02 * exact
+    assert all(0.85 < order < 1.25 for order in orders), (exact, errors, orders)
