@@ -29,6 +29,8 @@ LENGTH = 160
 MIN_FRAMES = 40
 """A quarter of a second: ten frames are left to see at the lowest published rate of observation, 25 %."""
 MAX_BYTES = 64 * 2**20
+_ALIGNED_OVER = 200
+"""Samples over which the alignment of the bytes is judged."""
 CORPUS = re.compile(r"(?:.*/)?(?P<half>train|test)/(?P<region>dr\d)/(?P<speaker>[^/]+)/(?P<sentence>[^/]+)", re.I)
 FLAT = re.compile(r"(?:.*/)?(?P<region>dr\d)-(?P<speaker>[^/]+)/(?P<sentence>[^/]+)", re.I)
 LAYOUTS = "TRAIN|TEST/DRn/SPEAKER/*.WAV or drn-speaker/*.wav"
@@ -115,7 +117,28 @@ def _samples(path: Path) -> NDArray[np.int16]:
         raise UnreadableError("holds no samples")
     if len(pcm.samples) < MIN_FRAMES * FRAME:
         raise UnreadableError(f"too short: {len(pcm.samples)} samples, under {MIN_FRAMES * FRAME}")
+    _check_alignment(pcm.samples[:, 0])
     return pcm.samples[:, 0]
+
+
+def _check_alignment(samples: NDArray[np.int16]) -> None:
+    """Refuse a file that lost a byte on its way: from there on, each sample is half of one and half of the next, noise
+    at full scale. NLTK's sample has such files (a conversion of line ends took the CR of each CR LF), the louder ones.
+
+    Speech moves little from sample to sample; where the same bytes, read from the next one on, move a quarter as much,
+    they are the samples.
+    """
+    steps = []
+    for shift in (0, 1):
+        bytes_ = samples.astype("<i2").tobytes()[shift : 2 * len(samples) - shift]
+        moves = np.abs(np.diff(np.frombuffer(bytes_, "<i2").astype(np.int32)))
+        whole = len(moves) // _ALIGNED_OVER
+        steps.append(moves[: whole * _ALIGNED_OVER].reshape(whole, _ALIGNED_OVER).mean(1))
+    count = min(len(steps[0]), len(steps[1]))
+    misread = np.flatnonzero(4 * steps[1][:count] < steps[0][:count])
+    if len(misread):
+        second = misread[0] * _ALIGNED_OVER / RATE
+        raise UnreadableError(f"a byte is missing at about {second:.2f} s: the samples after it are cut in two")
 
 
 def _parse(data: bytes) -> Pcm:
