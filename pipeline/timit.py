@@ -125,8 +125,9 @@ def _check_alignment(samples: NDArray[np.int16]) -> None:
     """Refuse a file that lost a byte on its way: from there on, each sample is half of one and half of the next, noise
     at full scale. NLTK's sample has such files (a conversion of line ends took the CR of each CR LF), the louder ones.
 
-    Speech moves little from sample to sample; where the same bytes, read from the next one on, move a quarter as much,
-    they are the samples.
+    Such noise moves by a third of the range from sample to sample, and speech moves little; where the same bytes, read
+    from the next one on, move a quarter as much, they are the samples. Pulses and 8-bit sound, which have bytes of 0 to
+    spare, read calmly too, but do not move so much as they are.
     """
     steps = []
     for shift in (0, 1):
@@ -135,7 +136,7 @@ def _check_alignment(samples: NDArray[np.int16]) -> None:
         whole = len(moves) // _ALIGNED_OVER
         steps.append(moves[: whole * _ALIGNED_OVER].reshape(whole, _ALIGNED_OVER).mean(1))
     count = min(len(steps[0]), len(steps[1]))
-    misread = np.flatnonzero(4 * steps[1][:count] < steps[0][:count])
+    misread = np.flatnonzero((4 * steps[1][:count] < steps[0][:count]) & (steps[0][:count] > FULL_SCALE / 4))
     if len(misread):
         second = misread[0] * _ALIGNED_OVER / RATE
         raise UnreadableError(f"a byte is missing at about {second:.2f} s: the samples after it are cut in two")

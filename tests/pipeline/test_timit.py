@@ -212,6 +212,16 @@ def test_a_manifest_of_silent_data_is_what_it_was_before_sound_was_known():
         assert DataSpec.model_validate(spec.model_dump(mode="json")) == spec
 
 
+def test_loud_sound_with_bytes_of_zero_to_spare_is_not_taken_for_lost_bytes(tmp_path):
+    tone = np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
+    for n, sound in enumerate(
+        [16384 * np.sign(tone), 256 * np.round(127 * tone), 20000 * (np.arange(16000) % 400 == 0)]
+    ):
+        path = tmp_path / "dr1-fvmh0" / f"sx{n}.wav"
+        riff(path, sound.astype("<i2"))
+    assert [len(READER.read(tmp_path, item)) for item in READER.find(tmp_path)] == [1, 1, 1]
+
+
 def test_a_file_that_cannot_be_a_sentence_is_not_read_at_all(tmp_path):
     speaker(tmp_path / "dr1-fvmh0", ("sa1",))
     with (tmp_path / "dr1-fvmh0" / "sa1.wav").open("r+b") as file:
