@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "a model on the ranks of this machine, under DeepSpeed",
     "evaluate": "a trained run: density, prediction and interpolation, beside what costs nothing",
     "compare": "evaluated runs beside each other, and how each differs from the first",
+    "sweep": "a grid of runs, one after another or several at once, under one parent run",
     "ui": "the MLflow dashboard on 127.0.0.1",
 }
 

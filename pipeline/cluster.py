@@ -1,6 +1,8 @@
 """Tasks on Ray, on this machine or on a cluster. The only module that imports Ray."""
 
 import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -49,11 +51,14 @@ def connected(address: str, cpus: int | None = None) -> Iterator[Nodes]:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     options = {"num_cpus": cpus, "include_dashboard": False} if address == "local" else {}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
     except (ConnectionError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise DriftworkError(f"address={address}: no Ray cluster answers: {reason}") from None
+    if on_sigterm is not signal.SIG_DFL and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own in the place of the caller's
     token = Path.home() / ".ray" / "auth_token"
     if token.exists():
         token.chmod(0o600)  # Ray writes it readable for all, and whoever has it can run code here

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from launch import grid as grids
 from launch.config import RunConfig, parse
 from models.config_base import Config, build, dump, flatten, load
 from models.errors import DriftworkError
@@ -27,6 +28,21 @@ def test_shipped_training_config_loads_and_survives_a_round_trip(path, tmp_path)
 @pytest.mark.parametrize("path", sorted((CONFIGS / "prepare").glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_prepare_config_loads(path):
     load(PrepareConfig, path, ["source=raw", "out=prepared"])
+
+
+GRIDS = sorted((CONFIGS / "grids").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
+def test_shipped_grid_expands_and_each_of_its_cells_is_a_config(path):
+    grid = grids.read([str(path)])
+    assert len(grid.cells) >= 4
+    assert {cell.config.tracking.run_name for cell in grid.cells} == {cell.name for cell in grid.cells}
+    if path.stem.endswith("_small"):
+        assert len(grid.cells) * max(cell.config.train.max_epochs for cell in grid.cells) <= 2400
+        assert (path.parent / f"{path.stem.removesuffix('_small')}.yaml").exists()
+    else:
+        assert path.with_stem(f"{path.stem}_small").exists()
 
 
 def test_every_train_file_is_a_config_or_the_base_of_one():

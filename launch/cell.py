@@ -1,0 +1,119 @@
+"""One cell of a sweep: a process that trains what is not trained yet, then scores it.
+
+`python -m launch.cell FOLDER SPLIT`; what it says goes to FOLDER/log.txt. What is done is noted in the run folder, so
+that a cell goes on where it was, in the same run at the tracker, whatever ended it before.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from launch.entry import run as run_command
+from launch.signals import end_with_parent, signals_ignored, sigterm_exits
+from models.errors import DriftworkError
+
+LOG = "log.txt"
+TRAINED, EVALUATED = "trained", "evaluated"
+"""In the run folder's record: whether training came to its end, and the splits scored since."""
+
+_LOCK = "cell.lock"
+_PATIENCE_S = 60.0
+"""How long a cell may take to end when it is told to."""
+_OWN = re.compile(r"driftwork \w+: (.*)")
+_RAISED = re.compile(r"(?:\[rank\d+\]: )?((?:\w+\.)*\w*(?:Error|Exception)\b.*)")
+
+
+class Outcome(NamedTuple):
+    code: int
+    """0 when the cell is done."""
+    said: str
+    """Why not."""
+    seconds: float
+
+
+def main(argv: list[str]) -> int:
+    """The process itself. Only one at a time works on a folder."""
+    from filelock import FileLock, Timeout
+
+    from launch import evaluate, run_folder, train  # they load torch, which the process that starts cells may not need
+    from launch.tracking import open_run
+
+    folder, split = Path(argv[0]), argv[1]
+    os.environ.setdefault("WDS_SECURE", "1")
+    try:
+        lock = FileLock(folder / _LOCK).acquire(timeout=_PATIENCE_S)  # a sweep that was just killed is being cleaned up
+    except Timeout:
+        raise DriftworkError(f"{folder}: another process works on this cell") from None
+    with lock, sigterm_exits():
+        record = run_folder.record_of(folder)
+        if not record.get(TRAINED):
+            code = train.main([f"resume={folder}"])
+            if code != 0:
+                return code
+            run_folder.remember(folder, **{TRAINED: True})
+        config = run_folder.config_of(folder)
+        experiment, name = run_folder.names(config)
+        run_id = run_folder.record_of(folder).get("run_id")
+        # Open around the scoring too, so that a cell that is killed or fails there shows as such.
+        with open_run(config.tracking, experiment=experiment, run_name=name, run_folder=folder, tags={}, run_id=run_id):
+            evaluate.main([str(folder), f"split={split}", f"ranks={config.ranks}"])
+        run_folder.remember(folder, **{EVALUATED: sorted({split, *record.get(EVALUATED, [])})})
+    return 0
+
+
+def run(folder: Path, split: str, threads: int, directory: Path) -> Outcome:
+    """Run a cell in a process of its own, started in `directory`, and wait for it.
+
+    Args:
+        threads: of each rank.
+
+    An exception here, Ctrl-C or SIGTERM first of all, ends the cell before it goes on.
+    """
+    began = time.monotonic()
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    with (folder / LOG).open("ab") as log:
+        start = log.tell()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "launch.cell", str(folder), split], cwd=directory, env=environment,
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            start_new_session=True, preexec_fn=end_with_parent,  # Ctrl-C is the sweep's to hand on, once
+        )  # fmt: skip
+        try:
+            while process.poll() is None:
+                time.sleep(0.2)  # not in wait(), where Ray's way of cancelling a task does not reach
+        except BaseException:
+            _end(process)
+            raise
+    with (folder / LOG).open("rb") as log:
+        log.seek(start)
+        text = log.read().decode(errors="replace")
+    said = "" if process.returncode == 0 else _reason(text, process.returncode)
+    return Outcome(process.returncode, said, time.monotonic() - began)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    with signals_ignored():
+        process.terminate()
+        try:
+            process.wait(_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _reason(text: str, code: int) -> str:
+    """A cell's own last word: what was raised first, as the ranks that follow tell only that it is gone."""
+    for pattern in (_OWN, _RAISED):
+        for line in text.splitlines():
+            found = pattern.match(line)
+            if found:
+                return found[1]
+    return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command("cell", main, sys.argv[1:]))

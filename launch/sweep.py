@@ -1,0 +1,219 @@
+"""`driftwork sweep GRID.yaml [--dry-run] [key=value ...]`: the cells of a grid trained and scored under one parent run.
+
+Everything is checked before the first cell starts. A cell that fails is reported and the others go on. Called again, it
+leaves alone what is finished and goes on with the rest. Which is which stands in the run folders.
+"""
+
+import os
+import sys
+from collections import deque
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filelock import FileLock, Timeout
+
+from launch import cell as cells
+from launch import grid as grids
+from launch import launcher, run_folder, streams, train
+from launch.cell import Outcome
+from launch.config import CONFIG_FILE
+from launch.distributed import alone
+from launch.entry import run
+from launch.grid import Cell, Grid
+from launch.signals import sigterm_exits
+from launch.tracking import Tracker, open_run
+from models.config_base import flatten
+from models.errors import DriftworkError
+from pipeline.files import printable
+from pipeline.manifest import read_manifest
+from pipeline.verify import verify
+
+USAGE = """usage: driftwork sweep GRID.yaml [--dry-run] [out=DIR] [at_once=N] [key=value ...]
+at_once=N runs N cells at a time on Ray; other keys hold for every cell"""
+
+TAG = "driftwork.grid"
+"""Tag of the parent, and of its cells: the grid's name; `driftwork.grid.<key>` is a cell's value."""
+
+_LOCK = "sweep.lock"
+_MAY_DIFFER = ("out", "tracking.", "loader_workers")
+"""Beginnings of keys that an unfinished cell need not share with the file: its folder's config holds."""
+
+
+class CellsFailedError(Exception):
+    """After all others have had their turn."""
+
+
+class State(NamedTuple):
+    """How far a cell is, from its folder."""
+
+    done: bool
+    step: int
+    """Of its last checkpoint."""
+
+
+def main(argv: list[str]) -> int:
+    arguments = [argument for argument in argv if argument != "--dry-run"]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if arguments else 2
+    grid = grids.read(arguments)
+    if grid.config.at_once > 1 and find_spec("ray") is None:  # an installation that only trains has none
+        raise DriftworkError(f"at_once={grid.config.at_once}: Ray is not installed; pip install -e '.[prepare]'")
+    steps = [_check(grid, cell) for cell in grid.cells]
+    for data in dict.fromkeys(cell.config.data for cell in grid.cells):
+        verify(data)
+    states = [_state(grid, cell) for cell in grid.cells]
+    _list(grid, steps, states)
+    if "--dry-run" in argv:
+        return 0
+    try:
+        with sigterm_exits(), _alone(grid.out):
+            _sweep(grid, [cell for cell, state in zip(grid.cells, states, strict=True) if not state.done])
+    except CellsFailedError as failed:
+        print(failed, flush=True)
+        return 1
+    return 0
+
+
+def _check(grid: Grid, cell: Cell) -> int:
+    """The most steps that it takes, after what `train` would check, but for the hashes of the data."""
+    config = cell.config
+    try:
+        if grid.config.at_once == 1 or grid.config.address == "local":
+            launcher.check_ranks(config.ranks)
+        streams.evaluation(config, config.data, read_manifest(config.data), grid.config.evaluate, alone())
+        return train.steps(config)
+    except DriftworkError as error:
+        raise DriftworkError(f"{grid.file}: cell {cell.name}: {error}") from None
+
+
+def _state(grid: Grid, cell: Cell) -> State:
+    """Raises `DriftworkError` when the folder holds a run of another config."""
+    if not (cell.folder / CONFIG_FILE).exists():
+        return State(done=False, step=0)
+    there, here = flatten(run_folder.config_of(cell.folder)), flatten(cell.config)
+    for key in sorted(there.keys() | here.keys()):
+        if there.get(key) != here.get(key) and not key.startswith(_MAY_DIFFER):
+            raise DriftworkError(
+                f"{cell.folder}: holds a run with {key}={there.get(key)}, and the grid says {here.get(key)}; "
+                "give the sweep another out, or delete this one"
+            )
+    record = run_folder.record_of(cell.folder)
+    latest = cell.folder / "checkpoints/latest"
+    step = int(latest.read_text().removeprefix("step-")) if latest.exists() else 0
+    return State(bool(record.get(cells.TRAINED)) and grid.config.evaluate in record.get(cells.EVALUATED, ()), step)
+
+
+def _list(grid: Grid, steps: list[int], states: list[State]) -> None:
+    """The cells, with what each costs at most; early stopping may make it less."""
+    left = [0 if state.done else n - state.step for n, state in zip(steps, states, strict=True)]
+    widest = max(len(cell.name) for cell in grid.cells)
+    print(f"{grid.name}: {len(grid.cells)} cells in {grid.out}, at most {sum(left):,} steps to go")
+    for number, (cell, n, state) in enumerate(zip(grid.cells, steps, states, strict=True), 1):
+        about = "done" if state.done else f"goes on from step {state.step:,}" if state.step else ""
+        print(f"{number:4d}  {cell.name:{widest}s}  {n:8,d} steps  {about}".rstrip(), flush=True)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / _LOCK).acquire(timeout=0)
+    except Timeout:
+        raise DriftworkError(f"out={out}: another sweep is at work there") from None
+    except OSError as error:
+        raise DriftworkError(f"out={out}: cannot be written: {error.strerror}") from None
+    with lock:
+        yield
+
+
+def _sweep(grid: Grid, todo: list[Cell]) -> None:
+    """Under the parent run, which creates the store before several processes open it."""
+    data = {run_folder.names(cell.config)[0] for cell in grid.cells}
+    experiment = data.pop() if len(data) == 1 else grid.name  # parent and children must share one
+    tracking = grid.cells[0].config.tracking.model_copy(update={"run_name": None})
+    failed: list[str] = []
+    with open_run(
+        tracking, experiment=experiment, run_name=grid.name, run_folder=grid.out,
+        tags={TAG: grid.name, "driftwork.data": experiment}, run_id=run_folder.record_of(grid.out).get("run_id"),
+    ) as tracker:  # fmt: skip
+        _describe(grid, tracker)
+        for cell in todo:
+            _make_folder(grid, cell, tracking.experiment or experiment, tracker.run_id)
+        with closing(_at_once(grid, todo) if grid.config.at_once > 1 else _in_turn(grid, todo)) as ended:
+            for count, (cell, outcome) in enumerate(ended, 1):
+                result = f"failed: {printable(outcome.said)}; see {cell.folder / cells.LOG}" if outcome.code else "done"
+                print(f"{count}/{len(todo)} {cell.name}: {result} ({outcome.seconds / 60:.1f} min)", flush=True)
+                if outcome.code:
+                    failed.append(cell.name)
+        if failed:
+            again = "called again, this command goes on with them"
+            raise CellsFailedError(f"{len(failed)} of {len(grid.cells)} cells failed, {'; '.join(failed)}: {again}")
+    print(f"{len(grid.cells)} cells done; results in {grid.out}, and `driftwork ui`, experiment '{experiment}'")
+
+
+def _describe(grid: Grid, tracker: Tracker) -> None:
+    if tracker.run_id is not None:
+        run_folder.remember(grid.out, run_id=tracker.run_id)
+    varied: dict[str, list[Any]] = {}
+    for cell in grid.cells:
+        for key, value in cell.values.items():
+            if value not in varied.setdefault(key, []):
+                varied[key].append(value)
+    tracker.params({f"grid.{key}": values for key, values in varied.items()})
+    tracker.artifact(grid.file)
+
+
+def _make_folder(grid: Grid, cell: Cell, experiment: str, parent: str | None) -> None:
+    if (cell.folder / CONFIG_FILE).exists():
+        return  # a cell goes on under the config, and in the run, that it began with
+    tracking = cell.config.tracking.model_copy(update={"experiment": experiment, "parent": parent})
+    run_folder.create(cell.config.model_copy(update={"tracking": tracking}))
+    tags = {TAG: grid.name, **{f"{TAG}.{key}": str(value) for key, value in cell.values.items()}}
+    run_folder.remember(cell.folder, tags=tags)
+
+
+def _in_turn(grid: Grid, todo: list[Cell]) -> Generator[tuple[Cell, Outcome], None, None]:
+    for cell in todo:
+        yield cell, cells.run(*_arguments(grid, cell, at_once=1))
+
+
+def _at_once(grid: Grid, todo: list[Cell]) -> Generator[tuple[Cell, Outcome], None, None]:
+    """As Ray tasks that hold the devices while the process of the cell uses them."""
+    from pipeline import cluster
+
+    at_once = min(grid.config.at_once, max(1, len(todo)))
+    with cluster.connected(grid.config.address) as nodes:
+        waiting: deque[cluster.Task] = deque()
+        for number, cell in enumerate(todo):
+            all_devices, largest = (nodes.gpus, nodes.gpus_of_one) if nodes.gpus else (nodes.cpus, nodes.cpus_of_one)
+            held = _held(cell.config.ranks, all_devices, largest, at_once)
+            devices = {"gpus": held, "cpus": 0.0} if nodes.gpus else {"cpus": held}
+            waiting.append(cluster.Task(number, _arguments(grid, cell, at_once), **devices))
+        with closing(cluster.work(cells.run, waiting, at_once, retries=0)) as ended:
+            for number, result in ended:
+                try:
+                    yield todo[number], result()
+                except cluster.TaskDiedError:
+                    yield todo[number], Outcome(1, "the Ray worker that watched over it died", 0.0)
+
+
+def _held(ranks: int, devices: int, largest: int, at_once: int) -> float:
+    """Devices that a cell reserves: one a rank. Where that leaves too few for `at_once` cells of one rank, they share;
+    cells of several ranks wait instead, as Ray divides one device only."""
+    if ranks > largest:
+        raise DriftworkError(f"ranks={ranks}: the largest machine of this cluster has {largest} devices")
+    return min(1.0, devices / at_once) if ranks == 1 else float(ranks)
+
+
+def _arguments(grid: Grid, cell: Cell, at_once: int) -> tuple[Path, str, int, Path]:
+    share = max(1, (os.cpu_count() or 1) // (at_once * cell.config.ranks))
+    threads = int(os.environ.get("OMP_NUM_THREADS") or share)
+    return cell.folder.absolute(), grid.config.evaluate, threads, Path.cwd()
+
+
+if __name__ == "__main__":
+    raise SystemExit(run("sweep", main, sys.argv[1:]))
