@@ -54,8 +54,13 @@ class Forecaster(Protocol):
         """All frames of the batch's times, from the `given` first ones."""
         ...
 
-    def draws(self, batch: Batch, numbers: range) -> tuple[Tensor, Tensor]:
-        """Draws of a forecast, by number: latent states [S, B, T, Z], and E[Y_t | state] [S, B, T, D]."""
+    def draws(self, batch: Batch, numbers: range, times: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Draws of a forecast, by number: latent states [S, B, T, Z], and E[Y_t | state] [S, B, T, D]; at the batch's
+        times, or at others [B, T]."""
+        ...
+
+    def prior_draws(self, times: Tensor, seed: Tensor, numbers: range) -> tuple[Tensor, Tensor]:
+        """The same given nothing, at `times` [B, T], for seeds [B]."""
         ...
 
 

@@ -137,14 +137,23 @@ class Ode2Vae(nn.Module):
         path = self._solve(z0, torch.zeros_like(z0[:, 0]), self.weights.mean_weights(), batch.times)
         return Forecast(total / draws, self.likelihood.expectation(self._decode(path.z)))
 
-    def draws(self, batch: Batch, numbers: range) -> tuple[Tensor, Tensor]:
+    def draws(self, batch: Batch, numbers: range, times: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Draws from the posterior of the first A frames: states [S, B, T, 2 q], and E[x_t | s_t] [S, B, T, D].
 
-        Draw n is the same whichever others it is asked for with."""
-        S, B = len(numbers), len(batch.seed)
-        n = torch.tensor(numbers, device=batch.seed.device).repeat_interleave(B)
-        posterior = Normal(*(x.repeat(S, 1) for x in self._posterior(batch)))
-        z = self._draw_path(posterior, batch.times.repeat(S, 1), batch.seed.repeat(S), n).z.unflatten(0, (S, B))
+        Draw n is the same whichever others it is asked for with. `times` [B, T], the first of them 0, if others than
+        the batch's are asked for."""
+        return self._draws(self._posterior(batch), batch.times if times is None else times, batch.seed, numbers)
+
+    def prior_draws(self, times: Tensor, seed: Tensor, numbers: range) -> tuple[Tensor, Tensor]:
+        """The same of z_0 ~ N(0, I) and W ~ q(W), given nothing, at `times` [B, T], the first of them 0."""
+        z0 = self.weights.mean.new_zeros(len(seed), 2 * self.config.latent)
+        return self._draws(_standard(z0), times, seed, numbers)
+
+    def _draws(self, start: Normal, times: Tensor, seed: Tensor, numbers: range) -> tuple[Tensor, Tensor]:
+        S, B = len(numbers), len(seed)
+        n = torch.tensor(numbers, device=seed.device).repeat_interleave(B)
+        starts = Normal(*(x.repeat(S, 1) for x in start))
+        z = self._draw_path(starts, times.repeat(S, 1), seed.repeat(S), n).z.unflatten(0, (S, B))
         return z, self.likelihood.expectation(self._decode(z))
 
     def _posterior(self, batch: Batch) -> Normal:

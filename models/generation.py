@@ -1,0 +1,90 @@
+"""What a model of the VSDN family makes up: frames at times that the data do not have, and frames that follow from
+nothing but the model.
+
+The rows of a batch are draws of one sequence here: they share their times and differ in their seeds.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from models.base import LatentDynamics, Smoother
+from models.batch import Batch
+from models.noise import keyed_normal
+
+_COINS = 1 << 21
+"""Stream of a sequence's noise that binary frames are drawn from; beyond those that models use."""
+_SAME = 1e-6  # seconds: a time of the data and one that is asked for are the same up to rounding
+
+
+def asked_times(own: Tensor, rate: float) -> Tensor:
+    """n / rate seconds for n = 0, 1, ..., up to the last of the data's times.
+
+    Args:
+        own: [T] float64, the data's times from 0 on. A time that is asked for and is one of these is this very number.
+    """
+    times = torch.arange(int(own[-1] * rate + _SAME * rate) + 1, dtype=own.dtype, device=own.device) / rate
+    nearest = own[(times[:, None] - own).abs().argmin(1)]
+    return torch.where((times - nearest).abs() < _SAME, nearest, times)
+
+
+class Question(NamedTuple):
+    """A batch in which further frames are asked for."""
+
+    batch: Batch
+    own: Tensor
+    """[T] where the frames of the batch that it was made from stand in it."""
+    asked: Tensor
+    """[Q] where the asked times stand in it."""
+
+    @classmethod
+    def of(cls, batch: Batch, times: Tensor) -> "Question":
+        """Put frames that are not there at those of `times` [Q] which the batch does not have."""
+        B, _, D = batch.values.shape
+        union = torch.cat([batch.times[0], times]).unique()
+        own, asked = (torch.searchsorted(union, x.contiguous()) for x in (batch.times[0], times))
+        values = batch.values.new_zeros(B, len(union), D).index_copy(1, own, batch.values)
+        present, observed = (
+            torch.zeros(B, len(union), dtype=torch.bool, device=own.device).index_copy(1, own, x)
+            for x in (batch.present, batch.observed)
+        )
+        dense = batch._replace(times=union.expand(B, -1), values=values, present=present, observed=observed)
+        return cls(dense, own, asked)
+
+
+def interpolate_at(model: LatentDynamics | Smoother, batch: Batch, times: Tensor, samples: int) -> Tensor:
+    """E[Y_t | all observations] at `times` [Q], within the batch's: [B, Q, D]. An observed frame is itself.
+
+    At a time of the batch the answer is that of `model.interpolate(batch)` to the last bit, whatever else is asked.
+    """
+    question = Question.of(batch, times)
+    known = torch.where(batch.observed[..., None], batch.values, model.interpolate(batch, samples))
+    if len(question.batch.times[0]) == len(question.own):
+        return known[:, question.asked]
+    answer = model.interpolate(question.batch, samples)
+    return answer.index_copy(1, question.own, known)[:, question.asked]
+
+
+def ancestral(model: LatentDynamics, batch: Batch, frames: list[int], binary: bool) -> Batch:
+    """Draw `frames` of the batch one after another, each given what is observed before it and the frames drawn so far.
+
+    X_n is one draw of the generative model. Y_n is drawn from P(Y_n | X_n, past) where frames are `binary`, channel by
+    channel; elsewhere it is the expectation, without the noise of the observation. Every row draws for itself.
+
+    Args:
+        frames: increasing; later than all observed ones.
+
+    Returns:
+        The batch with these frames observed. What it held at them, and in all others that were not observed, is not
+        read.
+    """
+    T, D = batch.values.shape[1:]
+    coins = torch.special.ndtr(keyed_normal(batch.seed, T, D, stream=_COINS)).to(batch.values)
+    values, present, observed = batch.values.clone(), batch.present.clone(), batch.observed.clone()
+    for n in frames:
+        past = batch._replace(values=values, present=present, observed=observed).first(n + 1)
+        mean = model.predict(past, 1)[:, n]
+        values[:, n] = (coins[:, n] < mean).to(mean) if binary else mean
+        present[:, n] = observed[:, n] = True
+    return batch._replace(values=values, present=present, observed=observed)

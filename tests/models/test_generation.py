@@ -1,0 +1,161 @@
+"""Frames that are asked for between those of the data, and frames that the model draws."""
+
+import pytest
+import torch
+from scipy.stats import kstest
+
+from models.base import last_observed
+from models.generation import Question, ancestral, asked_times, interpolate_at
+from models.likelihoods import Marginal
+from models.ode import SolverConfig
+from models.ode2vae import Ode2VaeConfig
+from models.registry import build_model
+from tests.models.conftest import D, make_batch, small
+
+
+def one(irregular=False, rows=1):
+    """A sequence of full length, as so many draws."""
+    batch = make_batch(B=1, irregular=irregular)
+    batch = type(batch)._make(x.expand(rows, *x.shape[1:]) if isinstance(x, torch.Tensor) else x * rows for x in batch)
+    return batch._replace(seed=batch.seed + torch.arange(rows))
+
+
+def hand(share=0.4, level=0.8):
+    """A model whose predictive is that of the last frame: P(Y_n = 1) is `level` where it sounded, else `share`."""
+
+    class Sticky:
+        def predict(self, batch, samples):
+            assert samples == 1
+            return share + (level - share) * last_observed(batch)
+
+    return Sticky()
+
+
+def test_asked_times_are_the_data_s_own_numbers_where_these_are_asked_for():
+    own = torch.arange(7, dtype=torch.float64) * 0.1  # 0.30000000000000004
+    assert torch.equal(asked_times(own, 10.0), own)
+    fine = asked_times(own, 40.0)
+    assert torch.equal(fine[::4], own)
+    torch.testing.assert_close(fine, torch.arange(25, dtype=torch.float64) / 40)
+    torch.testing.assert_close(asked_times(own, 4.0), torch.tensor([0.0, 0.25, 0.5], dtype=torch.float64))
+    uneven = torch.tensor([0.0, 0.31, 0.5], dtype=torch.float64)
+    assert asked_times(uneven, 10.0).tolist() == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
+
+
+@pytest.mark.parametrize("irregular", [False, True])
+def test_a_question_adds_frames_that_are_not_there_and_nothing_else(irregular):
+    batch = one(irregular, rows=2)
+    times = asked_times(batch.times[0], 20.0)
+    dense, own, asked = Question.of(batch, times)
+    assert torch.equal(dense.times[:, own], batch.times)
+    assert torch.equal(dense.times[:, asked], times.expand(2, -1))
+    assert (dense.times.diff() > 0).all()
+    for name in ("values", "present", "observed"):
+        assert torch.equal(getattr(dense, name)[:, own], getattr(batch, name))
+    assert dense.observed.sum() == batch.observed.sum()
+    assert dense.present.sum() == batch.present.sum()
+
+
+@pytest.mark.parametrize("irregular", [False, True])
+def test_a_finer_answer_holds_the_coarse_one_to_the_last_bit(model, irregular):
+    batch = one(irregular)
+    own = batch.times[0]
+    coarse = interpolate_at(model, batch, own, samples=2)
+    expected = torch.where(batch.observed[..., None], batch.values, model.interpolate(batch, 2))
+    assert torch.equal(coarse, expected)
+    times = torch.cat([own, (own[1:] + own[:-1]) / 2]).sort().values
+    fine = interpolate_at(model, batch, times, samples=2)
+    assert torch.equal(fine[:, torch.isin(times, own)], coarse)
+    between = fine[:, ~torch.isin(times, own)]
+    assert between.isfinite().all()
+    assert (between.std(1) > 0).all()
+
+
+@pytest.mark.parametrize("name", ["gru_ode", "ode_rnn", "bi_gru_ode"])
+def test_between_two_frames_the_answer_is_that_of_the_model_s_state_there(name):
+    """A model of means has one answer at a time, whichever others are asked for with it."""
+    model, batch = small(name), one(irregular=True)
+    own = batch.times[0]
+    middle = (own[1:] + own[:-1]) / 2
+    few = interpolate_at(model, batch, middle[::3], samples=1)
+    torch.testing.assert_close(interpolate_at(model, batch, middle, samples=1)[:, ::3], few, rtol=0, atol=1e-12)
+
+
+def test_what_is_drawn_does_not_see_what_comes_after_and_leaves_the_rest_alone(dynamics):
+    batch = one(rows=2)
+    given = torch.arange(17) < 8
+    batch = batch._replace(observed=batch.present & given)
+    with torch.no_grad():
+        drawn = ancestral(dynamics, batch, list(range(8, 17, 3)), binary=True)
+        future = batch._replace(values=torch.where(given[:, None], batch.values, 1 - batch.values))
+        again = ancestral(dynamics, future, list(range(8, 17, 3)), binary=True)
+    assert torch.equal(drawn.values[drawn.observed], again.values[again.observed])
+    assert torch.equal(drawn.values[:, given], batch.values[:, given])
+    assert drawn.observed[0].nonzero()[:, 0].tolist() == [*range(8), 8, 11, 14]
+    assert set(drawn.values[drawn.observed].unique().tolist()) <= {0.0, 1.0}
+
+
+def test_rows_draw_for_themselves_and_the_same_row_again(dynamics):
+    batch = one(rows=3)
+    batch = batch._replace(observed=torch.zeros_like(batch.observed))
+    with torch.no_grad():
+        together = ancestral(dynamics, batch, list(range(0, 17, 4)), binary=True).values[:, ::4]
+        last = ancestral(dynamics, type(batch)._make(x[2:] for x in batch), list(range(0, 17, 4)), binary=True)
+    assert torch.equal(together[2:], last.values[:, ::4])
+    assert (together[0] != together[1]).any()
+
+
+def test_a_real_valued_frame_is_the_expectation_given_the_latent():
+    batch = one()._replace(observed=torch.zeros(1, 17, dtype=torch.bool))
+    model = small("gru_ode")
+    with torch.no_grad():
+        drawn = ancestral(model, batch, [0, 5, 9], binary=False)
+        for n, seen in ((0, []), (5, [0]), (9, [0, 5])):
+            shown = torch.zeros_like(batch.observed)
+            shown[:, seen] = True
+            mean = model.predict(drawn._replace(observed=shown), 1)[:, n]
+            torch.testing.assert_close(drawn.values[:, n], mean, rtol=0, atol=1e-12)
+
+
+def test_drawn_frames_have_the_frequencies_of_the_predictive():
+    """A Markov chain with P(1 | 0) = 0.4 and P(1 | 1) = 0.8 is at 1 in the share 2 / 3 of its steps in the long run."""
+    rows = 400
+    batch = one(rows=rows)._replace(observed=torch.zeros(rows, 17, dtype=torch.bool))
+    y = ancestral(hand(), batch, list(range(17)), binary=True).values
+    before, after = y[:, :-1].flatten(), y[:, 1:].flatten()
+    for level, share in ((0.0, 0.4), (1.0, 0.8)):
+        from_here = after[before == level]
+        assert float(from_here.mean()) == pytest.approx(share, abs=4 * (0.25 / len(from_here)) ** 0.5)
+    assert float(y[:, 0].mean()) == pytest.approx(0.4, abs=4 * (0.25 / (rows * D)) ** 0.5)
+    assert float(y[:, -1].mean()) == pytest.approx(2 / 3, abs=4 * (0.25 / (rows * D)) ** 0.5)
+
+
+@pytest.fixture
+def forecaster():
+    torch.manual_seed(1)
+    config = Ode2VaeConfig(
+        name="ode2vae", latent=2, encoder_width=6, decoder_width=6, field_width=6, solver=SolverConfig(max_step=0.05)
+    )
+    return build_model(config, "gaussian", Marginal(torch.full((D,), 0.3), 0.45)).double()
+
+
+def test_a_forecast_can_be_asked_for_at_other_times(forecaster):
+    batch = one()
+    with torch.no_grad():
+        z, mean = forecaster.draws(batch, range(2))
+        fine_z, fine = forecaster.draws(batch, range(2), asked_times(batch.times[0], 20.0)[None])
+    assert fine.shape == (2, 1, 65, D)
+    # Steps of 0.05 through all of them: the same steps, up to rounding of their ends.
+    torch.testing.assert_close(fine_z[:, :, ::4], z, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(fine[:, :, ::4], mean, rtol=1e-9, atol=1e-9)
+
+
+def test_given_nothing_a_path_starts_from_the_prior(forecaster):
+    times = torch.arange(4, dtype=torch.float64).mul(0.2).expand(500, -1)
+    with torch.no_grad():
+        z, mean = forecaster.prior_draws(times, torch.arange(500), range(3))
+        again, _ = forecaster.prior_draws(times[7:8], torch.tensor([7]), range(1, 2))
+    assert mean.shape == (3, 500, 4, D)
+    torch.testing.assert_close(again[0, 0], z[1, 7], rtol=1e-12, atol=1e-12)
+    assert kstest(z[:, :, 0].flatten().numpy(), "norm").pvalue > 0.01
+    assert (z[:, :, 0] != z[:, :, 1]).all()
