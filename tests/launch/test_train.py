@@ -141,19 +141,31 @@ def test_every_sequence_is_scored_once_at_any_number_of_ranks(place):
         done = driftwork(folder, "evaluate", "runs/whole", "split=test", f"ranks={ranks}", "--json")
         assert done.returncode == 0, done.stderr
         tables.append(json.loads(done.stdout))
-    assert set(tables[0]) == {"model", "persistence"}
+    assert set(tables[0]) == {"model", "persistence", "nearest"}
     for who, tasks in tables[0].items():
         for task, rates in tasks.items():
             for rate, metrics in rates.items():
                 for metric, found in metrics.items():
                     other = tables[1][who][task][rate][metric]
-                    assert found["n"] == other["n"]
+                    assert (found["n"], found["groups"]) == (other["n"], other["groups"])
                     assert found["value"] == pytest.approx(other["value"], rel=1e-5), (who, task, rate, metric)
                     assert found["stderr"] == pytest.approx(other["stderr"], rel=1e-4, abs=1e-6)
-    assert tables[0]["model"]["density"]["25"]["nll_nats_per_frame"]["n"] == 7
+    density = tables[0]["model"]["density"]["25"]["nll_nats_per_frame"]
+    assert (density["n"], density["groups"]) == (7, 4)
     assert {path.name for path in (folder / "runs/whole/outputs").iterdir()} == {
         "interpolation.png", "interpolation.pdf", "vsdn_vae.mid", "truth.mid", "copied.mid",
     }  # fmt: skip
+    before = {path: path.read_bytes() for path in (folder / "runs/whole").rglob("*") if path.is_file()}
+    other = driftwork(folder, "evaluate", "runs/whole", "ratios=[0.2, 0.5]", "samples=3", "ranks=2", "--json")
+    assert set(json.loads(other.stdout)["model"]["interpolation"]) == {"20", "50"}
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert {path.name for path in (folder / "runs/whole").rglob("*") if path.is_file() and path not in before} == {
+        "evaluation-test-at-20-50-samples-3.json", "evaluation-test-at-20-50-samples-3-sequences.json",
+    }  # fmt: skip
+    assert json.loads(other.stdout)["persistence"]["prediction"]["50"] == tables[0]["persistence"]["prediction"]["50"]
+    beside = driftwork(folder, "compare", "runs/whole", "out=table.md")
+    assert "nearest" in beside.stdout
+    assert "| vsdn_vae |" in (folder / "table.md").read_text()
     shown = driftwork(folder, "evaluate", "runs/whole", "split=val")
     assert "interpolation" in shown.stdout
     assert "persistence" in shown.stdout
@@ -179,6 +191,10 @@ def test_every_sequence_is_scored_once_at_any_number_of_ranks(place):
         (["evaluate", "runs/none"], "runs/none: no run folder"),
         (["evaluate", "runs/whole", "split=tset"], "split=tset: input should be 'train', 'val' or 'test'"),
         (["evaluate", "runs/whole", "data=other"], "is not what runs/whole was trained on"),
+        (["evaluate", "runs/whole", "ratios=[0.3]"], "evaluate: ratio 0.3 is no 1/n"),
+        (["evaluate", "runs/whole", "ratios=[]"], "ratios=[]: tuple should have at least 1 item"),
+        (["evaluate", "runs/whole", "samples=0"], "samples=0: input should be greater than or equal to 1"),
+        (["compare", "runs/whole", "runs/none"], "runs/none: no run folder"),
         (["train", TINY, "data=damaged"], "train-000001.tar"),
         (["trian"], "no command 'trian'; there are demo, prepare"),
     ],
