@@ -1,0 +1,53 @@
+"""`driftwork fetch NAME to=DIR [key=value ...]`: an official archive, held to its hash; `fetch timit from=DIR` checks.
+
+What is fetched from where stands in `configs/fetch/NAME.yaml`; `url=` points to a mirror of the same layout.
+"""
+
+import sys
+from pathlib import Path
+
+from launch.entry import run
+from models.config_base import load
+from models.errors import DriftworkError
+from pipeline.fetch import LOCK, fetch
+from pipeline.fetch_config import SOURCES, FetchConfig, TimitConfig
+from pipeline.timit_check import check_corpus
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs/fetch"
+USAGE = f"usage: driftwork fetch NAME to=DIR [key=value ...], NAME one of {', '.join(SOURCES)}"
+
+
+def main(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if argv else 2
+    name, *overrides = argv
+    if name not in SOURCES:
+        raise DriftworkError(f"no data set '{name}' to fetch; there are {', '.join(SOURCES)}")
+    config = load(SOURCES[name], CONFIGS / f"{name}.yaml", overrides)
+    if isinstance(config, TimitConfig):
+        return _timit(config)
+    return _fetch(config)
+
+
+def _fetch(config: FetchConfig) -> int:
+    print(f"{config.title}: {config.url} -> {config.to}\nlicence: {config.licence}", flush=True)
+    done = fetch(config)
+    print(f"{done.new} files fetched, {done.files - done.new} were here; hashes in {config.to / LOCK}")
+    print(f"source: {' '.join(str(folder) for folder in done.folders) or config.to}")
+    return 0
+
+
+def _timit(config: TimitConfig) -> int:
+    print(f"{config.title}\nlicence: {config.licence}, had at {config.url}")
+    if config.source is None:
+        print("It cannot be fetched. With the folder that holds TRAIN and TEST: driftwork fetch timit from=DIR")
+        return 0
+    for half, (speakers, sentences) in check_corpus(config.source).items():
+        print(f"{half.upper()}: {sentences} sentences of {speakers} speakers")
+    print(f"complete: driftwork prepare configs/prepare/timit.yaml source={config.source} out=DIR")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run("fetch", main, sys.argv[1:]))
