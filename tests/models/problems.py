@@ -93,11 +93,9 @@ def dense_log_likelihood(
     """The same from the joint Gaussian of all observed rows."""
     T, Z = len(y), len(x0)
     stay = torch.cumprod(1 - dt, 0)
-    # x_n is linear in the increments: factor [T, T] of increment k in x_n.
-    factor = torch.zeros(T, T, dtype=x0.dtype)
-    for n in range(T):
-        for k in range(n + 1):
-            factor[n, k] = R * dt[k].sqrt() * torch.prod(1 - dt[k + 1 : n + 1])
+    factor = torch.diag(R * dt.sqrt())  # of increment k in x_n
+    for n in range(1, T):
+        factor[n, :n] = (1 - dt[n]) * factor[n - 1, :n]
     cov_x = torch.kron(factor @ factor.T, torch.eye(Z, dtype=x0.dtype))
     out = torch.kron(torch.eye(T, dtype=x0.dtype), C)
     cov = out @ cov_x @ out.T + torch.diag((std**2).repeat(T))

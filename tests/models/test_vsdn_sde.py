@@ -1,0 +1,314 @@
+"""VSDN-SDE against what is known exactly of a linear-Gaussian model, and against itself."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from models import vsdn_sde
+from models.batch import Batch
+from models.gru_ode import Events
+from models.likelihoods import Marginal
+from models.noise import keyed_normal
+from models.vsdn_sde import VsdnSde, VsdnSdeConfig
+from tests.models import problems
+from tests.models.conftest import CONFIGS, make_batch, small
+from tests.models.problems import LINEAR, normal
+
+LOW, HIGH = 0.2, 1.4
+R = 0.5 * (LOW + HIGH)
+STEP = 0.04
+FRAME = 5 * STEP
+NOISE = 2.2
+"""The decoder's output that makes the observation noise 1.0, see `Normal.of`."""
+
+
+def make_model(likelihood="gaussian", channels=3, seed=1, **options):
+    torch.manual_seed(seed)
+    config = {"latent": 2, "hidden": 8, "width": 16, "depth": 1, "max_step": STEP, "diffusion": (LOW, HIGH), **options}
+    marginal = Marginal(torch.zeros(channels), 1.0)
+    return VsdnSde(VsdnSdeConfig(name="vsdn_sde", **config), likelihood, marginal).double().eval()
+
+
+def repeat(batch, n):
+    """n copies of a batch of one, each with noise of its own."""
+    copies = [x.expand(n, *x.shape[1:]).contiguous() for x in batch[:5]]
+    return Batch(*copies, torch.arange(n) + 1000, batch.keys * n)
+
+
+class LinearGaussian:
+    """A model whose prior is dX = -X dt + R dW, seen through y = C x + d + noise, and sequences drawn from it.
+
+    The posterior's steps are as wide as the prior's, where the true posterior's would be narrower; the bound can
+    therefore be tight only to the order of the step, and there are several to a frame.
+    """
+
+    def __init__(self):
+        self.model = make_model(bound=8.0)
+        Z, D = 2, 3
+        self.C, self.d = normal(D, Z, seed=5), 0.3 * normal(D, seed=6)
+        self.x0 = torch.tensor([0.8, -0.5], dtype=torch.float64)
+        self.std = math.exp(4 * math.tanh(NOISE / 4) - 2)
+        with torch.no_grad():
+            for parameter in (*self.model.drifts.prior_out.parameters(), *self.model.decoder.parameters()):
+                parameter.zero_()
+            self.model.decoder.linear.weight[:D, :Z] = self.C
+            self.model.decoder.linear.bias[:D] = self.d
+            self.model.decoder.linear.bias[D:] = NOISE
+            self.model.x0.copy_(self.x0)
+        self.batch = self.draw(B=4, T=8)
+
+    def draw(self, B, T):
+        x, values = self.x0.expand(B, -1), []
+        for n in range(T):
+            for noise in normal(5 if n > 0 else 0, B, 2, seed=40 + n):
+                x = (1 - STEP) * x + STEP**0.5 * R * noise
+            values.append(x @ self.C.T + self.d + self.std * normal(B, 3, seed=20 + n))
+        times = (torch.arange(T, dtype=torch.float64) * FRAME).expand(B, T).contiguous()
+        observed = torch.rand(B, T, generator=torch.Generator().manual_seed(0)) < 0.6
+        present = torch.ones(B, T, dtype=torch.bool)
+        return Batch(times, torch.stack(values, 1), present, observed, torch.ones(B), torch.arange(B), ("",) * B)
+
+    def exact(self, method=problems.kalman_log_likelihood):
+        """[B] of the model in steps of STEP: a row of the filter for each, of which every fifth is a frame."""
+        B, T, D = self.batch.values.shape
+        rows = 5 * (T - 1) + 1
+        y, seen = torch.zeros(B, rows, D, dtype=torch.float64), torch.zeros(B, rows, dtype=torch.bool)
+        y[:, ::5], seen[:, ::5] = self.batch.values, self.batch.observed
+        dt, std = torch.full((rows,), STEP, dtype=torch.float64), torch.full((D,), self.std, dtype=torch.float64)
+        dt[0] = 0
+        of = zip(y, seen, strict=True)
+        return torch.tensor([method(self.x0, dt, R, y, seen, self.C, self.d, std) for y, seen in of]).double()
+
+    def draws(self, n):
+        """Every sequence n times, each copy with noise of its own."""
+        B = len(self.batch.observed)
+        copies = [x.repeat_interleave(n, 0) for x in self.batch[:5]]
+        return Batch(*copies, torch.arange(B * n) + 5000, ("",) * (B * n))
+
+    def bounds(self, K, n):
+        """The importance-weighted bound with K samples [B, n]."""
+        with torch.no_grad():
+            return self.model.density(self.draws(n), K)[1].view(-1, n)
+
+    def train_posterior(self, steps):
+        """Maximise the bound over what the posterior alone has; prior and decoder stay what they are."""
+        model = self.model
+        posterior = [*model.drifts.read_all.parameters(), *model.drifts.posterior_out.parameters(), model.drifts.state]
+        optimizer = torch.optim.Adam([*posterior, *model.gru_ode.parameters()], lr=1e-2)
+        batch = self.draws(4)
+        for step in range(steps):
+            for group in optimizer.param_groups:
+                group["lr"] = 1e-2 * (1 - step / steps)
+            optimizer.zero_grad()
+            model(batch._replace(seed=batch.seed + 10_000 * (step + 1)), 1.0).loss.mean().backward()
+            optimizer.step()
+        return self
+
+
+@pytest.fixture(scope="module")
+def untrained():
+    return LinearGaussian()
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return LinearGaussian().train_posterior(300)
+
+
+def test_the_oracle_is_the_dense_joint_gaussian(untrained):
+    torch.testing.assert_close(untrained.exact(), untrained.exact(problems.dense_log_likelihood), rtol=0, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_the_bound_is_at_most_the_exact_log_likelihood_and_close_to_it_after_training(untrained, trained):
+    exact, per_frame = untrained.exact(), untrained.batch.observed.sum()
+    gaps = []
+    for problem in (untrained, trained):
+        with torch.no_grad():
+            terms = problem.model.density(problem.draws(500), 1)[0]
+        bound = (terms.log_likelihood - terms.kl).view(-1, 500)
+        error = bound.std(1) / 500**0.5
+        assert (bound.mean(1) < exact + 4 * error).all()
+        gaps.append(float((exact - bound.mean(1)).sum() / per_frame))
+    assert gaps[1] < 0.1, gaps  # nats an observation
+    assert gaps[1] < 0.1 * gaps[0], gaps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["untrained", "trained"])
+def test_the_importance_weighted_bound_rises_towards_the_exact_log_likelihood(which, request):
+    problem = request.getfixturevalue(which)
+    bounds = [problem.bounds(K, 64) for K in (1, 8, 64)]
+    exact = problem.exact()
+    for bound in bounds:
+        assert (bound.mean(1) < exact + 4 * bound.std(1) / 8).all()
+    means = [float(bound.mean()) for bound in bounds]
+    assert means[0] < means[1] < means[2]
+    if which == "trained":
+        assert float(exact.mean()) - means[2] < 0.05
+
+
+@pytest.mark.slow
+def test_importance_weights_are_unbiased(trained):
+    """E of the weights is the likelihood itself."""
+    exact = trained.exact()
+    weights = (trained.bounds(1, 2000) - exact[:, None]).exp()
+    assert (abs(weights.mean(1) - 1) < 5 * weights.std(1) / 2000**0.5).all()
+    assert (weights.std(1) < 3).all()
+
+
+@pytest.mark.slow
+def test_with_frames_held_out_training_still_bounds_the_likelihood_of_all(trained):
+    trained.model.config, config = trained.model.config.model_copy(update={"held_out": 0.3}), trained.model.config
+    batch = trained.draws(500)
+    shown = trained.model._shown(batch).observed
+    with torch.no_grad():
+        bound = -trained.model(batch, 1.0).loss.view(-1, 500)
+    trained.model.config = config
+    assert float(shown.sum() / batch.observed.sum()) == pytest.approx(0.7, abs=0.02)
+    assert (bound.mean(1) < trained.exact() + 4 * bound.std(1) / 500**0.5).all()
+    with torch.no_grad():  # and costs what the posterior then does not know
+        whole = -trained.model(batch, 1.0).loss.view(-1, 500)
+    assert float(bound.mean()) < float(whole.mean())
+
+
+def test_the_kl_of_the_bound_is_that_of_two_ou_processes():
+    """Through the whole model, observations included: its networks are linear and read no recurrent state."""
+    rates, levels, x0, T, P = (1.2, 0.5), (-0.4, 1.0), 1.5, 2.0, 4000
+    model = make_model(latent=1, width=1, bound=LINEAR, max_step=0.02, hidden=2)
+    weights = problems.linear_networks(rates, levels)
+    drifts = model.drifts
+    with torch.no_grad():
+        for read in (drifts.read_past, drifts.read_all):
+            read.weight.zero_()
+            read.bias.copy_(problems.linear_pre(1, 1, 1)[0, 0, 0])
+        drifts.state.copy_(weights.A)
+        drifts.prior_out.weight.copy_(weights.V[0])
+        drifts.prior_out.bias.copy_(weights.c[0, 0])
+        drifts.posterior_out.weight.copy_(weights.V[1, :1])
+        drifts.posterior_out.bias.copy_(weights.c[1, 0, :1])
+        model.x0.fill_(x0)
+        times = torch.tensor([[0.0, 0.37, 0.9, 1.41, T]], dtype=torch.float64)
+        seen = torch.ones(1, 5, dtype=torch.bool)
+        batch = Batch(times, normal(1, 5, 3), seen, seen, torch.ones(1), torch.arange(1), ("a",))
+        kl = model.density(repeat(batch, P), 1)[0].kl
+    exact = problems.ou_path_kl(T, x0, R, *zip(rates[::-1], levels[::-1], strict=True))
+    error = 4 * float(kl.std()) / P**0.5
+    assert error < 0.05 * exact
+    assert float(kl.mean()) == pytest.approx(exact, abs=error + 0.02 * exact)  # the step's bias
+
+
+def test_between_two_steps_the_path_has_the_variance_of_a_brownian_bridge():
+    """With networks that say 0, X at a fraction theta of a step has variance (1 - theta dt)^2 v + theta dt R^2."""
+    P, dt = 20_000, 0.5
+    model = make_model(max_step=dt, hidden=2)
+    times = (torch.arange(11, dtype=torch.float64) * 0.1)[None]
+    observed = torch.zeros(1, 11, dtype=torch.bool)
+    observed[0, 7] = True  # a step is shortened to end there
+    batch = Batch(times, normal(1, 11, 3), observed | True, observed, torch.ones(1), torch.arange(1), ("a",))
+    with torch.no_grad():
+        for parameter in model.drifts.prior_out.parameters():
+            parameter.zero_()
+        model.x0.fill_(1.0)
+        x = model._latent(repeat(batch, P), (0,), 1).x[0]
+    mean, v = 1.0, 0.0
+    for step in (range(6), range(5, 8), range(7, 11)):
+        start = times[0, step[0]]
+        for t in step:
+            passed = float(times[0, t] - start)
+            m, variance = (1 - passed) * mean, (1 - passed) ** 2 * v + passed * R**2
+            found = x[:, t].flatten()
+            assert float(found.var()) == pytest.approx(variance, rel=4 / P**0.5, abs=1e-12)
+            assert float(found.mean()) == pytest.approx(m, abs=4 * variance**0.5 / (2 * P) ** 0.5 + 1e-12)
+        mean, v = m, variance
+
+
+def test_a_finer_grid_moves_the_score_in_proportion_to_the_step(monkeypatch):
+    """On the same Brownian paths, so that what is left is the step's own error."""
+    T, B, finest = 9, 400, 64
+    fine = keyed_normal(torch.arange(B), (T - 1) * finest, 2)
+    seen = torch.ones(1, T, dtype=torch.bool)
+    seen[0, 0] = False  # no step of no length, so that all grids are regular
+    times = (torch.arange(T, dtype=torch.float64) * 0.4)[None]
+    batch = repeat(Batch(times, normal(1, T, 3), seen | True, seen, torch.ones(1), torch.arange(1), ("a",)), B)
+    scores = []
+    for steps in (2, 4, 8, 16):
+        increments = fine.view(B, (T - 1) * steps, -1, 2).sum(2) / (finest / steps) ** 0.5
+        # The grid has a step more, of no length: the backward pass needs it.
+        padded = torch.nn.functional.pad(increments, (0, 0, 0, 1))
+        monkeypatch.setattr(vsdn_sde, "antithetic_normal", lambda seed, n, *_, x=padded, **__: x[None, :, :n])
+        model = make_model(max_step=0.4 / steps, depth=2)
+        with torch.no_grad():
+            model.drifts.posterior_out.weight.mul_(4.0)
+            terms = model.density(batch, 1)[0]
+        scores.append(float((terms.log_likelihood - terms.kl).mean()))
+    changes = [a - b for a, b in itertools.pairwise(scores)]
+    assert all(1.5 < a / b < 2.7 for a, b in itertools.pairwise(changes)), scores
+
+
+@pytest.mark.parametrize("name", ["vsdn_sde", "vsdn_sde_res"])
+def test_torchsde_gives_the_same_loss_and_gradients(name):
+    """Sequences with grids of their own in one batch."""
+    batch, found = make_batch(irregular=True), []
+    for solver in ("direct", "torchsde"):
+        model = small(name)
+        model.config = CONFIGS[name].model_copy(update={"solver": solver})
+        loss = model(batch, 0.7).loss
+        loss.sum().backward()
+        found.append([loss, *(p.grad for p in model.parameters())])
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("irregular", [False, True])
+@pytest.mark.parametrize("held_out", [0.0, 0.4])
+def test_a_training_loss_does_not_depend_on_the_batch_it_sits_in(irregular, held_out):
+    model, batch = make_model("bernoulli", channels=5, held_out=held_out, samples=2), make_batch(irregular=irregular)
+    with torch.no_grad():
+        together = model(batch, 0.7).loss
+        for b in range(3):
+            alone = Batch._make(x[b : b + 1] for x in batch).first(int(batch.present[b].sum()))
+            torch.testing.assert_close(model(alone, 0.7).loss[0], together[b], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("irregular", [False, True])
+def test_the_prior_drift_of_a_step_has_not_seen_what_comes_after_its_start(irregular):
+    """To the last bit: what N1 is given, in the bound and in prediction, when Y_m changes for all m >= n."""
+    model, batch = small("vsdn_sde").eval(), make_batch(irregular=irregular)
+    given = []
+    model.drifts.read_past.register_forward_hook(lambda module, inputs, output: given.append(inputs[0]))
+    events = Events.of(batch)
+    with torch.no_grad():
+        grid = model.gru_ode(batch, events).rows(0)
+        for score in (lambda b: model.density(b, 1), lambda b: model.predict(b, 1)):
+            given.clear()
+            score(batch)
+            for k in range(events.frame.shape[1]):
+                values = batch.values.clone()
+                values[torch.arange(values.shape[1]) >= events.frame[:, k, None]] -= 1
+                score(batch._replace(values=values))
+                for b in events.valid[:, k].nonzero()[:, 0]:
+                    until = int(grid.stop[b, k]) + 1
+                    assert torch.equal(given[-1][:until, b], given[0][:until, b])
+                    assert until == len(given[0]) or not torch.equal(given[-1][until, b], given[0][until, b])
+
+
+def test_prediction_is_of_the_prior_alone():
+    """Neither N2 nor the backward state has a say."""
+    model, batch = small("vsdn_sde").eval(), make_batch()
+    with torch.no_grad():
+        predicted, interpolated = model.predict(batch, 2), model.interpolate(batch, 2)
+        for parameter in (*model.drifts.read_all.parameters(), *model.drifts.posterior_out.parameters()):
+            parameter.add_(0.5)
+        assert torch.equal(model.predict(batch, 2), predicted)
+        assert not torch.equal(model.interpolate(batch, 2), interpolated)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [({"max_step": 2.0}, "overshoot"), ({"diffusion": (0.5, 0.1)}, "range"), ({"diffusion": (0.0, 1.0)}, "range")],
+)
+def test_settings_without_a_stable_or_finite_path_are_refused(options, reason):
+    with pytest.raises(ValueError, match=reason):
+        make_model(**options)
