@@ -109,3 +109,14 @@ def last_observed(batch: Batch) -> Tensor:
     frame = torch.cat([torch.full_like(frame[:, :1], -1), frame[:, :-1]], 1)
     seen = batch.values.gather(1, frame.clamp_min(0)[..., None].expand_as(batch.values))
     return torch.where((frame >= 0)[..., None], seen, 0.0)
+
+
+def next_observed(batch: Batch, *, own: bool) -> Tensor:
+    """The first frame observed after each time, or at it where `own` is set, [B, T, D]; 0 where there is none."""
+    T = batch.observed.shape[1]
+    at = torch.arange(T, device=batch.observed.device)
+    frame = torch.where(batch.observed, at, T).flip(1).cummin(1).values.flip(1)
+    if not own:
+        frame = torch.cat([frame[:, 1:], torch.full_like(frame[:, :1], T)], 1)
+    seen = batch.values.gather(1, frame.clamp_max(T - 1)[..., None].expand_as(batch.values))
+    return torch.where((frame < T)[..., None], seen, 0.0)

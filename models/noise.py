@@ -41,3 +41,13 @@ def keyed_normal(seed: Tensor, steps: int, width: int, stream: int | Tensor = 0)
     radius = ((bits & 0xFFFFFF).float() + 0.5) * 2.0**-24
     angle = ((bits >> 32) & 0xFFFFFF).float() * (2.0 * math.pi * 2.0**-24)
     return (-2.0 * radius.log()).sqrt() * angle.cos()
+
+
+def antithetic_normal(seed: Tensor, steps: int, width: int, draws: int, uses: int = 1, use: int = 0) -> Tensor:
+    """[draws, B, steps, width]; draws 2 n and 2 n + 1 are each other's negative (of stream `uses` n + `use`).
+
+    A mean over pairs is exact where what is averaged is linear in the noise, as the mean of a real-valued frame nearly
+    is; of independent draws it would take hundreds to be as good.
+    """
+    pairs = [keyed_normal(seed, steps, width, uses * n + use) for n in range((draws + 1) // 2)]
+    return torch.stack([signed for noise in pairs for signed in (noise, -noise)])[:draws]

@@ -18,14 +18,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.base import Objective, Terms, last_observed, per_sequence
+from models.base import Objective, Terms, last_observed, next_observed, per_sequence
 from models.batch import Batch
 from models.config_base import Config
 from models.decoder import Decoder
 from models.gru_ode import Events, GruOde
 from models.likelihoods import LikelihoodName, Marginal
 from models.networks import Normal, mlp
-from models.noise import keyed_normal
+from models.noise import antithetic_normal, keyed_normal
 
 
 class VsdnConfig(Config):
@@ -45,6 +45,8 @@ class VsdnConfig(Config):
     """Seconds that make one unit of model time: about how fast the state should be able to change."""
     see_last: bool = False
     """Let the decoder read the last observed frame."""
+    see_next: bool = False
+    """Let the posterior read the next observed frame."""
     free_nats: float = Field(0.0, ge=0)
     """KL per frame that costs nothing, nats: keeps the posterior from collapsing onto the prior."""
 
@@ -64,7 +66,8 @@ class VsdnVae(nn.Module):
         self.residual = c.name == "vsdn_vae_res"
         self.gru_ode = GruOde(marginal, c.hidden, passes=2, max_step=c.max_step, time_unit=c.time_unit)
         self.prior_net = mlp(c.hidden, c.width, c.depth, 2 * c.latent)
-        self.posterior_net = mlp(2 * c.hidden, c.width, c.depth, 2 * c.latent)
+        self.see_next = c.see_next
+        self.posterior_net = mlp(2 * c.hidden + len(marginal.mean) * c.see_next, c.width, c.depth, 2 * c.latent)
         self.decoder = Decoder(c.latent + c.hidden, likelihood, marginal, c.see_last)
 
     def forward(self, batch: Batch, kl_weight: float) -> Objective:
@@ -76,14 +79,14 @@ class VsdnVae(nn.Module):
         last = events.take(last_observed(batch))
         prior = self._prior(h)
         noise = keyed_normal(batch.seed, h.shape[1], self.latent)
-        posterior = self._posterior(prior, h, seen)
+        posterior = self._posterior(prior, h, seen, events.values)
         log_likelihood = self._log_likelihood(posterior.sample(noise), h, last, events)
         kl = posterior.kl(prior)
         paid = kl_weight * per_sequence(kl.clamp_min(self.free_nats), events.valid)
         terms = Terms(per_sequence(log_likelihood, events.valid), per_sequence(kl, events.valid), events.valid.sum(1))
         loss = paid - terms.log_likelihood
         if self.unseen_share > 0:
-            x = self._posterior(prior, h, unseen).sample(noise)
+            x = self._posterior(prior, h, unseen, events.take(next_observed(batch, own=False))).sample(noise)
             smoothing = per_sequence(self._log_likelihood(x, h, last, events), events.valid)
             loss = torch.lerp(loss, -smoothing, self.unseen_share)
         return Objective(loss, terms)
@@ -94,7 +97,7 @@ class VsdnVae(nn.Module):
         h = trajectory.at_events(0)[0]
         last = events.take(last_observed(batch))
         prior = self._prior(h)
-        posterior = self._posterior(prior, h, trajectory.at_events(1)[1])
+        posterior = self._posterior(prior, h, trajectory.at_events(1)[1], events.values)
         log_likelihoods, log_weights = [], []
         for s in range(samples):
             x = posterior.sample(keyed_normal(batch.seed, h.shape[1], self.latent, stream=s))
@@ -115,14 +118,16 @@ class VsdnVae(nn.Module):
     def interpolate(self, batch: Batch, samples: int) -> Tensor:
         trajectory = self.gru_ode(batch, Events.of(batch))
         h = trajectory.at(0, batch, after=False)
-        posterior = self._posterior(self._prior(h), h, trajectory.at(1, batch, after=True))
+        following = next_observed(batch, own=True)
+        posterior = self._posterior(self._prior(h), h, trajectory.at(1, batch, after=True), following)
         return self._mean(posterior, h, batch, samples)
 
     def _prior(self, h: Tensor) -> Normal:
         return Normal.of(self.prior_net(h))
 
-    def _posterior(self, prior: Normal, h: Tensor, later: Tensor) -> Normal:
-        posterior = Normal.of(self.posterior_net(torch.cat([h, later], -1)))
+    def _posterior(self, prior: Normal, h: Tensor, later: Tensor, following: Tensor) -> Normal:
+        states = [h, later, self.decoder.standardize(following)] if self.see_next else [h, later]
+        posterior = Normal.of(self.posterior_net(torch.cat(states, -1)))
         return posterior._replace(mean=prior.mean + posterior.mean) if self.residual else posterior
 
     def _log_likelihood(self, x: Tensor, h: Tensor, last: Tensor, events: Events) -> Tensor:
@@ -132,7 +137,7 @@ class VsdnVae(nn.Module):
         """E[Y_t] under `latent`, the mean of `samples` draws."""
         last = last_observed(batch)
         total = torch.zeros_like(batch.values)
-        for s in range(samples):
-            x = latent.sample(keyed_normal(batch.seed, h.shape[1], self.latent, stream=s))
+        for noise in antithetic_normal(batch.seed, h.shape[1], self.latent, samples):
+            x = latent.sample(noise)
             total += self.decoder.expectation(torch.cat([x, h], -1), last)
         return total / samples

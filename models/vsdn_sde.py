@@ -27,13 +27,14 @@ from models.decoder import Decoder
 from models.gru_ode import Events, GruOde, Trajectory, clock_of
 from models.likelihoods import LikelihoodName, Marginal
 from models.networks import full_precision
-from models.noise import keyed_normal
+from models.noise import antithetic_normal, keyed_normal
 from models.sde_loop import Shape, Weights
 from models.vsdn import VsdnConfig
 
 _PRIOR = (0,)
 _HELD_OUT = 1 << 20
-"""Stream of a sequence's noise that says which frames are held out; path s uses 2 s, between its steps 2 s + 1."""
+"""Stream of a sequence's noise that says which frames are held out; the n-th pair of paths uses 2 n at its steps and
+2 n + 1 between them."""
 
 
 class VsdnSdeConfig(VsdnConfig):
@@ -155,8 +156,8 @@ class VsdnSde(nn.Module):
         pre = self.drifts.first_layer(start, end if G == 2 else None)
         M, dtype = pre.shape[0], pre.dtype
         dt = grid.dt.T[..., None].to(dtype)
-        noise = torch.stack([keyed_normal(batch.seed, M, c.latent, stream=2 * s) for s in range(S)], 1).to(dtype)
-        noise = noise.permute(2, 1, 0, 3).reshape(M, S * B, c.latent)
+        noise = antithetic_normal(batch.seed, M, c.latent, S, uses=2).to(dtype)
+        noise = noise.permute(2, 0, 1, 3).reshape(M, S * B, c.latent)
         shape = Shape(c.bound, *c.diffusion, driver)
         x0 = self.x0.to(dtype).expand(S * B, -1)
         paths = sde.solve(
@@ -177,10 +178,10 @@ class VsdnSde(nn.Module):
         S = states.shape[1]
         step, fraction = timegrid.locate(grid, clock_of(batch, 0, self.config.time_unit))
         row = torch.arange(step.shape[0], device=step.device)[:, None]
-        noise = [keyed_normal(batch.seed, step.shape[1], states.shape[3], stream=2 * s + 1) for s in range(S)]
+        noise = antithetic_normal(batch.seed, step.shape[1], states.shape[3], S, uses=2, use=1).to(states)
         theta, dt = (x[..., None, None].to(states.dtype) for x in (fraction, grid.dt.gather(1, step)))
         # Two indices around a slice: [B, T, S, Z].
-        bridge = (theta * (1 - theta) * dt).sqrt() * diffusion[step, :, row] * torch.stack(noise, 2).to(states.dtype)
+        bridge = (theta * (1 - theta) * dt).sqrt() * diffusion[step, :, row] * noise.permute(1, 2, 0, 3)
         x = torch.lerp(states[step, :, row], states[step + 1, :, row], theta) + bridge
         return x.permute(2, 0, 1, 3)
 
