@@ -8,12 +8,14 @@ from launch.entry import run
 
 COMMANDS = {
     "demo": "the whole path on the Bach chorales: MIDI, shards, two models, scores, a figure and a playable file",
+    "fetch": "an official archive, held to its hash; a check of the TIMIT that you bring",
     "prepare": "raw files to shards and a manifest, on Ray",
     "verify": "every shard against the manifest",
     "train": "a model on the ranks of this machine, under DeepSpeed",
     "evaluate": "a trained run: density, prediction and interpolation, beside what costs nothing",
     "compare": "evaluated runs beside each other, and how each differs from the first",
     "sweep": "a grid of runs, one after another or several at once, under one parent run",
+    "generate": "what a trained run makes, as .mid, .wav, .amc and .gif: interpolations, continuations, prior draws",
     "ui": "the MLflow dashboard on 127.0.0.1",
 }
 

@@ -14,7 +14,6 @@ from launch.distributed import Ranks, alone
 from launch.entry import run
 from launch.results import estimates, merge, read_results, show, values, write_results
 from launch.scores import Table
-from launch.tracking import open_run
 from models.config_base import Config, build, parse
 from models.errors import DriftworkError
 from pipeline.manifest import read_manifest
@@ -48,7 +47,7 @@ def main(argv: list[str]) -> int:
     if launcher.launched():
         return _rank(folder, config, request.split, name)
     launcher.check_ranks(request.ranks)
-    _check_data(folder, config.data)
+    check_data(folder, config.data)
     if request.ranks == 1:
         evaluate(folder, config, request.split, name, alone())
     elif launcher.start("launch.evaluate", options, request.ranks, stdout=sys.stderr) != 0:
@@ -105,7 +104,7 @@ def _rank(folder: Path, config: RunConfig, split: Split, name: str) -> int:
     return 0
 
 
-def _check_data(folder: Path, data: Path) -> None:
+def check_data(folder: Path, data: Path) -> None:
     """The run's own data set, undamaged; figures of one run from two data sets would not compare."""
     trained_on = run_folder.record_of(folder).get("manifest")
     if trained_on is not None and read_manifest(data).hash != trained_on:
@@ -114,13 +113,7 @@ def _check_data(folder: Path, data: Path) -> None:
 
 
 def _track(folder: Path, config: RunConfig, name: str, scored: dict[str, Table], files: list[Path]) -> None:
-    run_id = run_folder.record_of(folder).get("run_id")
-    if run_id is None:
-        return  # trained without a tracker
-    experiment, run_name = run_folder.names(config)
-    with open_run(
-        config.tracking, experiment=experiment, run_name=run_name, run_folder=folder, tags={}, run_id=run_id
-    ) as tracker:
+    with run_folder.tracked(folder, config) as tracker:
         for who, table in scored.items():
             prefix = name if who == "model" else f"{name}_{who}"
             tracker.metrics({f"{prefix}/{key}": value for key, value in values(estimates(table)).items()}, step=0)

@@ -1,4 +1,4 @@
-"""Films as strips: truth above, forecast below."""
+"""Films as strips, truth above and forecast below or a row each, and as films."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,8 +8,10 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch, Rectangle
+from PIL import Image
 
 from launch import figures
+from pipeline.files import aside
 
 
 @rc_context(figures.STYLE)
@@ -49,6 +51,47 @@ def strips(
         legend.append(Patch(color=figures.HIDDEN, label="missing in the data"))
     figure.legend(handles=legend, loc="outside lower center", ncols=2, frameon=False, handlelength=1.2)
     return figures.save(figure, path)
+
+
+@rc_context(figures.STYLE)
+def films(
+    path: Path, rows: Sequence[tuple[str, np.ndarray]], image: tuple[int, int], rate: float, title: str
+) -> list[Path]:
+    """A row of frames `[T, D]` for each label; time is that of the first frame of each, in seconds."""
+    T = max(len(film) for _, film in rows)
+    height, width = image[0] + 2, image[1] + 2
+    inches = 9.0 / (T * width)
+    figure = figures.page(10, 0.9 + len(rows) * (height * inches + 0.3), title)
+    panels = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
+    for panel, (label, film) in zip(panels, rows, strict=True):
+        panel.imshow(
+            _row(film, image, np.ones(len(film), bool)), interpolation="nearest",
+            extent=(0, len(film) * width, height, 0),
+        )  # fmt: skip
+        panel.set_xlim(0, T * width)
+        panel.set_title(label, loc="left", fontsize=8, color=figures.GREY, pad=3)
+        panel.set_yticks([])
+        every = max(1, T // 10)
+        panel.set_xticks(width * (np.arange(0, T, every) + 0.5), [f"{t / rate:.2g}" for t in range(0, T, every)])
+        panel.tick_params(length=0)
+        panel.spines[:].set_visible(False)
+    panels[-1].set_xlabel("time [s]")
+    return figures.save(figure, path)
+
+
+def animate(path: Path, film: np.ndarray, image: tuple[int, int], rate: float) -> None:
+    """The film `[T, D]` as a GIF in its own time, to the hundredth of a second that a GIF counts in; beyond 50 frames
+    a second some are left out, for programs that show a GIF take shorter ones for long."""
+    times = np.arange(0, len(film), -(-rate // 50)) / rate
+    ends = np.rint(100 * np.append(times, len(film) / rate)).astype(int)
+    size = max(1, 224 // image[0])
+    levels = np.rint(255 * (1 - np.clip(film[np.rint(times * rate).astype(int)], 0, 1))).astype(np.uint8)
+    pictures = [Image.fromarray(frame.repeat(size, 0).repeat(size, 1)) for frame in levels.reshape(len(times), *image)]
+    with aside(path) as temporary:
+        pictures[0].save(
+            temporary, format="GIF", save_all=True, append_images=pictures[1:], loop=0, optimize=False,
+            duration=(10 * np.diff(ends)).tolist(),
+        )  # fmt: skip
 
 
 def _row(film: np.ndarray, image: tuple[int, int], present: np.ndarray) -> np.ndarray:

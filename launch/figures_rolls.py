@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib import rc_context
@@ -59,6 +60,53 @@ def interpolation(
         panel.tick_params(axis="x", length=0)
     axes[-1].set_xlabel("time [s]")
     _legend(figure)
+    return figures.save(figure, path)
+
+
+class Roll(NamedTuple):
+    """One panel of `stacked`."""
+
+    label: str
+    probabilities: np.ndarray
+    """`[T, 128]`"""
+    rate: float
+    """Frames per second."""
+    colour: str = figures.BLUE
+
+
+@rc_context(figures.STYLE)
+def stacked(path: Path, rows: Sequence[Roll], seen: np.ndarray, given: float, title: str) -> list[Path]:
+    """Piano rolls over one time axis, each at a rate of its own: notes in the row's colour, grey where the probability
+    is below 0.5.
+
+    Args:
+        seen: `[K]` seconds, of the observed frames. given: seconds, up to which all was given; a line stands there.
+    """
+    lows, highs = zip(*(_sounding(row.probabilities >= 0.5, []) for row in rows), strict=True)
+    low, high = min(lows), max(highs)
+    figure = figures.page(10, 1.0 + 1.55 * len(rows), title)
+    axes = figure.subplots(len(rows), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    for panel, row in zip(axes, rows, strict=True):
+        picture = np.repeat(1.0 - 0.8 * np.clip(row.probabilities, 0, 1)[..., None], 3, axis=-1)
+        picture[row.probabilities >= 0.5] = to_rgb(row.colour)
+        panel.imshow(
+            picture[:, low : high + 1].swapaxes(0, 1), extent=(0.0, len(picture) / row.rate, low - 0.5, high + 0.5),
+            origin="lower", aspect="auto", interpolation="nearest",
+        )  # fmt: skip
+        panel.set_title(row.label, loc="left", pad=7)
+        panel.vlines(seen, 1.01, 1.04, transform=panel.get_xaxis_transform(), color=INK, linewidth=0.8, clip_on=False)
+        if given:
+            panel.axvline(given, color=FALSE, linewidth=1.2)
+        _pitch_axis(panel, low, high)
+    for panel in axes[:-1]:
+        panel.tick_params(axis="x", length=0)
+    axes[-1].set_xlabel("time [s]")
+    handles: list[Patch | Line2D] = [Patch(color="#BBBBBB", label="probability below 0.5")]
+    if len(seen):
+        handles.append(Line2D([], [], color=INK, marker="|", linestyle="none", markersize=5, label="observed frame"))
+    if given:
+        handles.append(Line2D([], [], color=FALSE, linewidth=1.2, label="end of what was given"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, handlelength=1.0)
     return figures.save(figure, path)
 
 

@@ -18,8 +18,8 @@ from launch import figures
 from pipeline.files import aside
 from pipeline.skeleton import Skeleton
 
-STRIDE, PAUSE = 3, 50
-"""Every third frame for 50 ms: at 120 frames a second, half the speed of life."""
+PICTURES = 40
+"""Of a second of motion; each is shown for 50 ms, half the speed of life."""
 _TURN = np.radians(25)
 """The camera stands at the walker's right, this much towards the front."""
 _COLOURS = ((figures.INK, "#A9A9A9"), (figures.BLUE, "#8CC4E8"))
@@ -34,16 +34,17 @@ class Walk(NamedTuple):
 
 @rc_context(figures.STYLE)
 def animate(path: Path, walks: Sequence[Walk], skeleton: Skeleton, rate: float, title: str) -> None:
-    """Two walks of as many frames, each in a panel whose camera follows the root along the ground.
+    """One walk, or two of as many frames, each in a panel whose camera follows the root along the ground.
 
     Args:
         rate: frames a second.
     """
     figure = figures.page(7.2, 4.0, title)
-    panels = list(figure.subplots(1, len(walks), sharey=True))
+    panels = list(figure.subplots(1, len(walks), sharey=True, squeeze=False)[0])
+    stride = max(1, round(rate / PICTURES))
     points = [_seen(walk.joints, along=walks[0].joints) for walk in walks]
     bones = _bones(skeleton)
-    bodies = [_body(panel, colours, skeleton) for panel, colours in zip(panels, _COLOURS, strict=True)]
+    bodies = [_body(panel, colours, skeleton) for panel, colours in zip(panels, _COLOURS[-len(walks) :], strict=True)]
     ground, top = points[0][..., 1].min(), points[0][..., 1].max()
     for panel in panels:
         panel.axhline(ground, color=figures.GREY, linewidth=0.8, zorder=0)
@@ -51,7 +52,7 @@ def animate(path: Path, walks: Sequence[Walk], skeleton: Skeleton, rate: float, 
     low, high = min(at[..., 1].min() for at in points), max(at[..., 1].max() for at in points)
     panels[0].set_ylim(max(low, ground - 0.8) - 0.1, min(high, top + 0.8) + 0.1)
     pictures = []
-    for frame in range(0, len(points[0]), STRIDE):
+    for frame in range(0, len(points[0]), stride):
         for panel, body, at, walk in zip(panels, bodies, points, walks, strict=True):
             body.set_segments(list(at[frame][bones]))
             panel.set_xlim(at[frame, 0, 0] - 1.0, at[frame, 0, 0] + 1.0)
@@ -59,8 +60,9 @@ def animate(path: Path, walks: Sequence[Walk], skeleton: Skeleton, rate: float, 
         pictures.append(_picture(figure))
     with aside(path) as temporary:
         pictures[0].save(
-            temporary, format="GIF", save_all=True, append_images=pictures[1:], duration=PAUSE, loop=0, optimize=False
-        )
+            temporary, format="GIF", save_all=True, append_images=pictures[1:], loop=0, optimize=False,
+            duration=round(2000 * stride / rate, -1),
+        )  # fmt: skip
 
 
 def _seen(joints: np.ndarray, along: np.ndarray) -> np.ndarray:

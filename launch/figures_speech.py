@@ -77,6 +77,38 @@ def interpolation(path: Path, speech: Speech, title: str) -> list[Path]:
     return figures.save(figure, path)
 
 
+@rc_context(figures.STYLE)
+def waveforms(
+    path: Path, rows: Sequence[tuple[str, NDArray[np.float32]]], rate: int, given: float, title: str
+) -> list[Path]:
+    """Waveform and spectrogram of each row, on the scales of the first.
+
+    Args:
+        rows: a label and samples `[N]` each. given: seconds, up to which all was given; a line stands there.
+    """
+    figure = figures.page(10, 0.8 + 1.5 * len(rows), title)
+    axes = figure.subplots(len(rows), 2, sharex=True, sharey="col", squeeze=False)
+    levels = [decibels(samples, rate) for _, samples in rows]
+    top = levels[0].max()
+    for (wave, spectrum), (label, samples), level in zip(axes, rows, levels, strict=True):
+        wave.plot(np.arange(len(samples)) / rate, samples, color=INK if samples is rows[0][1] else BLUE, linewidth=0.5)
+        wave.set_title(label, loc="left")
+        _bare(wave)
+        extent = (-HOP / rate / 2, (level.shape[1] - 0.5) * HOP / rate, 0, rate / 2000)
+        spectrum.imshow(
+            level - top, cmap="Greys", vmin=-DECIBELS, vmax=0, origin="lower", aspect="auto", extent=extent,
+            interpolation="nearest",
+        )  # fmt: skip
+        spectrum.set_ylabel("frequency [kHz]")
+        for panel in (wave, spectrum):
+            panel.set_xlim(0, len(rows[0][1]) / rate)
+            if given:
+                panel.axvline(given, color=VERMILLION, linewidth=1.0)
+    for panel in axes[-1]:
+        panel.set_xlabel("time [s]; the line is the end of what was given" if given else "time [s]")
+    return figures.save(figure, path)
+
+
 def _wave(panel: Axes, time: np.ndarray, speech: Speech, rest: np.ndarray, colour: str, label: str) -> None:
     """What was observed in ink, and the `rest` in its colour."""
     panel.plot(time, np.where(speech.shown, np.nan, rest), color=colour, linewidth=0.5)

@@ -2,6 +2,8 @@
 folder or the MLflow id of its run."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from torch import nn
 
 from launch.config import CONFIG_FILE, RunConfig
 from launch.scores import Scoring
-from launch.tracking import TrackingConfig, find_run_folder
+from launch.tracking import NullTracker, Tracker, TrackingConfig, find_run_folder, open_run
 from models.config_base import dump, load
 from models.errors import DriftworkError
 from models.likelihoods import Marginal
@@ -68,6 +70,20 @@ def record_of(folder: Path) -> dict[str, Any]:
 def remember(folder: Path, **facts: Any) -> None:
     """Note facts about the run: its MLflow id, the manifest it was trained on."""
     _write(folder / _RECORD, json.dumps({**record_of(folder), **facts}, indent=2) + "\n")
+
+
+@contextmanager
+def tracked(folder: Path, config: RunConfig) -> Iterator[Tracker]:
+    """The run at the tracker, opened again; nobody's ears where it was trained without one."""
+    run_id = record_of(folder).get("run_id")
+    if run_id is None:
+        yield NullTracker()
+        return
+    experiment, run_name = names(config)
+    with open_run(
+        config.tracking, experiment=experiment, run_name=run_name, run_folder=folder, tags={}, run_id=run_id
+    ) as tracker:
+        yield tracker
 
 
 def model_for(config: RunConfig, manifest: Manifest) -> nn.Module:

@@ -41,9 +41,7 @@ class LakhConfig(Config):
 
     @model_validator(mode="after")
     def _exact(self) -> Self:
-        frames, micros = _clock(self.rate)
-        if frames > 10_000 or micros >= 2**24:  # beyond, int64 overflows, or no MIDI tempo can say it
-            raise ValueError(f"rate={self.rate} has no exact MIDI tempo; take one such as 5, 7.5, 10, 24 or 50")
+        check_rate(self.rate)
         if self.length < 2 or self.length != self.seconds * self.rate:
             raise ValueError(f"seconds={self.seconds} at rate={self.rate} is no whole number of frames from 2 up")
         return self
@@ -127,6 +125,13 @@ def roll(data: bytes, rate: float) -> NDArray[np.bool_]:
     np.subtract.at(edges, pitch * width + past, one)
     sounding = np.cumsum(edges.reshape(PITCHES, width), axis=1, dtype=np.int32) > 0
     return np.ascontiguousarray(sounding[:, :-1].T)
+
+
+def check_rate(rate: float) -> None:
+    """Raises `ValueError` for frames per second that no MIDI tempo says exactly."""
+    frames, micros = _clock(rate)
+    if frames > 10_000 or micros >= 2**24:  # beyond, int64 overflows, or no MIDI tempo can say it
+        raise ValueError(f"rate={rate:g} has no exact MIDI tempo; take one such as 5, 7.5, 10, 24 or 50")
 
 
 def write_midi(path: Path, frames: NDArray[np.bool_], rate: float) -> None:

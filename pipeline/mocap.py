@@ -148,19 +148,20 @@ def features(motion: Motion, skeleton: Skeleton, config: MocapConfig) -> tuple[N
     return channels - mean, about
 
 
-def restore(values: NDArray[np.floating[Any]], about: dict[str, Any]) -> tuple[Skeleton, Motion]:
+def restore(values: NDArray[np.floating[Any]], about: dict[str, Any], finer: float = 1.0) -> tuple[Skeleton, Motion]:
     """The motion that a trial's `values` [T, 50] stand for, on its skeleton.
 
-    The root starts where the trial does, and the channels that were dropped rest at their mean.
+    The root starts where the trial does, and the channels that were dropped rest at their mean. `finer` of the frames
+    given here pass in one of the trial's; the root's steps are those to the trial's next frame all the same.
     """
     skeleton = parse_asf(about["skeleton"])
     kept, dropped = _columns(skeleton)
     channels = values.astype(np.float64) + np.array(about["mean"])
-    steps = np.concatenate([np.array([about["start"]]), channels[:-1, :3]])
+    steps = np.concatenate([np.array([about["start"]]), channels[:-1, :3] / finer])
     channels[:, :3] = np.cumsum(steps, axis=0)
     frames = np.empty((len(values), len(skeleton.channels)))
     frames[:, kept], frames[:, dropped] = channels, about["rest"]
-    return skeleton, Motion(about["first_frame"], frames)
+    return skeleton, Motion(1 + round((about["first_frame"] - 1) * finer), frames)
 
 
 def read_mat(path: Path, array: str) -> NDArray[np.float64]:

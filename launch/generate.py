@@ -1,0 +1,162 @@
+"""`driftwork generate RUN out=DIR [what=interpolation|continuation|prior] [rate=HZ]`: what a trained model makes, as
+.mid, .wav, .amc and .gif, with pictures, and `generated.json`, which says what each file is. It also goes to the run at
+the tracker."""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from launch import checkpoint, made_files, run_folder, streams
+from launch.config import RunConfig
+from launch.distributed import alone
+from launch.entry import run
+from launch.evaluate import check_data
+from launch.made import Made, Maker
+from models.config_base import Config, build, parse
+from models.errors import DriftworkError
+from pipeline.files import aside_folder
+from pipeline.manifest import Manifest, read_manifest
+from pipeline.observe import ObservationConfig, Ratio
+from pipeline.sequence import Split
+
+USAGE = """usage: driftwork generate RUN out=DIR [what=interpolation|continuation|prior] [rate=HZ] [sequences=N]
+       [draws=N] [seconds_given=S] [ratio=0.25] [split=test] [seed=N] [data=DIR]
+RUN is a run folder, or the id of a run in runs/mlflow.db"""
+
+What = Literal["interpolation", "continuation", "prior"]
+_PLAYS_NO_PART: dict[What, set[str]] = {
+    "interpolation": {"draws", "seconds_given"},
+    "continuation": set(),
+    "prior": {"sequences", "seconds_given"},
+}
+
+
+class GenerateConfig(Config):
+    out: Path
+    """A new folder."""
+    what: What | None = None
+    """Null: an interpolation or, of a model that forecasts, a continuation."""
+    rate: float | None = Field(None, gt=0)
+    """Frames a second; null: the data's own."""
+    sequences: int = Field(4, ge=1)
+    """Of the split, the longest."""
+    draws: int = Field(3, ge=1)
+    """Of each sequence, or of the prior."""
+    seconds_given: float | None = Field(None, gt=0)
+    """Of a sequence that is continued; null: half of it. A forecaster sees what it is made for."""
+    ratio: Ratio | None = None
+    """1 / n: an interpolation sees every n-th frame, and of frames that follow every n-th is drawn, the rest
+    interpolated; null: the first ratio that the run is evaluated at."""
+    split: Split = "test"
+    seed: int = Field(0, ge=0)
+    data: Path | None = None
+    """Where the prepared data lie now; by default where the run was trained on them."""
+
+
+def main(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if argv else 2
+    folder = run_folder.find(argv[0])
+    request = parse(GenerateConfig, argv[1:], where="generate")
+    config = _as_asked(run_folder.config_of(folder), request)
+    check_data(folder, config.data)
+    if request.out.exists():
+        raise DriftworkError(f"out={request.out} is there already; give a new folder")
+    generate(folder, config, request)
+    return 0
+
+
+@torch.inference_mode()
+def generate(folder: Path, config: RunConfig, request: GenerateConfig) -> None:
+    """Fill the folder `request.out`."""
+    manifest = read_manifest(config.data)
+    model = run_folder.model_for(config, manifest)
+    checkpoint.load_best(model, folder, alone().device)
+    model.eval()
+    what = request.what or ("continuation" if hasattr(model, "forecast") else "interpolation")
+    _check(what, request, config.model.name, model)
+    own = made_files.own_rate(manifest.spec)
+    rate = request.rate or own
+    write = made_files.writer(manifest, rate)
+    (stream,) = streams.evaluation(config, config.data, manifest, request.split, alone()).values()
+    maker = Maker(
+        model, stream, manifest.spec.binary, rate, round(1 / config.observe.evaluate.ratios[0]),
+        config.evaluate.samples, request.seed,
+    )  # fmt: skip
+    try:
+        with aside_folder(request.out) as temporary:
+            files = []
+            for number, made in enumerate(_makings(maker, what, request), 1):
+                stem = what if made.key is None else f"{number:02d}-{re.sub('[^A-Za-z0-9_-]+', '_', made.key)}"
+                title = _title(config, manifest, what, made)
+                films = list(made_files.films(stem, made, rate, manifest.spec))
+                about = {"sequence": made.key, "seconds_given": made.given}
+                files += [about | entry for entry in write(temporary, stem, made, films, manifest.spec, title)]
+            record = _record(folder, config, request, what, rate, own) | {"files": files}
+            (temporary / "generated.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise DriftworkError(f"out={request.out}: cannot be written: {error.strerror}") from None
+    print(
+        f"{request.out}: {what}, {len(files)} files at {rate:g} frames a second, {rate / own:g} times the data's rate"
+    )
+    with run_folder.tracked(folder, config) as tracker:
+        tracker.artifact(request.out, "generated")
+
+
+def _as_asked(config: RunConfig, request: GenerateConfig) -> RunConfig:
+    """The run's config with the data and the one ratio of observed frames that are asked for."""
+    own = config.observe.evaluate
+    ratios = (request.ratio or own.ratios[0],)
+    observed = build(ObservationConfig, {"pattern": own.pattern, "ratios": ratios}, where="generate")
+    observe = config.observe.model_copy(update={"evaluate": observed})
+    return config.model_copy(update={"observe": observe, "data": request.data or config.data})
+
+
+def _check(what: What, request: GenerateConfig, name: str, model: torch.nn.Module) -> None:
+    """Raises `DriftworkError` for what this model does not do, and for a setting that would change nothing."""
+    idle = _PLAYS_NO_PART[what] & request.model_fields_set
+    if hasattr(model, "forecast"):
+        if what == "interpolation":
+            raise DriftworkError(f"what=interpolation: {name} forecasts from first frames; take continuation or prior")
+        idle |= {"seconds_given", "ratio"} & request.model_fields_set
+    if hasattr(model, "pseudo_likelihood") and what != "interpolation":
+        raise DriftworkError(f"what={what}: {name} knows each frame from past and future; it only interpolates")
+    if idle:
+        raise DriftworkError(f"{min(idle)} plays no part in what={what} of {name}; leave it out")
+
+
+def _makings(maker: Maker, what: What, request: GenerateConfig) -> Iterator[Made]:
+    match what:
+        case "interpolation":
+            return maker.interpolations(request.sequences)
+        case "continuation":
+            return maker.continuations(request.sequences, request.draws, request.seconds_given)
+        case "prior":
+            return maker.priors(request.draws)
+
+
+def _title(config: RunConfig, manifest: Manifest, what: What, made: Made) -> str:
+    start = f"{config.model.name}, {what}"
+    return f"{start} of {made.key}" if made.key else f"{start}, trained on {config.data.resolve().name}"
+
+
+def _record(
+    folder: Path, config: RunConfig, request: GenerateConfig, what: What, rate: float, own: float
+) -> dict[str, Any]:
+    """What `generated.json` says of all files."""
+    return {
+        "what": what, "run": str(folder.resolve()), "run_id": run_folder.record_of(folder).get("run_id"),
+        "split": request.split, "seed": request.seed, "rate": rate, "rate_of_the_data": own, "factor": rate / own,
+        "config": config.model_dump(mode="json"),
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    raise SystemExit(run("generate", main, sys.argv[1:]))

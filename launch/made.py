@@ -1,0 +1,136 @@
+"""What a trained model is asked to make: frames between those that it sees, what comes after them, or all of them."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.base import Forecaster, LatentDynamics, Smoother
+from models.batch import Batch
+from models.errors import DriftworkError
+from models.generation import ancestral, asked_times, interpolate_at
+from pipeline.observe import key_seed
+from pipeline.stream import Request, Stream
+
+
+class Made(NamedTuple):
+    """S draws of one sequence, and what they were made from."""
+
+    key: str | None
+    """Of the sequence; None where nothing was given."""
+    draws: NDArray[np.float32]
+    """[S, Q, D], at n / rate seconds."""
+    truth: NDArray[np.float32] | None
+    """[T, D], at the data's own rate."""
+    seen: NDArray[np.float64]
+    """[K] seconds, of the frames of `truth` that the model saw."""
+    given: float
+    """Seconds that were given, from the start on."""
+    about: dict[str, Any] | None
+    """What leads back to the raw form; of a prior draw that of the split's first sequence."""
+
+
+class Maker(NamedTuple):
+    """A model and how it is asked; every method makes one thing of one sequence after another."""
+
+    module: nn.Module
+    stream: Stream
+    """The split, each sequence with the frames that evaluation observes."""
+    binary: bool
+    rate: float
+    """Frames a second."""
+    every: int
+    """A drawn frame follows so many frames after the one before it."""
+    samples: int
+    """Latent draws behind an expectation."""
+    seed: int
+
+    def interpolations(self, count: int) -> Iterator[Made]:
+        """Every frame, from those that are observed: the mean of `samples` draws."""
+        model = cast(LatentDynamics | Smoother, self.module)
+        for position in self.longest(count):
+            batch = self._batch(position, 1)
+            filled = interpolate_at(model, batch, asked_times(batch.times[0], self.rate), self.samples)
+            yield self._made(position, batch, filled)
+
+    def continuations(self, count: int, draws: int, seconds: float | None) -> Iterator[Made]:
+        """What follows on the first `seconds` (null: half of the sequence; a forecaster: what it is made to see).
+
+        Every `every`-th frame is drawn given those before it, and the rest interpolated from all of these.
+        """
+        for position in self.longest(count):
+            batch = self._batch(position, draws)
+            times = asked_times(batch.times[0], self.rate)
+            first = self._first(batch, seconds)
+            given = torch.arange(batch.times.shape[1], device=batch.times.device) < first
+            batch = batch._replace(
+                values=torch.where(given[:, None], batch.values, 0.0), present=batch.present & given,
+                observed=batch.present & given,
+            )  # fmt: skip
+            if hasattr(self.module, "forecast"):
+                made = self._forecast(batch, times)
+            else:
+                made = self._follow(batch, times, range(first, batch.times.shape[1], self.every))
+            end = float(batch.times[0, first - 1] + batch.times[0, first]) / 2
+            yield self._made(position, batch, made)._replace(given=end)
+
+    def priors(self, draws: int) -> Iterator[Made]:
+        """As many frames as the longest sequence has, given nothing."""
+        position = self.longest(1)[0]
+        batch = self._batch(position, draws, "prior")
+        nothing = torch.zeros_like(batch.present)
+        batch = batch._replace(values=torch.zeros_like(batch.values), present=nothing, observed=nothing)
+        times = asked_times(batch.times[0], self.rate)
+        if hasattr(self.module, "forecast"):
+            rows = times.expand(draws, -1)
+            made = cast(Forecaster, self.module).prior_draws(rows, batch.seed, range(1))[1][0]
+        else:
+            made = self._follow(batch, times, range(0, batch.times.shape[1], self.every))
+        yield self._made(position, batch, made)._replace(key=None, truth=None)
+
+    def longest(self, count: int) -> list[int]:
+        """Positions of the `count` longest sequences of the split; of equals the first."""
+        frames = np.array([frames for shard in self.stream.dataset.shards for frames in shard.frames])
+        return [int(position) for position in np.argsort(-frames, kind="stable")[:count]]
+
+    def _batch(self, position: int, draws: int, name: str = "") -> Batch:
+        """The sequence as `draws` rows, each with a seed of its own."""
+        batch = self.stream.dataset[Request(0, (position,), 1, 1.0)]
+        batch = Batch._make(x.expand(draws, *x.shape[1:]) if isinstance(x, Tensor) else x * draws for x in batch)
+        seeds = [key_seed(self.seed, "generate", name or batch.keys[0], draw) for draw in range(draws)]
+        return batch._replace(seed=torch.tensor(seeds)).to(next(self.module.parameters()).device)
+
+    def _first(self, batch: Batch, seconds: float | None) -> int:
+        """How many frames are given."""
+        T = batch.times.shape[1]
+        if hasattr(self.module, "forecast"):
+            first = cast(Forecaster, self.module).given
+        else:
+            # Up to rounding, frames before `seconds`.
+            first = T // 2 if seconds is None else int((batch.times[0] < seconds - 1e-6).sum())
+        if not 0 < first < T:
+            raise DriftworkError(
+                f"{batch.keys[0]}: its {float(batch.times[0, -1]):g} s leave no frame to "
+                f"{'be given' if first == 0 else 'continue with'}; choose another seconds_given"
+            )
+        return first
+
+    def _follow(self, batch: Batch, times: Tensor, frames: range) -> Tensor:
+        model = cast(LatentDynamics, self.module)
+        return interpolate_at(model, ancestral(model, batch, list(frames), self.binary), times, self.samples)
+
+    def _forecast(self, batch: Batch, times: Tensor) -> Tensor:
+        """Draws of a forecast, in which what was given is itself."""
+        drawn = cast(Forecaster, self.module).draws(batch, range(1), times.expand(len(batch.seed), -1))[1][0]
+        at = torch.searchsorted(times, batch.times[0].contiguous()).clamp_max(len(times) - 1)
+        kept = batch.observed[0] & (times[at] == batch.times[0])
+        return drawn.index_copy(1, at[kept], batch.values[:, kept])
+
+    def _made(self, position: int, batch: Batch, draws: Tensor) -> Made:
+        sequence = self.stream.dataset.read(position)
+        truth = sequence.values.astype(np.float32)
+        seen = batch.times[0][batch.observed[0]].cpu().numpy()
+        return Made(sequence.key, draws.float().cpu().numpy(), truth, seen, 0.0, sequence.about)
