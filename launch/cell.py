@@ -21,7 +21,7 @@ TRAINED, EVALUATED = "trained", "evaluated"
 """In the run folder's record: whether training came to its end, and the splits scored since."""
 
 _LOCK = "cell.lock"
-_PATIENCE_S = 60.0
+_PATIENCE_S = 120.0
 """How long a cell may take to end when it is told to."""
 _OWN = re.compile(r"driftwork \w+: (.*)")
 _RAISED = re.compile(r"(?:\[rank\d+\]: )?((?:\w+\.)*\w*(?:Error|Exception)\b.*)")

@@ -141,6 +141,7 @@ def _sweep(grid: Grid, todo: list[Cell]) -> None:
         tags={TAG: grid.name, "driftwork.data": experiment}, run_id=run_folder.record_of(grid.out).get("run_id"),
     ) as tracker:  # fmt: skip
         _describe(grid, tracker)
+        print(f"what a cell says meanwhile: {grid.out}/CELL/{cells.LOG}", flush=True)
         for cell in todo:
             _make_folder(grid, cell, tracking.experiment or experiment, tracker.run_id)
         with closing(_at_once(grid, todo) if grid.config.at_once > 1 else _in_turn(grid, todo)) as ended:

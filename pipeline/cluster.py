@@ -14,7 +14,7 @@ from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 
 from models.errors import DriftworkError
 
-_PATIENCE_S = 60.0
+_PATIENCE_S = 150.0
 """How long tasks that are told to stop may take to clean up."""
 
 

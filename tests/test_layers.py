@@ -52,6 +52,7 @@ def test_package_files_are_empty_so_that_importing_one_module_loads_no_other():
     [
         ("launch.train", ["ray"]),
         ("launch.evaluate", ["ray", "deepspeed"]),
+        ("launch.sweep", ["ray", "deepspeed"]),
         ("pipeline.prepare", ["torch", "deepspeed", "mlflow"]),
         ("pipeline.stream", ["ray", "deepspeed", "mlflow"]),
         ("models.registry", ["ray", "deepspeed", "mlflow", "webdataset"]),

@@ -17,6 +17,7 @@ from launch import cell as cells
 from launch import grid as grids
 from launch import run_folder, sweep
 from launch.entry import run
+from models.errors import DriftworkError
 from tests.datasets import write_rolls
 
 ROOT = Path(__file__).parent.parent.parent
@@ -44,7 +45,7 @@ def command(*arguments):
     return [sys.executable, "-m", "launch.cli", "sweep", *map(str, arguments)], {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def driftwork(*arguments, timeout=600):
+def driftwork(*arguments, timeout=1800):
     words, environment = command(*arguments)
     return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=timeout)
 
@@ -65,7 +66,7 @@ def record(folder):
     return json.loads((Path(folder) / "run.json").read_text())
 
 
-def until(condition, started, seconds=300):
+def until(condition, started, seconds=900):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -133,6 +134,34 @@ def test_a_mistake_is_one_line_before_anything_starts(place, tmp_path, capsys, m
 )
 def test_a_cells_last_word_is_what_was_raised_first(text, code, said):
     assert cells._reason(text, code) == said
+
+
+def test_one_at_a_time_needs_no_ray_and_several_say_that_they_do(place, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    grid = place("grid: {train.seed: [0]}")
+    assert run("sweep", sweep.main, [grid, "--dry-run"]) == 0
+    assert run("sweep", sweep.main, [grid, "--dry-run", "at_once=2"]) == 2
+    assert "at_once=2: Ray is not installed; pip install" in capsys.readouterr().err
+
+
+def test_cells_hold_a_device_a_rank_and_those_of_one_rank_share_where_there_are_too_few():
+    assert sweep._held(ranks=1, devices=8, largest=4, at_once=4) == 1.0
+    assert sweep._held(ranks=1, devices=2, largest=2, at_once=4) == 0.5
+    assert sweep._held(ranks=2, devices=2, largest=2, at_once=4) == 2.0
+    with pytest.raises(DriftworkError, match="ranks=3: the largest machine of this cluster has 2 devices"):
+        sweep._held(ranks=3, devices=4, largest=2, at_once=1)
+
+
+@pytest.mark.parametrize(
+    ("at_once", "ranks", "asked", "threads"), [(1, 1, None, 8), (2, 2, None, 2), (4, 4, None, 1), (2, 1, "3", 3)]
+)
+def test_threads_of_all_ranks_together_are_no_more_than_the_cores(place, monkeypatch, at_once, ranks, asked, threads):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    grid = grids.read([place("grid: {train.seed: [0]}"), f"ranks={ranks}"])
+    assert sweep._arguments(grid, grid.cells[0], at_once)[2] == threads
 
 
 @pytest.mark.slow
@@ -207,7 +236,7 @@ def test_a_cell_that_fails_is_told_and_the_others_go_on(place):
     assert "2/2 seed=1: done" in done.stdout
     parent, children = tracked()
     assert {child.info.run_name: child.info.status for child in children} == {
-        "lr=1e-+30, clip_norm=0": "FAILED", "seed=1": "FINISHED",
+        "lr=1e+30, clip_norm=0": "FAILED", "seed=1": "FINISHED",
     }  # fmt: skip
     assert parent.info.status == "FAILED"
 
@@ -231,7 +260,7 @@ def test_a_signal_reaches_cells_on_ray(place):
     grid = place("grid: {train.seed: [0, 1]}\nat_once: 2", **ENDLESS)
     words, environment = command(grid)
     started = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until(lambda: all(Path(f"runs/some/seed={s}/checkpoints/latest").exists() for s in (0, 1)), started, seconds=500)
+    until(lambda: all(Path(f"runs/some/seed={s}/checkpoints/latest").exists() for s in (0, 1)), started)
     started.terminate()
     assert started.wait(150) == 143
     parent, children = tracked()
