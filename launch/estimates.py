@@ -3,14 +3,17 @@ which sequences belong together.
 
 A figure is sum(x) / sum(w) over sequences. Its error is linearised, so that each sequence contributes
 (x - ratio w) / sum(w) to it, and clustered: contributions are summed within a song, speaker or trial before they are
-squared, for windows of one song are not independent (Liang and Zeger, 1986). Sums are exact, so that no figure depends
-on the order of the sequences.
+squared, for windows of one song are not independent (Liang and Zeger, 1986). An error from a handful of groups is
+itself noise (Cameron and Miller, 2015, section VI): under `FEW_GROUPS` the sequences count as independent, and the
+error is about these speakers alone. Sums are exact, so that no figure depends on the order of the sequences.
 """
 
 import math
 from collections.abc import Iterable, Sequence
 from statistics import variance
 from typing import NamedTuple
+
+FEW_GROUPS = 10
 
 
 class Scores(NamedTuple):
@@ -56,26 +59,26 @@ def difference(ours: Sequence[Scores], reference: Sequence[Scores]) -> Estimate:
 
 def _combined(terms: Sequence[tuple[float, Scores]]) -> Estimate:
     """Sum of factor * ratio over scores of the same sequences."""
-    scored: dict[str, str] = {}
+    scored = {key: group for _, s in terms for key, group, _, w in zip(*s, strict=True) if w > 0}
+    n, groups = len(scored), len(set(scored.values()))
     values: list[float] = []
     errors: dict[str, list[float]] = {}
     for factor, scores in terms:
         known = [row for row in zip(*scores, strict=True) if row[3] > 0]
-        scored |= {key: group for key, group, _, _ in known}
         if not known or not all(math.isfinite(x) for _, _, x, _ in known):
             values.append(math.nan)
             continue
         total = math.fsum(w for *_, w in known)
         ratio = math.fsum(x for _, _, x, _ in known) / total
         values.append(factor * ratio)
-        for _, group, x, w in known:
-            errors.setdefault(group, []).append(factor * (x - ratio * w) / total)
-    n, groups = len(scored), len(set(scored.values()))
+        for key, group, x, w in known:
+            errors.setdefault(key if groups < FEW_GROUPS else group, []).append(factor * (x - ratio * w) / total)
     value = sum(values)
-    if math.isnan(value) or groups < 2:
+    clusters = n if groups < FEW_GROUPS else groups
+    if math.isnan(value) or clusters < 2:
         return Estimate(value, math.nan, n, groups)
     squares = math.fsum(math.fsum(parts) ** 2 for parts in errors.values())
-    return Estimate(value, math.sqrt(squares * groups / (groups - 1)), n, groups)
+    return Estimate(value, math.sqrt(squares * clusters / (clusters - 1)), n, groups)
 
 
 def _with_seeds(found: Estimate, *models: Iterable[Scores]) -> Estimate:

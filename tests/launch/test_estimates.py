@@ -73,9 +73,20 @@ def test_no_bit_depends_on_the_order():
     assert estimate(one) == estimate(other)
 
 
-def test_what_too_few_groups_or_wild_scores_cannot_give_is_nan():
-    one = estimate(scores([1.0, 2.0], groups=[0, 0]))
-    assert (one.value, one.n, one.groups) == (1.5, 2, 1)
+def test_of_a_handful_of_groups_the_sequences_count():
+    x, w, group = songs(count=9)
+    few, alone = estimate(scores(x, w, group)), estimate(scores(x, w))
+    assert few.groups == 9
+    assert few[:3] == alone[:3]
+    x, w, group = songs(count=10)
+    assert estimate(scores(x, w, group)).stderr > 1.3 * estimate(scores(x, w)).stderr
+    ours, theirs = (scores(x, w, group // 2) for x in (x, x[::-1]))
+    assert difference([ours], [theirs])[1] == difference([scores(x, w)], [scores(x[::-1], w)])[1]
+
+
+def test_what_too_few_sequences_or_wild_scores_cannot_give_is_nan():
+    one = estimate(scores([1.0]))
+    assert (one.value, one.n, one.groups) == (1.0, 1, 1)
     assert math.isnan(one.stderr)
     nothing = estimate(scores([0.0, 0.0], [0, 0]))
     assert nothing[2:] == (0, 0)
