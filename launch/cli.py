@@ -8,6 +8,7 @@ from launch.entry import run
 
 COMMANDS = {
     "demo": "the whole path on the Bach chorales: MIDI, shards, two models, scores, a figure and a playable file",
+    "doctor": "what would hang or fail without a word here, each with its cure",
     "fetch": "an official archive, held to its hash; a check of the TIMIT that you bring",
     "prepare": "raw files to shards and a manifest, on Ray",
     "verify": "every shard against the manifest",

@@ -2,6 +2,7 @@
 
 import sys
 
+from launch import doctor
 from launch.entry import run
 from models.config_base import load
 from models.errors import DriftworkError
@@ -22,6 +23,7 @@ def main(argv: list[str]) -> int:
             raise
         raise DriftworkError(f"{error.name} is not installed; pip install -e '.[prepare]' brings it") from None
     config = load(PrepareConfig, argv[0], argv[1:])
+    doctor.glance_before_preparing(config.out)
     print(f"preparing {config.source or config.dataset.name} -> {config.out}")
     print(summary(prepare(config)))
     return 0

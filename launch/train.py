@@ -13,7 +13,7 @@ from statistics import fmean
 
 from torch import nn
 
-from launch import launcher, run_folder, scores, streams
+from launch import doctor, launcher, run_folder, scores, streams
 from launch.config import CONFIG_FILE, RunConfig, parse
 from launch.distributed import Ranks, alone, on_rank_0
 from launch.entry import run
@@ -38,6 +38,7 @@ def main(argv: list[str]) -> int:
         return _rank(argv)
     folder = _folder(argv)
     config = run_folder.config_of(folder)
+    doctor.glance_before_training(config.ranks, config.tracking.uri, folder)
     print(f"training {config.model.name} on {config.data}, {config.ranks} rank(s), run folder {folder}", flush=True)
     code = launcher.start("launch.train", [f"resume={folder}"], config.ranks)
     if code == 0:
