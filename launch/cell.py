@@ -73,26 +73,33 @@ def run(folder: Path, split: str, threads: int, directory: Path) -> Outcome:
 
     An exception here, Ctrl-C or SIGTERM first of all, ends the cell before it goes on.
     """
-    began = time.monotonic()
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    with (folder / LOG).open("ab") as log:
-        start = log.tell()
+    began, log = time.monotonic(), folder / LOG
+    try:
+        start = log.stat().st_size if log.exists() else 0
+        code = _watched([sys.executable, "-m", "launch.cell", str(folder), split], log, threads, directory)
+        with log.open("rb") as handle:
+            handle.seek(start)
+            said = _reason(handle.read().decode(errors="replace"), code) if code else ""
+    except OSError as error:
+        code, said = 1, str(error)
+    return Outcome(code, said, time.monotonic() - began)
+
+
+def _watched(command: list[str], log: Path, threads: int, directory: Path) -> int:
+    """Exit code of the command, which ends before an exception here goes on."""
+    with log.open("ab") as sink:
         process = subprocess.Popen(
-            [sys.executable, "-m", "launch.cell", str(folder), split], cwd=directory, env=environment,
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            command, cwd=directory, env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            stdin=subprocess.DEVNULL, stdout=sink, stderr=sink,
             start_new_session=True, preexec_fn=end_with_parent,  # Ctrl-C is the sweep's to hand on, once
         )  # fmt: skip
-        try:
-            while process.poll() is None:
-                time.sleep(0.2)  # not in wait(), where Ray's way of cancelling a task does not reach
-        except BaseException:
-            _end(process)
-            raise
-    with (folder / LOG).open("rb") as log:
-        log.seek(start)
-        text = log.read().decode(errors="replace")
-    said = "" if process.returncode == 0 else _reason(text, process.returncode)
-    return Outcome(process.returncode, said, time.monotonic() - began)
+    try:
+        while process.poll() is None:
+            time.sleep(0.2)  # not in wait(), where Ray's way of cancelling a task does not reach
+        return process.returncode
+    except BaseException:
+        _end(process)
+        raise
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -144,7 +144,8 @@ def _sweep(grid: Grid, todo: list[Cell]) -> None:
         print(f"what a cell says meanwhile: {grid.out}/CELL/{cells.LOG}", flush=True)
         for cell in todo:
             _make_folder(grid, cell, tracking.experiment or experiment, tracker.run_id)
-        with closing(_at_once(grid, todo) if grid.config.at_once > 1 else _in_turn(grid, todo)) as ended:
+        start = _at_once if grid.config.at_once > 1 and todo else _in_turn
+        with closing(start(grid, todo)) as ended:
             for count, (cell, outcome) in enumerate(ended, 1):
                 result = f"failed: {printable(outcome.said)}; see {cell.folder / cells.LOG}" if outcome.code else "done"
                 print(f"{count}/{len(todo)} {cell.name}: {result} ({outcome.seconds / 60:.1f} min)", flush=True)
@@ -169,10 +170,9 @@ def _describe(grid: Grid, tracker: Tracker) -> None:
 
 
 def _make_folder(grid: Grid, cell: Cell, experiment: str, parent: str | None) -> None:
-    if (cell.folder / CONFIG_FILE).exists():
-        return  # a cell goes on under the config, and in the run, that it began with
-    tracking = cell.config.tracking.model_copy(update={"experiment": experiment, "parent": parent})
-    run_folder.create(cell.config.model_copy(update={"tracking": tracking}))
+    if not (cell.folder / CONFIG_FILE).exists():  # it goes on under the config, and in the run, that it began with
+        tracking = cell.config.tracking.model_copy(update={"experiment": experiment, "parent": parent})
+        run_folder.create(cell.config.model_copy(update={"tracking": tracking}))
     tags = {TAG: grid.name, **{f"{TAG}.{key}": str(value) for key, value in cell.values.items()}}
     run_folder.remember(cell.folder, tags=tags)
 
