@@ -66,9 +66,9 @@ class VsdnSdeConfig(VsdnConfig):
 class Drifts(nn.Module):
     """N1 and N2 side by side, as `sde_loop` takes them."""
 
-    def __init__(self, hidden: int, latent: int, width: int, depth: int) -> None:
+    def __init__(self, past: int, future: int, latent: int, width: int, depth: int) -> None:
         super().__init__()
-        self.read_past, self.read_all = nn.Linear(hidden, width), nn.Linear(2 * hidden, width)
+        self.read_past, self.read_all = nn.Linear(past, width), nn.Linear(past + future, width)
         self.state = nn.Parameter(torch.empty(2, width, latent))
         self.hidden = nn.ParameterList([torch.empty(2, width, width) for _ in range(depth - 1)])
         self.hidden_bias = nn.ParameterList([torch.zeros(2, 1, width) for _ in range(depth - 1)])
@@ -77,11 +77,11 @@ class Drifts(nn.Module):
         for weight in (self.state, *self.hidden):  # as torch.nn.Linear does
             nn.init.uniform_(weight, -(weight.shape[2] ** -0.5), weight.shape[2] ** -0.5)
 
-    def first_layer(self, start: Tensor, end: Tensor | None) -> Tensor:
-        """[M, G, B, W], the share of the recurrent states; of N1 alone where there is no backward one."""
-        shares = [self.read_past(start)]
-        if end is not None:
-            shares.append(self.read_all(torch.cat([start, end], -1)))
+    def first_layer(self, past: Tensor, future: Tensor | None) -> Tensor:
+        """[M, G, B, W], the share of all but X; of N1 alone where there is no future."""
+        shares = [self.read_past(past)]
+        if future is not None:
+            shares.append(self.read_all(torch.cat([past, future], -1)))
         return full_precision(torch.stack(shares, 1))
 
     def weights(self, networks: int) -> Weights:
@@ -113,7 +113,8 @@ class VsdnSde(nn.Module):
         c = self.config = config
         self.posterior = (0, 1) if c.name == "vsdn_sde_res" else (1,)
         self.gru_ode = GruOde(marginal, c.hidden, passes=2, max_step=c.max_step, time_unit=c.time_unit)
-        self.drifts = Drifts(c.hidden, c.latent, c.width, c.depth)
+        future = c.hidden + len(marginal.mean) * c.see_next
+        self.drifts = Drifts(c.hidden, future, c.latent, c.width, c.depth)
         self.x0 = nn.Parameter(torch.zeros(c.latent))
         self.decoder = Decoder(c.latent + c.hidden, likelihood, marginal, c.see_last)
 
@@ -150,10 +151,13 @@ class VsdnSde(nn.Module):
     def _latent(self, batch: Batch, driver: tuple[int, ...], samples: int) -> Latent:
         """Paths of the SDE whose drift `driver` names, given what the batch shows."""
         c, B, S = self.config, len(batch.observed), samples
-        trajectory: Trajectory = self.gru_ode(batch, Events.of(batch))
-        start, end = trajectory.steps()
+        events = Events.of(batch)
+        trajectory: Trajectory = self.gru_ode(batch, events)
         G, grid = max(driver) + 1, trajectory.rows(0)
-        pre = self.drifts.first_layer(start, end if G == 2 else None)
+        start, future = trajectory.steps()
+        if c.see_next:
+            future = torch.cat([future, self.decoder.standardize(_next_at_steps(events, grid))], -1)
+        pre = self.drifts.first_layer(start, future if G == 2 else None)
         M, dtype = pre.shape[0], pre.dtype
         dt = grid.dt.T[..., None].to(dtype)
         noise = antithetic_normal(batch.seed, M, c.latent, S, uses=2).to(dtype)
@@ -198,3 +202,13 @@ class VsdnSde(nn.Module):
         """E[Y_t], the mean over the paths."""
         means = [self.decoder.expectation(torch.cat([x, latent.h], -1), latent.last) for x in latent.x]
         return torch.stack(means).mean(0)
+
+
+def _next_at_steps(events: Events, grid: timegrid.TimeGrid) -> Tensor:
+    """The frame observed at the end of each step, or else next after it: [M, B, D]; 0 where there is none."""
+    K, M = events.valid.shape[1], grid.dt.shape[1]
+    stop = torch.where(events.valid, grid.stop, M)
+    at = torch.searchsorted(stop, torch.arange(M, device=stop.device).expand(len(stop), M).contiguous())
+    frames = events.values.gather(1, at.clamp_max(K - 1)[..., None].expand(-1, -1, events.values.shape[2]))
+    valid = (at < K) & events.valid.gather(1, at.clamp_max(K - 1))
+    return torch.where(valid[..., None], frames, 0.0).transpose(0, 1)
