@@ -6,6 +6,7 @@ Python's own urllib, because a client that only MLflow happens to bring cannot b
     NAME.part.json    which answer it is a piece of: address, validator (ETag or date), length
 """
 
+import email.utils
 import hashlib
 import http.client
 import json
@@ -275,10 +276,18 @@ def _explain(error: urllib.error.HTTPError, url: str, resuming: bool) -> NoRetur
         raise _StaleError("the file is shorter than what is here")
     if error.code not in _PASSING:
         raise DriftworkError(f"{url}: the server answers {error.code} {error.reason}") from None
-    after = error.headers.get("Retry-After", "").strip()
-    raise _TransientError(
-        f"the server answers {error.code} {error.reason}", float(after) if after.isdecimal() else None
-    )
+    wait = _retry_after(error.headers.get("Retry-After", "").strip())
+    raise _TransientError(f"the server answers {error.code} {error.reason}", wait)
+
+
+def _retry_after(text: str) -> float | None:
+    """Seconds, from a number of them or from a date (RFC 9110, 10.2.3)."""
+    if text.isdecimal():
+        return float(text)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    except ValueError:
+        return None
 
 
 def _to_disk(handle: IO[bytes]) -> None:

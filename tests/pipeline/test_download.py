@@ -1,5 +1,6 @@
 """Against a server on loopback that stalls, truncates, redirects, lies about sizes and changes its mind."""
 
+import email.utils
 import hashlib
 import random
 import shutil
@@ -13,7 +14,8 @@ from pipeline import download as module
 from pipeline.download import Patience, download
 from tests.pipeline.bad_server import claims, drips, endless, redirect, serving, stalls, status, whole
 
-QUICK = Patience(timeout=0.5, slowest=1000, attempts=3, wait=0.01, longest_wait=5)
+QUICK = Patience(timeout=10, slowest=1000, attempts=3, wait=0.01, longest_wait=5)
+HASTY = QUICK._replace(timeout=0.5)
 BODY = random.Random(0).randbytes(300_000)
 HASH = hashlib.sha256(BODY).hexdigest()
 LIMIT = 1_000_000
@@ -57,7 +59,7 @@ def test_a_file_comes_whole_and_progress_is_told(server, target):
 @pytest.mark.parametrize("bad", [whole(send=100_000), stalls(3, after=100_000)], ids=["truncated", "stalled"])
 def test_a_download_that_breaks_off_goes_on_where_it_was(server, target, bad):
     server.will(bad)
-    assert get(server, target) == HASH
+    assert get(server, target, patience=QUICK._replace(timeout=1)) == HASH
     assert ranges(server) == [None, "bytes=100000-"]
     only(target)
 
@@ -129,6 +131,15 @@ def test_a_server_in_trouble_is_asked_again_when_it_says(server, target):
     assert len(server.asked) == 3
 
 
+@pytest.mark.parametrize(("text", "least", "most"), [("7", 7, 7), ("soon", None, None), ("", None, None), (60, 50, 60)])
+def test_retry_after_is_a_number_or_a_date(text, least, most):
+    if isinstance(text, int):
+        text = email.utils.formatdate(time.time() + text, usegmt=True)
+    found = module._retry_after(text)
+    assert (found is None) == (least is None)
+    assert found is None or least <= found <= most
+
+
 def test_attempts_are_bounded_and_so_is_patience(server, target):
     server.will(*[status(503)] * 10)
     with pytest.raises(DriftworkError, match=r"503 .*; given up after 3 attempts$"):
@@ -160,14 +171,14 @@ def test_a_server_that_takes_the_call_and_says_nothing_is_left(target):
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/a"
         began = time.monotonic()
         with pytest.raises(DriftworkError, match=r"no answer for 0.5 s|cannot be reached: timed out"):
-            download(url, target, LIMIT, patience=QUICK)
+            download(url, target, LIMIT, patience=HASTY)
         assert time.monotonic() - began < 10
 
 
 def test_a_drip_counts_as_a_stall(server, target):
     server.will(*[drips(100, 0.05)] * 3)
     with pytest.raises(DriftworkError, match="stalled: "):
-        get(server, target)
+        get(server, target, patience=HASTY)
 
 
 def test_more_than_the_limit_is_refused_before_and_while_it_comes(server, target):

@@ -4,7 +4,10 @@ import hashlib
 import io
 import json
 import os
+import subprocess
+import sys
 import tarfile
+import time
 import zipfile
 from pathlib import Path
 
@@ -19,9 +22,9 @@ from pipeline.download import Patience
 from pipeline.fetch import fetch
 from pipeline.fetch_config import SOURCES
 from pipeline.rotating_mnist import IMAGES, LABELS
-from tests.pipeline.bad_server import serving, status, whole
+from tests.pipeline.bad_server import serving, stalls, status, whole
 
-QUICK = Patience(timeout=1, attempts=2, wait=0.01)
+QUICK = Patience(timeout=10, attempts=2, wait=0.01)
 CONFIGS = Path(command.CONFIGS)
 
 
@@ -179,6 +182,28 @@ def test_a_killed_fetch_goes_on_at_every_stage(server, tmp_path, monkeypatch):
     assert server.asked[-1]["Range"] == "bytes=5000-"
     names = {".fetch.lock.json", "fetch.lock.json", "clean_midi", "clean_midi.tar.gz"}
     assert {path.name for path in tmp_path.iterdir()} == names
+
+
+def test_kill_9_loses_nothing_that_came(server, tmp_path):
+    body = os.urandom(300_000)
+    server.files.update({"subjects/35/35.asf": body, "subjects/35/35_01.amc": b"steps"})
+    server.will(stalls(60, after=100_000))
+    line = ["fetch", "cmu", f"to={tmp_path}", f"url={server.url}", "trials={35: 1}"]
+    command_line = [sys.executable, "-m", "launch.cli", *line]
+    environment = {**os.environ, "PYTHONPATH": str(CONFIGS.parent.parent)}
+    part = tmp_path / "subjects/35/35.asf.part"
+    first = subprocess.Popen(command_line, env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (part.exists() and part.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    first.kill()
+    first.wait()
+    came = part.stat().st_size
+    assert 0 < came <= 100_000
+    done = subprocess.run(command_line, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert [asked.get("Range") for asked in server.asked] == [None, f"bytes={came}-", None]
+    assert (tmp_path / "subjects/35/35.asf").read_bytes() == body
 
 
 def stop(*arguments):
