@@ -76,7 +76,7 @@ class Journal:
     def validated(self, progress: Progress, found: str, is_best: bool) -> None:
         self.say(
             f"epoch {progress.epoch:3d} ends: validation {found}"
-            + (" (best so far)" if is_best else f" (best {progress.best:.3f}, {progress.stale} validations ago)")
+            + (" (best so far)" if is_best else f" (best {progress.best:.4g}, {progress.stale} validations ago)")
         )
 
     def say(self, line: str) -> None:

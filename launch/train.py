@@ -161,7 +161,7 @@ def _validation_score(
             if not name.startswith("nll_importance"):  # with one sample, a noisy twin of the bound
                 found.setdefault(name, []).append(x.value)
     means = {name: fmean(values) for name, values in found.items()}
-    return next(iter(means.values())), ", ".join(f"{name} {value:.3f}" for name, value in means.items())
+    return next(iter(means.values())), ", ".join(f"{name} {value:.4g}" for name, value in means.items())
 
 
 if __name__ == "__main__":
