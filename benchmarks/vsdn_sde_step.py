@@ -1,0 +1,225 @@
+"""A VSDN-SDE training step against torchsde: `python -m benchmarks.vsdn_sde_step`.
+
+A step is loss and gradients of the whole objective from the recurrent states on: path KL and decoder, with the gradient
+into the recurrent states; the GRU-ODE before them is the same for all. Both sides compute the same (checked first, on
+the same Brownian path). torchsde is called as its examples call it, with logqp=True and f, g, h as networks that look
+their context up at time t, by either of the two functions the examples offer, and with the default BrownianInterval,
+drawn in every step; then with an interval made for the solver's step that keeps all it has drawn and is used again, so
+that no time goes into Brownian motion. One thread, 100 frames, all observed, 32 sequences, latent 8, 64 units
+everywhere. Times are of the processor and taken in turn, so that a busy machine slows all alike; memory is what a
+process that takes one step holds at most, less what it held before.
+"""
+
+import multiprocessing
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchsde
+from torch import Tensor, nn
+
+from models.base import last_observed
+from models.batch import Batch
+from models.gru_ode import Events, Trajectory
+from models.likelihoods import Marginal
+from models.noise import keyed_normal
+from models.vsdn_sde import VsdnSde, VsdnSdeConfig
+
+B, T, D, Z, UNITS = 32, 100, 128, 8, 64
+STEP = 0.25  # seconds between frames; sums of it are exact, so that torchsde takes no step too many
+ROUNDS = 5
+LEAST = {"sdeint_adjoint": 20.0, "sdeint, kept path": 3.0}
+OTHERS = ("sdeint", "sdeint, kept path", "sdeint_adjoint", "sdeint_adjoint, kept path")
+
+
+class LatentSde(nn.Module):
+    """Posterior f, prior h and diffusion g as torchsde's examples write them, with the weights of ours."""
+
+    noise_type, sde_type = "diagonal", "ito"
+
+    def __init__(self, model: VsdnSde) -> None:
+        super().__init__()
+        c, drifts = model.config, model.drifts
+        self.bound, (self.low, self.high) = c.bound, c.diffusion
+        self.prior = network(drifts, 0, drifts.read_past, drifts.prior_out)
+        self.posterior = network(drifts, 1, drifts.read_all, drifts.posterior_out)
+
+    def contextualize(self, ts: Tensor, past: Tensor, everything: Tensor) -> None:
+        self.ts, self.past, self.everything = ts, past, everything
+
+    def f(self, t: Tensor, x: Tensor) -> Tensor:
+        u: Tensor = self.posterior(torch.cat([x, self.everything[self._now(t)]], 1))
+        return self.bound * u.tanh() - x
+
+    def h(self, t: Tensor, x: Tensor) -> Tensor:
+        u: Tensor = self.prior(torch.cat([x, self.past[self._now(t)]], 1))
+        return self.bound * u[:, :Z].tanh() - x
+
+    def g(self, t: Tensor, x: Tensor) -> Tensor:
+        u: Tensor = self.prior(torch.cat([x, self.past[self._now(t)]], 1))
+        return self.low + (self.high - self.low) * u[:, Z:].sigmoid()
+
+    def _now(self, t: Tensor) -> int:
+        return min(int(torch.searchsorted(self.ts, t, right=True)) - 1, len(self.past) - 1)
+
+
+def network(drifts: nn.Module, g: int, read: nn.Linear, out: nn.Linear) -> nn.Sequential:
+    """N1 or N2 as a network that reads state and context together."""
+    layers: list[nn.Module] = [linear(torch.cat([drifts.state[g], read.weight], 1), read.bias), nn.ELU()]
+    for weight, bias in zip(drifts.hidden, drifts.hidden_bias, strict=True):
+        layers += [linear(weight[g], bias[g, 0]), nn.ELU()]
+    return nn.Sequential(*layers, linear(out.weight, out.bias))
+
+
+def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0])
+    layer.load_state_dict({"weight": weight.detach(), "bias": bias.detach()})
+    return layer
+
+
+class States(nn.Module):
+    """Stands for the GRU-ODE: states that are there already."""
+
+    def __init__(self, trajectory: Trajectory) -> None:
+        super().__init__()
+        self.before, self.after = (nn.Parameter(x.detach()) for x in (trajectory.before, trajectory.after))
+        self.trajectory = trajectory
+
+    def forward(self, batch: Batch, events: Events) -> Trajectory:
+        return self.trajectory._replace(before=self.before, after=self.after)
+
+
+class Increments:
+    """The Brownian path of our own step, and none for the KL that torchsde keeps as one more state."""
+
+    levy_area_approximation, dtype, device, shape = "none", torch.float32, torch.device("cpu"), (B, Z + 1)
+
+    def __init__(self, batch: Batch) -> None:
+        # Our first step has no length: it leads to the frame at time 0.
+        noise = keyed_normal(batch.seed, T, Z)[:, 1:].transpose(0, 1)
+        self.noise = nn.functional.pad(STEP**0.5 * noise, (0, 1))
+
+    def __call__(self, start: Tensor, end: Tensor) -> Tensor:
+        return self.noise[round(float(start) / STEP)]
+
+
+Step = Callable[[], tuple[Tensor, Tensor, Tensor]]
+"""Takes a step and returns loss [B] and the gradients of recurrent states and of the decoder."""
+
+
+def steps(depth: int) -> dict[str, Step]:
+    """Ours, theirs in all ways, and theirs on our path."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    config = VsdnSdeConfig(name="vsdn_sde", latent=Z, hidden=UNITS, width=UNITS, depth=depth, max_step=STEP)
+    model, batch = VsdnSde(config, "bernoulli", Marginal(torch.full((D,), 0.03), 0.17)), rolls()
+    with torch.no_grad():
+        model.gru_ode = states = States(model.gru_ode(batch, Events.of(batch)))
+    sde, ts = LatentSde(model), batch.times[0].float()
+    kept = torchsde.BrownianInterval(t0=ts[0], t1=ts[-1], size=(B, Z + 1), dt=STEP, cache_size=None)
+
+    def result(loss: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        for module in (model, sde):
+            module.zero_grad(set_to_none=True)
+        loss.mean().backward()
+        return loss.detach(), states.before.grad + states.after.grad, model.decoder.linear.weight.grad
+
+    def ours() -> tuple[Tensor, Tensor, Tensor]:
+        return result(model(batch, 1.0).loss)
+
+    def theirs(bm: Any = None, adjoint: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        # Frame n + 1 ends step n: forward state after frame n, backward state after frame n + 1.
+        past, later = states.after[:-1, 0], states.after.flip(0)[1:, 1]
+        everything = torch.cat([past, later], -1)
+        sde.contextualize(ts, past, everything)
+        options = {"bm": bm, "dt": STEP, "method": "euler", "logqp": True}
+        x0 = model.x0.expand(B, -1)
+        if adjoint:
+            parameters = (past, everything, *sde.parameters())
+            x, kl = torchsde.sdeint_adjoint(sde, x0, ts, adjoint_params=parameters, **options)
+        else:
+            x, kl = torchsde.sdeint(sde, x0, ts, **options)
+        state = torch.cat([x, states.before[:, 0]], -1).transpose(0, 1)
+        log_likelihood = model.decoder.log_prob(state, last_observed(batch), batch.values).sum(1)
+        return result(kl.sum(0) - log_likelihood)
+
+    return {
+        "ours": ours,
+        "sdeint": theirs,
+        "sdeint, kept path": lambda: theirs(kept),
+        "sdeint_adjoint": lambda: theirs(adjoint=True),
+        "sdeint_adjoint, kept path": lambda: theirs(kept, adjoint=True),
+        "check": lambda: theirs(Increments(batch)),
+    }
+
+
+def rolls() -> Batch:
+    g = torch.Generator().manual_seed(0)
+    seen = torch.ones(B, T, dtype=torch.bool)
+    return Batch(
+        (torch.arange(T, dtype=torch.float64) * STEP).expand(B, T).contiguous(),
+        (torch.rand(B, T, D, generator=g) < 0.03).float(), seen, seen,
+        torch.ones(B), torch.arange(B), tuple(map(str, range(B))),
+    )  # fmt: skip
+
+
+def check(ours: tuple[Tensor, Tensor, Tensor], theirs: tuple[Tensor, Tensor, Tensor]) -> None:
+    torch.testing.assert_close(ours[0], theirs[0], rtol=1e-4, atol=1e-3)
+    worst = max(float((a - b).norm() / b.norm()) for a, b in zip(ours[1:], theirs[1:], strict=True))
+    assert worst < 1e-3, worst
+    print(f"  same loss ({float(ours[0].mean()):.3f} nats a sequence), gradients that differ by {worst:.0e} at most")
+
+
+def main() -> int:
+    missed = 0
+    for depth in (1, 2):
+        run = steps(depth)
+        print(f"depth {depth}:")
+        check(run["ours"](), run["check"]())
+        times = [{name: timed(run[name]) for name in ("ours", *OTHERS)} for _ in range(ROUNDS)]
+        report("ours", [t["ours"] for t in times], depth)
+        for name in OTHERS:
+            ratios = [t[name] / t["ours"] for t in times]
+            ratio, least = statistics.median(ratios), LEAST.get(name)
+            asked = f", at least {least:g} is asked" if least else ""
+            spread = f"{min(ratios):.1f} to {max(ratios):.1f}{asked}"
+            report(name, [t[name] for t in times], depth, f"  ratio {ratio:5.1f} ({spread})")
+            missed += least is not None and ratio < least
+    return 1 if missed else 0
+
+
+def report(name: str, times: list[float], depth: int, ratio: str = "") -> None:
+    print(f"  {name:26s} {1e3 * statistics.median(times):6.0f} ms  {memory(name, depth):5.0f} MiB{ratio}", flush=True)
+
+
+def timed(run: Step) -> float:
+    started = time.process_time()
+    run()
+    return time.process_time() - started
+
+
+def memory(name: str, depth: int) -> float:
+    """MiB, in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_memory, (name, depth))
+
+
+def _memory(name: str, depth: int) -> float:
+    run = steps(depth)[name]
+    before = _peak()
+    run()
+    return _peak() - before
+
+
+def _peak() -> float:
+    """MiB; getrusage would not do, because a new process starts from its parent's peak."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+if __name__ == "__main__":
+    sys.exit(main())
