@@ -12,6 +12,7 @@ A cell takes one base, one combination, one row and one run, so that there are a
 import itertools
 import json
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -75,6 +76,8 @@ class Cell(NamedTuple):
 
 
 class Grid(NamedTuple):
+    command: str
+    """What was typed."""
     file: Path
     name: str
     out: Path
@@ -101,7 +104,8 @@ def read(argv: list[str]) -> Grid:
             overrides.append(argument)
     config = build(GridConfig, raw, where=str(file))
     name = config.name or file.stem
-    grid = Grid(file, name, config.out or Path("runs") / name, config, ())
+    command = shlex.join(["driftwork", "sweep", *argv])
+    grid = Grid(command, file, name, config.out or Path("runs") / name, config, ())
     return grid._replace(cells=tuple(_cells(grid, overrides)))
 
 

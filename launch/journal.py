@@ -74,6 +74,8 @@ class Journal:
         )
 
     def validated(self, progress: Progress, found: str, is_best: bool) -> None:
+        if self.ranks.rank == 0 and math.isfinite(progress.best):  # not while the horizon still grows
+            self.tracker.metrics({"val/best_score": progress.best}, progress.step)
         self.say(
             f"epoch {progress.epoch:3d} ends: validation {found}"
             + (" (best so far)" if is_best else f" (best {progress.best:.4g}, {progress.stale} validations ago)")

@@ -174,7 +174,7 @@ def _make_folder(grid: Grid, cell: Cell, experiment: str, parent: str | None) ->
         tracking = cell.config.tracking.model_copy(update={"experiment": experiment, "parent": parent})
         run_folder.create(cell.config.model_copy(update={"tracking": tracking}))
     tags = {TAG: grid.name, **{f"{TAG}.{key}": str(value) for key, value in cell.values.items()}}
-    run_folder.remember(cell.folder, tags=tags)
+    run_folder.remember(cell.folder, tags=tags, command=grid.command)
 
 
 def _in_turn(grid: Grid, todo: list[Cell]) -> Generator[tuple[Cell, Outcome], None, None]:

@@ -4,6 +4,7 @@ Called by a user, it validates everything, writes the run folder and starts itse
 (ours, or `deepspeed --module launch.train ...`), it is one rank.
 """
 
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,7 +58,9 @@ def _folder(argv: list[str]) -> Path:
         return folder
     config = parse(argv)
     _check(config)
-    return run_folder.create(config)
+    folder = run_folder.create(config)
+    run_folder.remember(folder, command=shlex.join(["driftwork", "train", *argv]))
+    return folder
 
 
 def _check(config: RunConfig) -> None:
@@ -122,10 +125,18 @@ def _rank(argv: list[str]) -> int:
 
 @contextmanager
 def _tracked(config: RunConfig, folder: Path, manifest: Manifest, ranks: Ranks) -> Iterator[Tracker]:
-    """The run at the tracker, described: config as params; as tags the data's hash, and those left in the folder."""
+    """The run at the tracker, described: config as params; as tags the data and their hash, the command that asked for
+    it, and those left in the folder."""
     experiment, run_name = run_folder.names(config)
     record = run_folder.record_of(folder)
-    tags = {"driftwork.manifest": manifest.hash, "driftwork.data": experiment, "driftwork.model": config.model.name}
+    tags = {
+        "driftwork.manifest": manifest.hash,
+        "driftwork.data": experiment,
+        "driftwork.dataset": str(manifest.recipe["dataset"]["name"]),
+        "driftwork.model": config.model.name,
+    }
+    if "command" in record:
+        tags["driftwork.command"] = record["command"]
     with open_run(
         config.tracking,
         experiment=experiment,
