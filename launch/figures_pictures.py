@@ -90,7 +90,7 @@ def animate(path: Path, film: np.ndarray, image: tuple[int, int], rate: float) -
     with aside(path) as temporary:
         pictures[0].save(
             temporary, format="GIF", save_all=True, append_images=pictures[1:], loop=0, optimize=False,
-            duration=(10 * np.diff(ends)).tolist(),
+            duration=(10 * np.diff(ends).clip(2)).tolist(),
         )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ class Made(NamedTuple):
     seen: NDArray[np.float64]
     """[K] seconds, of the frames of `truth` that the model saw."""
     given: float
-    """Seconds that were given, from the start on."""
+    """Seconds that were given: where the first frame that was not begins."""
     about: dict[str, Any] | None
     """What leads back to the raw form; of a prior draw that of the split's first sequence."""
 
@@ -74,8 +74,7 @@ class Maker(NamedTuple):
                 made = self._forecast(batch, times)
             else:
                 made = self._follow(batch, times, range(first, batch.times.shape[1], self.every))
-            end = float(batch.times[0, first - 1] + batch.times[0, first]) / 2
-            yield self._made(position, batch, made)._replace(given=end)
+            yield self._made(position, batch, made)._replace(given=float(batch.times[0, first]))
 
     def priors(self, draws: int) -> Iterator[Made]:
         """As many frames as the longest sequence has, given nothing."""
