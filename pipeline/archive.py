@@ -185,7 +185,8 @@ def _tar_members(archive: Path, limits: Limits) -> Iterator[_Member]:
         meter = _Meter(plain)
         with tarfile.open(fileobj=meter, mode="r|") as tar:  # type: ignore[call-overload]
             folders = 0
-            for entry in tar:
+            while (entry := tar.next()) is not None:
+                tar.members.clear()  # tarfile would keep a kilobyte of each
                 content = 0
                 if entry.isdir():
                     folders += 1
