@@ -44,7 +44,7 @@ def connected(address: str, cpus: int | None = None) -> Iterator[Nodes]:
     """A Ray of our own (`local`, with `cpus` of this machine), a cluster's, or the one that this process has already.
 
     Raises:
-        DriftworkError: nobody answers at `address`.
+        DriftworkError: nobody answers at `address`, or Ray does not start.
     """
     if ray.is_initialized():
         yield _nodes()
@@ -54,9 +54,10 @@ def connected(address: str, cpus: int | None = None) -> Iterator[Nodes]:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
-    except (ConnectionError, ValueError) as error:
+    except Exception as error:  # a Ray that is too slow to start raises just that
         reason = " ".join(str(error).split())
-        raise DriftworkError(f"address={address}: no Ray cluster answers: {reason}") from None
+        what = "Ray does not start" if address == "local" else "no Ray cluster answers"
+        raise DriftworkError(f"address={address}: {what}: {reason}") from error
     if on_sigterm is not signal.SIG_DFL and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own in the place of the caller's
     token = Path.home() / ".ray" / "auth_token"
