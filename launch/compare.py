@@ -10,7 +10,7 @@ from launch import run_folder, tables
 from launch.entry import run
 from launch.results import merge, read_scores
 from launch.scores import Table
-from launch.side_by_side import Rows, columns_of, differences, figures
+from launch.side_by_side import Column, Rows, columns_of, differences, figures
 from models.config_base import Config, flatten, parse
 from models.errors import DriftworkError
 from pipeline.files import aside
@@ -70,7 +70,7 @@ def rows_of(runs: list[Evaluated]) -> Rows:
     """The models, that of the first run first, then the baselines."""
     kinds: list[tuple[dict[str, Any], list[Evaluated]]] = []
     for new in runs:
-        kind = {key: x for key, x in new.config.items() if not key.startswith(_MAY_DIFFER)}
+        kind = settings(new.config)
         same = next((same for known, same in kinds if known == kind), None)
         if same is None:
             kinds.append((kind, [new]))
@@ -81,20 +81,34 @@ def rows_of(runs: list[Evaluated]) -> Rows:
         same.append(new)
     rows = {}
     for kind, same in kinds:
-        rows[_label(kind, [known for known, _ in kinds], len(same))] = [x.scored["model"] for x in same]
-    for name in [name for name in runs[0].scored if name != "model"]:
-        rows[name] = [{}]
-        for x in runs:  # equal wherever two runs have the same rate or horizon
-            merge(rows[name][0], x.scored.get(name, {}))
+        said = differing(kind, [known for known, _ in kinds if known["model.name"] == kind["model.name"]])
+        said += [f"{len(same)} seeds"] * (len(same) > 1)
+        rows[labelled(kind["model.name"], said)] = [x.scored["model"] for x in same]
+    return rows | free(runs)
+
+
+def free(runs: list[Evaluated]) -> Rows:
+    """The baselines that cost nothing."""
+    rows: Rows = {}
+    for x in runs:  # equal wherever two runs have the same rate or horizon
+        for name, table in x.scored.items():
+            if name != "model":
+                merge(rows.setdefault(name, [{}])[0], table)
     return rows
 
 
-def _label(kind: dict[str, Any], kinds: list[dict[str, Any]], seeds: int) -> str:
-    """The model's name and, where several rows have it, what differs."""
-    rivals = [known for known in kinds if known["model.name"] == kind["model.name"]]
-    said = [f"{k.rpartition('.')[2]} {x}" for k, x in kind.items() if any(rival.get(k) != x for rival in rivals)]
-    said += [f"{seeds} seeds"] * (seeds > 1)
-    return kind["model.name"] + (f" ({', '.join(said)})" if said else "")
+def settings(config: dict[str, Any]) -> dict[str, Any]:
+    """What of a run's flat config makes it another kind of run; seeds are of one kind."""
+    return {key: x for key, x in config.items() if not key.startswith(_MAY_DIFFER)}
+
+
+def differing(kind: dict[str, Any], rivals: list[dict[str, Any]]) -> list[str]:
+    """Those settings of a kind that are not in all of its rivals."""
+    return [f"{k.rpartition('.')[2]} {x}" for k, x in kind.items() if any(rival.get(k) != x for rival in rivals)]
+
+
+def labelled(name: str, said: list[str]) -> str:
+    return name + (f" ({', '.join(said)})" if said else "")
 
 
 def _check_comparable(run: Evaluated, first: Evaluated) -> None:
@@ -103,12 +117,20 @@ def _check_comparable(run: Evaluated, first: Evaluated) -> None:
         raise DriftworkError(
             f"{run.folder}: trained on other data than {first.folder} (manifests {ours!s:.12} and {theirs!s:.12})"
         )
-    # Copying the last observed frame scores the same where the same frames were shown, and asked for.
+    column = of_other_frames(run, first)
+    if column is not None:
+        raise DriftworkError(f"{run.folder}: {column.task} {column.name} is of other frames than in {first.folder}")
+
+
+def of_other_frames(run: Evaluated, first: Evaluated) -> Column | None:
+    """Where the two were scored on other frames: copying the last observed frame scores the same where the same
+    frames were shown, and asked for."""
     copied, before = run.scored["persistence"], first.scored["persistence"]
     for column in columns_of([copied]):
         one, other = column.of(copied), column.of(before)
         if one and other and not (one.keys == other.keys and all(map(_close, one.x + one.w, other.x + other.w))):
-            raise DriftworkError(f"{run.folder}: {column.task} {column.name} is of other frames than in {first.folder}")
+            return column
+    return None
 
 
 def _close(one: float, other: float) -> bool:

@@ -160,8 +160,8 @@ def open_run(
     uri = store_uri.absolute(cfg.uri)
     experiment_id = prepare_store(uri, cfg.experiment or experiment)
     tags = {**tags, RUN_FOLDER_TAG: str(run_folder.resolve())}
-    client = _client(uri)
-    with _as_user_error(uri):
+    client = connect(uri)
+    with as_user_error(uri):
         if run_id is None:
             run_id = _create_run(client, experiment_id, cfg.run_name or run_name, cfg.parent, tags)
         else:
@@ -197,12 +197,12 @@ def prepare_store(uri: str, experiment: str) -> str:
     """
     uri = store_uri.absolute(uri)
     file = store_uri.database(uri)
-    with _as_user_error(uri):
+    with as_user_error(uri):
         if file is None:
-            return _experiment_id(_client(uri), experiment, None)
+            return _experiment_id(connect(uri), experiment, None)
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{file}.lock"):
-            return _experiment_id(_client(uri), experiment, store_uri.artifact_root(file))
+            return _experiment_id(connect(uri), experiment, store_uri.artifact_root(file))
 
 
 def find_run_folder(uri: str, run_id: str) -> Path:
@@ -212,18 +212,20 @@ def find_run_folder(uri: str, run_id: str) -> Path:
         DriftworkError: the store or the run does not exist, or the run is not one of Driftwork's.
     """
     uri = store_uri.existing(uri)
-    with _as_user_error(uri):
-        folder = _client(uri).get_run(run_id).data.tags.get(RUN_FOLDER_TAG)
+    with as_user_error(uri):
+        folder = connect(uri).get_run(run_id).data.tags.get(RUN_FOLDER_TAG)
     if folder is None:
         raise DriftworkError(f"{uri}: run {run_id} has no tag {RUN_FOLDER_TAG}; it was not written by driftwork")
     return Path(folder)
 
 
-def _client(uri: str) -> "MlflowClient":
+def connect(uri: str) -> "MlflowClient":
+    """A client whose calls fail within a minute or so."""
     # MLflow's own patience is minutes per call. MetricWriter has the patience; a call made by training must be short.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow.tracking import MlflowClient
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # it announces each migration of a new store
@@ -285,7 +287,7 @@ def _sample_system(tracker: MlflowTracker, client: "MlflowClient", uri: str) -> 
 
 
 @contextmanager
-def _as_user_error(uri: str) -> Iterator[None]:
+def as_user_error(uri: str) -> Iterator[None]:
     """What MLflow, its database or the disk say becomes one line that names the store."""
     try:
         yield
