@@ -45,8 +45,8 @@ class LatentSde(nn.Module):
         super().__init__()
         c, drifts = model.config, model.drifts
         self.bound, (self.low, self.high) = c.bound, c.diffusion
-        self.prior = network(drifts, 0, drifts.read_past, drifts.prior_out)
-        self.posterior = network(drifts, 1, drifts.read_all, drifts.posterior_out)
+        self.prior = network(drifts, 0, drifts.read_past, drifts.prior, drifts.prior_bias)
+        self.posterior = network(drifts, 1, drifts.read_all, drifts.posterior, drifts.posterior_bias)
 
     def contextualize(self, ts: Tensor, past: Tensor, everything: Tensor) -> None:
         self.ts, self.past, self.everything = ts, past, everything
@@ -67,12 +67,12 @@ class LatentSde(nn.Module):
         return min(int(torch.searchsorted(self.ts, t, right=True)) - 1, len(self.past) - 1)
 
 
-def network(drifts: nn.Module, g: int, read: nn.Linear, out: nn.Linear) -> nn.Sequential:
+def network(drifts: nn.Module, g: int, read: nn.Linear, out: Tensor, out_bias: Tensor) -> nn.Sequential:
     """N1 or N2 as a network that reads state and context together."""
     layers: list[nn.Module] = [linear(torch.cat([drifts.state[g], read.weight], 1), read.bias), nn.ELU()]
-    for weight, bias in zip(drifts.hidden, drifts.hidden_bias, strict=True):
+    for weight, bias in zip(*([] if x is None else x for x in (drifts.hidden, drifts.hidden_bias)), strict=True):
         layers += [linear(weight[g], bias[g, 0]), nn.ELU()]
-    return nn.Sequential(*layers, linear(out.weight, out.bias))
+    return nn.Sequential(*layers, linear(out, out_bias))
 
 
 def linear(weight: Tensor, bias: Tensor) -> nn.Linear:

@@ -60,6 +60,17 @@ def build(clock: Tensor, valid: Tensor, horizon: Tensor, max_step: float) -> Tim
     return TimeGrid(dt, end, event, (total[:, :K] - 1).clamp_min(0))
 
 
+def refine(grid: TimeGrid, substeps: int) -> TimeGrid:
+    """Each step in so many equal ones; an event is at the end of the last."""
+    if substeps == 1:
+        return grid
+    K, after = grid.stop.shape[1], torch.arange(substeps - 1, -1, -1, device=grid.dt.device)  # steps to come
+    dt = (grid.dt / substeps)[..., None].expand(-1, -1, substeps)
+    event = torch.where(after == 0, grid.event[..., None], K)
+    end = grid.end[..., None] - dt * after  # exact at the last, where the event is
+    return TimeGrid(dt.flatten(1), end.flatten(1), event.flatten(1), grid.stop * substeps + substeps - 1)
+
+
 def locate(grid: TimeGrid, clock: Tensor) -> tuple[Tensor, Tensor]:
     """Find asked times [B, Q] on the grid.
 

@@ -46,6 +46,9 @@ class VsdnSdeConfig(VsdnConfig):
     """Of each component of a drift's target."""
     diffusion: tuple[float, float] = (0.1, 1.0)
     """Smallest and largest R, a square root of time units."""
+    substeps: int = Field(1, ge=1)
+    """Steps of X in one of the recurrent state: prior and posterior share R, so that only over several steps can a
+    posterior get narrower than its prior."""
     samples: int = Field(1, ge=1)
     """Paths a sequence in training."""
     held_out: float = Field(0.0, ge=0, lt=1)
@@ -70,26 +73,31 @@ class Drifts(nn.Module):
         super().__init__()
         self.read_past, self.read_all = nn.Linear(past, width), nn.Linear(past + future, width)
         self.state = nn.Parameter(torch.empty(2, width, latent))
-        self.hidden = nn.ParameterList([torch.empty(2, width, width) for _ in range(depth - 1)])
-        self.hidden_bias = nn.ParameterList([torch.zeros(2, 1, width) for _ in range(depth - 1)])
-        self.prior_out = nn.Linear(width, 2 * latent)
-        self.posterior_out = nn.Linear(width, latent)
-        for weight in (self.state, *self.hidden):  # as torch.nn.Linear does
-            nn.init.uniform_(weight, -(weight.shape[2] ** -0.5), weight.shape[2] ** -0.5)
+        self.hidden = nn.Parameter(torch.empty(depth - 1, 2, width, width)) if depth > 1 else None
+        self.hidden_bias = nn.Parameter(torch.empty(depth - 1, 2, 1, width)) if depth > 1 else None
+        self.prior, self.prior_bias = (
+            nn.Parameter(torch.empty(2 * latent, width)),
+            nn.Parameter(torch.empty(2 * latent)),
+        )
+        self.posterior, self.posterior_bias = (
+            nn.Parameter(torch.empty(latent, width)),
+            nn.Parameter(torch.empty(latent)),
+        )
+        for name, parameter in self.named_parameters(recurse=False):  # as torch.nn.Linear does
+            bound = (latent if name == "state" else width) ** -0.5
+            nn.init.uniform_(parameter, -bound, bound)
 
-    def first_layer(self, past: Tensor, future: Tensor | None) -> Tensor:
-        """[M, G, B, W], the share of all but X; of N1 alone where there is no future."""
+    def forward(self, past: Tensor, future: Tensor | None) -> tuple[Tensor, Weights]:
+        """The share of the first layer that is not X's, [M, G, B, W], and all that X meets; of N1 alone where there is
+        no future."""
+        G, latent = (1 if future is None else 2), len(self.posterior)
         shares = [self.read_past(past)]
         if future is not None:
             shares.append(self.read_all(torch.cat([past, future], -1)))
-        return full_precision(torch.stack(shares, 1))
-
-    def weights(self, networks: int) -> Weights:
-        latent = self.posterior_out.out_features
-        V = torch.stack([self.prior_out.weight, F.pad(self.posterior_out.weight, (0, 0, 0, latent))])
-        c = torch.stack([self.prior_out.bias, F.pad(self.posterior_out.bias, (0, latent))])[:, None]
-        hidden, bias = (tuple(x[:networks] for x in layers) for layers in (self.hidden, self.hidden_bias))
-        return Weights(self.state[:networks], hidden, bias, V[:networks], c[:networks])
+        V = torch.stack([self.prior, F.pad(self.posterior, (0, 0, 0, latent))])
+        c = torch.stack([self.prior_bias, F.pad(self.posterior_bias, (0, latent))])[:, None]
+        hidden, bias = (() if x is None else x[:, :G].unbind() for x in (self.hidden, self.hidden_bias))
+        return full_precision(torch.stack(shares, 1)), Weights(self.state[:G], hidden, bias, V[:G], c[:G])
 
 
 class Latent(NamedTuple):
@@ -153,25 +161,23 @@ class VsdnSde(nn.Module):
         c, B, S = self.config, len(batch.observed), samples
         events = Events.of(batch)
         trajectory: Trajectory = self.gru_ode(batch, events)
-        G, grid = max(driver) + 1, trajectory.rows(0)
         start, future = trajectory.steps()
         if c.see_next:
-            future = torch.cat([future, self.decoder.standardize(_next_at_steps(events, grid))], -1)
-        pre = self.drifts.first_layer(start, future if G == 2 else None)
+            future = torch.cat([future, self.decoder.standardize(_next_at_steps(events, trajectory.rows(0)))], -1)
+        pre, weights = self.drifts(start, None if driver == _PRIOR else future)
+        pre, grid = pre.repeat_interleave(c.substeps, 0), timegrid.refine(trajectory.rows(0), c.substeps)
         M, dtype = pre.shape[0], pre.dtype
-        dt = grid.dt.T[..., None].to(dtype)
+        dt = grid.dt.T[..., None].to(dtype).repeat(1, S, 1)
         noise = antithetic_normal(batch.seed, M, c.latent, S, uses=2).to(dtype)
         noise = noise.permute(2, 0, 1, 3).reshape(M, S * B, c.latent)
         shape = Shape(c.bound, *c.diffusion, driver)
         x0 = self.x0.to(dtype).expand(S * B, -1)
-        paths = sde.solve(
-            x0, pre.repeat(1, 1, S, 1), self.drifts.weights(G), dt.repeat(1, S, 1), noise, shape, c.solver
-        )  # fmt: skip
+        paths = sde.solve(x0, pre.repeat(1, 1, S, 1), weights, dt, noise, shape, c.solver)
         diffusion = shape.diffusion(paths.outputs)
         kl = martingale = x0.new_zeros(S, B)
         if driver != _PRIOR:
             gap = shape.target(paths.outputs, driver) - shape.target(paths.outputs, _PRIOR)
-            u = dt.repeat(1, S, 1).sqrt() * gap / diffusion
+            u = dt.sqrt() * gap / diffusion
             kl, martingale = (x.sum((0, 2)).view(S, B) for x in (0.5 * u.square(), u * noise))
         states = torch.cat([x0[None], paths.states])
         x = self._at_frames(states.view(M + 1, S, B, -1), diffusion.view(M, S, B, -1), grid, batch)

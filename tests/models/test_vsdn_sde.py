@@ -51,7 +51,7 @@ class LinearGaussian:
         self.x0 = torch.tensor([0.8, -0.5], dtype=torch.float64)
         self.std = math.exp(4 * math.tanh(NOISE / 4) - 2)
         with torch.no_grad():
-            for parameter in (*self.model.drifts.prior_out.parameters(), *self.model.decoder.parameters()):
+            for parameter in (self.model.drifts.prior, self.model.drifts.prior_bias, *self.model.decoder.parameters()):
                 parameter.zero_()
             self.model.decoder.linear.weight[:D, :Z] = self.C
             self.model.decoder.linear.bias[:D] = self.d
@@ -95,7 +95,12 @@ class LinearGaussian:
     def train_posterior(self, steps):
         """Maximise the bound over what the posterior alone has; prior and decoder stay what they are."""
         model = self.model
-        posterior = [*model.drifts.read_all.parameters(), *model.drifts.posterior_out.parameters(), model.drifts.state]
+        posterior = [
+            *model.drifts.read_all.parameters(),
+            model.drifts.posterior,
+            model.drifts.posterior_bias,
+            model.drifts.state,
+        ]
         optimizer = torch.optim.Adam([*posterior, *model.gru_ode.parameters()], lr=1e-2)
         batch = self.draws(4)
         for step in range(steps):
@@ -185,10 +190,10 @@ def test_the_kl_of_the_bound_is_that_of_two_ou_processes():
             read.weight.zero_()
             read.bias.copy_(problems.linear_pre(1, 1, 1)[0, 0, 0])
         drifts.state.copy_(weights.A)
-        drifts.prior_out.weight.copy_(weights.V[0])
-        drifts.prior_out.bias.copy_(weights.c[0, 0])
-        drifts.posterior_out.weight.copy_(weights.V[1, :1])
-        drifts.posterior_out.bias.copy_(weights.c[1, 0, :1])
+        drifts.prior.copy_(weights.V[0])
+        drifts.prior_bias.copy_(weights.c[0, 0])
+        drifts.posterior.copy_(weights.V[1, :1])
+        drifts.posterior_bias.copy_(weights.c[1, 0, :1])
         model.x0.fill_(x0)
         times = torch.tensor([[0.0, 0.37, 0.9, 1.41, T]], dtype=torch.float64)
         seen = torch.ones(1, 5, dtype=torch.bool)
@@ -209,7 +214,7 @@ def test_between_two_steps_the_path_has_the_variance_of_a_brownian_bridge():
     observed[0, 7] = True  # a step is shortened to end there
     batch = Batch(times, normal(1, 11, 3), observed | True, observed, torch.ones(1), torch.arange(1), ("a",))
     with torch.no_grad():
-        for parameter in model.drifts.prior_out.parameters():
+        for parameter in (model.drifts.prior, model.drifts.prior_bias):
             parameter.zero_()
         model.x0.fill_(1.0)
         x = model._latent(repeat(batch, P), (0,), 1).x[0]
@@ -234,14 +239,14 @@ def test_a_finer_grid_moves_the_score_in_proportion_to_the_step(monkeypatch):
     times = (torch.arange(T, dtype=torch.float64) * 0.4)[None]
     batch = repeat(Batch(times, normal(1, T, 3), seen | True, seen, torch.ones(1), torch.arange(1), ("a",)), B)
     scores = []
-    for steps in (2, 4, 8, 16):
+    for steps in (4, 8, 16, 32):
         increments = fine.view(B, (T - 1) * steps, -1, 2).sum(2) / (finest / steps) ** 0.5
         # The grid has a step more, of no length: the backward pass needs it.
         padded = torch.nn.functional.pad(increments, (0, 0, 0, 1))
         monkeypatch.setattr(vsdn_sde, "antithetic_normal", lambda seed, n, *_, x=padded, **__: x[None, :, :n])
         model = make_model(max_step=0.4 / steps, depth=2)
         with torch.no_grad():
-            model.drifts.posterior_out.weight.mul_(4.0)
+            model.drifts.posterior.mul_(2.0)
             terms = model.density(batch, 1)[0]
         scores.append(float((terms.log_likelihood - terms.kl).mean()))
     changes = [a - b for a, b in itertools.pairwise(scores)]
@@ -299,7 +304,7 @@ def test_prediction_is_of_the_prior_alone():
     model, batch = small("vsdn_sde").eval(), make_batch()
     with torch.no_grad():
         predicted, interpolated = model.predict(batch, 2), model.interpolate(batch, 2)
-        for parameter in (*model.drifts.read_all.parameters(), *model.drifts.posterior_out.parameters()):
+        for parameter in (*model.drifts.read_all.parameters(), model.drifts.posterior, model.drifts.posterior_bias):
             parameter.add_(0.5)
         assert torch.equal(model.predict(batch, 2), predicted)
         assert not torch.equal(model.interpolate(batch, 2), interpolated)
@@ -312,3 +317,22 @@ def test_prediction_is_of_the_prior_alone():
 def test_settings_without_a_stable_or_finite_path_are_refused(options, reason):
     with pytest.raises(ValueError, match=reason):
         make_model(**options)
+
+
+def test_substeps_are_steps_of_the_path_alone():
+    """Where the networks say nothing, they are what a shorter step is; the recurrent state keeps its grid."""
+    batch = Batch(
+        (torch.arange(9, dtype=torch.float64) * 0.4)[None], normal(1, 9, 3), torch.ones(1, 9, dtype=torch.bool),
+        (torch.arange(9) % 3 == 2)[None], torch.ones(1), torch.arange(1), ("a",),
+    )  # fmt: skip
+    short, divided = make_model(max_step=0.1), make_model(max_step=0.4, substeps=4)
+    divided.load_state_dict(short.state_dict())
+    with torch.no_grad():
+        for model in (short, divided):
+            model.x0.fill_(2.0)
+            for parameter in (model.drifts.prior, model.drifts.prior_bias):
+                parameter.zero_()
+    one, other = (model._latent(batch, (0,), 3).x for model in (short, divided))
+    torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+    steps = [len(model.gru_ode(batch, Events.of(batch)).before) for model in (short, divided)]
+    assert steps[0] > 3 * steps[1]
