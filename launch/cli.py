@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "a trained run: density, prediction and interpolation, beside what costs nothing",
     "compare": "evaluated runs beside each other, and how each differs from the first",
     "sweep": "a grid of runs, one after another or several at once, under one parent run",
+    "report": "the papers' tables and figures from the tracked runs, as files and as one page",
     "generate": "what a trained run makes, as .mid, .wav, .amc and .gif: interpolations, continuations, prior draws",
     "ui": "the MLflow dashboard on 127.0.0.1",
 }

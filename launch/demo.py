@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
     _must(prepare.main([str(CONFIGS / "prepare/chorales.yaml"), f"source={MIDI}", f"out={DATA}"]))
     root.mkdir(parents=True)
     tracking = TrackingConfig()
-    tags = {"driftwork.data": DATA.name}
+    tags = {"driftwork.data": DATA.name, "driftwork.command": "driftwork demo"}
     with open_run(
         tracking, experiment=DATA.name, run_name=f"demo {datetime.now():%d %b %H:%M}", run_folder=root, tags=tags
     ) as tracker:

@@ -15,7 +15,7 @@ from pipeline.files import aside
 Estimates = dict[str, dict[str, dict[str, Estimate]]]
 """task -> rate in percent, or horizon in frames -> metric -> what all sequences say"""
 
-_LABELS = {
+LABELS = {
     "nll_nats_per_frame": "NLL, nats/frame",
     "nll_nats_per_dimension": "NLL, nats/dim.",
     "nll_importance_weighted_nats_per_frame": "NLL, IW bound",
@@ -93,7 +93,7 @@ def show(results: dict[str, Any], title: str) -> None:
             for column in columns:
                 entries = {name: who.get(task, {}).get(column, {}).get(metric) for name, who in found.items()}
                 cells = [tables.Cell(x, _mark(x, entries.get("persistence"), metric)) for x in entries.values()]
-                rows.append(tables.Row((label, _LABELS.get(metric, metric), _column(task, column)), cells))
+                rows.append(tables.Row((label, LABELS.get(metric, metric), _column(task, column)), cells))
                 label = ""
     caption = "± standard error over groups of sequences; ▼ worse than copying the last observed frame"
     tables.show(tables.Table(title, ["", "score", "", *found], rows, caption))

@@ -1,0 +1,115 @@
+"""`driftwork report EXPERIMENT out=DIR`: the papers' tables and figures from the tracked runs alone, and a page that
+shows them with what the models made. The folder is logged to the experiment too, as the artifacts of a run `report`."""
+
+import os
+import shlex
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from launch import report_contents, report_rows, store_uri, tables, tracked_runs
+from launch.entry import run
+from launch.report_contents import MARKER, PAGE, RUNS
+from launch.report_rows import COMMAND_TAG, MODEL_TAG, OUTPUTS, REPORT_TAG
+from launch.store_uri import StoreUri
+from launch.tracked_runs import TrackedRun
+from launch.tracking import TrackingConfig, open_run
+from models.config_base import Config, parse
+from models.errors import DriftworkError
+from pipeline.files import aside_folder
+from pipeline.sequence import Split
+
+USAGE = """usage: driftwork report EXPERIMENT out=DIR [split=test] [tracking.uri=sqlite:///runs/mlflow.db]
+EXPERIMENT is the name of an MLflow experiment, as `driftwork ui` lists them; by default it is that of the data"""
+
+
+class StoreConfig(Config):
+    uri: StoreUri = "sqlite:///runs/mlflow.db"
+    """Where the runs are kept: `sqlite:///FILE` or `http://HOST:PORT`."""
+
+
+class ReportConfig(Config):
+    out: Path
+    """Folder to write; a report that is there already is replaced."""
+    split: Split = "test"
+    tracking: StoreConfig = StoreConfig()
+
+
+def main(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if argv else 2
+    if "=" in argv[0]:
+        raise DriftworkError(f"the first argument is an experiment's name, as in: driftwork report lakh {argv[0]}")
+    experiment, request = argv[0], parse(ReportConfig, argv[1:], where="report")
+    out = request.out.absolute()
+    _check_free(out)
+    runs = tracked_runs.finished(request.tracking.uri, experiment)
+    uri, command = store_uri.absolute(request.tracking.uri), shlex.join(["driftwork", "report", *argv])
+    with _in_place_of(out) as folder:
+        groups, left_out = report_rows.read(uri, runs, folder / RUNS, request.split)
+        if not groups:
+            why = left_out[0] if left_out else "it has none"
+            raise DriftworkError(f"experiment '{experiment}': no finished run can stand in a table: {why}")
+        showcases = _showcases(uri, runs, folder / RUNS)
+        made = report_contents.write(folder, experiment, request.split, command, groups, showcases, left_out)
+    for table in made:
+        tables.show(table)
+    for line in left_out:
+        print(f"left out: {line}", file=sys.stderr)
+    print(f"report: {out / PAGE}", flush=True)
+    _log(uri, experiment, command, out)
+    return 0
+
+
+def _check_free(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise DriftworkError(f"out={out}: is a file; give a folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / MARKER).exists():
+        raise DriftworkError(f"out={out}: holds other files; give a new folder, an empty one, or that of a report")
+
+
+@contextmanager
+def _in_place_of(out: Path) -> Iterator[Path]:
+    """Yield a folder to fill; on a clean exit it takes the place of `out`, which otherwise stays as it is."""
+    fresh, old = (out.with_name(f".{out.name}.{word}.{uuid.uuid4().hex}") for word in ("new", "old"))
+    try:
+        with aside_folder(fresh) as folder:
+            yield folder
+        try:
+            if out.exists():
+                os.rename(out, old)
+            os.rename(fresh, out)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise DriftworkError(f"out={out}: cannot be written: {error.strerror}; nothing has changed there") from None
+
+
+def _showcases(uri: str, runs: list[TrackedRun], folder: Path) -> list[TrackedRun]:
+    """Parent runs that hold pictures of several models side by side; fetched to `folder/RUN ID`."""
+    found = []
+    for parent in runs:
+        if not {MODEL_TAG, REPORT_TAG} & parent.tags.keys():
+            tracked_runs.fetch(uri, parent.run_id, (OUTPUTS,), folder / parent.run_id)
+            if any((folder / parent.run_id).glob(f"{OUTPUTS}/*.png")):
+                found.append(parent)
+            else:
+                shutil.rmtree(folder / parent.run_id)
+    return found
+
+
+def _log(uri: str, experiment: str, command: str, out: Path) -> None:
+    tags = {REPORT_TAG: "true", COMMAND_TAG: command}
+    config = TrackingConfig(uri=uri, experiment=experiment)
+    with open_run(config, experiment=experiment, run_name="report", run_folder=out, tags=tags) as tracker:
+        for path in sorted(out.iterdir()):
+            tracker.artifact(path)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run("report", main, sys.argv[1:]))
