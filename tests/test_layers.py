@@ -16,7 +16,6 @@ HEAVY = {
     "mlflow": {"launch/tracking.py"},
     "torchdiffeq": {"models/ode.py"},
     "torchsde": {"models/sde.py"},
-    "torchsde": {"models/sde.py"},
 }
 
 
