@@ -41,3 +41,17 @@ def test_a_time_between_grid_points_is_found_with_its_fraction():
     torch.testing.assert_close(start + fraction * grid.dt.gather(1, step), asked, rtol=0, atol=1e-12)
     assert fraction[0, 2] == 1  # an event is the end of its step, the state before it takes effect
     assert step[0, 2] == grid.stop[0, 1]
+
+
+def test_a_refined_grid_is_the_grid_with_points_between():
+    clock = torch.tensor([[0.0, 0.3, 1.0], [0.2, 0.0, 0.0]], dtype=torch.float64)
+    grid = timegrid.build(clock, torch.tensor([[1, 1, 1], [1, 0, 0]]).bool(), torch.tensor([1.4, 1.4]).double(), 0.4)
+    fine = timegrid.refine(grid, 3)
+    assert torch.equal(fine.end[:, 2::3], grid.end)
+    torch.testing.assert_close(fine.dt.view(2, -1, 3).sum(-1), grid.dt, rtol=1e-15, atol=1e-15)
+    torch.testing.assert_close(fine.end[:, 1:] - fine.end[:, :-1], fine.dt[:, 1:], rtol=1e-12, atol=1e-12)
+    assert torch.equal(fine.event.gather(1, fine.stop)[0], torch.arange(3))
+    assert torch.equal((fine.event < 3).sum(1), torch.tensor([3, 1]))
+    step, fraction = timegrid.locate(fine, clock)
+    assert torch.equal(step[0, 1:], fine.stop[0, 1:])  # the first is the first of three steps of no length
+    assert torch.equal(fraction[0], torch.ones(3).double())
