@@ -31,13 +31,13 @@ class Panel(NamedTuple):
 
 
 @rc_context(figures.STYLE)
-def lines(path: Path, panels: Sequence[Sequence[Panel]], xlabel: str, title: str, doubling: bool = False) -> list[Path]:
+def lines(path: Path, panels: Sequence[Sequence[Panel]], xlabel: str, doubling: bool = False) -> list[Path]:
     """Rows of panels; a name has one colour in all of them.
 
     Args:
         doubling: whether equal steps along x are equal ratios.
     """
-    figure = figures.page(0.6 + 2.9 * len(panels[0]), 0.9 + 2.4 * len(panels), title)
+    figure = figures.page(max(4.5, 0.6 + 2.9 * len(panels[0])), 0.9 + 2.4 * len(panels), "")  # a paper has captions
     alike = all(len({panel.label for panel in row}) == 1 for row in panels)
     axes = figure.subplots(len(panels), len(panels[0]), squeeze=False, sharex=True, sharey="row" if alike else False)
     names = list(dict.fromkeys(name for row in panels for panel in row for name in panel.lines))
@@ -55,9 +55,8 @@ def lines(path: Path, panels: Sequence[Sequence[Panel]], xlabel: str, title: str
     handles = {
         name: handle for axis in axes.flat for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)
     }
-    if len(names) > 1:
-        columns = min(len(names), 1 + len(panels[0]))
-        figure.legend([handles[n] for n in names], names, loc="outside lower center", ncols=columns, frameon=False)
+    columns = min(len(names), 1 + len(panels[0]))
+    figure.legend([handles[n] for n in names], names, loc="outside lower center", ncols=columns, frameon=False)
     return figures.save(figure, path)
 
 
@@ -71,7 +70,7 @@ def _draw(axis: Axes, panel: Panel, looks: dict[str, tuple[str, str]], ticks: li
         )  # fmt: skip
     if doubling:
         axis.set_xscale("log", base=2)
-    axis.xaxis.set_major_locator(FixedLocator(ticks))
+    axis.xaxis.set_major_locator(FixedLocator(ticks, nbins=8))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
     axis.spines[["top", "right"]].set_visible(False)

@@ -46,7 +46,7 @@ def _observations(kinds: list[Kind], path: Path) -> Drawn | None:
     if not panels:
         return None
     title = "Scores against the share of the frames that was observed"
-    files = figures_scores.lines(path, [panels], "observed frames, %", title)
+    files = figures_scores.lines(path, [panels], "observed frames, %")
     return Drawn(files, f"Figure 2. {title}", "Bars: one standard error to either side.", kinds)
 
 
@@ -60,7 +60,7 @@ def _horizons(kinds: list[Kind], path: Path) -> Drawn | None:
     if "persistence" in free:
         lines["last observed frame"] = _points(free["persistence"], "forecast")
     title = "Error of forecasts of so many frames"
-    files = figures_scores.lines(path, [[Panel("", LABELS["mse"], lines)]], "frames", title, doubling=True)
+    files = figures_scores.lines(path, [[Panel("", LABELS["mse"], lines)]], "frames", doubling=True)
     caption = "Mean over all frames up to the horizon. Bars: one standard error to either side."
     return Drawn(files, title, caption, kinds)
 
@@ -86,7 +86,7 @@ def _grid(kinds: list[Kind], path: Path) -> Drawn | None:
             row.append(Panel(_family(same, grown), f"{_task(column)}\n{LABELS[column.metric]}", lines))
         rows.append(row)
     title = "Scores against the number of latent dimensions"
-    files = figures_scores.lines(path, rows, "latent dimensions", title, doubling=True)
+    files = figures_scores.lines(path, rows, "latent dimensions", doubling=True)
     caption = "β weighs the KL in training; scores are at β = 1. Bars: one standard error to either side."
     return Drawn(files, f"Figure 4. {title}", caption, [kind for same in grown for kind in same])
 

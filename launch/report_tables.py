@@ -41,7 +41,7 @@ def of(group: Group, split: str) -> list[Made]:
             table = table._replace(title=f"Table {number}, difference to {reference}")
             made.append(Made(f"{name}-differences", table, chosen))
         if len(everything) > len(chosen):
-            table = _figures(f"{title}, all settings", everything, {})
+            table = _figures(f"Table {number}, all settings", everything, {})
             best = f"{table.caption} Of each model, table {number} has the settings with the best validation score."
             made.append(Made(f"{name}-settings", table._replace(caption=best), everything))
     return made
