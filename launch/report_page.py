@@ -93,7 +93,7 @@ def media(paths: Iterable[Path]) -> str:
     shown, saved = [], []
     for path in paths:
         if path.suffix == ".wav":
-            player = f'<audio controls preload="metadata" src="{_data(path, MEDIA[path.suffix])}"></audio>'
+            player = f'<audio controls preload="none" src="{_data(path, MEDIA[path.suffix])}"></audio>'
             shown.append(f'<figure>{player}<figcaption class="caption">{escape(path.name)}</figcaption></figure>')
         elif path.suffix in MEDIA:
             shown.append(picture(path, path.name))
