@@ -164,7 +164,7 @@ def test_a_smoother_is_validated_on_the_pseudo_likelihood_of_a_frame(rolls):
             frames[rate] = sum(int(x.frames[real].sum()) for x, real in terms)
     expected = {rate: -total[rate] / frames[rate] for rate in total}
     assert value == pytest.approx(sum(expected.values()) / 2, rel=1e-6)
-    assert said == f"pseudo_nll_nats_per_frame {value:.3f}"
+    assert said == f"pseudo_nll_nats_per_frame {value:.4g}"
     assert tracked == {
         f"val/pseudo_likelihood_{rate}_pseudo_nll_nats_per_frame": pytest.approx(x, rel=1e-6)
         for rate, x in expected.items()
