@@ -5,7 +5,9 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,21 +91,30 @@ def work(
     `TaskDiedError` when its process died `1 + retries` times. What is added to `waiting` meanwhile is done too. When
     the iterator is closed early, by an exception too, running tasks get a KeyboardInterrupt and time to clean up.
     """
-    running: dict[ray.ObjectRef, int] = {}
-    remote = ray.remote(max_retries=retries)(function)
+    running: dict[Future[Any], tuple[int, ray.ObjectRef]] = {}
+    remote = ray.remote(max_retries=retries)(_cancellable)
     try:
         while waiting or running:
             while waiting and len(running) < at_once:
                 task = waiting.popleft()
-                started = remote.options(num_cpus=task.cpus, num_gpus=task.gpus).remote(*task.arguments)
-                running[started] = task.key
-            (done,), _ = ray.wait(list(running), num_returns=1)
-            yield running.pop(done), lambda done=done: _result(done)  # type: ignore[misc]
+                options = {"name": function.__name__, "num_cpus": task.cpus, "num_gpus": task.gpus}
+                ref = remote.options(**options).remote(function, *task.arguments)
+                running[ref.future()] = task.key, ref
+            # Not ray.wait: an exception of a signal handler would come out of it as another.
+            ended, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in ended:
+                key, ref = running.pop(future)
+                yield key, partial(_result, ref)
     finally:
-        for task_ref in running:
-            ray.cancel(task_ref)
-        if running:
-            ray.wait(list(running), num_returns=len(running), timeout=_PATIENCE_S)
+        for _, ref in running.values():
+            ray.cancel(ref)
+        wait(running, timeout=_PATIENCE_S)
+
+
+def _cancellable(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Ray cancels by a SIGINT of its own, which a worker ignores where its driver did, as under nohup."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return function(*arguments)
 
 
 def _result(ref: ray.ObjectRef) -> Any:

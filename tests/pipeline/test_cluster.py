@@ -1,0 +1,83 @@
+"""The Ray seam: results as tasks end, what they raise, and what becomes of those that are left when nobody waits."""
+
+import os
+import signal
+import threading
+import time
+from collections import deque
+from contextlib import closing
+
+import pytest
+
+from pipeline import cluster
+
+pytestmark = pytest.mark.ray
+
+
+def half(x):
+    if x % 2:
+        raise OSError(f"{x} is odd")
+    return x // 2
+
+
+def die():
+    os._exit(1)
+
+
+def endless(folder):
+    """As a task that watches over a process: told to stop, it needs a while."""
+    (folder / "began").touch()
+    try:
+        while True:
+            time.sleep(0.1)
+    except BaseException:
+        time.sleep(1)
+        (folder / "cleaned up").touch()
+        raise
+
+
+def test_results_come_by_key_and_what_is_added_meanwhile_is_done_too(local_ray):
+    waiting = deque(cluster.Task(x, (x,), cpus=0.5) for x in range(4))
+    found = {}
+    with cluster.connected("local"), closing(cluster.work(half, waiting, 2, retries=0)) as ended:
+        for key, result in ended:
+            try:
+                found[key] = result()
+            except OSError as error:
+                found[key] = type(error), str(error)
+                waiting.append(cluster.Task(10 * key, (10 * key,)))
+    # What was raised, not Ray's own class around it.
+    assert found == {0: 0, 1: (OSError, "1 is odd"), 2: 1, 3: (OSError, "3 is odd"), 10: 5, 30: 15}
+
+
+def test_a_process_that_dies_is_told_apart_from_a_task_that_fails(local_ray):
+    with pytest.raises(cluster.TaskDiedError):
+        cluster.run(die, retries=0)
+
+
+class TakenDownError(Exception):
+    pass
+
+
+def test_a_signal_stops_the_tasks_that_run_and_lets_them_clean_up(local_ray, tmp_path):
+    """What its handler raises while the caller waits is what the caller gets."""
+
+    def take_down(*_):
+        raise TakenDownError
+
+    def send():
+        while not (tmp_path / "began").exists():
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, take_down)
+    threading.Thread(target=send, daemon=True).start()
+    try:
+        with (
+            pytest.raises(TakenDownError),
+            closing(cluster.work(endless, deque([cluster.Task(0, (tmp_path,))]), 1, retries=0)) as ended,
+        ):
+            next(ended)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (tmp_path / "cleaned up").exists()
