@@ -54,7 +54,7 @@ def tracked(experiment="rolls"):
     """The parent run and its children, all that the experiment holds."""
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient("sqlite:///runs/mlflow.db")
+    client = MlflowClient(f"sqlite:///{Path.cwd()}/runs/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
     (parent,) = [one for one in runs if "mlflow.parentRunId" not in one.data.tags]
     children = [one for one in runs if one is not parent]
