@@ -196,7 +196,7 @@ def test_every_sequence_is_scored_once_at_any_number_of_ranks(place):
         (["evaluate", "runs/whole", "samples=0"], "samples=0: input should be greater than or equal to 1"),
         (["compare", "runs/whole", "runs/none"], "runs/none: no run folder"),
         (["train", TINY, "data=damaged"], "train-000001.tar"),
-        (["trian"], "no command 'trian'; there are demo, prepare"),
+        (["trian"], "no command 'trian'; there are demo, doctor, fetch, prepare"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(place, arguments, said):
