@@ -19,7 +19,6 @@ from models.errors import DriftworkError
 from pipeline.manifest import read_manifest
 from pipeline.observe import ObservationConfig, Ratio
 from pipeline.sequence import Split
-from pipeline.verify import verify
 
 USAGE = """usage: driftwork evaluate RUN [split=test] [data=DIR] [ranks=N] [ratios=[0.1,0.2]] [samples=N] [--json]
 RUN is a run folder, or the id of a run in runs/mlflow.db"""
@@ -47,7 +46,7 @@ def main(argv: list[str]) -> int:
     if launcher.launched():
         return _rank(folder, config, request.split, name)
     launcher.check_ranks(request.ranks)
-    check_data(folder, config.data)
+    run_folder.check_data(folder, config.data)
     if request.ranks == 1:
         evaluate(folder, config, request.split, name, alone())
     elif launcher.start("launch.evaluate", options, request.ranks, stdout=sys.stderr) != 0:
@@ -102,14 +101,6 @@ def _rank(folder: Path, config: RunConfig, split: Split, name: str) -> int:
     evaluate(folder, config, split, name, join_ranks())
     leave()
     return 0
-
-
-def check_data(folder: Path, data: Path) -> None:
-    """The run's own data set, undamaged; figures of one run from two data sets would not compare."""
-    trained_on = run_folder.record_of(folder).get("manifest")
-    if trained_on is not None and read_manifest(data).hash != trained_on:
-        raise DriftworkError(f"data={data} is not what {folder} was trained on (manifest {trained_on[:12]})")
-    verify(data)
 
 
 def _track(folder: Path, config: RunConfig, name: str, scored: dict[str, Table], files: list[Path]) -> None:

@@ -16,7 +16,6 @@ from launch import checkpoint, made_files, run_folder, streams
 from launch.config import RunConfig
 from launch.distributed import alone
 from launch.entry import run
-from launch.evaluate import check_data
 from launch.made import Made, Maker
 from models.config_base import Config, build, parse
 from models.errors import DriftworkError
@@ -66,7 +65,7 @@ def main(argv: list[str]) -> int:
     folder = run_folder.find(argv[0])
     request = parse(GenerateConfig, argv[1:], where="generate")
     config = _as_asked(run_folder.config_of(folder), request)
-    check_data(folder, config.data)
+    run_folder.check_data(folder, config.data)
     if request.out.exists():
         raise DriftworkError(f"out={request.out} is there already; give a new folder")
     generate(folder, config, request)

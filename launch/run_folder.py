@@ -18,7 +18,8 @@ from models.errors import DriftworkError
 from models.likelihoods import Marginal
 from models.registry import build_model
 from pipeline.files import aside
-from pipeline.manifest import Manifest
+from pipeline.manifest import Manifest, read_manifest
+from pipeline.verify import verify
 
 _RECORD = "run.json"
 
@@ -70,6 +71,14 @@ def record_of(folder: Path) -> dict[str, Any]:
 def remember(folder: Path, **facts: Any) -> None:
     """Note facts about the run: its MLflow id, the manifest it was trained on."""
     _write(folder / _RECORD, json.dumps({**record_of(folder), **facts}, indent=2) + "\n")
+
+
+def check_data(folder: Path, data: Path) -> None:
+    """The run's own data set, undamaged: weights fit no other, and figures of one run from two would not compare."""
+    trained_on = record_of(folder).get("manifest")
+    if trained_on is not None and read_manifest(data).hash != trained_on:
+        raise DriftworkError(f"data={data} is not what {folder} was trained on (manifest {trained_on[:12]})")
+    verify(data)
 
 
 @contextmanager

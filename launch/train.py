@@ -58,6 +58,7 @@ def _folder(argv: list[str]) -> Path:
         return folder
     config = parse(argv)
     _check(config)
+    verify(config.data)  # a damaged shard is found now, not in the third epoch
     folder = run_folder.create(config)
     run_folder.remember(folder, command=shlex.join(["driftwork", "train", *argv]))
     return folder
@@ -66,7 +67,6 @@ def _folder(argv: list[str]) -> Path:
 def _check(config: RunConfig) -> None:
     launcher.check_ranks(config.ranks)
     steps(config)
-    verify(config.data)  # a damaged shard is found now, not in the third epoch
 
 
 def steps(config: RunConfig) -> int:
@@ -87,9 +87,7 @@ def _check_resumable(folder: Path, config: RunConfig) -> None:
     ):
         if old != new:
             raise DriftworkError(f"resume={folder}: {name} cannot change in a run; start a new one")
-    trained_on = run_folder.record_of(folder).get("manifest")
-    if trained_on is not None and read_manifest(config.data).hash != trained_on:
-        raise DriftworkError(f"data={config.data} is not what {folder} was trained on (manifest {trained_on[:12]})")
+    run_folder.check_data(folder, config.data)
 
 
 def _rank(argv: list[str]) -> int:
