@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from models.base import last_observed
+from models.base import frames_at, last_observed, observed_around
 from models.batch import Batch
 
 
@@ -30,14 +30,9 @@ def nearest(batch: Batch) -> Tensor:
 def _between(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Of each frame the observed frames on both sides [B, T, D], itself if it is one, and how far it is on its way from
     the left to the right one, [B, T, 1]; where there is one of the two alone, it stands for both."""
-    T = batch.observed.shape[1]
-    frame = torch.arange(T, device=batch.observed.device)
-    before = torch.where(batch.observed, frame, -1).cummax(1).values
-    after = torch.where(batch.observed, frame, T).flip(1).cummin(1).values.flip(1)
-    first = torch.where(before < 0, after, before).clamp_max(T - 1)  # nothing is observed where it has to be clamped,
-    last = torch.where(after == T, before, after).clamp_min(0)  # and values are 0
-    start, end = batch.times.gather(1, first), batch.times.gather(1, last)
+    before, after = observed_around(batch)
+    first, last = torch.where(before < 0, after, before), torch.where(after < 0, before, after)
+    start, end = (batch.times.gather(1, number.clamp_min(0)) for number in (first, last))
     share = torch.where(end > start, (batch.times - start) / (end - start), 0.0).float()  # half-way is 0.5 exactly
-    shown = torch.where(batch.observed[..., None], batch.values, 0.0)
-    left, right = (shown.gather(1, i[..., None].expand_as(shown)) for i in (first, last))
-    return left, right, share[..., None].to(shown)
+    left, right = frames_at(batch, first), frames_at(batch, last)
+    return left, right, share[..., None].to(left)

@@ -104,19 +104,27 @@ def per_sequence(values: Tensor, valid: Tensor) -> Tensor:
 
 def last_observed(batch: Batch) -> Tensor:
     """The most recent frame observed strictly before each time, [B, T, D]; 0 where there is none yet."""
-    T = batch.observed.shape[1]
-    frame = torch.where(batch.observed, torch.arange(T, device=batch.observed.device), -1).cummax(1).values
-    frame = torch.cat([torch.full_like(frame[:, :1], -1), frame[:, :-1]], 1)
-    seen = batch.values.gather(1, frame.clamp_min(0)[..., None].expand_as(batch.values))
-    return torch.where((frame >= 0)[..., None], seen, 0.0)
+    before, _ = observed_around(batch)
+    return frames_at(batch, torch.cat([torch.full_like(before[:, :1], -1), before[:, :-1]], 1))
 
 
 def next_observed(batch: Batch, *, own: bool) -> Tensor:
     """The first frame observed after each time, or at it where `own` is set, [B, T, D]; 0 where there is none."""
+    _, after = observed_around(batch)
+    return frames_at(batch, after if own else torch.cat([after[:, 1:], torch.full_like(after[:, :1], -1)], 1))
+
+
+def observed_around(batch: Batch) -> tuple[Tensor, Tensor]:
+    """The number of the last frame observed before each time and of the first after it, both its own where it is
+    observed, [B, T]; -1 where there is none."""
     T = batch.observed.shape[1]
     at = torch.arange(T, device=batch.observed.device)
-    frame = torch.where(batch.observed, at, T).flip(1).cummin(1).values.flip(1)
-    if not own:
-        frame = torch.cat([frame[:, 1:], torch.full_like(frame[:, :1], T)], 1)
-    seen = batch.values.gather(1, frame.clamp_max(T - 1)[..., None].expand_as(batch.values))
-    return torch.where((frame < T)[..., None], seen, 0.0)
+    before = torch.where(batch.observed, at, -1).cummax(1).values
+    after = torch.where(batch.observed, at, T).flip(1).cummin(1).values.flip(1)
+    return before, torch.where(after < T, after, -1)
+
+
+def frames_at(batch: Batch, number: Tensor) -> Tensor:
+    """The frames of these numbers [B, T]: [B, T, D]; 0 where the number is -1."""
+    frames = batch.values.gather(1, number.clamp_min(0)[..., None].expand_as(batch.values))
+    return torch.where((number >= 0)[..., None], frames, 0.0)
