@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from launch.config import OptimConfig
 from launch.distributed import Ranks, all_agree
+from launch.stopwatch import Stopwatch
 from models.base import Objective
 from models.batch import Batch
 
@@ -72,6 +73,9 @@ class Engine:
             config=_deepspeed_config(optim),
             dist_init_required=False,
         )
+        self.clock = Stopwatch(ranks.device)
+        # Called at the end of backward: what of the reduction has not been hidden behind it.
+        self.engine.allreduce_gradients = self.clock.timed("communication", self.engine.allreduce_gradients)
 
     @property
     def module(self) -> nn.Module:
@@ -80,16 +84,21 @@ class Engine:
 
     def step(self, batch: Batch, kl_weight: float) -> Step:
         """One update from this rank's share of a step."""
-        objective: Objective = self.engine(batch.to(self.ranks.device), kl_weight)
-        loss = (objective.loss * batch.weight.to(self.ranks.device)).sum() / self.frame_scale
-        if not all_agree(torch.isfinite(loss)):
+        with self.clock("forward"):
+            objective: Objective = self.engine(batch.to(self.ranks.device), kl_weight)
+            loss = (objective.loss * batch.weight.to(self.ranks.device)).sum() / self.frame_scale
+        with self.clock("communication"):
+            finite = all_agree(torch.isfinite(loss))
+        if not finite:
             return Step(objective, False, float("nan"))
-        self.engine.backward(loss)
+        with self.clock("backward"):
+            self.engine.backward(loss)
         norm = self._norm_at_stage_0() if self.optim.zero_stage == 0 else None
         if norm is not None and not math.isfinite(norm):
             self.engine.optimizer.zero_grad()  # the other stages look for themselves; stage 0 would update with NaN
             return Step(objective, False, norm)
-        self.engine.step()
+        with self.clock("update"):
+            self.engine.step()
         if norm is None:
             norm = float(self.engine.get_global_grad_norm())
         return Step(objective, bool(self.engine.was_step_applied()), norm)

@@ -8,6 +8,7 @@ import torch
 from launch.distributed import Ranks, all_sum
 from launch.engine import Step
 from launch.progress import Progress
+from launch.stopwatch import Stopwatch
 from launch.tracking import Tracker
 from models.batch import Batch
 
@@ -15,11 +16,16 @@ _EVERY = 10
 """Steps between two records; each is the mean over the steps since the one before."""
 
 
+_PHASES = ("forward", "backward", "communication", "update")
+"""Of a step, as the engine's stopwatch tells them: communication is the vote and what is left of the reduction of the
+gradients when backward ends, with the waiting for slower ranks that is in both."""
+
+
 class Journal:
     """Sums over ranks and steps; every rank calls every method, rank 0 speaks."""
 
-    def __init__(self, tracker: Tracker, ranks: Ranks) -> None:
-        self.tracker, self.ranks = tracker, ranks
+    def __init__(self, tracker: Tracker, ranks: Ranks, clock: Stopwatch) -> None:
+        self.tracker, self.ranks, self.clock = tracker, ranks, clock
         self.skipped = 0
         self._reset()
 
@@ -51,6 +57,7 @@ class Journal:
 
     def _record(self, progress: Progress, kl_weight: float) -> None:
         log_likelihood, kl, frames, sequences = all_sum(self.sums).tolist()
+        spent = {"data": self.data_seconds, **dict.fromkeys(_PHASES, 0.0), **self.clock.seconds()}
         metrics = {
             "train/nll_nats_per_frame": (kl - log_likelihood) / frames,
             "train/reconstruction_nats_per_frame": -log_likelihood / frames,
@@ -59,8 +66,8 @@ class Journal:
             "train/grad_norm": self.grad_norm / self.steps,
             "train/skipped_steps": float(self.skipped),
             "train/epoch": float(progress.epoch),
-            "time/data_seconds_per_step": self.data_seconds / self.taken,
-            "time/update_seconds_per_step": self.step_seconds / self.taken,
+            **{f"time/{phase}_s": seconds / self.taken for phase, seconds in spent.items()},
+            "time/step_s": (self.data_seconds + self.step_seconds) / self.taken,
             "time/sequences_per_second": sequences / max(self.data_seconds + self.step_seconds, 1e-9),
         }
         if self.evaluations is not None:
@@ -70,6 +77,8 @@ class Journal:
             f"step {progress.step:6d}  epoch {progress.epoch:3d}  nll {metrics['train/nll_nats_per_frame']:8.3f}  "
             f"kl {metrics['train/kl_nats_per_frame']:6.3f} nats/frame  beta {kl_weight:.2f}  "
             f"grad {metrics['train/grad_norm']:.3f}  {metrics['time/sequences_per_second']:.0f} seq/s"
+            + "".join(f"  {phase} {1000 * seconds / self.taken:.0f}" for phase, seconds in spent.items())
+            + " ms/step"
             + (f"  skipped {self.skipped}" if self.skipped else "")
         )
 

@@ -14,21 +14,20 @@ from statistics import fmean
 
 from torch import nn
 
-from launch import doctor, launcher, run_folder, scores, streams
+from launch import doctor, hosts, launcher, run_folder, scores, streams
 from launch.config import CONFIG_FILE, RunConfig, parse
 from launch.distributed import Ranks, alone, on_rank_0
 from launch.entry import run
 from launch.progress import Progress
 from launch.results import estimates, values
 from launch.tracking import Tracker, open_run
-from models.config_base import flatten, load
+from models.config_base import build, flatten, load
 from models.errors import DriftworkError
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.verify import verify
 
-USAGE = (
-    "usage: driftwork train CONFIG.yaml data=DIR [ranks=N] [key=value ...] | driftwork train resume=RUN [key=value ...]"
-)
+USAGE = """usage: driftwork train CONFIG.yaml data=DIR [ranks=N] [key=value ...] | driftwork train resume=RUN [key=value ...]
+hostfile=FILE, of lines `NAME slots=N`, trains on several hosts through ssh; see docs/clusters.md"""
 
 
 def main(argv: list[str]) -> int:
@@ -39,24 +38,32 @@ def main(argv: list[str]) -> int:
         return _rank(argv)
     folder = _folder(argv)
     config = run_folder.config_of(folder)
-    doctor.glance_before_training(config.ranks, config.tracking.uri, folder)
+    doctor.glance_before_training(1 if config.hostfile else config.ranks, config.tracking.uri, folder)
     print(f"training {config.model.name} on {config.data}, {config.ranks} rank(s), run folder {folder}", flush=True)
-    code = launcher.start("launch.train", [f"resume={folder}"], config.ranks)
+    code = _start(folder, config)
     if code == 0:
         print(f"trained. Score it with: driftwork evaluate {folder} split=test", flush=True)
     return code
+
+
+def _start(folder: Path, config: RunConfig) -> int:
+    """Train on all ranks; returns the exit code."""
+    module, arguments = "launch.train", [f"resume={folder}"]
+    if config.hostfile is None:
+        return launcher.start(module, arguments, config.ranks)
+    return hosts.start(module, arguments, config.hostfile, config.hosts, shared=[folder, config.data])
 
 
 def _folder(argv: list[str]) -> Path:
     """The run folder that the arguments ask for, after all that can be checked has been."""
     if argv[0].startswith("resume="):
         folder = run_folder.find(argv[0].partition("=")[2])
-        config = load(RunConfig, folder / CONFIG_FILE, argv[1:])
+        config = _placed(load(RunConfig, folder / CONFIG_FILE, argv[1:]))
         _check(config)
         _check_resumable(folder, config)
         run_folder.keep(folder, config)
         return folder
-    config = parse(argv)
+    config = _placed(parse(argv))
     _check(config)
     verify(config.data)  # a damaged shard is found now, not in the third epoch
     folder = run_folder.create(config)
@@ -64,8 +71,19 @@ def _folder(argv: list[str]) -> Path:
     return folder
 
 
+def _placed(config: RunConfig) -> RunConfig:
+    """With a hostfile, there are as many ranks as it has slots."""
+    if config.hostfile is None or launcher.launched():  # a rank need not see the file
+        return config
+    slots = sum(host.slots for host in hosts.read(config.hostfile))
+    if "ranks" in config.model_fields_set and config.ranks != slots:
+        raise DriftworkError(f"ranks={config.ranks}: {config.hostfile} has {slots} slots, and each takes a rank")
+    return build(RunConfig, {**config.model_dump(mode="json"), "ranks": slots}, where=f"hostfile={config.hostfile}")
+
+
 def _check(config: RunConfig) -> None:
-    launcher.check_ranks(config.ranks)
+    if config.hostfile is None:
+        launcher.check_ranks(config.ranks)
     steps(config)
 
 
@@ -103,7 +121,7 @@ def _rank(argv: list[str]) -> int:
     engine = Engine(run_folder.model_for(config, manifest), config.optim, ranks, frame_scale=manifest.spec.length)
     progress = Progress(**checkpoint.load(engine, folder)) if checkpoint.exists(folder) else Progress()
     with _tracked(config, folder, manifest, ranks) as tracker:
-        journal = Journal(tracker, ranks)
+        journal = Journal(tracker, ranks, engine.clock)
         journal.say(f"{engine.size:,} parameters, from step {progress.step}")
 
         def validate(step: int) -> tuple[float, str]:

@@ -18,12 +18,17 @@ class Kept:
         self.records.append(values)
 
 
+class Clock:
+    def seconds(self):
+        return {"backward": 1.5, "forward": 0.5}
+
+
 def record(evaluations):
     """Ten steps of two sequences, of which the solver says that it took so many evaluations."""
     x, time = torch.tensor([-6.0, -2.0]), torch.zeros(2, 4)
     batch = Batch(time, time[..., None], time > -1, time > -1, torch.ones(2) / 2, torch.arange(2), ("a", "b"))
     kept, progress = Kept(), Progress()
-    journal = Journal(kept, alone())
+    journal = Journal(kept, alone(), Clock())
     for progress.step in range(1, 11):
         objective = Objective(-x, Terms(x, torch.ones(2), torch.full((2,), 4)), evaluations(progress.step))
         journal.step(progress, batch, Step(objective, True, 3.0), 1.0, data_seconds=0.1, step_seconds=0.3)
@@ -38,7 +43,12 @@ def test_a_record_is_the_mean_over_its_steps(capsys):
     assert found["train/grad_norm"] == 3.0
     assert found["train/solver_evaluations_per_step"] == 55.0
     assert abs(found["time/sequences_per_second"] - 5.0) < 1e-9
-    assert "step     10" in capsys.readouterr().out
+    assert [found[f"time/{phase}_s"] for phase in ("forward", "backward", "communication")] == [0.05, 0.15, 0.0]
+    assert abs(found["time/data_s"] - 0.1) < 1e-9
+    assert abs(found["time/step_s"] - 0.4) < 1e-9
+    line = capsys.readouterr().out
+    assert "data 100  forward 50  backward 150  communication 0  update 0 ms/step" in line
+    assert "step     10" in line
 
 
 def test_a_model_without_a_solver_that_counts_has_no_evaluations():
