@@ -1,13 +1,16 @@
-"""Versions against those that pyproject.toml allows, and which environment the commands come from. Nothing is imported:
-that a package is missing is a finding."""
+"""Versions against those that pyproject.toml allows, and which environment the commands come from. None of the packages
+is imported: that one is missing is a finding."""
 
-import re
 import shutil
 import sys
 import tomllib
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from launch.finding import Finding, error, ok, warning
 
@@ -16,12 +19,11 @@ _EXTRAS = ("prepare", "train")
 
 
 def python(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> Finding:
-    wanted = str(_project()["requires-python"])
+    wanted = SpecifierSet(_project()["requires-python"])
     said = ".".join(map(str, version))
-    if not _within(version, wanted):
-        return error(
-            "python", f"{said}, driftwork runs on {wanted}", "make setup PYTHON=python3.11 makes another environment"
-        )
+    if not wanted.contains(said):
+        cure = "make setup PYTHON=python3.11 makes another environment"
+        return error("python", f"{said}, driftwork runs on {_written(wanted)}", cure)
     return ok("python", said)
 
 
@@ -29,7 +31,7 @@ def packages() -> Iterator[Finding]:
     """One finding for each package that is missing or of another version, and one for all the others."""
     good = 0
     for extra, requirement in _requirements():
-        name, wanted = _split(requirement)
+        name, wanted = requirement.name, requirement.specifier
         try:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -39,9 +41,9 @@ def packages() -> Iterator[Finding]:
             else:
                 yield error("packages", f"{name} is not installed", "pip install -e .")
             continue
-        if not _within(_numbers(version), wanted):
-            cure = f"pip install -c constraints.txt '{name}{wanted}'"
-            yield error("packages", f"{name} {version}, driftwork is made for {wanted}", cure)
+        if not wanted.contains(version, prereleases=True):
+            cure = f"pip install -c constraints.txt '{name}{_written(wanted)}'"
+            yield error("packages", f"{name} {version}, driftwork is made for {_written(wanted)}", cure)
         else:
             good += 1
     yield ok("packages", f"{good} of the versions that driftwork is made for")
@@ -59,38 +61,22 @@ def entry_point() -> Finding:
     return ok("entry point", f"`python` is {found}")
 
 
-def _project() -> dict[str, object]:
-    found: dict[str, object] = tomllib.loads(PROJECT.read_text())["project"]
+def _project() -> dict[str, Any]:
+    found: dict[str, Any] = tomllib.loads(PROJECT.read_text())["project"]
     return found
 
 
-def _requirements() -> Iterator[tuple[str, str]]:
+def _requirements() -> Iterator[tuple[str, Requirement]]:
     """(extra or nothing, requirement)."""
-    project = tomllib.loads(PROJECT.read_text())["project"]
-    for requirement in project["dependencies"]:
-        yield "", requirement
-    seen = set()
+    project = _project()
+    wanted = dict.fromkeys(project["dependencies"], "")
     for extra in _EXTRAS:
-        for requirement in project["optional-dependencies"][extra]:
-            if requirement not in seen:  # some are in both
-                yield extra, requirement
-            seen.add(requirement)
+        for line in project["optional-dependencies"][extra]:
+            wanted.setdefault(line, extra)  # some are in both
+    for line, extra in wanted.items():
+        yield extra, Requirement(line)
 
 
-def _split(requirement: str) -> tuple[str, str]:
-    found = re.fullmatch(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?(.*)", requirement)
-    assert found is not None, requirement
-    return found[1], found[2]
-
-
-def _within(version: tuple[int, ...], wanted: str) -> bool:
-    """Whether a version lies in `>=A,<B`, the only form that pyproject.toml has."""
-    for bound in wanted.split(","):
-        than = _numbers(bound[2:] if bound.startswith(">=") else bound[1:])
-        if (bound.startswith(">=") and version < than) or (bound.startswith("<") and version >= than):
-            return False
-    return True
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0])[:3])
+def _written(wanted: SpecifierSet) -> str:
+    """As pyproject.toml has it, the lower bound first."""
+    return ",".join(sorted(map(str, wanted), reverse=True))
