@@ -1,4 +1,4 @@
-"""h -> h W^T + b inside a loop with a hand-derived backward: R independent ones side by side."""
+"""h -> h W^T + b inside a loop with a hand-derived backward: independent ones side by side."""
 
 import torch
 from torch import Tensor
@@ -29,10 +29,23 @@ class Affine:
         return total.baddbmm_(d_out, self.weight)
 
     def accumulate(self, d_out: Tensor, inputs: Tensor) -> None:
-        """Add a block of steps, [K, R, B, out] and [K, R, B, in], to `gradients` as one product."""
-        d_weight, d_bias = self.gradients
-        R = d_out.shape[1]
-        d_out = d_out.transpose(0, 1).reshape(R, -1, d_out.shape[-1])
-        inputs = inputs.transpose(0, 1).reshape(R, -1, inputs.shape[-1])
-        d_weight.baddbmm_(d_out.transpose(1, 2), inputs)
-        d_bias += d_out.sum(1, keepdim=True)
+        """Add a block of steps, [K, R, B, out] and [K, R, B, in], to `gradients`."""
+        weight_gradient(d_out, inputs, self.gradients)
+
+
+def weight_gradient(d_out: Tensor, inputs: Tensor, total: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    """The sum over steps and rows of the outer products of [..., R, B, out] and [..., R, B, in] as one product,
+    [R, out, in], and of the bias, [R, 1, out]; added in place to `total` if there is one."""
+    d_out, inputs = by_network(d_out), by_network(inputs)
+    if total is None:
+        R, _, out = d_out.shape
+        total = d_out.new_zeros(R, out, inputs.shape[-1]), d_out.new_zeros(R, 1, out)
+    d_weight, d_bias = total
+    d_weight.baddbmm_(d_out.mT, inputs)  # a sum of its own would be another pass over the weights at every block
+    d_bias += d_out.sum(1, keepdim=True)
+    return total
+
+
+def by_network(x: Tensor) -> Tensor:
+    """[..., R, B, n] -> [R, all rows, n], so that what one of R does at all steps is one matrix product."""
+    return x.movedim(-3, 0).flatten(1, -2)

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from models.affine import weight_gradient
+
 FixedMethod = Literal["rk4", "midpoint"]
 ActivationName = Literal["tanh", "elu", "relu"]
 
@@ -52,7 +54,7 @@ class Activation(NamedTuple):
 
 ACTIVATIONS: dict[ActivationName, Activation] = {
     "tanh": Activation(torch.tanh_, lambda a: 1 - a.square()),
-    "elu": Activation(F.elu_, lambda a: a.clamp_max(0) + 1),
+    "elu": Activation(F.elu_, lambda a: a.clamp_max(0).add_(1)),
     "relu": Activation(torch.relu_, lambda a: (a > 0).to(a)),
 }
 
@@ -142,9 +144,9 @@ class _Flow(torch.autograd.Function):
                 torch.bmm(to_u1[i], W1, out=g[r])
                 g_v[r].add_(d_k[..., :lead])
             delta = delta + d_stage.sum(0)
-        d_W1, d_b1 = _weight_gradient(d_u1, stages)
-        d_W2, d_b2 = _weight_gradient(d_u2, a1)
-        d_W3, d_b3 = _weight_gradient(d_f, a2)
+        d_W1, d_b1 = weight_gradient(d_u1, stages)
+        d_W2, d_b2 = weight_gradient(d_u2, a1)
+        d_W3, d_b3 = weight_gradient(d_f, a2)
         return delta, d_W1, d_b1, d_W2, d_b2, d_W3, d_b3, None, None, None
 
 
@@ -160,15 +162,3 @@ def _combine(out: Tensor, z: Tensor, k: tuple[Tensor, ...], coefficients: tuple[
 def _views(x: Tensor) -> tuple[Tensor, ...]:
     """x [M, R, ...] stage by stage: indexing in the loop would take as long as the arithmetic."""
     return x.flatten(0, 1).unbind()
-
-
-def _weight_gradient(d_out: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum over steps, stages and trajectories of the outer products: [G, out, in], and of the bias: [G, 1, out]."""
-    d_out, inputs = by_network(d_out), by_network(inputs)
-    return torch.bmm(d_out.mT, inputs), d_out.sum(1, keepdim=True)
-
-
-def by_network(x: Tensor) -> Tensor:
-    """[M, R, G, P, n] -> [G, M R P, n], so that what a network does at all stages is one matrix product."""
-    M, R, G, P, n = x.shape
-    return x.permute(2, 0, 1, 3, 4).reshape(G, M * R * P, n)

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from models import flow, timegrid
+from models.affine import by_network
 from models.config_base import Config
 from models.flow import ACTIVATIONS, TABLEAUS, ActivationName, Weights
 
@@ -86,8 +87,8 @@ def _direct(
     states, a1, a2 = flow.run(z0, weights, dt, method, activation)
     slope = ACTIVATIONS[activation].slope
     M, R, G, P, _ = a1.shape
-    product = torch.bmm(flow.by_network(slope(a1)), trace_matrix(weights).mT)
-    trace = (product * flow.by_network(slope(a2))).sum(-1).view(G, M, R, P)
+    product = torch.bmm(by_network(slope(a1)), trace_matrix(weights).mT)
+    trace = (product * by_network(slope(a2))).sum(-1).view(G, M, R, P)
     b = torch.tensor(TABLEAUS[method].b, dtype=z0.dtype, device=z0.device)
     per_step = torch.einsum("gmrp,r->mgp", trace, b) * dt[..., 0]
     return states, log_q0 - per_step.cumsum(0), M * R

@@ -16,9 +16,13 @@ all slopes at once, runs a loop of one matrix product a layer, and forms each we
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
+
+from models.affine import weight_gradient
+from models.flow import ACTIVATIONS
+
+_ELU = ACTIVATIONS["elu"]
 
 
 class Weights(NamedTuple):
@@ -96,9 +100,9 @@ class _Loop(torch.autograd.Function):
         x = x0
         for m in range(M):
             k = m % kept
-            y = F.elu_(torch.baddbmm(pre[m], x.expand(G, P, Z), At, out=a[0][k]))
+            y = _ELU.apply_(torch.baddbmm(pre[m], x.expand(G, P, Z), At, out=a[0][k]))
             for weight, bias, out in zip(hidden, layers[L:], a[1:], strict=True):
-                y = F.elu_(torch.baddbmm(bias, y, weight, out=out[k]))
+                y = _ELU.apply_(torch.baddbmm(bias, y, weight, out=out[k]))
             torch.baddbmm(c, y, Vt, out=u[m])
             pull = _sum(torch.tanh(drift[m], out=target[k]), shape.driver)
             x = torch.addcmul(low[m], stay[m], x, out=states[m])
@@ -119,7 +123,7 @@ class _Loop(torch.autograd.Function):
         stay, gain, _, high = _coefficients(dt, noise, shape)
         to_spread = high * s * (1 - s)
         to_drift = [gain * (1 - target[:, g].square()) for g in shape.driver]
-        d_a = [_elu_slope(x) for x in a]  # times the gradient below: of the sums that the activations are of
+        d_a = [_ELU.slope(x) for x in a]  # times the gradient below: of the sums that the activations are of
         d_u = d_outputs.clone()
         d_drift, d_spread = d_u[..., :Z], d_u[:, 0, :, Z:]
         delta = torch.zeros_like(x0)
@@ -133,9 +137,9 @@ class _Loop(torch.autograd.Function):
                 d = d_a[layer][m].mul_(torch.bmm(d, hidden[layer]))
             delta = torch.bmm(d, A).sum(0).addcmul_(stay[m], delta)
         starts = torch.cat([x0[None], states[:-1]])[:, None].expand(M, G, P, Z)
-        d_A, _ = _weight_gradient(d_a[0], starts)
-        d_V, d_c = _weight_gradient(d_u, a[L])
-        d_hidden = [_weight_gradient(d_a[i + 1], a[i]) for i in range(L)]
+        d_A, _ = weight_gradient(d_a[0], starts)
+        d_V, d_c = weight_gradient(d_u, a[L])
+        d_hidden = [weight_gradient(d_a[i + 1], a[i]) for i in range(L)]
         return None, None, None, delta, d_a[0], d_A, d_V, d_c, *(w for w, _ in d_hidden), *(b for _, b in d_hidden)
 
 
@@ -147,14 +151,3 @@ def _coefficients(dt: Tensor, noise: Tensor, shape: Shape) -> tuple[Tensor, Tens
 
 def _sum(target: Tensor, driver: tuple[int, ...]) -> Tensor:
     return target[driver[0]] if len(driver) == 1 else target.sum(0)
-
-
-def _elu_slope(a: Tensor) -> Tensor:
-    """Of elu, from its output."""
-    return a.clamp_max(0).add_(1)
-
-
-def _weight_gradient(d_out: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum over steps and paths of the outer products: [G, out, in], and of the bias: [G, 1, out]."""
-    d_out, inputs = (x.transpose(0, 1).flatten(1, 2) for x in (d_out, inputs))
-    return torch.bmm(d_out.mT, inputs), d_out.sum(1, keepdim=True)
