@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 from models.config_base import Config
 from models.errors import DriftworkError
 from pipeline.files import aside
+from pipeline.raw import names_below, read_raw
 from pipeline.sequence import DataSpec, Item, Sequence, UnreadableError, folder
 
 PITCHES = 128
@@ -70,27 +71,14 @@ class Lakh:
     def find(self, source: Path | None) -> list[Item]:
         """Every .mid or .midi below `source`; the song is the path without suffix and version (`Title.2.mid`)."""
         root = folder(source)
-        names = sorted(
-            Path(parent, file).relative_to(root).as_posix()
-            for parent, _, files in os.walk(root)
-            for file in files
-            if file.lower().endswith((".mid", ".midi"))
-        )
+        names = names_below(root, ".mid", ".midi")
         if not names:
             raise DriftworkError(f"source={root}: no .mid or .midi file in it or below it")
         return [Item(name, group=_song(name), files=(name,)) for name in names]
 
     def read(self, source: Path | None, item: Item) -> list[Sequence]:
         """Sequences of at most `seconds`, in order; a tail of one frame is dropped."""
-        path = folder(source) / item.name
-        try:
-            size = path.stat().st_size
-            if size > MAX_BYTES:
-                raise UnreadableError(f"{size / 2**20:.0f} MiB is too large for a MIDI file")
-            data = path.read_bytes()
-        except OSError as error:
-            raise UnreadableError(f"cannot be opened: {error.strerror}") from None
-        frames = roll(data, self.config.rate)
+        frames = roll(read_raw(folder(source) / item.name, MAX_BYTES, "a MIDI file"), self.config.rate)
         if len(frames) < 2:
             raise UnreadableError("zero length: shorter than two frames")
         key, length = _key(item.name), self.config.length
@@ -115,6 +103,8 @@ def roll(data: bytes, rate: float) -> NDArray[np.bool_]:
     _check_chunks(data)
     try:
         score = symusic.Score.from_midi(data)
+    except MemoryError:
+        raise  # told as such by the guard
     except Exception as error:  # symusic raises RuntimeError, and others through its C++ binding
         raise UnreadableError(f"malformed MIDI: {' '.join(str(error).split())}") from None
     start, end, pitch = _notes(score)

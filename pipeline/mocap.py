@@ -7,6 +7,7 @@ steps to the next frame. A trial is its first 300 frames at an interval of 0.1, 
 """
 
 import hashlib
+import io
 import os
 import re
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from pydantic import Field
 
 from models.config_base import Config
 from models.errors import DriftworkError
+from pipeline.raw import names_below, read_raw
 from pipeline.sequence import DataSpec, Item, Sequence, Split, UnreadableError, folder
 from pipeline.skeleton import Motion, Skeleton, parse_amc, parse_asf
 
@@ -81,9 +83,7 @@ class Mocap:
     def find(self, source: Path | None) -> list[Item]:
         """Every .amc below `source`, each with the .asf beside it; or every .mat, one item for each of its arrays."""
         root = folder(source)
-        names = sorted(
-            Path(parent, file).relative_to(root).as_posix() for parent, _, files in os.walk(root) for file in files
-        )
+        names = names_below(root, ".amc", ".asf", ".mat")
         trials = [name for name in names if name.lower().endswith(".amc")]
         arrays = [name for name in names if name.lower().endswith(".mat")]
         if not trials and not arrays:
@@ -168,8 +168,11 @@ def read_mat(path: Path, array: str) -> NDArray[np.float64]:
     """One array [trials, T, 50] of the authors' file. Raises `UnreadableError` with the reason."""
     from scipy.io import loadmat  # the way back, which needs none of this, is open to an installation that only trains
 
+    data = read_raw(path, MAX_BYTES, "motion capture")
     try:
-        found = loadmat(path, variable_names=[array]).get(array)
+        found = loadmat(io.BytesIO(data), variable_names=[array]).get(array)
+    except MemoryError:
+        raise  # told as such by the guard
     except Exception as error:  # scipy raises whatever its parser ran into
         raise UnreadableError(f"cannot be read as a .mat file: {' '.join(str(error).split())[:200]}") from None
     if found is None:
@@ -209,11 +212,10 @@ def _item(name: str, skeletons: dict[str, str]) -> Item:
 
 def _text(path: Path) -> str:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UnreadableError(f"{path.name}: {path.stat().st_size / 2**20:.0f} MiB is too large")
-        return path.read_text(encoding="latin-1")
-    except OSError as error:
-        raise UnreadableError(f"{path.name}: cannot be opened: {error.strerror}") from None
+        text = read_raw(path, MAX_BYTES, "motion capture").decode("latin-1")
+    except UnreadableError as error:
+        raise UnreadableError(f"{path.name}: {error}") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _sequence(

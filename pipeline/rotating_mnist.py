@@ -7,6 +7,7 @@ the first, from which a model starts); the validation and test sequences, the la
 """
 
 import gzip
+import io
 import os
 import struct
 import zlib
@@ -21,6 +22,7 @@ from pydantic import Field
 from models.config_base import Config
 from models.errors import DriftworkError
 from pipeline.observe import key_seed
+from pipeline.raw import read_raw
 from pipeline.sequence import DataSpec, Item, Sequence, Split, UnreadableError, folder, grey
 
 DIGIT = 3
@@ -148,11 +150,12 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     Raises `UnreadableError` for anything but a whole file of these dimensions.
     """
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as handle:
-            data = handle.read(MAX_BYTES + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or error  # without the path, which is another elsewhere
-        raise UnreadableError(f"{path.name}: cannot be read: {reason}") from None
+        data = read_raw(path, MAX_BYTES, "MNIST")
+        if path.suffix == ".gz":
+            with gzip.open(io.BytesIO(data)) as unpacked:
+                data = unpacked.read(MAX_BYTES + 1)
+    except (UnreadableError, OSError, EOFError, zlib.error) as error:
+        raise UnreadableError(f"{path.name}: cannot be read: {error}") from None
     header = 4 + 4 * dimensions
     if data[:4] != bytes([0, 0, 8, dimensions]) or len(data) < header:
         raise UnreadableError(f"{path.name}: no IDX file of bytes in {dimensions} dimensions, or cut in its header")

@@ -4,7 +4,6 @@ A frame is 100 samples of 16 kHz speech, a sequence one second, 160 frames. A se
 start on. What is left is a shorter sequence of whole frames if it has at least `MIN_FRAMES`; else it is dropped.
 """
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from models.config_base import Config
 from models.errors import DriftworkError
 from pipeline.files import printable
+from pipeline.raw import names_below, read_raw
 from pipeline.sequence import DataSpec, Item, Sequence, Split, UnreadableError, folder
 from pipeline.sphere import MAGIC, parse_sphere
 from pipeline.wav import FULL_SCALE, Pcm, parse_wav
@@ -65,12 +65,7 @@ class Timit:
         missing, or when a sentence is there twice.
         """
         root = folder(source)
-        names = sorted(
-            Path(parent, file).relative_to(root).as_posix()
-            for parent, _, files in os.walk(root)
-            for file in files
-            if file.lower().endswith(".wav")
-        )
+        names = names_below(root, ".wav")
         if not names:
             raise DriftworkError(f"source={root}: no .wav file in it or below it")
         there = set(names)
@@ -101,14 +96,7 @@ class Timit:
 
 
 def _samples(path: Path) -> NDArray[np.int16]:
-    try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise UnreadableError(f"{size / 2**20:.0f} MiB is too large for a sentence")
-        data = path.read_bytes()
-    except OSError as error:
-        raise UnreadableError(f"cannot be opened: {error.strerror}") from None
-    pcm = _parse(data)
+    pcm = _parse(read_raw(path, MAX_BYTES, "a sentence"))
     if pcm.samples.shape[1] != 1:
         raise UnreadableError(f"{pcm.samples.shape[1]} channels; speech here is mono")
     if pcm.rate != RATE:
