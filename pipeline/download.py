@@ -7,7 +7,6 @@ Python's own urllib, because a client that only MLflow happens to bring cannot b
 """
 
 import email.utils
-import hashlib
 import http.client
 import json
 import os
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, NoReturn
 
 from models.errors import DriftworkError
+from pipeline.files import sha256
 
 _PIECE = 1 << 16
 _SPARE_DISK = 64 * 2**20
@@ -223,8 +223,7 @@ def _copy(
 
 
 def _finish(url: str, part: _Part, expected: str | None) -> str:
-    with part.file.open("rb") as handle:
-        found = hashlib.file_digest(handle, "sha256").hexdigest()
+    found = sha256(part.file)
     if expected is not None and found != expected:
         part.discard()
         raise DriftworkError(

@@ -4,7 +4,6 @@ TO/NAME             the file, as the publisher has it
 TO/fetch.lock.json  per file its sha256 and size at the first download, and what was unpacked from it
 """
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -18,6 +17,7 @@ from pipeline.archive import Unpacked, unpack
 from pipeline.download import Patience, download
 from pipeline.fetch_config import FetchConfig, Remote, Unpack
 from pipeline.files import aside, printable, sha256
+from pipeline.lock import locked
 from pipeline.progress import progress
 
 LOCK = "fetch.lock.json"
@@ -44,7 +44,7 @@ def fetch(config: FetchConfig, patience: Patience = Patience()) -> Fetched:  # n
         at work in the folder.
     """
     wanted = config.wanted()
-    with _alone(config.to):
+    with locked(config.to / f".{LOCK}", f"to={config.to}", "fetch"):
         book = _Book(config.to / LOCK)
         fetched = _files(config, wanted, book, patience)
         folders = [_unpacked(config, file, file.unpack, book) for file in wanted if file.unpack]
@@ -69,21 +69,6 @@ class _Book:
         self._files[file.path] = {**self._files.get(file.path, {}), **facts}
         with aside(self._path) as temporary:
             temporary.write_text(json.dumps({"files": dict(sorted(self._files.items()))}, indent=2) + "\n")
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / f".{LOCK}").open("wb")
-    except OSError as error:
-        raise DriftworkError(f"to={folder}: cannot be written: {error.strerror}") from None
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # freed with the process, however it ends
-        except BlockingIOError:
-            raise DriftworkError(f"to={folder}: another fetch is at work there") from None
-        yield
 
 
 def _files(config: FetchConfig, wanted: tuple[Remote, ...], book: _Book, patience: Patience) -> int:

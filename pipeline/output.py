@@ -6,19 +6,19 @@
 Without the manifest the folder is not a data set; with it, nothing but the repair of a damaged shard changes it.
 """
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from models.config_base import build, flatten
 from models.errors import DriftworkError
 from pipeline.build import Unreadable, hash_inputs, intact
 from pipeline.files import aside
+from pipeline.lock import locked
 from pipeline.manifest import MANIFEST, Manifest, read_manifest
 from pipeline.plan import Recipe, ShardPlan
 
@@ -72,11 +72,11 @@ class Output(NamedTuple):
     def opened(self) -> Iterator[None]:
         """The staging folder, new or of a killed attempt, for this process alone; a failure leaves no empty folders."""
         new = not self.folder.exists()
-        try:
-            lock = self._lock()
-        except OSError as error:
-            raise DriftworkError(f"out={self.folder}: cannot be written: {error.strerror}") from None
-        with lock:
+        with ExitStack() as lock:
+            try:
+                self._begin(lock)
+            except OSError as error:
+                raise DriftworkError(f"out={self.folder}: cannot be written: {error.strerror}") from None
             try:
                 yield
             except DriftworkError:
@@ -86,21 +86,14 @@ class Output(NamedTuple):
                     self.folder.rmdir()
                 raise
 
-    def _lock(self) -> IO[bytes]:
+    def _begin(self, lock: ExitStack) -> None:
         complete = (self.folder / MANIFEST).exists()
         if not (complete or self.staging.is_dir()) and self.folder.is_dir() and any(self.folder.iterdir()):
             raise DriftworkError(f"out={self.folder}: holds other files; give a new or an empty folder")
-        self.staging.mkdir(parents=True, exist_ok=True)
-        lock = (self.staging / LOCK).open("wb")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # freed with the process, however it ends
-        except BlockingIOError:
-            lock.close()
-            raise DriftworkError(f"out={self.folder}: another prepare is at work there") from None
+        lock.enter_context(locked(self.staging / LOCK, f"out={self.folder}", "prepare"))
         if not complete:
             for shard in self.folder.glob("*.tar"):  # the last attempt was killed while it moved them out
                 os.replace(shard, self.staging / shard.name)
-        return lock
 
     def publish(self, manifest: Manifest, pages: dict[str, bytes]) -> None:
         """Move shards and then pages in place, in this order, and remove the staging folder."""

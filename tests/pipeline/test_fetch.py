@@ -21,6 +21,7 @@ from pipeline import fetch as module
 from pipeline.download import Patience
 from pipeline.fetch import fetch
 from pipeline.fetch_config import SOURCES
+from pipeline.lock import locked
 from pipeline.rotating_mnist import IMAGES, LABELS
 from tests.pipeline.bad_server import serving, stalls, status, whole
 
@@ -220,7 +221,10 @@ def test_a_folder_of_the_same_name_is_not_touched(server, tmp_path):
 
 
 def test_one_fetch_at_a_time_works_in_a_folder(server, tmp_path):
-    with module._alone(tmp_path), pytest.raises(DriftworkError, match="another fetch is at work there"):
+    with (
+        locked(tmp_path / ".fetch.lock.json", "here", "test"),
+        pytest.raises(DriftworkError, match="another fetch is at work there"),
+    ):
         fetch(config("mnist", server, tmp_path), QUICK)
 
 

@@ -1,0 +1,28 @@
+"""One process at a time."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from models.errors import DriftworkError
+
+
+@contextmanager
+def locked(file: Path, where: str, command: str) -> Iterator[None]:
+    """Hold the lock of `file`, which is made if it is not there. It is freed with the process, however that ends.
+
+    Raises:
+        DriftworkError: the file cannot be written, or another process holds it; said of `where`, as in out=FOLDER, and
+        of the `command` that is at work there.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(file).acquire(timeout=0)
+    except Timeout:
+        raise DriftworkError(f"{where}: another {command} is at work there") from None
+    except OSError as error:
+        raise DriftworkError(f"{where}: cannot be written: {error.strerror}") from None
+    with lock:
+        yield
