@@ -9,31 +9,22 @@ from torch import Tensor, nn
 
 from models.base import Objective, Terms, last_observed, per_sequence
 from models.batch import Batch
-from models.config_base import Config
 from models.decoder import Decoder
-from models.gru_ode import Events, GruOde
+from models.gru_ode import DrivenConfig, Events, GruOde
 from models.likelihoods import LikelihoodName, Marginal
 from models.networks import mlp
 
 
-class GruOdeConfig(Config):
+class GruOdeConfig(DrivenConfig):
     name: Literal["gru_ode", "ode_rnn", "bi_gru_ode"]
     """Flow between observations: of a GRU cell, or (`ode_rnn`) a network with one hidden layer. `bi_gru_ode` runs the
     first in both directions, for interpolation alone."""
-    hidden: int = Field(512, ge=1)
-    """H, recurrent units of a direction."""
     width: int = Field(1024, ge=1)
     """Units of a hidden layer between state and decoder."""
     depth: int = Field(4, ge=0)
     """Hidden layers between state and decoder: what N1 is to VSDN, so that both have the same capacity."""
     latent: int = Field(128, ge=1)
     """Width of what those layers hand to the decoder beside the state."""
-    max_step: float = Field(0.2, gt=0)
-    """Longest solver step, seconds."""
-    time_unit: float = Field(1.0, gt=0)
-    """Seconds that make one unit of model time."""
-    see_last: bool = False
-    """Let the decoder read the last observed frame."""
 
 
 class GruOdeModel(nn.Module):
@@ -43,9 +34,9 @@ class GruOdeModel(nn.Module):
         super().__init__()
         c = config
         flow: Literal["gru", "mlp"] = "mlp" if c.name == "ode_rnn" else "gru"
-        self.gru_ode = GruOde(marginal, c.hidden, 1, c.max_step, c.time_unit, flow)
+        self.gru_ode = GruOde(marginal, c.hidden, 1, c.max_step, c.time_unit, flow, c.gain_shape)
         self.features = mlp(c.hidden, c.width, c.depth, c.latent)
-        self.decoder = Decoder(c.latent + c.hidden, likelihood, marginal, c.see_last)
+        self.decoder = Decoder(c.latent + c.hidden, likelihood, marginal, c.see_last, c.gain_shape)
 
     def forward(self, batch: Batch, kl_weight: float) -> Objective:
         """Loss [B]; there is no KL for `kl_weight` to weigh."""
@@ -84,9 +75,9 @@ class BiGruOdeModel(nn.Module):
     def __init__(self, config: GruOdeConfig, likelihood: LikelihoodName, marginal: Marginal) -> None:
         super().__init__()
         c = config
-        self.gru_ode = GruOde(marginal, c.hidden, passes=2, max_step=c.max_step, time_unit=c.time_unit)
+        self.gru_ode = GruOde(marginal, c.hidden, 2, c.max_step, c.time_unit, gain_shape=c.gain_shape)
         self.features = mlp(2 * c.hidden, c.width, c.depth, c.latent)
-        self.decoder = Decoder(c.latent + 2 * c.hidden, likelihood, marginal, c.see_last)
+        self.decoder = Decoder(c.latent + 2 * c.hidden, likelihood, marginal, c.see_last, c.gain_shape)
 
     def forward(self, batch: Batch, kl_weight: float) -> Objective:
         """Loss [B]; there is no KL for `kl_weight` to weigh."""

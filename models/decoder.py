@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from models.likelihoods import LIKELIHOODS, LikelihoodName, Marginal, Standardize
+from models.gain_shape import likelihood as likelihood_of
+from models.gain_shape import reader
+from models.likelihoods import LikelihoodName, Marginal
 
 
 class Decoder(nn.Module):
@@ -12,14 +14,17 @@ class Decoder(nn.Module):
     Args:
         inputs: width of what it reads: the latent, the recurrent state, or both.
         see_last: whether it also reads the last observed frame, which makes copying it free for every model alike.
+        gain_shape: whether it reads and says frames as a gain and a shape.
     """
 
-    def __init__(self, inputs: int, likelihood: LikelihoodName, marginal: Marginal, see_last: bool) -> None:
+    def __init__(
+        self, inputs: int, likelihood: LikelihoodName, marginal: Marginal, see_last: bool, gain_shape: bool
+    ) -> None:
         super().__init__()
-        self.likelihood = LIKELIHOODS[likelihood](marginal)
-        self.standardize = Standardize(marginal)
+        self.likelihood = likelihood_of(likelihood, marginal, gain_shape)
+        self.standardize = reader(marginal, gain_shape)
         self.see_last = see_last
-        self.linear = nn.Linear(inputs + len(marginal.mean) * see_last, self.likelihood.width)
+        self.linear = nn.Linear(inputs + self.standardize.width * see_last, self.likelihood.width)
 
     def forward(self, state: Tensor, last: Tensor) -> Tensor:
         """Parameters of the likelihood [..., width] from state [..., inputs] and last frame [..., D]."""
@@ -29,6 +34,10 @@ class Decoder(nn.Module):
     def log_prob(self, state: Tensor, last: Tensor, y: Tensor) -> Tensor:
         """log P(y | state, last) [...], nats."""
         return self.likelihood.log_prob(self(state, last), y)
+
+    def beta_log_prob(self, state: Tensor, last: Tensor, y: Tensor, beta: float | Tensor) -> Tensor:
+        """The same, weighted for training as `Likelihood.beta_log_prob` says."""
+        return self.likelihood.beta_log_prob(self(state, last), y, beta)
 
     def expectation(self, state: Tensor, last: Tensor) -> Tensor:
         """E[Y | state, last] [..., D]."""

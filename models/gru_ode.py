@@ -8,16 +8,34 @@ sequence, and can then be asked for the state at any time.
 from typing import Literal, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from models import recurrence, timegrid
 from models.batch import Batch
+from models.config_base import Config
+from models.gain_shape import reader
 from models.gru_flow import GruFlow
-from models.likelihoods import Marginal, Standardize
+from models.likelihoods import Marginal
 from models.mlp_flow import MlpFlow
 from models.networks import full_precision
 
 FLOWS: dict[Literal["gru", "mlp"], type[recurrence.Flow]] = {"gru": GruFlow, "mlp": MlpFlow}
+
+
+class DrivenConfig(Config):
+    """What all models have that these states drive."""
+
+    hidden: int = Field(512, ge=1)
+    """H, recurrent units of a direction."""
+    max_step: float = Field(0.2, gt=0)
+    """Longest solver step, seconds."""
+    time_unit: float = Field(1.0, gt=0)
+    """Seconds that make one unit of model time: about how fast the state should be able to change."""
+    see_last: bool = False
+    """Let the decoder read the last observed frame."""
+    gain_shape: bool = False
+    """Read and say every frame as a gain and a shape; for waveforms."""
 
 
 class Events(NamedTuple):
@@ -102,11 +120,12 @@ class GruOde(nn.Module):
         hidden: H. passes: 1 forward in time, 2 also backward.
         max_step: longest Euler step, seconds. time_unit: seconds that make one unit of t in dh/dt.
         flow: f. "gru": (1 - z) (g - h) with the gates of an input-free GRU cell; "mlp": a network with a hidden layer.
+        gain_shape: read frames as a gain and a shape.
     """
 
     def __init__(
         self, marginal: Marginal, hidden: int, passes: int, max_step: float, time_unit: float,
-        flow: Literal["gru", "mlp"] = "gru",
+        flow: Literal["gru", "mlp"] = "gru", gain_shape: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.max_step, self.time_unit, self.passes, self.hidden = max_step, time_unit, passes, hidden
@@ -119,7 +138,8 @@ class GruOde(nn.Module):
         self.update_bias = nn.Parameter(torch.empty(R, 1, 3 * H))
         for parameter in self.parameters():  # as torch.nn.GRUCell does
             nn.init.uniform_(parameter, -(H**-0.5), H**-0.5)
-        self.project = nn.Sequential(Standardize(marginal), nn.Linear(len(marginal.mean), R * 3 * H))
+        standardize = reader(marginal, gain_shape)
+        self.project = nn.Sequential(standardize, nn.Linear(standardize.width, R * 3 * H))
 
     def forward(self, batch: Batch, events: Events) -> Trajectory:
         """Run all passes over the events of the batch."""

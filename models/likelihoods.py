@@ -36,6 +36,7 @@ class Standardize(nn.Module):
 
     def __init__(self, marginal: Marginal) -> None:
         super().__init__()
+        self.width = len(marginal.mean)
         self.register_buffer("mean", marginal.mean.clone())
         self.register_buffer("scale", torch.tensor(marginal.scale))
 
@@ -49,6 +50,12 @@ class Likelihood(Protocol):
 
     def log_prob(self, parameters: Tensor, y: Tensor) -> Tensor:
         """[...], nats, summed over channels. `parameters` [..., width], `y` [..., D]."""
+        ...
+
+    def beta_log_prob(self, parameters: Tensor, y: Tensor, beta: float | Tensor) -> Tensor:
+        """The same, for training alone: each channel weighted by its predicted standard deviation, in units of the
+        marginal's scale, to 2 `beta` (one number, or [...]: `Normal.beta_log_prob`); where there is none, not weighted.
+        """
         ...
 
     def expectation(self, parameters: Tensor) -> Tensor:
@@ -71,6 +78,9 @@ class Bernoulli(nn.Module):
         logits = full_precision(parameters) + self.marginal
         return -F.binary_cross_entropy_with_logits(logits, y, reduction="none").sum(-1)
 
+    def beta_log_prob(self, parameters: Tensor, y: Tensor, beta: float | Tensor) -> Tensor:
+        return self.log_prob(parameters, y)
+
     def expectation(self, parameters: Tensor) -> Tensor:
         return torch.sigmoid(full_precision(parameters) + self.marginal)
 
@@ -87,12 +97,19 @@ class Gaussian(nn.Module):
         self.register_buffer("mean", marginal.mean.clone())
         self.register_buffer("scale", torch.tensor(marginal.scale))
 
+    def normal(self, parameters: Tensor) -> Normal:
+        """Of a frame, in units of the marginal's scale."""
+        return Normal.of(parameters)
+
     def log_prob(self, parameters: Tensor, y: Tensor) -> Tensor:
-        standard = Normal.of(parameters).log_prob((y - self.mean) / self.scale)
+        standard = self.normal(parameters).log_prob((y - self.mean) / self.scale)
         return standard - y.shape[-1] * self.scale.log()  # change of variables
 
+    def beta_log_prob(self, parameters: Tensor, y: Tensor, beta: float | Tensor) -> Tensor:
+        return self.normal(parameters).beta_log_prob((y - self.mean) / self.scale, beta)
+
     def expectation(self, parameters: Tensor) -> Tensor:
-        return self.mean + self.scale * Normal.of(parameters).mean
+        return self.mean + self.scale * self.normal(parameters).mean
 
 
 class NoisyMean(nn.Module):

@@ -20,35 +20,30 @@ from torch import Tensor, nn
 
 from models.base import Objective, Terms, last_observed, next_observed, per_sequence
 from models.batch import Batch
-from models.config_base import Config
 from models.decoder import Decoder
-from models.gru_ode import Events, GruOde
+from models.gain_shape import reader
+from models.gru_ode import DrivenConfig, Events, GruOde
 from models.likelihoods import LikelihoodName, Marginal
 from models.networks import Normal, mlp
 from models.noise import antithetic_normal, keyed_normal
 
 
-class VsdnConfig(Config):
+class VsdnConfig(DrivenConfig):
     """What both forms have."""
 
     latent: int = Field(128, ge=1)
     """Z."""
-    hidden: int = Field(512, ge=1)
-    """H, recurrent units of each direction."""
     width: int = Field(1024, ge=1)
     """Units of a hidden layer of N1 and N2."""
     depth: int = Field(4, ge=0)
     """Hidden layers of N1 and N2."""
-    max_step: float = Field(0.2, gt=0)
-    """Longest solver step, seconds."""
-    time_unit: float = Field(1.0, gt=0)
-    """Seconds that make one unit of model time: about how fast the state should be able to change."""
-    see_last: bool = False
-    """Let the decoder read the last observed frame."""
     see_next: bool = False
     """Let the posterior read the next observed frame."""
     free_nats: float = Field(0.0, ge=0)
     """KL per frame that costs nothing, nats: keeps the posterior from collapsing onto the prior."""
+    unseen_beta: float = Field(0.0, ge=0, le=1)
+    """Beta of the beta-NLL that stands, in training, for the log-likelihood of frames that the posterior has not taken
+    in (`Likelihood.beta_log_prob`); 0: the log-likelihood itself."""
 
 
 class VsdnVaeConfig(VsdnConfig):
@@ -62,13 +57,15 @@ class VsdnVae(nn.Module):
     def __init__(self, config: VsdnVaeConfig, likelihood: LikelihoodName, marginal: Marginal) -> None:
         super().__init__()
         c = config
-        self.latent, self.unseen_share, self.free_nats = c.latent, c.unseen_share, c.free_nats
+        self.latent, self.free_nats = c.latent, c.free_nats
+        self.unseen_share, self.unseen_beta = c.unseen_share, c.unseen_beta
         self.residual = c.name == "vsdn_vae_res"
-        self.gru_ode = GruOde(marginal, c.hidden, passes=2, max_step=c.max_step, time_unit=c.time_unit)
+        self.gru_ode = GruOde(marginal, c.hidden, 2, c.max_step, c.time_unit, gain_shape=c.gain_shape)
         self.prior_net = mlp(c.hidden, c.width, c.depth, 2 * c.latent)
         self.see_next = c.see_next
-        self.posterior_net = mlp(2 * c.hidden + len(marginal.mean) * c.see_next, c.width, c.depth, 2 * c.latent)
-        self.decoder = Decoder(c.latent + c.hidden, likelihood, marginal, c.see_last)
+        following = reader(marginal, c.gain_shape).width * c.see_next
+        self.posterior_net = mlp(2 * c.hidden + following, c.width, c.depth, 2 * c.latent)
+        self.decoder = Decoder(c.latent + c.hidden, likelihood, marginal, c.see_last, c.gain_shape)
 
     def forward(self, batch: Batch, kl_weight: float) -> Objective:
         """Loss [B] with beta = `kl_weight`, and the terms of the bound that `density` would report."""
@@ -87,8 +84,8 @@ class VsdnVae(nn.Module):
         loss = paid - terms.log_likelihood
         if self.unseen_share > 0:
             x = self._posterior(prior, h, unseen, events.take(next_observed(batch, own=False))).sample(noise)
-            smoothing = per_sequence(self._log_likelihood(x, h, last, events), events.valid)
-            loss = torch.lerp(loss, -smoothing, self.unseen_share)
+            smoothing = self.decoder.beta_log_prob(torch.cat([x, h], -1), last, events.values, self.unseen_beta)
+            loss = torch.lerp(loss, -per_sequence(smoothing, events.valid), self.unseen_share)
         return Objective(loss, terms)
 
     def density(self, batch: Batch, samples: int) -> tuple[Terms, Tensor]:

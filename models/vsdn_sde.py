@@ -13,6 +13,8 @@ then the bound of a posterior that does not know all it could, and what interpol
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple, Self
 
 import torch
@@ -24,6 +26,7 @@ from models import sde, timegrid
 from models.base import Objective, Terms, last_observed, per_sequence
 from models.batch import Batch
 from models.decoder import Decoder
+from models.gain_shape import reader
 from models.gru_ode import Events, GruOde, Trajectory, clock_of
 from models.likelihoods import LikelihoodName, Marginal
 from models.networks import full_precision
@@ -120,25 +123,28 @@ class VsdnSde(nn.Module):
         super().__init__()
         c = self.config = config
         self.posterior = (0, 1) if c.name == "vsdn_sde_res" else (1,)
-        self.gru_ode = GruOde(marginal, c.hidden, passes=2, max_step=c.max_step, time_unit=c.time_unit)
-        future = c.hidden + len(marginal.mean) * c.see_next
+        self.gru_ode = GruOde(marginal, c.hidden, 2, c.max_step, c.time_unit, gain_shape=c.gain_shape)
+        future = c.hidden + reader(marginal, c.gain_shape).width * c.see_next
         self.drifts = Drifts(c.hidden, future, c.latent, c.width, c.depth)
         self.x0 = nn.Parameter(torch.zeros(c.latent))
-        self.decoder = Decoder(c.latent + c.hidden, likelihood, marginal, c.see_last)
+        self.decoder = Decoder(c.latent + c.hidden, likelihood, marginal, c.see_last, c.gain_shape)
 
     def forward(self, batch: Batch, kl_weight: float) -> Objective:
         """Loss [B] with beta = `kl_weight`, and the terms of the bound (with nothing held out, those of `density`)."""
-        c, events = self.config, Events.of(batch)
-        latent = self._latent(self._shown(batch), self.posterior, c.samples)
-        log_likelihood = self._log_likelihood(latent, batch, events).mean(0)
+        c, events, shown = self.config, Events.of(batch), self._shown(batch)
+        latent = self._latent(shown, self.posterior, c.samples)
+        log_likelihood = score = self._sum_of(self.decoder.log_prob, latent, events).mean(0)
+        if c.unseen_beta > 0:
+            beta = c.unseen_beta * ~shown.observed.gather(1, events.frame)
+            score = self._sum_of(partial(self.decoder.beta_log_prob, beta=beta), latent, events).mean(0)
         terms = Terms(log_likelihood, latent.kl.mean(0), events.valid.sum(1))
         paid = torch.maximum(terms.kl, c.free_nats * terms.frames)
-        return Objective(kl_weight * paid - log_likelihood, terms)
+        return Objective(kl_weight * paid - score, terms)
 
     def density(self, batch: Batch, samples: int) -> tuple[Terms, Tensor]:
         events = Events.of(batch)
         latent = self._latent(batch, self.posterior, samples)
-        log_likelihood = self._log_likelihood(latent, batch, events)
+        log_likelihood = self._sum_of(self.decoder.log_prob, latent, events)
         weighted = (log_likelihood - latent.kl - latent.martingale).logsumexp(0) - math.log(samples)
         return Terms(log_likelihood.mean(0), latent.kl.mean(0), events.valid.sum(1)), weighted
 
@@ -195,14 +201,11 @@ class VsdnSde(nn.Module):
         x = torch.lerp(states[step, :, row], states[step + 1, :, row], theta) + bridge
         return x.permute(2, 0, 1, 3)
 
-    def _log_likelihood(self, latent: Latent, batch: Batch, events: Events) -> Tensor:
-        """[S, B]"""
+    def _sum_of(self, score: Callable[..., Tensor], latent: Latent, events: Events) -> Tensor:
+        """A decoder's score of each event, summed over a sequence's: [S, B]."""
         h, last = events.take(latent.h), events.take(latent.last)
-        each = [
-            per_sequence(self.decoder.log_prob(torch.cat([events.take(x), h], -1), last, events.values), events.valid)
-            for x in latent.x
-        ]
-        return torch.stack(each)
+        each = [score(torch.cat([events.take(x), h], -1), last, events.values) for x in latent.x]
+        return torch.stack([per_sequence(x, events.valid) for x in each])
 
     def _mean(self, latent: Latent) -> Tensor:
         """E[Y_t], the mean over the paths."""

@@ -13,6 +13,20 @@ CONFIGS = {
     "vsdn_vae_res": VsdnVaeConfig(name="vsdn_vae_res", latent=3, hidden=6, width=8, depth=1, max_step=0.15),
     "vsdn_sde": VsdnSdeConfig(name="vsdn_sde", latent=3, hidden=6, width=8, depth=2, see_last=True, free_nats=0.1),
     "vsdn_sde_res": VsdnSdeConfig(name="vsdn_sde_res", latent=3, hidden=6, width=8, depth=1, max_step=0.15, samples=2),
+    "vsdn_vae of waves": VsdnVaeConfig(
+        name="vsdn_vae",
+        latent=3,
+        hidden=6,
+        width=8,
+        depth=1,
+        see_last=True,
+        see_next=True,
+        gain_shape=True,
+        unseen_beta=0.5,
+    ),
+    "vsdn_sde of waves": VsdnSdeConfig(
+        name="vsdn_sde", latent=3, hidden=6, width=8, depth=1, see_last=True, see_next=True, gain_shape=True
+    ),
     "gru_ode": GruOdeConfig(name="gru_ode", latent=3, hidden=6, width=8, depth=2, see_last=True),
     "ode_rnn": GruOdeConfig(name="ode_rnn", latent=3, hidden=6, width=8, depth=1, max_step=0.15),
     "bi_gru_ode": GruOdeConfig(name="bi_gru_ode", latent=3, hidden=6, width=8, depth=2, see_last=True),
@@ -34,7 +48,8 @@ def dynamics(request):
 
 def small(name):
     torch.manual_seed(1)
-    return build_model(CONFIGS[name], "bernoulli", Marginal(torch.full((D,), 0.3), 0.45)).double()
+    likelihood = "gaussian" if CONFIGS[name].gain_shape else "bernoulli"
+    return build_model(CONFIGS[name], likelihood, Marginal(torch.full((D,), 0.3), 0.45)).double()
 
 
 @pytest.fixture(params=["regular", "irregular"])
