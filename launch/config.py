@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from launch.hostfile import HostsConfig
 from launch.tracking import TrackingConfig
 from models.config_base import Config, load
 from models.errors import DriftworkError
@@ -76,7 +77,10 @@ class RunConfig(Config):
     evaluate: EvalConfig = EvalConfig()
     tracking: TrackingConfig = TrackingConfig()
     ranks: int = Field(1, ge=1)
-    """Processes on this machine: one a GPU, or one a CPU core or more."""
+    """Processes: one a GPU, or one a CPU core or more. With a hostfile, over all its hosts."""
+    hostfile: Path | None = None
+    """Hosts to train on, as DeepSpeed lists them: a line `NAME slots=N` each. null: this machine alone."""
+    hosts: HostsConfig = HostsConfig()
     loader_workers: int = Field(0, ge=0)
     """Processes a rank that read batches ahead; 0 reads between the steps."""
     out: Path | None = None

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from typing import TextIO
 
 import torch
@@ -32,20 +33,11 @@ def start(module: str, arguments: list[str], ranks: int, stdout: TextIO | None =
     Each rank gets its share of the cores, unless OMP_NUM_THREADS says otherwise: with small tensors, threads that
     compete for cores cost tenfold. However this process ends, its ranks end with it.
     """
-    environment = {
-        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // ranks)),
-        **os.environ,
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger",  # DeepSpeed's to mend
-        "DS_ACCELERATOR": "cuda" if torch.cuda.is_available() else "cpu",  # found by looking, it warns from all ranks
-    }
-    # This is what `deepspeed` itself starts on a machine. Unlike that command, it hands SIGTERM on to the ranks.
-    command = [
-        sys.executable, "-m", "deepspeed.launcher.launch", f"--world_info={_world(ranks)}", "--no_local_rank",
-        "--log_level=error", "--master_addr=127.0.0.1", f"--master_port={free_port()}", "--module", module, *arguments,
-    ]  # fmt: skip
+    threads = max(1, (os.cpu_count() or 1) // ranks)
+    variables = environment(threads, gpus=torch.cuda.is_available(), given=os.environ)
+    ours = command(module, arguments, {"localhost": _devices(ranks)}, 0, "127.0.0.1", free_port())
     with sigterm_exits():
-        process = subprocess.Popen(command, env=environment, stdout=stdout, preexec_fn=end_with_parent)
+        process = subprocess.Popen(ours, env=variables, stdout=stdout, preexec_fn=end_with_parent)
         try:
             return process.wait()
         except BaseException:
@@ -54,11 +46,40 @@ def start(module: str, arguments: list[str], ranks: int, stdout: TextIO | None =
             raise
 
 
-def _world(ranks: int) -> str:
-    """Host -> devices, as DeepSpeed's launcher reads it. Of the devices that this user may use, the first ones."""
+def environment(threads: int, *, gpus: bool, given: Mapping[str, str]) -> dict[str, str]:
+    """Of ranks with so many threads each, unless what is given says otherwise."""
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        **given,
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger",  # DeepSpeed's to mend
+        "DS_ACCELERATOR": "cuda" if gpus else "cpu",  # found by looking, it warns from all ranks
+    }
+
+
+def command(
+    module: str, arguments: list[str], world: Mapping[str, Sequence[str]], host: int, address: str, port: int
+) -> list[str]:
+    """What `deepspeed` itself starts on a machine. Unlike that command, it hands SIGTERM on to the ranks.
+
+    Args:
+        world: host -> its devices, one a rank.
+        host: which of these it is for.
+        address, port: where the ranks meet, on the first host.
+    """
+    encoded = base64.urlsafe_b64encode(json.dumps(world).encode()).decode()
+    return [
+        sys.executable, "-m", "deepspeed.launcher.launch", f"--world_info={encoded}", f"--node_rank={host}",
+        "--no_local_rank", "--log_level=error", f"--master_addr={address}", f"--master_port={port}",
+        "--module", module, *arguments,
+    ]  # fmt: skip
+
+
+def _devices(ranks: int) -> list[str]:
+    """Of those that this user may use, the first ones."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    mine = visible.split(",")[:ranks] if torch.cuda.is_available() and visible else list(range(ranks))
-    return base64.urlsafe_b64encode(json.dumps({"localhost": mine}).encode()).decode()
+    mine = visible.split(",") if torch.cuda.is_available() and visible else map(str, range(ranks))
+    return list(mine)[:ranks]
 
 
 def launched() -> bool:

@@ -82,6 +82,8 @@ def _check(grid: Grid, cell: Cell) -> int:
     """The most steps that it takes, after what `train` would check, but for the hashes of the data."""
     config = cell.config
     try:
+        if config.hostfile is not None:
+            raise DriftworkError("hostfile: a cell runs on one machine; at_once=N takes several, of a Ray cluster")
         if grid.config.at_once == 1 or grid.config.address == "local":
             launcher.check_ranks(config.ranks)
         streams.evaluation(config, config.data, read_manifest(config.data), grid.config.evaluate, alone())

@@ -1,0 +1,51 @@
+"""Which hosts there are: DeepSpeed's hostfile, and how hosts are reached."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import Field
+
+from models.config_base import Config
+from models.errors import DriftworkError
+
+_LINE = re.compile(r"(\S+)\s+slots=([1-9]\d*)")
+
+
+class HostsConfig(Config):
+    ssh: str = "ssh -o BatchMode=yes -o ConnectTimeout=10"
+    """What runs a command on a host, whose name and the command follow."""
+    address: str | None = None
+    """Where the other hosts reach the first one; null: by its name in the hostfile."""
+    port: int | None = Field(None, ge=1, le=65535)
+    """Of the first host, where ranks meet; null: any that is free."""
+    silence: float = Field(30.0, gt=1)
+    """Seconds without a sign of life after which a host is lost."""
+
+
+class Host(NamedTuple):
+    name: str
+    slots: int
+    """Ranks that run there."""
+
+
+def read(file: Path) -> list[Host]:
+    """The lines `NAME slots=N` of a hostfile. Raises `DriftworkError` for another line, or for no host."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DriftworkError(f"hostfile={file}: cannot be read: {getattr(error, 'strerror', error)}") from None
+    hosts: dict[str, Host] = {}
+    for number, line in enumerate(lines, 1):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        found = _LINE.fullmatch(text)
+        if found is None or text.startswith("-"):  # ssh would read an option there
+            raise DriftworkError(f"hostfile={file}: line {number}, '{text}', is not of the form NAME slots=N")
+        if found[1] in hosts:
+            raise DriftworkError(f"hostfile={file}: line {number} names {found[1]} again; give one line all its slots")
+        hosts[found[1]] = Host(found[1], int(found[2]))
+    if not hosts:
+        raise DriftworkError(f"hostfile={file}: names no host")
+    return list(hosts.values())
