@@ -1,9 +1,7 @@
 """One file over HTTP, whole or not at all: resumed, retried, held to its limits and to its hash.
 
-Python's own urllib, because a client that only MLflow happens to bring cannot be counted on where data are fetched.
-
-    NAME.part         what has come so far
-    NAME.part.json    which answer it is a piece of: address, validator (ETag or date), length
+NAME.part         what has come so far
+NAME.part.json    which answer it is a piece of: address, validator (ETag or date), length
 """
 
 import email.utils
@@ -15,8 +13,6 @@ import shutil
 import ssl
 import time
 import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Callable
 from email.message import Message
 from pathlib import Path
@@ -24,13 +20,13 @@ from typing import IO, Any, NamedTuple, NoReturn
 
 from models.errors import DriftworkError
 from pipeline.files import sha256
+from pipeline.http_get import get
 
 _PIECE = 1 << 16
 _SPARE_DISK = 64 * 2**20
 """Bytes that stay free on the disk."""
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
 """Answers that a second request may better."""
-_REDIRECTS = 5
 _PROGRESS = 2**20
 """Bytes that an attempt must add, or finish, for the count of fruitless ones to begin anew."""
 
@@ -147,7 +143,7 @@ def _attempt(
     if start:
         headers |= {"Range": f"bytes={start}-", "If-Range": str(note["validator"])}
     try:
-        with _open(url, headers, patience.timeout) as answer:
+        with get(url, headers, patience.timeout) as answer:
             if answer.status == 206 and start:
                 total = _resumed(answer.headers, start, note)
             elif answer.status == 200:  # the whole file: it changed, or the server knows no ranges
@@ -171,24 +167,6 @@ def _attempt(
         raise _TransientError(f"the answer broke off: {error or type(error).__name__}") from None
     except OSError as error:
         raise DriftworkError(f"{part.file}: cannot be written: {error.strerror or error}") from None
-
-
-def _open(url: str, headers: dict[str, str], timeout: float) -> Any:
-    """The answer to a GET, after a few redirects: to HTTP(S) without a password, and never from HTTPS back."""
-    here = url
-    for _ in range(_REDIRECTS + 1):
-        try:
-            return _OPENER.open(urllib.request.Request(here, headers=headers), timeout=timeout)
-        except urllib.error.HTTPError as error:
-            if error.code not in (301, 302, 303, 307, 308):
-                raise
-            error.close()
-            there = urllib.parse.urljoin(here, error.headers.get("Location", ""))
-        check_address(there, f"{url}: redirects to {there}")
-        if here.startswith("https:") and not there.startswith("https:"):
-            raise DriftworkError(f"{url}: redirects to {there}, which anyone on the way can alter")
-        here = there
-    raise DriftworkError(f"{url}: redirects more than {_REDIRECTS} times, the last to {here}")
 
 
 def _copy(
@@ -292,29 +270,3 @@ def _retry_after(text: str) -> float | None:
 def _to_disk(handle: IO[bytes]) -> None:
     handle.flush()
     os.fsync(handle.fileno())
-
-
-def check_address(url: str, what: str) -> None:
-    """Raises `DriftworkError` for anything but http(s)://host/... without user and password."""
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise DriftworkError(f"{what}: must be http:// or https://")
-    if parts.username is not None or parts.password is not None:
-        raise DriftworkError(f"{what}: holds a user name or a password; none is sent")
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """Only what is needed: urllib's own also knows file:, ftp: and data:, and follows redirects by itself."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-    ):
-        opener.add_handler(handler)
-    return opener
-
-
-_OPENER = _opener()

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field
 from models.config_base import Config
 from models.errors import DriftworkError
 from pipeline.archive import Limits
-from pipeline.download import check_address
+from pipeline.http_get import check_address
 
 
 def _address(url: str) -> str:

@@ -6,11 +6,13 @@ import random
 import shutil
 import socket
 import time
+import urllib.request
 
 import pytest
 
 from models.errors import DriftworkError
 from pipeline import download as module
+from pipeline import http_get
 from pipeline.download import Patience, download
 from tests.pipeline.bad_server import claims, drips, endless, redirect, serving, stalls, status, whole
 
@@ -248,12 +250,12 @@ def test_a_redirect_leads_to_http_and_not_in_circles(server, target, where, said
 
 def test_https_is_not_left_by_a_redirect(server, target, monkeypatch):
     server.will(redirect(f"{server.url}/a.bin"))
-    opened = module._OPENER.open
+    opened = http_get._OPENER.open
 
     def plain(request, timeout):
-        return opened(module.urllib.request.Request(request.full_url.replace("https", "http")), timeout=timeout)
+        return opened(urllib.request.Request(request.full_url.replace("https", "http")), timeout=timeout)
 
-    monkeypatch.setattr(module._OPENER, "open", plain)
+    monkeypatch.setattr(http_get._OPENER, "open", plain)
     with pytest.raises(DriftworkError, match="which anyone on the way can alter"):
         download(f"{server.url}/x".replace("http", "https"), target, LIMIT, patience=QUICK)
 
