@@ -1,17 +1,16 @@
-"""GRU-ODE forward and backward in time together against one pass alone: `python benchmarks/gru_ode_passes.py`.
+"""GRU-ODE forward and backward in time together against one pass alone: `python -m benchmarks.gru_ode_passes`.
 
-States and gradients at 32 sequences, 256 units, 100 frames of which a quarter is observed at random. One thread, its
-processor time; runs are timed in pairs, so that a machine that slows down slows both. Both directions are twice the
-arithmetic of one. What that alone takes, at the rate that the loop's largest product reaches by itself, is printed
-beside: on one core no ratio can fall below what it leaves.
+States and gradients at 32 sequences, 256 units, 100 frames of which a quarter is observed at random. One thread. Both
+directions are twice the arithmetic of one. What that alone takes, at the rate that the loop's largest product reaches
+by itself, is printed beside: on one core no ratio can fall below what it leaves.
 """
 
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
 
+from benchmarks.measure import in_turn, timed
 from benchmarks.vsdn_step import rolls
 from models.gru_ode import Events, GruOde
 from models.likelihoods import Marginal
@@ -27,9 +26,9 @@ def main() -> None:
     one, both = step(passes=1), step(passes=2)
     for run in (one, both):
         run()
-    times = [(timed(one), timed(both)) for _ in range(PAIRS)]
-    alone, together = (statistics.median(column) for column in zip(*times, strict=True))
-    ratios = [b / a for a, b in times]
+    times = in_turn(one, both, rounds=PAIRS)
+    alone, together = map(statistics.median, times)
+    ratios = [b / a for a, b in zip(*times, strict=True)]
     print(
         f"GRU-ODE states and gradients: one pass {1e3 * alone:.0f} ms, both {1e3 * together:.0f} ms, "
         f"ratio {statistics.median(ratios):.2f} (medians of {PAIRS} pairs, {min(ratios):.2f} to {max(ratios):.2f})"
@@ -52,12 +51,6 @@ def step(passes: int) -> Callable[[], None]:
         torch.stack([trajectory.at_events(direction)[0].sum() for direction in range(passes)]).sum().backward()
 
     return run
-
-
-def timed(run: Callable[[], object]) -> float:
-    started = time.process_time()
-    run()
-    return time.process_time() - started
 
 
 def flops() -> float:

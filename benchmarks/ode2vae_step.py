@@ -1,21 +1,18 @@
-"""An ODE2VAE training step against the usual way of writing it: `python benchmarks/ode2vae_step.py`.
+"""An ODE2VAE training step against the usual way of writing it: `python -m benchmarks.ode2vae_step`.
 
 Ours: the direct solver with its own backward, and the trace by the closed form. The usual way: torchdiffeq's rk4, and
 the trace by one autograd call for each latent dimension at each of its stages. Both compute the same loss and gradients
 (checked first). One thread, 13 sequences of 300 frames of 50 channels, at the size published for motion capture and at
-a larger one. Steps are timed in pairs, so that a machine that slows down slows both; memory is what a process that
-takes one step holds at most, less what it held before.
+a larger one.
 """
 
-import multiprocessing
 import statistics
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
+from benchmarks.measure import in_turn, memory
 from models.batch import Batch
 from models.likelihoods import Marginal
 from models.ode import SolverConfig
@@ -34,12 +31,12 @@ def main() -> int:
     for q, width, least in CASES:
         ours, plain = step("ours", q, width), step("plain", q, width)
         check(ours(), plain())
-        times = [(timed(ours), timed(plain)) for _ in range(PAIRS)]
-        mine, theirs = (statistics.median(column) for column in zip(*times, strict=True))
-        ratio = statistics.median(b / a for a, b in times)
-        print(f"q = {q}, {width} units: {1e3 * mine:.0f} ms a step, the plain way {1e3 * theirs:.0f} ms, ratio "
+        mine, theirs = in_turn(ours, plain, rounds=PAIRS)
+        ratio = statistics.median(b / a for a, b in zip(mine, theirs, strict=True))
+        ms = [1e3 * statistics.median(times) for times in (mine, theirs)]
+        print(f"q = {q}, {width} units: {ms[0]:.0f} ms a step, the plain way {ms[1]:.0f} ms, ratio "
               f"{ratio:.1f} (medians of {PAIRS} pairs; at least {least:g} is asked)")  # fmt: skip
-        mib = {name: memory(name, q, width) for name in SOLVERS}
+        mib = {name: memory(step, name, q, width) for name in SOLVERS}
         print(f"  memory of a step: {mib['ours']:.0f} MiB, the plain way {mib['plain']:.0f} MiB", flush=True)
         missed += ratio < least
     return 1 if missed else 0
@@ -79,31 +76,6 @@ def check(ours: tuple[torch.Tensor, list[torch.Tensor]], plain: tuple[torch.Tens
     assert worst < 1e-2, worst
     print(f"same loss ({float(ours[0].mean()):.2f} and {float(plain[0].mean()):.2f} nats a sequence), gradients that "
           f"differ by {worst:.0e} at most, in float32")  # fmt: skip
-
-
-def timed(run: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
-
-
-def memory(name: str, q: int, width: int) -> float:
-    """MiB, in a process of its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_memory, (name, q, width))
-
-
-def _memory(name: str, q: int, width: int) -> float:
-    run = step(name, q, width)
-    before = _peak()
-    run()
-    return _peak() - before
-
-
-def _peak() -> float:
-    """MiB; getrusage would not do, because a new process starts from its parent's peak."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
 
 
 if __name__ == "__main__":

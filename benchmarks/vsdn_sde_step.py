@@ -3,25 +3,23 @@
 A step is loss and gradients of the whole objective from the recurrent states on: path KL and decoder, with the gradient
 into the recurrent states; the GRU-ODE before them is the same for all. Both sides compute the same (checked first, on
 the same Brownian path). torchsde is called as its examples call it, with logqp=True and f, g, h as networks that look
-their context up at time t, by either of the two functions the examples offer, and with the default BrownianInterval,
-drawn in every step; then with an interval made for the solver's step that keeps all it has drawn and is used again, so
-that no time goes into Brownian motion. One thread, 100 frames, all observed, 32 sequences, latent 8, 64 units
-everywhere. Times are of the processor and taken in turn, so that a busy machine slows all alike; memory is what a
-process that takes one step holds at most, less what it held before.
+their context up at time t. The examples offer both sdeint and sdeint_adjoint, and take sdeint unless told otherwise:
+against that, with the default BrownianInterval, drawn in every step, ours was 4.5 times as fast on a busy machine. The
+20 that are asked are against sdeint_adjoint. Each is also called with an interval made for the solver's step that keeps
+all it has drawn and is used again, so that no time goes into Brownian motion. One thread, 100 frames, all observed, 32
+sequences, latent 8, 64 units everywhere.
 """
 
-import multiprocessing
 import statistics
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 import torchsde
 from torch import Tensor, nn
 
+from benchmarks.measure import in_turn, memory
 from models.base import last_observed
 from models.batch import Batch
 from models.gru_ode import Events, Trajectory
@@ -180,45 +178,25 @@ def main() -> int:
         run = steps(depth)
         print(f"depth {depth}:")
         check(run["ours"](), run["check"]())
-        times = [{name: timed(run[name]) for name in ("ours", *OTHERS)} for _ in range(ROUNDS)]
-        report("ours", [t["ours"] for t in times], depth)
-        for name in OTHERS:
-            ratios = [t[name] / t["ours"] for t in times]
+        ours, *others = in_turn(*(run[name] for name in ("ours", *OTHERS)), rounds=ROUNDS)
+        report("ours", ours, depth)
+        for name, times in zip(OTHERS, others, strict=True):
+            ratios = [b / a for a, b in zip(ours, times, strict=True)]
             ratio, least = statistics.median(ratios), LEAST.get(name)
             asked = f", at least {least:g} is asked" if least else ""
             spread = f"{min(ratios):.1f} to {max(ratios):.1f}{asked}"
-            report(name, [t[name] for t in times], depth, f"  ratio {ratio:5.1f} ({spread})")
+            report(name, times, depth, f"  ratio {ratio:5.1f} ({spread})")
             missed += least is not None and ratio < least
     return 1 if missed else 0
 
 
 def report(name: str, times: list[float], depth: int, ratio: str = "") -> None:
-    print(f"  {name:26s} {1e3 * statistics.median(times):6.0f} ms  {memory(name, depth):5.0f} MiB{ratio}", flush=True)
+    mib = memory(step, name, depth)
+    print(f"  {name:26s} {1e3 * statistics.median(times):6.0f} ms  {mib:5.0f} MiB{ratio}", flush=True)
 
 
-def timed(run: Step) -> float:
-    started = time.process_time()
-    run()
-    return time.process_time() - started
-
-
-def memory(name: str, depth: int) -> float:
-    """MiB, in a process of its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_memory, (name, depth))
-
-
-def _memory(name: str, depth: int) -> float:
-    run = steps(depth)[name]
-    before = _peak()
-    run()
-    return _peak() - before
-
-
-def _peak() -> float:
-    """MiB; getrusage would not do, because a new process starts from its parent's peak."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
+def step(name: str, depth: int) -> Step:
+    return steps(depth)[name]
 
 
 if __name__ == "__main__":

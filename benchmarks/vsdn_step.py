@@ -1,15 +1,15 @@
-"""A VSDN-VAE training step against the usual way of writing it: `python benchmarks/vsdn_step.py`.
+"""A VSDN-VAE training step against the usual way of writing it: `python -m benchmarks.vsdn_step`.
 
 Both compute the same loss and gradients (checked first). One thread, 256 recurrent units, networks of 4 x 512, 300
-frames of which a quarter is observed at random. Steps are timed in pairs, so that a machine that slows down slows both.
+frames of which a quarter is observed at random.
 """
 
 import statistics
-import time
 
 import torch
 
 from benchmarks import plain_vsdn
+from benchmarks.measure import in_turn
 from models.batch import Batch
 from models.likelihoods import Marginal
 from models.vsdn import VsdnVae, VsdnVaeConfig
@@ -25,13 +25,12 @@ def main() -> None:
     batch = rolls(B=16, T=300, share=0.25)
     ours, plain = step(model, batch), step(lambda *a: plain_vsdn.objective(model, *a), batch)
     check(model, ours, plain)
-    times: list[tuple[float, float]] = [(timed(ours), timed(plain)) for _ in range(PAIRS)]
-    mine, theirs = (statistics.median(column) for column in zip(*times, strict=True))
-    ratio = statistics.median(b / a for a, b in times)
-    spread = f"{min(b / a for a, b in times):.1f} to {max(b / a for a, b in times):.1f}"
+    times = in_turn(ours, plain, rounds=PAIRS)
+    mine, theirs = map(statistics.median, times)
+    ratios = [b / a for a, b in zip(*times, strict=True)]
     print(
-        f"VSDN-VAE training step: {1e3 * mine:.0f} ms, the plain loop {1e3 * theirs:.0f} ms, ratio {ratio:.1f} "
-        f"(medians of {PAIRS} pairs, {spread})"
+        f"VSDN-VAE training step: {1e3 * mine:.0f} ms, the plain loop {1e3 * theirs:.0f} ms, ratio "
+        f"{statistics.median(ratios):.1f} (medians of {PAIRS} pairs, {min(ratios):.1f} to {max(ratios):.1f})"
     )
     profile(model, batch)
 
@@ -65,12 +64,6 @@ def check(model: VsdnVae, ours, plain) -> None:
     for a, b in zip(found[0][1], found[1][1], strict=True):
         assert float((a - b).norm() / b.norm()) < 1e-4
     print(f"same loss ({float(found[0][0].mean()):.3f} nats a sequence) and gradients")
-
-
-def timed(run) -> float:
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
 
 
 def profile(model: VsdnVae, batch: Batch) -> None:

@@ -1,0 +1,41 @@
+"""What a step takes, in time and in memory."""
+
+import multiprocessing
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+Step = Callable[[], object]
+
+
+def timed(step: Step) -> float:
+    """Seconds of the processor: what others do meanwhile does not count."""
+    started = time.process_time()
+    step()
+    return time.process_time() - started
+
+
+def in_turn(*steps: Step, rounds: int) -> list[list[float]]:
+    """Seconds of each step in every round: taken in turn, a machine that slows down slows all alike."""
+    times = [[timed(step) for step in steps] for _ in range(rounds)]
+    return [list(column) for column in zip(*times, strict=True)]
+
+
+def memory(make: Callable[..., Step], *arguments: object) -> float:
+    """MiB that a process which takes the step made by `make(*arguments)` once holds at most, less what it held before;
+    in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_memory, (make, *arguments))
+
+
+def _memory(make: Callable[..., Step], *arguments: object) -> float:
+    step = make(*arguments)
+    before = _peak()
+    step()
+    return _peak() - before
+
+
+def _peak() -> float:
+    """MiB; getrusage would not do, because a new process starts from its parent's peak."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
