@@ -4,8 +4,7 @@ A worker may die at any point and its shard be built again by another: the tar c
 or nothing. An entry with the right fingerprint beside an intact tar is a finished shard.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,9 +13,10 @@ from pydantic import ValidationError
 
 from models.config_base import Config
 from pipeline.files import aside, printable, sha256
+from pipeline.guard import Limits, guard
 from pipeline.manifest import Shard
 from pipeline.plan import Recipe, ShardPlan, fingerprint
-from pipeline.sequence import Item, Reader, Sequence, UnreadableError
+from pipeline.sequence import Reader, Sequence, UnreadableError
 from pipeline.shards import write_shard
 from pipeline.stats import Moments
 
@@ -51,31 +51,27 @@ class Job(NamedTuple):
     source: Path | None
     staging: Path
     """An existing folder that all workers share."""
+    limits: Limits
 
 
-def build_shard(job: Job, plan: ShardPlan, crashed: Mapping[str, str]) -> Entry:
-    """Read the items of `plan` and write its shard and entry to the staging folder, unless both are there.
-
-    `crashed` maps items that must not be read again to the reason: they ended their worker's process before.
-    """
+def build_shard(job: Job, plan: ShardPlan) -> Entry:
+    """Read the items of `plan` and write its shard and entry to the staging folder, unless both are there."""
     inputs = hash_inputs(job.source, plan)
-    mark = fingerprint(job.recipe, plan, inputs)
+    mark = fingerprint(job.recipe, plan, inputs, job.limits)
     path = job.staging / plan.file
     entry = _finished(path, mark)
     if entry is not None:
         return entry
-    spec = job.reader.spec()
+    spec, guarded = job.reader.spec(), guard(job.reader, job.source, job.limits)
     moments, unreadable = Moments.empty(spec.dim), []
 
     def sequences() -> Iterator[tuple[str, Sequence]]:
         nonlocal moments
         for item in plan.items:
             try:
-                if item.name in crashed:
-                    raise UnreadableError(crashed[item.name])
-                read = job.reader.read(job.source, item)
+                read = guarded.read(item)
             except UnreadableError as error:
-                unreadable.append(Unreadable(file=printable(item.name), reason=str(error)))
+                unreadable.append(Unreadable(file=printable(item.name), reason=printable(str(error))))
                 continue
             for sequence in read:
                 moments = moments.merge(Moments.of(sequence.values, sequence.mask))
@@ -96,19 +92,14 @@ def build_shard(job: Job, plan: ShardPlan, crashed: Mapping[str, str]) -> Entry:
     return entry
 
 
-def probe_item(job: Job, item: Item) -> None:
-    """Read one item for the sake of what that does to the process."""
-    with suppress(UnreadableError):
-        job.reader.read(job.source, item)
-
-
 def hash_inputs(source: Path | None, plan: ShardPlan) -> dict[str, str | None]:
     """File -> sha256 of all that the shard is read from; None for what cannot be opened."""
     inputs: dict[str, str | None] = {}
     for name in sorted({file for item in plan.items for file in item.files}):
         assert source is not None, "only a reader of files names files"
         try:
-            inputs[printable(name)] = sha256(source / name)
+            there = (source / name).is_file()  # a pipe would be waited for, a device has no end
+            inputs[printable(name)] = sha256(source / name) if there else None
         except OSError:
             inputs[printable(name)] = None
     return inputs

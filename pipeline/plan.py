@@ -12,6 +12,7 @@ from typing import NamedTuple, Self
 from pydantic import Field, model_validator
 
 from models.config_base import Config
+from pipeline.guard import Limits
 from pipeline.manifest import SCHEMA
 from pipeline.sequence import SPLITS, Item, Split
 from pipeline.sources import DatasetConfig
@@ -59,7 +60,7 @@ def make_plan(items: list[Item], recipe: Recipe) -> list[ShardPlan]:
     return plans
 
 
-def fingerprint(recipe: Recipe, plan: ShardPlan, inputs: dict[str, str | None]) -> str:
+def fingerprint(recipe: Recipe, plan: ShardPlan, inputs: dict[str, str | None], limits: Limits) -> str:
     """Equal iff the shard would come out the same."""
-    parts = [SCHEMA, recipe.model_dump(mode="json"), plan.file, sorted(inputs.items())]
+    parts = [SCHEMA, recipe.model_dump(mode="json"), plan.file, sorted(inputs.items()), limits]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

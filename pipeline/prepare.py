@@ -6,14 +6,14 @@ Killed at any point and run again, it ends in the same bytes, whatever the numbe
 from collections import deque
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
 from models.errors import DriftworkError
 from pipeline import cluster
-from pipeline.build import Entry, Job, Unreadable, build_shard, probe_item
+from pipeline.build import Entry, Job, Unreadable, build_shard
 from pipeline.card import data_card
+from pipeline.guard import Limits
 from pipeline.manifest import MANIFEST, SCHEMA, Manifest
 from pipeline.output import CARD, QUARANTINE, Output, quarantine
 from pipeline.plan import Recipe, ShardPlan, make_plan
@@ -30,6 +30,10 @@ class PrepareConfig(Recipe):
     """Folder for the shards: new, empty, or one that holds this very preparation, finished or not."""
     max_unreadable: float = Field(0.1, ge=0, le=1)
     """Share of unreadable items above which the job fails. Under 0.02 of Lakh is; a wrong folder is far above 0.1."""
+    seconds_per_file: float = Field(20.0, gt=0)
+    """Processor time that reading a raw file may take; one that needs more is unreadable. A MIDI file takes 0.01."""
+    mib_per_file: int = Field(2048, ge=512)
+    """Memory of the process that reads raw files; one that needs more is unreadable."""
     workers: int | None = Field(None, ge=1)
     """Shards made at a time; by default one a CPU core."""
     address: str = "local"
@@ -47,7 +51,8 @@ def prepare(config: PrepareConfig) -> Manifest:
     """
     dataset, output = reader(config.dataset), Output(config.out)
     source = config.source and config.source.absolute()  # workers may stand in another folder
-    job = Job(config.recipe, dataset, source, output.staging.absolute())
+    limits = Limits(config.seconds_per_file, config.mib_per_file)
+    job = Job(config.recipe, dataset, source, output.staging.absolute(), limits)
     plans = make_plan(dataset.find(config.source), config.recipe)
     finished = output.finished(config.recipe)
     if finished is None:
@@ -132,33 +137,19 @@ def _run(config: PrepareConfig, job: Job, plans: list[ShardPlan]) -> list[Entry]
     entries: dict[int, Entry] = {}
     with cluster.connected(config.address, config.workers) as nodes, progress("shards", len(plans)) as advance:
         shared = cluster.share(job)
-        waiting = deque(cluster.Task(index, (shared, plan, {})) for index, plan in enumerate(plans))
+        waiting = deque(cluster.Task(index, (shared, plan)) for index, plan in enumerate(plans))
         # A worker that was killed is tried again.
         with closing(cluster.work(build_shard, waiting, config.workers or nodes.cpus, retries=2)) as ended:
             for index, result in ended:
                 try:
                     entries[index] = result()
                 except cluster.TaskDiedError:
-                    culprits = _culprits(shared, plans[index])
-                    waiting.appendleft(cluster.Task(index, (shared, plans[index], culprits)))
+                    raise DriftworkError(
+                        f"{plans[index].file}: its worker died three times; is there enough memory? A smaller "
+                        "files_per_shard, or fewer workers, need less"
+                    ) from None
                 except OSError as error:
                     raise DriftworkError(f"{config.out}: {plans[index].file} cannot be written: {error}") from None
                 else:
                     advance()
     return [entries[index] for index in range(len(plans))]
-
-
-def _culprits(job: Any, plan: ShardPlan) -> dict[str, str]:
-    """The items that end the process which reads them, each tried alone, with the reason for the quarantine."""
-    crashed = {}
-    for item in plan.items:
-        try:
-            cluster.run(probe_item, job, item, retries=1)
-        except cluster.TaskDiedError:
-            crashed[item.name] = "the process that read it died (a crash in the parser, or out of memory)"
-    if not crashed:
-        raise DriftworkError(
-            f"{plan.file}: its worker died three times, and none of its {len(plan.items)} files alone is to blame; "
-            "is there enough memory? A smaller files_per_shard needs less"
-        )
-    return crashed

@@ -2,28 +2,56 @@
 
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import ray
 
 from pipeline.lakh import Lakh
 from pipeline.sequence import DataSpec, Item, Sequence
 
 
 @dataclass(frozen=True)
-class CrashesOn(Lakh):
-    """The Lakh reader, but any file with `crash` in its name ends the process."""
+class Misbehaves(Lakh):
+    """The Lakh reader, but for files whose names say what reading them does."""
 
     def read(self, source: Path | None, item: Item) -> list[Sequence]:
-        if "crash" in item.name:
+        for name, does in DEEDS.items():
+            if name in item.name:
+                does()
+        if "innocent" in item.name and _read:  # as with what a parser left behind of an earlier file
             os.kill(os.getpid(), signal.SIGSEGV)
+        _read.append(item.name)
         return super().read(source, item)
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+def shout() -> None:
+    os.write(1, b"a parser's chatter\n")
+
+
+DEEDS = {
+    "crash": lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    "spin": spin,
+    "sleep": lambda: time.sleep(1000),
+    "memory": lambda: bytearray(2**40),
+    "exit": lambda: os._exit(3),
+    "mistake": lambda: {}["key"],
+    "stack": lambda: DEEDS["stack"](),
+    "shout": shout,
+}
+_read: list[str] = []
 
 
 @dataclass(frozen=True)
 class KilledOnce(Lakh):
-    """The Lakh reader, killed from outside in the middle of its third file, and well from then on."""
+    """The Lakh reader; its worker is killed from outside in the middle of the third file, and well from then on."""
 
     def read(self, source: Path | None, item: Item) -> list[Sequence]:
         assert source is not None
@@ -31,7 +59,20 @@ class KilledOnce(Lakh):
         done.mkdir(exist_ok=True)
         (done / str(len(list(done.iterdir())))).touch()
         if len(list(done.iterdir())) == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getppid(), signal.SIGKILL)
+        return super().read(source, item)
+
+
+@dataclass(frozen=True)
+class Slow(Lakh):
+    """The Lakh reader, which takes two seconds a file, and notes beside the raw files on which machine it is."""
+
+    def read(self, source: Path | None, item: Item) -> list[Sequence]:
+        assert source is not None
+        seen = source.with_name("seen")
+        seen.mkdir(exist_ok=True)
+        (seen / ray.util.get_node_ip_address()).touch()
+        time.sleep(2)
         return super().read(source, item)
 
 

@@ -20,7 +20,7 @@ from pipeline.prepare import PrepareConfig, prepare
 from pipeline.shards import read_sample
 from pipeline.verify import verify
 from tests.pipeline.midi_bytes import corpus, song
-from tests.pipeline.readers import CrashesOn, KilledOnce, Waves
+from tests.pipeline.readers import KilledOnce, Misbehaves, Waves
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "prepare" / "lakh.yaml"
 OVERRIDES = ["val=0.2", "test=0.2", "files_per_shard=4", "dataset.seconds=6"]
@@ -159,13 +159,13 @@ def test_a_worker_killed_half_way_changes_nothing(reference, tmp_path, monkeypat
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_file_that_crashes_the_reader_is_quarantined_and_the_rest_kept(tmp_path, monkeypatch):
-    monkeypatch.setitem(sources.READERS, "lakh", CrashesOn)
+    monkeypatch.setitem(sources.READERS, "lakh", Misbehaves)
     raw = corpus(tmp_path / "raw", 20)
     (raw / "crash.mid").write_bytes(song(1))
     manifest = prepare(config(raw, tmp_path / "out", "files_per_shard=30"))
     (entry,) = [json.loads(line) for line in (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()]
     assert entry["file"] == "crash.mid"
-    assert "the process that read it died" in entry["reason"]
+    assert entry["reason"] == "the parser crashed (signal 11)"
     assert (manifest.items, manifest.unreadable) == (21, 1)
     assert verify(tmp_path / "out").samples == 20 * 3
 
