@@ -18,6 +18,7 @@ COMMANDS = {
     "sweep": "a grid of runs, one after another or several at once, under one parent run",
     "report": "the papers' tables and figures from the tracked runs, as files and as one page",
     "generate": "what a trained run makes, as .mid, .wav, .amc and .gif: interpolations, continuations, prior draws",
+    "export": "a trained run as a model that MLflow serves; training ends with it",
     "ui": "the MLflow dashboard on 127.0.0.1",
 }
 

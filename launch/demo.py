@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from launch import checkpoint, compare, evaluate, launcher, prepare, run_folder, showcase_rolls, train
+from launch import checkpoint, compare, evaluate, launcher, prepare, run_folder, showcase_rolls, tags, train
 from launch.entry import run
 from launch.tracking import TrackingConfig, open_run
 from models.errors import DriftworkError
@@ -35,9 +35,9 @@ def main(argv: list[str]) -> int:
     _must(prepare.main([str(CONFIGS / "prepare/chorales.yaml"), f"source={MIDI}", f"out={DATA}"]))
     root.mkdir(parents=True)
     tracking = TrackingConfig()
-    tags = {"driftwork.data": DATA.name, "driftwork.command": "driftwork demo"}
+    about = {tags.DATA: DATA.name, tags.COMMAND: "driftwork demo"}
     with open_run(
-        tracking, experiment=DATA.name, run_name=f"demo {datetime.now():%d %b %H:%M}", run_folder=root, tags=tags
+        tracking, experiment=DATA.name, run_name=f"demo {datetime.now():%d %b %H:%M}", run_folder=root, tags=about
     ) as tracker:
         for i, name in enumerate(MODELS):
             _stage(f"{3 + i}/5  {name}: training, then scoring on pieces that training never saw")

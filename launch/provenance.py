@@ -3,6 +3,8 @@
 import subprocess
 from pathlib import Path
 
+from launch.tags import GIT_DIRTY
+
 COMMIT_TAG = "mlflow.source.git.commit"
 
 
@@ -13,4 +15,4 @@ def git_tags() -> dict[str, str]:
         said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return {}
-    return {COMMIT_TAG: said.removesuffix("-dirty"), "driftwork.git_dirty": str(said.endswith("-dirty")).lower()}
+    return {COMMIT_TAG: said.removesuffix("-dirty"), GIT_DIRTY: str(said.endswith("-dirty")).lower()}

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from launch import report_contents, report_rows, store_uri, tables, tracked_runs
+from launch import report_contents, report_rows, store_uri, tables, tags, tracked_runs
 from launch.entry import run
 from launch.report_contents import MARKER, PAGE, RUNS
-from launch.report_rows import COMMAND_TAG, MODEL_TAG, OUTPUTS, REPORT_TAG
+from launch.report_rows import OUTPUTS
 from launch.store_uri import StoreUri
 from launch.tracked_runs import TrackedRun
 from launch.tracking import TrackingConfig, open_run
@@ -94,7 +94,7 @@ def _showcases(uri: str, runs: list[TrackedRun], folder: Path) -> list[TrackedRu
     """Parent runs that hold pictures of several models side by side; fetched to `folder/RUN ID`."""
     found = []
     for parent in runs:
-        if not {MODEL_TAG, REPORT_TAG} & parent.tags.keys():
+        if not {tags.MODEL, tags.REPORT} & parent.tags.keys():
             tracked_runs.fetch(uri, parent.run_id, (OUTPUTS,), folder / parent.run_id)
             if any((folder / parent.run_id).glob(f"{OUTPUTS}/*.png")):
                 found.append(parent)
@@ -104,9 +104,9 @@ def _showcases(uri: str, runs: list[TrackedRun], folder: Path) -> list[TrackedRu
 
 
 def _log(uri: str, experiment: str, command: str, out: Path) -> None:
-    tags = {REPORT_TAG: "true", COMMAND_TAG: command}
+    about = {tags.REPORT: "true", tags.COMMAND: command}
     config = TrackingConfig(uri=uri, experiment=experiment)
-    with open_run(config, experiment=experiment, run_name="report", run_folder=out, tags=tags) as tracker:
+    with open_run(config, experiment=experiment, run_name="report", run_folder=out, tags=about) as tracker:
         for path in sorted(out.iterdir()):
             tracker.artifact(path)
 

@@ -13,16 +13,15 @@ import shutil
 from datetime import datetime
 from pathlib import Path
 
-from launch import report_figures, report_page, report_tables, tables
+from launch import report_figures, report_page, report_tables, tables, tags
 from launch.config import CONFIG_FILE
 from launch.provenance import COMMIT_TAG
 from launch.report_figures import Drawn
 from launch.report_page import Evidence, Section
-from launch.report_rows import BEST, COMMAND_TAG, DATA_TAG, OUTPUTS, Group, Kind, Member
+from launch.report_rows import BEST, OUTPUTS, Group, Kind, Member
 from launch.report_tables import Made
 from launch.tables import Cell, Row, Table
 from launch.tracked_runs import TrackedRun
-from launch.tracking import RUN_FOLDER_TAG
 
 MARKER = "report.json"
 PAGE = "index.html"
@@ -89,15 +88,15 @@ def _evidence(group: Group, kinds: list[Kind], split: str, more: bool = False) -
 
 def _commands(member: Member, split: str, more: bool) -> list[str]:
     """What trained the run and what scored it. A sweep did both."""
-    tags = member.tracked.tags
+    known = member.tracked.tags
     own = f"driftwork train {RUNS}/{member.tracked.run_id}/{CONFIG_FILE} out=DIR"
-    lines = [tags.get(COMMAND_TAG) or own]
+    lines = [known.get(tags.COMMAND) or own]
     if not lines[0].startswith("driftwork sweep "):
-        lines.append(f"driftwork evaluate {tags.get(RUN_FOLDER_TAG, 'DIR')} split={split}")
+        lines.append(f"driftwork evaluate {known.get(tags.RUN_FOLDER, 'DIR')} split={split}")
     for name in member.more if more else ():
         ratios = [float(percent) / 100 for percent in re.findall(r"-(\d+(?:\.\d+)?)", name)]
         lines.append(
-            f"driftwork evaluate {tags.get(RUN_FOLDER_TAG, 'DIR')} split={split} "
+            f"driftwork evaluate {known.get(tags.RUN_FOLDER, 'DIR')} split={split} "
             f"ratios=[{','.join(f'{ratio:g}' for ratio in ratios)}]"
         )
     return lines
@@ -121,14 +120,14 @@ def _made(folder: Path, split: str, groups: list[Group], showcases: list[Tracked
 
 def _evidence_of_parent(parent: TrackedRun, groups: list[Group], split: str) -> Evidence:
     """What its children were made with, and how it was asked for where it knows that."""
-    found = Evidence(parent.tags.get(DATA_TAG, ""), "", [])
+    found = Evidence(parent.tags.get(tags.DATA, ""), "", [])
     for group in groups:
         for kind in group.kinds:
             children = [m for m in kind.members if m.tracked.tags.get("mlflow.parentRunId") == parent.run_id]
             if children:
                 own = _evidence(group, [kind._replace(members=children)], split)
                 found = own._replace(commands=found.commands + own.commands)
-    return found._replace(commands=[parent.tags[COMMAND_TAG]]) if COMMAND_TAG in parent.tags else found
+    return found._replace(commands=[parent.tags[tags.COMMAND]]) if tags.COMMAND in parent.tags else found
 
 
 def _outputs(folder: Path) -> str:

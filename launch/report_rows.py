@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from launch import compare, published, tracked_runs
+from launch import compare, published, tags, tracked_runs
 from launch.compare import Evaluated
 from launch.config import CONFIG_FILE, RunConfig
 from launch.results import merge, read_scores
@@ -17,8 +17,6 @@ from models.config_base import flatten, load
 from models.errors import DriftworkError
 from pipeline.sequence import Split
 
-MODEL_TAG, DATA_TAG, DATASET_TAG = "driftwork.model", "driftwork.data", "driftwork.dataset"
-MANIFEST_TAG, COMMAND_TAG, REPORT_TAG = "driftwork.manifest", "driftwork.command", "driftwork.report"
 BEST = "val/best_score"
 OUTPUTS = "outputs"
 
@@ -86,7 +84,7 @@ def read(uri: str, runs: list[TrackedRun], folder: Path, split: Split) -> tuple[
     by_data: dict[str, list[Member]] = {}
     left_out = []
     for run in reversed(runs):  # the newest first: of two equal ones it counts
-        if MODEL_TAG not in run.tags:
+        if tags.MODEL not in run.tags:
             continue
         try:
             tracked_runs.fetch(uri, run.run_id, (CONFIG_FILE, OUTPUTS), folder / run.run_id)
@@ -94,13 +92,13 @@ def read(uri: str, runs: list[TrackedRun], folder: Path, split: Split) -> tuple[
         except UnusableError as error:
             left_out.append(f"{run.name} ({run.run_id}): {error}")
         else:
-            by_data.setdefault(run.tags.get(MANIFEST_TAG, ""), []).append(member)
+            by_data.setdefault(run.tags.get(tags.MANIFEST, ""), []).append(member)
     groups = []
     for manifest, members in by_data.items():
         kept = [member for member in members if _fits(member, members, left_out)]
-        tags = kept[0].tracked.tags
-        data = tags.get(DATA_TAG, "")
-        groups.append(Group(data, tags.get(DATASET_TAG, data), manifest, _kinds(kept)))
+        known = kept[0].tracked.tags
+        data = known.get(tags.DATA, "")
+        groups.append(Group(data, known.get(tags.DATASET, data), manifest, _kinds(kept)))
     return groups, left_out
 
 
@@ -121,7 +119,7 @@ def _member(run: TrackedRun, folder: Path, split: Split) -> Member:
         if name:
             found[name[1]] = _scores(folder / OUTPUTS, name[1])
     if split not in found:
-        again = run.tags.get("driftwork.run_folder", "RUN")
+        again = run.tags.get(tags.RUN_FOLDER, "RUN")
         raise UnusableError(f"no scores of single sequences; driftwork evaluate {again} split={split}")
     more = {name: scored["model"] for name, scored in found.items() if name != split}
     return Member(run, Evaluated(folder, config, found[split]), more)

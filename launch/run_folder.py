@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from launch.config import CONFIG_FILE, RunConfig
+from launch.mlflow_store import find_run_folder
 from launch.scores import Scoring
-from launch.tracking import NullTracker, Tracker, TrackingConfig, find_run_folder, open_run
+from launch.tracking import NullTracker, Tracker, TrackingConfig, open_run
 from models.config_base import dump, load
 from models.errors import DriftworkError
 from models.likelihoods import Marginal
@@ -98,10 +99,14 @@ def tracked(folder: Path, config: RunConfig) -> Iterator[Tracker]:
 def model_for(config: RunConfig, manifest: Manifest) -> nn.Module:
     """The model of a config for a data set, its weights drawn from the run's seed."""
     torch.manual_seed(config.train.seed)
+    return build_model(config.model, manifest.spec.likelihood, marginal(manifest))
+
+
+def marginal(manifest: Manifest) -> Marginal:
+    """Of the train split."""
     mean, deviation = (torch.tensor(x, dtype=torch.float64) for x in (manifest.stats.mean, manifest.stats.scale))
     scale = float(deviation.square().mean().sqrt()) or 1.0
-    sequences = sum(shard.samples for shard in manifest.of("train"))
-    return build_model(config.model, manifest.spec.likelihood, Marginal(mean.float(), scale, sequences))
+    return Marginal(mean.float(), scale, sum(shard.samples for shard in manifest.of("train")))
 
 
 def scoring_for(config: RunConfig, manifest: Manifest, samples: int) -> Scoring:

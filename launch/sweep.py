@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from launch import cell as cells
 from launch import grid as grids
-from launch import launcher, run_folder, streams, train
+from launch import launcher, run_folder, streams, tags, train
 from launch.cell import Outcome
 from launch.config import CONFIG_FILE
 from launch.distributed import alone
@@ -33,9 +33,6 @@ from pipeline.verify import verify
 
 USAGE = """usage: driftwork sweep GRID.yaml [--dry-run] [out=DIR] [at_once=N] [key=value ...]
 at_once=N runs N cells at a time on Ray; other keys hold for every cell"""
-
-TAG = "driftwork.grid"
-"""Tag of the parent, and of its cells: the grid's name; `driftwork.grid.<key>` is a cell's value."""
 
 _LOCK = "sweep.lock"
 _MAY_DIFFER = ("out", "tracking.", "loader_workers")
@@ -140,7 +137,7 @@ def _sweep(grid: Grid, todo: list[Cell]) -> None:
     failed: list[str] = []
     with open_run(
         tracking, experiment=experiment, run_name=grid.name, run_folder=grid.out,
-        tags={TAG: grid.name, "driftwork.data": experiment}, run_id=run_folder.record_of(grid.out).get("run_id"),
+        tags={tags.GRID: grid.name, tags.DATA: experiment}, run_id=run_folder.record_of(grid.out).get("run_id"),
     ) as tracker:  # fmt: skip
         _describe(grid, tracker)
         print(f"what a cell says meanwhile: {grid.out}/CELL/{cells.LOG}", flush=True)
@@ -175,8 +172,8 @@ def _make_folder(grid: Grid, cell: Cell, experiment: str, parent: str | None) ->
     if not (cell.folder / CONFIG_FILE).exists():  # it goes on under the config, and in the run, that it began with
         tracking = cell.config.tracking.model_copy(update={"experiment": experiment, "parent": parent})
         run_folder.create(cell.config.model_copy(update={"tracking": tracking}))
-    tags = {TAG: grid.name, **{f"{TAG}.{key}": str(value) for key, value in cell.values.items()}}
-    run_folder.remember(cell.folder, tags=tags, command=grid.command)
+    about = {tags.GRID: grid.name, **{f"{tags.GRID}.{key}": str(value) for key, value in cell.values.items()}}
+    run_folder.remember(cell.folder, tags=about, command=grid.command)
 
 
 def _in_turn(grid: Grid, todo: list[Cell]) -> Generator[tuple[Cell, Outcome], None, None]:

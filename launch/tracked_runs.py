@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from launch import doctor_store, store_uri
-from launch.tracking import as_user_error, connect
+from launch.mlflow_store import as_user_error, connect
 from models.errors import DriftworkError
 
 

@@ -14,7 +14,7 @@ from statistics import fmean
 
 from torch import nn
 
-from launch import doctor, hosts, launcher, run_folder, scores, streams
+from launch import doctor, hosts, launcher, run_folder, scores, streams, tags
 from launch.config import CONFIG_FILE, RunConfig, parse
 from launch.distributed import Ranks, alone, on_rank_0
 from launch.entry import run
@@ -145,20 +145,20 @@ def _tracked(config: RunConfig, folder: Path, manifest: Manifest, ranks: Ranks) 
     it, and those left in the folder."""
     experiment, run_name = run_folder.names(config)
     record = run_folder.record_of(folder)
-    tags = {
-        "driftwork.manifest": manifest.hash,
-        "driftwork.data": experiment,
-        "driftwork.dataset": str(manifest.recipe["dataset"]["name"]),
-        "driftwork.model": config.model.name,
+    about = {
+        tags.MANIFEST: manifest.hash,
+        tags.DATA: experiment,
+        tags.DATASET: str(manifest.recipe["dataset"]["name"]),
+        tags.MODEL: config.model.name,
     }
     if "command" in record:
-        tags["driftwork.command"] = record["command"]
+        about[tags.COMMAND] = record["command"]
     with open_run(
         config.tracking,
         experiment=experiment,
         run_name=run_name,
         run_folder=folder,
-        tags={**tags, **record.get("tags", {})},
+        tags={**about, **record.get("tags", {})},
         rank=ranks.rank,
         run_id=record.get("run_id"),
         system_metrics=True,

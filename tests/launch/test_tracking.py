@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from launch import tracking
-from launch.tracking import MlflowTracker, NullTracker, Tracker, TrackingConfig, find_run_folder, open_run
+from launch.mlflow_store import find_run_folder, prepare_store
+from launch.tracking import NullTracker, RunTracker, Tracker, TrackingConfig, open_run
 from models import config_base
 from models.errors import DriftworkError
 
@@ -25,7 +26,7 @@ ROOT = Path(__file__).parent.parent.parent
 def template(tmp_path_factory):
     """An empty store; making one takes seconds, copying it does not."""
     folder = tmp_path_factory.mktemp("store")
-    tracking.prepare_store(f"sqlite:///{folder}/runs/mlflow.db", "elsewhere")
+    prepare_store(f"sqlite:///{folder}/runs/mlflow.db", "elsewhere")
     return folder / "runs/mlflow.db"
 
 
@@ -216,7 +217,7 @@ def test_system_metrics_are_sampled_until_the_run_closes(open_, uri, monkeypatch
         time.sleep(2.5)
     with open_(run_id=tracker.run_id, system_metrics=True):
         pass
-    assert not [thread for thread in threading.enumerate() if thread.name in ("system-metrics", "metric-writer")]
+    assert not [thread for thread in threading.enumerate() if thread.name in ("system-metrics", "outbox")]
     history = client_of(uri).get_metric_history(tracker.run_id, "system/cpu_utilization_percentage")
     steps = [point.step for point in history]
     assert len(steps) == 4  # two in the interval, one at each close
@@ -288,7 +289,7 @@ def test_the_twins_speak_the_same_verbs():
     for verb in verbs:
         expected = inspect.signature(getattr(Tracker, verb))
         assert inspect.signature(getattr(NullTracker, verb)) == expected, verb
-        assert inspect.signature(getattr(MlflowTracker, verb)) == expected, verb
+        assert inspect.signature(getattr(RunTracker, verb)) == expected, verb
 
 
 def test_importing_tracking_does_not_import_mlflow():

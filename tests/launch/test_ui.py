@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import tracking, ui
+from launch import mlflow_store, ui
 from models.errors import DriftworkError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -25,7 +25,7 @@ def get(address):
 
 @pytest.mark.slow
 def test_it_shows_the_store_until_ctrl_c(tmp_path, free_port):
-    experiment = tracking.prepare_store(f"sqlite:///{tmp_path}/mlflow.db", "lakh")
+    experiment = mlflow_store.prepare_store(f"sqlite:///{tmp_path}/mlflow.db", "lakh")
     command = [sys.executable, "-m", "launch.ui", "uri=sqlite:///mlflow.db", f"port={free_port}"]
     server = subprocess.Popen(
         command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -1,0 +1,244 @@
+"""The MLflow seam: a store is made, a run in it is begun or found again, and what the run says is written to it.
+
+MLflow is imported nowhere else in a process of ours, and only when a store is opened, because importing it takes
+seconds.
+"""
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from launch import store_uri, tags
+from launch.outbox import Kind, RefusedError
+from launch.provenance import COMMIT_TAG, git_tags
+from launch.system_metrics import SystemSampler
+from models.errors import DriftworkError
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+logger = logging.getLogger(__name__)
+
+
+class StoredRun:
+    """A run in a store."""
+
+    def __init__(self, client: "MlflowClient", run_id: str, began_ms: int | None) -> None:
+        self.run_id = run_id
+        self._client, self._began_ms = client, began_ms
+
+    def deliver(self, kind: Kind, bodies: list[Any]) -> None:
+        """What an `Outbox` calls. Raises whatever MLflow raises, and `RefusedError` for what no store would take."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            if kind == "metric":
+                self._metrics(bodies)
+            else:
+                for body in bodies:
+                    getattr(self, f"_{kind}")(body)
+        except MlflowException as error:
+            if kind != "metric" and error.error_code == "INVALID_PARAMETER_VALUE":
+                raise RefusedError(one_line(error)) from None
+            raise
+
+    def _metrics(self, points: list[list[Any]]) -> None:
+        from mlflow.entities import Metric
+
+        metrics = [Metric(key, value, timestamp, step) for key, value, step, timestamp in points]
+        self._client.log_batch(self.run_id, metrics=metrics)
+
+    def _params(self, params: dict[str, str]) -> None:
+        from mlflow.entities import Param
+
+        known = self._client.get_run(self.run_id).data.params
+        new = [Param(key, value) for key, value in params.items() if key not in known]
+        for start in range(0, len(new), 100):  # the most params that MLflow takes in one request
+            self._client.log_batch(self.run_id, params=new[start : start + 100])
+        drifted = {key: value for key, value in params.items() if known.get(key, value) != value}
+        self._tags({f"{tags.PARAM_DRIFT}.{key}": value for key, value in drifted.items()})
+
+    def _tags(self, new: dict[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        if new:
+            self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in new.items()])
+
+    def _status(self, body: list[Any]) -> None:
+        status, at = body
+        if status == "RUNNING":
+            self._client.update_run(self.run_id, status=status)
+        else:
+            self._client.set_terminated(self.run_id, status, at)
+
+    def _artifact(self, body: list[str]) -> None:
+        path, folder = body
+        if not Path(path).exists():
+            raise RefusedError(f"{path}: it is gone")
+        self._client.log_artifact(self.run_id, path, folder or None)
+
+    def sample_system(self, record: Callable[[dict[str, float], int], None]) -> SystemSampler | None:
+        """`record(values, step)` of this machine every few seconds, until the sampler is closed.
+
+        The step is the run's age in seconds, so that a resumed run goes on where it was; None where that is not known.
+        """
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        if self._began_ms is None:
+            return None
+        began_s, monitor = self._began_ms / 1000, SystemMetricsMonitor(self.run_id)
+        return SystemSampler(
+            monitor.monitors, monitor.sampling_interval, lambda values: record(values, int(time.time() - began_s))
+        )
+
+
+def begin(uri: str, experiment: str, name: str, parent: str | None, about: Mapping[str, str]) -> StoredRun:
+    """A new run with the tags `about`. Raises `DriftworkError` for a store out of reach and an unknown parent."""
+    experiment_id = prepare_store(uri, experiment)
+    client = connect(uri)
+    with as_user_error(uri):
+        from mlflow.tracking.context.git_context import GitRunContext
+        from mlflow.tracking.context.registry import resolve_tags
+
+        # MLflow's git context asks the folder of the main script, which for a console script is not the repository, and
+        # it records the remote's address, which may hold a password.
+        all_tags = {**resolve_tags(ignore=[GitRunContext]), tags.HOST: socket.gethostname(), **git_tags(), **about}
+        if parent is not None:
+            client.get_run(parent)
+            all_tags["mlflow.parentRunId"] = parent
+        info = client.create_run(experiment_id, tags=all_tags, run_name=name).info
+    return StoredRun(client, str(info.run_id), info.start_time)
+
+
+def found(uri: str, run_id: str) -> tuple[StoredRun, dict[str, str]]:
+    """A run that was begun before, and the tags of what is another than then. A server that does not answer now may do
+    so later: then nothing is known to be another.
+
+    Raises:
+        DriftworkError: the store does not know the run, or is a file that cannot be read.
+    """
+    uri = store_uri.existing(uri)
+    client = connect(uri)
+    with as_user_error(uri):
+        from mlflow.exceptions import RestException
+
+        try:
+            known = client.get_run(run_id)
+        except Exception as error:
+            answered = isinstance(error, RestException) and error.get_http_status_code() < 500
+            if answered or store_uri.database(uri) is not None:
+                raise
+            logger.warning("tracking server %s is out of reach, what is said is kept: %s", uri, one_line(error))
+            return StoredRun(client, run_id, None), {}
+    commit = git_tags().get(COMMIT_TAG)
+    same = commit is None or commit == known.data.tags.get(COMMIT_TAG)
+    return StoredRun(client, run_id, known.info.start_time), {} if same else {tags.RESUMED_WITH_COMMIT: str(commit)}
+
+
+def prepare_store(uri: str, experiment: str) -> str:
+    """Create the store and the experiment where they are missing, and give the experiment's id.
+
+    A file lock lets one process at a time do so: several that open a fresh SQLite file crash in MLflow's migration.
+    Artifacts of a SQLite store lie in `artifacts/` beside it.
+
+    Raises:
+        DriftworkError: the store cannot be reached or created.
+    """
+    uri = store_uri.absolute(uri)
+    file = store_uri.database(uri)
+    with as_user_error(uri):
+        if file is None:
+            return _experiment_id(connect(uri), experiment, None)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{file}.lock"):
+            return _experiment_id(connect(uri), experiment, store_uri.artifact_root(file))
+
+
+def find_run_folder(uri: str, run_id: str) -> Path:
+    """The folder that the run was written to.
+
+    Raises:
+        DriftworkError: the store or the run does not exist, or the run is not one of Driftwork's.
+    """
+    uri = store_uri.existing(uri)
+    with as_user_error(uri):
+        folder = connect(uri).get_run(run_id).data.tags.get(tags.RUN_FOLDER)
+    if folder is None:
+        raise DriftworkError(f"{uri}: run {run_id} has no tag {tags.RUN_FOLDER}; it was not written by driftwork")
+    return Path(folder)
+
+
+def save_model(
+    target: Path, *, loader: Path, code: list[Path], data: Path, columns: Iterable[str],
+    params: Mapping[str, str | int], requirements: list[str],
+) -> None:  # fmt: skip
+    """Write a model that `mlflow models serve` and `mlflow.pyfunc.load_model` load, into an empty folder.
+
+    `loader` is a module with `_load_pyfunc(path)`, called with the copy of the folder `data`; `code` are packages that
+    it imports. A request has a list in each of `columns`, and may have `params`, here with their defaults. No pickle.
+    """
+    os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")  # it would copy lock files of the working directory
+    from mlflow import pyfunc
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import AnyType, Array
+
+    # Of any type, as MLflow takes no 2 for a double; the loader says more of what is wrong, too.
+    inputs = Schema([ColSpec(Array(AnyType()), name) for name in columns])
+    outputs = Schema([ColSpec(Array("double"), "times"), ColSpec(Array(Array("double")), "values")])
+    known = [ParamSpec(key, "string" if isinstance(value, str) else "long", value) for key, value in params.items()]
+    pyfunc.save_model(
+        str(target), loader_module=loader.stem, data_path=str(data), code_paths=[str(loader), *map(str, code)],
+        signature=ModelSignature(inputs, outputs, ParamSchema(known)), pip_requirements=requirements,
+    )  # fmt: skip
+
+
+def connect(uri: str) -> "MlflowClient":
+    """A client whose calls fail within a minute or so."""
+    # MLflow's own patience is minutes per call. `Outbox` has the patience; the end of a run waits for a call.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    from mlflow.tracking import MlflowClient
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # it announces each migration of a new store
+    return MlflowClient(tracking_uri=uri)
+
+
+def _experiment_id(client: "MlflowClient", name: str, location: str | None) -> str:
+    from mlflow.exceptions import MlflowException
+
+    known = client.get_experiment_by_name(name)
+    if known is None:
+        try:
+            return str(client.create_experiment(name, artifact_location=location))
+        except MlflowException:  # behind a server there is no lock: another process may have been faster
+            known = client.get_experiment_by_name(name)
+            if known is None:
+                raise
+    if known.lifecycle_stage != "active":
+        raise DriftworkError(f"experiment '{name}' was deleted; restore it in MLflow or set tracking.experiment")
+    return str(known.experiment_id)
+
+
+@contextmanager
+def as_user_error(uri: str) -> Iterator[None]:
+    """What MLflow, its database or the disk say becomes one line that names the store."""
+    try:
+        yield
+    except DriftworkError:
+        raise
+    except Exception as error:
+        raise DriftworkError(f"tracking store {uri}: {one_line(error)}") from error
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,0 +1,193 @@
+"""A trained model as MLflow serves it: observed frames in, frames at any time out.
+
+MLflow copies this file and `models/` to the weights and imports it there as `served`, so that of Driftwork it may
+import `models` alone. Nothing is pickled: the description is JSON, the weights are safetensors.
+"""
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from models.base import Forecaster, LatentDynamics, Smoother
+from models.batch import Batch
+from models.config_base import Config
+from models.errors import DriftworkError
+from models.generation import Question, interpolate_at
+from models.likelihoods import LikelihoodName, Marginal
+from models.registry import ModelConfig, build_model
+
+DESCRIPTION, WEIGHTS = "description.json", "weights.safetensors"
+COLUMNS = ("times", "values", "ask")
+
+Task = Literal["interpolation", "prediction", "forecast"]
+
+_MOST_FRAMES = 20_000
+"""Of a request's sequence: those given and those asked for. A model holds its states at all of them at once."""
+_DRAWS_AT_ONCE = 8
+
+
+class Description(Config):
+    """What a model is built and asked with, beside its weights."""
+
+    model: ModelConfig
+    likelihood: LikelihoodName
+    mean: tuple[float, ...]
+    """[D], of the data it was trained on."""
+    scale: float
+    sequences: int
+    binary: bool
+    """Whether values are 0 or 1, and answers probabilities."""
+    units: str
+    """What a value measures."""
+    interval: float
+    """Seconds between frames of the data."""
+    length: int
+    """Frames of the longest sequence of the data; ten times as long is the most that is answered."""
+    samples: int
+    """Latent draws behind an answer, where a request does not say."""
+
+    def build(self) -> nn.Module:
+        mean = torch.tensor(self.mean, dtype=torch.float64).float()
+        return build_model(self.model, self.likelihood, Marginal(mean, self.scale, self.sequences))
+
+
+def tasks(model: nn.Module) -> tuple[Task, ...]:
+    """What a model can be asked; the first is what it is asked where a request does not say."""
+    if hasattr(model, "forecast"):
+        return ("forecast",)
+    return ("interpolation",) if hasattr(model, "pseudo_likelihood") else ("interpolation", "prediction")
+
+
+class Given(NamedTuple):
+    """One sequence of a request, checked."""
+
+    times: NDArray[np.float64]
+    """[K] seconds from the beginning of the sequence, strictly increasing."""
+    values: NDArray[np.float64]
+    """[K, D]"""
+    ask: NDArray[np.float64]
+    """[Q] seconds, strictly increasing."""
+
+    def batch(self, seed: int) -> Batch:
+        """Of one row, which begins at 0; there is no frame there unless it was given."""
+        at_0 = self.times[0] == 0
+        times = self.times if at_0 else np.append(0.0, self.times)
+        there = torch.from_numpy(np.isin(times, self.times))[None]
+        values = self.values if at_0 else np.concatenate([np.zeros_like(self.values[:1]), self.values])
+        return Batch(
+            torch.from_numpy(times)[None], torch.from_numpy(values.astype(np.float32))[None], there, there,
+            torch.ones(1), torch.tensor([seed]), ("",),
+        )  # fmt: skip
+
+
+class Served:
+    """What MLflow calls."""
+
+    def __init__(self, description: Description, weights: dict[str, Tensor]) -> None:
+        self._description = description
+        self._model = description.build()
+        self._model.load_state_dict(weights)
+        self._model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+        """For each row of the data frame `times`, which are those asked for, and `values`, [Q][D].
+
+        Raises:
+            MlflowException: INVALID_PARAMETER_VALUE, which a server answers with 400.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            task, samples, seed = self._asked(params or {})
+            rows = [self._checked(row, number) for number, row in enumerate(model_input.to_dict("records"), 1)]
+            if not rows:
+                raise DriftworkError("no sequence is given")
+            return [
+                {"times": row.ask.tolist(), "values": self.answer(row, task, samples, seed).tolist()} for row in rows
+            ]
+        except DriftworkError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from None
+
+    @torch.inference_mode()
+    def answer(self, given: Given, task: Task, samples: int, seed: int) -> Tensor:
+        """[Q, D] expectations at the asked times, in the units of the data."""
+        device = next(self._model.parameters()).device
+        batch, ask = given.batch(seed).to(device), torch.from_numpy(given.ask).to(device)
+        if task == "interpolation":
+            return interpolate_at(cast(LatentDynamics | Smoother, self._model), batch, ask, samples)[0]
+        if task == "prediction":
+            question = Question.of(batch, ask)
+            return cast(LatentDynamics, self._model).predict(question.batch, samples)[0, question.asked]
+        model = cast(Forecaster, self._model)
+        times = torch.cat([ask.new_zeros(1), ask]).unique()
+        total = torch.zeros(len(times), batch.values.shape[2], device=device)
+        for n in range(0, samples, _DRAWS_AT_ONCE):
+            numbers = range(n, min(n + _DRAWS_AT_ONCE, samples))
+            total += model.draws(batch.first(model.given), numbers, times[None])[1].sum(0)[0]
+        return (total / samples)[torch.searchsorted(times, ask)]
+
+    def _asked(self, params: dict[str, Any]) -> tuple[Task, int, int]:
+        known = tasks(self._model)
+        task, samples, seed = params.get("task") or known[0], params.get("samples"), int(params.get("seed") or 0)
+        if task not in known:
+            raise DriftworkError(f"task={task}: {self._description.model.name} answers {' and '.join(known)}")
+        samples = self._description.samples if samples is None else int(samples)
+        if not 1 <= samples <= 1000:
+            raise DriftworkError(f"samples={samples}: from 1 to 1000 draws are possible")
+        if seed < 0:
+            raise DriftworkError(f"seed={seed}: must not be negative")
+        return task, samples, seed
+
+    def _checked(self, row: dict[str, Any], number: int) -> Given:
+        """Raises `DriftworkError`, which tells the row by its number."""
+        where, about = f"sequence {number}", self._description
+        times, values, ask = (_numbers(row, name, where) for name in COLUMNS)
+        for name, x in (("times", times), ("ask", ask)):
+            if x.ndim != 1:
+                raise DriftworkError(f"{where}: {name} must be a list of numbers, seconds")
+            if (np.diff(x) <= 0).any():
+                raise DriftworkError(f"{where}: {name} must increase from each to the next")
+            if x[0] < 0:
+                raise DriftworkError(f"{where}: {name} begins at {x[0]:g}; the sequence begins at 0 s")
+        D = len(about.mean)
+        if values.shape != (len(times), D):
+            shape = " x ".join(map(str, values.shape))
+            raise DriftworkError(f"{where}: values are {shape}, not {len(times)} x {D}: one frame of {D} a time")
+        if about.binary and not np.isin(values, (0, 1)).all():
+            raise DriftworkError(f"{where}: values must be 0 or 1, as this model's data are")
+        last, most = max(times[-1], ask[-1]), 10 * about.interval * about.length
+        if last > most:
+            raise DriftworkError(f"{where}: goes on to {last:g} s; this model answers up to {most:g} s")
+        if len(times) + len(ask) > _MOST_FRAMES:
+            raise DriftworkError(f"{where}: has {len(times) + len(ask)} frames; {_MOST_FRAMES} are the most")
+        if hasattr(self._model, "forecast"):
+            A = cast(Forecaster, self._model).given
+            first = np.arange(A) * about.interval
+            if len(times) < A or not np.allclose(times[:A], first, rtol=0, atol=about.interval / 100):
+                needed = ", ".join(f"{time:g}" for time in first)
+                raise DriftworkError(f"{where}: a forecast sees the first {A} frames, at {needed} s")
+        return Given(times, values, ask)
+
+
+def _numbers(row: dict[str, Any], name: str, where: str) -> NDArray[np.float64]:
+    try:
+        numbers = np.array(row[name], dtype=np.float64)
+    except (KeyError, TypeError, ValueError):  # of rows of unequal length too
+        raise DriftworkError(f"{where}: {name} must be numbers, and frames of equal length") from None
+    if numbers.ndim == 0 or numbers.size == 0:
+        raise DriftworkError(f"{where}: {name} is empty")
+    if not np.isfinite(numbers).all():
+        raise DriftworkError(f"{where}: {name} holds NaN or an infinite number; leave out a frame that is missing")
+    return numbers
+
+
+def _load_pyfunc(path: str) -> Served:
+    """What MLflow calls first, with the folder of description and weights."""
+    folder = Path(path)
+    description = Description.model_validate_json((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    return Served(description, load_file(folder / WEIGHTS))
