@@ -13,6 +13,7 @@ from pathlib import Path
 
 from launch import store_uri
 from launch.finding import Finding, error, ok, warning
+from models.errors import DriftworkError
 
 _PATIENCE_S = 2.0
 _HERE = "tracking"
@@ -26,6 +27,13 @@ def tracking(uri: str | None) -> Finding:
     if file is None:
         return _server(uri)
     return _file(file) if file.exists() else _new(file)
+
+
+def require(uri: str | None) -> None:
+    """Raises `DriftworkError`, within seconds, for a store that no run could write to."""
+    found = tracking(uri)
+    if found.level == "error":
+        raise DriftworkError(f"tracking store {found.said}; {found.cure}")
 
 
 def _server(uri: str) -> Finding:

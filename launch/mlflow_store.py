@@ -30,9 +30,9 @@ logger = logging.getLogger(__name__)
 class StoredRun:
     """A run in a store."""
 
-    def __init__(self, client: "MlflowClient", run_id: str, began_ms: int | None) -> None:
+    def __init__(self, client: "MlflowClient", uri: str, run_id: str, began_ms: int | None) -> None:
         self.run_id = run_id
-        self._client, self._began_ms = client, began_ms
+        self._client, self._uri, self._began_ms = client, uri, began_ms
 
     def deliver(self, kind: Kind, bodies: list[Any]) -> None:
         """What an `Outbox` calls. Raises whatever MLflow raises, and `RefusedError` for what no store would take."""
@@ -93,7 +93,7 @@ class StoredRun:
 
         if self._began_ms is None:
             return None
-        began_s, monitor = self._began_ms / 1000, SystemMetricsMonitor(self.run_id)
+        began_s, monitor = self._began_ms / 1000, SystemMetricsMonitor(self.run_id, tracking_uri=self._uri)
         return SystemSampler(
             monitor.monitors, monitor.sampling_interval, lambda values: record(values, int(time.time() - began_s))
         )
@@ -114,7 +114,7 @@ def begin(uri: str, experiment: str, name: str, parent: str | None, about: Mappi
             client.get_run(parent)
             all_tags["mlflow.parentRunId"] = parent
         info = client.create_run(experiment_id, tags=all_tags, run_name=name).info
-    return StoredRun(client, str(info.run_id), info.start_time)
+    return StoredRun(client, uri, str(info.run_id), info.start_time)
 
 
 def found(uri: str, run_id: str) -> tuple[StoredRun, dict[str, str]]:
@@ -136,10 +136,11 @@ def found(uri: str, run_id: str) -> tuple[StoredRun, dict[str, str]]:
             if answered or store_uri.database(uri) is not None:
                 raise
             logger.warning("tracking server %s is out of reach, what is said is kept: %s", uri, one_line(error))
-            return StoredRun(client, run_id, None), {}
+            return StoredRun(client, uri, run_id, None), {}
     commit = git_tags().get(COMMIT_TAG)
     same = commit is None or commit == known.data.tags.get(COMMIT_TAG)
-    return StoredRun(client, run_id, known.info.start_time), {} if same else {tags.RESUMED_WITH_COMMIT: str(commit)}
+    run = StoredRun(client, uri, run_id, known.info.start_time)
+    return run, {} if same else {tags.RESUMED_WITH_COMMIT: str(commit)}
 
 
 def prepare_store(uri: str, experiment: str) -> str:

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from launch import cell as cells
 from launch import grid as grids
-from launch import launcher, run_folder, streams, tags, train
+from launch import doctor_store, launcher, run_folder, streams, tags, train
 from launch.cell import Outcome
 from launch.config import CONFIG_FILE
 from launch.distributed import alone
@@ -66,6 +66,7 @@ def main(argv: list[str]) -> int:
     _list(grid, steps, states)
     if "--dry-run" in argv:
         return 0
+    doctor_store.require(grid.cells[0].config.tracking.uri)
     try:
         with sigterm_exits(), _alone(grid.out):
             _sweep(grid, [cell for cell, state in zip(grid.cells, states, strict=True) if not state.done])

@@ -25,9 +25,7 @@ def finished(uri: str, experiment: str) -> list[TrackedRun]:
         DriftworkError: within seconds when no store answers; an unknown experiment, with those that there are.
     """
     uri = store_uri.existing(uri)
-    found = doctor_store.tracking(uri)
-    if found.level == "error":
-        raise DriftworkError(f"tracking store {found.said}; {found.cure}")
+    doctor_store.require(uri)
     with as_user_error(uri):
         client = connect(uri)
         known = client.get_experiment_by_name(experiment)

@@ -14,7 +14,7 @@ from statistics import fmean
 
 from torch import nn
 
-from launch import doctor, hosts, launcher, run_folder, scores, streams, tags
+from launch import doctor, doctor_store, hosts, launcher, run_folder, scores, streams, tags
 from launch.config import CONFIG_FILE, RunConfig, parse
 from launch.distributed import Ranks, alone, on_rank_0
 from launch.entry import run
@@ -65,6 +65,7 @@ def _folder(argv: list[str]) -> Path:
         return folder
     config = _placed(parse(argv))
     _check(config)
+    doctor_store.require(config.tracking.uri)
     verify(config.data)  # a damaged shard is found now, not in the third epoch
     folder = run_folder.create(config)
     run_folder.remember(folder, command=shlex.join(["driftwork", "train", *argv]))

@@ -211,13 +211,16 @@ def test_a_nested_run_names_its_parent(open_, uri):
     assert "mlflow.parentRunId" not in client_of(uri).get_run(parent.run_id).data.tags
 
 
-def test_system_metrics_are_sampled_until_the_run_closes(open_, uri, monkeypatch):
+def test_system_metrics_are_sampled_until_the_run_closes(open_, uri, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "1")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     with open_(system_metrics=True) as tracker:
         time.sleep(2.5)
     with open_(run_id=tracker.run_id, system_metrics=True):
         pass
     assert not [thread for thread in threading.enumerate() if thread.name in ("system-metrics", "outbox")]
+    assert not list((tmp_path / "elsewhere").iterdir())  # MLflow would make a store of its own there
     history = client_of(uri).get_metric_history(tracker.run_id, "system/cpu_utilization_percentage")
     steps = [point.step for point in history]
     assert len(steps) == 4  # two in the interval, one at each close
