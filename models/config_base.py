@@ -24,6 +24,43 @@ class Config(BaseModel):
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
+_MAX_CHARS = 2**18
+"""Of a config file; the longest shipped has some 2,000."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Without aliases, since a few lines of them stand for gigabytes, and without numbers that no field can take."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias (*name) is not allowed; `base:` takes over what configs share")
+        return super().compose_node(parent, index)
+
+
+def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    value = loader.construct_yaml_int(node)
+    if abs(value) >= 2**63:
+        raise yaml.YAMLError(f"{node.value[:20]}... is a number of more than 64 bits")
+    return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
+
+
+def read_yaml(text: str) -> Any:
+    """Plain values only. Raises `ValueError` with the reason in one line."""
+    try:
+        loader = _Loader(text)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except Exception as error:  # PyYAML raises whatever a tag, a date or a long number made it run into
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
+
+
 def load(cls: type[ConfigT], path: str | Path, overrides: Sequence[str] = ()) -> ConfigT:
     """Read `path`, lay `overrides` (`a.b=value`, the value in YAML) over it and validate the whole.
 
@@ -50,7 +87,7 @@ def build(cls: type[ConfigT], raw: Mapping[str, Any], where: str) -> ConfigT:
     try:
         return cls.model_validate(raw)
     except ValidationError as error:
-        raise DriftworkError(f"{where}: {_explain(error)}") from None
+        raise DriftworkError(_one_line(f"{where}: {_explain(error)}")) from None
 
 
 def dump(config: Config) -> str:
@@ -87,13 +124,17 @@ def _read_with_base(path: Path) -> dict[str, Any]:
 def read_mapping(path: Path) -> dict[str, Any]:
     """A YAML file as it stands. Raises `DriftworkError` when there is none, or none of `key: value` lines."""
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_MAX_CHARS + 1)
+        if len(text) > _MAX_CHARS:
+            raise ValueError(f"more than {_MAX_CHARS} characters")
+        raw = read_yaml(text)
     except FileNotFoundError:
         near = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         hint = f"; {path.parent} holds {', '.join(near)}" if near else ""
-        raise DriftworkError(f"{path}: no such config file{hint}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DriftworkError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
+        raise DriftworkError(_one_line(f"{path}: no such config file{hint}")) from None
+    except (OSError, ValueError) as error:  # the second also of a path with a NUL in it
+        raise DriftworkError(_one_line(f"{path}: cannot be read as YAML: {error}")) from None
     if raw is None:
         return {}
     if not isinstance(raw, dict):
@@ -114,17 +155,17 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 def _apply(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise DriftworkError(f"override '{override}' is not of the form key=value")
+        raise DriftworkError(_one_line(f"override '{override}' is not of the form key=value"))
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = read_yaml(text)
+    except ValueError:
         value = text  # a path or a URI with YAML's punctuation in it
     *parents, last = key.split(".")
     node = raw
     for parent in parents:
         child = node.setdefault(parent, {})
         if not isinstance(child, dict):
-            raise DriftworkError(f"override '{override}': '{parent}' is a value, not a section")
+            raise DriftworkError(_one_line(f"override '{override}': '{parent}' is a value, not a section"))
         node = child
     node[last] = value
 
@@ -133,7 +174,7 @@ def _explain(error: ValidationError) -> str:
     """The first few problems in one line each, joined: key, value, what is allowed."""
     said = []
     for item in error.errors()[:3]:
-        location = [str(part) for part in item["loc"]]
+        location = [str(part)[:80] for part in item["loc"]]
         key = ".".join(location)
         if item["type"] == "extra_forbidden":
             said.append(f"unknown key '{key}'{_neighbours(error, location)}")
@@ -145,12 +186,25 @@ def _explain(error: ValidationError) -> str:
         else:
             reason = item["msg"].removeprefix("Value error, ")
             reason = reason[:1].lower() + reason[1:]
-            shown = (
-                "" if isinstance(item["input"], dict | list) and len(str(item["input"])) > 60 else f"={item['input']}"
-            )
+            shown = _shown(item["input"])
             said.append(f"{key}{shown}: {reason}" if key else reason)
     more = error.error_count() - len(said)
     return "; ".join(said) + (f" (and {more} more)" if more > 0 else "")
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = str(value)
+    except ValueError:  # a number of thousands of digits
+        return ""
+    if isinstance(value, dict | list) and len(text) > 60:
+        return ""
+    return f"={text[:200]}"
+
+
+def _one_line(text: str) -> str:
+    """Line ends, and what else cannot be seen, as escapes."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def _neighbours(error: ValidationError, location: list[str]) -> str:

@@ -35,7 +35,7 @@ class Decoder(nn.Module):
         """log P(y | state, last) [...], nats."""
         return self.likelihood.log_prob(self(state, last), y)
 
-    def beta_log_prob(self, state: Tensor, last: Tensor, y: Tensor, beta: float | Tensor) -> Tensor:
+    def beta_log_prob(self, state: Tensor, last: Tensor, y: Tensor, beta: float) -> Tensor:
         """The same, weighted for training as `Likelihood.beta_log_prob` says."""
         return self.likelihood.beta_log_prob(self(state, last), y, beta)
 

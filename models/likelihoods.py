@@ -52,10 +52,9 @@ class Likelihood(Protocol):
         """[...], nats, summed over channels. `parameters` [..., width], `y` [..., D]."""
         ...
 
-    def beta_log_prob(self, parameters: Tensor, y: Tensor, beta: float | Tensor) -> Tensor:
+    def beta_log_prob(self, parameters: Tensor, y: Tensor, beta: float) -> Tensor:
         """The same, for training alone: each channel weighted by its predicted standard deviation, in units of the
-        marginal's scale, to 2 `beta` (one number, or [...]: `Normal.beta_log_prob`); where there is none, not weighted.
-        """
+        marginal's scale, to 2 `beta` (`Normal.beta_log_prob`); where there is none, not weighted."""
         ...
 
     def expectation(self, parameters: Tensor) -> Tensor:
@@ -78,7 +77,7 @@ class Bernoulli(nn.Module):
         logits = full_precision(parameters) + self.marginal
         return -F.binary_cross_entropy_with_logits(logits, y, reduction="none").sum(-1)
 
-    def beta_log_prob(self, parameters: Tensor, y: Tensor, beta: float | Tensor) -> Tensor:
+    def beta_log_prob(self, parameters: Tensor, y: Tensor, beta: float) -> Tensor:
         return self.log_prob(parameters, y)
 
     def expectation(self, parameters: Tensor) -> Tensor:
@@ -105,7 +104,7 @@ class Gaussian(nn.Module):
         standard = self.normal(parameters).log_prob((y - self.mean) / self.scale)
         return standard - y.shape[-1] * self.scale.log()  # change of variables
 
-    def beta_log_prob(self, parameters: Tensor, y: Tensor, beta: float | Tensor) -> Tensor:
+    def beta_log_prob(self, parameters: Tensor, y: Tensor, beta: float) -> Tensor:
         return self.normal(parameters).beta_log_prob((y - self.mean) / self.scale, beta)
 
     def expectation(self, parameters: Tensor) -> Tensor:

@@ -40,11 +40,11 @@ class Normal(NamedTuple):
         """[...], nats, summed over the last axis."""
         return self._log_probs(x).sum(-1)
 
-    def beta_log_prob(self, x: Tensor, beta: float | Tensor) -> Tensor:
+    def beta_log_prob(self, x: Tensor, beta: float) -> Tensor:
         """The same with each component weighted by std^(2 beta), a constant to the gradient: -beta-NLL (Seitzer et al.,
-        2022), `beta` one number or [...]. At 0 it is the log-likelihood, which hardly moves a mean where it is unsure;
-        at 1 the mean learns as from least squares."""
-        weight = (2.0 * torch.as_tensor(beta)[..., None] * self.log_std.detach()).exp()
+        2022). At 0 it is the log-likelihood, which hardly moves a mean where it is unsure; at 1 the mean learns as from
+        least squares."""
+        weight = (2.0 * beta * self.log_std.detach()).exp()
         return (weight * self._log_probs(x)).sum(-1)
 
     def _log_probs(self, x: Tensor) -> Tensor:

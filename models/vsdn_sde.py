@@ -8,8 +8,9 @@
 X_0 is a constant. Euler-Maruyama on a grid that contains the observation times; for the model of these steps, KL and
 bound are exact. Both drifts pull towards a bounded target (`sde_loop`), so that no path runs away.
 
-Training may hold out a share of the observed frames: no network takes them in, the bound still explains them. It is
-then the bound of a posterior that does not know all it could, and what interpolation asks of it.
+A share of the sequences, drawn anew each epoch, trains interpolation instead of the bound: every second observed frame
+is shown to no network, and the loss is -2 E log P of these. The posterior of the bound has seen each frame it explains,
+and would learn to copy one that interpolation does not give it (as VSDN-VAE's would: `vsdn`).
 """
 
 import math
@@ -36,7 +37,7 @@ from models.vsdn import VsdnConfig
 
 _PRIOR = (0,)
 _HELD_OUT = 1 << 20
-"""Stream of a sequence's noise that says which frames are held out; the n-th pair of paths uses 2 n at its steps and
+"""Stream of a sequence's noise that says what is held out; the n-th pair of paths uses 2 n at its steps and
 2 n + 1 between them."""
 
 
@@ -54,8 +55,8 @@ class VsdnSdeConfig(VsdnConfig):
     posterior get narrower than its prior."""
     samples: int = Field(1, ge=1)
     """Paths a sequence in training."""
-    held_out: float = Field(0.0, ge=0, lt=1)
-    """Share of the observed frames that training explains but shows to no network."""
+    unseen_share: float = Field(0.0, ge=0, lt=1)
+    """Share of the sequences that train on frames shown to no network; 0: the published objective."""
     solver: sde.SolverName = "direct"
 
     @model_validator(mode="after")
@@ -133,13 +134,15 @@ class VsdnSde(nn.Module):
         """Loss [B] with beta = `kl_weight`, and the terms of the bound (with nothing held out, those of `density`)."""
         c, events, shown = self.config, Events.of(batch), self._shown(batch)
         latent = self._latent(shown, self.posterior, c.samples)
-        log_likelihood = score = self._sum_of(self.decoder.log_prob, latent, events).mean(0)
-        if c.unseen_beta > 0:
-            beta = c.unseen_beta * ~shown.observed.gather(1, events.frame)
-            score = self._sum_of(partial(self.decoder.beta_log_prob, beta=beta), latent, events).mean(0)
+        log_likelihood = self._sum_of(self.decoder.log_prob, latent, events).mean(0)
         terms = Terms(log_likelihood, latent.kl.mean(0), events.valid.sum(1))
-        paid = torch.maximum(terms.kl, c.free_nats * terms.frames)
-        return Objective(kl_weight * paid - score, terms)
+        loss = kl_weight * torch.maximum(terms.kl, c.free_nats * terms.frames) - log_likelihood
+        if c.unseen_share > 0:
+            unseen = events._replace(valid=events.valid & ~shown.observed.gather(1, events.frame))
+            score = self._sum_of(partial(self.decoder.beta_log_prob, beta=c.unseen_beta), latent, unseen).mean(0)
+            count = unseen.valid.sum(1)
+            loss = torch.where(count > 0, -score * terms.frames / count.clamp_min(1), loss)
+        return Objective(loss, terms)
 
     def density(self, batch: Batch, samples: int) -> tuple[Terms, Tensor]:
         events = Events.of(batch)
@@ -155,12 +158,13 @@ class VsdnSde(nn.Module):
         return self._mean(self._latent(batch, self.posterior, samples))
 
     def _shown(self, batch: Batch) -> Batch:
-        """The batch without what training holds out."""
-        if self.config.held_out == 0:
+        """The batch without what training holds out: of a share of the sequences every second observed frame."""
+        share = self.config.unseen_share
+        if share == 0:
             return batch
-        draw = keyed_normal(batch.seed, batch.observed.shape[1], 1, stream=_HELD_OUT)[..., 0]
-        threshold = torch.special.ndtri(torch.tensor(self.config.held_out)).to(draw)
-        return batch._replace(observed=batch.observed & (draw > threshold))
+        draw = torch.special.ndtr(keyed_normal(batch.seed, 2, 1, stream=_HELD_OUT)[..., 0])  # uniform, [B, 2]
+        number = batch.observed.cumsum(1) + (draw[:, 1:] < 0.5)  # which is first is drawn too
+        return batch._replace(observed=batch.observed & ((number % 2 == 0) | (draw[:, :1] >= share)))
 
     def _latent(self, batch: Batch, driver: tuple[int, ...], samples: int) -> Latent:
         """Paths of the SDE whose drift `driver` names, given what the batch shows."""

@@ -58,11 +58,3 @@ def test_the_gradient_of_beta_nll_is_that_of_the_likelihood_times_a_power_of_the
         torch.testing.assert_close(a, weight * b, rtol=1e-12, atol=1e-12)
     if beta == 1.0:
         torch.testing.assert_close(ours[0], x - mean.detach(), rtol=1e-12, atol=1e-12)
-
-
-def test_beta_may_differ_from_frame_to_frame():
-    parameters, y = normal(4, 7), normal(4, 3, seed=2)
-    ours = GainShapeGaussian(MARGINAL).double()
-    mixed = ours.beta_log_prob(parameters, y, torch.tensor([0.0, 0.5, 0.5, 0.0]))
-    for beta, rows in ((0.0, [0, 3]), (0.5, [1, 2])):
-        assert torch.equal(mixed[rows], ours.beta_log_prob(parameters[rows], y[rows], beta))
