@@ -81,6 +81,10 @@ class RunConfig(Config):
     hostfile: Path | None = None
     """Hosts to train on, as DeepSpeed lists them: a line `NAME slots=N` each. null: this machine alone."""
     hosts: HostsConfig = HostsConfig()
+    restarts: int = Field(2, ge=0)
+    """How often a job that died goes on from its last checkpoint by itself; not where config or data are to blame."""
+    hang_after: float = Field(600.0, gt=0)
+    """Seconds in one place, as in reading a batch or in an update, after which a rank counts as hung; the job dies."""
     loader_workers: int = Field(0, ge=0)
     """Processes a rank that read batches ahead; 0 reads between the steps."""
     out: Path | None = None

@@ -35,12 +35,12 @@ def all_gathered(mine: Any) -> list[Any]:
     return everyone
 
 
-def all_agree(flag: Tensor) -> bool:
-    """Whether `flag` is true on every rank."""
-    vote = flag.to(torch.int32)
+def all_agree(flags: Tensor) -> list[bool]:
+    """For each of `flags`, one dimension, whether it is true on every rank."""
+    votes = flags.to(torch.int32)
     if dist.is_initialized():
-        dist.all_reduce(vote, op=dist.ReduceOp.MIN)
-    return bool(vote)
+        dist.all_reduce(votes, op=dist.ReduceOp.MIN)
+    return [bool(vote) for vote in votes.tolist()]
 
 
 def barrier() -> None:

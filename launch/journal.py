@@ -2,6 +2,7 @@
 
 import math
 import time
+from typing import Any
 
 import torch
 
@@ -19,6 +20,7 @@ _EVERY = 10
 _PHASES = ("forward", "backward", "communication", "update")
 """Of a step, as the engine's stopwatch tells them: communication is the vote and what is left of the reduction of the
 gradients when backward ends, with the waiting for slower ranks that is in both."""
+_CARRIED = ("taken", "steps", "data_seconds", "step_seconds", "grad_norm", "evaluations", "skipped")
 
 
 class Journal:
@@ -33,6 +35,17 @@ class Journal:
         self.sums = torch.zeros(4, dtype=torch.float64, device=self.ranks.device)  # log-likelihood, KL, frames, seqs
         self.taken, self.steps, self.data_seconds, self.step_seconds, self.grad_norm = 0, 0, 0.0, 0.0, 0.0
         self.evaluations: int | None = None
+
+    def state(self) -> dict[str, Any]:
+        """What the next record will be made of, of this rank."""
+        return {"sums": self.sums.tolist(), **{name: getattr(self, name) for name in _CARRIED}}
+
+    def restore(self, states: list[dict[str, Any]]) -> None:
+        """From the states of all ranks, of which there may have been another number."""
+        for state in states[self.ranks.rank :: self.ranks.world]:
+            self.sums += torch.tensor(state["sums"]).to(self.sums)
+        for name in _CARRIED:
+            setattr(self, name, states[0][name])
 
     def step(
         self, progress: Progress, batch: Batch, step: Step, kl_weight: float, data_seconds: float, step_seconds: float

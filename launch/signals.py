@@ -4,7 +4,7 @@ import ctypes
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -33,6 +33,17 @@ def sigterm_exits() -> Iterator[None]:
 
 
 @contextmanager
+def sigterm_noted() -> Iterator[Callable[[], bool]]:
+    """SIGTERM inside is only noted: whoever asks what this yields hears whether it has come."""
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda signum, frame: came.append(signum))
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def signals_ignored() -> Iterator[None]:
     """Neither Ctrl-C nor SIGTERM interrupts what is inside, which must therefore be bounded in time."""
     if threading.current_thread() is not threading.main_thread():
@@ -47,7 +58,7 @@ def signals_ignored() -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """For a process that was just forked (`preexec_fn`): it gets SIGTERM when its parent dies, even of SIGKILL. Linux
-    alone can do so; elsewhere it outlives a parent that had no time to end it."""
+    """For a process that was just forked (`preexec_fn`), or for oneself: it gets SIGTERM when its parent dies, even of
+    SIGKILL. Linux alone can do so; elsewhere it outlives a parent that had no time to end it."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -51,6 +51,11 @@ class Stopwatch:
 
         return call
 
+    @property
+    def phase(self) -> str | None:
+        """The innermost one now."""
+        return self._phases[-1] if self._phases else None
+
     def seconds(self) -> dict[str, float]:
         """By phase, since the last time this was asked for."""
         found: dict[str, float] = {}

@@ -4,30 +4,40 @@ Called by a user, it validates everything, writes the run folder and starts itse
 (ours, or `deepspeed --module launch.train ...`), it is one rank.
 """
 
+import os
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from statistics import fmean
 
+from filelock import FileLock, Timeout
 from torch import nn
 
-from launch import doctor, doctor_store, hosts, launcher, run_folder, scores, streams, tags
+from launch import checkpoint, doctor, doctor_store, hostfile, hosts, launcher, run_folder, scores, streams, tags
 from launch.config import CONFIG_FILE, RunConfig, parse
-from launch.distributed import Ranks, alone, on_rank_0
+from launch.distributed import Ranks, all_gathered, alone, on_rank_0
 from launch.entry import run
 from launch.progress import Progress
 from launch.results import estimates, values
+from launch.signals import TERMINATED, end_with_parent, sigterm_noted
+from launch.supervisor import INTERRUPTED, LEFT, supervised
 from launch.tracking import Tracker, open_run
+from launch.watchdog import Watchdog
 from models.config_base import build, flatten, load
 from models.errors import DriftworkError
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.verify import verify
 
-USAGE = """usage: driftwork train CONFIG.yaml data=DIR [ranks=N] [key=value ...] | driftwork train resume=RUN [key=value ...]
+USAGE = """usage: driftwork train CONFIG.yaml data=DIR [ranks=N] [key=value ...]
+       driftwork train resume=RUN [key=value ...]
 hostfile=FILE, of lines `NAME slots=N`, trains on several hosts through ssh; see docs/clusters.md"""
+
+_LOCK = "train.lock"
+_PATIENCE_S = 60.0
 
 
 def main(argv: list[str]) -> int:
@@ -40,7 +50,9 @@ def main(argv: list[str]) -> int:
     config = run_folder.config_of(folder)
     doctor.glance_before_training(1 if config.hostfile else config.ranks, config.tracking.uri, folder)
     print(f"training {config.model.name} on {config.data}, {config.ranks} rank(s), run folder {folder}", flush=True)
-    code = _start(folder, config)
+    code = supervised(folder, partial(_start, folder, config), config.restarts)
+    if code == LEFT:
+        print(f"interrupted, and saved. Go on with: driftwork train resume={folder}", flush=True)
     if code == 0:
         print(f"trained. Score it with: driftwork evaluate {folder} split=test", flush=True)
     return code
@@ -76,7 +88,7 @@ def _placed(config: RunConfig) -> RunConfig:
     """With a hostfile, there are as many ranks as it has slots."""
     if config.hostfile is None or launcher.launched():  # a rank need not see the file
         return config
-    slots = sum(host.slots for host in hosts.read(config.hostfile))
+    slots = sum(host.slots for host in hostfile.read(config.hostfile))
     if "ranks" in config.model_fields_set and config.ranks != slots:
         raise DriftworkError(f"ranks={config.ranks}: {config.hostfile} has {slots} slots, and each takes a rank")
     return build(RunConfig, {**config.model_dump(mode="json"), "ranks": slots}, where=f"hostfile={config.hostfile}")
@@ -97,47 +109,91 @@ def steps(config: RunConfig) -> int:
 
 
 def _check_resumable(folder: Path, config: RunConfig) -> None:
-    """Weights and optimizer of the checkpoint fit the same model, data and division among ranks only."""
+    """Weights and optimizer of the checkpoint fit the same model, data and ZeRO stage only; for another number of ranks
+    they are divided anew, here, before any rank is started."""
     before = run_folder.config_of(folder)
     for name, old, new in (
         ("model", before.model, config.model),
-        ("ranks", before.ranks, config.ranks),
         ("optim.zero_stage", before.optim.zero_stage, config.optim.zero_stage),
     ):
         if old != new:
             raise DriftworkError(f"resume={folder}: {name} cannot change in a run; start a new one")
     run_folder.check_data(folder, config.data)
+    if before.ranks != config.ranks:
+        with _alone(folder):
+            checkpoint.ready(folder, config.ranks)
 
 
 def _rank(argv: list[str]) -> int:
     """One rank, top to bottom."""
-    from launch import checkpoint, loop  # these load DeepSpeed, which takes seconds; the launching process needs none
-    from launch.engine import Engine, join_ranks, leave
+    from launch.engine import join_ranks, leave  # loads DeepSpeed, which the launching process can do without
+
+    end_with_parent()  # should the launcher be killed, which otherwise ends it
+    with sigterm_noted() as asked_to_leave, Watchdog(int(os.environ["RANK"])) as watch:
+        ranks = join_ranks(timedelta(days=1))  # patience is the watchdog's, which can tell where it ended
+        folder: Path = on_rank_0(ranks, partial(_folder, argv))
+        config = run_folder.config_of(folder)
+        watch.settle(folder, config.hang_after)
+        try:
+            with _alone(folder) if ranks.rank == 0 else nullcontext():
+                _train(config, folder, ranks, watch, asked_to_leave)
+        except SystemExit:
+            leave()
+            return LEFT
+        leave()
+    return 0
+
+
+def _train(
+    config: RunConfig, folder: Path, ranks: Ranks, watch: Watchdog, asked_to_leave: Callable[[], bool]
+) -> None:  # fmt: skip
+    """Raises SystemExit(TERMINATED), so that the tracker sees the run as killed, when a rank was asked to leave."""
+    from launch import export, loop, nonfinite
+    from launch.engine import Engine
     from launch.journal import Journal
 
-    ranks = join_ranks()
-    folder: Path = on_rank_0(ranks, partial(_folder, argv))
-    config = run_folder.config_of(folder)
     manifest = read_manifest(config.data)
     engine = Engine(run_folder.model_for(config, manifest), config.optim, ranks, frame_scale=manifest.spec.length)
-    progress = Progress(**checkpoint.load(engine, folder)) if checkpoint.exists(folder) else Progress()
+    watch.within = lambda: engine.clock.phase
+    watch.at("load")
+    known = checkpoint.load(engine, folder)
+    progress = Progress(**known["progress"]) if known else Progress()
     with _tracked(config, folder, manifest, ranks) as tracker:
         journal = Journal(tracker, ranks, engine.clock)
+        if known:
+            journal.restore(known["journal"])
         journal.say(f"{engine.size:,} parameters, from step {progress.step}")
 
         def validate(step: int) -> tuple[float, str]:
-            return _validation_score(engine.module, config, manifest, ranks, tracker, step)
+            return _validation_score(engine.module, config, manifest, ranks, tracker, watch, step)
 
         def save(is_best: bool) -> None:
+            watch.at("save")
             if is_best:
                 checkpoint.save_best(engine, folder)
-            checkpoint.save(engine, folder, progress.step, progress.state())
+            state = {"progress": progress.state(), "journal": all_gathered(journal.state())}
+            checkpoint.save(engine, folder, progress.step, state)
 
-        loop.train(config, engine, streams.training(config, manifest, ranks), journal, progress, validate, save)
+        around = loop.Around(validate, save, partial(nonfinite.report, folder, ranks), asked_to_leave)
+        if not loop.train(config, engine, streams.training(config, manifest, ranks), journal, progress, watch, around):
+            if ranks.rank == 0:
+                run_folder.remember(folder, **{INTERRUPTED: progress.step})
+            journal.say(f"asked to leave: saved at step {progress.step}")
+            raise SystemExit(TERMINATED)
+        watch.at("record")
         if ranks.rank == 0:
             tracker.artifact(folder / checkpoint.BEST, "weights")
-    leave()
-    return 0
+            export.after_training(folder, config, manifest, tracker)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """No other job trains in the folder; one that is about to end, as its launcher was killed, is waited for."""
+    try:
+        with FileLock(folder / _LOCK).acquire(timeout=_PATIENCE_S):
+            yield
+    except Timeout:
+        raise DriftworkError(f"{folder}: another process trains there") from None
 
 
 @contextmanager
@@ -165,14 +221,14 @@ def _tracked(config: RunConfig, folder: Path, manifest: Manifest, ranks: Ranks) 
         system_metrics=True,
     ) as tracker:
         if ranks.rank == 0:
-            run_folder.remember(folder, run_id=tracker.run_id, manifest=manifest.hash)
+            run_folder.remember(folder, run_id=tracker.run_id, manifest=manifest.hash, **{INTERRUPTED: None})
             tracker.params(flatten(config))
             tracker.artifact(folder / CONFIG_FILE)
         yield tracker
 
 
 def _validation_score(
-    model: nn.Module, config: RunConfig, manifest: Manifest, ranks: Ranks, tracker: Tracker, step: int
+    model: nn.Module, config: RunConfig, manifest: Manifest, ranks: Ranks, tracker: Tracker, watch: Watchdog, step: int
 ) -> tuple[float, str]:
     """What the best weights are chosen by, on the validation split: the MSE of a forecast for a model that makes
     one, else the negative bound at beta = 1 or what stands in its place, nats; the mean over rates. And what to say of
@@ -182,7 +238,8 @@ def _validation_score(
     task = next(task for task in ("forecast", "density", "pseudo_likelihood") if hasattr(model, task))
     found: dict[str, list[float]] = {}
     for rate, stream in streams.evaluation(config, config.data, manifest, "val", ranks).items():
-        table = estimates(scores.collect(getattr(scoring, task), model, stream.epoch(0), rate, ranks.device))
+        batches = watch.over("validation", stream.epoch(0))
+        table = estimates(scores.collect(getattr(scoring, task), model, batches, rate, ranks.device))
         tracker.metrics({f"val/{name}": value for name, value in values(table).items()}, step)
         *_, last = table[task].values()
         for name, x in last.items():

@@ -1,0 +1,30 @@
+"""What lies in a folder and what each file hashes to: whether it still is what was written."""
+
+import json
+from pathlib import Path
+
+from pipeline.files import aside, sha256
+
+FILES = "files.json"
+
+
+def write(folder: Path, hashes: dict[str, str]) -> None:
+    """Put the list, of paths in the folder and their SHA-256, into the folder."""
+    with aside(folder / FILES) as temporary:
+        temporary.write_text(json.dumps(dict(sorted(hashes.items())), indent=1) + "\n")
+
+
+def damage(folder: Path) -> str:
+    """How the folder differs from its list; nothing where it does not."""
+    try:
+        hashes = json.loads((folder / FILES).read_bytes())
+        for name, expected in hashes.items():
+            if sha256(folder / name) != expected:
+                return f"{name} does not have its SHA-256"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).relative_to(folder)} is missing"
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    except (ValueError, AttributeError):
+        return f"{FILES} cannot be read"
+    return ""

@@ -1,0 +1,171 @@
+"""A hang becomes an error that names rank and place.
+
+Each rank notes where it is in `RUN/ranks/N.json`, from a thread of its own. The same thread sees when the rank has not
+moved for too long; it then reads what the others note, says which rank is waited for, leaves the stacks of all threads
+in `RUN/ranks/N.stacks`, and ends the process. A process that is stopped, or whose host is lost, notes nothing more.
+"""
+
+import faulthandler
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+_T = TypeVar("_T")
+
+HUNG = 70
+"""Exit code of a rank that its watchdog ended: EX_SOFTWARE of sysexits.h."""
+
+_HUNG = "hung"
+_FOLDER = "ranks"
+_PATIENCE_S = 600.0
+_PHASES = ("start", "load", "data", "forward", "communication", "backward", "update", "step", "record", "validation")
+"""In the order in which ranks go through them; of ranks in one step the last is the one that the others wait for."""
+
+
+class Note(NamedTuple):
+    rank: int
+    step: int
+    phase: str
+    seconds: float
+    """In this place."""
+    beats: int
+    """Of notes: one that stays the same tells that the process stands still as a whole."""
+    ended: str = ""
+    """By what the process ended, if it could tell."""
+
+    @property
+    def place(self) -> str:
+        return f"step {self.step}, {self.phase}"
+
+
+class Watchdog:
+    """Over one rank, while the context is open. Every call of `at` says that the rank moves.
+
+    Args:
+        patience: seconds in one place after which the process is ended.
+    """
+
+    def __init__(self, rank: int, patience: float = _PATIENCE_S) -> None:
+        self.rank, self.patience = rank, patience
+        self.within: Callable[[], str | None] = lambda: None
+        """Tells the phase inside "step"."""
+        self._folder: Path | None = None
+        self._place = (0, "start", time.monotonic())
+        self._beats = 0
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "Watchdog":
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._closed.set()
+        self._thread.join()
+        if error is None and self._folder is not None:
+            _path(self._folder, self.rank).unlink(missing_ok=True)
+        elif error is not None:
+            self._note(f"{type(error).__name__}: {error}".splitlines()[0][:200])
+
+    def settle(self, folder: Path, patience: float) -> None:
+        """Notes go to this run folder from now on."""
+        self._folder, self.patience = folder / _FOLDER, patience
+        with suppress(OSError):
+            self._folder.mkdir(exist_ok=True)
+
+    def at(self, phase: str, step: int | None = None) -> None:
+        self._place = (self._place[0] if step is None else step, phase, time.monotonic())
+
+    def over(self, phase: str, items: Iterable[_T]) -> Iterator[_T]:
+        """The items, each of which is a sign of life."""
+        for item in items:
+            self.at(phase)
+            yield item
+
+    @property
+    def _tick(self) -> float:
+        return min(1.0, self.patience / 10)
+
+    def _watch(self) -> None:
+        while not self._closed.wait(self._tick):
+            self._note()
+            if time.monotonic() - self._place[2] > self.patience:
+                self._end()
+
+    def _end(self) -> None:
+        said = [f"driftwork train: rank {self.rank} has been in {self._here().place} for {self.patience:.0f} s"]
+        if self._folder is not None:
+            before = notes(self._folder.parent)
+            for _ in range(3):  # time for others to note something, who may be about to end as well
+                time.sleep(self._tick)
+                self._note()
+            said.append(_waited_for(before, notes(self._folder.parent), self.rank))
+            stacks = _path(self._folder, self.rank).with_suffix(".stacks")
+            with suppress(OSError), stacks.open("w") as file:
+                faulthandler.dump_traceback(file)
+                said.append(f"where it stands in the code: {stacks}")
+        self._note(_HUNG)
+        print("; ".join(filter(None, said)), file=sys.stderr, flush=True)
+        os._exit(HUNG)
+
+    def _here(self) -> Note:
+        step, phase, since = self._place
+        inner = self.within() if phase == "step" else None
+        return Note(self.rank, step, inner or phase, time.monotonic() - since, self._beats)
+
+    def _note(self, ended: str = "") -> None:
+        if self._folder is None:
+            return
+        self._beats += 1
+        path = _path(self._folder, self.rank)
+        with suppress(OSError):  # a full disk is for others to tell
+            path.with_suffix(".new").write_text(json.dumps(self._here()._replace(ended=ended)._asdict()))
+            path.with_suffix(".new").replace(path)
+
+
+def clear(run_folder: Path) -> None:
+    """Of what the ranks noted that were there before."""
+    for path in (run_folder / _FOLDER).glob("*.json"):
+        path.unlink()
+
+
+def notes(run_folder: Path) -> dict[int, Note]:
+    """What each rank noted last."""
+    found = {}
+    for path in sorted((run_folder / _FOLDER).glob("*.json")):
+        with suppress(OSError, ValueError, TypeError):
+            note = Note(**json.loads(path.read_text()))
+            found[note.rank] = note
+    return found
+
+
+def lost(run_folder: Path) -> str:
+    """Of a job that ended: the ranks that could not say why, or else what was said."""
+    left = notes(run_folder).values()
+    gone = [f"rank {note.rank} was lost in {note.place}" for note in left if not note.ended]
+    return "; ".join(gone or [f"rank {note.rank} in {note.place}: {note.ended}" for note in left])
+
+
+def _waited_for(before: dict[int, Note], after: dict[int, Note], mine: int) -> str:
+    silent = [note for rank, note in after.items() if rank != mine and note == before.get(rank) and not note.ended]
+    if silent:
+        return "; ".join(f"rank {note.rank} is stopped or lost, last seen in {note.place}" for note in silent)
+    there = [note for note in after.values() if note.ended in ("", _HUNG)]
+    last = min(there, key=_order, default=None)
+    if last is None or all(_order(note) == _order(last) for note in there):
+        return "so are all ranks" if len(after) > 1 else ""
+    return "" if last.rank == mine else f"rank {last.rank} is in {last.place}"
+
+
+def _order(note: Note) -> tuple[int, int]:
+    return note.step, _PHASES.index(note.phase) if note.phase in _PHASES else len(_PHASES)
+
+
+def _path(folder: Path, rank: int) -> Path:
+    return folder / f"{rank}.json"
