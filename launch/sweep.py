@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from launch import cell as cells
-from launch import grid as grids
 from launch import doctor_store, launcher, run_folder, streams, tags, train
+from launch import grid as grids
 from launch.cell import Outcome
 from launch.config import CONFIG_FILE
 from launch.distributed import alone
