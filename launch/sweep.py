@@ -7,13 +7,11 @@ leaves alone what is finished and goes on with the rest. Which is which stands i
 import os
 import sys
 from collections import deque
-from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Generator
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from filelock import FileLock, Timeout
 
 from launch import cell as cells
 from launch import doctor_store, launcher, run_folder, streams, tags, train
@@ -28,6 +26,7 @@ from launch.tracking import Tracker, open_run
 from models.config_base import flatten
 from models.errors import DriftworkError
 from pipeline.files import printable
+from pipeline.lock import locked
 from pipeline.manifest import read_manifest
 from pipeline.verify import verify
 
@@ -68,7 +67,7 @@ def main(argv: list[str]) -> int:
         return 0
     doctor_store.require(grid.cells[0].config.tracking.uri)
     try:
-        with sigterm_exits(), _alone(grid.out):
+        with sigterm_exits(), locked(grid.out / _LOCK, f"out={grid.out}", "sweep"):
             _sweep(grid, [cell for cell, state in zip(grid.cells, states, strict=True) if not state.done])
     except CellsFailedError as failed:
         print(failed, flush=True)
@@ -115,19 +114,6 @@ def _list(grid: Grid, steps: list[int], states: list[State]) -> None:
     for number, (cell, n, state) in enumerate(zip(grid.cells, steps, states, strict=True), 1):
         about = "done" if state.done else f"goes on from step {state.step:,}" if state.step else ""
         print(f"{number:4d}  {cell.name:{widest}s}  {n:8,d} steps  {about}".rstrip(), flush=True)
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / _LOCK).acquire(timeout=0)
-    except Timeout:
-        raise DriftworkError(f"out={out}: another sweep is at work there") from None
-    except OSError as error:
-        raise DriftworkError(f"out={out}: cannot be written: {error.strerror}") from None
-    with lock:
-        yield
 
 
 def _sweep(grid: Grid, todo: list[Cell]) -> None:
