@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import json
 import os
 import signal
 import socket
@@ -252,6 +253,42 @@ def test_a_run_that_cannot_be_opened_is_one_line(open_, monkeypatch, broken):
     assert len(str(caught.value)) < 500
 
 
+def test_a_run_that_goes_on_needs_no_server_to_do_so(open_, tmp_path, monkeypatch, caplog):
+    """It was opened before; what it says now is for later."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    picture = tmp_path / "figure.png"
+    picture.touch()
+    with open_(uri="http://127.0.0.1:9", run_id="it", tags={"a": "b"}, system_metrics=True) as tracker:
+        tracker.params({"model.hidden": 256})
+        tracker.metrics({"loss": 1.0}, 3)
+        tracker.artifact(picture, "figures")
+    assert "out of reach" in caplog.text
+    kept = [json.loads(line) for line in (tmp_path / tracking.UNSENT).read_text().split("\n") if line]
+    assert sorted(kind for kind, _ in kept) == ["artifact", "metric", "params", "status", "status", "tags"]
+    assert ["artifact", [str(picture), "figures"]] in kept
+    assert [body[0] for kind, body in kept if kind == "status"] == ["RUNNING", "FINISHED"]
+
+
+def test_what_was_kept_is_there_once_the_run_is_opened_again(open_, uri, tmp_path):
+    picture = tmp_path / "figure.png"
+    picture.touch()
+    with open_() as tracker:
+        pass
+    kept = [
+        ["params", {"model.hidden": "256"}], ["tags", {"stage": "trained"}], ["metric", ["loss", 1.0, 3, 1]],
+        ["artifact", [str(picture), "figures"]], ["artifact", [str(tmp_path / "gone"), ""]], ["status", ["KILLED", 2]],
+    ]  # fmt: skip
+    (tmp_path / tracking.UNSENT).write_text("".join("\n" + json.dumps(message) for message in kept))
+    with open_(run_id=tracker.run_id):
+        assert not (tmp_path / tracking.UNSENT).exists()
+    run = client_of(uri).get_run(tracker.run_id)
+    assert run.data.params == {"model.hidden": "256"}
+    assert run.data.metrics == {"loss": 1.0}
+    assert run.data.tags["stage"] == "trained"
+    assert run.info.status == "FINISHED"
+    assert [file.path for file in client_of(uri).list_artifacts(tracker.run_id, "figures")] == ["figures/figure.png"]
+
+
 def test_a_file_that_is_no_database_is_one_line(open_, tmp_path):
     (tmp_path / "text.db").write_text("no database" * 100)
     with (
@@ -322,44 +359,3 @@ with open_run(cfg, experiment="lakh", run_name="", run_folder=Path(folder), tags
     assert sorted(run.info.run_name for run in runs) == ["a", "b", "c", "d"]
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert {len(client.get_metric_history(run.info.run_id, "loss")) for run in runs} == {20}
-
-
-@contextlib.contextmanager
-def serving(uri, port):
-    """`driftwork ui` as the tracking server; gives the function that ends it."""
-    command = [sys.executable, "-m", "launch.ui", f"uri={uri}", f"port={port}"]
-    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-
-    def end():
-        server.terminate()
-        assert server.wait(30) == 143
-
-    try:
-        assert f":{port}/" in server.stdout.readline()
-        yield end
-    finally:
-        if server.poll() is None:
-            end()
-        server.stdout.close()
-
-
-@pytest.mark.slow
-def test_a_server_that_dies_costs_no_metric(open_, uri, tmp_path, caplog, monkeypatch, free_port):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    address = f"http://127.0.0.1:{free_port}"
-    with serving(uri, free_port) as end, open_(uri=address) as tracker:
-        tracker.metrics({"loss": 0.0}, 0)
-        tracker.flush()
-        end()
-        tracker.metrics({"loss": 0.0}, 1)
-        tracker.flush()
-        tracker.tags({"lost": "yes"})
-        tracker.metrics({"loss": 0.0}, 2)
-    assert (tmp_path / tracking.UNSENT).read_text().count("loss") == 2
-    assert "training goes on" in caplog.text
-    with serving(uri, free_port), open_(uri=address, run_id=tracker.run_id) as tracker:
-        tracker.metrics({"loss": 0.0}, 3)
-    assert not (tmp_path / tracking.UNSENT).exists()
-    history = client_of(uri).get_metric_history(tracker.run_id, "loss")
-    assert sorted(point.step for point in history) == [0, 1, 2, 3]
-    assert client_of(uri).get_run(tracker.run_id).info.status == "FINISHED"

@@ -196,7 +196,7 @@ def test_every_sequence_is_scored_once_at_any_number_of_ranks(place):
         (["evaluate", "runs/whole", "samples=0"], "samples=0: input should be greater than or equal to 1"),
         (["compare", "runs/whole", "runs/none"], "runs/none: no run folder"),
         (["train", TINY, "data=damaged"], "train-000001.tar"),
-        (["train", TINY, "data=rolls", "tracking.uri=http://127.0.0.1:9"], "tracking store http://127.0.0.1:9 does not"),
+        (["train", TINY, "data=rolls", "tracking.uri=http://127.0.0.1:9"], "http://127.0.0.1:9 does not answer: "),
         (["trian"], "no command 'trian'; there are demo, doctor, fetch, prepare"),
     ],
 )
