@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -195,10 +196,12 @@ def save_model(
     inputs = Schema([ColSpec(Array(AnyType()), name) for name in columns])
     outputs = Schema([ColSpec(Array("double"), "times"), ColSpec(Array(Array("double")), "values")])
     known = [ParamSpec(key, "string" if isinstance(value, str) else "long", value) for key, value in params.items()]
-    pyfunc.save_model(
-        str(target), loader_module=loader.stem, data_path=str(data), code_paths=[str(loader), *map(str, code)],
-        signature=ModelSignature(inputs, outputs, ParamSchema(known)), pip_requirements=requirements,
-    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # there is no example: MLflow would run the model on it here
+        pyfunc.save_model(
+            str(target), loader_module=loader.stem, data_path=str(data), code_paths=[str(loader), *map(str, code)],
+            signature=ModelSignature(inputs, outputs, ParamSchema(known)), pip_requirements=requirements,
+        )  # fmt: skip
 
 
 def connect(uri: str) -> "MlflowClient":

@@ -43,7 +43,7 @@ class RefusedError(Exception):
 
 
 class Outbox:
-    """Delivers what was `add`ed every `period` seconds.
+    """Delivers metrics every `period` seconds, and other messages at once with all that were before them.
 
     Nothing here raises for a tracker that fails: training goes on, one warning says where the messages are kept.
     """
@@ -59,13 +59,15 @@ class Outbox:
         self._drain_lock = threading.Lock()  # held while a message is under way: one sender at a time
         self._wait = 0.0  # seconds between tries while the tracker is down; 0 while it is up
         self._next_try = 0.0
-        self._stop = threading.Event()
+        self._stop, self._wake = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
         self._thread.start()
 
     def add(self, *messages: Message) -> None:
         with self._queue_lock:
             self._queue.extend(messages)
+        if any(message.kind != "metric" for message in messages):
+            self._wake.set()
 
     def flush(self) -> None:
         """Try at once to send all there is; what is not taken is in the spool when this returns."""
@@ -73,11 +75,14 @@ class Outbox:
 
     def close(self) -> None:
         self._stop.set()
+        self._wake.set()
         self._thread.join()
         self.flush()
 
     def _run(self) -> None:
-        while not self._stop.wait(self._period):
+        while not self._stop.is_set():
+            self._wake.wait(self._period)
+            self._wake.clear()
             self._drain()
 
     def _drain(self, *, even_if_down: bool = False) -> None:

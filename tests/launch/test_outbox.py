@@ -61,6 +61,14 @@ def test_sends_by_itself_in_order(tracker, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_only_metrics_wait_for_company(tracker, tmp_path):
+    outbox = outbox_to(tracker, tmp_path, period=60)
+    outbox.add(*metrics(1))
+    outbox.add(Message("params", "a"))
+    wait_until(lambda: tracker.bodies == [1, "a"])
+    outbox.close()
+
+
 def test_close_sends_what_is_left_and_ends_the_thread(tracker, tmp_path):
     threads = threading.active_count()
     outbox = outbox_to(tracker, tmp_path, period=60)
