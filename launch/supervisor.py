@@ -31,9 +31,7 @@ def supervised(folder: Path, start: Callable[[], int], restarts: int) -> int:
         code = _started(folder, start)
         if code in _FINAL:
             return code
-        again = (
-            f"restart {restarts - left + 1} of {restarts} from the last checkpoint" if left else "no restart left"
-        )
+        again = f"restart {restarts - left + 1} of {restarts} from the last checkpoint" if left else "no restart left"
         said = ["driftwork train: the job died with " + _named(code), watchdog.lost(folder), again]
         print("; ".join(filter(None, said)), file=sys.stderr, flush=True)
     return code
@@ -48,9 +46,9 @@ def _started(folder: Path, start: Callable[[], int]) -> int:
         if ended.code != TERMINATED or not _has_left(folder):
             raise
         return LEFT
-    if code == 0:
+    if not told() or code == 0:
         return code
-    return LEFT if _has_left(folder) else TERMINATED if told() else code
+    return LEFT if _has_left(folder) else TERMINATED
 
 
 def _has_left(folder: Path) -> bool:

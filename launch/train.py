@@ -19,7 +19,7 @@ from torch import nn
 
 from launch import checkpoint, doctor, doctor_store, hostfile, hosts, launcher, run_folder, scores, streams, tags
 from launch.config import CONFIG_FILE, RunConfig, parse
-from launch.distributed import Ranks, all_gathered, alone, on_rank_0
+from launch.distributed import Ranks, all_gathered, alone, barrier, on_rank_0
 from launch.entry import run
 from launch.progress import Progress
 from launch.results import estimates, values
@@ -138,6 +138,7 @@ def _rank(argv: list[str]) -> int:
             with _alone(folder) if ranks.rank == 0 else nullcontext():
                 _train(config, folder, ranks, watch, asked_to_leave)
         except SystemExit:
+            barrier()  # the launcher ends all ranks when one has left
             leave()
             return LEFT
         leave()

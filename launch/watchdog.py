@@ -1,7 +1,7 @@
 """A hang becomes an error that names rank and place.
 
-Each rank notes where it is in `RUN/ranks/N.json`, from a thread of its own. The same thread sees when the rank has not
-moved for too long; it then reads what the others note, says which rank is waited for, leaves the stacks of all threads
+Each rank notes every second, from a thread of its own, in `RUN/ranks/N.json` where it is. The thread also sees when it
+has not moved for too long; it then reads what others note, says which rank is waited for, leaves the stacks of threads
 in `RUN/ranks/N.stacks`, and ends the process. A process that is stopped, or whose host is lost, notes nothing more.
 """
 
@@ -148,7 +148,7 @@ def notes(run_folder: Path) -> dict[int, Note]:
 def lost(run_folder: Path) -> str:
     """Of a job that ended: the ranks that could not say why, or else what was said."""
     left = notes(run_folder).values()
-    gone = [f"rank {note.rank} was lost in {note.place}" for note in left if not note.ended]
+    gone = [f"rank {note.rank} was lost, last seen in {note.place}" for note in left if not note.ended]
     return "; ".join(gone or [f"rank {note.rank} in {note.place}: {note.ended}" for note in left])
 
 

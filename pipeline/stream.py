@@ -6,6 +6,7 @@ many they are. The last step of an epoch may be short: what is missing is filled
 of a stream is therefore two integers, epoch and step.
 """
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,7 +73,8 @@ class Stream:
         """The batches of an epoch from `first_step` on."""
         requests = [self.request(epoch, step) for step in range(first_step, self.steps)]
         return iter(DataLoader(self.dataset, sampler=requests, batch_size=None, collate_fn=_as_it_is,
-                               num_workers=self.workers, pin_memory=torch.cuda.is_available()))  # fmt: skip
+                               num_workers=self.workers, worker_init_fn=_leave_sigterm_to_the_rank,
+                               pin_memory=torch.cuda.is_available()))  # fmt: skip
 
     def request(self, epoch: int, step: int) -> Request:
         dealt = self.order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
@@ -139,6 +141,12 @@ def collate(
         torch.tensor(weight, dtype=torch.float32), torch.tensor(seeds, dtype=torch.int64),
         tuple(sequence.key for sequence in sequences), tuple(sequence.group for sequence in sequences),
     )  # fmt: skip
+
+
+def _leave_sigterm_to_the_rank(worker: int) -> None:
+    """SIGTERM is often sent to all processes of a job. A rank answers it after its step; a worker that died of it would
+    be an error before that."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -1,10 +1,11 @@
-"""`python -m tests.launch.survivor DATA OUT`, as test_resume.py starts it, trains as `driftwork train` does, in ranks that
-it forks, so that DeepSpeed is loaded once for all of them, and that die, stop or fail where a plan says."""
+"""What test_resume.py starts: `python -m tests.launch.survivor DATA OUT` trains as `driftwork train` does, in ranks
+that it forks, so that DeepSpeed is loaded once for all of them, and that die, stop or fail where a plan says."""
 
 import contextlib
 import json
 import os
 import resource
+import shutil
 import signal
 import sys
 import time
@@ -12,7 +13,7 @@ import traceback
 from functools import partial
 from pathlib import Path
 
-from launch import checkpoint, launcher, train
+from launch import launcher, train
 from launch.engine import Engine, _Files
 from launch.entry import run
 from launch.tracking import NullTracker
@@ -170,13 +171,15 @@ def main():
         drive(moved, *new, f"out={moved}")
         drive(moved, f"resume={moved}", "ranks=1")
         drive(moved, f"resume={moved}", "ranks=2")
-    hung, full, damaged = (out / name for name in ("hung", "full", "whole-1"))
+    hung, full, damaged = (out / name for name in ("hung", "full", "damaged"))
+    new = [TINY, f"data={data}", "train.save_every=3"]
     plan(hung, [6, 1, "stop"])
     drive(hung, *new, f"out={hung}", "hang_after=4", "restarts=0")
     plan(full, [6, 1, "full disk"])
     drive(full, *new, f"out={full}")
-    latest = damaged / checkpoint._FOLDER / "step-0000016"
-    file = next((latest / checkpoint._ENGINE).glob("zero_pp_rank_1*"))
+    shutil.copytree(out / "whole-1", damaged)
+    latest = damaged / "checkpoints/step-0000016/state"
+    file = next(latest.glob("zero_pp_rank_1*"))
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)

@@ -78,7 +78,7 @@ def test_of_a_job_that_ended_the_rank_that_could_not_say_why_is_named(tmp_path, 
         [sys.executable, "-c", RANK.replace("60)", "0)"), "0", str(tmp_path), "fails"], cwd=ROOT, stderr=subprocess.PIPE
     )  # fmt: skip
     assert failing.returncode == 1
-    assert watchdog.lost(tmp_path) == "rank 1 was lost in step 7, backward"
+    assert watchdog.lost(tmp_path) == "rank 1 was lost, last seen in step 7, backward"
     (tmp_path / "ranks/1.json").unlink()
     assert watchdog.lost(tmp_path) == "rank 0 in step 7, fails: ValueError: of its own"
     watchdog.clear(tmp_path)
