@@ -26,6 +26,10 @@ _PATIENCE_S = 60.0
 """How long hosts that are told to end may take, and"""
 _SAVING_S = 300.0
 """ranks that are asked to leave."""
+_FIRST_WORD_S = 120.0
+"""At least how long a host that ssh has reached may take to start Python, from a file system that may be far, and"""
+_ANSWER_S = 300.0
+"""any host to look around: it may have to load torch."""
 _TRAVELS = (
     "AWS_", "AZURE_", "GLOO_", "GOOGLE_", "LD_LIBRARY_PATH", "MKL_", "MLFLOW_", "NCCL_", "OMP_", "PYTHONHASHSEED",
     "TORCH_", "UCX_", "WDS_", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
@@ -74,7 +78,7 @@ class _Connection:
     """To one host. What comes from there is printed line by line, after its name."""
 
     def __init__(self, host: Host, config: HostsConfig) -> None:
-        self.host, self.silence = host, config.silence
+        self.host = host
         path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
         far = ["env", f"PYTHONPATH={path}", sys.executable, "-m", "launch.node", str(config.silence)]
         self.process = subprocess.Popen(
@@ -83,6 +87,8 @@ class _Connection:
             start_new_session=True, preexec_fn=end_with_parent,  # Ctrl-C is this process's to hand on
         )  # fmt: skip
         self.heard = time.monotonic()
+        self.patience = max(_FIRST_WORD_S, config.silence)
+        self.silence = config.silence
         self.answer: Answer | None = None
         self.complaint = ""
         """What was last said on stderr."""
@@ -107,7 +113,7 @@ class _Connection:
                 thread.join(5)
             return self.complaint or f"the connection ended with exit code {self.process.returncode}"
         silent = time.monotonic() - self.heard
-        return f"no sign of life for {silent:.0f} s" if silent > self.silence else ""
+        return f"no sign of life for {silent:.0f} s" if silent > self.patience else ""
 
     def end(self) -> None:
         """Let the host know; it ends its ranks."""
@@ -118,7 +124,7 @@ class _Connection:
     def _relay(self, source: IO[bytes], sink: TextIO) -> None:
         pending = b""
         while read := source.read(65536):
-            self.heard = time.monotonic()
+            self.heard, self.patience = time.monotonic(), self.silence
             *lines, pending = (pending + read.replace(b"\0", b"")).split(b"\n")
             for line in lines:
                 self._take(line.decode(errors="replace").rstrip("\r"), sink)
@@ -154,7 +160,7 @@ def _connected(hosts: list[Host], config: HostsConfig) -> Iterator[list[_Connect
             deadline = time.monotonic() + _PATIENCE_S
             for connection in connections:
                 # A host that no longer answers ends its ranks by itself; nothing here can hasten that.
-                limit = 0.0 if time.monotonic() - connection.heard > config.silence else deadline - time.monotonic()
+                limit = 0.0 if connection.lost else deadline - time.monotonic()
                 try:
                     connection.process.wait(max(0.0, limit))
                 except subprocess.TimeoutExpired:
@@ -167,13 +173,14 @@ def _connected(hosts: list[Host], config: HostsConfig) -> Iterator[list[_Connect
 def _answers(connections: list[_Connection], file: Path) -> list[Answer]:
     """Of all hosts. Raises `DriftworkError` with what is wrong with each that cannot take part."""
     wrong: dict[str, str] = {}
-    waiting = list(connections)
+    waiting, deadline = list(connections), time.monotonic() + _ANSWER_S
     while waiting:
         time.sleep(0.1)
         for connection in connections:
             connection.say()
         for connection in list(waiting):
-            problem = connection.lost if connection.answer is None else connection.answer.problem
+            late = f"no answer for {_ANSWER_S:.0f} s" if time.monotonic() > deadline else ""
+            problem = connection.lost or late if connection.answer is None else connection.answer.problem
             if connection.answer is not None or problem:
                 waiting.remove(connection)
             if problem:

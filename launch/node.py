@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
     question = next(said, None)
     if question is None:
         return 1
-    print(MARK + json.dumps(answer(Question(**json.loads(question)))), flush=True)
+    print(MARK + json.dumps(answer(Question(**json.loads(question)))._asdict()), flush=True)
     order = next(said, None)
     if order is None:
         return 1
@@ -96,10 +96,12 @@ def answer(question: Question) -> Answer:
             return Answer(f"takes {question.address}, the first host, for itself; give hosts.address=ADDRESS")
     except OSError as error:
         return Answer(f"{error.filename or ''}: {error.strerror}".removeprefix(": "))
-    found = subprocess.run([sys.executable, "-c", _DEVICES], capture_output=True, text=True)
-    if found.returncode:
-        return Answer(f"torch does not load there: {[*found.stderr.splitlines(), 'it was killed'][-1]}")
-    gpus, cores = int(found.stdout.split()[-1]), os.cpu_count() or 1
+    gpus, cores = 0, os.cpu_count() or 1
+    if any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists():  # else torch need not be loaded for it
+        found = subprocess.run([sys.executable, "-c", _DEVICES], capture_output=True, text=True)
+        if found.returncode:
+            return Answer(f"torch does not load there: {[*found.stderr.splitlines(), 'it was killed'][-1]}")
+        gpus = int(found.stdout.split()[-1])
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if gpus and visible else [str(number) for number in range(gpus or cores)]
     return Answer("", gpus > 0, tuple(names), cores, _interface(question.peer), port)
