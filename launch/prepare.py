@@ -1,6 +1,7 @@
 """`driftwork prepare CONFIG.yaml key=value...`: raw files to a prepared data set, on Ray."""
 
 import sys
+from pathlib import Path
 
 from launch import doctor
 from launch.entry import run
@@ -9,7 +10,8 @@ from models.errors import DriftworkError
 from pipeline.manifest import Manifest
 from pipeline.sequence import SPLITS
 
-USAGE = "usage: driftwork prepare CONFIG.yaml [source=DIR] [out=DIR] [key=value ...]"
+USAGE = """usage: driftwork prepare CONFIG.yaml [source=DIR] [out=DIR] [key=value ...]
+address=auto, or HOST:PORT, prepares on a Ray cluster; see docs/ray.md"""
 
 
 def main(argv: list[str]) -> int:
@@ -23,10 +25,19 @@ def main(argv: list[str]) -> int:
             raise
         raise DriftworkError(f"{error.name} is not installed; pip install -e '.[prepare]' brings it") from None
     config = load(PrepareConfig, argv[0], argv[1:])
+    _check_lasting(source=config.source, out=config.out)
     doctor.glance_before_preparing(config.out)
     print(f"preparing {config.source or config.dataset.name} -> {config.out}")
     print(summary(prepare(config)))
     return 0
+
+
+def _check_lasting(**folders: Path | None) -> None:
+    """A job of `ray job submit` runs in a copy of its working directory, which no other machine has and Ray deletes."""
+    if any(part.startswith("_ray_pkg_") for part in Path.cwd().parts):
+        for key, folder in folders.items():
+            if folder is not None and not folder.is_absolute():
+                raise DriftworkError(f"{key}={folder}: a Ray job needs an absolute path, which all machines share")
 
 
 def summary(manifest: Manifest) -> str:

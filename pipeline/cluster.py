@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
 
 from models.errors import DriftworkError
 
@@ -21,7 +21,7 @@ _PATIENCE_S = 150.0
 
 
 class TaskDiedError(Exception):
-    """The process of a task died, of a crash or for want of memory, and so did those that tried it again."""
+    """The process of a task died, of a crash, for want of memory or with its machine, and so did those after it."""
 
 
 class Task(NamedTuple):
@@ -95,7 +95,7 @@ def work(
     remote = ray.remote(max_retries=retries)(_cancellable)
     try:
         while waiting or running:
-            while waiting and len(running) < at_once:
+            while waiting and len(running) < max(1, at_once):  # a cluster may have no CPU yet
                 task = waiting.popleft()
                 options = {"name": function.__name__, "num_cpus": task.cpus, "num_gpus": task.gpus}
                 ref = remote.options(**options).remote(function, *task.arguments)
@@ -120,10 +120,12 @@ def _cancellable(function: Callable[..., Any], *arguments: Any) -> Any:
 def _result(ref: ray.ObjectRef) -> Any:
     try:
         return ray.get(ref)
-    except (WorkerCrashedError, OutOfMemoryError) as error:
+    except (WorkerCrashedError, OutOfMemoryError, NodeDiedError) as error:
         raise TaskDiedError(str(error)) from error
     except RayTaskError as error:
         raise error.cause from error
+    except RayError as error:  # of the cluster, as when its head is gone
+        raise DriftworkError(f"Ray: {' '.join(str(error).split())}") from error
 
 
 def _nodes() -> Nodes:
