@@ -248,6 +248,7 @@ def scoring(model, store, folder, port):
     """`mlflow models serve` in a folder of its own, where there is no Driftwork; a function that asks it."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"MLFLOW_TRACKING_URI": store, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"  # it calls uvicorn by name
     command = [
         sys.executable, "-P", "-m", "mlflow", "models", "serve", "-m", model, "--env-manager", "local",
         "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
@@ -278,7 +279,8 @@ def scoring(model, store, folder, port):
             time.sleep(0.5)
         yield ask
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)
 
 
