@@ -12,7 +12,7 @@ COMMANDS = {
     "fetch": "an official archive, held to its hash; a check of the TIMIT that you bring",
     "prepare": "raw files to shards and a manifest, on Ray",
     "verify": "every shard against the manifest",
-    "train": "a model on the ranks of this machine, under DeepSpeed",
+    "train": "a model on the ranks of this machine, or of several, under DeepSpeed",
     "evaluate": "a trained run: density, prediction and interpolation, beside what costs nothing",
     "compare": "evaluated runs beside each other, and how each differs from the first",
     "sweep": "a grid of runs, one after another or several at once, under one parent run",
