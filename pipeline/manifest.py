@@ -6,11 +6,13 @@ workers. Everything that reads shards begins here.
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 from models.config_base import Config, build
 from models.errors import DriftworkError
+from pipeline.files import printable
 from pipeline.sequence import DataSpec, Split
 from pipeline.stats import Stats
 
@@ -80,25 +82,29 @@ def read_manifest(folder: Path) -> Manifest:
         ) from None
     except OSError as error:
         raise DriftworkError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise DriftworkError(f"{path}: is no JSON; prepare the data set again") from None
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if version != SCHEMA:
-        raise DriftworkError(f"{path}: schema version {version}, this driftwork reads {SCHEMA}; prepare it again")
+        found = printable(str(version))[:40]
+        raise DriftworkError(f"{path}: schema version {found}, this driftwork reads {SCHEMA}; prepare it again")
     manifest = build(Manifest, raw, where=str(path))
     for shard in manifest.shards:
-        _check(shard, path)
+        _check(shard, manifest.spec, path)
+    if not len(manifest.stats.mean) == len(manifest.stats.scale) == manifest.spec.dim:
+        raise DriftworkError(f"{path}: the statistics are not of {manifest.spec.dim} channels; prepare it again")
     return manifest
 
 
-def _check(shard: Shard, path: Path) -> None:
+def _check(shard: Shard, spec: DataSpec, path: Path) -> None:
     """A shard's own fields must agree, and its name must stay in the folder."""
     ends = (*shard.offsets[1:], shard.bytes)
     if not (
         len(shard.offsets) == len(shard.frames) == shard.samples > 0
         and shard.offsets[0] == 0
         and all(start < end for start, end in zip(shard.offsets, ends, strict=True))
-        and min(shard.frames) > 0
-        and Path(shard.file).name == shard.file
+        and 0 < min(shard.frames) <= max(shard.frames) <= spec.length
+        and re.fullmatch(r"[A-Za-z0-9_-]+\.tar", shard.file)
     ):
-        raise DriftworkError(f"{path}: the entry of '{shard.file}' contradicts itself; prepare the data set again")
+        name = printable(shard.file)[:80]
+        raise DriftworkError(f"{path}: the entry of '{name}' contradicts itself; prepare the data set again")

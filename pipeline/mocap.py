@@ -175,7 +175,7 @@ def read_mat(path: Path, array: str) -> NDArray[np.float64]:
         raise  # told as such by the guard
     except Exception as error:  # scipy raises whatever its parser ran into
         raise UnreadableError(f"cannot be read as a .mat file: {' '.join(str(error).split())[:200]}") from None
-    if found is None:
+    if not isinstance(found, np.ndarray):
         raise UnreadableError(f"holds no array {array}")
     if found.ndim != 3 or found.shape[2] != len(KEPT) or found.dtype != np.float64 or 0 in found.shape:
         raise UnreadableError(f"{array} is {found.dtype} {found.shape}, not float64 (trials, frames, {len(KEPT)})")

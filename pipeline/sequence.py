@@ -5,11 +5,11 @@ pipeline knows nothing of formats. Times are data: every sequence carries its ow
 """
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from models.config_base import Config
 from models.errors import DriftworkError
@@ -42,11 +42,11 @@ class Sequence(NamedTuple):
 class DataSpec(Config):
     """What every sequence of a data set has in common; part of the manifest, so that a model can be sized from it."""
 
-    dim: int
+    dim: int = Field(ge=1)
     """D, channels of a frame."""
-    length: int
+    length: int = Field(ge=1)
     """The largest T of any sequence."""
-    interval: float
+    interval: float = Field(gt=0)
     """Seconds between neighbouring frames."""
     likelihood: Literal["bernoulli", "gaussian"]
     """The observation model the values call for."""
@@ -56,6 +56,12 @@ class DataSpec(Config):
     """Height and width where a frame is a picture, row by row; its values are grey, multiples of 1/255 in [0, 1]."""
     audio_rate: int | None = None
     """Samples a second where a frame is D samples of sound that follow one another; 1 is full scale."""
+
+    @model_validator(mode="after")
+    def _whole_pictures(self) -> Self:
+        if self.image is not None and (min(self.image) < 1 or self.image[0] * self.image[1] != self.dim):
+            raise ValueError(f"a picture of {self.image[0]} x {self.image[1]} has no {self.dim} pixels")
+        return self
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import DriftworkError
-from pipeline.files import aside, sha256
+from pipeline.files import aside, printable, sha256
 from pipeline.manifest import Shard
 from pipeline.sequence import DataSpec, Sequence, Split, grey
 
@@ -61,8 +61,8 @@ def read_sample(handle: BinaryIO, shard: Shard, index: int, spec: DataSpec) -> S
         if len(data) != size:
             raise ValueError(f"ends before byte {offset + size}")
         return _decode(_members(data), shard.frames[index], spec)
-    except (ValueError, KeyError, TypeError, tarfile.TarError) as error:
-        raise DriftworkError(f"{shard.file}: sample {index} is damaged or foreign: {error}") from None
+    except (ValueError, KeyError, TypeError, RecursionError, tarfile.TarError) as error:
+        raise DriftworkError(f"{shard.file}: sample {index} is damaged or foreign: {printable(str(error))}") from None
 
 
 def _encode(source: str, sequence: Sequence, spec: DataSpec) -> dict[str, bytes]:
@@ -123,6 +123,9 @@ def _members(data: bytes) -> dict[str, bytes]:
 
 def _decode(members: dict[str, bytes], frames: int, spec: DataSpec) -> Sequence:
     about = json.loads(members["json"])
+    key, group, more = about["key"], about["group"], about.get("about")
+    if not (isinstance(key, str) and isinstance(group, str) and isinstance(more, dict | None)):
+        raise ValueError("key, group or about are of another type")
     values: NDArray[Any]
     if spec.binary:
         packed = _array(members["values.npy"], np.uint8, (frames, -(-spec.dim // 8)))
@@ -131,14 +134,10 @@ def _decode(members: dict[str, bytes], frames: int, spec: DataSpec) -> Sequence:
         values = grey(_array(members["values.npy"], np.uint8, (frames, spec.dim)))
     else:
         values = _array(members["values.npy"], np.float32, (frames, spec.dim))
-    return Sequence(
-        key=about["key"],
-        group=about["group"],
-        times=_array(members["times.npy"], np.float64, (frames,)),
-        values=values,
-        mask=_array(members["mask.npy"], np.bool_, (frames,)),
-        about=about.get("about"),
-    )
+    times = _array(members["times.npy"], np.float64, (frames,))
+    if not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
+        raise ValueError("times do not increase")  # a solver would not come to an end
+    return Sequence(key, group, times, values, _array(members["mask.npy"], np.bool_, (frames,)), more)
 
 
 def _array(data: bytes, dtype: type[np.generic], shape: tuple[int, ...]) -> NDArray[Any]:
@@ -146,7 +145,10 @@ def _array(data: bytes, dtype: type[np.generic], shape: tuple[int, ...]) -> NDAr
     stream = io.BytesIO(data)
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError("an .npy member of another format version")
-    found, fortran, kind = np.lib.format.read_array_header_1_0(stream)
+    try:
+        found, fortran, kind = np.lib.format.read_array_header_1_0(stream)
+    except Exception as error:  # numpy raises whatever its parser ran into
+        raise ValueError(f"an .npy member with a damaged header: {error}") from None
     if found != shape or kind != dtype or fortran:
         raise ValueError(f"an .npy member of {kind} {found}, not {np.dtype(dtype)} {shape}")
     if len(data) - stream.tell() != kind.itemsize * int(np.prod(shape)):

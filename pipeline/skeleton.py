@@ -71,7 +71,7 @@ def parse_asf(text: str) -> Skeleton:
     (length,) = _numbers(units.get("length", []), 1, "skeleton: length of :units")
     root = {row[0].lower(): row[1:] for row in sections["root"]}
     blocks = list(_blocks(sections["bonedata"]))
-    names = ["root", *(block.get("name", ["(no name)"])[0] for block in blocks)]
+    names = ["root", *((block.get("name") or ["(no name)"])[0] for block in blocks)]
     for name in names:
         if names.count(name) > 1:
             raise UnreadableError(f"skeleton: bone '{name}' is there twice")

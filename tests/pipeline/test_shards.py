@@ -1,6 +1,7 @@
 import hashlib
 import io
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -193,6 +194,14 @@ HOSTILE = {
     "npy cut short": members(times=npy(np.arange(4.0))[:-8]),
     "no json": members(json=b"{"),
     "json without a key": members(json=b"[]"),
+    "json with another key": members(json=b'{"key": 1, "group": "g"}'),
+    "json nested without end": members(json=b"[" * 10**5),
+    "npy with half a header": members(times=npy(np.arange(4.0)).replace(b"}", b"(")),
+    "times that go back": members(times=npy(np.array([0.0, 2.0, 1.0, 3.0]))),
+    "times that are none": members(times=npy(np.array([0.0, 1.0, 2.0, np.nan]))),
+    "torch member": {**members(), "k.pth": pickle.dumps(Exploit())},
+    "pickle in place of json": members(json=pickle.dumps(Exploit())),
+    "name that climbs": {"../" + name: content for name, content in members().items()} | {"../../k.json": b"{}"},
     "no member": {},
 }
 
@@ -245,6 +254,12 @@ def test_no_or_another_manifest_is_one_clear_line(prepared):
         json.dumps(raw | {"schema_version": 7}): "schema version 7",
         json.dumps(raw | {"shards": [raw["shards"][0] | {"samples": 99}]}): "contradicts itself",
         json.dumps(raw | {"shards": [raw["shards"][0] | {"file": "../../x.tar"}]}): "contradicts itself",
+        json.dumps(raw | {"shards": [raw["shards"][0] | {"file": ".."}]}): "contradicts itself",
+        json.dumps(raw | {"spec": raw["spec"] | {"dim": 14}}): "not of 14 channels",
+        json.dumps(raw | {"spec": raw["spec"] | {"length": 2}}): "contradicts itself",
+        json.dumps(raw | {"spec": raw["spec"] | {"image": [3, 4]}}): "has no 13 pixels",
+        json.dumps(raw | {"line\nend": 1}): r"unknown key 'line\\nend'",
+        "[" * 10**5: "is no JSON",
         json.dumps(raw | {"more": 1}): "unknown key 'more'",
         json.dumps({key: raw[key] for key in raw if key != "spec"}): "'spec' is missing",
     }.items():
@@ -261,27 +276,64 @@ def test_verify_accepts_what_was_written(prepared):
     assert verify(prepared)[:2] == (2, 12)
 
 
-def flip(path):
+def flip(path, at=1000):
     content = bytearray(path.read_bytes())
-    content[1000] ^= 1
+    content[at] ^= 1
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize(
-    ("damage", "reason"),
-    [
-        (flip, "sha256 differs"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-512]), "bytes, "),  # WebDataset reads this one in silence
-        (lambda path: path.write_bytes(b""), "0 bytes"),
-        (lambda path: path.unlink(), "missing"),
-        (lambda path: (path.parent / "extra.tar").write_bytes(path.read_bytes()), "extra.tar: not in the manifest"),
-    ],
-)
-def test_verify_names_a_damaged_shard(prepared, damage, reason):
-    damage(prepared / "train-000000.tar")
+def cut(path, at):
+    path.write_bytes(path.read_bytes()[:at])
+
+
+def headers(path):
+    with tarfile.open(path) as tar:
+        return [member.offset for member in tar]
+
+
+DAMAGE = {
+    "a byte of a header flipped": (lambda path: flip(path, headers(path)[3] + 100), "sha256 differs"),
+    "a byte of data flipped": (lambda path: flip(path, headers(path)[3] + 520), "sha256 differs"),
+    "the last byte flipped": (lambda path: flip(path, -1), "sha256 differs"),
+    "cut at a header": (lambda path: cut(path, headers(path)[8]), "bytes, "),  # WebDataset reads these three in silence
+    "cut in a header": (lambda path: cut(path, headers(path)[8] + 100), "bytes, "),
+    "cut at the end marker": (lambda path: cut(path, -512), "bytes, "),
+    "cut in data": (lambda path: cut(path, headers(path)[8] + 600), "bytes, "),
+    "empty": (lambda path: cut(path, 0), "0 bytes"),
+    "longer": (lambda path: path.write_bytes(path.read_bytes() + bytes(512)), "bytes, "),
+    "missing": (lambda path: path.unlink(), "missing"),
+    "a folder": (lambda path: (path.unlink(), path.mkdir()), "missing"),
+    "a pipe": (lambda path: (path.unlink(), os.mkfifo(path)), "missing"),
+    "a link to nothing": (lambda path: (path.unlink(), path.symlink_to("nowhere")), "missing"),
+    "a device": (lambda path: (path.unlink(), path.symlink_to("/dev/zero")), "missing"),
+    "of another data set": (
+        lambda path: write_shard(path, "train", BINARY, sequences(BINARY, seed=7)), "bytes, |sha256 differs"
+    ),
+    "extra": (
+        lambda path: (path.parent / "extra.tar").write_bytes(path.read_bytes()), "extra.tar: not in the manifest"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_verify_names_a_damaged_shard(prepared, damage):
+    do, reason = DAMAGE[damage]
+    do(prepared / "train-000000.tar")
     with pytest.raises(DriftworkError, match=reason) as caught:
         verify(prepared)
+    assert str(caught.value).startswith(f"{prepared}/{'extra' if damage == 'extra' else 'train-000000'}.tar: ")
     assert "val-000000" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_two_shards_that_have_changed_places_are_both_named(prepared):
+    train, val = (prepared / f"{split}-000000.tar" for split in ("train", "val"))
+    train.rename(prepared / "aside")
+    val.rename(train)
+    (prepared / "aside").rename(val)
+    with pytest.raises(DriftworkError) as caught:
+        verify(prepared)
+    assert [line.split("/")[-1][:5] for line in str(caught.value).splitlines()] == ["train", "val-0"]
 
 
 def test_verify_names_all_of_them(prepared):
@@ -298,6 +350,7 @@ def test_verify_decodes_every_sample_even_where_the_hash_agrees(prepared):
     """The manifest of another data set, with its hashes mended."""
     raw = json.loads((prepared / MANIFEST).read_text())
     raw["spec"]["dim"] = 99
+    raw["stats"]["mean"] = raw["stats"]["scale"] = [0.0] * 99
     (prepared / MANIFEST).write_text(json.dumps(raw))
     with pytest.raises(DriftworkError, match="sample 0 is damaged or foreign"):
         verify(prepared)

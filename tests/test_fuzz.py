@@ -1,0 +1,43 @@
+"""The fuzz of `tests.fuzz` with a fixed seed: some 400 bad files; more of them by `python -m tests.fuzz CASES SEED`."""
+
+from random import Random
+
+import pytest
+
+from models.config_base import load
+from models.errors import DriftworkError
+from pipeline.sequence import DataSpec
+from tests import fuzz
+from tests.damage import LAUGHS
+
+CASES = 48
+SEED = 2026
+
+
+@pytest.mark.parametrize("kind", fuzz.MEDIA)
+def test_a_bad_raw_file_costs_itself_alone(tmp_path, kind):
+    outcome = fuzz.media(tmp_path, Random(f"{SEED} {kind}"), CASES, kind)
+    assert outcome["unreadable"] > CASES / 4, "the damage does not reach the reader"
+    assert outcome["good"] >= CASES / 4
+
+
+@pytest.mark.parametrize("target", [fuzz.idx, fuzz.shards, fuzz.manifests, fuzz.configs], ids=lambda f: f.__name__)
+def test_what_is_bad_is_refused_in_one_line_that_names_it(tmp_path, target):
+    outcome = target(tmp_path, Random(f"{SEED} {target.__name__}"), CASES)
+    assert outcome["refused"] > CASES / 2, "the damage does not reach the reader"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (LAUGHS, r"an alias \(\*name\) is not allowed"),
+        ("seed: 0x" + "f" * 5000, "0xffffffffffffffffff... is a number of more than 64 bits"),
+        ("title: " + "[" * 5000, "nested too deeply"),
+        ("base: /dev/zero", "more than 262144 characters"),
+    ],
+    ids=["laughs", "huge", "deep", "device"],
+)
+def test_a_config_that_would_take_all_memory_is_refused_with_the_reason(tmp_path, line, reason):
+    (tmp_path / "a.yaml").write_text(f"recipe: x\n{line}\n")
+    with pytest.raises(DriftworkError, match=reason):
+        load(DataSpec, tmp_path / "a.yaml")
