@@ -23,9 +23,11 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m tests.audit
 
 bench: setup
 	$(BIN)/python -m benchmarks.midi
+	$(BIN)/python -m benchmarks.guard
 	$(BIN)/python -m benchmarks.vsdn_step
 	$(BIN)/python -m benchmarks.vsdn_sde_step
 	$(BIN)/python -m benchmarks.gru_ode_passes
