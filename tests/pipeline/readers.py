@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import ray
 
 from pipeline.lakh import Lakh
 from pipeline.sequence import DataSpec, Item, Sequence
@@ -65,13 +64,13 @@ class KilledOnce(Lakh):
 
 @dataclass(frozen=True)
 class Slow(Lakh):
-    """The Lakh reader, which takes two seconds a file, and notes beside the raw files on which machine it is."""
+    """The Lakh reader, which takes two seconds a file and notes beside the raw files in which network it is."""
 
     def read(self, source: Path | None, item: Item) -> list[Sequence]:
         assert source is not None
         seen = source.with_name("seen")
         seen.mkdir(exist_ok=True)
-        (seen / ray.util.get_node_ip_address()).touch()
+        (seen / Path("/proc/self/ns/net").readlink().name).touch()
         time.sleep(2)
         return super().read(source, item)
 
