@@ -24,7 +24,9 @@ HUNG = 70
 _HUNG = "hung"
 _FOLDER = "ranks"
 _PATIENCE_S = 600.0
-_PHASES = ("start", "load", "data", "forward", "communication", "backward", "update", "step", "record", "validation")
+_PHASES = (
+    "start", "load", "data", "forward", "communication", "backward", "update", "step", "record", "validation", "save",
+)  # fmt: skip
 """In the order in which ranks go through them; of ranks in one step the last is the one that the others wait for."""
 
 

@@ -105,6 +105,7 @@ def forked(work):
     if child != 0:
         return child
     code = 1
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a process that is started anew has not the handler of this one
     try:
         code = work()
     except BaseException:

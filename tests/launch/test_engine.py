@@ -1,4 +1,5 @@
 import itertools
+import pickle
 import sys
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from launch import launcher
+from launch.engine import _without_pickle
 from tests.datasets import write_rolls
 from tests.launch.ranks import MODELS, STAGES
 
@@ -48,3 +50,16 @@ def test_what_zero_divides_among_the_ranks_does_not_change_the_result(trained, m
 def test_the_norm_is_that_before_clipping(trained, model):
     assert trained[model, 0, 1]["norms"].max() > 0.5
     assert trained[model, 0, 1]["norms"].isfinite().all()
+
+
+class Foreign:
+    """What a checkpoint from elsewhere might hold: code that runs when it is read."""
+
+    def __reduce__(self):
+        return pytest.fail, ("it ran",)
+
+
+def test_a_pickle_in_a_checkpoint_is_refused_even_where_deepspeed_would_read_it(tmp_path):
+    torch.save({"optimizer_state_dict": Foreign()}, tmp_path / "state.pt")
+    with pytest.raises(pickle.UnpicklingError, match="Unsupported global"), _without_pickle():
+        torch.load(tmp_path / "state.pt", weights_only=False)
