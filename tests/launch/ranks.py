@@ -12,7 +12,7 @@ from launch.engine import Engine, join_ranks, leave
 from models.config_base import load
 from pipeline.manifest import read_manifest
 
-MODELS = ("vsdn_vae", "ode2vae")
+MODELS = ("vsdn_vae", "ode2vae", "vsdn_sde")
 STAGES = (0, 1, 2, 3)
 
 
