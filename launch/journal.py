@@ -43,7 +43,7 @@ class Journal:
     def restore(self, states: list[dict[str, Any]]) -> None:
         """From the states of all ranks, of which there may have been another number."""
         for state in states[self.ranks.rank :: self.ranks.world]:
-            self.sums += torch.tensor(state["sums"]).to(self.sums)
+            self.sums += torch.tensor(state["sums"], dtype=torch.float64).to(self.sums.device)
         for name in _CARRIED:
             setattr(self, name, states[0][name])
 

@@ -133,7 +133,7 @@ def _rank(argv: list[str]) -> int:
         ranks = join_ranks(timedelta(days=1))  # patience is the watchdog's, which can tell where it ended
         folder: Path = on_rank_0(ranks, partial(_folder, argv))
         config = run_folder.config_of(folder)
-        watch.settle(folder, config.hang_after)
+        watch.settle(folder)
         try:
             with _alone(folder) if ranks.rank == 0 else nullcontext():
                 _train(config, folder, ranks, watch, asked_to_leave)
@@ -149,7 +149,7 @@ def _train(
     config: RunConfig, folder: Path, ranks: Ranks, watch: Watchdog, asked_to_leave: Callable[[], bool]
 ) -> None:  # fmt: skip
     """Raises SystemExit(TERMINATED), so that the tracker sees the run as killed, when a rank was asked to leave."""
-    from launch import export, loop, nonfinite
+    from launch import loop, nonfinite
     from launch.engine import Engine
     from launch.journal import Journal
 
@@ -175,6 +175,7 @@ def _train(
             state = {"progress": progress.state(), "journal": all_gathered(journal.state())}
             checkpoint.save(engine, folder, progress.step, state)
 
+        watch.patience = config.hang_after
         around = loop.Around(validate, save, partial(nonfinite.report, folder, ranks), asked_to_leave)
         if not loop.train(config, engine, streams.training(config, manifest, ranks), journal, progress, watch, around):
             if ranks.rank == 0:
@@ -183,6 +184,8 @@ def _train(
             raise SystemExit(TERMINATED)
         watch.at("record")
         if ranks.rank == 0:
+            from launch import export
+
             tracker.artifact(folder / checkpoint.BEST, "weights")
             export.after_training(folder, config, manifest, tracker)
 

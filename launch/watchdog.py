@@ -49,12 +49,11 @@ class Note(NamedTuple):
 class Watchdog:
     """Over one rank, while the context is open. Every call of `at` says that the rank moves.
 
-    Args:
-        patience: seconds in one place after which the process is ended.
+    `patience`, in seconds, may change: what is loaded at first takes its time.
     """
 
-    def __init__(self, rank: int, patience: float = _PATIENCE_S) -> None:
-        self.rank, self.patience = rank, patience
+    def __init__(self, rank: int) -> None:
+        self.rank, self.patience = rank, _PATIENCE_S
         self.within: Callable[[], str | None] = lambda: None
         """Tells the phase inside "step"."""
         self._folder: Path | None = None
@@ -75,9 +74,9 @@ class Watchdog:
         elif error is not None:
             self._note(f"{type(error).__name__}: {error}".splitlines()[0][:200])
 
-    def settle(self, folder: Path, patience: float) -> None:
+    def settle(self, folder: Path) -> None:
         """Notes go to this run folder from now on."""
-        self._folder, self.patience = folder / _FOLDER, patience
+        self._folder = folder / _FOLDER
         with suppress(OSError):
             self._folder.mkdir(exist_ok=True)
 

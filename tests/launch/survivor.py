@@ -175,7 +175,7 @@ def main():
     hung, full, damaged = (out / name for name in ("hung", "full", "damaged"))
     new = [TINY, f"data={data}", "train.save_every=3"]
     plan(hung, [6, 1, "stop"])
-    drive(hung, *new, f"out={hung}", "hang_after=4", "restarts=0")
+    drive(hung, *new, f"out={hung}", "hang_after=10", "restarts=0")
     plan(full, [6, 1, "full disk"])
     drive(full, *new, f"out={full}")
     shutil.copytree(out / "whole-1", damaged)

@@ -1,5 +1,7 @@
 """What a run says of its steps."""
 
+import json
+
 import torch
 
 from launch.distributed import alone
@@ -53,3 +55,22 @@ def test_a_record_is_the_mean_over_its_steps(capsys):
 
 def test_a_model_without_a_solver_that_counts_has_no_evaluations():
     assert "train/solver_evaluations_per_step" not in record(lambda step: None)
+
+
+def test_a_record_that_a_checkpoint_interrupts_is_the_same_to_the_last_bit():
+    x, time = torch.tensor([-6.1, -2.3]), torch.zeros(2, 4)
+    batch = Batch(time, time[..., None], time > -1, time > -1, torch.ones(2) / 2, torch.arange(2), ("a", "b"))
+    found = []
+    for interrupted in (False, True):
+        kept, progress = Kept(), Progress()
+        journal = Journal(kept, alone(), Clock())
+        for progress.step in range(1, 11):
+            objective = Objective(-x, Terms(x * progress.step / 7, torch.ones(2), torch.full((2,), 4)))
+            journal.step(progress, batch, Step(objective, progress.step != 3, 3.1), 1.0, 0.1, 0.3)
+            if interrupted and progress.step == 6:
+                states = json.loads(json.dumps([journal.state()]))
+                journal = Journal(kept, alone(), Clock())
+                journal.restore(states)
+        found += kept.records
+    assert found[0] == found[1]
+    assert found[0]["train/skipped_steps"] == 1

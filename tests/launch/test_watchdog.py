@@ -20,7 +20,8 @@ from launch.watchdog import Watchdog
 rank, folder, phase, moves = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], len(sys.argv) > 4
 with Watchdog(rank) as watch:
     watch.within = lambda: "backward"
-    watch.settle(folder, 1.0)
+    watch.settle(folder)
+    watch.patience = 1.0
     watch.at("data", 7)
     for _ in watch.over(phase, range(600 if moves else 1)):
         time.sleep(0.05 if moves else 60)
