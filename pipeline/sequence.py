@@ -94,6 +94,10 @@ class Reader(Protocol):
 
     def spec(self) -> DataSpec: ...
 
+    def __hash__(self) -> int:
+        """Of its config: frozen, so that a process can keep what belongs to one."""
+        ...
+
     def find(self, source: Path | None) -> list[Item]:
         """All items, sorted by name. Raises `DriftworkError` when there is nothing to read."""
         ...
