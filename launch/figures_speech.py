@@ -35,8 +35,8 @@ class Speech(NamedTuple):
     """[N], the samples of the frames that the model saw."""
     interpolated: NDArray[np.float32]
     """[S, N], a draw each; one where a model has no draws."""
-    predicted: NDArray[np.float32]
-    """[N], each frame from the observations before it, mean of the draws."""
+    predicted: NDArray[np.float32] | None
+    """[N], each frame from the observations before it, mean of the draws; None of a model that only interpolates."""
     rate: int
     """Samples a second."""
 
@@ -130,7 +130,8 @@ def _close_up(panel: Axes, time: np.ndarray, speech: Speech) -> None:
         low, high = np.percentile(speech.interpolated[:, part], BAND, axis=0)
         panel.fill_between(at, low, high, color=BLUE, alpha=0.22, linewidth=0)
     panel.plot(at, speech.interpolated[:, part].mean(0), color=BLUE, linewidth=1.2)
-    panel.plot(at, speech.predicted[part], color=VERMILLION, linewidth=1.0, linestyle="--")
+    if speech.predicted is not None:
+        panel.plot(at, speech.predicted[part], color=VERMILLION, linewidth=1.0, linestyle="--")
     panel.set_title(f"close up, {1000 * len(at) / speech.rate:.0f} ms around the loudest instant", loc="left")
     panel.set_xlim(at[0], at[0] + len(at) / speech.rate)
     _bare(panel)
@@ -180,10 +181,11 @@ def _legend(figure: Figure, speech: Speech) -> None:
         Line2D([], [], color=INK, label="truth, observed; close up: all of it"),
         Line2D([], [], color=GREY, label="truth, not observed"),
         Line2D([], [], color=BLUE, label="interpolation, from all observations"),
-        Line2D([], [], color=VERMILLION, linestyle="--", label="prediction, from earlier ones"),
         Patch(color=HIDDEN, label="not observed, close up"),
         Patch(color=ORANGE, alpha=0.4, linewidth=0, label="what is drawn close up"),
     ]
+    if speech.predicted is not None:
+        handles.insert(3, Line2D([], [], color=VERMILLION, linestyle="--", label="prediction, from earlier ones"))
     if len(speech.interpolated) > 1:
         share = f"{BAND[1] - BAND[0]} % of {len(speech.interpolated)} draws"
         handles.insert(3, Patch(color=BLUE, alpha=0.22, linewidth=0, label=share))

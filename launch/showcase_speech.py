@@ -11,7 +11,7 @@ from launch import figures_speech, streams
 from launch.config import RunConfig
 from launch.distributed import alone
 from launch.figures_speech import Speech
-from models.base import LatentDynamics
+from models.base import LatentDynamics, Smoother
 from models.batch import Batch
 from pipeline.manifest import Manifest
 from pipeline.sequence import Split
@@ -53,16 +53,17 @@ def typical(batch: Batch) -> Batch:
 @torch.inference_mode()
 def answers(model: nn.Module, batch: Batch, rate: int) -> Speech:
     """What the model makes of the one sequence of `batch`, in `DRAWS` draws: its noise follows from the seed."""
-    dynamics = cast(LatentDynamics, model)
+    dynamics = cast(LatentDynamics | Smoother, model)
     many = Batch._make(x.expand(DRAWS, *x.shape[1:]) if isinstance(x, Tensor) else x * DRAWS for x in batch)
     many = many._replace(seed=batch.seed + torch.arange(DRAWS)).to(next(model.parameters()).device)
-    interpolated, predicted = (_samples(ask(many, 1)) for ask in (dynamics.interpolate, dynamics.predict))
+    interpolated = _samples(dynamics.interpolate(many, 1))
+    predicted = None if not hasattr(dynamics, "predict") else _samples(dynamics.predict(many, 1)).mean(0)
     if np.ptp(interpolated, axis=0).max() < 0.5 / FULL_SCALE:  # a model without a latent; rows differ by rounding
         interpolated = interpolated[:1]
     D = batch.values.shape[2]
     return Speech(
         truth=_samples(batch.values)[0], shown=batch.observed[0].numpy().repeat(D),
-        interpolated=interpolated, predicted=predicted.mean(0), rate=rate,
+        interpolated=interpolated, predicted=predicted, rate=rate,
     )  # fmt: skip
 
 

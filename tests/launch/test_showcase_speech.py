@@ -72,6 +72,12 @@ def test_draws_differ_where_there_is_a_latent_and_only_there(data):
     np.testing.assert_allclose(speech.predicted, predicted, rtol=0, atol=1e-6)
 
 
+def test_a_model_that_only_interpolates_has_its_files_too(data, tmp_path):
+    config, manifest, model = run_on(data, GRU_ODE.replace("gru_ode", "bi_gru_ode"))
+    assert answers(model, typical(first_batch(config, manifest)), 16000).predicted is None
+    assert {file.name for file in showcase.write(tmp_path, config, manifest, "test", model)} == FILES
+
+
 @pytest.mark.slow
 def test_a_model_of_means_alone_has_its_files_too_and_the_same_bytes_again(data, tmp_path):
     config, manifest, model = run_on(data, GRU_ODE)
