@@ -16,7 +16,7 @@ _STYLE = """
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e4e4e2; --page: #17181a; --soft: #a2a2a0; --line: #45474a; --shade: #222426; } }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page);
-  max-width: 60rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
+  max-width: 74rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
 h1 { line-height: 1.2; margin-bottom: .3rem; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
 h3 { margin: 2rem 0 .5rem; } a { color: inherit; } nav a { margin-right: 1rem; }
 .title { font-weight: 600; margin: 2rem 0 .4rem; }
