@@ -22,8 +22,8 @@ def objective(model: VsdnVae, batch: Batch, kl_weight: float) -> Objective:
         shown = batch.observed[:, t].to(h[t].dtype)
         eps = noise[torch.arange(B), order[:, t].clamp_min(0)]  # noise is keyed by the number of the observation
         prior = model._prior(h[t])
-        posterior = model._posterior(prior, h[t], seen[t])
-        blind = model._posterior(prior, h[t], unseen[t])
+        posterior = model._posterior(prior, h[t], seen[t], batch.values[:, t])
+        blind = model._posterior(prior, h[t], unseen[t], batch.values[:, t])  # what follows is read by `see_next` alone
         kl = posterior.kl(prior)
         for total, x in (
             (log_likelihood, log_prob(model, posterior.sample(eps), h[t], last[:, t], batch.values[:, t])),
