@@ -17,6 +17,7 @@ from launch.config import RunConfig
 from launch.distributed import Ranks, alone
 from launch.estimates import estimate
 from launch.train import _validation_score
+from launch.watchdog import Watchdog
 from models.batch import Batch
 from models.config_base import load
 from pipeline.manifest import read_manifest
@@ -155,7 +156,7 @@ def test_a_smoother_is_validated_on_the_pseudo_likelihood_of_a_frame(rolls):
     config, manifest, model = untrained(rolls[0], SMOOTHER)
     tracked = {}
     tracker = SimpleNamespace(metrics=lambda metrics, step: tracked.update(metrics))
-    value, said = _validation_score(model, config, manifest, alone(), tracker, 0)
+    value, said = _validation_score(model, config, manifest, alone(), tracker, Watchdog(0), 0)
     total, frames = {}, {}
     with torch.no_grad():
         for rate, stream in streams.evaluation(config, rolls[0], manifest, "val", alone()).items():
