@@ -11,8 +11,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+# Ray reads these as it is loaded. Its own 5 and 2 minutes are how long a driver waits for a machine whose cable is cut,
+# long after the cluster has declared it dead.
+os.environ.setdefault("RAY_grpc_client_keepalive_time_ms", "10000")
+os.environ.setdefault("RAY_grpc_client_keepalive_timeout_ms", "10000")
+
 import ray
-from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
+from ray.exceptions import (
+    NodeDiedError,
+    OutOfMemoryError,
+    RayError,
+    RayTaskError,
+    WorkerCrashedError,
+)
 
 from models.errors import DriftworkError
 
