@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from launch.entry import run as run_command
 from launch.signals import end_with_parent, signals_ignored, sigterm_exits
-from models.errors import DriftworkError
+from pipeline.lock import locked
 
 LOG = "log.txt"
 TRAINED, EVALUATED = "trained", "evaluated"
@@ -37,18 +37,13 @@ class Outcome(NamedTuple):
 
 def main(argv: list[str]) -> int:
     """The process itself. Only one at a time works on a folder."""
-    from filelock import FileLock, Timeout
-
     from launch import evaluate, run_folder, train  # they load torch, which the process that starts cells may not need
     from launch.tracking import open_run
 
     folder, split = Path(argv[0]), argv[1]
     os.environ.setdefault("WDS_SECURE", "1")
-    try:
-        lock = FileLock(folder / _LOCK).acquire(timeout=_PATIENCE_S)  # a sweep that was just killed is being cleaned up
-    except Timeout:
-        raise DriftworkError(f"{folder}: another process works on this cell") from None
-    with lock, sigterm_exits():
+    # A cell of a sweep that was just killed is being cleaned up.
+    with locked(folder / _LOCK, str(folder), "cell", _PATIENCE_S), sigterm_exits():
         record = run_folder.record_of(folder)
         if not record.get(TRAINED):
             code = train.main([f"resume={folder}"])

@@ -8,13 +8,12 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from statistics import fmean
 
-from filelock import FileLock, Timeout
 from torch import nn
 
 from launch import checkpoint, doctor, doctor_store, hostfile, hosts, launcher, run_folder, scores, streams, tags
@@ -29,6 +28,7 @@ from launch.tracking import Tracker, open_run
 from launch.watchdog import Watchdog
 from models.config_base import build, flatten, load
 from models.errors import DriftworkError
+from pipeline.lock import locked
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.verify import verify
 
@@ -190,14 +190,9 @@ def _train(
             export.after_training(folder, config, manifest, tracker)
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """No other job trains in the folder; one that is about to end, as its launcher was killed, is waited for."""
-    try:
-        with FileLock(folder / _LOCK).acquire(timeout=_PATIENCE_S):
-            yield
-    except Timeout:
-        raise DriftworkError(f"{folder}: another process trains there") from None
+def _alone(folder: Path) -> AbstractContextManager[None]:
+    """No other job trains in the folder."""
+    return locked(folder / _LOCK, str(folder), "training", _PATIENCE_S)
 
 
 @contextmanager

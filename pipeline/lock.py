@@ -10,8 +10,9 @@ from models.errors import DriftworkError
 
 
 @contextmanager
-def locked(file: Path, where: str, command: str) -> Iterator[None]:
+def locked(file: Path, where: str, command: str, patience: float = 0.0) -> Iterator[None]:
     """Hold the lock of `file`, which is made if it is not there. It is freed with the process, however that ends.
+    One that is about to end, as who started it was killed, is waited for up to `patience` seconds.
 
     Raises:
         DriftworkError: the file cannot be written, or another process holds it; said of `where`, as in out=FOLDER, and
@@ -19,7 +20,7 @@ def locked(file: Path, where: str, command: str) -> Iterator[None]:
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(file).acquire(timeout=0)
+        lock = FileLock(file).acquire(timeout=patience)
     except Timeout:
         raise DriftworkError(f"{where}: another {command} is at work there") from None
     except OSError as error:
