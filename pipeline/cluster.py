@@ -87,12 +87,6 @@ def share(value: object) -> ray.ObjectRef:
     return ray.put(value)
 
 
-def run(function: Callable[..., Any], *arguments: Any, retries: int) -> Any:
-    """`function(*arguments)` in a worker. Raises as the results of `work`."""
-    remote = ray.remote(num_cpus=1, max_retries=retries)(function)
-    return _result(remote.remote(*arguments))
-
-
 def work(
     function: Callable[..., Any], waiting: deque[Task], at_once: int, *, retries: int
 ) -> Generator[tuple[int, Callable[[], Any]], None, None]:

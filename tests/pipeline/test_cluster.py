@@ -51,8 +51,11 @@ def test_results_come_by_key_and_what_is_added_meanwhile_is_done_too(local_ray):
 
 
 def test_a_process_that_dies_is_told_apart_from_a_task_that_fails(local_ray):
-    with pytest.raises(cluster.TaskDiedError):
-        cluster.run(die, retries=0)
+    waiting = deque([cluster.Task(0, ())])
+    with closing(cluster.work(die, waiting, 1, retries=0)) as ended:
+        ((_, result),) = ended
+        with pytest.raises(cluster.TaskDiedError):
+            result()
 
 
 class TakenDownError(Exception):
