@@ -3,11 +3,10 @@
 A step is loss and gradients of the whole objective from the recurrent states on: path KL and decoder, with the gradient
 into the recurrent states; the GRU-ODE before them is the same for all. Both sides compute the same (checked first, on
 the same Brownian path). torchsde is called as its examples call it, with logqp=True and f, g, h as networks that look
-their context up at time t. The examples offer both sdeint and sdeint_adjoint, and take sdeint unless told otherwise:
-against that, with the default BrownianInterval, drawn in every step, ours was 4.5 times as fast on a busy machine. The
-20 that are asked are against sdeint_adjoint. Each is also called with an interval made for the solver's step that keeps
-all it has drawn and is used again, so that no time goes into Brownian motion. One thread, 100 frames, all observed, 32
-sequences, latent 8, 64 units everywhere.
+their context up at time t. The examples offer both sdeint and sdeint_adjoint, and take sdeint unless told otherwise,
+with the default BrownianInterval, drawn in every step. The 20 times that are asked are against sdeint_adjoint. Each is
+also called with an interval made for the solver's step that keeps all it has drawn and is used again, so that no time
+goes into Brownian motion. One thread, 100 frames, all observed, 32 sequences, latent 8, 64 units everywhere.
 """
 
 import statistics
