@@ -65,7 +65,8 @@ def test_the_cluster_file_is_one_that_ray_takes():
 
 
 STANDINS = {
-    "scontrol": """if [ "$1" = show ]; then printf 'n1\\nn2\\n'; else echo "scontrol $*" >> calls; fi""",
+    # Slow between two names, so that a reader who leaves after the first one is found out (SIGPIPE, exit 141).
+    "scontrol": """if [ "$1" = show ]; then echo n1; sleep 0.2; echo n2; else echo "scontrol $*" >> calls; fi""",
     "driftwork": """
         echo "driftwork $*" >> calls
         trap 'exit 75' TERM

@@ -20,7 +20,7 @@ out=""
 for argument in "$@"; do
   case $argument in out=*) out=${argument#out=} ;; esac
 done
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed 1q)
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 # Ray on all nodes, the command on the first, and the end of Ray with the end of the command.
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" \
   ray symmetric-run --address "$head:6379" --min-nodes "$SLURM_JOB_NUM_NODES" --num-cpus "$SLURM_CPUS_ON_NODE" \
