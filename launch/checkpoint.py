@@ -91,6 +91,11 @@ def ready(run_folder: Path, ranks: int) -> Path | None:
     return None
 
 
+def last_step(run_folder: Path) -> int:
+    """The step of the last checkpoint, 0 where there is none; whether it is whole, `ready` finds out."""
+    return max((int(folder.name.removeprefix("step-")) for folder in _whole(run_folder / _FOLDER)), default=0)
+
+
 def save_best(engine: "Engine", run_folder: Path) -> None:
     """Weights as safetensors, without pickle; every rank calls it. Raises as `save` does."""
     on_rank_0(engine.ranks, partial(_write_weights, engine.weights(), run_folder / BEST))

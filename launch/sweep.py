@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from launch import cell as cells
-from launch import doctor_store, launcher, run_folder, streams, tags, train
+from launch import checkpoint, doctor_store, launcher, run_folder, streams, tags, train
 from launch import grid as grids
 from launch.cell import Outcome
 from launch.config import CONFIG_FILE
@@ -101,9 +101,8 @@ def _state(grid: Grid, cell: Cell) -> State:
                 "give the sweep another out, or delete this one"
             )
     record = run_folder.record_of(cell.folder)
-    latest = cell.folder / "checkpoints/latest"
-    step = int(latest.read_text().removeprefix("step-")) if latest.exists() else 0
-    return State(bool(record.get(cells.TRAINED)) and grid.config.evaluate in record.get(cells.EVALUATED, ()), step)
+    done = bool(record.get(cells.TRAINED)) and grid.config.evaluate in record.get(cells.EVALUATED, ())
+    return State(done, checkpoint.last_step(cell.folder))
 
 
 def _list(grid: Grid, steps: list[int], states: list[State]) -> None:
