@@ -71,13 +71,14 @@ class Stream:
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from `first_step` on."""
-        requests = [self.request(epoch, step) for step in range(first_step, self.steps)]
+        order = self.order(epoch)
+        starts = range(first_step * self.batch_size, self.samples, self.batch_size)
+        requests = (self._request(epoch, order[at : at + self.batch_size]) for at in starts)
         return iter(DataLoader(self.dataset, sampler=requests, batch_size=None, collate_fn=_as_it_is,
                                num_workers=self.workers, worker_init_fn=_leave_sigterm_to_the_rank,
                                pin_memory=torch.cuda.is_available()))  # fmt: skip
 
-    def request(self, epoch: int, step: int) -> Request:
-        dealt = self.order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
+    def _request(self, epoch: int, dealt: NDArray[np.int64]) -> Request:
         mine = dealt[self.rank :: self.world]
         filling = -(-len(dealt) // self.world) - len(mine)
         samples = tuple(int(i) for i in mine) + (int(dealt[0]),) * filling
