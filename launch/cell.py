@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from launch.entry import run as run_command
-from launch.signals import end_with_parent, signals_ignored, sigterm_exits
+from launch.signals import signals_ignored, sigterm_exits
 from pipeline.lock import locked
+from pipeline.parent import end_with_parent
 
 LOG = "log.txt"
 TRAINED, EVALUATED = "trained", "evaluated"

@@ -18,8 +18,9 @@ from typing import IO, TextIO
 from launch import launcher, node
 from launch.hostfile import Host, HostsConfig, read
 from launch.node import Answer, Question
-from launch.signals import end_with_parent, signals_ignored, sigterm_exits
+from launch.signals import signals_ignored, sigterm_exits
 from models.errors import DriftworkError
+from pipeline.parent import end_with_parent
 
 _ROOT = Path(__file__).parents[1]
 _PATIENCE_S = 60.0

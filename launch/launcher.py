@@ -11,8 +11,9 @@ from typing import TextIO
 
 import torch
 
-from launch.signals import end_with_parent, sigterm_exits
+from launch.signals import sigterm_exits
 from models.errors import DriftworkError
+from pipeline.parent import end_with_parent
 
 
 def most_ranks() -> int:

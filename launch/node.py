@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import psutil
 
-from launch.signals import end_with_parent
+from pipeline.parent import end_with_parent
 
 MARK = "driftwork-node "
 """Begins the answer: a login script may say something of its own before."""

@@ -1,15 +1,10 @@
 """Signals turned into what Python can clean up after. Off the main thread both contexts do nothing."""
 
-import ctypes
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-_PR_SET_PDEATHSIG = 1
 
 TERMINATED = 128 + signal.SIGTERM
 """Exit code of a process that SIGTERM ended, as shells count it."""
@@ -55,10 +50,3 @@ def signals_ignored() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def end_with_parent() -> None:
-    """For a process that was just forked (`preexec_fn`), or for oneself: it gets SIGTERM when its parent dies, even of
-    SIGKILL. Linux alone can do so; elsewhere it outlives a parent that had no time to end it."""
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

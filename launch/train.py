@@ -14,22 +14,22 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean
 
-from torch import nn
-
 from launch import checkpoint, doctor, doctor_store, hostfile, hosts, launcher, run_folder, scores, streams, tags
 from launch.config import CONFIG_FILE, RunConfig, parse
 from launch.distributed import Ranks, all_gathered, alone, barrier, on_rank_0
 from launch.entry import run
 from launch.progress import Progress
 from launch.results import estimates, values
-from launch.signals import TERMINATED, end_with_parent, sigterm_noted
+from launch.signals import TERMINATED, sigterm_noted
 from launch.supervisor import INTERRUPTED, LEFT, supervised
 from launch.tracking import Tracker, open_run
 from launch.watchdog import Watchdog
+from models.base import Model
 from models.config_base import build, flatten, load
 from models.errors import DriftworkError
 from pipeline.lock import locked
 from pipeline.manifest import Manifest, read_manifest
+from pipeline.parent import end_with_parent
 from pipeline.verify import verify
 
 USAGE = """usage: driftwork train CONFIG.yaml data=DIR [ranks=N] [key=value ...]
@@ -154,7 +154,8 @@ def _train(
     from launch.journal import Journal
 
     manifest = read_manifest(config.data)
-    engine = Engine(run_folder.model_for(config, manifest), config.optim, ranks, frame_scale=manifest.spec.length)
+    model = run_folder.model_for(config, manifest)
+    engine = Engine(model, config.optim, ranks, frame_scale=manifest.spec.length)
     watch.within = lambda: engine.clock.phase
     watch.at("load")
     known = checkpoint.load(engine, folder)
@@ -166,7 +167,7 @@ def _train(
         journal.say(f"{engine.size:,} parameters, from step {progress.step}")
 
         def validate(step: int) -> tuple[float, str]:
-            return _validation_score(engine.module, config, manifest, ranks, tracker, watch, step)
+            return _validation_score(model, config, manifest, ranks, tracker, watch, step)
 
         def save(is_best: bool) -> None:
             watch.at("save")
@@ -227,20 +228,19 @@ def _tracked(config: RunConfig, folder: Path, manifest: Manifest, ranks: Ranks) 
 
 
 def _validation_score(
-    model: nn.Module, config: RunConfig, manifest: Manifest, ranks: Ranks, tracker: Tracker, watch: Watchdog, step: int
+    model: Model, config: RunConfig, manifest: Manifest, ranks: Ranks, tracker: Tracker, watch: Watchdog, step: int
 ) -> tuple[float, str]:
-    """What the best weights are chosen by, on the validation split: the MSE of a forecast for a model that makes
-    one, else the negative bound at beta = 1 or what stands in its place, nats; the mean over rates. And what to say of
-    it, its KL included."""
+    """What the best weights are chosen by (`Scoring.validation`) on the validation split, the mean over rates; and what
+    to say of it, its KL included."""
     model.eval()
     scoring = run_folder.scoring_for(config, manifest, samples=1)
-    task = next(task for task in ("forecast", "density", "pseudo_likelihood") if hasattr(model, task))
     found: dict[str, list[float]] = {}
     for rate, stream in streams.evaluation(config, config.data, manifest, "val", ranks).items():
         batches = watch.over("validation", stream.epoch(0))
-        table = estimates(scores.collect(getattr(scoring, task), model, batches, rate, ranks.device))
+        table = estimates(scores.collect(scoring.validation, model, batches, rate, ranks.device))
         tracker.metrics({f"val/{name}": value for name, value in values(table).items()}, step)
-        *_, last = table[task].values()
+        (columns,) = table.values()
+        *_, last = columns.values()
         for name, x in last.items():
             if not name.startswith("nll_importance"):  # with one sample, a noisy twin of the bound
                 found.setdefault(name, []).append(x.value)

@@ -4,7 +4,6 @@ A guard has one child, `python -m pipeline.guard`, which reads file after file; 
 back from it is JSON and the bytes of plain arrays, so that nothing a file may have made of the child is run here.
 """
 
-import ctypes
 import importlib
 import json
 import os
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from models.errors import DriftworkError
+from pipeline.parent import end_with_parent
 from pipeline.sequence import Item, Reader, Sequence, UnreadableError
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -28,7 +28,6 @@ _START_S = 300.0
 """A busy machine, or a cold network disk, may take a while over the imports."""
 _WAITS = 10
 """Times its processor time that a file may take by the clock: a parser can hang without computing."""
-_PR_SET_PDEATHSIG = 1
 
 
 class Limits(NamedTuple):
@@ -162,8 +161,7 @@ class _Child:
 
 def main(told: dict[str, Any]) -> None:
     """The child: read what is asked for until the parent goes."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # a parser that hangs must not outlive the parent
+    end_with_parent(signal.SIGKILL)  # also where a parser hangs
     if os.getppid() != told["parent"]:
         return
     config = _named(told["config"]).model_validate_json(told["settings"])
