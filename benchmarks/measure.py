@@ -30,12 +30,12 @@ def memory(make: Callable[..., Step], *arguments: object) -> float:
 
 def _memory(make: Callable[..., Step], *arguments: object) -> float:
     step = make(*arguments)
-    before = _peak()
+    before = peak()
     step()
-    return _peak() - before
+    return peak() - before
 
 
-def _peak() -> float:
-    """MiB; getrusage would not do, because a new process starts from its parent's peak."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+def peak(process: int | str = "self") -> float:
+    """MiB that a process has held at most; getrusage would not do, because a new process starts from its parent's."""
+    line = next(line for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024

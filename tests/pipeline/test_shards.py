@@ -218,6 +218,14 @@ def test_the_unchanged_sample_of_the_hostile_ones_is_accepted(tmp_path):
     assert read_foreign(tmp_path).key == "k"
 
 
+def test_a_header_that_says_the_same_in_other_words_is_accepted(tmp_path):
+    times = np.arange(4.0)
+    old = b"\x93NUMPY\x01\x00\x46\x00{'descr': '<f8', 'fortran_order': False, 'shape': (4,), }".ljust(79) + b"\n"
+    assert not npy(times).startswith(old)
+    tar_of(tmp_path / "foreign.tar", members(times=old + times.tobytes()))
+    assert np.array_equal(read_foreign(tmp_path).times, times)
+
+
 def test_a_link_and_sizes_beyond_the_sample_are_refused(tmp_path):
     tar_of(tmp_path / "foreign.tar", members(), type=tarfile.SYMTYPE, linkname="/etc/passwd")
     with pytest.raises(DriftworkError):

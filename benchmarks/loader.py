@@ -1,0 +1,58 @@
+"""How fast one process reads batches, against what a training rank on a CPU core takes in.
+
+    python -m benchmarks.loader DATA [CONFIG]    a prepared data set, and a config that fits it
+
+By turns: an epoch of batches from the shards, and a training step on one of them. Seconds of the processor, one thread.
+At least 20 is wanted (else code 1).
+"""
+
+import statistics
+import sys
+from itertools import cycle
+from pathlib import Path
+
+import torch
+
+from benchmarks.measure import timed
+from launch.config import RunConfig
+from launch.distributed import alone
+from launch.run_folder import model_for
+from launch.streams import training
+from models.config_base import load
+from pipeline.manifest import read_manifest
+
+AT_LEAST = 20
+ROUNDS = 7
+
+
+def main(data: Path, path: str) -> None:
+    torch.set_num_threads(1)
+    config = load(RunConfig, path, [f"data={data}", "ranks=1"])
+    manifest = read_manifest(data)
+    stream = training(config, manifest, alone())
+    model = model_for(config, manifest)
+    batches = cycle(list(stream.epoch(0)))
+    size = config.train.batch_size
+
+    def step() -> None:
+        model(next(batches), 1.0).loss.mean().backward()
+
+    step()
+    ratios, reads, steps = [], [], []
+    for epoch in range(ROUNDS):
+        reads.append(stream.samples / timed(lambda epoch=epoch: [None for _ in stream.epoch(epoch)]))
+        steps.append(size / timed(step))
+        ratios.append(reads[-1] / steps[-1])
+    ratio = statistics.median(ratios)
+    print(
+        f"{data}: the loader reads {statistics.median(reads):,.0f} sequences/s, a step of {path} takes in "
+        f"{statistics.median(steps):,.0f}, ratio {ratio:.0f} ({min(ratios):.0f} to {max(ratios):.0f}; medians of {ROUNDS}), "
+        f"wanted at least {AT_LEAST}"
+    )
+    raise SystemExit(int(ratio < AT_LEAST))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        raise SystemExit(__doc__)
+    main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "configs/train/vsdn_vae_lakh_small.yaml")
