@@ -11,21 +11,29 @@ A cell takes one base, one combination, one row and one run, so that there are a
 
 import itertools
 import json
+import math
 import re
 import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-import yaml
 from pydantic import AfterValidator, Field
 
 from launch.config import RunConfig
-from models.config_base import Config, build, load, read_mapping
+from models.config_base import Config, apply, build, load, read_mapping
 from models.errors import DriftworkError
 
 BASE = "base"
 """Among a cell's values, the name of its train config where there are several."""
+
+_MOST_CELLS = 1000
+"""A few short lists make more than anybody could run."""
+_MOST_KEYS = 64
+"""That vary: their values name a cell's folder, in which there is room for"""
+_LONGEST_NAME = 255
+"""characters, on any file system in use."""
+_KEY = re.compile(r"[A-Za-z0-9_.]+")
 
 
 def _dotted(overrides: dict[str, Any]) -> dict[str, Any]:
@@ -37,7 +45,20 @@ def _dotted(overrides: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-Overrides = Annotated[dict[str, Any], AfterValidator(_dotted)]
+def _writable(values: dict[str, Any]) -> dict[str, Any]:
+    """As overrides on a command line."""
+    for key in values:
+        if not _KEY.fullmatch(key):
+            raise ValueError(f"{key!a} is no dotted key")
+    try:
+        json.dumps(values, default=str)
+    except TypeError as error:  # a date, say, as a key somewhere inside
+        raise ValueError(str(error)) from None
+    return values
+
+
+Overrides = Annotated[dict[str, Any], AfterValidator(_dotted), AfterValidator(_writable)]
+Rows = Annotated[dict[str, tuple[Any, ...]], AfterValidator(_writable)]
 
 
 class GridConfig(Config):
@@ -45,9 +66,9 @@ class GridConfig(Config):
     """Train config, relative to this file; or several."""
     set: Overrides = Field({})
     """Overrides of every cell."""
-    grid: dict[str, tuple[Any, ...]] = Field({})
+    grid: Rows = Field({})
     """Dotted key -> values; every combination."""
-    zip: dict[str, tuple[Any, ...]] = Field({})
+    zip: Rows = Field({})
     """Dotted key -> values, equally many; row by row."""
     runs: tuple[Overrides, ...] = ()
     """Overrides, one by one."""
@@ -95,11 +116,8 @@ def read(argv: list[str]) -> Grid:
         raise DriftworkError("the first argument is a grid, as in configs/grids/vsdn_lakh_small.yaml data=DIR")
     file, raw, overrides = Path(argv[0]), read_mapping(Path(argv[0])), []
     for argument in argv[1:]:
-        key, equals, text = argument.partition("=")
-        if not equals:
-            raise DriftworkError(f"'{argument}' is not of the form key=value")
-        if key in ("name", "out", "evaluate", "at_once", "address"):
-            raw[key] = yaml.safe_load(text)
+        if argument.partition("=")[0] in ("name", "out", "evaluate", "at_once", "address"):
+            apply(raw, argument)
         else:
             overrides.append(argument)
     config = build(GridConfig, raw, where=str(file))
@@ -120,6 +138,8 @@ def _cells(grid: Grid, overrides: list[str]) -> Iterator[Cell]:
         name, where = ", ".join(parts), f"{grid.file}: cell {number} ({', '.join(parts)})"
         base = bases[values.get(BASE, next(iter(bases)))]
         folder = grid.out / ",".join(parts)
+        if len(folder.name) > _LONGEST_NAME:
+            raise DriftworkError(f"{where[:200]}...: its values make a folder's name of {len(folder.name)} characters")
         own = {**grid.config.set, **{key: value for key, value in values.items() if key != BASE}}
         last = {"out": str(folder), "tracking.run_name": name}
         try:
@@ -150,10 +170,21 @@ def _combinations(grid: Grid, overrides: list[str]) -> Iterator[dict[str, Any]]:
         raise DriftworkError(f"{grid.file}: base: each train config may stand there once")
     if len(bases) == 1 and not (config.grid or config.zip or config.runs):
         raise DriftworkError(f"{grid.file}: nothing varies, so there is nothing to run; give grid, zip or runs")
+    _check_size(grid)
     rows = [dict(zip(config.zip, row, strict=True)) for row in zip(*config.zip.values(), strict=True)] or [{}]
     products = [dict(zip(config.grid, values, strict=True)) for values in itertools.product(*config.grid.values())]
     for base, run, row, product in itertools.product(bases, config.runs or ({},), rows, products):
         yield {**({BASE: base} if len(bases) > 1 else {}), **run, **row, **product}
+
+
+def _check_size(grid: Grid) -> None:
+    config = grid.config
+    keys = {*config.grid, *config.zip, *(key for run in config.runs for key in run)}
+    if len(keys) > _MOST_KEYS:
+        raise DriftworkError(f"{grid.file}: {len(keys)} keys vary; a sweep takes at most {_MOST_KEYS}")
+    factors = (_bases(config), config.runs, next(iter(config.zip.values()), ()), *config.grid.values())
+    if math.prod(max(1, len(values)) for values in factors) > _MOST_CELLS:
+        raise DriftworkError(f"{grid.file}: more than {_MOST_CELLS:,} cells, which is the most that a sweep takes")
 
 
 def _check_keys(grid: Grid, overrides: list[str]) -> None:

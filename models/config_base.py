@@ -70,7 +70,7 @@ def load(cls: type[ConfigT], path: str | Path, overrides: Sequence[str] = ()) ->
     path = Path(path)
     raw = _read_with_base(path)
     for override in overrides:
-        _apply(raw, override)
+        apply(raw, override)
     return build(cls, raw, where=str(path))
 
 
@@ -78,7 +78,7 @@ def parse(cls: type[ConfigT], overrides: Sequence[str], where: str) -> ConfigT:
     """The config that `overrides` alone make; `where` says in an error what was being read."""
     raw: dict[str, Any] = {}
     for override in overrides:
-        _apply(raw, override)
+        apply(raw, override)
     return build(cls, raw, where)
 
 
@@ -152,7 +152,8 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _apply(raw: dict[str, Any], override: str) -> None:
+def apply(raw: dict[str, Any], override: str) -> None:
+    """Lay `a.b=value` over `raw`, in place. Raises `DriftworkError` for what is not of that form."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise DriftworkError(_one_line(f"override '{override}' is not of the form key=value"))

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import resource
+import shutil
 import sys
 import tempfile
 from collections import Counter
@@ -35,7 +36,7 @@ from pipeline.sources import reader
 from pipeline.stats import Moments
 from pipeline.timit import TimitConfig
 from pipeline.verify import verify
-from tests.damage import LAUGHS, LINES, VALUES, damaged, forged
+from tests.damage import GRID_LINES, LAUGHS, LINES, VALUES, damaged, forged
 from tests.pipeline import acclaim, midi_bytes, speech
 
 ROOT = Path(__file__).parent.parent
@@ -268,11 +269,47 @@ def configs(folder: Path, random: Random, cases: int) -> Counter[str]:
     return outcome
 
 
+GRID = b"""base: [../train/vsdn_vae_lakh_small.yaml, ../train/vsdn_sde_lakh_small.yaml]
+set: {data: nowhere, train: {max_epochs: 2}}
+grid: {train.beta: [0.1, 1]}
+runs:
+  - {model: {free_nats: 0}}
+  - {model: {free_nats: 2}, train.seed: 1}
+"""
+
+
+def grids(folder: Path, random: Random, cases: int) -> Counter[str]:
+    """A grid with a line too many, or damaged: refused as a whole, or cells that each have a folder of their own."""
+    from launch import grid
+
+    outcome: Counter[str] = Counter()
+    shutil.copytree(ROOT / "configs/train", folder / "train")
+    path = folder / "grids/some.yaml"
+    path.parent.mkdir()
+    for n in range(cases):
+        data = damaged(random, GRID)
+        if n % 2:
+            line = [*GRID_LINES, LAUGHS, *LINES][n // 2 % (len(LINES) + len(GRID_LINES) + 1)]
+            data = GRID + line.replace("{pwned}", str(folder / "pwned")).encode() + b"\n"
+        path.write_bytes(data)
+
+        def read(path: Path = path) -> None:
+            cells = grid.read([str(path)]).cells
+            assert len({cell.folder for cell in cells}) == len(cells) > 0
+
+        outcome[attempt(read, DriftworkError, path.name)] += 1
+        assert not (folder / "pwned").exists()
+    return outcome
+
+
+OTHERS = (idx, shards, manifests, configs, grids)
+
+
 def everything(folder: Path, cases: int, seed: int, real: bool) -> dict[str, Counter[str]]:
     """`cases` of each kind. Raises `AssertionError`, or whatever escaped a reader."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found = {kind: media(folder, Random(f"{seed} {kind}"), cases, kind, real) for kind in MEDIA}
-    for fuzz in (idx, shards, manifests, configs):
+    for fuzz in OTHERS:
         name = fuzz.__name__
         (folder / name).mkdir()
         found[name] = fuzz(folder / name, Random(f"{seed} {name}"), cases)

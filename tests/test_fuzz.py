@@ -21,7 +21,7 @@ def test_a_bad_raw_file_costs_itself_alone(tmp_path, kind):
     assert outcome["good"] >= CASES / 4
 
 
-@pytest.mark.parametrize("target", [fuzz.idx, fuzz.shards, fuzz.manifests, fuzz.configs], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("target", fuzz.OTHERS, ids=lambda fuzz: fuzz.__name__)
 def test_what_is_bad_is_refused_in_one_line_that_names_it(tmp_path, target):
     outcome = target(tmp_path, Random(f"{SEED} {target.__name__}"), CASES)
     assert outcome["refused"] > CASES / 2, "the damage does not reach the reader"
