@@ -7,6 +7,8 @@ workers. Everything that reads shards begins here.
 import hashlib
 import json
 import re
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,20 +57,33 @@ class Manifest(Config):
     inputs: dict[str, str | None]
     """File below the source folder -> sha256, None where it could not be opened."""
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """sha256 of the manifest file; names the exact data set in a run's record."""
-        return hashlib.sha256(self.encode()).hexdigest()
+        digest = hashlib.sha256()
+        for line in self._lines():
+            digest.update(line)
+        return digest.hexdigest()
 
     def of(self, split: Split) -> tuple[Shard, ...]:
         return tuple(shard for shard in self.shards if shard.split == split)
 
     def encode(self) -> bytes:
         """The file's bytes: JSON, one shard a line."""
-        fields = self.model_dump(mode="json")
-        shards = ",\n".join(f"  {json.dumps(shard)}" for shard in fields.pop("shards"))
-        lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in fields.items()]
-        return ("{\n" + ",\n".join([*lines, f'"shards": [\n{shards}\n]']) + "\n}\n").encode("ascii")
+        return b"".join(self._lines())
+
+    def _lines(self) -> Iterator[bytes]:
+        """Line by line: as one tree and one text, it would be most of what a rank holds of a large data set."""
+        yield b"{\n"
+        for name in type(self).model_fields:
+            if name != "shards":
+                value = self.model_dump(mode="json", include={name})[name]
+                yield from (f"{json.dumps(name)}: ".encode(), json.dumps(value).encode("ascii"), b",\n")
+        yield b'"shards": ['
+        for number, shard in enumerate(self.shards):
+            yield b",\n  " if number else b"\n  "
+            yield json.dumps(shard.model_dump(mode="json")).encode("ascii")
+        yield b"\n]\n}\n"
 
 
 def read_manifest(folder: Path) -> Manifest:
