@@ -1,0 +1,138 @@
+"""What a training step would take on 1 to 1024 GPUs: sizes measured here, rates of the hardware assumed.
+
+    python -m benchmarks.cluster_model DATA CONFIG    a prepared data set, and a config that fits it
+
+Measured: weights, floating-point operations and calls of kernels of a step, bytes and frames of a sequence, what the
+loader reads in a second. Assumed: the rates in `Hardware`; on a cluster of your own, put its own there.
+
+A step of a rank takes the longer of its arithmetic and of the launching of its kernels, which a loop over time makes
+one after another, for as many frames as its longest sequence has. The ranks wait for the slowest, then for the
+gradients: an all-reduce that nothing hides, 2 (N - 1) / N of their bytes through the slowest link, and the latency of
+a tree.
+"""
+
+import sys
+import time
+from math import ceil, log2
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from launch.config import RunConfig
+from launch.distributed import alone
+from launch.run_folder import model_for
+from launch.streams import training
+from models.config_base import load
+from pipeline.manifest import Manifest, read_manifest
+
+GPUS = (1, 8, 64, 1024)
+STEPS = 1000
+"""Steps that are drawn for the longest sequence of each rank."""
+
+
+class Hardware(NamedTuple):
+    """Assumed, of nodes with eight H100-class GPUs."""
+
+    operations: float = 2e14
+    """A second that a GPU comes to, in bfloat16; a fifth of what is printed on it."""
+    launch: float = 5e-6
+    """Seconds from one kernel to the next in eager mode."""
+    inside: float = 3e11
+    """Bytes a second of an all-reduce through NVLink, and"""
+    between: float = 4e10
+    """through the network, of each GPU's own 400 Gbit/s."""
+    latency: float = 1e-5
+    """Seconds of a step of the tree."""
+
+
+class Sizes(NamedTuple):
+    """Measured."""
+
+    weights: int
+    operations: float
+    """Of a sequence of full length, forward and backward."""
+    calls: int
+    """Of kernels, in a step on sequences of full length, whatever their number."""
+    length: int
+    """Frames."""
+    bytes: float
+    """Of a sequence in its shard."""
+    loader: float
+    """Sequences a second of one process."""
+
+
+class _Calls(TorchDispatchMode):
+    """Counts what would be a kernel: everything but views."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.number += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def measure(config: RunConfig, manifest: Manifest) -> Sizes:
+    stream = training(config, manifest, alone())
+    model = model_for(config, manifest)
+    started = time.process_time()
+    read = sum(len(batch.weight) for batch in stream.epoch(0))
+    loader = read / (time.process_time() - started)
+    whole = next(b for b in stream.epoch(0) if b.times.shape[1] == stream.length)
+    b = int(whole.present.sum(1).argmax())
+    one = whole._replace(**{name: value[b : b + 1] for name, value in whole._asdict().items()})
+    with FlopCounterMode(display=False) as flops, _Calls() as calls:
+        model(one, 1.0).loss.mean().backward()
+    shards = manifest.of("train")
+    return Sizes(
+        sum(p.numel() for p in model.parameters()), flops.get_total_flops(), calls.number, stream.length,
+        sum(shard.bytes for shard in shards) / stream.samples, loader,
+    )  # fmt: skip
+
+
+def step(sizes: Sizes, hardware: Hardware, gpus: int, batch: int, longest: float) -> tuple[float, float]:
+    """Seconds of arithmetic or launching, and of communication; `longest` is the share of the full length."""
+    share = sizes.operations * batch / hardware.operations, sizes.calls * hardware.launch
+    link = hardware.inside if gpus <= 8 else hardware.between
+    reduced = 2 * (gpus - 1) / gpus * 4 * sizes.weights / link + 2 * ceil(log2(gpus)) * hardware.latency
+    return max(share) * longest, reduced if gpus > 1 else 0.0
+
+
+def longest(frames: np.ndarray, ranks: int, batch: int, rng: np.random.Generator) -> float:
+    """Mean over steps of the most frames that a rank has, as a share of the full length: all wait for that one."""
+    drawn = rng.integers(len(frames), size=(STEPS, min(ranks * batch, 4096)))
+    return float(frames[drawn].max(1).mean() / frames.max())
+
+
+def main(data: Path, path: str) -> None:
+    config = load(RunConfig, path, [f"data={data}", "ranks=1", "loader_workers=0"])
+    manifest, hardware, rng = read_manifest(data), Hardware(), np.random.default_rng(0)
+    sizes = measure(config, manifest)
+    frames = np.array([count for shard in manifest.of("train") for count in shard.frames])
+    print(f"{path} on {data}: {sizes.weights:,} weights, {sizes.operations / 1e9:.1f} GFLOP a sequence, "
+          f"{sizes.calls:,} kernels a step, {sizes.bytes / 1024:.1f} KiB a sequence, "
+          f"loader {sizes.loader:,.0f} sequences/s")  # fmt: skip
+    print(hardware)
+    print("   GPUs  batch/GPU  step ms  reduce ms  efficiency  sequences/s  loaders/GPU  read MB/s a node")
+    published = config.train.batch_size
+    for gpus in GPUS:
+        for batch in dict.fromkeys((published, published // gpus)):
+            if batch == 0:
+                print(f"{gpus:>7}  {'-':>9}  a batch of {published} has no sequence for each rank")
+                continue
+            alone_, _ = step(sizes, hardware, 1, batch, longest(frames, 1, batch, rng))
+            took, reduced = step(sizes, hardware, gpus, batch, longest(frames, gpus, batch, rng))
+            rate = gpus * batch / (took + reduced)
+            print(f"{gpus:>7}  {batch:>9}  {1e3 * (took + reduced):>7.1f}  {1e3 * reduced:>9.2f}  "
+                  f"{alone_ / (took + reduced):>10.2f}  {rate:>11,.0f}  {rate / gpus / sizes.loader:>11.2f}  "
+                  f"{rate * sizes.bytes / 1e6 * min(gpus, 8) / gpus:>16.1f}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        raise SystemExit(__doc__)
+    main(Path(sys.argv[1]), sys.argv[2])
