@@ -16,6 +16,7 @@ from launch import checkpoint, mlflow_store, run_folder, served
 from launch.config import CONFIG_FILE, RunConfig
 from launch.entry import run
 from launch.tracking import Tracker
+from models.config_base import flatten
 from models.errors import DriftworkError
 from pipeline.files import aside_folder
 from pipeline.manifest import Manifest, read_manifest
@@ -24,7 +25,7 @@ USAGE = """usage: driftwork export RUN
 RUN is a run folder, or the id of a run in runs/mlflow.db; afterwards: mlflow models serve -m RUN/model"""
 
 FOLDER = "model"
-"""In the run folder, and among the run's artifacts: `runs:/RUN_ID/model`."""
+"""In the run folder, and the name of the logged model: `runs:/RUN_ID/model`."""
 
 _NEEDED, _IF_NAMED = ("numpy", "pydantic", "pyyaml", "safetensors", "torch"), ("torchdiffeq", "torchsde")
 """Packages that a served model imports: all, and those that its config names as a solver."""
@@ -42,7 +43,7 @@ def main(argv: list[str]) -> int:
     manifest = read_manifest(config.data)
     written = write(folder, config, manifest)
     with run_folder.tracked(folder, config) as tracker:
-        tracker.artifact(written)
+        tracker.model(written, flatten(config.model))
     print(f"{written}: serve it with: mlflow models serve -m {written} --env-manager local")
     return 0
 
@@ -52,7 +53,7 @@ def after_training(folder: Path, config: RunConfig, manifest: Manifest, tracker:
     if tracker.run_id is None:
         return
     try:
-        tracker.artifact(write(folder, config, manifest))
+        tracker.model(write(folder, config, manifest), flatten(config.model))
     except Exception as error:
         said = mlflow_store.one_line(error)
         logger.warning("the run has no model to serve: %s; driftwork export %s tries again", said, folder)

@@ -31,9 +31,12 @@ logger = logging.getLogger(__name__)
 class StoredRun:
     """A run in a store."""
 
-    def __init__(self, client: "MlflowClient", uri: str, run_id: str, began_ms: int | None) -> None:
+    def __init__(
+        self, client: "MlflowClient", uri: str, run_id: str, began_ms: int | None, model_id: str | None = None
+    ) -> None:
         self.run_id = run_id
         self._client, self._uri, self._began_ms = client, uri, began_ms
+        self._model_id = model_id
 
     def deliver(self, kind: Kind, bodies: list[Any]) -> None:
         """What an `Outbox` calls. Raises whatever MLflow raises, and `RefusedError` for what no store would take."""
@@ -53,7 +56,9 @@ class StoredRun:
     def _metrics(self, points: list[list[Any]]) -> None:
         from mlflow.entities import Metric
 
-        metrics = [Metric(key, value, timestamp, step) for key, value, step, timestamp in points]
+        metrics = [
+            Metric(key, value, timestamp, step, model_id=self._model_id) for key, value, step, timestamp in points
+        ]
         self._client.log_batch(self.run_id, metrics=metrics)
 
     def _params(self, params: dict[str, str]) -> None:
@@ -84,6 +89,22 @@ class StoredRun:
         if not Path(path).exists():
             raise RefusedError(f"{path}: it is gone")
         self._client.log_artifact(self.run_id, path, folder or None)
+
+    def _model(self, body: list[Any]) -> None:
+        from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+
+        path, settings = Path(body[0]), body[1]
+        if not path.exists():
+            raise RefusedError(f"{path}: it is gone")
+        if self._model_id is None:
+            experiment = self._client.get_run(self.run_id).info.experiment_id
+            made = self._client.create_logged_model(
+                experiment, path.name, self.run_id, params=settings, model_type=settings.get("name")
+            )
+            self._client.log_outputs(self.run_id, [LoggedModelOutput(made.model_id, 0)])
+            self._model_id = made.model_id
+        self._client.log_model_artifacts(self._model_id, str(path))
+        self._client.finalize_logged_model(self._model_id, LoggedModelStatus.READY)
 
     def sample_system(self, record: Callable[[dict[str, float], int], None]) -> SystemSampler | None:
         """`record(values, step)` of this machine every few seconds, until the sampler is closed.
@@ -140,7 +161,8 @@ def found(uri: str, run_id: str) -> tuple[StoredRun, dict[str, str]]:
             return StoredRun(client, uri, run_id, None), {}
     commit = git_tags().get(COMMIT_TAG)
     same = commit is None or commit == known.data.tags.get(COMMIT_TAG)
-    run = StoredRun(client, uri, run_id, known.info.start_time)
+    models = known.outputs.model_outputs if known.outputs else []
+    run = StoredRun(client, uri, run_id, known.info.start_time, models[-1].model_id if models else None)
     return run, {} if same else {tags.RESUMED_WITH_COMMIT: str(commit)}
 
 

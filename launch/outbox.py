@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 BATCH = 1000
 """The most metrics that MLflow takes in one request."""
 
-Kind = Literal["metric", "params", "tags", "status", "artifact"]
+Kind = Literal["metric", "params", "tags", "status", "artifact", "model"]
+_FILES = ("artifact", "model")
 
 
 class Message(NamedTuple):
@@ -104,7 +105,7 @@ class Outbox:
 
     def _send(self, late: list[Message], messages: list[Message]) -> bool:
         """Whether all are sent, the `late` ones of the spool and the new ones."""
-        unsent = sorted(late + messages, key=lambda message: message.kind == "artifact")  # files hold nothing else up
+        unsent = sorted(late + messages, key=lambda message: message.kind in _FILES)  # files hold nothing else up
         sent = 0
         try:
             for kind, bodies in _deliveries(unsent):

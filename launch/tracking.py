@@ -55,6 +55,10 @@ class Tracker(Protocol):
         """Copy a file, or a folder with all it holds, under `folder` of the run's artifacts. It is read later, and must
         stay where it is until the run is closed, or longer where the tracker is down."""
 
+    def model(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        """As `artifact`, a folder that `mlflow_store.save_model` wrote: the run's model, which the dashboard lists with
+        its `settings` and what is measured from then on. The one that the run has already is replaced."""
+
     def flush(self) -> None:
         """Send now what was said, or leave it in the run folder."""
 
@@ -66,6 +70,7 @@ class NullTracker:
     def tags(self, tags: Mapping[str, str]) -> None: ...
     def metrics(self, metrics: Mapping[str, float], step: int) -> None: ...
     def artifact(self, path: Path, folder: str = "") -> None: ...
+    def model(self, folder: Path, settings: Mapping[str, Any]) -> None: ...
     def flush(self) -> None: ...
 
 
@@ -90,6 +95,10 @@ class RunTracker:
         if not path.exists():
             raise FileNotFoundError(path)
         self._outbox.add(Message("artifact", [str(path.absolute()), folder]))
+
+    def model(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        about = {key: str(value) for key, value in settings.items()}
+        self._outbox.add(Message("model", [str(folder.absolute()), about]))
 
     def status(self, status: str) -> None:
         """RUNNING, FINISHED, FAILED or KILLED."""

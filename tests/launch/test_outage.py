@@ -103,4 +103,4 @@ def test_a_training_outlives_its_tracker(tmp_path, free_port):
     assert found.data.tags["driftwork.model"] == "vsdn_vae"
     assert found.data.metrics["test/density_25_kl_nats_per_frame"] >= 0
     files = {path.name for path in (tmp_path / "artifacts").rglob("*/artifacts/*")}
-    assert {"config.yaml", "weights", "model", "outputs"} <= files
+    assert {"config.yaml", "weights", "MLmodel", "outputs"} <= files

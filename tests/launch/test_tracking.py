@@ -289,6 +289,29 @@ def test_what_was_kept_is_there_once_the_run_is_opened_again(open_, uri, tmp_pat
     assert [file.path for file in client_of(uri).list_artifacts(tracker.run_id, "figures")] == ["figures/figure.png"]
 
 
+def test_a_run_has_one_model_with_what_was_measured_of_it(open_, uri, tmp_path):
+    """However often it is sent: an answer may be lost, and `driftwork export` writes it anew."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "MLmodel").write_text("first")
+    client = client_of(uri)
+    with open_() as tracker:
+        tracker.metrics({"train/loss": 2.0}, 1)
+        tracker.flush()
+        tracker.model(folder, {"name": "vsdn_vae", "latent": 8})
+    (folder / "MLmodel").write_text("second")
+    with open_(run_id=tracker.run_id) as again:
+        again.metrics({"test/loss": 1.0}, 0)
+        again.model(folder, {"name": "vsdn_vae", "latent": 8})
+    run = client.get_run(tracker.run_id)
+    (model,) = client.search_logged_models([run.info.experiment_id])
+    assert (model.name, str(model.status), model.source_run_id) == ("model", "READY", tracker.run_id)
+    assert (model.model_type, model.params) == ("vsdn_vae", {"name": "vsdn_vae", "latent": "8"})
+    assert {metric.key: metric.value for metric in model.metrics} == {"test/loss": 1.0}
+    assert [output.model_id for output in run.outputs.model_outputs] == [model.model_id]
+    assert Path(model.artifact_location.removeprefix("file://"), "MLmodel").read_text() == "second"
+
+
 def test_a_file_that_is_no_database_is_one_line(open_, tmp_path):
     (tmp_path / "text.db").write_text("no database" * 100)
     with (
@@ -325,7 +348,7 @@ def test_no_tracker_leaves_no_trace(tmp_path, monkeypatch, nowhere):
 
 def test_the_twins_speak_the_same_verbs():
     verbs = {name for name, value in vars(Tracker).items() if inspect.isfunction(value) and not name.startswith("_")}
-    assert verbs == {"params", "tags", "metrics", "artifact", "flush"}
+    assert verbs == {"params", "tags", "metrics", "artifact", "model", "flush"}
     for verb in verbs:
         expected = inspect.signature(getattr(Tracker, verb))
         assert inspect.signature(getattr(NullTracker, verb)) == expected, verb
