@@ -31,11 +31,17 @@ _FIRST_WORD_S = 120.0
 """At least how long a host that ssh has reached may take to start Python, from a file system that may be far, and"""
 _ANSWER_S = 300.0
 """any host to look around: it may have to load torch."""
+_SSH_FAILED = 255
+"""Exit code of ssh where the connection failed, or broke."""
 _TRAVELS = (
     "AWS_", "AZURE_", "GLOO_", "GOOGLE_", "LD_LIBRARY_PATH", "MKL_", "MLFLOW_", "NCCL_", "OMP_", "PYTHONHASHSEED",
     "TORCH_", "UCX_", "WDS_", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
 )  # fmt: skip
 """Beginnings of the environment variables that ranks get from here. Which devices they may use is a host's own."""
+
+
+class AwayError(DriftworkError):
+    """A host cannot be reached or cannot take part, and nothing has been started."""
 
 
 def start(module: str, arguments: list[str], file: Path, config: HostsConfig, shared: list[Path]) -> int:
@@ -46,7 +52,7 @@ def start(module: str, arguments: list[str], file: Path, config: HostsConfig, sh
         shared: what all hosts must find where it is here.
 
     Raises:
-        DriftworkError: a host cannot be reached or cannot take part; nothing has been started.
+        AwayError: nothing has been started.
     """
     hosts = read(file)
     with sigterm_exits(), _connected(hosts, config) as connections:
@@ -172,7 +178,7 @@ def _connected(hosts: list[Host], config: HostsConfig) -> Iterator[list[_Connect
 
 
 def _answers(connections: list[_Connection], file: Path) -> list[Answer]:
-    """Of all hosts. Raises `DriftworkError` with what is wrong with each that cannot take part."""
+    """Of all hosts. Raises `AwayError` with what is wrong with each that cannot take part."""
     wrong: dict[str, str] = {}
     waiting, deadline = list(connections), time.monotonic() + _ANSWER_S
     while waiting:
@@ -197,7 +203,7 @@ def _answers(connections: list[_Connection], file: Path) -> list[Answer]:
         wrong = dict.fromkeys(without, "has no GPU, and others have")
     if wrong:
         said = "; ".join(f"{name}: {problem}" for name, problem in wrong.items())
-        raise DriftworkError(f"hostfile={file}: nothing was started: {said}")
+        raise AwayError(f"hostfile={file}: nothing was started: {said}")
     return answers
 
 
@@ -210,9 +216,10 @@ def _watched(connections: list[_Connection]) -> int:
                 continue
             lost = connection.lost
             if lost:
-                what = f"ended with exit code {ended}" if ended not in (None, 255) else f"is lost: {lost}"
+                code = 1 if ended is None or ended == _SSH_FAILED else ended
+                what = f"ended with exit code {code}" if code == ended else f"is lost: {lost}"
                 print(f"driftwork: host {connection.host.name} {what}; all others are ended", file=sys.stderr)
-                return ended or 1
+                return code
         if all(connection.process.poll() == 0 for connection in connections):
             return 0
         time.sleep(0.5)

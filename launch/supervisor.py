@@ -5,14 +5,17 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 import psutil
 
 from launch import run_folder, watchdog
+from launch.hosts import AwayError
 from launch.signals import TERMINATED
 
 LEFT = os.EX_TEMPFAIL
@@ -20,15 +23,22 @@ LEFT = os.EX_TEMPFAIL
 INTERRUPTED = "interrupted"
 """In the run folder's record: the step that such a job saved at."""
 
+_PAUSES_S = (10, 20, 40, 80, 160, *[300] * 5)
+"""Between tries to reach a host that took part before: half an hour in all, and as long as ssh takes to give up."""
+
 _FINAL = (0, 2, LEFT, 130, TERMINATED)
 """Exit codes that mean what they say: done, a mistake or a training that cannot go on, asked to leave, ended."""
 
 
 def supervised(folder: Path, start: Callable[[], int], restarts: int) -> int:
-    """Call `start`, and again while what it gives is the exit code of a job that died; returns the last one."""
+    """Call `start`, and again while what it gives is the exit code of a job that died; returns the last one.
+
+    Raises:
+        AwayError: a host was not there at the first start, or stayed away after the job had died.
+    """
     for left in range(restarts, -1, -1):
         watchdog.clear(folder)
-        code = _started(folder, start)
+        code = _started(folder, start if left == restarts else partial(_when_back, start))
         if code in _FINAL:
             return code
         again = f"restart {restarts - left + 1} of {restarts} from the last checkpoint" if left else "no restart left"
@@ -49,6 +59,18 @@ def _started(folder: Path, start: Callable[[], int]) -> int:
     if not told() or code == 0:
         return code
     return LEFT if _has_left(folder) else TERMINATED
+
+
+def _when_back(start: Callable[[], int]) -> int:
+    """Call `start`, and again ever later while a host is away, as one that reboots is; that costs no restart. Raises
+    `AwayError` when it has been away for too long."""
+    for pause in _PAUSES_S:
+        try:
+            return start()
+        except AwayError as away:
+            print(f"driftwork train: {away}; the next try is in {pause} s", file=sys.stderr, flush=True)
+            time.sleep(pause)
+    return start()
 
 
 def _has_left(folder: Path) -> bool:

@@ -104,7 +104,7 @@ LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
 )
 GRID_LINES = [
-    "zip: {" + ", ".join(f"k{i}: [0]" for i in range(10**4)) + "}", "zip: {train.seed: " + str([*range(10**4)]) + "}",
+    "zip: {" + ", ".join(f"k{i}: [0]" for i in range(1000)) + "}", "zip: {train.seed: " + str([*range(2000)]) + "}",
     "zip: {" + ", ".join(f"train.k{i}: [0, 1]" for i in range(60)) + "}", "zip: {model.latent: [[], {}, null]}",
     "zip: {'': [1]}", "zip: {'a\u202eb': [1]}", "zip: {1: [1]}", "zip: {train.seed: [0x" + "f" * 5000 + "]}",
     "zip: {tracking.experiment: [" + "x" * 1000 + "]}", "zip: {tracking.experiment: ['../../..', \"\\ud800\"]}",
