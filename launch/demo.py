@@ -14,6 +14,7 @@ import torch
 from launch import checkpoint, compare, evaluate, launcher, prepare, run_folder, showcase_rolls, tags, train
 from launch.entry import run
 from launch.tracking import TrackingConfig, open_run
+from models.base import LatentDynamics
 from models.errors import DriftworkError
 from pipeline.chorales import write_chorales
 from pipeline.manifest import read_manifest
@@ -64,8 +65,10 @@ def _compare(root: Path) -> list[Path]:
     models = {}
     for name in MODELS:
         config = run_folder.config_of(root / name)
-        models[name] = run_folder.model_for(config, manifest)
-        checkpoint.load_best(models[name], root / name, torch.device("cpu"))
+        model = run_folder.model_for(config, manifest)
+        assert isinstance(model, LatentDynamics), "both are"
+        checkpoint.load_best(model, root / name, torch.device("cpu"))
+        models[name] = model
     return [table, *showcase_rolls.write(root / "outputs", config, manifest, "test", models)]
 
 

@@ -17,6 +17,7 @@ from launch.config import RunConfig
 from launch.distributed import alone
 from launch.entry import run
 from launch.made import Made, Maker
+from models.base import Forecaster, Model, Smoother
 from models.config_base import Config, build, parse
 from models.errors import DriftworkError
 from pipeline.files import aside_folder
@@ -79,7 +80,7 @@ def generate(folder: Path, config: RunConfig, request: GenerateConfig) -> None:
     model = run_folder.model_for(config, manifest)
     checkpoint.load_best(model, folder, alone().device)
     model.eval()
-    what = request.what or ("continuation" if hasattr(model, "forecast") else "interpolation")
+    what = request.what or ("continuation" if isinstance(model, Forecaster) else "interpolation")
     _check(what, request, config.model.name, model)
     own = made_files.own_rate(manifest.spec)
     rate = request.rate or own
@@ -118,14 +119,14 @@ def _as_asked(config: RunConfig, request: GenerateConfig) -> RunConfig:
     return config.model_copy(update={"observe": observe, "data": request.data or config.data})
 
 
-def _check(what: What, request: GenerateConfig, name: str, model: torch.nn.Module) -> None:
+def _check(what: What, request: GenerateConfig, name: str, model: Model) -> None:
     """Raises `DriftworkError` for what this model does not do, and for a setting that would change nothing."""
     idle = _PLAYS_NO_PART[what] & request.model_fields_set
-    if hasattr(model, "forecast"):
+    if isinstance(model, Forecaster):
         if what == "interpolation":
             raise DriftworkError(f"what=interpolation: {name} forecasts from first frames; take continuation or prior")
         idle |= {"seconds_given", "ratio"} & request.model_fields_set
-    if hasattr(model, "pseudo_likelihood") and what != "interpolation":
+    if isinstance(model, Smoother) and what != "interpolation":
         raise DriftworkError(f"what={what}: {name} knows each frame from past and future; it only interpolates")
     if idle:
         raise DriftworkError(f"{min(idle)} plays no part in what={what} of {name}; leave it out")

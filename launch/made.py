@@ -1,14 +1,14 @@
 """What a trained model is asked to make: frames between those that it sees, what comes after them, or all of them."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.base import Forecaster, LatentDynamics, Smoother
+from models.base import Forecaster, LatentDynamics, Model
 from models.batch import Batch
 from models.errors import DriftworkError
 from models.generation import ancestral, asked_times, interpolate_at
@@ -36,7 +36,7 @@ class Made(NamedTuple):
 class Maker(NamedTuple):
     """A model and how it is asked; every method makes one thing of one sequence after another."""
 
-    module: nn.Module
+    model: Model
     stream: Stream
     """The split, each sequence with the frames that evaluation observes."""
     binary: bool
@@ -50,10 +50,10 @@ class Maker(NamedTuple):
 
     def interpolations(self, count: int) -> Iterator[Made]:
         """Every frame, from those that are observed: the mean of `samples` draws."""
-        model = cast(LatentDynamics | Smoother, self.module)
+        assert not isinstance(self.model, Forecaster), "it interpolates"
         for position in self.longest(count):
             batch = self._batch(position, 1)
-            filled = interpolate_at(model, batch, asked_times(batch.times[0], self.rate), self.samples)
+            filled = interpolate_at(self.model, batch, asked_times(batch.times[0], self.rate), self.samples)
             yield self._made(position, batch, filled)
 
     def continuations(self, count: int, draws: int, seconds: float | None) -> Iterator[Made]:
@@ -70,8 +70,8 @@ class Maker(NamedTuple):
                 values=torch.where(given[:, None], batch.values, 0.0), present=batch.present & given,
                 observed=batch.present & given,
             )  # fmt: skip
-            if hasattr(self.module, "forecast"):
-                made = self._forecast(batch, times)
+            if isinstance(self.model, Forecaster):
+                made = _forecast(self.model, batch, times)
             else:
                 made = self._follow(batch, times, range(first, batch.times.shape[1], self.every))
             yield self._made(position, batch, made)._replace(given=float(batch.times[0, first]))
@@ -83,9 +83,8 @@ class Maker(NamedTuple):
         nothing = torch.zeros_like(batch.present)
         batch = batch._replace(values=torch.zeros_like(batch.values), present=nothing, observed=nothing)
         times = asked_times(batch.times[0], self.rate)
-        if hasattr(self.module, "forecast"):
-            rows = times.expand(draws, -1)
-            made = cast(Forecaster, self.module).prior_draws(rows, batch.seed, range(1))[1][0]
+        if isinstance(self.model, Forecaster):
+            made = self.model.prior_draws(times.expand(draws, -1), batch.seed, range(1))[1][0]
         else:
             made = self._follow(batch, times, range(0, batch.times.shape[1], self.every))
         yield self._made(position, batch, made)._replace(key=None, truth=None)
@@ -100,13 +99,13 @@ class Maker(NamedTuple):
         batch = self.stream.dataset[Request(0, (position,), 1, 1.0)]
         batch = Batch._make(x.expand(draws, *x.shape[1:]) if isinstance(x, Tensor) else x * draws for x in batch)
         seeds = [key_seed(self.seed, "generate", name or batch.keys[0], draw) for draw in range(draws)]
-        return batch._replace(seed=torch.tensor(seeds)).to(next(self.module.parameters()).device)
+        return batch._replace(seed=torch.tensor(seeds)).to(next(self.model.parameters()).device)
 
     def _first(self, batch: Batch, seconds: float | None) -> int:
         """How many frames are given."""
         T = batch.times.shape[1]
-        if hasattr(self.module, "forecast"):
-            first = cast(Forecaster, self.module).given
+        if isinstance(self.model, Forecaster):
+            first = self.model.given
         else:
             # Up to rounding, frames before `seconds`.
             first = T // 2 if seconds is None else int((batch.times[0] < seconds - 1e-6).sum())
@@ -118,18 +117,20 @@ class Maker(NamedTuple):
         return first
 
     def _follow(self, batch: Batch, times: Tensor, frames: range) -> Tensor:
-        model = cast(LatentDynamics, self.module)
-        return interpolate_at(model, ancestral(model, batch, list(frames), self.binary), times, self.samples)
-
-    def _forecast(self, batch: Batch, times: Tensor) -> Tensor:
-        """Draws of a forecast, in which what was given is itself."""
-        drawn = cast(Forecaster, self.module).draws(batch, range(1), times.expand(len(batch.seed), -1))[1][0]
-        at = torch.searchsorted(times, batch.times[0].contiguous()).clamp_max(len(times) - 1)
-        kept = batch.observed[0] & (times[at] == batch.times[0])
-        return drawn.index_copy(1, at[kept], batch.values[:, kept])
+        assert isinstance(self.model, LatentDynamics), "it predicts"
+        drawn = ancestral(self.model, batch, list(frames), self.binary)
+        return interpolate_at(self.model, drawn, times, self.samples)
 
     def _made(self, position: int, batch: Batch, draws: Tensor) -> Made:
         sequence = self.stream.dataset.read(position)
         truth = sequence.values.astype(np.float32)
         seen = batch.times[0][batch.observed[0]].cpu().numpy()
         return Made(sequence.key, draws.float().cpu().numpy(), truth, seen, 0.0, sequence.about)
+
+
+def _forecast(model: Forecaster, batch: Batch, times: Tensor) -> Tensor:
+    """Draws of a forecast, in which what was given is itself."""
+    drawn = model.draws(batch, range(1), times.expand(len(batch.seed), -1))[1][0]
+    at = torch.searchsorted(times, batch.times[0].contiguous()).clamp_max(len(times) - 1)
+    kept = batch.observed[0] & (times[at] == batch.times[0])
+    return drawn.index_copy(1, at[kept], batch.values[:, kept])

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from launch.config import CONFIG_FILE, RunConfig
 from launch.mlflow_store import find_run_folder
 from launch.scores import Scoring
 from launch.tracking import NullTracker, Tracker, TrackingConfig, open_run
+from models.base import Model
 from models.config_base import dump, load
 from models.errors import DriftworkError
 from models.likelihoods import Marginal
@@ -96,7 +96,7 @@ def tracked(folder: Path, config: RunConfig) -> Iterator[Tracker]:
         yield tracker
 
 
-def model_for(config: RunConfig, manifest: Manifest) -> nn.Module:
+def model_for(config: RunConfig, manifest: Manifest) -> Model:
     """The model of a config for a data set, its weights drawn from the run's seed."""
     torch.manual_seed(config.train.seed)
     return build_model(config.model, manifest.spec.likelihood, marginal(manifest))

@@ -5,15 +5,15 @@ training (validation) and at the end (test), and the baselines that cost nothing
 """
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from launch.baselines import held, nearest, straight
 from launch.distributed import all_gathered
 from launch.estimates import Scores
-from models.base import Forecaster, LatentDynamics, Smoother, Terms, last_observed
+from models.base import Forecaster, LatentDynamics, Model, Smoother, Terms, last_observed
 from models.batch import Batch
 from models.metrics import accuracy, rmse
 
@@ -33,7 +33,7 @@ Sheet = dict[str, dict[str, dict[str, Ratio]]]
 Table = dict[str, dict[str, dict[str, Scores]]]
 """The same of a whole split."""
 
-Score = Callable[[nn.Module, Batch, str], Sheet]
+Score = Callable[[Model, Batch, str], Sheet]
 """Of a batch that was observed at the named rate."""
 
 
@@ -49,51 +49,57 @@ class Scoring(NamedTuple):
     horizons: tuple[int, ...]
     """Of a forecast, frames; the whole sequence is always one of them."""
 
-    def density(self, module: nn.Module, batch: Batch, rate: str) -> Sheet:
+    def density(self, model: LatentDynamics | Forecaster, batch: Batch, rate: str) -> Sheet:
         """Negative bounds per observed frame (binary data) or per observed dimension (others), nats."""
-        terms, weighted = cast(LatentDynamics | Forecaster, module).density(batch, self.samples)
+        terms, weighted = model.density(batch, self.samples)
         per = {"nll": terms.kl - terms.log_likelihood, "nll_importance_weighted": -weighted, "kl": terms.kl}
         return {"density": {rate: self._nats(per, terms, batch)}}
 
-    def pseudo_likelihood(self, module: nn.Module, batch: Batch, rate: str) -> Sheet:
+    def pseudo_likelihood(self, model: Smoother, batch: Batch, rate: str) -> Sheet:
         """What a smoother has in the place of a bound, for validation: no bound of another model compares with it."""
-        terms = cast(Smoother, module).pseudo_likelihood(batch)
+        terms = model.pseudo_likelihood(batch)
         return {"pseudo_likelihood": {rate: self._nats({"pseudo_nll": -terms.log_likelihood}, terms, batch)}}
 
-    def contenders(self, module: nn.Module) -> dict[str, Score]:
+    def validation(self, model: Model, batch: Batch, rate: str) -> Sheet:
+        """The one task that the best weights are chosen by: the forecast of a model that makes one, else its bound or
+        what stands in the place of it."""
+        if isinstance(model, Forecaster):
+            return self.forecast(model, batch, rate)
+        if isinstance(model, Smoother):
+            return self.pseudo_likelihood(model, batch, rate)
+        return self.density(model, batch, rate)
+
+    def contenders(self, model: Model) -> dict[str, Score]:
         """Who is scored on the tasks of a model: itself, and what costs nothing."""
         scores: dict[str, Score] = {"model": self.model, "persistence": self.persistence}
-        if hasattr(module, "forecast"):
+        if isinstance(model, Forecaster):
             return scores
         return {**scores, "nearest" if self.binary else "linear": self.neighbours}
 
-    def model(self, module: nn.Module, batch: Batch, rate: str) -> Sheet:
+    def model(self, model: Model, batch: Batch, rate: str) -> Sheet:
         """All tasks that the model is for."""
-        if hasattr(module, "forecast"):
-            return {**self.density(module, batch, rate), **self.forecast(module, batch, rate)}
-        if hasattr(module, "pseudo_likelihood"):
-            return self._interpolation(cast(Smoother, module).interpolate(batch, self.samples), batch, rate)
-        dynamics = cast(LatentDynamics, module)
-        predicted, interpolated = dynamics.predict(batch, self.samples), dynamics.interpolate(batch, self.samples)
-        return {**self.density(module, batch, rate), **self._tasks(predicted, interpolated, batch, rate)}
+        if isinstance(model, Forecaster):
+            return {**self.density(model, batch, rate), **self.forecast(model, batch, rate)}
+        if isinstance(model, Smoother):
+            return self._interpolation(model.interpolate(batch, self.samples), batch, rate)
+        predicted, interpolated = model.predict(batch, self.samples), model.interpolate(batch, self.samples)
+        return {**self.density(model, batch, rate), **self._tasks(predicted, interpolated, batch, rate)}
 
-    def forecast(self, module: nn.Module, batch: Batch, rate: str) -> Sheet:
+    def forecast(self, model: Forecaster, batch: Batch, rate: str) -> Sheet:
         """MSE after the frames that the model has seen: of the mean of the draws, and of the posterior mean's path."""
-        forecaster = cast(Forecaster, module)
-        forecast = forecaster.forecast(batch, self.samples)
-        return self._forecast({"mse": forecast.mean, "mse_of_mean_path": forecast.path}, batch, forecaster.given)
+        forecast = model.forecast(batch, self.samples)
+        return self._forecast({"mse": forecast.mean, "mse_of_mean_path": forecast.path}, batch, model.given)
 
-    def persistence(self, module: nn.Module, batch: Batch, rate: str) -> Sheet:
+    def persistence(self, model: Model, batch: Batch, rate: str) -> Sheet:
         """The last observed frame as the answer to every question that the model is asked; it has no density."""
-        if hasattr(module, "forecast"):
-            given = cast(Forecaster, module).given
-            return self._forecast({"mse": held(batch, given)}, batch, given)
+        if isinstance(model, Forecaster):
+            return self._forecast({"mse": held(batch, model.given)}, batch, model.given)
         last = last_observed(batch)
-        if hasattr(module, "pseudo_likelihood"):
+        if isinstance(model, Smoother):
             return self._interpolation(last, batch, rate)
         return self._tasks(last, last, batch, rate)
 
-    def neighbours(self, module: nn.Module, batch: Batch, rate: str) -> Sheet:
+    def neighbours(self, model: Model, batch: Batch, rate: str) -> Sheet:
         """Straight lines between the observed frames on both sides or, of binary data, the nearer one of the two."""
         between = nearest(batch) if self.binary else straight(batch)
         return self._interpolation(between, batch, rate)
@@ -131,7 +137,7 @@ class Scoring(NamedTuple):
         return {"forecast": sheet}
 
 
-def collect(score: Score, module: nn.Module, batches: Iterable[Batch], rate: str, device: torch.device) -> Table:
+def collect(score: Score, model: Model, batches: Iterable[Batch], rate: str, device: torch.device) -> Table:
     """The scores of all sequences in the batches of all ranks, sorted by key, on every rank; filling has none. Every
     rank calls this."""
     names: list[tuple[str, str]] = []
@@ -141,7 +147,7 @@ def collect(score: Score, module: nn.Module, batches: Iterable[Batch], rate: str
             real = (batch.weight > 0).nonzero()[:, 0]
             names += [(batch.keys[b], batch.groups[b]) for b in real.tolist()]
             real = real.to(device)
-            for task, columns in score(module, batch.to(device), rate).items():
+            for task, columns in score(model, batch.to(device), rate).items():
                 for column, metrics in columns.items():
                     for metric, (x, w) in metrics.items():
                         rows = torch.stack([torch.where(w > 0, x.double(), 0.0), w.double()], 1)

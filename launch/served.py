@@ -5,15 +5,15 @@ import `models` alone. Nothing is pickled: the description is JSON, the weights 
 """
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.base import Forecaster, LatentDynamics, Smoother
+from models.base import Forecaster, Model, Smoother
 from models.batch import Batch
 from models.config_base import Config
 from models.errors import DriftworkError
@@ -51,16 +51,16 @@ class Description(Config):
     samples: int
     """Latent draws behind an answer, where a request does not say."""
 
-    def build(self) -> nn.Module:
+    def build(self) -> Model:
         mean = torch.tensor(self.mean, dtype=torch.float64).float()
         return build_model(self.model, self.likelihood, Marginal(mean, self.scale, self.sequences))
 
 
-def tasks(model: nn.Module) -> tuple[Task, ...]:
+def tasks(model: Model) -> tuple[Task, ...]:
     """What a model can be asked; the first is what it is asked where a request does not say."""
-    if hasattr(model, "forecast"):
+    if isinstance(model, Forecaster):
         return ("forecast",)
-    return ("interpolation",) if hasattr(model, "pseudo_likelihood") else ("interpolation", "prediction")
+    return ("interpolation",) if isinstance(model, Smoother) else ("interpolation", "prediction")
 
 
 class Given(NamedTuple):
@@ -118,18 +118,12 @@ class Served:
         """[Q, D] expectations at the asked times, in the units of the data."""
         device = next(self._model.parameters()).device
         batch, ask = given.batch(seed).to(device), torch.from_numpy(given.ask).to(device)
-        if task == "interpolation":
-            return interpolate_at(cast(LatentDynamics | Smoother, self._model), batch, ask, samples)[0]
-        if task == "prediction":
-            question = Question.of(batch, ask)
-            return cast(LatentDynamics, self._model).predict(question.batch, samples)[0, question.asked]
-        model = cast(Forecaster, self._model)
-        times = torch.cat([ask.new_zeros(1), ask]).unique()
-        total = torch.zeros(len(times), batch.values.shape[2], device=device)
-        for n in range(0, samples, _DRAWS_AT_ONCE):
-            numbers = range(n, min(n + _DRAWS_AT_ONCE, samples))
-            total += model.draws(batch.first(model.given), numbers, times[None])[1].sum(0)[0]
-        return (total / samples)[torch.searchsorted(times, ask)]
+        if isinstance(self._model, Forecaster):
+            return _forecast(self._model, batch, ask, samples)
+        if isinstance(self._model, Smoother) or task == "interpolation":
+            return interpolate_at(self._model, batch, ask, samples)[0]
+        question = Question.of(batch, ask)
+        return self._model.predict(question.batch, samples)[0, question.asked]
 
     def _asked(self, params: dict[str, Any]) -> tuple[Task, int, int]:
         known = tasks(self._model)
@@ -165,13 +159,23 @@ class Served:
             raise DriftworkError(f"{where}: goes on to {last:g} s; this model answers up to {most:g} s")
         if len(times) + len(ask) > _MOST_FRAMES:
             raise DriftworkError(f"{where}: has {len(times) + len(ask)} frames; {_MOST_FRAMES} are the most")
-        if hasattr(self._model, "forecast"):
-            A = cast(Forecaster, self._model).given
+        if isinstance(self._model, Forecaster):
+            A = self._model.given
             first = np.arange(A) * about.interval
             if len(times) < A or not np.allclose(times[:A], first, rtol=0, atol=about.interval / 100):
                 needed = ", ".join(f"{time:g}" for time in first)
                 raise DriftworkError(f"{where}: a forecast sees the first {A} frames, at {needed} s")
         return Given(times, values, ask)
+
+
+def _forecast(model: Forecaster, batch: Batch, ask: Tensor, samples: int) -> Tensor:
+    """[Q, D], the mean of the draws; a few at a time, for each holds all of its states."""
+    times = torch.cat([ask.new_zeros(1), ask]).unique()
+    total = torch.zeros(len(times), batch.values.shape[2], device=ask.device)
+    for n in range(0, samples, _DRAWS_AT_ONCE):
+        numbers = range(n, min(n + _DRAWS_AT_ONCE, samples))
+        total += model.draws(batch.first(model.given), numbers, times[None])[1].sum(0)[0]
+    return (total / samples)[torch.searchsorted(times, ask)]
 
 
 def _numbers(row: dict[str, Any], name: str, where: str) -> NDArray[np.float64]:

@@ -2,17 +2,16 @@
 
 from pathlib import Path
 
-from torch import nn
-
 from launch import showcase_forecast, showcase_rolls, showcase_speech
 from launch.config import RunConfig
+from models.base import Forecaster, Model
 from pipeline.manifest import Manifest
 from pipeline.sequence import Split
 
 
-def write(folder: Path, config: RunConfig, manifest: Manifest, split: Split, model: nn.Module) -> list[Path]:
+def write(folder: Path, config: RunConfig, manifest: Manifest, split: Split, model: Model) -> list[Path]:
     """Write into `folder` what there is for this kind of model and data; returns the files."""
-    if hasattr(model, "forecast"):
+    if isinstance(model, Forecaster):
         return showcase_forecast.write(folder, config, manifest, split, model)
     if manifest.spec.audio_rate is not None:
         return showcase_speech.write(folder, config, manifest, split, model)

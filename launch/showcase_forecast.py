@@ -2,12 +2,10 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from launch import baselines, figures_error, figures_pictures, showcase_motion, streams
 from launch.config import RunConfig
@@ -21,32 +19,32 @@ SHOWN = 4
 """Sequences that are drawn: the first of the split, however well they are forecast."""
 
 
-def write(folder: Path, config: RunConfig, manifest: Manifest, split: Split, model: nn.Module) -> list[Path]:
+def write(folder: Path, config: RunConfig, manifest: Manifest, split: Split, model: Forecaster) -> list[Path]:
     """Forecast the sequences of `split`; returns the files written.
 
     `forecast-error` as PNG and PDF shows the error over time. Pictures give `strips`; for motion see
     `showcase_motion.write`.
     """
-    forecaster, samples = cast(Forecaster, model), config.evaluate.samples
+    samples = config.evaluate.samples
     stream = next(iter(streams.evaluation(config, config.data, manifest, split, alone()).values()))
     device = next(model.parameters()).device
-    errors = squared_errors(forecaster, (batch.to(device) for batch in stream.epoch(0)), samples, manifest.spec.length)
+    errors = squared_errors(model, (batch.to(device) for batch in stream.epoch(0)), samples, manifest.spec.length)
     batch = next(stream.epoch(0)).to(device)
     shown = Batch._make(field[:SHOWN] for field in batch)
     title = f"{config.model.name} on {config.data.resolve().name}, {split} split"
     folder.mkdir(parents=True, exist_ok=True)
-    written = figures_error.over_time(folder / "forecast-error", errors, forecaster.given, title)
+    written = figures_error.over_time(folder / "forecast-error", errors, model.given, title)
     if manifest.spec.image is not None:
         with torch.inference_mode():
-            forecast = forecaster.forecast(shown, samples).mean
+            forecast = model.forecast(shown, samples).mean
         written += figures_pictures.strips(
             folder / "strips", keys=shown.keys, truth=_numpy(shown.values), present=_numpy(shown.present),
-            forecast=_numpy(forecast), image=manifest.spec.image, given=forecaster.given,
+            forecast=_numpy(forecast), image=manifest.spec.image, given=model.given,
             title=f"{title}, mean of {samples} draws",
         )  # fmt: skip
     if manifest.recipe["dataset"]["name"] == "mocap":
         sequences = [stream.dataset.read(position) for position in range(len(shown.keys))]
-        written += showcase_motion.write(folder, sequences, shown, forecaster, samples, title)
+        written += showcase_motion.write(folder, sequences, shown, model, samples, title)
     return written
 
 

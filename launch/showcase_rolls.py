@@ -1,17 +1,16 @@
 """What a model makes of one held-out piece: a figure to look at and a file to listen to."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from launch import figures_rolls, streams
 from launch.config import RunConfig
 from launch.distributed import alone
-from models.base import LatentDynamics, last_observed
+from models.base import LatentDynamics, Smoother, last_observed
 from models.batch import Batch
 from pipeline.lakh import write_midi
 from pipeline.manifest import Manifest
@@ -19,7 +18,7 @@ from pipeline.sequence import Split
 
 
 def write(
-    folder: Path, config: RunConfig, manifest: Manifest, split: Split, models: dict[str, nn.Module]
+    folder: Path, config: RunConfig, manifest: Manifest, split: Split, models: Mapping[str, LatentDynamics | Smoother]
 ) -> list[Path]:
     """Interpolate one piece of `split` at the lowest rate with each of `models`; returns the files written.
 
@@ -51,10 +50,10 @@ def longest(batch: Batch) -> Batch:
 
 
 @torch.inference_mode()
-def reconstruct(model: nn.Module, batch: Batch, samples: int) -> torch.Tensor:
+def reconstruct(model: LatentDynamics | Smoother, batch: Batch, samples: int) -> torch.Tensor:
     """Probabilities [1, T, D]: what was observed as it is, the rest interpolated."""
     device = next(model.parameters()).device
-    filled = cast(LatentDynamics, model).interpolate(batch.to(device), samples).cpu()
+    filled = model.interpolate(batch.to(device), samples).cpu()
     return torch.where(batch.observed[..., None], batch.values, filled)
 
 

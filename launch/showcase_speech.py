@@ -1,11 +1,10 @@
 """What a model makes of a second of held-out speech: a figure to look at and files to listen to."""
 
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from launch import figures_speech, streams
 from launch.config import RunConfig
@@ -21,7 +20,9 @@ DRAWS = 50
 """Of the latent path, for the band."""
 
 
-def write(folder: Path, config: RunConfig, manifest: Manifest, split: Split, model: nn.Module) -> list[Path]:
+def write(
+    folder: Path, config: RunConfig, manifest: Manifest, split: Split, model: LatentDynamics | Smoother
+) -> list[Path]:
     """Interpolate a second of the first batch of `split` at the lowest rate; returns the files written.
 
     `interpolation.png` and `.pdf` show waveforms and spectrograms; `truth.wav`, `observed.wav` (silence elsewhere) and
@@ -51,13 +52,12 @@ def typical(batch: Batch) -> Batch:
 
 
 @torch.inference_mode()
-def answers(model: nn.Module, batch: Batch, rate: int) -> Speech:
+def answers(model: LatentDynamics | Smoother, batch: Batch, rate: int) -> Speech:
     """What the model makes of the one sequence of `batch`, in `DRAWS` draws: its noise follows from the seed."""
-    dynamics = cast(LatentDynamics | Smoother, model)
     many = Batch._make(x.expand(DRAWS, *x.shape[1:]) if isinstance(x, Tensor) else x * DRAWS for x in batch)
     many = many._replace(seed=batch.seed + torch.arange(DRAWS)).to(next(model.parameters()).device)
-    interpolated = _samples(dynamics.interpolate(many, 1))
-    predicted = None if not hasattr(dynamics, "predict") else _samples(dynamics.predict(many, 1)).mean(0)
+    interpolated = _samples(model.interpolate(many, 1))
+    predicted = None if isinstance(model, Smoother) else _samples(model.predict(many, 1)).mean(0)
     if np.ptp(interpolated, axis=0).max() < 0.5 / FULL_SCALE:  # a model without a latent; rows differ by rounding
         interpolated = interpolated[:1]
     D = batch.values.shape[2]

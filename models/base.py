@@ -1,9 +1,10 @@
 """What every model of irregularly observed sequences can be asked."""
 
-from typing import NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.batch import Batch
 
@@ -36,65 +37,69 @@ class Forecast(NamedTuple):
     """[B, T, D] the single path of the posterior's mean."""
 
 
-class Forecaster(Protocol):
-    """A model that forecasts a whole sequence from its first frames."""
+class Trained(nn.Module, ABC):
+    """What training asks of every model."""
 
-    def forward(self, batch: Batch, kl_weight: float) -> Objective: ...
-
-    def density(self, batch: Batch, samples: int) -> tuple[Terms, Tensor]:
-        """As of `LatentDynamics`."""
-        ...
-
-    @property
-    def given(self) -> int:
-        """How many first frames a forecast sees."""
-        ...
-
-    def forecast(self, batch: Batch, draws: int) -> Forecast:
-        """All frames of the batch's times, from the `given` first ones."""
-        ...
-
-    def draws(self, batch: Batch, numbers: range, times: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Draws of a forecast, by number: latent states [S, B, T, Z], and E[Y_t | state] [S, B, T, D]; at the batch's
-        times, or at others [B, T]."""
-        ...
-
-    def prior_draws(self, times: Tensor, seed: Tensor, numbers: range) -> tuple[Tensor, Tensor]:
-        """The same given nothing, at `times` [B, T], for seeds [B]."""
-        ...
+    @abstractmethod
+    def forward(self, batch: Batch, kl_weight: float) -> Objective:
+        """The objective, because DeepSpeed wraps nothing but a module's forward."""
 
 
-class LatentDynamics(Protocol):
-    """A model. As an `nn.Module` its forward is the objective, because DeepSpeed wraps nothing else."""
+class LatentDynamics(Trained):
+    """A model of each frame given the past, and of frames between those observed."""
 
-    def forward(self, batch: Batch, kl_weight: float) -> Objective: ...
-
+    @abstractmethod
     def density(self, batch: Batch, samples: int) -> tuple[Terms, Tensor]:
         """The bound with beta = 1, and the importance-weighted bound [B] (Burda et al., 2016) on the same."""
-        ...
 
+    @abstractmethod
     def predict(self, batch: Batch, samples: int) -> Tensor:
         """E[Y_t | observations before t], [B, T, D], from the generative model alone."""
-        ...
 
+    @abstractmethod
     def interpolate(self, batch: Batch, samples: int) -> Tensor:
         """E[Y_t | all observations], [B, T, D]."""
-        ...
 
 
-class Smoother(Protocol):
+class Smoother(Trained):
     """A model of each frame given all others, past and future: it interpolates, and neither predicts nor bounds the
     likelihood."""
 
-    def forward(self, batch: Batch, kl_weight: float) -> Objective: ...
-
+    @abstractmethod
     def pseudo_likelihood(self, batch: Batch) -> Terms:
         """sum_n log P(Y_n | all observations but Y_n)."""
-        ...
 
+    @abstractmethod
     def interpolate(self, batch: Batch, samples: int) -> Tensor:
         """E[Y_t | all observations but Y_t], [B, T, D]."""
-        ...
+
+
+class Forecaster(Trained):
+    """A model that forecasts a whole sequence from its first frames."""
+
+    given: int
+    """How many first frames a forecast sees."""
+
+    @abstractmethod
+    def density(self, batch: Batch, samples: int) -> tuple[Terms, Tensor]:
+        """As of `LatentDynamics`."""
+
+    @abstractmethod
+    def forecast(self, batch: Batch, draws: int) -> Forecast:
+        """All frames of the batch's times, from the `given` first ones."""
+
+    @abstractmethod
+    def draws(self, batch: Batch, numbers: range, times: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Draws of a forecast, by number: latent states [S, B, T, Z], and E[Y_t | state] [S, B, T, D]; at the batch's
+        times, or at others [B, T]."""
+
+    @abstractmethod
+    def prior_draws(self, times: Tensor, seed: Tensor, numbers: range) -> tuple[Tensor, Tensor]:
+        """The same given nothing, at `times` [B, T], for seeds [B]."""
+
+
+Model = LatentDynamics | Smoother | Forecaster
+"""Of one of three kinds, which is what decides what it is trained, scored and asked for: `isinstance` tells it."""
 
 
 def per_sequence(values: Tensor, valid: Tensor) -> Tensor:

@@ -5,9 +5,9 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.base import Objective, Terms, last_observed, per_sequence
+from models.base import LatentDynamics, Objective, Smoother, Terms, last_observed, per_sequence
 from models.batch import Batch
 from models.decoder import Decoder
 from models.gru_ode import DrivenConfig, Events, GruOde
@@ -27,7 +27,7 @@ class GruOdeConfig(DrivenConfig):
     """Width of what those layers hand to the decoder beside the state."""
 
 
-class GruOdeModel(nn.Module):
+class GruOdeModel(LatentDynamics):
     """P(Y_t | past) = D(N(h->-), h->-). It knows no future: interpolation reads the same state as prediction."""
 
     def __init__(self, config: GruOdeConfig, likelihood: LikelihoodName, marginal: Marginal) -> None:
@@ -65,7 +65,7 @@ class GruOdeModel(nn.Module):
         return torch.cat([self.features(h), h], -1)
 
 
-class BiGruOdeModel(nn.Module):
+class BiGruOdeModel(Smoother):
     """P(Y_t | all observations but Y_t) = D(N(h->-, h<--), h->-, h<--): neither direction has taken in Y_t.
 
     Trained on the pseudo-likelihood, sum_n log P(Y_n | all others) (Besag, 1975), which is neither the likelihood nor a

@@ -20,10 +20,10 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from models import ode
-from models.base import Forecast, Objective, Terms, per_sequence
+from models.base import Forecast, Forecaster, Objective, Terms, per_sequence
 from models.batch import Batch
 from models.bnn import BayesianMlp, Variance
 from models.config_base import Config
@@ -75,7 +75,7 @@ class Ode2VaeConfig(Config):
     solver: SolverConfig = SolverConfig()
 
 
-class Ode2Vae(nn.Module):
+class Ode2Vae(Forecaster):
     """Raises `ValueError` for convolutions on what is no square image."""
 
     def __init__(self, config: Ode2VaeConfig, likelihood: LikelihoodName, marginal: Marginal) -> None:

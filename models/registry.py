@@ -3,8 +3,8 @@
 from typing import Annotated
 
 from pydantic import Field
-from torch import nn
 
+from models.base import Model
 from models.baseline import BiGruOdeModel, GruOdeConfig, GruOdeModel
 from models.likelihoods import LikelihoodName, Marginal
 from models.ode2vae import Ode2Vae, Ode2VaeConfig
@@ -14,9 +14,8 @@ from models.vsdn_sde import VsdnSde, VsdnSdeConfig
 ModelConfig = Annotated[VsdnVaeConfig | VsdnSdeConfig | GruOdeConfig | Ode2VaeConfig, Field(discriminator="name")]
 
 
-def build_model(config: ModelConfig, likelihood: LikelihoodName, marginal: Marginal) -> nn.Module:
-    """A `LatentDynamics`, `Smoother` or `Forecaster` for data of this likelihood and marginal, its parameters drawn
-    from torch's global seed."""
+def build_model(config: ModelConfig, likelihood: LikelihoodName, marginal: Marginal) -> Model:
+    """For data of this likelihood and marginal, its parameters drawn from torch's global seed."""
     match config:
         case VsdnVaeConfig():
             return VsdnVae(config, likelihood, marginal)

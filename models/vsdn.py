@@ -16,9 +16,9 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.base import Objective, Terms, last_observed, next_observed, per_sequence
+from models.base import LatentDynamics, Objective, Terms, last_observed, next_observed, per_sequence
 from models.batch import Batch
 from models.decoder import Decoder
 from models.gain_shape import reader
@@ -53,7 +53,7 @@ class VsdnVaeConfig(VsdnConfig):
     """Share of the loss in which the posterior has not taken in the frame it explains; 0: the published objective."""
 
 
-class VsdnVae(nn.Module):
+class VsdnVae(LatentDynamics):
     def __init__(self, config: VsdnVaeConfig, likelihood: LikelihoodName, marginal: Marginal) -> None:
         super().__init__()
         c = config

@@ -24,7 +24,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from models import sde, timegrid
-from models.base import Objective, Terms, last_observed, per_sequence
+from models.base import LatentDynamics, Objective, Terms, last_observed, per_sequence
 from models.batch import Batch
 from models.decoder import Decoder
 from models.gain_shape import reader
@@ -119,7 +119,7 @@ class Latent(NamedTuple):
     """[S, B] sum over steps of u epsilon: log dP/dQ of a path is -(kl + martingale)."""
 
 
-class VsdnSde(nn.Module):
+class VsdnSde(LatentDynamics):
     def __init__(self, config: VsdnSdeConfig, likelihood: LikelihoodName, marginal: Marginal) -> None:
         super().__init__()
         c = self.config = config
