@@ -54,7 +54,7 @@ def _new(file: Path) -> Finding:
     while not folder.is_dir():
         folder = folder.parent
     try:
-        tempfile.TemporaryFile(dir=folder).close()
+        _try_room(folder)
     except OSError as problem:
         said = f"{file} cannot be made: {folder}: {problem.strerror}"
         return error(_HERE, said, "tracking.uri=sqlite:///FILE where you may write")
@@ -65,6 +65,12 @@ def _file(file: Path) -> Finding:
     for path in (file, file.parent):  # SQLite makes a journal beside the file; it reads what it may not write
         if not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
             return error(_HERE, f"{path} may not be written", "chmod u+w it, or tracking.uri=sqlite:///FILE")
+    try:
+        _try_room(file.parent)
+    except OSError as problem:
+        return error(
+            _HERE, f"{file} cannot grow: {problem.strerror}", "free some space, or tracking.uri=sqlite:///FILE"
+        )
     try:
         with closing(sqlite3.connect(f"file:{file}?mode=rw", uri=True, timeout=_PATIENCE_S)) as database:
             database.isolation_level = None
@@ -81,6 +87,12 @@ def _file(file: Path) -> Finding:
     if tables and row is None:
         return error(_HERE, f"{file} is no MLflow store", "tracking.uri=sqlite:///FILE, another one")
     return _schema(file, row[0] if row else None)
+
+
+def _try_room(folder: Path) -> None:
+    """Raises OSError where a new store would not fit: a full disk or quota still lets an empty file be made."""
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(bytes(2**20))
 
 
 def _unusable(file: Path, problem: str) -> Finding:

@@ -34,28 +34,30 @@ class Walk(NamedTuple):
 
 @rc_context(figures.STYLE)
 def animate(path: Path, walks: Sequence[Walk], skeleton: Skeleton, rate: float, title: str) -> None:
-    """One walk, or two of as many frames, each in a panel whose camera follows the root along the ground.
+    """One walk, or two of as many frames, each in a panel whose camera follows the root along the ground, and up or
+    down where the body would leave the picture: a forecast whose steps up and down do not add up to 0 sinks or rises.
 
     Args:
         rate: frames a second.
     """
     figure = figures.page(7.2, 4.0, title)
-    panels = list(figure.subplots(1, len(walks), sharey=True, squeeze=False)[0])
+    panels = list(figure.subplots(1, len(walks), squeeze=False)[0])
     stride = max(1, round(rate / PICTURES))
     points = [_seen(walk.joints, along=walks[0].joints) for walk in walks]
     bones = _bones(skeleton)
     bodies = [_body(panel, colours, skeleton) for panel, colours in zip(panels, _COLOURS[-len(walks) :], strict=True)]
-    ground, top = points[0][..., 1].min(), points[0][..., 1].max()
+    ground, tall, wide = _size(points)
     for panel in panels:
         panel.axhline(ground, color=figures.GREY, linewidth=0.8, zorder=0)
-    # A forecast whose steps up and down do not add up to 0 sinks or rises, and is followed that far.
-    low, high = min(at[..., 1].min() for at in points), max(at[..., 1].max() for at in points)
-    panels[0].set_ylim(max(low, ground - 0.8) - 0.1, min(high, top + 0.8) + 0.1)
+        panel.xaxis.set_major_locator(MultipleLocator(0.5 * 10.0 ** round(np.log10(tall / 2))))
     pictures = []
     for frame in range(0, len(points[0]), stride):
         for panel, body, at, walk in zip(panels, bodies, points, walks, strict=True):
             body.set_segments(list(at[frame][bones]))
-            panel.set_xlim(at[frame, 0, 0] - 1.0, at[frame, 0, 0] + 1.0)
+            panel.set_xlim(at[frame, 0, 0] - wide, at[frame, 0, 0] + wide)
+            foot, head = at[frame, :, 1].min(), at[frame, :, 1].max()
+            low = np.clip(ground, head - 1.05 * tall, foot + 0.05 * tall)
+            panel.set_ylim(low - 0.07 * tall, low + 1.07 * tall)
             panel.set_title(f"{walk.name}, {frame / rate:.2f} s", loc="left")
         pictures.append(_picture(figure))
     with aside(path) as temporary:
@@ -71,6 +73,15 @@ def _seen(joints: np.ndarray, along: np.ndarray) -> np.ndarray:
     angle = np.arctan2(z, x) + _TURN
     right = np.array([np.cos(angle), 0.0, np.sin(angle)])
     return np.stack([(joints - along[0, 0]) @ right, joints[..., 1]], -1)
+
+
+def _size(points: Sequence[np.ndarray]) -> tuple[float, float, float]:
+    """Where the first of the walks [T, J, 2] has its ground; how tall a body gets, and how far it reaches from its root
+    along the ground."""
+    heights = points[0][..., 1]
+    tall = max(float(np.ptp(at[..., 1], axis=1).max()) for at in points)
+    reach = max(float(np.abs(at[..., 0] - at[:, :1, 0]).max()) for at in points)
+    return float(np.median(heights.min(1))), tall, 1.1 * max(reach, tall / 2)
 
 
 def _bones(skeleton: Skeleton) -> list[tuple[int, int]]:
@@ -91,7 +102,6 @@ def _body(panel: Axes, colours: tuple[str, str], skeleton: Skeleton) -> LineColl
     body = LineCollection([], colors=sides, linewidths=3.5, capstyle="round")
     panel.add_collection(body)
     panel.set_aspect("equal", adjustable="box")
-    panel.xaxis.set_major_locator(MultipleLocator(0.5))
     panel.set_yticks([])
     panel.spines[:].set_visible(False)
     panel.set_xlabel("along the walk [m]")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from launch import doctor_store, mlflow_store
+from models.errors import DriftworkError
 from tests.launch.findings import level_of
 
 
@@ -45,6 +46,14 @@ def test_a_store_is_new_or_fits_the_mlflow_that_is_here(home, store):
     assert level_of(finding) == "ok"
     assert store.read_bytes() == before
     assert finding.said.split()[-1] in dict(doctor_store._revisions())
+
+
+def test_a_full_disk_is_found_before_the_store_is_written(home, store, monkeypatch):
+    monkeypatch.setattr(doctor_store.tempfile, "TemporaryFile", lambda dir: Path("/dev/full").open("wb"))
+    for file in (store, home / "a/mlflow.db"):
+        with pytest.raises(DriftworkError, match=r"(mlflow|store)\.db cannot .*: No space left on device; ") as caught:
+            doctor_store.require(f"sqlite:///{file}")
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("version", "said"), [("0a8213491aaa", "older"), ("ffffffffffff", "newer")])

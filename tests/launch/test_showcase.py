@@ -96,7 +96,7 @@ def test_the_animation_shows_truth_on_the_left_and_the_forecast_on_the_right(mot
     for picture in pictures:
         ours = (picture == blue).all(-1)
         half = picture.shape[1] // 2
-        assert ours[:, half:].sum() > 10
+        assert np.ptp(np.flatnonzero(ours.any(0))) > half / 5  # in sight, however small the skeleton is
         assert ours[:, :half].sum() == 0
         assert (picture[:5] == 255).all()  # paper stays white
     assert (pictures[0] != pictures[-1]).any()
