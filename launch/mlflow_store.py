@@ -29,14 +29,18 @@ logger = logging.getLogger(__name__)
 
 
 class StoredRun:
-    """A run in a store."""
+    """A run in a store. With `onwards`, it takes no metric of a step that it has had already."""
 
     def __init__(
-        self, client: "MlflowClient", uri: str, run_id: str, began_ms: int | None, model_id: str | None = None
-    ) -> None:
+        self, client: "MlflowClient", uri: str, run_id: str, began_ms: int | None, model_id: str | None = None,
+        onwards: bool = False,
+    ) -> None:  # fmt: skip
         self.run_id = run_id
         self._client, self._uri, self._began_ms = client, uri, began_ms
         self._model_id = model_id
+        self._onwards = onwards
+        self._last: dict[str, int] | None = None
+        """Metric -> its last step; None: the store has not been asked yet."""
 
     def deliver(self, kind: Kind, bodies: list[Any]) -> None:
         """What an `Outbox` calls. Raises whatever MLflow raises, and `RefusedError` for what no store would take."""
@@ -56,10 +60,28 @@ class StoredRun:
     def _metrics(self, points: list[list[Any]]) -> None:
         from mlflow.entities import Metric
 
+        last = self._last
+        if self._onwards:
+            points, last = self._unsaid(points)
         metrics = [
             Metric(key, value, timestamp, step, model_id=self._model_id) for key, value, step, timestamp in points
         ]
-        self._client.log_batch(self.run_id, metrics=metrics)
+        if metrics:
+            self._client.log_batch(self.run_id, metrics=metrics)
+        self._last = last
+
+    def _unsaid(self, points: list[list[Any]]) -> tuple[list[list[Any]], dict[str, int]]:
+        """Those of steps beyond what the store has, and where that leads to. A training that was killed says again, bit
+        for bit, what it said since its last checkpoint, and MLflow would keep both."""
+        last = self._last
+        if last is None:
+            last = {metric.key: metric.step for metric in self._client.get_run(self.run_id).data.to_proto().metrics}
+        last, new = dict(last), []
+        for key, value, step, timestamp in points:
+            if step > last.get(key, -1):
+                last[key] = step
+                new.append([key, value, step, timestamp])
+        return new, last
 
     def _params(self, params: dict[str, str]) -> None:
         from mlflow.entities import Param
@@ -139,9 +161,9 @@ def begin(uri: str, experiment: str, name: str, parent: str | None, about: Mappi
     return StoredRun(client, uri, str(info.run_id), info.start_time)
 
 
-def found(uri: str, run_id: str) -> tuple[StoredRun, dict[str, str]]:
-    """A run that was begun before, and the tags of what is another than then. A server that does not answer now may do
-    so later: then nothing is known to be another.
+def found(uri: str, run_id: str, *, onwards: bool) -> tuple[StoredRun, dict[str, str]]:
+    """A run that was begun before (`StoredRun` says what `onwards` is), and the tags of what is another than then. A
+    server that does not answer now may do so later: then nothing is known to be another.
 
     Raises:
         DriftworkError: the store does not know the run, or is a file that cannot be read.
@@ -158,11 +180,11 @@ def found(uri: str, run_id: str) -> tuple[StoredRun, dict[str, str]]:
             if answered or store_uri.database(uri) is not None:
                 raise
             logger.warning("tracking server %s is out of reach, what is said is kept: %s", uri, one_line(error))
-            return StoredRun(client, uri, run_id, None), {}
+            return StoredRun(client, uri, run_id, None, onwards=onwards), {}
     commit = git_tags().get(COMMIT_TAG)
     same = commit is None or commit == known.data.tags.get(COMMIT_TAG)
     models = known.outputs.model_outputs if known.outputs else []
-    run = StoredRun(client, uri, run_id, known.info.start_time, models[-1].model_id if models else None)
+    run = StoredRun(client, uri, run_id, known.info.start_time, models[-1].model_id if models else None, onwards)
     return run, {} if same else {tags.RESUMED_WITH_COMMIT: str(commit)}
 
 

@@ -121,13 +121,14 @@ def open_run(
     tags: Mapping[str, str],
     rank: int = 0,
     run_id: str | None = None,
-    system_metrics: bool = False,
+    training: bool = False,
 ) -> Iterator[Tracker]:
     """A run that ends FINISHED, FAILED (an exception) or KILLED (Ctrl-C, SIGTERM); with `run_id`, that run goes on.
 
     `experiment` and `run_name` hold where `cfg` is silent; `run_folder` exists, and keeps what cannot be sent. While
     the run is open SIGTERM raises SystemExit, unless the caller has a handler of its own. Other ranks than 0, and
-    `cfg.uri` of null, get a `NullTracker`.
+    `cfg.uri` of null, get a `NullTracker`. In a `training` the machine is sampled, and one that goes on with a run adds
+    to a metric only what is of later steps than it has.
 
     Raises:
         DriftworkError: the store cannot be reached or created, or does not know `run_id` or `cfg.parent`. With `run_id`
@@ -142,7 +143,7 @@ def open_run(
             run = mlflow_store.begin(uri, cfg.experiment or experiment, cfg.run_name or run_name, cfg.parent, about)
             tracker = RunTracker(run, run_folder / UNSENT)
         else:
-            run, news = mlflow_store.found(uri, run_id)
+            run, news = mlflow_store.found(uri, run_id, onwards=training)
             tracker = RunTracker(run, run_folder / UNSENT)
             tracker.tags({**about, **news})
             tracker.status("RUNNING")
@@ -150,7 +151,7 @@ def open_run(
         sampler = None
         status = "FAILED"
         try:
-            if system_metrics:
+            if training:
                 sampler = run.sample_system(tracker.metrics)
             yield tracker
             status = "FINISHED"

@@ -218,7 +218,7 @@ def _tracked(config: RunConfig, folder: Path, manifest: Manifest, ranks: Ranks) 
         tags={**about, **record.get("tags", {})},
         rank=ranks.rank,
         run_id=record.get("run_id"),
-        system_metrics=True,
+        training=True,
     ) as tracker:
         if ranks.rank == 0:
             run_folder.remember(folder, run_id=tracker.run_id, manifest=manifest.hash, **{INTERRUPTED: None})

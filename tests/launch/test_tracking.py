@@ -42,10 +42,10 @@ def uri(tmp_path, template):
 def open_(uri, tmp_path):
     """`open_run` with the arguments that a test does not care about."""
 
-    def opened(run_id=None, tags=None, system_metrics=False, **config):
+    def opened(run_id=None, tags=None, training=False, **config):
         return open_run(
             TrackingConfig(**{"uri": uri, **config}), experiment="lakh", run_name="vsdn_vae", run_folder=tmp_path,
-            tags=tags or {}, run_id=run_id, system_metrics=system_metrics,
+            tags=tags or {}, run_id=run_id, training=training,
         )  # fmt: skip
 
     return opened
@@ -216,9 +216,9 @@ def test_system_metrics_are_sampled_until_the_run_closes(open_, uri, tmp_path, m
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "1")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    with open_(system_metrics=True) as tracker:
+    with open_(training=True) as tracker:
         time.sleep(2.5)
-    with open_(run_id=tracker.run_id, system_metrics=True):
+    with open_(run_id=tracker.run_id, training=True):
         pass
     assert not [thread for thread in threading.enumerate() if thread.name in ("system-metrics", "outbox")]
     assert not list((tmp_path / "elsewhere").iterdir())  # MLflow would make a store of its own there
@@ -258,7 +258,7 @@ def test_a_run_that_goes_on_needs_no_server_to_do_so(open_, tmp_path, monkeypatc
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     picture = tmp_path / "figure.png"
     picture.touch()
-    with open_(uri="http://127.0.0.1:9", run_id="it", tags={"a": "b"}, system_metrics=True) as tracker:
+    with open_(uri="http://127.0.0.1:9", run_id="it", tags={"a": "b"}, training=True) as tracker:
         tracker.params({"model.hidden": 256})
         tracker.metrics({"loss": 1.0}, 3)
         tracker.artifact(picture, "figures")
@@ -287,6 +287,27 @@ def test_what_was_kept_is_there_once_the_run_is_opened_again(open_, uri, tmp_pat
     assert run.data.tags["stage"] == "trained"
     assert run.info.status == "FINISHED"
     assert [file.path for file in client_of(uri).list_artifacts(tracker.run_id, "figures")] == ["figures/figure.png"]
+
+
+def test_what_a_killed_training_says_again_is_there_once(open_, uri, tmp_path):
+    """Also where part of it had not reached the store; what an evaluation says again is news."""
+    with open_(training=True) as tracker:
+        for step in (10, 20, 30):
+            tracker.metrics({"train/nll": float(step), "time/step_s": 1.0}, step)
+    late = [["metric", ["train/nll", 40.0, 40, 1]], ["metric", ["train/nll", 50.0, 50, 2]]]
+    (tmp_path / tracking.UNSENT).write_text("".join("\n" + json.dumps(message) for message in late))
+    with open_(run_id=tracker.run_id, training=True) as again:
+        for step in (20, 30, 40, 50, 60):
+            again.metrics({"train/nll": float(step), "time/step_s": 2.0}, step)
+            if step == 30:
+                again.flush()
+    with open_(run_id=tracker.run_id) as evaluation:
+        evaluation.metrics({"train/nll": 1.0}, 60)
+    client = client_of(uri)
+    points = [(x.step, x.value) for x in client.get_metric_history(tracker.run_id, "train/nll")]
+    assert sorted(points) == [(10, 10), (20, 20), (30, 30), (40, 40), (50, 50), (60, 1), (60, 60)]
+    times = [(x.step, x.value) for x in client.get_metric_history(tracker.run_id, "time/step_s")]
+    assert sorted(times) == [(10, 1), (20, 1), (30, 1), (40, 2), (50, 2), (60, 2)]
 
 
 def test_a_run_has_one_model_with_what_was_measured_of_it(open_, uri, tmp_path):
