@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 from launch import compare, figures_scores
 from launch.estimates import over_seeds
 from launch.figures_scores import Panel
+from launch.metrics import METRICS
 from launch.report_rows import Group, Kind, with_other_rates
-from launch.results import LABELS
 from launch.scores import Table
 from launch.side_by_side import Column, columns_of
 
@@ -42,7 +42,7 @@ def _observations(kinds: list[Kind], path: Path) -> Drawn | None:
         lines = {name: _points(scored, task) for name, scored in tables.items()}
         lines = {name: line for name, line in lines.items() if len(line) > 2}
         if lines:
-            panels.append(Panel(task, LABELS[_metric(tables, task)], lines))
+            panels.append(Panel(task, METRICS[_metric(tables, task)].label, lines))
     if not panels:
         return None
     title = "Scores against the share of the frames that was observed"
@@ -60,7 +60,7 @@ def _horizons(kinds: list[Kind], path: Path) -> Drawn | None:
     if "persistence" in free:
         lines["last observed frame"] = _points(free["persistence"], "forecast")
     title = "Error of forecasts of so many frames"
-    files = figures_scores.lines(path, [[Panel("", LABELS["mse"], lines)]], "frames", doubling=True)
+    files = figures_scores.lines(path, [[Panel("", METRICS["mse"].label, lines)]], "frames", doubling=True)
     caption = "Mean over all frames up to the horizon. Bars: one standard error to either side."
     return Drawn(files, title, caption, kinds)
 
@@ -83,7 +83,7 @@ def _grid(kinds: list[Kind], path: Path) -> Drawn | None:
                 if len(scores) == len(kind.tables):
                     line = lines.setdefault(f"β = {kind.settings['train.beta']:g}", [])
                     line.append((float(_latent(kind)), over_seeds(scores)))
-            row.append(Panel(_family(same, grown), f"{_task(column)}\n{LABELS[column.metric]}", lines))
+            row.append(Panel(_family(same, grown), f"{_task(column)}\n{METRICS[column.metric].label}", lines))
         rows.append(row)
     title = "Scores against the number of latent dimensions"
     files = figures_scores.lines(path, rows, "latent dimensions", doubling=True)

@@ -8,25 +8,13 @@ from typing import Any
 
 from launch import tables
 from launch.estimates import Estimate, Scores, estimate
+from launch.metrics import METRICS
 from launch.scores import Table
 from models.errors import DriftworkError
 from pipeline.files import aside
 
 Estimates = dict[str, dict[str, dict[str, Estimate]]]
 """task -> rate in percent, or horizon in frames -> metric -> what all sequences say"""
-
-LABELS = {
-    "nll_nats_per_frame": "NLL, nats/frame",
-    "nll_nats_per_dimension": "NLL, nats/dim.",
-    "nll_importance_weighted_nats_per_frame": "NLL, IW bound",
-    "nll_importance_weighted_nats_per_dimension": "NLL, IW bound",
-    "kl_nats_per_frame": "of it KL",
-    "kl_nats_per_dimension": "of it KL",
-    "accuracy_percent": "accuracy, %",
-    "rmse": "RMSE",
-    "mse": "MSE",
-    "mse_of_mean_path": "MSE of the mean path",
-}
 
 
 def merge(into: Table, table: Table) -> None:
@@ -93,7 +81,7 @@ def show(results: dict[str, Any], title: str) -> None:
             for column in columns:
                 entries = {name: who.get(task, {}).get(column, {}).get(metric) for name, who in found.items()}
                 cells = [tables.Cell(x, _mark(x, entries.get("persistence"), metric)) for x in entries.values()]
-                rows.append(tables.Row((label, LABELS.get(metric, metric), _column(task, column)), cells))
+                rows.append(tables.Row((label, METRICS[metric].label, _column(task, column)), cells))
                 label = ""
     caption = "± standard error over groups of sequences; ▼ worse than copying the last observed frame"
     tables.show(tables.Table(title, ["", "score", "", *found], rows, caption))
@@ -106,8 +94,8 @@ def _column(task: str, column: str) -> str:
 def _mark(x: Estimate | None, rival: Estimate | None, metric: str) -> str:
     if x is None or rival is None:
         return ""
-    worse = x.value < rival.value if metric == "accuracy_percent" else x.value > rival.value
-    return " ▼" if worse else ""
+    sign = METRICS[metric].sign
+    return " ▼" if sign * x.value < sign * rival.value else ""
 
 
 def _each(apply: Callable[[Any], Any], nested: Any, depth: int) -> Any:

@@ -5,18 +5,12 @@ import math
 from typing import NamedTuple
 
 from launch.estimates import Estimate, Scores, difference, over_seeds
+from launch.metrics import METRICS
 from launch.scores import Table
 from launch.tables import Cell, Row
 from launch.tables import Table as Printed
 
 _HEADINGS = {"density": "NLL {} %", "prediction": "pred. {} %", "interpolation": "interp. {} %", "forecast": "MSE {}"}
-_UNITS = {
-    "nll_nats_per_frame": "NLL in nats a frame",
-    "nll_nats_per_dimension": "NLL in nats a dimension",
-    "accuracy_percent": "pred. and interp. accuracy in %",
-    "rmse": "pred. and interp. RMSE",
-    "mse": "MSE of forecasts over so many frames",
-}
 
 
 class Column(NamedTuple):
@@ -31,7 +25,7 @@ class Column(NamedTuple):
     @property
     def sign(self) -> int:
         """1 where more is better, otherwise -1."""
-        return 1 if self.metric == "accuracy_percent" else -1
+        return METRICS[self.metric].sign
 
 
 Rows = dict[str, list[Table]]
@@ -60,7 +54,7 @@ def figures(title: str, rows: Rows) -> Printed:
         for label, estimates in found.items()
     ]
     most = max((x for estimates in found.values() for x in estimates if x), key=lambda x: x.n)
-    units = "; ".join(dict.fromkeys(_UNITS[column.metric] for column in columns))
+    units = "; ".join(dict.fromkeys(METRICS[column.metric].caption for column in columns))
     caption = f"{units}. ± one standard error; {most.n} sequences in {most.groups} groups. Bold: best."
     return Printed(title, _headings(columns), printed, caption)
 

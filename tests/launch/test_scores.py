@@ -16,6 +16,7 @@ from launch.baselines import nearest, straight
 from launch.config import RunConfig
 from launch.distributed import Ranks, alone
 from launch.estimates import estimate
+from launch.metrics import METRICS
 from launch.train import _validation_score
 from launch.watchdog import Watchdog
 from models.batch import Batch
@@ -43,7 +44,9 @@ def score(data, batch_size, ranks, *overrides):
     scored = {who: {} for who in contenders}
     for rate, stream in streams.evaluation(config, data, manifest, "test", ranks).items():
         for who, contender in contenders.items():
-            results.merge(scored[who], scores.collect(contender, model, stream.epoch(0), rate, ranks.device))
+            table = scores.collect(contender, model, stream.epoch(0), rate, ranks.device)
+            assert all(metric in METRICS for columns in table.values() for x in columns.values() for metric in x)
+            results.merge(scored[who], table)
     return scored
 
 
