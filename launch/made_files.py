@@ -7,18 +7,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from launch import figures, figures_pictures, figures_rolls, figures_skeleton, figures_speech
+from launch import figures, figures_pictures, figures_rolls, figures_skeleton, figures_speech, motion_files
 from launch.figures_rolls import Roll
 from launch.figures_skeleton import Walk
 from launch.made import Made
-from launch.showcase_motion import METRES, RATE
+from launch.motion_files import RATE, Take
 from models.errors import DriftworkError
-from pipeline.files import aside
 from pipeline.lakh import check_rate, write_midi
 from pipeline.manifest import Manifest
-from pipeline.mocap import restore
 from pipeline.sequence import DataSpec
-from pipeline.skeleton import positions, write_amc
 from pipeline.wav import write_wav
 
 
@@ -128,21 +125,16 @@ def _motion(folder: Path, stem: str, made: Made, films: list[Film], spec: DataSp
         raise DriftworkError(
             "trials of a .mat file have no skeleton, and so there is no .amc of them; prepare the .asf and .amc files"
         )
-    entries, walks = [], []
-    for film in films:
-        file, finer = folder / f"{film.stem}.amc", film.rate / own_rate(spec)
-        skeleton, motion = restore(film.frames, made.about, finer)
-        write_amc(file, skeleton, motion)
-        entries.append(film.entry(file, skeleton=f"{stem}.asf", camera_frames_per_second=RATE * finer))
-        walks.append(Walk(film.label, METRES * positions(skeleton, motion.values)))
-    with aside(folder / f"{stem}.asf") as temporary:
-        temporary.write_text(made.about["skeleton"], encoding="latin-1")
-    first = films[-1].rate / own_rate(spec)
-    for film, walk in zip(films, walks, strict=True):
+    asf, own = folder / f"{stem}.asf", own_rate(spec)
+    takes = [Take(folder / f"{film.stem}.amc", film.label, film.frames, film.rate / own) for film in films]
+    skeleton, walks = motion_files.write(asf, made.about, takes)
+    entries = []
+    for film, take, walk in zip(films, takes, walks, strict=True):
+        camera = RATE * take.finer
+        entries.append(film.entry(take.file, skeleton=asf.name, camera_frames_per_second=camera))
         if film.draw is not None:
             beside = [] if made.truth is None else [_beside(walks[0], films[0], film)]
-            path = folder / f"{film.stem}.gif"
-            figures_skeleton.animate(path, [*beside, walk], skeleton, RATE * first, title)
+            figures_skeleton.animate(folder / f"{film.stem}.gif", [*beside, walk], skeleton, camera, title)
     return entries
 
 

@@ -8,23 +8,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from launch import figures_latent, figures_skeleton
+from launch import figures_latent, figures_skeleton, motion_files
 from launch.figures_latent import Trial
-from launch.figures_skeleton import Walk
+from launch.motion_files import RATE, Take
 from models.base import Forecaster
 from models.batch import Batch
-from pipeline.files import aside
-from pipeline.mocap import KEPT, UNIT, restore
+from pipeline.mocap import KEPT
 from pipeline.sequence import Sequence
-from pipeline.skeleton import positions, write_amc
 
 DRAWS = 30
 """Of each trial, as many as on the poster of ODE2VAE."""
 CHANNELS = {"right hip": ("rfemur", "rx"), "right knee": ("rtibia", "rx"), "left shoulder": ("lhumerus", "rx")}
-METRES = 0.0254 / UNIT
-"""A unit of CMU's skeletons."""
-RATE = 120.0
-"""Frames a second of CMU's cameras."""
 
 
 @torch.inference_mode()
@@ -45,17 +39,12 @@ def write(
         print(f"{first.key} has no skeleton (.mat), so there is no animation and no .amc", file=sys.stderr)
         return written
     forecast = forecaster.forecast(batch, samples).mean[0, : len(first.times)].cpu().numpy()
-    walks = []
-    for name, values in (("truth", first.values.astype(np.float32)), ("forecast", forecast)):
-        skeleton, motion = restore(values, first.about)
-        write_amc(folder / f"{name}.amc", skeleton, motion)
-        walks.append(Walk(name, METRES * positions(skeleton, motion.values)))
-        written.append(folder / f"{name}.amc")
-    with aside(folder / "skeleton.asf") as temporary:
-        temporary.write_text(first.about["skeleton"], encoding="latin-1")
-    heading = f"{title}\n{first.group}, mean of {samples} draws"
-    figures_skeleton.animate(folder / "skeleton.gif", walks, skeleton, RATE, heading)
-    return [*written, folder / "skeleton.asf", folder / "skeleton.gif"]
+    motions = {"truth": first.values.astype(np.float32), "forecast": forecast}
+    takes = [Take(folder / f"{name}.amc", name, frames) for name, frames in motions.items()]
+    asf, gif = folder / "skeleton.asf", folder / "skeleton.gif"
+    skeleton, walks = motion_files.write(asf, first.about, takes)
+    figures_skeleton.animate(gif, walks, skeleton, RATE, f"{title}\n{first.group}, mean of {samples} draws")
+    return [*written, *(take.file for take in takes), asf, gif]
 
 
 def _draws(trials: Many[Sequence], batch: Batch, forecaster: Forecaster) -> list[Trial]:
