@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from launch import run_folder, tables
-from launch.entry import run
+from launch.entry import command, run
 from launch.results import merge, read_scores
 from launch.scores import Table
 from launch.side_by_side import Column, Rows, columns_of, differences, figures
@@ -39,12 +39,13 @@ class Evaluated(NamedTuple):
     """By the model and by each baseline."""
 
 
+@command(USAGE)
 def main(argv: list[str]) -> int:
     options = [argument for argument in argv if "=" in argument and not Path(argument).exists()]
     names = [argument for argument in argv if argument not in options]
-    if not names or names[0] in ("-h", "--help"):
+    if not names:
         print(USAGE)
-        return 0 if names else 2
+        return 2
     request = parse(CompareConfig, options, where="compare")
     runs = read_runs([run_folder.find(name) for name in names], request.split)
     rows = rows_of(runs)

@@ -12,22 +12,22 @@ from pathlib import Path
 import torch
 
 from launch import checkpoint, compare, evaluate, launcher, prepare, run_folder, showcase_rolls, tags, train
-from launch.entry import run
+from launch.entry import command, run
 from launch.tracking import TrackingConfig, open_run
 from models.base import LatentDynamics
 from models.errors import DriftworkError
 from pipeline.chorales import write_chorales
 from pipeline.manifest import read_manifest
 
+USAGE = "usage: driftwork demo (it takes no arguments; it writes below data_shards/ and runs/)"
+
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 MIDI, DATA = Path("data_shards/chorales-midi"), Path("data_shards/chorales")
 MODELS = ("gru_ode", "vsdn_vae")
 
 
+@command(USAGE, least=0, most=0)
 def main(argv: list[str]) -> int:
-    if argv:
-        print("usage: driftwork demo (it takes no arguments; it writes below data_shards/ and runs/)")
-        return 0 if argv[0] in ("-h", "--help") else 2
     began = time.monotonic()
     root = Path("runs") / f"demo-{datetime.now():%Y%m%d-%H%M%S}"
     _stage("1/5  MIDI files: the Bach chorales of the music21 corpus")

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import Field
 
 from launch import doctor_machine, doctor_packages, doctor_ray, doctor_store
-from launch.entry import run
+from launch.entry import command, run
 from launch.finding import Finding
 from launch.store_uri import StoreUri
 from models.config_base import Config, parse
@@ -33,10 +33,8 @@ class DoctorConfig(Config):
     """Of the MLflow dashboard."""
 
 
+@command(USAGE, least=0)
 def main(argv: list[str]) -> int:
-    if argv and argv[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0
     config = parse(DoctorConfig, [argument for argument in argv if argument != "--json"], where="arguments")
     found = []
     for finding in examine(config):

@@ -11,7 +11,7 @@ from pydantic import Field
 from launch import checkpoint, launcher, run_folder, scores, showcase, streams
 from launch.config import RunConfig
 from launch.distributed import Ranks, alone
-from launch.entry import run
+from launch.entry import command, run
 from launch.results import estimates, merge, read_results, show, values, write_results
 from launch.scores import Table
 from models.config_base import Config, build, parse
@@ -35,11 +35,9 @@ class EvaluateConfig(Config):
     """Latent draws a sequence; null: those of the run's config."""
 
 
+@command(USAGE)
 def main(argv: list[str]) -> int:
     options = [argument for argument in argv if argument != "--json"]
-    if not options or options[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0 if options else 2
     folder = run_folder.find(options[0])
     request = parse(EvaluateConfig, options[1:], where="evaluate")
     config, name = _requested(run_folder.config_of(folder), request)

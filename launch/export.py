@@ -14,7 +14,7 @@ from pathlib import Path
 
 from launch import checkpoint, mlflow_store, run_folder, served
 from launch.config import CONFIG_FILE, RunConfig
-from launch.entry import run
+from launch.entry import command, run
 from launch.tracking import Tracker
 from models.config_base import flatten
 from models.errors import DriftworkError
@@ -34,10 +34,8 @@ _ROOT = Path(__file__).resolve().parent.parent
 logger = logging.getLogger(__name__)
 
 
+@command(USAGE, most=1)
 def main(argv: list[str]) -> int:
-    if len(argv) != 1 or argv[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0 if argv[:1] in (["-h"], ["--help"]) else 2
     folder = run_folder.find(argv[0])
     config = run_folder.config_of(folder)
     manifest = read_manifest(config.data)

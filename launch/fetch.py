@@ -6,7 +6,7 @@ What is fetched from where stands in `configs/fetch/NAME.yaml`; `url=` points to
 import sys
 from pathlib import Path
 
-from launch.entry import run
+from launch.entry import command, run
 from models.config_base import load
 from models.errors import DriftworkError
 from pipeline.fetch import LOCK, fetch
@@ -17,10 +17,8 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs/fetch"
 USAGE = f"usage: driftwork fetch NAME to=DIR [key=value ...], NAME one of {', '.join(SOURCES)}"
 
 
+@command(USAGE)
 def main(argv: list[str]) -> int:
-    if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0 if argv else 2
     name, *overrides = argv
     if name not in SOURCES:
         raise DriftworkError(f"no data set '{name}' to fetch; there are {', '.join(SOURCES)}")

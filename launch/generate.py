@@ -15,7 +15,7 @@ from pydantic import Field
 from launch import checkpoint, made_files, run_folder, streams
 from launch.config import RunConfig
 from launch.distributed import alone
-from launch.entry import run
+from launch.entry import command, run
 from launch.made import Made, Maker
 from models.base import Forecaster, Model, Smoother
 from models.config_base import Config, build, parse
@@ -59,10 +59,8 @@ class GenerateConfig(Config):
     """Where the prepared data lie now; by default where the run was trained on them."""
 
 
+@command(USAGE)
 def main(argv: list[str]) -> int:
-    if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0 if argv else 2
     folder = run_folder.find(argv[0])
     request = parse(GenerateConfig, argv[1:], where="generate")
     config = _as_asked(run_folder.config_of(folder), request)

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from launch import doctor
-from launch.entry import run
+from launch.entry import command, run
 from models.config_base import load
 from models.errors import DriftworkError
 from pipeline.manifest import Manifest
@@ -14,10 +14,8 @@ USAGE = """usage: driftwork prepare CONFIG.yaml [source=DIR] [out=DIR] [key=valu
 address=auto, or HOST:PORT, prepares on a Ray cluster; see docs/ray.md"""
 
 
+@command(USAGE)
 def main(argv: list[str]) -> int:
-    if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0 if argv else 2
     try:
         from pipeline.prepare import PrepareConfig, prepare  # an installation that only trains has no Ray
     except ModuleNotFoundError as error:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from launch import report_contents, report_rows, store_uri, tables, tags, tracked_runs
-from launch.entry import run
+from launch.entry import command, run
 from launch.report_contents import MARKER, PAGE, RUNS
 from launch.report_rows import OUTPUTS
 from launch.store_uri import StoreUri
@@ -38,10 +38,8 @@ class ReportConfig(Config):
     tracking: StoreConfig = StoreConfig()
 
 
+@command(USAGE)
 def main(argv: list[str]) -> int:
-    if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0 if argv else 2
     if "=" in argv[0]:
         raise DriftworkError(f"the first argument is an experiment's name, as in: driftwork report lakh {argv[0]}")
     experiment, request = argv[0], parse(ReportConfig, argv[1:], where="report")

@@ -19,7 +19,7 @@ from launch import grid as grids
 from launch.cell import Outcome
 from launch.config import CONFIG_FILE
 from launch.distributed import alone
-from launch.entry import run
+from launch.entry import command, run
 from launch.grid import Cell, Grid
 from launch.signals import sigterm_exits
 from launch.tracking import Tracker, open_run
@@ -50,11 +50,9 @@ class State(NamedTuple):
     """Of its last checkpoint."""
 
 
+@command(USAGE)
 def main(argv: list[str]) -> int:
     arguments = [argument for argument in argv if argument != "--dry-run"]
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0 if arguments else 2
     grid = grids.read(arguments)
     if grid.config.at_once > 1 and find_spec("ray") is None:  # an installation that only trains has none
         raise DriftworkError(f"at_once={grid.config.at_once}: Ray is not installed; pip install -e '.[prepare]'")

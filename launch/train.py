@@ -17,7 +17,7 @@ from statistics import fmean
 from launch import checkpoint, doctor, doctor_store, hostfile, hosts, launcher, run_folder, scores, streams, tags
 from launch.config import CONFIG_FILE, RunConfig, parse
 from launch.distributed import Ranks, all_gathered, alone, barrier, on_rank_0
-from launch.entry import run
+from launch.entry import command, run
 from launch.progress import Progress
 from launch.results import estimates, values
 from launch.signals import TERMINATED, sigterm_noted
@@ -40,10 +40,8 @@ _LOCK = "train.lock"
 _PATIENCE_S = 60.0
 
 
+@command(USAGE)
 def main(argv: list[str]) -> int:
-    if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0 if argv else 2
     if launcher.launched():
         return _rank(argv)
     folder = _folder(argv)

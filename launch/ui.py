@@ -18,11 +18,14 @@ from typing import IO
 
 from pydantic import Field
 
-from launch import entry, store_uri
+from launch import store_uri
+from launch.entry import command, run
 from launch.signals import sigterm_exits
 from models import config_base
 from models.config_base import Config
 from models.errors import DriftworkError
+
+USAGE = "usage: driftwork ui [uri=sqlite:///runs/mlflow.db] [port=5000]"
 
 HOST = "127.0.0.1"
 START_S = 180  # the server imports for 5 s on an idle machine, and for much longer beside a training run
@@ -36,6 +39,7 @@ class UiConfig(Config):
     """The port on 127.0.0.1."""
 
 
+@command(USAGE, least=0)
 def main(argv: list[str]) -> int:
     """Serve until Ctrl-C.
 
@@ -126,4 +130,4 @@ def _runs_page(address: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(entry.run("ui", main, sys.argv[1:]))
+    raise SystemExit(run("ui", main, sys.argv[1:]))

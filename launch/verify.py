@@ -3,16 +3,14 @@
 import sys
 from pathlib import Path
 
-from launch.entry import run
+from launch.entry import command, run
 from pipeline.verify import verify
 
 USAGE = "usage: driftwork verify DIR"
 
 
+@command(USAGE, most=1)
 def main(argv: list[str]) -> int:
-    if len(argv) != 1 or argv[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0 if argv and argv[0] in ("-h", "--help") else 2
     report = verify(Path(argv[0]))
     print(f"{argv[0]}: {report.shards} shards, {report.samples} samples, {report.bytes / 1e6:.1f} MB, all intact")
     return 0

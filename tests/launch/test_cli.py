@@ -1,0 +1,24 @@
+"""What every command says of itself."""
+
+import importlib
+
+import pytest
+
+from launch.cli import COMMANDS
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_tells_its_usage(name, capsys):
+    main = importlib.import_module(f"launch.{name}").main
+    assert main(["-h"]) == main(["--help"]) == 0
+    usage = capsys.readouterr().out
+    assert usage.startswith(f"usage: driftwork {name}")
+    if name not in ("demo", "doctor", "ui"):  # which need no word
+        assert main([]) == 2
+        assert 2 * capsys.readouterr().out == usage
+
+
+def test_words_that_a_command_has_no_use_for_are_no_request(capsys):
+    for name, argv in (("verify", ["a", "b"]), ("export", ["a", "b"]), ("demo", ["--fast"]), ("evaluate", ["--json"])):
+        assert importlib.import_module(f"launch.{name}").main(argv) == 2
+        assert capsys.readouterr().out.startswith(f"usage: driftwork {name}")
