@@ -18,7 +18,7 @@ from launch.entry import command, run
 from launch.tracking import Tracker
 from models.config_base import flatten
 from models.errors import DriftworkError
-from pipeline.files import aside_folder
+from pipeline.files import aside_folder, writing
 from pipeline.manifest import Manifest, read_manifest
 
 USAGE = """usage: driftwork export RUN
@@ -69,7 +69,7 @@ def write(folder: Path, config: RunConfig, manifest: Manifest) -> Path:
     description = _describe(config, manifest)
     tasks = served.tasks(description.build())
     packages = [*_NEEDED, *(name for name in _IF_NAMED if name in config.model.model_dump_json())]
-    try:
+    with writing(str(target)):
         shutil.rmtree(target, ignore_errors=True)
         with aside_folder(target) as temporary, tempfile.TemporaryDirectory() as scratch:
             data = Path(scratch, "driftwork")
@@ -86,8 +86,6 @@ def write(folder: Path, config: RunConfig, manifest: Manifest) -> Path:
                 requirements=[f"{name}=={version(name).partition('+')[0]}" for name in packages],
             )
             _link(weights, temporary / "data/driftwork" / served.WEIGHTS)
-    except OSError as error:
-        raise DriftworkError(f"{target}: cannot be written: {error.strerror}") from None
     return target
 
 

@@ -20,7 +20,7 @@ from launch.made import Made, Maker
 from models.base import Forecaster, Model, Smoother
 from models.config_base import Config, build, parse
 from models.errors import DriftworkError
-from pipeline.files import aside_folder
+from pipeline.files import aside_folder, writing
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.observe import ObservationConfig, Ratio
 from pipeline.sequence import Split
@@ -88,19 +88,16 @@ def generate(folder: Path, config: RunConfig, request: GenerateConfig) -> None:
         model, stream, manifest.spec.binary, rate, round(1 / config.observe.evaluate.ratios[0]),
         config.evaluate.samples, request.seed,
     )  # fmt: skip
-    try:
-        with aside_folder(request.out) as temporary:
-            files = []
-            for number, made in enumerate(_makings(maker, what, request), 1):
-                stem = what if made.key is None else f"{number:02d}-{re.sub('[^A-Za-z0-9_-]+', '_', made.key)}"
-                title = _title(config, manifest, what, made)
-                films = list(made_files.films(stem, made, rate, manifest.spec))
-                about = {"sequence": made.key, "seconds_given": made.given}
-                files += [about | entry for entry in write(temporary, stem, made, films, manifest.spec, title)]
-            record = _record(folder, config, request, what, rate, own) | {"files": files}
-            (temporary / "generated.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise DriftworkError(f"out={request.out}: cannot be written: {error.strerror}") from None
+    with writing(f"out={request.out}"), aside_folder(request.out) as temporary:
+        files = []
+        for number, made in enumerate(_makings(maker, what, request), 1):
+            stem = what if made.key is None else f"{number:02d}-{re.sub('[^A-Za-z0-9_-]+', '_', made.key)}"
+            title = _title(config, manifest, what, made)
+            films = list(made_files.films(stem, made, rate, manifest.spec))
+            about = {"sequence": made.key, "seconds_given": made.given}
+            files += [about | entry for entry in write(temporary, stem, made, films, manifest.spec, title)]
+        record = _record(folder, config, request, what, rate, own) | {"files": files}
+        (temporary / "generated.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     print(
         f"{request.out}: {what}, {len(files)} files at {rate:g} frames a second, {rate / own:g} times the data's rate"
     )

@@ -18,7 +18,7 @@ from models.config_base import dump, load
 from models.errors import DriftworkError
 from models.likelihoods import Marginal
 from models.registry import build_model
-from pipeline.files import aside
+from pipeline.files import aside, writing
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.verify import verify
 
@@ -30,11 +30,9 @@ def create(config: RunConfig) -> Path:
     folder = Path(str(config.out))
     if (folder / CONFIG_FILE).exists():
         raise DriftworkError(f"out={folder} holds a run already; go on with resume={folder}, or choose another out")
-    try:
+    with writing(f"out={folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder / CONFIG_FILE, dump(config))
-    except OSError as error:
-        raise DriftworkError(f"out={folder}: cannot be written: {error.strerror}") from None
     return folder
 
 

@@ -12,7 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from models.errors import DriftworkError
-from pipeline.files import aside
+from pipeline.files import aside, writing
 from pipeline.progress import progress
 
 DONE = "README.txt"
@@ -33,7 +33,7 @@ def write_chorales(folder: Path) -> int:
     except ModuleNotFoundError:
         raise DriftworkError("music21 is not installed; pip install -e '.[demo]' brings it and its chorales") from None
     names = list(chorales.Iterator(numberingSystem="bwv", returnType="filename"))
-    try:
+    with writing(str(folder)):
         folder.mkdir(parents=True, exist_ok=True)
         workers = ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn"))  # callers have threads
         with workers as pool, progress("chorales", len(names)) as advance:
@@ -41,8 +41,6 @@ def write_chorales(folder: Path) -> int:
                 advance()
         with aside(folder / DONE) as temporary:
             temporary.write_text(ABOUT, encoding="utf-8")
-    except OSError as error:
-        raise DriftworkError(f"{folder}: cannot be written: {error.strerror}") from None
     return _count(folder)
 
 

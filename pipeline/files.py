@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from models.errors import DriftworkError
+
 
 @contextmanager
 def aside(path: Path) -> Iterator[Path]:
@@ -39,6 +41,15 @@ def aside_folder(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     sync(path.parent)
+
+
+@contextmanager
+def writing(where: str) -> Iterator[None]:
+    """An OSError inside becomes a `DriftworkError`: `where`, as in out=FOLDER, cannot be written, and why."""
+    try:
+        yield
+    except OSError as error:
+        raise DriftworkError(f"{where}: cannot be written: {error.strerror or error}") from None
 
 
 def sha256(path: Path) -> str:
