@@ -69,7 +69,7 @@ def connected(address: str, cpus: int | None = None) -> Iterator[Nodes]:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
     except Exception as error:  # a Ray that is too slow to start raises just that
         reason = " ".join(str(error).split())
-        what = "Ray does not start" if address == "local" else "no Ray cluster answers"
+        what = "Ray does not start" if address == "local" else "no Ray cluster answers, or it refuses our token"
         raise DriftworkError(f"address={address}: {what}: {reason}") from error
     if on_sigterm is not signal.SIG_DFL and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own in the place of the caller's
