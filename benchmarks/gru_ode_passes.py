@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.measure import in_turn, timed
+from benchmarks.measure import Ratio, in_turn, timed
 from benchmarks.vsdn_step import rolls
 from models.gru_ode import Events, GruOde
 from models.likelihoods import Marginal
@@ -27,11 +27,10 @@ def main() -> None:
     for run in (one, both):
         run()
     times = in_turn(one, both, rounds=PAIRS)
-    alone, together = map(statistics.median, times)
-    ratios = [b / a for a, b in zip(*times, strict=True)]
+    (alone, together), ratio = map(statistics.median, times), Ratio.of(*times)
     print(
         f"GRU-ODE states and gradients: one pass {1e3 * alone:.0f} ms, both {1e3 * together:.0f} ms, "
-        f"ratio {statistics.median(ratios):.2f} (medians of {PAIRS} pairs, {min(ratios):.2f} to {max(ratios):.2f})"
+        f"ratio {ratio.median:.2f} (medians of {PAIRS} pairs, {ratio.low:.2f} to {ratio.high:.2f})"
     )
     speed = rate()
     products = flops() / speed

@@ -1,9 +1,11 @@
 """What a step takes, in time and in memory."""
 
 import multiprocessing
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple, Self
 
 Step = Callable[[], object]
 
@@ -19,6 +21,18 @@ def in_turn(*steps: Step, rounds: int) -> list[list[float]]:
     """Seconds of each step in every round: taken in turn, a machine that slows down slows all alike."""
     times = [[timed(step) for step in steps] for _ in range(rounds)]
     return [list(column) for column in zip(*times, strict=True)]
+
+
+class Ratio(NamedTuple):
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, ours: list[float], theirs: list[float]) -> Self:
+        """How many times as long they take, round by round."""
+        ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
+        return cls(statistics.median(ratios), min(ratios), max(ratios))
 
 
 def memory(make: Callable[..., Step], *arguments: object) -> float:

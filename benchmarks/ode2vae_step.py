@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.measure import in_turn, memory
+from benchmarks.measure import Ratio, in_turn, memory
 from models.batch import Batch
 from models.likelihoods import Marginal
 from models.ode import SolverConfig
@@ -32,7 +32,7 @@ def main() -> int:
         ours, plain = step("ours", q, width), step("plain", q, width)
         check(ours(), plain())
         mine, theirs = in_turn(ours, plain, rounds=PAIRS)
-        ratio = statistics.median(b / a for a, b in zip(mine, theirs, strict=True))
+        ratio = Ratio.of(mine, theirs).median
         ms = [1e3 * statistics.median(times) for times in (mine, theirs)]
         print(f"q = {q}, {width} units: {ms[0]:.0f} ms a step, the plain way {ms[1]:.0f} ms, ratio "
               f"{ratio:.1f} (medians of {PAIRS} pairs; at least {least:g} is asked)")  # fmt: skip

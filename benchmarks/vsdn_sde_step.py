@@ -18,7 +18,7 @@ import torch
 import torchsde
 from torch import Tensor, nn
 
-from benchmarks.measure import in_turn, memory
+from benchmarks.measure import Ratio, in_turn, memory
 from models.base import last_observed
 from models.batch import Batch
 from models.gru_ode import Events, Trajectory
@@ -180,12 +180,11 @@ def main() -> int:
         ours, *others = in_turn(*(run[name] for name in ("ours", *OTHERS)), rounds=ROUNDS)
         report("ours", ours, depth)
         for name, times in zip(OTHERS, others, strict=True):
-            ratios = [b / a for a, b in zip(ours, times, strict=True)]
-            ratio, least = statistics.median(ratios), LEAST.get(name)
+            ratio, least = Ratio.of(ours, times), LEAST.get(name)
             asked = f", at least {least:g} is asked" if least else ""
-            spread = f"{min(ratios):.1f} to {max(ratios):.1f}{asked}"
-            report(name, times, depth, f"  ratio {ratio:5.1f} ({spread})")
-            missed += least is not None and ratio < least
+            spread = f"{ratio.low:.1f} to {ratio.high:.1f}{asked}"
+            report(name, times, depth, f"  ratio {ratio.median:5.1f} ({spread})")
+            missed += least is not None and ratio.median < least
     return 1 if missed else 0
 
 

@@ -9,7 +9,7 @@ import statistics
 import torch
 
 from benchmarks import plain_vsdn
-from benchmarks.measure import in_turn
+from benchmarks.measure import Ratio, in_turn
 from models.batch import Batch
 from models.likelihoods import Marginal
 from models.vsdn import VsdnVae, VsdnVaeConfig
@@ -26,11 +26,10 @@ def main() -> None:
     ours, plain = step(model, batch), step(lambda *a: plain_vsdn.objective(model, *a), batch)
     check(model, ours, plain)
     times = in_turn(ours, plain, rounds=PAIRS)
-    mine, theirs = map(statistics.median, times)
-    ratios = [b / a for a, b in zip(*times, strict=True)]
+    (mine, theirs), ratio = map(statistics.median, times), Ratio.of(*times)
     print(
         f"VSDN-VAE training step: {1e3 * mine:.0f} ms, the plain loop {1e3 * theirs:.0f} ms, ratio "
-        f"{statistics.median(ratios):.1f} (medians of {PAIRS} pairs, {min(ratios):.1f} to {max(ratios):.1f})"
+        f"{ratio.median:.1f} (medians of {PAIRS} pairs, {ratio.low:.1f} to {ratio.high:.1f})"
     )
     profile(model, batch)
 

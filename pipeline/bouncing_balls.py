@@ -56,14 +56,7 @@ class BouncingBalls:
     config: BouncingBallsConfig
 
     def spec(self) -> DataSpec:
-        return DataSpec(
-            dim=SIDE * SIDE,
-            length=FRAMES,
-            interval=INTERVAL,
-            likelihood="bernoulli",
-            units="grey (0 to 1)",
-            image=(SIDE, SIDE),
-        )
+        return DataSpec.of_pictures(SIDE, FRAMES, INTERVAL)
 
     def find(self, source: Path | None) -> list[Item]:
         """One item a film; `source` is not looked at."""

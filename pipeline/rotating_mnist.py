@@ -63,14 +63,7 @@ class RotatingMnist:
     config: RotatingMnistConfig
 
     def spec(self) -> DataSpec:
-        return DataSpec(
-            dim=SIDE * SIDE,
-            length=FRAMES,
-            interval=INTERVAL,
-            likelihood="bernoulli",
-            units="grey (0 to 1)",
-            image=(SIDE, SIDE),
-        )
+        return DataSpec.of_pictures(SIDE, FRAMES, INTERVAL)
 
     def find(self, source: Path | None) -> list[Item]:
         """Items of `PER_ITEM` digits, named `SPLIT-FIRST-END` by their numbers among the digits 3."""

@@ -57,6 +57,18 @@ class DataSpec(Config):
     audio_rate: int | None = None
     """Samples a second where a frame is D samples of sound that follow one another; 1 is full scale."""
 
+    @classmethod
+    def of_pictures(cls, side: int, length: int, interval: float) -> Self:
+        """Of films of square pictures."""
+        return cls(
+            dim=side * side,
+            length=length,
+            interval=interval,
+            likelihood="bernoulli",
+            units="grey (0 to 1)",
+            image=(side, side),
+        )
+
     @model_validator(mode="after")
     def _whole_pictures(self) -> Self:
         if self.image is not None and (min(self.image) < 1 or self.image[0] * self.image[1] != self.dim):

@@ -1,5 +1,7 @@
 """Small prepared data sets for tests, written by the project's own writer."""
 
+import json
+
 import numpy as np
 
 from pipeline.files import aside
@@ -30,9 +32,7 @@ def write_rolls(folder, *, D=128, T=20, interval=0.2, seed=0, train=(10, 1, 18),
 
 def write_films(folder, *, side=8, T=7, count=6):
     """Films of noise in which a tenth of the frames is missing; returns as `write_rolls`."""
-    spec = DataSpec(
-        dim=side**2, length=T, interval=0.1, likelihood="bernoulli", units="grey (0 to 1)", image=(side, side)
-    )
+    spec = DataSpec.of_pictures(side, T, 0.1)
     rng = np.random.default_rng(0)
     shards = []
     for split in SPLITS:
@@ -73,6 +73,15 @@ def write_speech(folder, *, counts=(16000, 9900, 16000, 16000)):
             sounds.append(Sequence(f"{split}-{i}", f"{split}-{i}", times, pcm.astype(np.float32) / 32768, mask))
         shards.append((split, sounds))
     return _store(folder, "timit", Timit(TimitConfig()).spec(), shards)
+
+
+def quarantined(folder):
+    """Why each file was left out that could not be read, by name."""
+    entries = [json.loads(line) for line in (folder / "quarantine.jsonl").read_text().splitlines()]
+    reasons = {entry["file"]: entry["reason"] for entry in entries}
+    assert len(reasons) == len(entries)
+    assert not any("\n" in reason for reason in reasons.values())
+    return reasons
 
 
 def _store(folder, name, spec, splits):

@@ -15,6 +15,7 @@ from pipeline.sequence import Item, UnreadableError
 from pipeline.shards import read_sample
 from pipeline.skeleton import parse_amc, parse_asf, positions
 from pipeline.verify import verify
+from tests.datasets import quarantined
 from tests.pipeline.acclaim import bone, cmu, walk
 
 SAMPLES = Path(os.environ.get("DRIFTWORK_SAMPLES", Path(__file__).resolve().parents[2] / ".." / "shared" / "data"))
@@ -179,12 +180,9 @@ def test_bad_files_are_quarantined_with_a_line_each_and_the_others_kept(tmp_path
     (raw / "11.asf").write_text((raw / "10.asf").read_text())
     expected["11_01.amc"] = "skeleton: channel rx of 'tail' is one too many"
     manifest = prepare(load(PrepareConfig, CONFIG, [f"source={raw}", f"out={out}", "max_unreadable=0.6"]))
-    found = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
-    reasons = {entry["file"]: entry["reason"] for entry in found}
+    reasons = quarantined(out)
     assert reasons.keys() == expected.keys()
-    for name, reason in expected.items():
-        assert reason in reasons[name]
-        assert "\n" not in reasons[name]
+    assert all(reason in reasons[name] for name, reason in expected.items()), reasons
     assert (manifest.items, manifest.unreadable) == (22, 11)
     assert [len(list(samples(out, split))) for split in ("train", "val", "test")] == [9, 1, 1]
     assert verify(out).samples == 11

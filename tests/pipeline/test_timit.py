@@ -1,6 +1,5 @@
 """The reader of TIMIT and the road through `prepare`: frames to the bit, splits by speaker, a line for what is bad."""
 
-import json
 import os
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from pipeline.sequence import DataSpec, UnreadableError
 from pipeline.shards import read_sample
 from pipeline.timit import MAX_BYTES, Timit, TimitConfig
 from pipeline.verify import verify
+from tests.datasets import quarantined
 from tests.pipeline.speech import corpus, flat, riff, speaker, sphere, voice
 
 SAMPLES = Path(os.environ.get("DRIFTWORK_SAMPLES", Path(__file__).resolve().parents[2] / ".." / "shared" / "data"))
@@ -192,12 +192,9 @@ def test_bad_files_are_quarantined_with_a_line_each_and_the_others_kept(tmp_path
     with pytest.raises(DriftworkError, match=r"more than max_unreadable=0\.1"):
         prepared(raw, out, "max_unreadable=0.1")
     manifest = prepared(raw, out, "max_unreadable=0.6")
-    entries = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
-    reasons = {entry["file"]: entry["reason"] for entry in entries}
+    reasons = quarantined(out)
     assert reasons.keys() == expected.keys()
-    for name, reason in expected.items():
-        assert reason in reasons[name]
-        assert "\n" not in reasons[name]
+    assert all(reason in reasons[name] for name, reason in expected.items()), reasons
     assert (manifest.items, manifest.unreadable) == (27, 14)
     kept = [sample.key for split in ("train", "val", "test") for sample in samples(out, split)]
     assert len(kept) == len(set(kept)) == 2 * 13
