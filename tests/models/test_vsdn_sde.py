@@ -1,7 +1,6 @@
-"""VSDN-SDE against what is known exactly of a linear-Gaussian model, and against itself."""
+"""VSDN-SDE against closed forms of its path, and against itself."""
 
 import itertools
-import math
 
 import pytest
 import torch
@@ -9,159 +8,17 @@ import torch
 from models import vsdn_sde
 from models.batch import Batch
 from models.gru_ode import Events
-from models.likelihoods import Marginal
 from models.noise import keyed_normal
-from models.vsdn_sde import VsdnSde, VsdnSdeConfig
 from tests.models import problems
 from tests.models.conftest import CONFIGS, make_batch, small
+from tests.models.linear_gaussian import R, make_model
 from tests.models.problems import LINEAR, normal
-
-LOW, HIGH = 0.2, 1.4
-R = 0.5 * (LOW + HIGH)
-STEP = 0.04
-FRAME = 5 * STEP
-NOISE = 2.2
-"""The decoder's output that makes the observation noise 1.0, see `Normal.of`."""
-
-
-def make_model(likelihood="gaussian", channels=3, seed=1, **options):
-    torch.manual_seed(seed)
-    config = {"latent": 2, "hidden": 8, "width": 16, "depth": 1, "max_step": STEP, "diffusion": (LOW, HIGH), **options}
-    marginal = Marginal(torch.zeros(channels), 1.0)
-    return VsdnSde(VsdnSdeConfig(name="vsdn_sde", **config), likelihood, marginal).double().eval()
 
 
 def repeat(batch, n):
     """n copies of a batch of one, each with noise of its own."""
     copies = [x.expand(n, *x.shape[1:]).contiguous() for x in batch[:5]]
     return Batch(*copies, torch.arange(n) + 1000, batch.keys * n)
-
-
-class LinearGaussian:
-    """A model whose prior is dX = -X dt + R dW, seen through y = C x + d + noise, and sequences drawn from it.
-
-    The posterior's steps are as wide as the prior's, where the true posterior's would be narrower; the bound can
-    therefore be tight only to the order of the step, and there are several to a frame.
-    """
-
-    def __init__(self):
-        self.model = make_model(bound=8.0)
-        Z, D = 2, 3
-        self.C, self.d = normal(D, Z, seed=5), 0.3 * normal(D, seed=6)
-        self.x0 = torch.tensor([0.8, -0.5], dtype=torch.float64)
-        self.std = math.exp(4 * math.tanh(NOISE / 4) - 2)
-        with torch.no_grad():
-            for parameter in (self.model.drifts.prior, self.model.drifts.prior_bias, *self.model.decoder.parameters()):
-                parameter.zero_()
-            self.model.decoder.linear.weight[:D, :Z] = self.C
-            self.model.decoder.linear.bias[:D] = self.d
-            self.model.decoder.linear.bias[D:] = NOISE
-            self.model.x0.copy_(self.x0)
-        self.batch = self.draw(B=4, T=8)
-
-    def draw(self, B, T):
-        x, values = self.x0.expand(B, -1), []
-        for n in range(T):
-            for noise in normal(5 if n > 0 else 0, B, 2, seed=40 + n):
-                x = (1 - STEP) * x + STEP**0.5 * R * noise
-            values.append(x @ self.C.T + self.d + self.std * normal(B, 3, seed=20 + n))
-        times = (torch.arange(T, dtype=torch.float64) * FRAME).expand(B, T).contiguous()
-        observed = torch.rand(B, T, generator=torch.Generator().manual_seed(0)) < 0.6
-        present = torch.ones(B, T, dtype=torch.bool)
-        return Batch(times, torch.stack(values, 1), present, observed, torch.ones(B), torch.arange(B), ("",) * B)
-
-    def exact(self, method=problems.kalman_log_likelihood):
-        """[B] of the model in steps of STEP: a row of the filter for each, of which every fifth is a frame."""
-        B, T, D = self.batch.values.shape
-        rows = 5 * (T - 1) + 1
-        y, seen = torch.zeros(B, rows, D, dtype=torch.float64), torch.zeros(B, rows, dtype=torch.bool)
-        y[:, ::5], seen[:, ::5] = self.batch.values, self.batch.observed
-        dt, std = torch.full((rows,), STEP, dtype=torch.float64), torch.full((D,), self.std, dtype=torch.float64)
-        dt[0] = 0
-        of = zip(y, seen, strict=True)
-        return torch.tensor([method(self.x0, dt, R, y, seen, self.C, self.d, std) for y, seen in of]).double()
-
-    def draws(self, n):
-        """Every sequence n times, each copy with noise of its own."""
-        B = len(self.batch.observed)
-        copies = [x.repeat_interleave(n, 0) for x in self.batch[:5]]
-        return Batch(*copies, torch.arange(B * n) + 5000, ("",) * (B * n))
-
-    def bounds(self, K, n):
-        """The importance-weighted bound with K samples [B, n]."""
-        with torch.no_grad():
-            return self.model.density(self.draws(n), K)[1].view(-1, n)
-
-    def train_posterior(self, steps):
-        """Maximise the bound over what the posterior alone has; prior and decoder stay what they are."""
-        model = self.model
-        posterior = [
-            *model.drifts.read_all.parameters(),
-            model.drifts.posterior,
-            model.drifts.posterior_bias,
-            model.drifts.state,
-        ]
-        optimizer = torch.optim.Adam([*posterior, *model.gru_ode.parameters()], lr=1e-2)
-        batch = self.draws(4)
-        for step in range(steps):
-            for group in optimizer.param_groups:
-                group["lr"] = 1e-2 * (1 - step / steps)
-            optimizer.zero_grad()
-            model(batch._replace(seed=batch.seed + 10_000 * (step + 1)), 1.0).loss.mean().backward()
-            optimizer.step()
-        return self
-
-
-@pytest.fixture(scope="module")
-def untrained():
-    return LinearGaussian()
-
-
-@pytest.fixture(scope="module")
-def trained():
-    return LinearGaussian().train_posterior(300)
-
-
-def test_the_oracle_is_the_dense_joint_gaussian(untrained):
-    torch.testing.assert_close(untrained.exact(), untrained.exact(problems.dense_log_likelihood), rtol=0, atol=1e-9)
-
-
-@pytest.mark.slow
-def test_the_bound_is_at_most_the_exact_log_likelihood_and_close_to_it_after_training(untrained, trained):
-    exact, per_frame = untrained.exact(), untrained.batch.observed.sum()
-    gaps = []
-    for problem in (untrained, trained):
-        with torch.no_grad():
-            terms = problem.model.density(problem.draws(500), 1)[0]
-        bound = (terms.log_likelihood - terms.kl).view(-1, 500)
-        error = bound.std(1) / 500**0.5
-        assert (bound.mean(1) < exact + 4 * error).all()
-        gaps.append(float((exact - bound.mean(1)).sum() / per_frame))
-    assert gaps[1] < 0.1, gaps  # nats an observation
-    assert gaps[1] < 0.1 * gaps[0], gaps
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("which", ["untrained", "trained"])
-def test_the_importance_weighted_bound_rises_towards_the_exact_log_likelihood(which, request):
-    problem = request.getfixturevalue(which)
-    bounds = [problem.bounds(K, 64) for K in (1, 8, 64)]
-    exact = problem.exact()
-    for bound in bounds:
-        assert (bound.mean(1) < exact + 4 * bound.std(1) / 8).all()
-    means = [float(bound.mean()) for bound in bounds]
-    assert means[0] < means[1] < means[2]
-    if which == "trained":
-        assert float(exact.mean()) - means[2] < 0.05
-
-
-@pytest.mark.slow
-def test_importance_weights_are_unbiased(trained):
-    """E of the weights is the likelihood itself."""
-    exact = trained.exact()
-    weights = (trained.bounds(1, 2000) - exact[:, None]).exp()
-    assert (abs(weights.mean(1) - 1) < 5 * weights.std(1) / 2000**0.5).all()
-    assert (weights.std(1) < 3).all()
 
 
 def test_a_share_of_the_sequences_trains_on_every_second_frame_alone():
