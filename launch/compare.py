@@ -19,7 +19,7 @@ from pipeline.sequence import Split
 USAGE = """usage: driftwork compare RUN [RUN ...] [split=test] [out=FILE.md]
 RUN is an evaluated run folder, or the id of a run in runs/mlflow.db; the others are compared with the first"""
 
-_MAY_DIFFER = ("train.seed", "data", "out", "ranks", "loader_workers", "evaluate.batch_size", "tracking")
+_MAY_DIFFER = ("train.seed", "data", "cache_dir", "out", "ranks", "loader_workers", "evaluate.batch_size", "tracking")
 """Keys, or sections, of the config in which runs may differ that are told apart by nothing but the seed."""
 
 

@@ -13,6 +13,7 @@ from models.errors import DriftworkError
 from models.ode2vae import Ode2VaeConfig
 from models.registry import ModelConfig
 from pipeline.observe import ObservationConfig
+from pipeline.storage import Place, name_of
 
 CONFIG_FILE = "config.yaml"
 
@@ -68,8 +69,11 @@ class ObserveConfig(Config):
 
 
 class RunConfig(Config):
-    data: Path
-    """Folder that `driftwork prepare` wrote."""
+    data: Place
+    """Folder that `driftwork prepare` wrote, or its URL in a store, as in s3://bucket/lakh."""
+    cache_dir: Path | None = None
+    """Where each machine keeps its copy of the data, on a disk of its own; null: of a URL in ~/.cache/driftwork, and of
+    a folder there is no copy."""
     model: ModelConfig
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
@@ -127,6 +131,6 @@ def parse(argv: list[str]) -> RunConfig:
     config = load(RunConfig, argv[0], argv[1:])
     if config.out is None:
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        name = f"{config.model.name}-{config.data.resolve().name}-{stamp}"
+        name = f"{config.model.name}-{name_of(config.data)}-{stamp}"
         config = config.model_copy(update={"out": Path("runs") / name})
     return config

@@ -19,15 +19,18 @@ from models.errors import DriftworkError
 from pipeline.manifest import read_manifest
 from pipeline.observe import ObservationConfig, Ratio
 from pipeline.sequence import Split
+from pipeline.storage import Place
 
-USAGE = """usage: driftwork evaluate RUN [split=test] [data=DIR] [ranks=N] [ratios=[0.1,0.2]] [samples=N] [--json]
+USAGE = """usage: driftwork evaluate RUN [split=test] [data=DIR|URL] [ranks=N] [ratios=[0.1,0.2]] [samples=N] [--json]
 RUN is a run folder, or the id of a run in runs/mlflow.db"""
 
 
 class EvaluateConfig(Config):
     split: Split = "test"
-    data: Path | None = None
+    data: Place | None = None
     """Where the prepared data lie now; by default where the run was trained on them."""
+    cache_dir: Path | None = None
+    """Where this machine keeps its copy; null: that of the run's config."""
     ranks: int = Field(1, ge=1)
     ratios: tuple[Ratio, ...] | None = Field(None, min_length=1)
     """Shares of the frames that are observed; null: those of the run's config."""
@@ -44,7 +47,7 @@ def main(argv: list[str]) -> int:
     if launcher.launched():
         return _rank(folder, config, request.split, name)
     launcher.check_ranks(request.ranks)
-    run_folder.check_data(folder, config.data)
+    run_folder.check_data(folder, config)
     if request.ranks == 1:
         evaluate(folder, config, request.split, name, alone())
     elif launcher.start("launch.evaluate", options, request.ranks, stdout=sys.stderr) != 0:
@@ -60,6 +63,7 @@ def main(argv: list[str]) -> int:
 
 def evaluate(folder: Path, config: RunConfig, split: Split, name: str, ranks: Ranks) -> None:
     """Score on all ranks; rank 0 writes what came out, under `name`."""
+    config = run_folder.at_hand(folder, config)
     manifest = read_manifest(config.data)
     model = run_folder.model_for(config, manifest)
     checkpoint.load_best(model, folder, ranks.device)
@@ -80,8 +84,8 @@ def _requested(config: RunConfig, request: EvaluateConfig) -> tuple[RunConfig, s
     """The run's config as it is to be evaluated, and the name of the results: the split, and what differs from the
     run's own evaluation."""
     own, name = config.observe.evaluate, str(request.split)
-    if request.data is not None:
-        config = config.model_copy(update={"data": request.data})
+    where = {"data": request.data, "cache_dir": request.cache_dir}
+    config = config.model_copy(update={key: value for key, value in where.items() if value is not None})
     if request.ratios is not None and request.ratios != own.ratios:
         observed = build(ObservationConfig, {"pattern": own.pattern, "ratios": request.ratios}, where="evaluate")
         config = config.model_copy(update={"observe": config.observe.model_copy(update={"evaluate": observed})})

@@ -24,9 +24,10 @@ from pipeline.files import aside_folder, writing
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.observe import ObservationConfig, Ratio
 from pipeline.sequence import Split
+from pipeline.storage import Place, name_of
 
 USAGE = """usage: driftwork generate RUN out=DIR [what=interpolation|continuation|prior] [rate=HZ] [sequences=N]
-       [draws=N] [seconds_given=S] [ratio=0.25] [split=test] [seed=N] [data=DIR]
+       [draws=N] [seconds_given=S] [ratio=0.25] [split=test] [seed=N] [data=DIR|URL]
 RUN is a run folder, or the id of a run in runs/mlflow.db"""
 
 What = Literal["interpolation", "continuation", "prior"]
@@ -55,8 +56,10 @@ class GenerateConfig(Config):
     interpolated; null: the first ratio that the run is evaluated at."""
     split: Split = "test"
     seed: int = Field(0, ge=0)
-    data: Path | None = None
+    data: Place | None = None
     """Where the prepared data lie now; by default where the run was trained on them."""
+    cache_dir: Path | None = None
+    """Where this machine keeps its copy; null: that of the run's config."""
 
 
 @command(USAGE)
@@ -64,7 +67,7 @@ def main(argv: list[str]) -> int:
     folder = run_folder.find(argv[0])
     request = parse(GenerateConfig, argv[1:], where="generate")
     config = _as_asked(run_folder.config_of(folder), request)
-    run_folder.check_data(folder, config.data)
+    run_folder.check_data(folder, config)
     if request.out.exists():
         raise DriftworkError(f"out={request.out} is there already; give a new folder")
     generate(folder, config, request)
@@ -74,7 +77,8 @@ def main(argv: list[str]) -> int:
 @torch.inference_mode()
 def generate(folder: Path, config: RunConfig, request: GenerateConfig) -> None:
     """Fill the folder `request.out`."""
-    manifest = read_manifest(config.data)
+    data = run_folder.at_hand(folder, config).data
+    manifest = read_manifest(data)
     model = run_folder.model_for(config, manifest)
     checkpoint.load_best(model, folder, alone().device)
     model.eval()
@@ -83,7 +87,7 @@ def generate(folder: Path, config: RunConfig, request: GenerateConfig) -> None:
     own = made_files.own_rate(manifest.spec)
     rate = request.rate or own
     write = made_files.writer(manifest, rate)
-    (stream,) = streams.evaluation(config, config.data, manifest, request.split, alone()).values()
+    (stream,) = streams.evaluation(config, data, manifest, request.split, alone()).values()
     maker = Maker(
         model, stream, manifest.spec.binary, rate, round(1 / config.observe.evaluate.ratios[0]),
         config.evaluate.samples, request.seed,
@@ -111,7 +115,8 @@ def _as_asked(config: RunConfig, request: GenerateConfig) -> RunConfig:
     ratios = (request.ratio or own.ratios[0],)
     observed = build(ObservationConfig, {"pattern": own.pattern, "ratios": ratios}, where="generate")
     observe = config.observe.model_copy(update={"evaluate": observed})
-    return config.model_copy(update={"observe": observe, "data": request.data or config.data})
+    where = {"data": request.data or config.data, "cache_dir": request.cache_dir or config.cache_dir}
+    return config.model_copy(update={"observe": observe, **where})
 
 
 def _check(what: What, request: GenerateConfig, name: str, model: Model) -> None:
@@ -139,7 +144,7 @@ def _makings(maker: Maker, what: What, request: GenerateConfig) -> Iterator[Made
 
 def _title(config: RunConfig, manifest: Manifest, what: What, made: Made) -> str:
     start = f"{config.model.name}, {what}"
-    return f"{start} of {made.key}" if made.key else f"{start}, trained on {config.data.resolve().name}"
+    return f"{start} of {made.key}" if made.key else f"{start}, trained on {name_of(config.data)}"
 
 
 def _record(

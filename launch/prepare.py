@@ -1,6 +1,7 @@
 """`driftwork prepare CONFIG.yaml key=value...`: raw files to a prepared data set, on Ray."""
 
 import sys
+import tempfile
 from pathlib import Path
 
 from launch import doctor
@@ -9,8 +10,9 @@ from models.config_base import load
 from models.errors import DriftworkError
 from pipeline.manifest import Manifest
 from pipeline.sequence import SPLITS
+from pipeline.storage import Place
 
-USAGE = """usage: driftwork prepare CONFIG.yaml [source=DIR] [out=DIR] [key=value ...]
+USAGE = """usage: driftwork prepare CONFIG.yaml [source=DIR] [out=DIR|URL] [key=value ...]
 address=auto, or HOST:PORT, prepares on a Ray cluster; see docs/ray.md"""
 
 
@@ -24,17 +26,17 @@ def main(argv: list[str]) -> int:
         raise DriftworkError(f"{error.name} is not installed; pip install -e '.[prepare]' brings it") from None
     config = load(PrepareConfig, argv[0], argv[1:])
     _check_lasting(source=config.source, out=config.out)
-    doctor.glance_before_preparing(config.out)
+    doctor.glance_before_preparing(config.out if isinstance(config.out, Path) else Path(tempfile.gettempdir()))
     print(f"preparing {config.source or config.dataset.name} -> {config.out}")
     print(summary(prepare(config)))
     return 0
 
 
-def _check_lasting(**folders: Path | None) -> None:
+def _check_lasting(**folders: Place | None) -> None:
     """A job of `ray job submit` runs in a copy of its working directory, which no other machine has and Ray deletes."""
     if any(part.startswith("_ray_pkg_") for part in Path.cwd().parts):
         for key, folder in folders.items():
-            if folder is not None and not folder.is_absolute():
+            if isinstance(folder, Path) and not folder.is_absolute():
                 raise DriftworkError(f"{key}={folder}: a Ray job needs an absolute path, which all machines share")
 
 

@@ -18,8 +18,10 @@ from models.config_base import dump, load
 from models.errors import DriftworkError
 from models.likelihoods import Marginal
 from models.registry import build_model
+from pipeline.cache import find_manifest, local
 from pipeline.files import aside, writing
-from pipeline.manifest import Manifest, read_manifest
+from pipeline.manifest import Manifest
+from pipeline.storage import name_of
 from pipeline.verify import verify
 
 _RECORD = "run.json"
@@ -57,7 +59,7 @@ def config_of(folder: Path) -> RunConfig:
 
 def names(config: RunConfig) -> tuple[str, str]:
     """What the tracker calls the experiment, after the data, and the run, after what tells it from its neighbours."""
-    return config.data.resolve().name, f"{config.model.name} seed {config.train.seed}"
+    return name_of(config.data), f"{config.model.name} seed {config.train.seed}"
 
 
 def record_of(folder: Path) -> dict[str, Any]:
@@ -72,12 +74,19 @@ def remember(folder: Path, **facts: Any) -> None:
     _write(folder / _RECORD, json.dumps({**record_of(folder), **facts}, indent=2) + "\n")
 
 
-def check_data(folder: Path, data: Path) -> None:
-    """The run's own data set, undamaged: weights fit no other, and figures of one run from two would not compare."""
+def check_data(folder: Path, config: RunConfig) -> None:
+    """The run's own data set, undamaged, on this machine."""
+    verify(at_hand(folder, config, thorough=True).data)
+
+
+def at_hand(folder: Path, config: RunConfig, *, thorough: bool = False) -> RunConfig:
+    """The config with the run's own data set in a folder on this machine, in the place of the URL that it may have:
+    weights fit no other, and figures of one run from two would not compare. `thorough` is that of `pipeline.cache`."""
     trained_on = record_of(folder).get("manifest")
-    if trained_on is not None and read_manifest(data).hash != trained_on:
-        raise DriftworkError(f"data={data} is not what {folder} was trained on (manifest {trained_on[:12]})")
-    verify(data)
+    manifest = find_manifest(config.data, config.cache_dir, trained_on)
+    if trained_on is not None and manifest.hash != trained_on:
+        raise DriftworkError(f"data={config.data} is not what {folder} was trained on (manifest {trained_on[:12]})")
+    return config.model_copy(update={"data": local(config.data, config.cache_dir, manifest, thorough=thorough)})
 
 
 @contextmanager

@@ -1,12 +1,11 @@
 """The streams that a run's config asks for."""
 
-from pathlib import Path
-
 from launch.config import RunConfig
 from launch.distributed import Ranks
 from pipeline.manifest import Manifest
 from pipeline.observe import ObservationConfig
 from pipeline.sequence import Split
+from pipeline.storage import Place
 from pipeline.stream import Stream
 
 
@@ -17,7 +16,7 @@ def training(config: RunConfig, manifest: Manifest, ranks: Ranks) -> Stream:
     )  # fmt: skip
 
 
-def evaluation(config: RunConfig, folder: Path, manifest: Manifest, split: Split, ranks: Ranks) -> dict[str, Stream]:
+def evaluation(config: RunConfig, folder: Place, manifest: Manifest, split: Split, ranks: Ranks) -> dict[str, Stream]:
     """One stream for each rate that is scored, by its name in percent; the same masks and noise every time."""
     streams = {}
     for ratio in config.observe.evaluate.ratios:

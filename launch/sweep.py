@@ -25,6 +25,7 @@ from launch.signals import sigterm_exits
 from launch.tracking import Tracker, open_run
 from models.config_base import flatten
 from models.errors import DriftworkError
+from pipeline.cache import find_manifest, local
 from pipeline.files import printable
 from pipeline.lock import locked
 from pipeline.manifest import read_manifest
@@ -34,7 +35,7 @@ USAGE = """usage: driftwork sweep GRID.yaml [--dry-run] [out=DIR] [at_once=N] [k
 at_once=N runs N cells at a time on Ray; other keys hold for every cell"""
 
 _LOCK = "sweep.lock"
-_MAY_DIFFER = ("out", "tracking.", "loader_workers")
+_MAY_DIFFER = ("out", "tracking.", "loader_workers", "cache_dir")
 """Beginnings of keys that an unfinished cell need not share with the file: its folder's config holds."""
 
 
@@ -57,8 +58,8 @@ def main(argv: list[str]) -> int:
     if grid.config.at_once > 1 and find_spec("ray") is None:  # an installation that only trains has none
         raise DriftworkError(f"at_once={grid.config.at_once}: Ray is not installed; pip install -e '.[prepare]'")
     steps = [_check(grid, cell) for cell in grid.cells]
-    for data in dict.fromkeys(cell.config.data for cell in grid.cells):
-        verify(data)
+    for where in dict.fromkeys((cell.config.data, cell.config.cache_dir) for cell in grid.cells):
+        verify(local(*where, find_manifest(*where), thorough=True))
     states = [_state(grid, cell) for cell in grid.cells]
     _list(grid, steps, states)
     if "--dry-run" in argv:

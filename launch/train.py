@@ -4,6 +4,7 @@ Called by a user, it validates everything, writes the run folder and starts itse
 (ours, or `deepspeed --module launch.train ...`), it is one rank.
 """
 
+import math
 import os
 import shlex
 import sys
@@ -27,12 +28,13 @@ from launch.watchdog import Watchdog
 from models.base import Model
 from models.config_base import build, flatten, load
 from models.errors import DriftworkError
+from pipeline.cache import find_manifest, is_copied, local
 from pipeline.lock import locked
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.parent import end_with_parent
 from pipeline.verify import verify
 
-USAGE = """usage: driftwork train CONFIG.yaml data=DIR [ranks=N] [key=value ...]
+USAGE = """usage: driftwork train CONFIG.yaml data=DIR|URL [ranks=N] [key=value ...]
        driftwork train resume=RUN [key=value ...]
 hostfile=FILE, of lines `NAME slots=N`, trains on several hosts through ssh; see docs/clusters.md"""
 
@@ -61,7 +63,8 @@ def _start(folder: Path, config: RunConfig) -> int:
     module, arguments = "launch.train", [f"resume={folder}"]
     if config.hostfile is None:
         return launcher.start(module, arguments, config.ranks)
-    return hosts.start(module, arguments, config.hostfile, config.hosts, shared=[folder, config.data])
+    shared = [folder, *([config.data] if isinstance(config.data, Path) else [])]
+    return hosts.start(module, arguments, config.hostfile, config.hosts, shared)
 
 
 def _folder(argv: list[str]) -> Path:
@@ -69,16 +72,19 @@ def _folder(argv: list[str]) -> Path:
     if argv[0].startswith("resume="):
         folder = run_folder.find(argv[0].partition("=")[2])
         config = _placed(load(RunConfig, folder / CONFIG_FILE, argv[1:]))
-        _check(config)
+        _check(config, run_folder.record_of(folder).get("manifest"))
         _check_resumable(folder, config)
         run_folder.keep(folder, config)
         return folder
     config = _placed(parse(argv))
     _check(config)
     doctor_store.require(config.tracking.uri)
-    verify(config.data)  # a damaged shard is found now, not in the third epoch
+    manifest = find_manifest(config.data, config.cache_dir)
+    if not _each_host_copies(config):
+        # A damaged shard is found now, not in the third epoch.
+        verify(local(config.data, config.cache_dir, manifest, thorough=True))
     folder = run_folder.create(config)
-    run_folder.remember(folder, command=shlex.join(["driftwork", "train", *argv]))
+    run_folder.remember(folder, command=shlex.join(["driftwork", "train", *argv]), manifest=manifest.hash)
     return folder
 
 
@@ -92,18 +98,24 @@ def _placed(config: RunConfig) -> RunConfig:
     return build(RunConfig, {**config.model_dump(mode="json"), "ranks": slots}, where=f"hostfile={config.hostfile}")
 
 
-def _check(config: RunConfig) -> None:
+def _check(config: RunConfig, known: str | None = None) -> None:
     if config.hostfile is None:
         launcher.check_ranks(config.ranks)
-    steps(config)
+    steps(config, known)
 
 
-def steps(config: RunConfig) -> int:
-    """The most that training takes. Raises `DriftworkError` where there is nothing to train on, or to validate on."""
-    manifest = read_manifest(config.data)
+def steps(config: RunConfig, known: str | None = None) -> int:
+    """The most that training takes, on a data set whose manifest's hash may be `known`. Raises `DriftworkError` where
+    there is nothing to train on, or to validate on."""
+    manifest = find_manifest(config.data, config.cache_dir, known)
     stream = streams.training(config, manifest, alone())  # an empty split is found now, and not on a rank
     streams.evaluation(config, config.data, manifest, "val", alone())
     return stream.steps * config.train.max_epochs
+
+
+def _each_host_copies(config: RunConfig) -> bool:
+    """Whether the data are copied to each of several hosts, of which this machine need be none."""
+    return config.hostfile is not None and is_copied(config.data, config.cache_dir)
 
 
 def _check_resumable(folder: Path, config: RunConfig) -> None:
@@ -116,7 +128,8 @@ def _check_resumable(folder: Path, config: RunConfig) -> None:
     ):
         if old != new:
             raise DriftworkError(f"resume={folder}: {name} cannot change in a run; start a new one")
-    run_folder.check_data(folder, config.data)
+    if not _each_host_copies(config):
+        run_folder.check_data(folder, config)
     if before.ranks != config.ranks:
         with _alone(folder):
             checkpoint.ready(folder, config.ranks)
@@ -134,13 +147,24 @@ def _rank(argv: list[str]) -> int:
         watch.settle(folder)
         try:
             with _alone(folder) if ranks.rank == 0 else nullcontext():
-                _train(config, folder, ranks, watch, asked_to_leave)
+                _train(_with_data_here(config, folder, watch), folder, ranks, watch, asked_to_leave)
         except SystemExit:
             barrier()  # the launcher ends all ranks when one has left
             leave()
             return LEFT
         leave()
     return 0
+
+
+def _with_data_here(config: RunConfig, folder: Path, watch: Watchdog) -> RunConfig:
+    """The config with the data on this host, where one rank copies them while the others wait."""
+    watch.patience, usual = math.inf, watch.patience  # the copy has limits of its own
+    thorough = _each_host_copies(config) and os.environ["LOCAL_RANK"] == "0"
+    here = run_folder.at_hand(folder, config, thorough=thorough)
+    barrier()  # nobody reads what another is still mending
+    watch.at("load")
+    watch.patience = usual
+    return here
 
 
 def _train(
@@ -158,7 +182,7 @@ def _train(
     watch.at("load")
     known = checkpoint.load(engine, folder)
     progress = Progress(**known["progress"]) if known else Progress()
-    with _tracked(config, folder, manifest, ranks) as tracker:
+    with _tracked(folder, manifest, ranks) as tracker:
         journal = Journal(tracker, ranks, engine.clock)
         if known:
             journal.restore(known["journal"])
@@ -195,9 +219,10 @@ def _alone(folder: Path) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def _tracked(config: RunConfig, folder: Path, manifest: Manifest, ranks: Ranks) -> Iterator[Tracker]:
+def _tracked(folder: Path, manifest: Manifest, ranks: Ranks) -> Iterator[Tracker]:
     """The run at the tracker, described: config as params; as tags the data and their hash, the command that asked for
     it, and those left in the folder."""
+    config = run_folder.config_of(folder)  # the URL that was given, not where this host has its copy
     experiment, run_name = run_folder.names(config)
     record = run_folder.record_of(folder)
     about = {

@@ -1,17 +1,22 @@
-"""`driftwork verify DIR`: every shard of a prepared data set against its manifest."""
+"""`driftwork verify DIR|URL`: every shard of a prepared data set against its manifest."""
 
 import sys
-from pathlib import Path
 
 from launch.entry import command, run
+from models.config_base import Config, build
+from pipeline.storage import Place
 from pipeline.verify import verify
 
-USAGE = "usage: driftwork verify DIR"
+class VerifyConfig(Config):
+    data: Place
+
+
+USAGE = "usage: driftwork verify DIR|URL"
 
 
 @command(USAGE, most=1)
 def main(argv: list[str]) -> int:
-    report = verify(Path(argv[0]))
+    report = verify(build(VerifyConfig, {"data": argv[0]}, where="verify").data)
     print(f"{argv[0]}: {report.shards} shards, {report.samples} samples, {report.bytes / 1e6:.1f} MB, all intact")
     return 0
 

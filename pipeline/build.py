@@ -1,10 +1,13 @@
 """Building one shard: hash the inputs, read them, write the tar and its entry. What a worker does; knows no Ray.
 
 A worker may die at any point and its shard be built again by another: the tar comes first, its entry last, both all
-or nothing. An entry with the right fingerprint beside an intact tar is a finished shard.
+or nothing. An entry with the right fingerprint beside an intact tar is a finished shard. For a store the two are built
+in a folder of the worker's own; the tar goes up under its final name, its entry below `INCOMPLETE`.
 """
 
+import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +22,10 @@ from pipeline.plan import Recipe, ShardPlan, fingerprint
 from pipeline.sequence import Reader, Sequence, UnreadableError
 from pipeline.shards import write_shard
 from pipeline.stats import Moments
+from pipeline.storage import MissingError, Store
+
+INCOMPLETE = ".incomplete"
+"""Folder, in the one that a preparation ends in, of what is in the making."""
 
 
 class Unreadable(Config):
@@ -49,13 +56,15 @@ class Job(NamedTuple):
     recipe: Recipe
     reader: Reader
     source: Path | None
-    staging: Path
-    """An existing folder that all workers share."""
+    staging: Path | Store
+    """An existing folder that all workers share, or a store."""
     limits: Limits
 
 
 def build_shard(job: Job, plan: ShardPlan) -> Entry:
     """Read the items of `plan` and write its shard and entry to the staging folder, unless both are there."""
+    if isinstance(job.staging, Store):
+        return _build_in_store(job, job.staging, plan)
     inputs = hash_inputs(job.source, plan)
     mark = fingerprint(job.recipe, plan, inputs, job.limits)
     path = job.staging / plan.file
@@ -89,6 +98,23 @@ def build_shard(job: Job, plan: ShardPlan) -> Entry:
     )
     with aside(_entry_path(path)) as temporary:
         temporary.write_text(entry.model_dump_json(), encoding="utf-8")
+    return entry
+
+
+def _build_in_store(job: Job, store: Store, plan: ShardPlan) -> Entry:
+    with tempfile.TemporaryDirectory(prefix="driftwork-") as scratch:
+        path = Path(scratch, plan.file)
+        note = f"{INCOMPLETE}/{_entry_path(path).name}"
+        with suppress(MissingError):  # built before, and then as good as if it had just been
+            store.fetch(note, _entry_path(path))
+            store.fetch(plan.file, path)
+        before = path.stat().st_ino if path.exists() else None
+        entry = build_shard(job._replace(staging=Path(scratch)), plan)
+        after = path.stat().st_ino if path.exists() else None
+        if after is None or after != before:
+            if after is not None:
+                store.put(path, plan.file)
+            store.put(_entry_path(path), note)
     return entry
 
 

@@ -1,5 +1,6 @@
 """One process at a time."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,6 +8,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from models.errors import DriftworkError
+
+_SOON_S = 2.0
+"""Within which waiting is not worth a word."""
 
 
 @contextmanager
@@ -27,3 +31,23 @@ def locked(file: Path, where: str, command: str, patience: float = 0.0) -> Itera
         raise DriftworkError(f"{where}: cannot be written: {error.strerror}") from None
     with lock:
         yield
+
+
+@contextmanager
+def in_turn(file: Path, where: str, notice: str) -> Iterator[None]:
+    """Hold the lock of `file` as soon as nobody else does, however long that takes; `notice` goes to stderr if one has
+    to wait. Raises `DriftworkError`, said of `where`, when the file cannot be written."""
+    lock = FileLock(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=_SOON_S)
+        except Timeout:
+            print(f"driftwork: {notice}", file=sys.stderr, flush=True)
+            lock.acquire()
+    except OSError as error:
+        raise DriftworkError(f"{where}: cannot be written: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        lock.release()

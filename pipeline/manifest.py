@@ -17,6 +17,7 @@ from models.errors import DriftworkError
 from pipeline.files import printable
 from pipeline.sequence import DataSpec, Split
 from pipeline.stats import Stats
+from pipeline.storage import MissingError, Place, Store
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -86,14 +87,16 @@ class Manifest(Config):
         yield b"\n]\n}\n"
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(where: Place) -> Manifest:
     """Raises `DriftworkError` when there is none, or none of this schema."""
-    path = folder / MANIFEST
+    path = f"{where}/{MANIFEST}"
     try:
-        raw = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
+        raw = json.loads(Store(where).read(MANIFEST) if isinstance(where, str) else Path(path).read_bytes())
+    except (FileNotFoundError, NotADirectoryError, MissingError) as error:
+        why = f" ({error.reason})" if isinstance(error, MissingError) else ""
         raise DriftworkError(
-            f"{folder}: no {MANIFEST}, so no complete data set; make one with `driftwork prepare CONFIG out={folder}`"
+            f"{where}: no {MANIFEST}{why}, so no complete data set; make one with "
+            f"`driftwork prepare CONFIG out={where}`"
         ) from None
     except OSError as error:
         raise DriftworkError(f"{path}: cannot be read: {error.strerror}") from None
@@ -103,7 +106,7 @@ def read_manifest(folder: Path) -> Manifest:
     if version != SCHEMA:
         found = printable(str(version))[:40]
         raise DriftworkError(f"{path}: schema version {found}, this driftwork reads {SCHEMA}; prepare it again")
-    manifest = build(Manifest, raw, where=str(path))
+    manifest = build(Manifest, raw, where=path)
     for shard in manifest.shards:
         _check(shard, manifest.spec, path)
     if not len(manifest.stats.mean) == len(manifest.stats.scale) == manifest.spec.dim:
@@ -111,7 +114,7 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def _check(shard: Shard, spec: DataSpec, path: Path) -> None:
+def _check(shard: Shard, spec: DataSpec, path: str) -> None:
     """A shard's own fields must agree, and its name must stay in the folder."""
     ends = (*shard.offsets[1:], shard.bytes)
     if not (

@@ -12,15 +12,16 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from models.config_base import build, flatten
 from models.errors import DriftworkError
-from pipeline.build import Unreadable, hash_inputs, intact
+from pipeline.build import INCOMPLETE, Unreadable, hash_inputs, intact
 from pipeline.files import aside
 from pipeline.lock import locked
 from pipeline.manifest import MANIFEST, Manifest, read_manifest
 from pipeline.plan import Recipe, ShardPlan
+from pipeline.storage import Place
 
 QUARANTINE = "quarantine.jsonl"
 CARD = "DATACARD.md"
@@ -29,10 +30,11 @@ LOCK = "lock"
 
 class Output(NamedTuple):
     folder: Path
+    recipe: Recipe
 
     @property
     def staging(self) -> Path:
-        return self.folder / ".incomplete"
+        return self.folder / INCOMPLETE
 
     @property
     def reasons(self) -> Path:
@@ -40,31 +42,17 @@ class Output(NamedTuple):
         folder = self.folder.absolute()
         return folder.with_name(f"{folder.name}.{QUARANTINE}")
 
-    def finished(self, recipe: Recipe) -> Manifest | None:
+    def finished(self) -> Manifest | None:
         """The manifest of a finished preparation of this recipe. Raises `DriftworkError` for one of another."""
         if not (self.folder / MANIFEST).exists():
             return None
         manifest = read_manifest(self.folder)
-        here, there = flatten(recipe), flatten(build(Recipe, manifest.recipe, where=str(self.folder / MANIFEST)))
-        for key in sorted(here.keys() | there.keys()):
-            if here.get(key) != there.get(key):
-                raise self._other(f"{key} is {there.get(key)} there and {here.get(key)} here")
+        check_recipe(self.recipe, manifest.recipe, self.folder)
         return manifest
 
     def damaged(self, manifest: Manifest, plans: list[ShardPlan], source: Path | None) -> list[ShardPlan]:
         """The shards that are missing or damaged. Raises `DriftworkError` if the raw files are not those of then."""
-        with ThreadPoolExecutor() as pool:
-            hashed = pool.map(lambda plan: hash_inputs(source, plan), plans)
-            now = {file: digest for inputs in hashed for file, digest in inputs.items()}
-        then = manifest.inputs
-        changes = {
-            "new": sorted(now.keys() - then.keys()),
-            "gone": sorted(then.keys() - now.keys()),
-            "changed": sorted(file for file in now.keys() & then.keys() if now[file] != then[file]),
-        }
-        said = [f"{len(files)} {what} (first: {files[0]})" for what, files in changes.items() if files]
-        if said:
-            raise self._other(f"raw files {', '.join(said)}")
+        check_inputs(manifest, plans, source, self.folder)
         bad = {shard.file for shard in manifest.shards if not intact(self.folder / shard.file, shard)}
         return [plan for plan in plans if plan.file in bad]
 
@@ -120,10 +108,33 @@ class Output(NamedTuple):
         if reasons:
             self.reasons.write_bytes(reasons)
 
-    def _other(self, difference: str) -> DriftworkError:
-        return DriftworkError(
-            f"out={self.folder}: holds another preparation ({difference}); give another out, or delete this one"
-        )
+
+def check_recipe(recipe: Recipe, there: dict[str, Any], out: Place) -> None:
+    """Raises `DriftworkError` when the preparation at `out` is of another recipe."""
+    ours, theirs = flatten(recipe), flatten(build(Recipe, there, where=f"{out}/{MANIFEST}"))
+    for key in sorted(ours.keys() | theirs.keys()):
+        if ours.get(key) != theirs.get(key):
+            raise _other(out, f"{key} is {theirs.get(key)} there and {ours.get(key)} here")
+
+
+def check_inputs(manifest: Manifest, plans: list[ShardPlan], source: Path | None, out: Place) -> None:
+    """Raises `DriftworkError` when the raw files are not those that the data set at `out` was made from."""
+    with ThreadPoolExecutor() as pool:
+        hashed = pool.map(lambda plan: hash_inputs(source, plan), plans)
+        now = {file: digest for inputs in hashed for file, digest in inputs.items()}
+    then = manifest.inputs
+    changes = {
+        "new": sorted(now.keys() - then.keys()),
+        "gone": sorted(then.keys() - now.keys()),
+        "changed": sorted(file for file in now.keys() & then.keys() if now[file] != then[file]),
+    }
+    said = [f"{len(files)} {what} (first: {files[0]})" for what, files in changes.items() if files]
+    if said:
+        raise _other(out, f"raw files {', '.join(said)}")
+
+
+def _other(out: Place, difference: str) -> DriftworkError:
+    return DriftworkError(f"out={out}: holds another preparation ({difference}); give another out, or delete this one")
 
 
 def quarantine(unreadable: Iterable[Unreadable]) -> bytes:

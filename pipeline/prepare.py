@@ -21,13 +21,18 @@ from pipeline.progress import progress
 from pipeline.sequence import SPLITS
 from pipeline.sources import reader
 from pipeline.stats import Moments
+from pipeline.storage import Place
+from pipeline.store_output import StoreOutput
+
+_Output = Output | StoreOutput
 
 
 class PrepareConfig(Recipe):
     source: Path | None = None
     """Folder of raw files; none for simulated data."""
-    out: Path
-    """Folder for the shards: new, empty, or one that holds this very preparation, finished or not."""
+    out: Place
+    """Folder for the shards, or its URL in a store, as in s3://bucket/lakh: new, empty, or one that holds this very
+    preparation, finished or not."""
     max_unreadable: float = Field(0.1, ge=0, le=1)
     """Share of unreadable items above which the job fails. Under 0.02 of Lakh is; a wrong folder is far above 0.1."""
     seconds_per_file: float = Field(20.0, gt=0)
@@ -49,12 +54,13 @@ def prepare(config: PrepareConfig) -> Manifest:
 
     Raises `DriftworkError` when there is nothing to read, too little of it can be read, or `out` cannot take it.
     """
-    dataset, output = reader(config.dataset), Output(config.out)
+    dataset, output = reader(config.dataset), _output(config)
     source = config.source and config.source.absolute()  # workers may stand in another folder
     limits = Limits(config.seconds_per_file, config.mib_per_file)
-    job = Job(config.recipe, dataset, source, output.staging.absolute(), limits)
+    staging = output.staging.absolute() if isinstance(output, Output) else output.staging
+    job = Job(config.recipe, dataset, source, staging, limits)
     plans = make_plan(dataset.find(config.source), config.recipe)
-    finished = output.finished(config.recipe)
+    finished = output.finished()
     if finished is None:
         return _make(config, job, output, plans)
     damaged = output.damaged(finished, plans, config.source)
@@ -66,7 +72,13 @@ def prepare(config: PrepareConfig) -> Manifest:
     return finished
 
 
-def _make(config: PrepareConfig, job: Job, output: Output, plans: list[ShardPlan]) -> Manifest:
+def _output(config: PrepareConfig) -> _Output:
+    if isinstance(config.out, str):
+        return StoreOutput(config.out, config.recipe)
+    return Output(config.out, config.recipe)
+
+
+def _make(config: PrepareConfig, job: Job, output: _Output, plans: list[ShardPlan]) -> Manifest:
     with output.opened():
         entries = _run(config, job, plans)
         unreadable = [bad for entry in entries for bad in entry.unreadable]
@@ -93,7 +105,7 @@ def _make(config: PrepareConfig, job: Job, output: Output, plans: list[ShardPlan
     return manifest
 
 
-def _repair(config: PrepareConfig, job: Job, output: Output, manifest: Manifest, damaged: list[ShardPlan]) -> None:
+def _repair(config: PrepareConfig, job: Job, output: _Output, manifest: Manifest, damaged: list[ShardPlan]) -> None:
     """Make shards anew that were lost or damaged since. They come out as the manifest has them, or not at all."""
     with output.opened():
         entries = _run(config, job, damaged)
@@ -109,7 +121,11 @@ def _repair(config: PrepareConfig, job: Job, output: Output, manifest: Manifest,
 
 
 def _too_little(
-    config: PrepareConfig, output: Output, plans: list[ShardPlan], entries: list[Entry], unreadable: list[Unreadable]
+    config: PrepareConfig,
+    output: _Output,
+    plans: list[ShardPlan],
+    entries: list[Entry],
+    unreadable: list[Unreadable],
 ) -> str:
     """Why this is no data set, or nothing."""
     total = sum(len(plan.items) for plan in plans)

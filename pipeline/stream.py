@@ -22,6 +22,7 @@ from pipeline.manifest import Manifest
 from pipeline.observe import ObservationConfig, key_seed, mask
 from pipeline.sequence import Sequence, Split
 from pipeline.shards import read_sample
+from pipeline.storage import Place
 
 
 class Request(NamedTuple):
@@ -39,7 +40,7 @@ class Stream:
     """Batches of one split for one rank.
 
     Args:
-        folder, manifest: the prepared data set.
+        folder, manifest: the prepared data set; batches can be read from a folder only, not from a URL.
         batch_size: sequences a step over all ranks together.
         shuffle: draw a new order each epoch; otherwise the order of the manifest.
         workers: processes that read ahead; 0 reads in this one.
@@ -49,7 +50,7 @@ class Stream:
     """
 
     def __init__(
-        self, folder: Path, manifest: Manifest, split: Split, observation: ObservationConfig, *,
+        self, folder: Place, manifest: Manifest, split: Split, observation: ObservationConfig, *,
         batch_size: int, seed: int, shuffle: bool, rank: int = 0, world: int = 1, workers: int = 0,
     ) -> None:  # fmt: skip
         self.samples = sum(shard.samples for shard in manifest.of(split))
@@ -97,7 +98,7 @@ class _Batches(Dataset[Batch]):
     """Request -> Batch; what a reading process holds."""
 
     def __init__(
-        self, folder: Path, manifest: Manifest, split: Split, observation: ObservationConfig, seed: int
+        self, folder: Place, manifest: Manifest, split: Split, observation: ObservationConfig, seed: int
     ) -> None:
         self.folder, self.spec, self.observation, self.seed = folder, manifest.spec, observation, seed
         self.shards = manifest.of(split)
@@ -113,6 +114,7 @@ class _Batches(Dataset[Batch]):
     def read(self, position: int) -> Sequence:
         shard = int(np.searchsorted(self.ends, position, side="right"))
         index = position - int(self.ends[shard] - self.shards[shard].samples)
+        assert isinstance(self.folder, Path), "pipeline.cache puts a folder in the place of a URL"
         path = self.folder / self.shards[shard].file
         try:
             with path.open("rb") as handle:

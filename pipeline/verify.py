@@ -1,5 +1,7 @@
 """Every shard of a data set against its manifest."""
 
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -7,6 +9,7 @@ from models.errors import DriftworkError
 from pipeline.files import sha256
 from pipeline.manifest import Manifest, Shard, read_manifest
 from pipeline.shards import read_sample
+from pipeline.storage import MissingError, Place, Store
 
 
 class Report(NamedTuple):
@@ -15,16 +18,20 @@ class Report(NamedTuple):
     bytes: int
 
 
-def verify(folder: Path) -> Report:
-    """Read every byte and decode every sample.
+def verify(where: Place) -> Report:
+    """Read every byte and decode every sample; of a URL one shard after another, by way of a temporary file.
 
     Raises `DriftworkError` with one line for each file that is missing, not in the manifest, or not as it was written.
     """
-    manifest = read_manifest(folder)
-    listed = {shard.file for shard in manifest.shards}
-    faults = [(shard.file, _fault(folder / shard.file, shard, manifest)) for shard in manifest.shards]
-    faults += [(path.name, "not in the manifest") for path in folder.glob("*.tar") if path.name not in listed]
-    bad = [f"{folder / file}: {fault}" for file, fault in sorted(faults) if fault]
+    manifest = read_manifest(where)
+    if isinstance(where, Path):
+        there = {path.name for path in where.glob("*.tar")}
+        faults = [(shard.file, _fault(where / shard.file, shard, manifest)) for shard in manifest.shards]
+    else:
+        there = {name for name in Store(where).names() if name.endswith(".tar")}
+        faults = [(shard.file, _fault_there(Store(where), shard, manifest)) for shard in manifest.shards]
+    faults += [(file, "not in the manifest") for file in there - {shard.file for shard in manifest.shards}]
+    bad = [f"{where}/{file}: {fault}" for file, fault in sorted(faults) if fault]
     if bad:
         raise DriftworkError("\n".join(bad))
     return Report(
@@ -32,6 +39,14 @@ def verify(folder: Path) -> Report:
         sum(shard.samples for shard in manifest.shards),
         sum(shard.bytes for shard in manifest.shards),
     )
+
+
+def _fault_there(store: Store, shard: Shard, manifest: Manifest) -> str:
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch, shard.file)
+        with suppress(MissingError):
+            store.fetch(shard.file, path)
+        return _fault(path, shard, manifest)
 
 
 def _fault(path: Path, shard: Shard, manifest: Manifest) -> str:

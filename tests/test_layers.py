@@ -14,6 +14,8 @@ HEAVY = {
     "webdataset": {"pipeline/shards.py"},
     "deepspeed": {"launch/engine.py"},
     "mlflow": {"launch/mlflow_store.py", "launch/served.py"},  # the second is run by MLflow, and raises its error
+    "fsspec": {"pipeline/storage.py"},
+    "s3fs": set(),  # by fsspec alone
     "torchdiffeq": {"models/ode.py"},
     "torchsde": {"models/sde.py"},
 }
@@ -55,10 +57,10 @@ def test_package_files_are_empty_so_that_importing_one_module_loads_no_other():
 @pytest.mark.parametrize(
     ("module", "without"),
     [
-        ("launch.train", ["ray"]),
+        ("launch.train", ["ray", "fsspec"]),
         ("launch.evaluate", ["ray", "deepspeed"]),
         ("launch.sweep", ["ray", "deepspeed"]),
-        ("pipeline.prepare", ["torch", "deepspeed", "mlflow"]),
+        ("pipeline.prepare", ["torch", "deepspeed", "mlflow", "fsspec"]),
         ("pipeline.stream", ["ray", "deepspeed", "mlflow"]),
         ("models.registry", ["ray", "deepspeed", "mlflow", "webdataset"]),
     ],

@@ -183,8 +183,10 @@ def test_what_lies_half_moved_is_finished(raw, reference, tmp_path):
 
 
 def test_two_at_once_do_not_mix(raw, tmp_path, no_ray):
-    with Output(tmp_path / "out").opened(), pytest.raises(DriftworkError, match="another prepare is at work there"):
-        prepare(config(raw, tmp_path / "out"))
+    ours = config(raw, tmp_path / "out")
+    first = Output(tmp_path / "out", ours.recipe)
+    with first.opened(), pytest.raises(DriftworkError, match="another prepare is at work there"):
+        prepare(ours)
 
 
 @pytest.mark.ray
