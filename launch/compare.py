@@ -13,7 +13,7 @@ from launch.scores import Table
 from launch.side_by_side import Column, Rows, columns_of, differences, figures
 from models.config_base import Config, flatten, parse
 from models.errors import DriftworkError
-from pipeline.files import aside
+from pipeline.files import aside, writing
 from pipeline.sequence import Split
 
 USAGE = """usage: driftwork compare RUN [RUN ...] [split=test] [out=FILE.md]
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
     for table in made:
         tables.show(table)
     if request.out is not None:
-        with aside(request.out) as temporary:
+        with writing(f"out={request.out}"), aside(request.out) as temporary:
             temporary.write_text("\n".join([f"`driftwork compare {' '.join(argv)}`\n", *map(tables.markdown, made)]))
     return 0
 

@@ -4,7 +4,6 @@ import importlib.util
 import os
 import re
 import sqlite3
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 from launch import store_uri
 from launch.finding import Finding, error, ok, warning
 from models.errors import DriftworkError
+from pipeline.files import require_room
 
 _PATIENCE_S = 2.0
 _HERE = "tracking"
@@ -54,7 +54,7 @@ def _new(file: Path) -> Finding:
     while not folder.is_dir():
         folder = folder.parent
     try:
-        _try_room(folder)
+        require_room(folder)
     except OSError as problem:
         said = f"{file} cannot be made: {folder}: {problem.strerror}"
         return error(_HERE, said, "tracking.uri=sqlite:///FILE where you may write")
@@ -66,7 +66,7 @@ def _file(file: Path) -> Finding:
         if not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
             return error(_HERE, f"{path} may not be written", "chmod u+w it, or tracking.uri=sqlite:///FILE")
     try:
-        _try_room(file.parent)
+        require_room(file.parent)
     except OSError as problem:
         return error(
             _HERE, f"{file} cannot grow: {problem.strerror}", "free some space, or tracking.uri=sqlite:///FILE"
@@ -87,12 +87,6 @@ def _file(file: Path) -> Finding:
     if tables and row is None:
         return error(_HERE, f"{file} is no MLflow store", "tracking.uri=sqlite:///FILE, another one")
     return _schema(file, row[0] if row else None)
-
-
-def _try_room(folder: Path) -> None:
-    """Raises OSError where a new store would not fit: a full disk or quota still lets an empty file be made."""
-    with tempfile.TemporaryFile(dir=folder) as probe:
-        probe.write(bytes(2**20))
 
 
 def _unusable(file: Path, problem: str) -> Finding:

@@ -1,6 +1,7 @@
 """How every command begins and ends: with its usage for who asks, an exit code, and one line on stderr for a mistake
 the user can mend."""
 
+import errno
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -29,11 +30,18 @@ def command(usage: str, least: int = 1, most: int | None = None) -> Callable[[Ma
 
 
 def run(name: str, main: Main, argv: list[str]) -> int:
-    """Call `main(argv)`; a DriftworkError becomes `driftwork NAME: line` and exit code 2, Ctrl-C becomes 130."""
+    """Call `main(argv)`; a DriftworkError or a full disk becomes `driftwork NAME: line` and exit code 2, Ctrl-C becomes
+    130."""
     try:
         return main(argv)
     except DriftworkError as error:
         print(f"driftwork {name}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"driftwork {name}: {where}{error.strerror}; what was whole before still is", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -6,6 +6,7 @@ seconds.
 
 import logging
 import os
+import re
 import socket
 import time
 import warnings
@@ -258,6 +259,7 @@ def connect(uri: str) -> "MlflowClient":
     from mlflow.tracking import MlflowClient
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # it announces each migration of a new store
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # and shows errors that it raises too
     return MlflowClient(tracking_uri=uri)
 
 
@@ -289,4 +291,5 @@ def as_user_error(uri: str) -> Iterator[None]:
 
 
 def one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    said = re.sub(r"\(raised as a result of [^)]*\) | \[SQL: .*", "", " ".join(str(error).split()))
+    return said[:300] or type(error).__name__

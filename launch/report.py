@@ -19,7 +19,7 @@ from launch.tracked_runs import TrackedRun
 from launch.tracking import TrackingConfig, open_run
 from models.config_base import Config, parse
 from models.errors import DriftworkError
-from pipeline.files import aside_folder
+from pipeline.files import aside_folder, require_room
 from pipeline.sequence import Split
 
 USAGE = """usage: driftwork report EXPERIMENT out=DIR [split=test] [tracking.uri=sqlite:///runs/mlflow.db]
@@ -76,6 +76,7 @@ def _in_place_of(out: Path) -> Iterator[Path]:
     fresh, old = (out.with_name(f".{out.name}.{word}.{uuid.uuid4().hex}") for word in ("new", "old"))
     try:
         with aside_folder(fresh) as folder:
+            require_room(folder)
             yield folder
         try:
             if out.exists():

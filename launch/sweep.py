@@ -26,7 +26,7 @@ from launch.tracking import Tracker, open_run
 from models.config_base import flatten
 from models.errors import DriftworkError
 from pipeline.cache import find_manifest, local
-from pipeline.files import printable
+from pipeline.files import printable, require_room, writing
 from pipeline.lock import locked
 from pipeline.manifest import read_manifest
 from pipeline.verify import verify
@@ -61,12 +61,15 @@ def main(argv: list[str]) -> int:
     for where in dict.fromkeys((cell.config.data, cell.config.cache_dir) for cell in grid.cells):
         verify(local(*where, find_manifest(*where), thorough=True))
     states = [_state(grid, cell) for cell in grid.cells]
+    if "--dry-run" not in argv:
+        doctor_store.require(grid.cells[0].config.tracking.uri)
     _list(grid, steps, states)
     if "--dry-run" in argv:
         return 0
-    doctor_store.require(grid.cells[0].config.tracking.uri)
     try:
         with sigterm_exits(), locked(grid.out / _LOCK, f"out={grid.out}", "sweep"):
+            with writing(f"out={grid.out}"):
+                require_room(grid.out)
             _sweep(grid, [cell for cell, state in zip(grid.cells, states, strict=True) if not state.done])
     except CellsFailedError as failed:
         print(failed, flush=True)

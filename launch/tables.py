@@ -48,10 +48,10 @@ def figure(x: Estimate | None) -> str:
     if x is None or math.isnan(x.value):
         return "–"
     if not x.stderr > 0:  # unknown, or an exact 0
-        return f"{x.value:.2f}" if math.isnan(x.stderr) else f"{x.value:.2f}±0.00"
+        return f"{x.value:z.2f}" if math.isnan(x.stderr) else f"{x.value:z.2f}±0.00"
     first = math.floor(math.log10(x.stderr))
     places = min(5, max(0, 1 - first if x.stderr < 3.6 * 10.0**first else -first))
-    return f"{x.value:.{places}f}±{x.stderr:.{places}f}"
+    return f"{x.value:z.{places}f}±{x.stderr:.{places}f}"  # z: no -0.00
 
 
 def show(table: Table) -> None:

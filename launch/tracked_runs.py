@@ -6,6 +6,7 @@ from typing import NamedTuple
 from launch import doctor_store, store_uri
 from launch.mlflow_store import as_user_error, connect
 from models.errors import DriftworkError
+from pipeline.files import require_room
 
 
 class TrackedRun(NamedTuple):
@@ -52,11 +53,16 @@ def fetch(uri: str, run_id: str, paths: tuple[str, ...], folder: Path) -> None:
     """Copy those of `paths`, files or folders, that are among the run's artifacts into `folder`, a new one.
 
     Raises:
-        DriftworkError: the store does not give them, or they cannot be written.
+        DriftworkError: the store does not give them.
+        OSError: they cannot be written.
     """
-    with as_user_error(uri):
-        folder.mkdir(parents=True)
-        client = connect(store_uri.absolute(uri))
-        for entry in client.list_artifacts(run_id):
-            if entry.path in paths:
-                client.download_artifacts(run_id, entry.path, str(folder))
+    folder.mkdir(parents=True)
+    try:
+        with as_user_error(uri):
+            client = connect(store_uri.absolute(uri))
+            for entry in client.list_artifacts(run_id):
+                if entry.path in paths:
+                    client.download_artifacts(run_id, entry.path, str(folder))
+    except DriftworkError:
+        require_room(folder)  # MLflow takes a full disk for a file that is not there
+        raise

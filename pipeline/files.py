@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +51,12 @@ def writing(where: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise DriftworkError(f"{where}: cannot be written: {error.strerror or error}") from None
+
+
+def require_room(folder: Path) -> None:
+    """Raises OSError where a megabyte does not fit: a disk or a quota that is full still lets an empty file be made."""
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(bytes(2**20))
 
 
 def sha256(path: Path) -> str:
