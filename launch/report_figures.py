@@ -1,5 +1,6 @@
 """The papers' figures of a group of runs, where the runs have what a figure shows."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from launch.report_rows import Group, Kind, with_other_rates
 from launch.scores import Table
 from launch.side_by_side import Column, columns_of
 
+_TASKS = ("density", "prediction", "interpolation")
 _MOST_LINES = 8
 """More than that nobody tells apart; then it is one setting a model."""
 
@@ -25,20 +27,26 @@ class Drawn(NamedTuple):
 
 def draw(group: Group, folder: Path, prefix: str) -> list[Drawn]:
     """Draw what there is into `folder`, as PNG and PDF: figure 2, figure 4, the error against the horizon."""
-    kinds = group.kinds if len(group.kinds) <= _MOST_LINES else group.chosen
     found = [
-        _observations(kinds, folder / f"{prefix}figure2"),
+        _observations(group, folder / f"{prefix}figure2"),
         _grid(group.kinds, folder / f"{prefix}figure4"),
-        _horizons(kinds, folder / f"{prefix}forecast-horizon"),
+        _horizons(group, folder / f"{prefix}forecast-horizon"),
     ]
     return [drawn for drawn in found if drawn is not None]
 
 
-def _observations(kinds: list[Kind], path: Path) -> Drawn | None:
+def _with_points(group: Group, number: Callable[[Kind], int], at_least: int) -> list[Kind]:
+    """The kinds with that many points on a line; of too many kinds, the best of each model."""
+    fit = group._replace(kinds=[kind for kind in group.kinds if number(kind) >= at_least])
+    return fit.kinds if len(fit.kinds) <= _MOST_LINES else fit.chosen
+
+
+def _observations(group: Group, path: Path) -> Drawn | None:
     """Figure 2: scores against the share of the frames that was observed."""
     panels = []
+    kinds = _with_points(group, lambda kind: max(len(_points(with_other_rates(kind), task)) for task in _TASKS), 3)
     tables = {kind.said: with_other_rates(kind) for kind in kinds}
-    for task in ("density", "prediction", "interpolation"):
+    for task in _TASKS:
         lines = {name: _points(scored, task) for name, scored in tables.items()}
         lines = {name: line for name, line in lines.items() if len(line) > 2}
         if lines:
@@ -50,10 +58,10 @@ def _observations(kinds: list[Kind], path: Path) -> Drawn | None:
     return Drawn(files, f"Figure 2. {title}", "Bars: one standard error to either side.", kinds)
 
 
-def _horizons(kinds: list[Kind], path: Path) -> Drawn | None:
+def _horizons(group: Group, path: Path) -> Drawn | None:
     """The error of forecasts against how far they reach."""
+    kinds = _with_points(group, lambda kind: len(_points(kind.tables, "forecast")), 2)
     lines = {kind.said: _points(kind.tables, "forecast") for kind in kinds}
-    lines = {name: line for name, line in lines.items() if len(line) > 1}
     free = compare.free([member.evaluated for kind in kinds for member in kind.members])
     if not lines:
         return None

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from launch import published, report, report_contents, run_folder, tables
+from launch import compare, published, report, report_contents, report_figures, run_folder, tables
 from launch.config import RunConfig
 from launch.estimates import Estimate, Scores, difference, estimate, over_seeds
+from launch.report_rows import Group, Kind, Member
 from launch.results import write_results
 from launch.side_by_side import Column
 from launch.tables import Cell, Row, Table
+from launch.tracked_runs import TrackedRun
 from launch.tracking import TrackingConfig, open_run
 from models.config_base import load
 from models.errors import DriftworkError
@@ -162,6 +164,21 @@ def test_figures_are_pdf_and_png(out):
         assert (out / f"{name}.pdf").read_bytes().startswith(b"%PDF")
         with Image.open(out / f"{name}.png") as picture:
             assert picture.width > 300
+
+
+def test_a_figure_chooses_among_the_runs_that_it_can_show(tmp_path):
+    """Nine settings are too many lines; that the best of them have no third rate leaves those that do."""
+
+    def kind(hidden, rates, best):
+        member = Member(
+            TrackedRun(str(hidden), "run", 0, {"val/best_score": best}, {}),
+            compare.Evaluated(tmp_path, {"train.seed": 0}, rates_of(10, rates)), {},
+        )  # fmt: skip
+        return Kind("VSDN-VAE", {"model.hidden": hidden}, f"VSDN-VAE (hidden {hidden})", [member])
+
+    kinds = [*(kind(hidden, ("25", "50"), 1.0) for hidden in range(9)), kind(9, ("10", "25", "50"), 2.0)]
+    (figure,) = report_figures.draw(Group("rolls", "lakh", MANIFEST, kinds), tmp_path, "")
+    assert [shown.settings["model.hidden"] for shown in figure.kinds] == [9]
 
 
 def test_the_page_needs_nothing_else_and_says_how_it_was_made(out):
