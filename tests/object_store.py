@@ -44,8 +44,9 @@ class ObjectStore:
 
     def objects(self, folder=""):
         """Name below the folder -> content."""
-        listed = self.client.list_objects_v2(Bucket=BUCKET, Prefix=f"{folder}/").get("Contents", [])
-        return {found["Key"].removeprefix(f"{folder}/"): self.read(found["Key"]) for found in listed}
+        prefix = f"{folder}/" if folder else ""
+        listed = self.client.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
+        return {found["Key"].removeprefix(prefix): self.read(found["Key"]) for found in listed}
 
     def read(self, key):
         return self.client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
