@@ -20,7 +20,7 @@ from pipeline.verify import verify
 from tests.datasets import write_rolls
 from tests.object_store import BUCKET, object_store
 from tests.pipeline.midi_bytes import corpus
-from tests.pipeline.test_prepare import CONFIG, OVERRIDES, config
+from tests.pipeline.preparing import CONFIG, OVERRIDES, config
 
 ROOT = Path(__file__).parents[2]
 URL = f"s3://{BUCKET}/lakh"

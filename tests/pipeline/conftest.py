@@ -1,0 +1,16 @@
+"""What tests of preparations share."""
+
+import pytest
+
+from tests.pipeline.midi_bytes import corpus
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    return corpus(tmp_path_factory.mktemp("raw"), 20)
+
+
+@pytest.fixture
+def no_ray(monkeypatch):
+    """For what must be told before Ray is started."""
+    monkeypatch.setattr("pipeline.prepare._run", lambda *_: pytest.fail("Ray was started"))
