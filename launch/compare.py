@@ -11,7 +11,7 @@ from launch.entry import command, run
 from launch.results import merge, read_scores
 from launch.scores import Table
 from launch.side_by_side import Column, Rows, columns_of, differences, figures
-from models.config_base import Config, flatten, parse
+from models.config_base import Config, flatten, parse, shortened
 from models.errors import DriftworkError
 from pipeline.files import aside, writing
 from pipeline.sequence import Split
@@ -105,7 +105,8 @@ def settings(config: dict[str, Any]) -> dict[str, Any]:
 
 def differing(kind: dict[str, Any], rivals: list[dict[str, Any]]) -> list[str]:
     """Those settings of a kind that are not in all of its rivals."""
-    return [f"{k.rpartition('.')[2]} {x}" for k, x in kind.items() if any(rival.get(k) != x for rival in rivals)]
+    keys = [key for key, x in kind.items() if any(rival.get(key) != x for rival in rivals)]
+    return [f"{label} {kind[key]}" for key, label in shortened(keys).items()]
 
 
 def labelled(name: str, said: list[str]) -> str:

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import AfterValidator, Field
 
 from launch.config import RunConfig
-from models.config_base import Config, apply, build, load, read_mapping
+from models.config_base import Config, apply, build, load, read_mapping, shortened
 from models.errors import DriftworkError
 
 BASE = "base"
@@ -131,7 +131,7 @@ def _cells(grid: Grid, overrides: list[str]) -> Iterator[Cell]:
     names: dict[str, int] = {}
     configs: dict[str, int] = {}
     combinations = list(_combinations(grid, overrides))
-    labels = _labels({key: None for values in combinations for key in values})
+    labels = shortened({key for values in combinations for key in values})
     bases = {Path(base).stem: grid.file.parent / base for base in _bases(grid.config)}
     for number, values in enumerate(combinations, 1):
         parts = [_part(labels[key], value) for key, value in values.items()]
@@ -214,17 +214,6 @@ def _bases(config: GridConfig) -> tuple[str, ...]:
 def _written(overrides: dict[str, Any]) -> list[str]:
     """As on a command line; JSON is YAML."""
     return [f"{key}={json.dumps(value, default=str)}" for key, value in overrides.items()]
-
-
-def _labels(keys: dict[str, None]) -> dict[str, str]:
-    """Key -> its last words, as many as tell it from the others."""
-    labels = {}
-    for key in keys:
-        words = key.split(".")
-        tails = (".".join(words[-n:]) for n in range(1, len(words) + 1))
-        own = (tail for tail in tails if sum(f".{other}".endswith(f".{tail}") for other in keys) == 1)
-        labels[key] = next(own, key)
-    return labels
 
 
 def _part(label: str, value: Any) -> str:

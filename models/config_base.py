@@ -5,7 +5,7 @@ that names its neighbours, so that a typo never silently becomes a default.
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -108,6 +108,17 @@ def flatten(config: Config) -> dict[str, Any]:
 
     visit("", config.model_dump(mode="json"))
     return flat
+
+
+def shortened(keys: Collection[str]) -> dict[str, str]:
+    """Dotted key -> its last words, as many as tell it from the others."""
+    labels = {}
+    for key in keys:
+        words = key.split(".")
+        tails = (".".join(words[-n:]) for n in range(1, len(words) + 1))
+        own = (tail for tail in tails if sum(f".{other}".endswith(f".{tail}") for other in keys) == 1)
+        labels[key] = next(own, key)
+    return labels
 
 
 def _read_with_base(path: Path) -> dict[str, Any]:

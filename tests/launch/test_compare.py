@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from launch import compare, run_folder
+from launch import compare, run_folder, side_by_side
 from launch.config import RunConfig
 from launch.estimates import Estimate, Scores, difference, estimate, over_seeds
 from launch.results import write_results
@@ -92,6 +92,12 @@ def test_the_ratio_of_a_difference_to_its_error_can_be_read_off(tmp_path):
     assert abs(paired.value) < 2 * paired.stderr  # so that there is no mark
 
 
+def test_what_prints_alike_is_alike_the_best():
+    levels = {"a": 9.0001, "b": 9.0, "c": 9.5}
+    rows = {name: [{"density": {"25": {NAMES["density"]: scored(x, 1)}}}] for name, x in levels.items()}
+    assert [row.cells[0].best for row in side_by_side.figures("", rows).rows] == [True, True, False]
+
+
 def test_runs_that_differ_in_the_seed_are_one_row(tmp_path):
     runs = [ran(tmp_path / f"{s}", 30.0 + s, f"train.seed={s}", f"tracking.parent=p{s}") for s in range(3)]
     runs.append(ran(tmp_path / "gru", 28.0, "model.name=vsdn_vae_res"))
@@ -101,6 +107,12 @@ def test_runs_that_differ_in_the_seed_are_one_row(tmp_path):
     seeds = [scored(30.0 + s, 25) for s in range(3)]
     assert figures["vsdn_vae (3 seeds)"][0] == figure(over_seeds(seeds)).replace("±", " ± ")
     assert differences["vsdn_vae_res"][0].startswith(figure(difference([scored(28.0, 25)], seeds)).replace("±", " ± "))
+
+
+def test_what_differs_is_named_by_as_much_of_its_key_as_tells_it_apart():
+    one = {"model.latent": 8, "observe.train.ratios": (0.1,), "observe.evaluate.ratios": (0.1, 0.5), "train.beta": 1}
+    other = one | {"model.latent": 32, "observe.train.ratios": (0.5,), "observe.evaluate.ratios": (0.5,)}
+    assert compare.differing(one, [one, other]) == ["latent 8", "train.ratios (0.1,)", "evaluate.ratios (0.1, 0.5)"]
 
 
 def test_forecasts_have_a_column_a_horizon(tmp_path):
