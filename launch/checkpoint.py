@@ -24,7 +24,7 @@ from torch import nn
 from launch import file_list
 from launch.distributed import on_rank_0
 from models.errors import DriftworkError
-from pipeline.files import aside, sha256, sync
+from pipeline.files import aside, disk_says, sha256, sync
 
 if TYPE_CHECKING:
     from launch.engine import Engine  # DeepSpeed takes seconds to load, and reading weights needs none of it
@@ -162,7 +162,7 @@ def _told(incomplete: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:  # the latter is torch's, where its writer meets a full disk
         shutil.rmtree(incomplete, ignore_errors=True)
-        raise DriftworkError(f"{incomplete}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
+        raise DriftworkError(f"{incomplete}: cannot be written: {disk_says(error)}") from None
 
 
 def _write_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
@@ -170,7 +170,7 @@ def _write_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
         with aside(path) as temporary:
             save_file(weights, temporary)
     except (OSError, SafetensorError) as error:
-        raise DriftworkError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
+        raise DriftworkError(f"{path}: cannot be written: {disk_says(error)}") from None
 
 
 def _about(folder: Path) -> dict[str, Any]:

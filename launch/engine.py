@@ -32,7 +32,7 @@ from launch.stopwatch import Stopwatch
 from models.base import Objective
 from models.batch import Batch
 from models.errors import DriftworkError
-from pipeline.files import sha256
+from pipeline.files import disk_says, sha256
 
 # On CPU `init_distributed` would compile a shared-memory kernel: minutes on a first start, and a process killed
 # meanwhile leaves a lock on which every later start waits for ever. Only inference uses that kernel.
@@ -124,9 +124,15 @@ class Engine:
 
     def weights(self) -> dict[str, Tensor]:
         """All weights and buffers, whole, on the CPU; every rank calls it."""
-        divided = list(self.module.parameters()) if self.optim.zero_stage == 3 else []
-        with deepspeed.zero.GatheredParameters(divided):
+        with deepspeed.zero.GatheredParameters(self._divided()):
             return {name: x.detach().cpu().clone() for name, x in self.module.state_dict().items()}
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """The model can be asked for what is not its `forward`; every rank asks the same. At stage 3 DeepSpeed gathers
+        the weights of a module while that is called, as the model itself is in training alone."""
+        with deepspeed.zero.GatheredParameters(self._divided()):
+            yield
 
     def save(self, folder: Path) -> dict[str, str]:
         """Weights, optimizer and schedule into `folder`, on disk when this returns; every rank calls it.
@@ -146,6 +152,9 @@ class Engine:
         with _without_pickle():
             self.engine._config.load_universal_checkpoint = (folder / "zero").exists()
             self.engine.load_checkpoint(str(folder.parent), tag=folder.name)
+
+    def _divided(self) -> list[nn.Parameter]:
+        return list(self.module.parameters()) if self.optim.zero_stage == 3 else []
 
     def _norm_at_stage_0(self) -> float:
         """DeepSpeed gives none there; backward has averaged the gradients, so that every rank finds the same."""
@@ -186,7 +195,7 @@ class _Files(CheckpointEngine):
         try:
             yield
         except (OSError, RuntimeError) as error:  # torch raises the latter where its writer meets a full disk
-            self.problem = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            self.problem = disk_says(error)
 
 
 def to_universal(source: Path, target: Path) -> None:
@@ -218,7 +227,8 @@ def _without_pickle() -> Iterator[None]:
 def _deepspeed_config(optim: OptimConfig) -> dict[str, Any]:
     return {
         "train_micro_batch_size_per_gpu": 1,  # DeepSpeed only uses it to print; our loss is normalised already
-        "zero_optimization": {"stage": optim.zero_stage},
+        # At stage 3, small weights too are divided: by default none below 1e5 numbers is, which here are most.
+        "zero_optimization": {"stage": optim.zero_stage, "stage3_param_persistence_threshold": 0},
         "gradient_clipping": optim.clip_norm,
         "zero_allow_untested_optimizer": True,
         "torch_autocast": {"enabled": optim.autocast, "dtype": "bfloat16"},

@@ -189,7 +189,8 @@ def _train(
         journal.say(f"{engine.size:,} parameters, from step {progress.step}")
 
         def validate(step: int) -> tuple[float, str]:
-            return _validation_score(model, config, manifest, ranks, tracker, watch, step)
+            with engine.open():
+                return _validation_score(model, config, manifest, ranks, tracker, watch, step)
 
         def save(is_best: bool) -> None:
             watch.at("save")

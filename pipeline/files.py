@@ -59,6 +59,15 @@ def require_room(folder: Path) -> None:
         probe.write(bytes(2**20))
 
 
+def disk_says(error: Exception) -> str:
+    """Why something could not be written, in a line. torch's writer, when the disk refuses, may raise an error of its
+    own over that: of positions in a file."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, OSError):
+        found = found.__context__
+    return (found and found.strerror) or str(error).splitlines()[0]
+
+
 def sha256(path: Path) -> str:
     """Hex digest of the file's bytes, read in pieces."""
     with path.open("rb") as handle:

@@ -1,14 +1,17 @@
 """What test_engine.py runs under the launcher, on one rank and on two: `python -m tests.launch.ranks DATA OUT`."""
 
+import random
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
 from launch import run_folder, streams
 from launch.config import OptimConfig, RunConfig
 from launch.engine import Engine, join_ranks, leave
+from models.base import Model
 from models.config_base import load
 from pipeline.manifest import read_manifest
 
@@ -27,14 +30,49 @@ def main() -> None:
             engine = Engine(run_folder.model_for(config, manifest), optim, ranks, 20)
             stream = streams.training(config, manifest, ranks)
             # 5 epochs of 4 steps, the last of each short
-            norms = [engine.step(batch, 0.5).grad_norm for epoch in range(5) for batch in stream.epoch(epoch)]
-            assert len(norms) == 20
+            batches = [batch for epoch in range(5) for batch in stream.epoch(epoch)]
+            assert len(batches) == 20
+            before = generators()
+            norms = [engine.step(batch, 0.5).grad_norm for batch in batches]
+            assert generators() == before, "a step drew from a global generator"
+            held = sum(p.numel() for p in engine.module.parameters())
+            assert held == (0 if stage == 3 else engine.size), "stage 3 alone divides the weights, to the last one"
             weights = engine.weights()
             if ranks.rank == 0:
                 file = out / f"{name}-stage{stage}-of{ranks.world}.safetensors"
                 save_file({**weights, "norms": torch.tensor(norms)}, file)
-            refuse_nan(engine, next(stream.epoch(0)), weights)
+            batch = next(stream.epoch(0))
+            ask(engine, run_folder.model_for(config, manifest), batch, weights)
+            refuse_nan(engine, batch, weights)
+            if stage == 3:  # of the others test_resume.py tells more
+                go_on(engine, Engine(run_folder.model_for(config, manifest), optim, ranks, 20), batch, out / name)
     leave()
+
+
+def generators() -> tuple[object, ...]:
+    """States of the process's own generators, of which a step asks nothing: no checkpoint holds them."""
+    _, state, *rest = np.random.get_state()
+    return torch.get_rng_state().tolist(), state.tolist(), rest, random.getstate()
+
+
+def ask(engine: Engine, whole: Model, batch, weights) -> None:
+    """What is no `forward`, as a validation does, of a model that may be divided; and of its whole twin."""
+    whole.load_state_dict(weights)
+    engine.module.eval()
+    with torch.no_grad(), engine.open():
+        found, expected = engine.module.density(batch, 2), whole.eval().density(batch, 2)
+    assert torch.equal(found[1], expected[1])
+    assert all(torch.equal(a, b) for a, b in zip(found[0], expected[0], strict=True))
+    engine.module.train()
+
+
+def go_on(engine: Engine, other: Engine, batch, folder: Path) -> None:
+    """Saved by one engine, loaded by the other: their next steps are the same."""
+    engine.save(folder)
+    other.load(folder)
+    assert other.step(batch, 0.5).grad_norm == engine.step(batch, 0.5).grad_norm
+    weights = engine.weights()
+    assert all(torch.equal(x, weights[name]) for name, x in other.weights().items())
 
 
 def refuse_nan(engine: Engine, batch, weights) -> None:

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from launch import launcher
-from launch.engine import _without_pickle
+from launch.engine import _Files, _without_pickle
 from tests.datasets import write_rolls
 from tests.launch.ranks import MODELS, STAGES
 
@@ -50,6 +50,14 @@ def test_what_zero_divides_among_the_ranks_does_not_change_the_result(trained, m
 def test_the_norm_is_that_before_clipping(trained, model):
     assert trained[model, 0, 1]["norms"].max() > 0.5
     assert trained[model, 0, 1]["norms"].isfinite().all()
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_a_full_disk_gives_its_own_reason(size):
+    """torch's writer has another for it, where it meets it inside a tensor."""
+    files = _Files()
+    files.save({"weights": torch.zeros(size)}, "/dev/full")
+    assert files.problem == "No space left on device"
 
 
 class Foreign:
