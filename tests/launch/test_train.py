@@ -20,21 +20,36 @@ WIDE = ["train.batch_size=9000", "evaluate.batch_size=9000"]
 TINY = str(Path(__file__).with_name("tiny_vsdn_vae.yaml"))
 
 
-def driftwork(cwd, *arguments, timeout=300):
+def driftwork(cwd, *arguments, timeout=300, **variables):
     """The console script in a folder of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
     command = [sys.executable, "-m", "launch.cli", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A working directory with prepared data and a run of four epochs in it."""
+    """A working directory with prepared data and a run of four epochs in it, which was made without a compiler, without
+    numactl or any other program, and where a killed build had left its lock."""
     folder = tmp_path_factory.mktemp("train")
     write_rolls(folder / "rolls")
-    done = driftwork(folder, "train", TINY, "data=rolls", "out=runs/whole")
+    lock = folder / "extensions/py311_cpu/deepspeed_shm_comm/lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    os.utime(lock, (0, 0))
+    bare = {"PATH": str(folder / "no-programs"), "TORCH_EXTENSIONS_DIR": str(folder / "extensions")}
+    done = driftwork(folder, "train", TINY, "data=rolls", "out=runs/whole", **bare)
     assert done.returncode == 0, done.stderr
+    (folder / "errors.txt").write_text(done.stderr)
     return folder, done.stdout
+
+
+@pytest.mark.slow
+def test_a_lock_that_a_killed_build_left_is_told_and_not_waited_for(place):
+    folder, _ = place
+    lock = folder / "extensions/py311_cpu/deepspeed_shm_comm/lock"
+    said = f"{lock} was left by a process that is gone: what needs deepspeed_shm_comm hangs; rm {lock}"
+    assert f"driftwork doctor: error    build lock   {said}" in (folder / "errors.txt").read_text().splitlines()
 
 
 @pytest.mark.slow
