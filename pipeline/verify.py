@@ -1,15 +1,22 @@
 """Every shard of a data set against its manifest."""
 
+import os
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
 from models.errors import DriftworkError
 from pipeline.files import sha256
 from pipeline.manifest import Manifest, Shard, read_manifest
+from pipeline.sequence import DataSpec
 from pipeline.shards import read_sample
 from pipeline.storage import MissingError, Place, Store
+
+_ALONE = 10_000
+"""Samples that one process decodes in a few seconds."""
 
 
 class Report(NamedTuple):
@@ -26,10 +33,11 @@ def verify(where: Place) -> Report:
     manifest = read_manifest(where)
     if isinstance(where, Path):
         there = {path.name for path in where.glob("*.tar")}
-        faults = [(shard.file, _fault(where / shard.file, shard, manifest)) for shard in manifest.shards]
+        found = _in_folder(where, manifest)
     else:
         there = {name for name in Store(where).names() if name.endswith(".tar")}
-        faults = [(shard.file, _fault_there(Store(where), shard, manifest)) for shard in manifest.shards]
+        found = [_fault_there(Store(where), shard, manifest.spec) for shard in manifest.shards]
+    faults = [(shard.file, fault) for shard, fault in zip(manifest.shards, found, strict=True)]
     faults += [(file, "not in the manifest") for file in there - {shard.file for shard in manifest.shards}]
     bad = [f"{where}/{file}: {fault}" for file, fault in sorted(faults) if fault]
     if bad:
@@ -41,15 +49,25 @@ def verify(where: Place) -> Report:
     )
 
 
-def _fault_there(store: Store, shard: Shard, manifest: Manifest) -> str:
+def _in_folder(folder: Path, manifest: Manifest) -> list[str]:
+    """What is wrong with each shard; all cores look, where that is worth their start."""
+    paths = [folder / shard.file for shard in manifest.shards]
+    specs = [manifest.spec] * len(paths)
+    if sum(shard.samples for shard in manifest.shards) <= _ALONE:
+        return list(map(_fault, paths, manifest.shards, specs))
+    with ProcessPoolExecutor(min(os.cpu_count() or 1, len(paths)), mp_context=get_context("spawn")) as pool:
+        return list(pool.map(_fault, paths, manifest.shards, specs))
+
+
+def _fault_there(store: Store, shard: Shard, spec: DataSpec) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, shard.file)
         with suppress(MissingError):
             store.fetch(shard.file, path)
-        return _fault(path, shard, manifest)
+        return _fault(path, shard, spec)
 
 
-def _fault(path: Path, shard: Shard, manifest: Manifest) -> str:
+def _fault(path: Path, shard: Shard, spec: DataSpec) -> str:
     """What is wrong with one shard, or nothing."""
     if not path.is_file():
         return "missing"
@@ -61,7 +79,7 @@ def _fault(path: Path, shard: Shard, manifest: Manifest) -> str:
     try:
         with path.open("rb") as handle:
             for index in range(shard.samples):
-                read_sample(handle, shard, index, manifest.spec)
+                read_sample(handle, shard, index, spec)
     except DriftworkError as error:
         return str(error)
     return ""

@@ -131,7 +131,9 @@ def test_two_shards_that_have_changed_places_are_both_named(prepared):
     assert [line.split("/")[-1][:5] for line in str(caught.value).splitlines()] == ["train", "val-0"]
 
 
-def test_verify_names_all_of_them(prepared):
+@pytest.mark.parametrize("alone", [10_000, 0], ids=["one process", "all cores"])
+def test_verify_names_all_of_them(prepared, monkeypatch, alone):
+    monkeypatch.setattr("pipeline.verify._ALONE", alone)
     flip(prepared / "train-000000.tar")
     (prepared / "val-000000.tar").unlink()
     with pytest.raises(DriftworkError) as caught:

@@ -1,0 +1,85 @@
+"""Preparing with one worker and with two, on one Ray that is up already.
+
+    python -m benchmarks.workers                the chorales of music21, ten times
+    python -m benchmarks.workers lakh DIR 10    a data set's own files; how many times each
+
+By turns, seconds of the clock from the call to the manifest. What two workers are short of twice one is divided: two
+processes without Ray that build half of the shards each share caches and memory, nothing else; the driver's own part is
+what it does before the first shard and after the last, alone. Needs two idle cores.
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+from benchmarks.memory import repeat
+from models.config_base import load
+from pipeline import cluster
+from pipeline.build import Job, build_shard
+from pipeline.chorales import write_chorales
+from pipeline.guard import Limits
+from pipeline.plan import ShardPlan, make_plan
+from pipeline.prepare import PrepareConfig, prepare
+from pipeline.sources import reader
+
+ROUNDS = 3
+
+
+def prepared(name: str, source: Path, workers: int) -> float:
+    """Seconds that `prepare` takes."""
+    with tempfile.TemporaryDirectory() as out:
+        words = [f"source={source}", f"out={out}/data", f"workers={workers}"]
+        config = load(PrepareConfig, f"configs/prepare/{name}.yaml", words)
+        started = time.perf_counter()
+        prepare(config)
+        return time.perf_counter() - started
+
+
+def build(name: str, source: Path, parts: int, part: int) -> float:
+    """Seconds that one process takes for every `parts`-th shard, without Ray."""
+    with tempfile.TemporaryDirectory() as out:
+        config = load(PrepareConfig, f"configs/prepare/{name}.yaml", [f"source={source}", f"out={out}"])
+        limits = Limits(config.seconds_per_file, config.mib_per_file)
+        job = Job(config.recipe, reader(config.dataset), source, Path(out), limits)
+        plans: list[ShardPlan] = make_plan(job.reader.find(source), config.recipe)
+        build_shard(job, plans[-1])  # starts the parser
+        started = time.perf_counter()
+        for plan in plans[part:-1:parts]:
+            build_shard(job, plan)
+        return time.perf_counter() - started
+
+
+def main(name: str, source: Path) -> None:
+    files = sum(path.is_file() for path in source.rglob("*"))
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool, cluster.connected("local", 2):
+        prepared(name, source, 2)  # starts the workers and reads the disk
+        rounds = []
+        for _ in range(ROUNDS):
+            one, two = prepared(name, source, 1), prepared(name, source, 2)
+            alone = pool.submit(build, name, source, 1, 0).result()
+            both = max(half.result() for half in [pool.submit(build, name, source, 2, part) for part in (0, 1)])
+            rounds.append((one, two, one / (2 * two), alone / (2 * both), one - alone))
+    one, two, together, apart, rest = (statistics.median(column) for column in zip(*rounds, strict=True))
+    low, high = min(r[2] for r in rounds), max(r[2] for r in rounds)
+    print(f"{files} files of {name}, medians of {ROUNDS} rounds: {one:.1f} s with one worker, {two:.1f} s with two")
+    print(
+        f"efficiency of two workers: {together:.2f} ({low:.2f} to {high:.2f}); of two processes without Ray {apart:.2f}"
+    )
+    print(f"the driver and Ray beside the shards, with one worker: {rest:.1f} s")
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as temporary:
+        raw = Path(temporary) / "raw"
+        if len(sys.argv) > 2:
+            repeat(Path(sys.argv[2]), raw, int(sys.argv[3]))
+            main(sys.argv[1], raw)
+        else:
+            chorales = Path(temporary) / "chorales"
+            write_chorales(chorales)
+            repeat(chorales, raw, 10)
+            main("chorales", raw)
