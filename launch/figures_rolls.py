@@ -42,7 +42,7 @@ def interpolation(
     axes = list(figure.subplots(2 + len(rows), 1, sharex=True, sharey=True))
     extent = (0.0, len(truth) / rate, low - 0.5, high + 0.5)
     seen = np.where(observed[:, None, None], _ink(truth), np.array(to_rgb(HIDDEN)))
-    pictures = [("truth", _ink(truth)), (f"observed, {observed.mean():.0%} of the frames", seen)]
+    pictures = [("truth", _ink(truth)), (f"observed, {100 * observed.mean():.0f} % of the frames", seen)]
     pictures += [(label, _scored(truth, probabilities)) for label, probabilities in rows]
     for panel, (label, picture) in zip(axes, pictures, strict=True):
         panel.imshow(

@@ -58,7 +58,7 @@ def interpolation(path: Path, speech: Speech, title: str) -> list[Path]:
     heights = (1, 1, 1.5, 1, 1, 1)
     whole, filled, close, *spectrograms = figure.subplots(6, 1, height_ratios=heights)
     time = np.arange(len(speech.truth)) / speech.rate
-    _wave(whole, time, speech, speech.truth, GREY, f"truth; {speech.shown.mean():.0%} of it was observed")
+    _wave(whole, time, speech, speech.truth, GREY, f"truth; {100 * speech.shown.mean():.0f} % of it was observed")
     _wave(filled, time, speech, speech.filled, BLUE, "interpolation, mean")
     bottom, top = whole.get_ylim()
     filled.set_ylim(bottom, top)
@@ -79,19 +79,19 @@ def interpolation(path: Path, speech: Speech, title: str) -> list[Path]:
 
 @rc_context(figures.STYLE)
 def waveforms(
-    path: Path, rows: Sequence[tuple[str, NDArray[np.float32]]], rate: int, given: float, title: str
+    path: Path, rows: Sequence[tuple[str, NDArray[np.float32], str]], rate: int, given: float, title: str
 ) -> list[Path]:
     """Waveform and spectrogram of each row, on the scales of the first.
 
     Args:
-        rows: a label and samples `[N]` each. given: seconds, up to which all was given; a line stands there.
+        rows: a label, samples `[N]` and a colour each. given: seconds, up to which all was given; a line stands there.
     """
     figure = figures.page(10, 0.8 + 1.5 * len(rows), title)
     axes = figure.subplots(len(rows), 2, sharex=True, sharey="col", squeeze=False)
-    levels = [decibels(samples, rate) for _, samples in rows]
+    levels = [decibels(samples, rate) for _, samples, _ in rows]
     top = levels[0].max()
-    for (wave, spectrum), (label, samples), level in zip(axes, rows, levels, strict=True):
-        wave.plot(np.arange(len(samples)) / rate, samples, color=INK if samples is rows[0][1] else BLUE, linewidth=0.5)
+    for (wave, spectrum), (label, samples, colour), level in zip(axes, rows, levels, strict=True):
+        wave.plot(np.arange(len(samples)) / rate, samples, color=colour, linewidth=0.5)
         wave.set_title(label, loc="left")
         _bare(wave)
         extent = (-HOP / rate / 2, (level.shape[1] - 0.5) * HOP / rate, 0, rate / 2000)

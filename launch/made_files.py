@@ -87,9 +87,13 @@ def _music(folder: Path, stem: str, made: Made, films: list[Film], spec: DataSpe
         file = folder / f"{film.stem}.mid"
         write_midi(file, film.frames > 0.5, film.rate)
         entries.append(film.entry(file))
-    rows = [Roll(film.label, film.frames, film.rate, figures.BLUE if film.draw else figures.INK) for film in films]
+    rows = [Roll(film.label, film.frames, film.rate, _colour(film)) for film in films]
     figures_rolls.stacked(folder / stem, rows, made.seen, made.given, title)
     return entries
+
+
+def _colour(film: Film) -> str:
+    return figures.INK if film.draw is None else figures.BLUE
 
 
 def _speech(folder: Path, stem: str, made: Made, films: list[Film], spec: DataSpec, title: str) -> list[dict[str, Any]]:
@@ -99,7 +103,7 @@ def _speech(folder: Path, stem: str, made: Made, films: list[Film], spec: DataSp
         file, samples = folder / f"{film.stem}.wav", film.frames.reshape(-1)
         write_wav(file, samples, spec.audio_rate)
         entries.append(film.entry(file, samples_per_second=spec.audio_rate))
-        rows.append((film.label, samples))
+        rows.append((film.label, samples, _colour(film)))
     figures_speech.waveforms(folder / stem, rows, spec.audio_rate, made.given, title)
     return entries
 

@@ -30,8 +30,8 @@ thead tr, .rule { border-bottom: 1px solid var(--line); } .rule { border-bottom:
 img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
 figure { margin: 1rem 0; } .media { display: flex; flex-wrap: wrap; gap: 1rem 2rem; align-items: end; }
 .media figure { margin: .5rem 0; max-width: 100%; } audio { max-width: 100%; }
-pre { background: var(--shade); padding: .6rem .8rem; overflow-x: auto; font-size: .8rem; border-radius: 4px; }
-code { overflow-wrap: anywhere; font-size: .9em; } pre code { overflow-wrap: normal; font-size: inherit; }
+pre { background: var(--shade); padding: .6rem .8rem; white-space: pre-wrap; font-size: .8rem; border-radius: 4px; }
+code { overflow-wrap: anywhere; font-size: .9em; } pre code { font-size: inherit; }
 summary { cursor: pointer; color: var(--soft); font-size: .875rem; }
 """
 
@@ -93,7 +93,7 @@ def media(paths: Iterable[Path]) -> str:
     shown, saved = [], []
     for path in paths:
         if path.suffix == ".wav":
-            player = f'<audio controls preload="none" src="{_data(path, MEDIA[path.suffix])}"></audio>'
+            player = f'<audio controls preload="metadata" src="{_data(path, MEDIA[path.suffix])}"></audio>'
             shown.append(f'<figure>{player}<figcaption class="caption">{escape(path.name)}</figcaption></figure>')
         elif path.suffix in MEDIA:
             shown.append(picture(path, path.name))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from launch.estimates import Estimate, Scores, difference, over_seeds
 from launch.metrics import METRICS
 from launch.scores import Table
-from launch.tables import Cell, Row
+from launch.tables import Cell, Row, figure
 from launch.tables import Table as Printed
 
 _HEADINGS = {"density": "NLL {} %", "prediction": "pred. {} %", "interpolation": "interp. {} %", "forecast": "MSE {}"}
@@ -46,17 +46,22 @@ def figures(title: str, rows: Rows) -> Printed:
     columns = columns_of([table for runs in rows.values() for table in runs])
     found = {label: [_mean(runs, column) for column in columns] for label, runs in rows.items()}
     best = [
-        max((column.sign * x.value for x in estimates if x and not math.isnan(x.value)), default=0.0) * column.sign
+        max((x for x in estimates if x and not math.isnan(x.value)), key=lambda x: column.sign * x.value, default=None)
         for column, estimates in zip(columns, zip(*found.values(), strict=True), strict=True)
     ]
     printed = [
-        Row((label,), [Cell(x, best=x is not None and x.value == top) for x, top in zip(estimates, best, strict=True)])
+        Row((label,), [Cell(x, best=_as_good(x, top)) for x, top in zip(estimates, best, strict=True)])
         for label, estimates in found.items()
     ]
     most = max((x for estimates in found.values() for x in estimates if x), key=lambda x: x.n)
     units = "; ".join(dict.fromkeys(METRICS[column.metric].caption for column in columns))
     caption = f"{units}. ± one standard error; {most.n} sequences in {most.groups} groups. Bold: best."
     return Printed(title, _headings(columns), printed, caption)
+
+
+def _as_good(x: Estimate | None, best: Estimate | None) -> bool:
+    """Whether a reader sees no difference: both are printed with the same digits."""
+    return x is not None and best is not None and figure(x).partition("±")[0] == figure(best).partition("±")[0]
 
 
 def differences(rows: Rows, reference: str) -> Printed:

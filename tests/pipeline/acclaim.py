@@ -22,7 +22,8 @@ def bone(
     name: str, dof: Sequence[str] = (), direction: str = "1 0 0", length: float = 1, axis: str = "0 0 0 XYZ"
 ) -> str:
     moves = f"    dof {' '.join(dof)}\n    limits {' '.join(['(-9 9)'] * len(dof))}\n" if dof else ""
-    return f"  begin\n    name {name}\n    direction {direction}\n    length {length}\n    axis {axis}\n{moves}  end\n"
+    said = f"    name {name}\n    id 1\n    direction {direction}\n    length {length}\n    axis {axis}\n"
+    return f"  begin\n{said}{moves}  end\n"
 
 
 def skeleton(bones: str, hierarchy: str, root: str = ROOT, units: str = UNITS) -> str:
