@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from launch import run_folder, tables
 from launch.entry import command, run
 from launch.results import merge, read_scores
-from launch.scores import Table
+from launch.scores import Scored
 from launch.side_by_side import Column, Rows, columns_of, differences, figures
 from models.config_base import Config, flatten, parse, shortened
 from models.errors import DriftworkError
@@ -35,7 +35,7 @@ class Evaluated(NamedTuple):
     folder: Path
     config: dict[str, Any]
     """Flat."""
-    scored: dict[str, Table]
+    scored: dict[str, Scored]
     """By the model and by each baseline."""
 
 

@@ -13,7 +13,7 @@ from launch.config import RunConfig
 from launch.distributed import Ranks, alone
 from launch.entry import command, run
 from launch.results import estimates, merge, read_results, show, values, write_results
-from launch.scores import Table
+from launch.scores import Scored
 from models.config_base import Config, build, parse
 from models.errors import DriftworkError
 from pipeline.manifest import read_manifest
@@ -69,7 +69,7 @@ def evaluate(folder: Path, config: RunConfig, split: Split, name: str, ranks: Ra
     checkpoint.load_best(model, folder, ranks.device)
     model.eval()
     contenders = run_folder.scoring_for(config, manifest, config.evaluate.samples).contenders(model)
-    scored: dict[str, Table] = {who: {} for who in contenders}
+    scored: dict[str, Scored] = {who: {} for who in contenders}
     for rate, stream in streams.evaluation(config, config.data, manifest, split, ranks).items():
         for who, score in contenders.items():
             merge(scored[who], scores.collect(score, model, stream.epoch(0), rate, ranks.device))
@@ -105,7 +105,7 @@ def _rank(folder: Path, config: RunConfig, split: Split, name: str) -> int:
     return 0
 
 
-def _track(folder: Path, config: RunConfig, name: str, scored: dict[str, Table], files: list[Path]) -> None:
+def _track(folder: Path, config: RunConfig, name: str, scored: dict[str, Scored], files: list[Path]) -> None:
     with run_folder.tracked(folder, config) as tracker:
         for who, table in scored.items():
             prefix = name if who == "model" else f"{name}_{who}"

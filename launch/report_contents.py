@@ -19,7 +19,7 @@ from launch.provenance import COMMIT_TAG
 from launch.report_figures import Drawn
 from launch.report_page import Evidence, Section
 from launch.report_rows import BEST, OUTPUTS, Group, Kind, Member
-from launch.report_tables import Made
+from launch.report_tables import Tabled
 from launch.tables import Cell, Row, Table
 from launch.tracked_runs import TrackedRun
 
@@ -70,7 +70,7 @@ def write(
     return papers
 
 
-def _write_table(path: Path, made: Made) -> None:
+def _write_table(path: Path, made: Tabled) -> None:
     path.with_suffix(".csv").write_text(tables.as_csv(made.table), encoding="utf-8")
     path.with_suffix(".tex").write_text(tables.latex(made.table, path.name), encoding="utf-8")
 

@@ -9,7 +9,7 @@ from launch.estimates import over_seeds
 from launch.figures_scores import Panel
 from launch.metrics import METRICS
 from launch.report_rows import Group, Kind, with_other_rates
-from launch.scores import Table
+from launch.scores import Scored
 from launch.side_by_side import Column, columns_of
 
 _TASKS = ("density", "prediction", "interpolation")
@@ -113,7 +113,7 @@ def _family(same: list[Kind], families: list[list[Kind]]) -> str:
     return compare.labelled(label, compare.differing(_rest(same[0]), rivals))
 
 
-def _first_columns(tables: list[Table]) -> list[Column]:
+def _first_columns(tables: list[Scored]) -> list[Column]:
     """Of each task the lowest rate; of a forecast the longest."""
     columns = columns_of(tables)
     by_task = {column.task: column for column in reversed(columns) if column.task != "forecast"}
@@ -126,7 +126,7 @@ def _task(column: Column) -> str:
     return f"{column.task}, {column.name} {unit}"
 
 
-def _points(runs: list[Table], task: str) -> list[Any]:
+def _points(runs: list[Scored], task: str) -> list[Any]:
     """(rate or horizon, mean over the runs) wherever all of them were scored."""
     points = []
     for column in columns_of(runs):
@@ -136,6 +136,6 @@ def _points(runs: list[Table], task: str) -> list[Any]:
     return points
 
 
-def _metric(tables: dict[str, list[Table]], task: str) -> str:
+def _metric(tables: dict[str, list[Scored]], task: str) -> str:
     columns = columns_of([table for runs in tables.values() for table in runs])
     return next(column.metric for column in columns if column.task == task)

@@ -11,7 +11,7 @@ from launch import compare, published, tags, tracked_runs
 from launch.compare import Evaluated
 from launch.config import CONFIG_FILE, RunConfig
 from launch.results import merge, read_scores
-from launch.scores import Table
+from launch.scores import Scored
 from launch.tracked_runs import TrackedRun
 from models.config_base import flatten, load
 from models.errors import DriftworkError
@@ -27,7 +27,7 @@ class Member(NamedTuple):
     tracked: TrackedRun
     evaluated: Evaluated
     """On the split, at the run's own rates."""
-    more: dict[str, Table]
+    more: dict[str, Scored]
     """Evaluation's name -> what the model scored at other rates."""
 
     @property
@@ -46,7 +46,7 @@ class Kind(NamedTuple):
     members: list[Member]
 
     @property
-    def tables(self) -> list[Table]:
+    def tables(self) -> list[Scored]:
         return [member.evaluated.scored["model"] for member in self.members]
 
     @property
@@ -125,7 +125,7 @@ def _member(run: TrackedRun, folder: Path, split: Split) -> Member:
     return Member(run, Evaluated(folder, config, found[split]), more)
 
 
-def _scores(folder: Path, name: str) -> dict[str, Table]:
+def _scores(folder: Path, name: str) -> dict[str, Scored]:
     try:
         return read_scores(folder, name)
     except (json.JSONDecodeError, KeyError, TypeError):
@@ -166,11 +166,11 @@ def _sortable(value: Any) -> tuple[float, str]:
     return (float(value), "") if isinstance(value, int | float) else (0.0, str(value))
 
 
-def with_other_rates(kind: Kind) -> list[Table]:
+def with_other_rates(kind: Kind) -> list[Scored]:
     """What its runs scored at their own rates and at all others."""
-    merged: list[Table] = []
+    merged: list[Scored] = []
     for member in kind.members:
-        table: Table = {}
+        table: Scored = {}
         for part in (*member.more.values(), member.evaluated.scored["model"]):
             merge(table, part)
         merged.append(table)

@@ -12,7 +12,7 @@ _BASELINES = ("GRU-ODE", "ODE-RNN", "Neural ODE")
 """What the others are compared with, where there is one; else with the first row."""
 
 
-class Made(NamedTuple):
+class Tabled(NamedTuple):
     name: str
     """Of the files."""
     table: Table
@@ -20,7 +20,7 @@ class Made(NamedTuple):
     """Whose runs it shows."""
 
 
-def of(group: Group, split: str) -> list[Made]:
+def of(group: Group, split: str) -> list[Tabled]:
     """Table 1 of those that predict and interpolate, table 2 of those that forecast; each then as differences, and,
     where a model was run with several settings, with all of them."""
     made = []
@@ -33,17 +33,17 @@ def of(group: Group, split: str) -> list[Made]:
         if not chosen:
             continue
         free = _free(chosen)
-        made.append(Made(name, _with_papers(_figures(title, chosen, free), chosen, group.dataset), chosen))
+        made.append(Tabled(name, _with_papers(_figures(title, chosen, free), chosen, group.dataset), chosen))
         rows = _rows(chosen) | free
         if len(rows) > 1:
             reference = next((label for label in _BASELINES if label in rows), next(iter(rows)))
             table = side_by_side.differences(rows, reference)
             table = table._replace(title=f"Table {number}, difference to {reference}")
-            made.append(Made(f"{name}-differences", table, chosen))
+            made.append(Tabled(f"{name}-differences", table, chosen))
         if len(everything) > len(chosen):
             table = _figures(f"Table {number}, all settings", everything, {})
             best = f"{table.caption} Of each model, table {number} has the settings with the best validation score."
-            made.append(Made(f"{name}-settings", table._replace(caption=best), everything))
+            made.append(Tabled(f"{name}-settings", table._replace(caption=best), everything))
     return made
 
 

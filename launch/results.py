@@ -9,7 +9,7 @@ from typing import Any
 from launch import tables
 from launch.estimates import Estimate, Scores, estimate
 from launch.metrics import METRICS
-from launch.scores import Table
+from launch.scores import Scored
 from models.errors import DriftworkError
 from pipeline.files import aside
 
@@ -17,14 +17,14 @@ Estimates = dict[str, dict[str, dict[str, Estimate]]]
 """task -> rate in percent, or horizon in frames -> metric -> what all sequences say"""
 
 
-def merge(into: Table, table: Table) -> None:
-    """Add a table's columns."""
-    for task, columns in table.items():
+def merge(into: Scored, more: Scored) -> None:
+    """Add the columns of `more`."""
+    for task, columns in more.items():
         into.setdefault(task, {}).update(columns)
 
 
-def estimates(table: Table) -> Estimates:
-    return _each(estimate, table, 3)
+def estimates(scored: Scored) -> Estimates:
+    return _each(estimate, scored, 3)
 
 
 def values(found: Estimates) -> dict[str, float]:
@@ -38,7 +38,7 @@ def values(found: Estimates) -> dict[str, float]:
     }
 
 
-def write_results(folder: Path, name: str, scored: dict[str, Table]) -> list[Path]:
+def write_results(folder: Path, name: str, scored: dict[str, Scored]) -> list[Path]:
     """Write what 'model' and each baseline scored: `evaluation-NAME-sequences.json` has x and w of every sequence,
     `evaluation-NAME.json` what they say together. Returns both."""
     keys, groups = next(x for c in scored["model"].values() for m in c.values() for x in m.values())[:2]
@@ -58,7 +58,7 @@ def read_results(folder: Path, name: str) -> dict[str, Any]:
     return results
 
 
-def read_scores(folder: Path, split: str) -> dict[str, Table]:
+def read_scores(folder: Path, split: str) -> dict[str, Scored]:
     """What 'model' and each baseline scored. Raises `DriftworkError` when the run has not been evaluated on `split`."""
     path = _sequences_file(folder, split)
     if not path.exists():

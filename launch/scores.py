@@ -30,7 +30,7 @@ class Ratio(NamedTuple):
 Sheet = dict[str, dict[str, dict[str, Ratio]]]
 """task -> rate in percent, or horizon in frames -> metric -> scores of a batch"""
 
-Table = dict[str, dict[str, dict[str, Scores]]]
+Scored = dict[str, dict[str, dict[str, Scores]]]
 """The same of a whole split."""
 
 Score = Callable[[Model, Batch, str], Sheet]
@@ -137,7 +137,7 @@ class Scoring(NamedTuple):
         return {"forecast": sheet}
 
 
-def collect(score: Score, model: Model, batches: Iterable[Batch], rate: str, device: torch.device) -> Table:
+def collect(score: Score, model: Model, batches: Iterable[Batch], rate: str, device: torch.device) -> Scored:
     """The scores of all sequences in the batches of all ranks, sorted by key, on every rank; filling has none. Every
     rank calls this."""
     names: list[tuple[str, str]] = []
@@ -153,10 +153,10 @@ def collect(score: Score, model: Model, batches: Iterable[Batch], rate: str, dev
                         rows = torch.stack([torch.where(w > 0, x.double(), 0.0), w.double()], 1)
                         parts.setdefault((task, column, metric), []).append(rows[real])
     mine = {path: torch.cat(rows).tolist() for path, rows in parts.items()}
-    table: Table = {}
-    for (task, column, metric), scored in _sorted(all_gathered((names, mine))).items():
-        table.setdefault(task, {}).setdefault(column, {})[metric] = scored
-    return table
+    scored: Scored = {}
+    for (task, column, metric), scores in _sorted(all_gathered((names, mine))).items():
+        scored.setdefault(task, {}).setdefault(column, {})[metric] = scores
+    return scored
 
 
 def _sorted(

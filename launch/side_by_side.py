@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 from launch.estimates import Estimate, Scores, difference, over_seeds
 from launch.metrics import METRICS
-from launch.scores import Table
-from launch.tables import Cell, Row, figure
-from launch.tables import Table as Printed
+from launch.scores import Scored
+from launch.tables import Cell, Row, Table, figure
 
 _HEADINGS = {"density": "NLL {} %", "prediction": "pred. {} %", "interpolation": "interp. {} %", "forecast": "MSE {}"}
 
@@ -19,8 +18,8 @@ class Column(NamedTuple):
     """Rate in percent, or horizon in frames."""
     metric: str
 
-    def of(self, table: Table) -> Scores | None:
-        return table.get(self.task, {}).get(self.name, {}).get(self.metric)
+    def of(self, scored: Scored) -> Scores | None:
+        return scored.get(self.task, {}).get(self.name, {}).get(self.metric)
 
     @property
     def sign(self) -> int:
@@ -28,11 +27,11 @@ class Column(NamedTuple):
         return METRICS[self.metric].sign
 
 
-Rows = dict[str, list[Table]]
+Rows = dict[str, list[Scored]]
 """Label -> what each run of one model scored; runs differ in the seed."""
 
 
-def columns_of(scored: list[Table]) -> list[Column]:
+def columns_of(scored: list[Scored]) -> list[Column]:
     """Each task at each rate or horizon, by its first metric, the one that the papers print."""
     columns = []
     for task in _HEADINGS:
@@ -41,7 +40,7 @@ def columns_of(scored: list[Table]) -> list[Column]:
     return columns
 
 
-def figures(title: str, rows: Rows) -> Printed:
+def figures(title: str, rows: Rows) -> Table:
     """The figures with their standard errors, the best of each column in bold."""
     columns = columns_of([table for runs in rows.values() for table in runs])
     found = {label: [_mean(runs, column) for column in columns] for label, runs in rows.items()}
@@ -56,7 +55,7 @@ def figures(title: str, rows: Rows) -> Printed:
     most = max((x for estimates in found.values() for x in estimates if x), key=lambda x: x.n)
     units = "; ".join(dict.fromkeys(METRICS[column.metric].caption for column in columns))
     caption = f"{units}. ± one standard error; {most.n} sequences in {most.groups} groups. Bold: best."
-    return Printed(title, _headings(columns), printed, caption)
+    return Table(title, _headings(columns), printed, caption)
 
 
 def _as_good(x: Estimate | None, best: Estimate | None) -> bool:
@@ -64,7 +63,7 @@ def _as_good(x: Estimate | None, best: Estimate | None) -> bool:
     return x is not None and best is not None and figure(x).partition("±")[0] == figure(best).partition("±")[0]
 
 
-def differences(rows: Rows, reference: str) -> Printed:
+def differences(rows: Rows, reference: str) -> Table:
     """Each row minus that of `reference`, paired by sequence."""
     columns = columns_of(rows[reference])
     printed = [
@@ -73,25 +72,25 @@ def differences(rows: Rows, reference: str) -> Printed:
         if label != reference
     ]
     caption = "Paired by sequence. In brackets, in standard errors: ▲ better, ▼ worse by more than two."
-    return Printed(f"Difference to {reference}", _headings(columns), printed, caption)
+    return Table(f"Difference to {reference}", _headings(columns), printed, caption)
 
 
 def _headings(columns: list[Column]) -> list[str]:
     return ["", *(_HEADINGS[column.task].format(column.name) for column in columns)]
 
 
-def _of(runs: list[Table], column: Column) -> list[Scores]:
+def _of(runs: list[Scored], column: Column) -> list[Scores]:
     """Of every run, or of none."""
     found = [scores for scores in map(column.of, runs) if scores is not None]
     return found if len(found) == len(runs) else []
 
 
-def _mean(runs: list[Table], column: Column) -> Estimate | None:
+def _mean(runs: list[Scored], column: Column) -> Estimate | None:
     found = _of(runs, column)
     return over_seeds(found) if found else None
 
 
-def _difference(runs: list[Table], reference: list[Table], column: Column) -> Cell:
+def _difference(runs: list[Scored], reference: list[Scored], column: Column) -> Cell:
     ours, theirs = _of(runs, column), _of(reference, column)
     if not ours or not theirs:
         return Cell()
