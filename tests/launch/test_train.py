@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from launch import cli
 from tests.datasets import write_rolls
 
 ROOT = Path(__file__).parent.parent.parent
@@ -50,6 +51,19 @@ def test_a_lock_that_a_killed_build_left_is_told_and_not_waited_for(place):
     lock = folder / "extensions/py311_cpu/deepspeed_shm_comm/lock"
     said = f"{lock} was left by a process that is gone: what needs deepspeed_shm_comm hangs; rm {lock}"
     assert f"driftwork doctor: error    build lock   {said}" in (folder / "errors.txt").read_text().splitlines()
+
+
+@pytest.fixture
+def here(place, monkeypatch, capsys):
+    """The console script in that folder and in this process, which has loaded torch already: exit code, stdout and
+    stderr."""
+    monkeypatch.chdir(place[0])
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["driftwork", *map(str, arguments)])
+        return cli.main(), *capsys.readouterr()
+
+    return call
 
 
 @pytest.mark.slow
@@ -153,13 +167,13 @@ def test_the_run_is_in_the_tracker(place):
 
 
 @pytest.mark.slow
-def test_every_sequence_is_scored_once_at_any_number_of_ranks(place):
+def test_every_sequence_is_scored_once_at_any_number_of_ranks(place, here):
     folder, _ = place
-    tables = []
-    for ranks in (1, 2):
-        done = driftwork(folder, "evaluate", "runs/whole", "split=test", f"ranks={ranks}", "--json")
-        assert done.returncode == 0, done.stderr
-        tables.append(json.loads(done.stdout))
+    code, one, _ = here("evaluate", "runs/whole", "split=test", "--json")
+    assert code == 0
+    two = driftwork(folder, "evaluate", "runs/whole", "split=test", "ranks=2", "--json")
+    assert two.returncode == 0, two.stderr
+    tables = [json.loads(said) for said in (one, two.stdout)]
     assert set(tables[0]) == {"model", "persistence", "nearest"}
     for who, tasks in tables[0].items():
         for task, rates in tasks.items():
@@ -182,12 +196,11 @@ def test_every_sequence_is_scored_once_at_any_number_of_ranks(place):
         "evaluation-test-at-20-50-samples-3.json", "evaluation-test-at-20-50-samples-3-sequences.json",
     }  # fmt: skip
     assert json.loads(other.stdout)["persistence"]["prediction"]["50"] == tables[0]["persistence"]["prediction"]["50"]
-    beside = driftwork(folder, "compare", "runs/whole", "out=table.md")
-    assert "nearest" in beside.stdout
+    assert "nearest" in here("compare", "runs/whole", "out=table.md")[1]
     assert "| vsdn_vae |" in (folder / "table.md").read_text()
-    shown = driftwork(folder, "evaluate", "runs/whole", "split=val")
-    assert "interpolation" in shown.stdout
-    assert "persistence" in shown.stdout
+    shown = here("evaluate", "runs/whole", "split=val")[1]
+    assert "interpolation" in shown
+    assert "persistence" in shown
 
 
 @pytest.mark.slow
@@ -218,7 +231,7 @@ def test_every_sequence_is_scored_once_at_any_number_of_ranks(place):
         (["trian"], "no command 'trian'; there are demo, doctor, fetch, prepare"),
     ],
 )
-def test_a_mistake_is_one_line_and_leaves_nothing(place, arguments, said):
+def test_a_mistake_is_one_line_and_leaves_nothing(place, here, arguments, said):
     folder, _ = place
     if not (folder / "damaged").exists():
         write_rolls(folder / "other", seed=1)
@@ -228,9 +241,18 @@ def test_a_mistake_is_one_line_and_leaves_nothing(place, arguments, said):
         data[len(data) // 2] ^= 1
         shard.write_bytes(data)
     before = sorted(folder.rglob("*"))
-    done = driftwork(folder, *arguments, timeout=60)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert "Traceback" not in done.stderr + done.stdout
+    code, out, err = here(*arguments)
+    assert code == 2
+    assert said in err
+    assert err.count("\n") == 1
+    assert "Traceback" not in err + out
     assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.slow
+def test_a_process_of_its_own_ends_with_that_line_too(place):
+    for arguments in (["train", TINY, "data=nowhere"], ["evaluate", "runs/whole", "samples=0"]):
+        done = driftwork(place[0], *arguments, timeout=60)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert done.stderr.startswith(f"driftwork {arguments[0]}: ")
+        assert "Traceback" not in done.stdout
