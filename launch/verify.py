@@ -7,6 +7,7 @@ from models.config_base import Config, build
 from pipeline.storage import Place
 from pipeline.verify import verify
 
+
 class VerifyConfig(Config):
     data: Place
 

@@ -9,7 +9,8 @@
 #SBATCH --requeue
 # Training on the nodes of a Slurm job: sbatch configs/clusters/slurm_train.sh CONFIG data=DIR out=RUN [key=value ...].
 # Submit it in the repository, whose file system the nodes share; set the lines above to your cluster. Slurm tells it 300
-# seconds before the end: the ranks save, and the job is queued again and goes on from there.
+# seconds before the end: the ranks save, and the job is queued again and goes on from there. With data=s3://BUCKET/FOLDER,
+# or a file system that is slow, cache_dir=DIR on a disk of the node keeps a copy there.
 set -uo pipefail
 config=$1
 shift
