@@ -27,7 +27,8 @@ class OptimConfig(Config):
     clip_norm: float = Field(1.0, ge=0)
     """Largest norm of the gradient of the loss in nats per frame; 0 does not clip."""
     zero_stage: Literal[0, 1, 2, 3] = 1
-    """What DeepSpeed divides among the ranks: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too."""
+    """What DeepSpeed divides among the ranks: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too,
+    each of which is then gathered whenever it is used: for a model that fits in no other way."""
     autocast: bool = False
     """Networks in bfloat16; solver state, densities and KL stay in float32."""
 
