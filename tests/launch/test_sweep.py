@@ -165,7 +165,7 @@ def test_threads_of_all_ranks_together_are_no_more_than_the_cores(place, monkeyp
 
 
 @pytest.mark.slow
-def test_killed_half_way_and_called_again_every_cell_is_there_once(place):
+def test_killed_half_way_and_called_again_every_cell_is_there_once(place, capsys):
     """kill -9 of the sweep alone, in its second cell; the third call finds nothing to do."""
     grid = place("grid: {train.beta: [0.1, 1], model.latent: [2, 4]}", **{"train.max_epochs": 3})
     words, environment = command(grid)
@@ -203,9 +203,8 @@ def test_killed_half_way_and_called_again_every_cell_is_there_once(place):
     assert (tags["driftwork.grid"], tags["driftwork.grid.train.beta"], tags["driftwork.grid.model.latent"]) == (
         "some", "0.1", "4",
     )  # fmt: skip
-    third = driftwork(grid)
-    assert third.returncode == 0
-    assert "at most 0 steps to go" in third.stdout
+    assert sweep.main([grid]) == 0
+    assert "at most 0 steps to go" in capsys.readouterr().out
     assert len(tracked()[1]) == 4
 
 
