@@ -7,6 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from models.errors import AgreedError, DriftworkError
+
 
 class Ranks(NamedTuple):
     rank: int
@@ -58,6 +60,8 @@ def on_rank_0(ranks: Ranks, work: Callable[[], Any]) -> Any:
             outcome[1] = error
     if dist.is_initialized():
         dist.broadcast_object_list(outcome, src=0)
+    if isinstance(outcome[1], DriftworkError):
+        raise AgreedError(str(outcome[1]))
     if outcome[1] is not None:
         raise outcome[1]
     return outcome[0]

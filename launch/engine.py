@@ -31,7 +31,7 @@ from launch.distributed import Ranks, all_agree, all_gathered
 from launch.stopwatch import Stopwatch
 from models.base import Objective
 from models.batch import Batch
-from models.errors import DriftworkError
+from models.errors import AgreedError
 from pipeline.files import disk_says, sha256
 
 # On CPU `init_distributed` would compile a shared-memory kernel: minutes on a first start, and a process killed
@@ -144,7 +144,7 @@ class Engine:
         everyone = all_gathered((self.files.written, self.files.problem))
         problems = [f"{problem} (rank {rank})" for rank, (_, problem) in enumerate(everyone) if problem]
         if problems:
-            raise DriftworkError(f"{folder.parent}: cannot be written: {problems[0]}")
+            raise AgreedError(f"{folder.parent}: cannot be written: {problems[0]}")
         return {name: sha for written, _ in everyone for name, sha in written.items()}
 
     def load(self, folder: Path) -> None:

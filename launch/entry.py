@@ -2,11 +2,12 @@
 the user can mend."""
 
 import errno
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
 
-from models.errors import DriftworkError
+from models.errors import AgreedError, DriftworkError
 
 Main = Callable[[list[str]], int]
 
@@ -35,7 +36,8 @@ def run(name: str, main: Main, argv: list[str]) -> int:
     try:
         return main(argv)
     except DriftworkError as error:
-        print(f"driftwork {name}: {error}", file=sys.stderr)
+        if not isinstance(error, AgreedError) or os.environ.get("RANK", "0") == "0":
+            print(f"driftwork {name}: {error}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):

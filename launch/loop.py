@@ -12,7 +12,7 @@ from launch.journal import Journal
 from launch.progress import Progress
 from launch.watchdog import Watchdog
 from models.batch import Batch
-from models.errors import DriftworkError
+from models.errors import AgreedError
 from pipeline.stream import Stream
 
 _MAX_BAD_STEPS = 20
@@ -71,7 +71,7 @@ def train(
 def _bear(progress: Progress, said: str, journal: Journal) -> None:
     """A step that was not finite, unless there were too many in a row."""
     if progress.skipped_in_a_row == _MAX_BAD_STEPS:
-        raise DriftworkError(
+        raise AgreedError(
             f"{_MAX_BAD_STEPS} steps in a row were not finite, the last at step {progress.step} ({said}; all are in "
             f"{nonfinite.FILE} of the run folder); a smaller optim.lr may help"
         )
@@ -83,7 +83,7 @@ def _validate(
 ) -> None:
     score, found = around.validate(progress.step)
     if not math.isfinite(score):
-        raise DriftworkError(f"the validation score at step {progress.step} is {score}; try a smaller optim.lr")
+        raise AgreedError(f"the validation score at step {progress.step} is {score}; try a smaller optim.lr")
     growing = horizon is not None and horizon < stream.length
     is_best = growing or score < progress.best
     if growing:  # what has not been trained on whole sequences yet is kept, but competes with nothing
