@@ -16,7 +16,6 @@ from models.batch import Batch
 _EVERY = 10
 """Steps between two records; each is the mean over the steps since the one before."""
 
-
 _PHASES = ("forward", "backward", "communication", "update")
 """Of a step, as the engine's stopwatch tells them: communication is the vote and what is left of the reduction of the
 gradients when backward ends, with the waiting for slower ranks that is in both."""

@@ -54,11 +54,10 @@ def writer(manifest: Manifest, rate: float) -> Write:
                 f"rate than the data's {own:g} frames would overlap or leave gaps"
             )
         return _speech
-    name = manifest.recipe["dataset"]["name"]
-    if name == "mocap":
+    if manifest.dataset == "mocap":
         return _motion
-    if name != "lakh":
-        raise DriftworkError(f"data set '{name}' has no form that could be written")
+    if manifest.dataset != "lakh":
+        raise DriftworkError(f"data set '{manifest.dataset}' has no form that could be written")
     try:
         check_rate(rate)
     except ValueError as error:

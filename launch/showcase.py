@@ -15,6 +15,6 @@ def write(folder: Path, config: RunConfig, manifest: Manifest, split: Split, mod
         return showcase_forecast.write(folder, config, manifest, split, model)
     if manifest.spec.audio_rate is not None:
         return showcase_speech.write(folder, config, manifest, split, model)
-    if manifest.recipe["dataset"]["name"] == "lakh":
+    if manifest.dataset == "lakh":
         return showcase_rolls.write(folder, config, manifest, split, {config.model.name: model})
     return []

@@ -31,7 +31,7 @@ def write(folder: Path, config: RunConfig, manifest: Manifest, split: Split, mod
     errors = squared_errors(model, (batch.to(device) for batch in stream.epoch(0)), samples, manifest.spec.length)
     batch = next(stream.epoch(0)).to(device)
     shown = Batch._make(field[:SHOWN] for field in batch)
-    title = f"{config.model.name} on {manifest.recipe['dataset']['name']}, {split} split"
+    title = f"{config.model.name} on {manifest.dataset}, {split} split"
     folder.mkdir(parents=True, exist_ok=True)
     written = figures_error.over_time(folder / "forecast-error", errors, model.given, title)
     if manifest.spec.image is not None:
@@ -42,7 +42,7 @@ def write(folder: Path, config: RunConfig, manifest: Manifest, split: Split, mod
             forecast=_numpy(forecast), image=manifest.spec.image, given=model.given,
             title=f"{title}, mean of {samples} draws",
         )  # fmt: skip
-    if manifest.recipe["dataset"]["name"] == "mocap":
+    if manifest.dataset == "mocap":
         sequences = [stream.dataset.read(position) for position in range(len(shown.keys))]
         written += showcase_motion.write(folder, sequences, shown, model, samples, title)
     return written

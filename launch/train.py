@@ -229,7 +229,7 @@ def _tracked(folder: Path, manifest: Manifest, ranks: Ranks) -> Iterator[Tracker
     about = {
         tags.MANIFEST: manifest.hash,
         tags.DATA: experiment,
-        tags.DATASET: str(manifest.recipe["dataset"]["name"]),
+        tags.DATASET: manifest.dataset,
         tags.MODEL: config.model.name,
     }
     if "command" in record:

@@ -58,6 +58,11 @@ class Manifest(Config):
     inputs: dict[str, str | None]
     """File below the source folder -> sha256, None where it could not be opened."""
 
+    @property
+    def dataset(self) -> str:
+        """What the recipe calls the data set, as in `pipeline.sources`."""
+        return str(self.recipe["dataset"]["name"])
+
     @cached_property
     def hash(self) -> str:
         """sha256 of the manifest file; names the exact data set in a run's record."""
