@@ -35,7 +35,8 @@ _SSH_FAILED = 255
 """Exit code of ssh where the connection failed, or broke."""
 _TRAVELS = (
     "AWS_", "AZURE_", "FSSPEC_", "GLOO_", "GOOGLE_", "LD_LIBRARY_PATH", "MKL_", "MLFLOW_", "NCCL_", "OMP_",
-    "PYTHONHASHSEED", "TORCH_", "UCX_", "WDS_", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
+    "PYTHONHASHSEED", "TORCH_", "UCX_", "WDS_", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY",
+    "NO_PROXY",
 )  # fmt: skip
 """Beginnings of the environment variables that ranks get from here. Which devices they may use is a host's own."""
 
