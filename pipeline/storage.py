@@ -21,12 +21,12 @@ from pipeline.files import printable
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)")
 _EXTRAS = {"s3": "s3", "s3a": "s3"}
 """Protocol -> the extra of ours that brings it."""
-_ATTEMPTS = 3
+_ATTEMPTS = 4
 _WAIT_S = 1.0
 """Before the second attempt."""
-_S3 = {"config_kwargs": {"connect_timeout": 5, "read_timeout": 30, "retries": {"total_max_attempts": 2}}}
+_S3 = {"config_kwargs": {"connect_timeout": 5, "read_timeout": 20, "retries": {"total_max_attempts": 1}}}
 _OPTIONS: dict[str, dict[str, Any]] = {"s3": _S3, "s3a": _S3}
-"""botocore's own patience is a minute for every address that does not answer."""
+"""Attempts are ours to count: together with those of botocore and of s3fs a silent store would take half an hour."""
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """No store answers so; the file on this machine does."""
 
@@ -137,6 +137,8 @@ class Store(NamedTuple):
             raise DriftworkError(f"{self.where}: what speaks {protocol} is not installed: pip install {cure}") from None
         except Exception as error:  # a protocol that nobody knows, and whatever each implementation raises
             raise DriftworkError(f"{self.where}: {_said(error)}") from None
+        if protocol in _OPTIONS:
+            system.retries = 1  # in s3fs, how often it tries in all
         return system, root.rstrip("/")
 
 

@@ -2,8 +2,9 @@
 
 import os
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,8 @@ from pipeline.storage import MissingError, Place, Store
 
 _ALONE = 10_000
 """Samples that one process decodes in a few seconds."""
+_AT_ONCE = 4
+"""Shards that are fetched from a store at a time."""
 
 
 class Report(NamedTuple):
@@ -26,7 +29,7 @@ class Report(NamedTuple):
 
 
 def verify(where: Place) -> Report:
-    """Read every byte and decode every sample; of a URL one shard after another, by way of a temporary file.
+    """Read every byte and decode every sample; of a URL a few shards at a time, by way of temporary files.
 
     Raises `DriftworkError` with one line for each file that is missing, not in the manifest, or not as it was written.
     """
@@ -36,7 +39,8 @@ def verify(where: Place) -> Report:
         found = _in_folder(where, manifest)
     else:
         there = {name for name in Store(where).names() if name.endswith(".tar")}
-        found = [_fault_there(Store(where), shard, manifest.spec) for shard in manifest.shards]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            found = list(pool.map(partial(_fault_there, Store(where), manifest.spec), manifest.shards))
     faults = [(shard.file, fault) for shard, fault in zip(manifest.shards, found, strict=True)]
     faults += [(file, "not in the manifest") for file in there - {shard.file for shard in manifest.shards}]
     bad = [f"{where}/{file}: {fault}" for file, fault in sorted(faults) if fault]
@@ -59,7 +63,7 @@ def _in_folder(folder: Path, manifest: Manifest) -> list[str]:
         return list(pool.map(_fault, paths, manifest.shards, specs))
 
 
-def _fault_there(store: Store, shard: Shard, spec: DataSpec) -> str:
+def _fault_there(store: Store, spec: DataSpec, shard: Shard) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, shard.file)
         with suppress(MissingError):

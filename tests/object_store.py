@@ -1,5 +1,6 @@
 """A server on loopback that speaks S3, counts what it is asked, and can be told to misbehave."""
 
+import socket
 import threading
 from contextlib import contextmanager
 from urllib.parse import unquote
@@ -38,6 +39,16 @@ class ObjectStore:
         self._server.shutdown()
         self._server.server_close()
 
+    def stop_after(self, count):
+        """In the middle of a copy: the first `count` shards that are asked for are answered, no others."""
+
+        def before(method, key):
+            if key in self.fetched(".tar")[count:]:
+                self.stop()
+                raise ConnectionError
+
+        self.before = before
+
     def fetched(self, ending):
         """Keys of the objects that were read, as often as they were."""
         return [key for method, key in self.asked if method == "GET" and key.endswith(ending)]
@@ -62,7 +73,11 @@ class ObjectStore:
     def _answer(self, environ, start_response):
         key = unquote(environ["PATH_INFO"]).removeprefix(f"/{BUCKET}").lstrip("/")
         self.asked.append((environ["REQUEST_METHOD"], key))
-        self.before(environ["REQUEST_METHOD"], key)
+        try:
+            self.before(environ["REQUEST_METHOD"], key)
+        except ConnectionError:
+            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)  # werkzeug alone would keep it open
+            raise
         return self._app(environ, start_response)
 
 

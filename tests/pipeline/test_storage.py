@@ -77,7 +77,7 @@ def test_a_preparation_that_broke_off_is_taken_up_and_ends_in_the_bytes_that_a_f
             raise ConnectionError
 
     store.before = breaks_off
-    with pytest.raises(DriftworkError, match=rf"{URL}/{MANIFEST}: .*; given up after 3 attempts"):
+    with pytest.raises(DriftworkError, match=rf"{URL}/{MANIFEST}: .*; given up after 4 attempts"):
         prepare(config(raw, URL))
     with pytest.raises(DriftworkError, match=rf"{URL}: no {MANIFEST} \(the specified key does not exist\)"):
         read_manifest(URL)
@@ -228,11 +228,11 @@ def test_a_disk_without_room_is_told_before_anything_is_fetched(store, rolls, tm
 
 def test_a_server_that_goes_away_in_the_middle_costs_only_what_it_did_not_send(store, rolls, tmp_path):
     store.copy(rolls, "lakh")
-    store.before = lambda method, key: store.stop() if len(store.fetched(".tar")) == 3 else None
-    with pytest.raises(DriftworkError, match=rf"{URL}/[a-z0-9-]+.tar: .*; given up after 3 attempts"):
+    store.stop_after(2)
+    with pytest.raises(DriftworkError, match=rf"{URL}/[a-z0-9-]+.tar: .*; given up after 4 attempts"):
         copy(URL, tmp_path / "cache")
     here = {path.name for path in tmp_path.glob("cache/*/*.tar")}
-    assert 0 < len(here) < 5
+    assert len(here) <= 2  # an answer that was under way may be cut off too
     store.before = lambda method, key: None
     store.start()
     store.asked.clear()
@@ -266,7 +266,7 @@ def test_of_two_processes_one_copies_and_the_other_waits(store, rolls, tmp_path)
         ("s3://none/lakh", {}, r"s3://none/lakh: no manifest.json \(the specified bucket does not exist\)"),
         (URL, {"AWS_ACCESS_KEY_ID": None}, f"{URL}/manifest.json: .*credentials"),
         (URL, {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, f"{URL}/manifest.json: could not connect to the endpoint"),
-        ("http://127.0.0.1:9/lakh", {}, "http://127.0.0.1:9/lakh/manifest.json: .*; given up after 3 attempts"),
+        ("http://127.0.0.1:9/lakh", {}, "http://127.0.0.1:9/lakh/manifest.json: .*; given up after 4 attempts"),
     ],
 )
 def test_what_cannot_be_reached_is_one_line_that_names_it(store, monkeypatch, url, environment, said):
