@@ -198,6 +198,19 @@ def test_a_resumed_run_keeps_its_params_and_tags_what_drifted(open_, uri):
     assert [point.step for point in client_of(uri).get_metric_history(run_id, "loss")] == [0, 1]
 
 
+def test_a_run_lasts_as_long_as_its_training(open_, uri):
+    with open_(training=True) as tracker:
+        pass
+    ended = client_of(uri).get_run(tracker.run_id).info.end_time
+    time.sleep(0.01)
+    with open_(run_id=tracker.run_id):
+        pass
+    assert client_of(uri).get_run(tracker.run_id).info.end_time == ended
+    with open_(run_id=tracker.run_id, training=True):
+        pass
+    assert client_of(uri).get_run(tracker.run_id).info.end_time > ended
+
+
 def test_more_params_than_one_request_takes(open_, uri):
     params = {f"key{i}": str(i) for i in range(250)}
     with open_() as tracker:
@@ -216,16 +229,26 @@ def test_system_metrics_are_sampled_until_the_run_closes(open_, uri, tmp_path, m
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "1")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
+
+    def steps(run_id):
+        history = client_of(uri).get_metric_history(run_id, "system/cpu_utilization_percentage")
+        return [point.step for point in history]
+
     with open_(training=True) as tracker:
-        time.sleep(2.5)
+        deadline = time.monotonic() + 60
+        while len(steps(tracker.run_id)) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    sampled = steps(tracker.run_id)
+    assert len(sampled) > 2  # one at the close
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "3600")
+    time.sleep(1)  # a step is a second of the run's age, and one that goes on has no step twice
     with open_(run_id=tracker.run_id, training=True):
         pass
     assert not [thread for thread in threading.enumerate() if thread.name in ("system-metrics", "outbox")]
     assert not list((tmp_path / "elsewhere").iterdir())  # MLflow would make a store of its own there
-    history = client_of(uri).get_metric_history(tracker.run_id, "system/cpu_utilization_percentage")
-    steps = [point.step for point in history]
-    assert len(steps) == 4  # two in the interval, one at each close
-    assert steps == sorted(steps)
+    assert len(steps(tracker.run_id)) == len(sampled) + 1
+    assert steps(tracker.run_id) == sorted(steps(tracker.run_id))
     assert client_of(uri).get_run(tracker.run_id).data.metrics["system/system_memory_usage_megabytes"] > 0
 
 
