@@ -97,9 +97,8 @@ class Maker(NamedTuple):
     def _batch(self, position: int, draws: int, name: str = "") -> Batch:
         """The sequence as `draws` rows, each with a seed of its own."""
         batch = self.stream.dataset[Request(0, (position,), 1, 1.0)]
-        batch = Batch._make(x.expand(draws, *x.shape[1:]) if isinstance(x, Tensor) else x * draws for x in batch)
         seeds = [key_seed(self.seed, "generate", name or batch.keys[0], draw) for draw in range(draws)]
-        return batch._replace(seed=torch.tensor(seeds)).to(next(self.model.parameters()).device)
+        return batch.draws(torch.tensor(seeds)).to(next(self.model.parameters()).device)
 
     def _first(self, batch: Batch, seconds: float | None) -> int:
         """How many frames are given."""

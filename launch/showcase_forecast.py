@@ -30,7 +30,7 @@ def write(folder: Path, config: RunConfig, manifest: Manifest, split: Split, mod
     device = next(model.parameters()).device
     errors = squared_errors(model, (batch.to(device) for batch in stream.epoch(0)), samples, manifest.spec.length)
     batch = next(stream.epoch(0)).to(device)
-    shown = Batch._make(field[:SHOWN] for field in batch)
+    shown = batch.rows(slice(SHOWN))
     title = f"{config.model.name} on {manifest.dataset}, {split} split"
     folder.mkdir(parents=True, exist_ok=True)
     written = figures_error.over_time(folder / "forecast-error", errors, model.given, title)

@@ -48,14 +48,13 @@ def typical(batch: Batch) -> Batch:
     longest = (frames == frames.max()).nonzero()[:, 0]
     loudness = batch.values[longest].square().sum((1, 2))
     b = int(longest[loudness.argsort()[len(loudness) // 2]])
-    return Batch._make(field[b : b + 1] for field in batch)
+    return batch.rows(slice(b, b + 1))
 
 
 @torch.inference_mode()
 def answers(model: LatentDynamics | Smoother, batch: Batch, rate: int) -> Speech:
     """What the model makes of the one sequence of `batch`, in `DRAWS` draws: its noise follows from the seed."""
-    many = Batch._make(x.expand(DRAWS, *x.shape[1:]) if isinstance(x, Tensor) else x * DRAWS for x in batch)
-    many = many._replace(seed=batch.seed + torch.arange(DRAWS)).to(next(model.parameters()).device)
+    many = batch.draws(batch.seed + torch.arange(DRAWS)).to(next(model.parameters()).device)
     interpolated = _samples(model.interpolate(many, 1))
     predicted = None if isinstance(model, Smoother) else _samples(model.predict(many, 1)).mean(0)
     if np.ptp(interpolated, axis=0).max() < 0.5 / FULL_SCALE:  # a model without a latent; rows differ by rounding

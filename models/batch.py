@@ -32,6 +32,16 @@ class Batch(NamedTuple):
         names = ("times", "values", "present", "observed")
         return self._replace(**{name: getattr(self, name)[:, :frames] for name in names})
 
+    def rows(self, which: slice) -> "Batch":
+        """Some of the sequences, as they are."""
+        return Batch._make(field[which] for field in self)
+
+    def draws(self, seed: Tensor) -> "Batch":
+        """The one sequence of this batch as a row for each of `seed` [S], which draws its own noise."""
+        S = len(seed)
+        many = Batch._make(x.expand(S, *x.shape[1:]) if isinstance(x, Tensor) else x * S for x in self)
+        return many._replace(seed=seed)
+
     def to(self, device: torch.device) -> "Batch":
         return self._replace(
             **{name: x.to(device, non_blocking=True) for name, x in self._asdict().items() if isinstance(x, Tensor)}  # type: ignore[arg-type]

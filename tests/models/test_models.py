@@ -133,7 +133,7 @@ def test_a_score_does_not_depend_on_the_batch_it_sits_in(model, batch):
         together, interpolated = scores(batch), model.interpolate(batch, 3)
         for b in range(3):
             n = int(batch.present[b].sum())
-            alone = Batch._make(x[b : b + 1] for x in batch).first(n)
+            alone = batch.rows(slice(b, b + 1)).first(n)
             torch.testing.assert_close([x[0] for x in scores(alone)], [x[b] for x in together], rtol=1e-12, atol=1e-12)
             torch.testing.assert_close(model.interpolate(alone, 3)[0], interpolated[b, :n], rtol=0, atol=1e-12)
 
