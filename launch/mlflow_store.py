@@ -24,22 +24,26 @@ from launch.system_metrics import SystemSampler
 from models.errors import DriftworkError
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
 logger = logging.getLogger(__name__)
 
 
 class StoredRun:
-    """A run in a store. With `onwards`, it takes no metric of a step that it has had already."""
+    """A run in a store, `known` as the store describes it; None: it did not answer. With `onwards`, it takes no metric
+    of a step that it has had already, and ends anew; otherwise one that is finished stays finished since then."""
 
     def __init__(
-        self, client: "MlflowClient", uri: str, run_id: str, began_ms: int | None, model_id: str | None = None,
-        onwards: bool = False,
-    ) -> None:  # fmt: skip
+        self, client: "MlflowClient", uri: str, run_id: str, known: "Run | None", onwards: bool = False
+    ) -> None:
         self.run_id = run_id
-        self._client, self._uri, self._began_ms = client, uri, began_ms
-        self._model_id = model_id
-        self._onwards = onwards
+        self._client, self._uri, self._onwards = client, uri, onwards
+        self._began_ms: int | None = known.info.start_time if known else None
+        is_over = known is not None and known.info.status == "FINISHED" and not onwards
+        self._ended_ms: int | None = known.info.end_time if known and is_over else None
+        outputs = known.outputs.model_outputs if known and known.outputs else []
+        self._model_id: str | None = outputs[-1].model_id if outputs else None
         self._last: dict[str, int] | None = None
         """Metric -> its last step; None: the store has not been asked yet."""
 
@@ -105,7 +109,7 @@ class StoredRun:
         if status == "RUNNING":
             self._client.update_run(self.run_id, status=status)
         else:
-            self._client.set_terminated(self.run_id, status, at)
+            self._client.set_terminated(self.run_id, status, self._ended_ms or at)
 
     def _artifact(self, body: list[str]) -> None:
         path, folder = body
@@ -158,8 +162,8 @@ def begin(uri: str, experiment: str, name: str, parent: str | None, about: Mappi
         if parent is not None:
             client.get_run(parent)
             all_tags["mlflow.parentRunId"] = parent
-        info = client.create_run(experiment_id, tags=all_tags, run_name=name).info
-    return StoredRun(client, uri, str(info.run_id), info.start_time)
+        run = client.create_run(experiment_id, tags=all_tags, run_name=name)
+    return StoredRun(client, uri, str(run.info.run_id), run)
 
 
 def found(uri: str, run_id: str, *, onwards: bool) -> tuple[StoredRun, dict[str, str]]:
@@ -181,11 +185,10 @@ def found(uri: str, run_id: str, *, onwards: bool) -> tuple[StoredRun, dict[str,
             if answered or store_uri.database(uri) is not None:
                 raise
             logger.warning("tracking server %s is out of reach, what is said is kept: %s", uri, one_line(error))
-            return StoredRun(client, uri, run_id, None, onwards=onwards), {}
+            return StoredRun(client, uri, run_id, None, onwards), {}
     commit = git_tags().get(COMMIT_TAG)
     same = commit is None or commit == known.data.tags.get(COMMIT_TAG)
-    models = known.outputs.model_outputs if known.outputs else []
-    run = StoredRun(client, uri, run_id, known.info.start_time, models[-1].model_id if models else None, onwards)
+    run = StoredRun(client, uri, run_id, known, onwards)
     return run, {} if same else {tags.RESUMED_WITH_COMMIT: str(commit)}
 
 
