@@ -56,6 +56,12 @@ class Trained:
         return batch, {"times": batch.times[0, seen].tolist(), "values": batch.values[0, seen].tolist()}
 
 
+def exported(*run):
+    trained = Trained(*run)
+    export.write(trained.folder, trained.config, trained.manifest)
+    return trained
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
@@ -66,23 +72,17 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def music(place):
-    trained = Trained(place / "music", place / "rolls", "vsdn_vae")
-    export.write(trained.folder, trained.config, trained.manifest)
-    return trained
+    return exported(place / "music", place / "rolls", "vsdn_vae")
 
 
 @pytest.fixture(scope="module")
 def paths(place):
-    trained = Trained(place / "paths", place / "rolls", "vsdn_vae", SDE)
-    export.write(trained.folder, trained.config, trained.manifest)
-    return trained
+    return exported(place / "paths", place / "rolls", "vsdn_vae", SDE)
 
 
 @pytest.fixture(scope="module")
 def motion(place):
-    trained = Trained(place / "motion", place / "walks", "ode2vae")
-    export.write(trained.folder, trained.config, trained.manifest)
-    return trained
+    return exported(place / "motion", place / "walks", "ode2vae")
 
 
 @pytest.fixture
