@@ -65,6 +65,8 @@ def train(
         progress.epoch, progress.epoch_step = progress.epoch + 1, 0
         if progress.epoch % run.train.validate_every == 0 or progress.epoch == run.train.max_epochs:
             _validate(run, stream, journal, progress, around, horizon)
+        elif progress.step % run.train.save_every == 0:
+            around.save(False)
     return True
 
 
