@@ -1,12 +1,13 @@
 """Ray: who may run code here, and what `ray job submit --working-dir .` would upload."""
 
 import os
-import re
 import socket
 import stat
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+
+from pathspec import GitIgnoreSpec
 
 from launch.finding import Finding, error, ok, warning
 
@@ -101,42 +102,16 @@ def _packed(folder: Path) -> Iterator[tuple[str, int]]:
         rules = rules[1:]
     for parent, folders, files in os.walk(folder):
         here = Path(parent).relative_to(folder)
-        folders[:] = [
-            name for name in folders if not any(_ignored(rule, (here / name).as_posix(), True) for rule in rules)
-        ]
+        folders[:] = [name for name in folders if not any(rule.match_file(f"{here / name}/") for rule in rules)]
         for name in files:
-            path = (here / name).as_posix()
-            if not any(_ignored(rule, path, False) for rule in rules):
-                yield path, (folder / path).lstat().st_size
+            path = here / name
+            if not any(rule.match_file(path) for rule in rules):
+                yield path.as_posix(), (folder / path).lstat().st_size
 
 
-_GLOB = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-_Rule = tuple[re.Pattern[str], bool, bool]
-"""Pattern of the path, whether for folders alone, whether it takes an earlier one back."""
-
-
-def _rules(file: Path) -> list[_Rule]:
-    """The patterns of a .gitignore, but for escapes and character classes."""
+def _rules(file: Path) -> GitIgnoreSpec:
     try:
         lines = file.read_text().splitlines()
     except OSError:
-        return []
-    rules = []
-    for line in lines:
-        text = line.strip()
-        if not text or text.startswith("#"):
-            continue
-        back, text = text.startswith("!"), text.removeprefix("!")
-        only_folders, text = text.endswith("/"), text.rstrip("/")
-        anywhere = "/" not in text
-        body = re.sub(r"\*\*/|\*\*|\*|\?|[^*?]+", lambda m: _GLOB.get(m[0]) or re.escape(m[0]), text.lstrip("/"))
-        rules.append((re.compile(("(?:.*/)?" if anywhere else "") + body), only_folders, back))
-    return rules
-
-
-def _ignored(rules: list[_Rule], path: str, is_folder: bool) -> bool:
-    """The last pattern that fits decides."""
-    for pattern, only_folders, back in reversed(rules):
-        if (is_folder or not only_folders) and pattern.fullmatch(path):
-            return not back
-    return False
+        lines = []
+    return GitIgnoreSpec.from_lines(lines)

@@ -55,10 +55,12 @@ def test_what_a_job_would_upload_is_what_git_would_keep(home, monkeypatch):
     """The sum over the files that git itself, told of both files of patterns, does not ignore."""
     work = home / "work"
     for name in ("a.py", "runs/big.bin", "sub/runs/kept.bin", "data/x.tar", "data/README.md", "sub/deep/x.log", "x.tmp",
-                 ".venv/lib/y", "sub/__pycache__/z.pyc", "keep.tmp.py", "odd/a.b.c"):  # fmt: skip
+                 ".venv/lib/y", "sub/__pycache__/z.pyc", "keep.tmp.py", "odd/a.b.c", "n1.bin", "nx.bin",
+                 "#sharp"):  # fmt: skip
         (work / name).parent.mkdir(parents=True, exist_ok=True)
         (work / name).write_bytes(bytes(len(name)))
     patterns = "# a comment\n\n/runs/\n.venv/\n__pycache__/\n/data/*\n!/data/README.md\n*.tmp\n**/deep/*.log\n"
+    patterns += "n[0-9].bin\n\\#sharp\n"
     (work / ".gitignore").write_text(patterns)
     assert level_of(doctor_ray.upload(work)) == "warning"  # no .rayignore
     (work / ".rayignore").write_text("odd\n")
