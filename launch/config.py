@@ -42,7 +42,7 @@ class TrainConfig(Config):
     validate_every: int = Field(1, ge=1)
     """Epochs from one validation, and checkpoint, to the next."""
     save_every: int = Field(500, ge=1)
-    """Steps from one checkpoint inside an epoch to the next; there is one after each validation too."""
+    """Steps from one checkpoint to the next; there is one after each validation too."""
     patience: int = Field(5, ge=1)
     """Validations without a better score after which training stops."""
     first_horizon: int | None = Field(None, ge=2)
