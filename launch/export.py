@@ -18,7 +18,7 @@ from launch.entry import command, run
 from launch.tracking import Tracker
 from models.config_base import flatten
 from models.errors import DriftworkError
-from pipeline.files import aside_folder, writing
+from pipeline.files import replaced_folder, writing
 from pipeline.manifest import Manifest, read_manifest
 
 USAGE = """usage: driftwork export RUN
@@ -69,23 +69,21 @@ def write(folder: Path, config: RunConfig, manifest: Manifest) -> Path:
     description = _describe(config, manifest)
     tasks = served.tasks(description.build())
     packages = [*_NEEDED, *(name for name in _IF_NAMED if name in config.model.model_dump_json())]
-    with writing(str(target)):
-        shutil.rmtree(target, ignore_errors=True)
-        with aside_folder(target) as temporary, tempfile.TemporaryDirectory() as scratch:
-            data = Path(scratch, "driftwork")
-            data.mkdir()
-            (data / served.DESCRIPTION).write_text(description.model_dump_json(indent=1), encoding="utf-8")
-            shutil.copy(folder / CONFIG_FILE, data)
-            mlflow_store.save_model(
-                temporary,
-                loader=Path(served.__file__),
-                code=[_ROOT / "models"],
-                data=data,
-                columns=served.COLUMNS,
-                params={"task": tasks[0], "samples": description.samples, "seed": 0},
-                requirements=[f"{name}=={version(name).partition('+')[0]}" for name in packages],
-            )
-            _link(weights, temporary / "data/driftwork" / served.WEIGHTS)
+    with writing(str(target)), replaced_folder(target) as temporary, tempfile.TemporaryDirectory() as scratch:
+        data = Path(scratch, "driftwork")
+        data.mkdir()
+        (data / served.DESCRIPTION).write_text(description.model_dump_json(indent=1), encoding="utf-8")
+        shutil.copy(folder / CONFIG_FILE, data)
+        mlflow_store.save_model(
+            temporary,
+            loader=Path(served.__file__),
+            code=[_ROOT / "models"],
+            data=data,
+            columns=served.COLUMNS,
+            params={"task": tasks[0], "samples": description.samples, "seed": 0},
+            requirements=[f"{name}=={version(name).partition('+')[0]}" for name in packages],
+        )
+        _link(weights, temporary / "data/driftwork" / served.WEIGHTS)
     return target
 
 

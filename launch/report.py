@@ -1,11 +1,9 @@
 """`driftwork report EXPERIMENT out=DIR`: the papers' tables and figures from the tracked runs alone, and a page that
 shows them with what the models made. The folder is logged to the experiment too, as the artifacts of a run `report`."""
 
-import os
 import shlex
 import shutil
 import sys
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +17,7 @@ from launch.tracked_runs import TrackedRun
 from launch.tracking import TrackingConfig, open_run
 from models.config_base import Config, parse
 from models.errors import DriftworkError
-from pipeline.files import aside_folder, require_room
+from pipeline.files import replaced_folder, require_room
 from pipeline.sequence import Split
 
 USAGE = """usage: driftwork report EXPERIMENT out=DIR [split=test] [tracking.uri=sqlite:///runs/mlflow.db]
@@ -73,18 +71,10 @@ def _check_free(out: Path) -> None:
 @contextmanager
 def _in_place_of(out: Path) -> Iterator[Path]:
     """Yield a folder to fill; on a clean exit it takes the place of `out`, which otherwise stays as it is."""
-    fresh, old = (out.with_name(f".{out.name}.{word}.{uuid.uuid4().hex}") for word in ("new", "old"))
     try:
-        with aside_folder(fresh) as folder:
+        with replaced_folder(out) as folder:
             require_room(folder)
             yield folder
-        try:
-            if out.exists():
-                os.rename(out, old)
-            os.rename(fresh, out)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise DriftworkError(f"out={out}: cannot be written: {error.strerror}; nothing has changed there") from None
 

@@ -45,10 +45,30 @@ def aside_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def replaced_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside `path` to fill; on a clean exit it takes the place of `path`, if that is there.
+
+    On an exception `path` is what it was.
+    """
+    fresh, old = (path.with_name(f".{path.name}.{word}.{uuid.uuid4().hex}") for word in ("new", "old"))
+    with aside_folder(fresh) as folder:
+        yield folder
+    try:
+        if path.exists():
+            os.rename(path, old)
+        os.rename(fresh, path)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
 def writing(where: str) -> Iterator[None]:
     """An OSError inside becomes a `DriftworkError`: `where`, as in out=FOLDER, cannot be written, and why."""
     try:
         yield
+    except shutil.Error as error:  # of a tree, with a reason for each file
+        raise DriftworkError(f"{where}: cannot be written: {error.args[0][0][-1]}") from None
     except OSError as error:
         raise DriftworkError(f"{where}: cannot be written: {error.strerror or error}") from None
 

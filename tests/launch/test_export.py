@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -229,6 +230,17 @@ def test_better_weights_leave_what_was_exported_alone_until_it_is_exported_again
     assert weights.read_bytes() == before
     export.write(trained.folder, trained.config, trained.manifest)
     assert weights.read_bytes() != before
+
+
+def test_a_full_disk_leaves_the_model_that_was_there(music, monkeypatch):
+    def full(*_, **__):
+        raise shutil.Error([("a", "b", "[Errno 28] No space left on device")] * 30)
+
+    monkeypatch.setattr(export.mlflow_store, "save_model", full)
+    with pytest.raises(DriftworkError, match=r"/model: cannot be written: \[Errno 28\] No space left on device$"):
+        export.write(music.folder, music.config, music.manifest)
+    assert (music.folder / export.FOLDER / "MLmodel").exists()
+    assert not [path for path in music.folder.iterdir() if path.name.startswith(".")]
 
 
 def _saved(weights, path):
