@@ -54,6 +54,11 @@ def name_of(where: Place) -> str:
     return where.resolve().name if isinstance(where, Path) else where.rpartition("/")[2]
 
 
+def shards_among(names: Iterable[str]) -> set[str]:
+    """Of the names of objects below a place, those of shards; what lies deeper is another's."""
+    return {name for name in names if name.endswith(".tar") and "/" not in name}
+
+
 class MissingError(DriftworkError):
     """There is no such object, or no such bucket."""
 

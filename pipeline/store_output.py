@@ -20,9 +20,9 @@ from typing import NamedTuple
 from models.errors import DriftworkError
 from pipeline.build import INCOMPLETE, Unreadable, intact
 from pipeline.manifest import MANIFEST, Manifest, Shard, read_manifest
-from pipeline.output import QUARANTINE, check_inputs, check_recipe, quarantine
+from pipeline.output import CARD, QUARANTINE, check_inputs, check_recipe, quarantine
 from pipeline.plan import Recipe, ShardPlan
-from pipeline.storage import MissingError, Store
+from pipeline.storage import MissingError, Store, shards_among
 
 _RECIPE = f"{INCOMPLETE}/recipe.json"
 _AT_ONCE = 8
@@ -80,7 +80,7 @@ class StoreOutput(NamedTuple):
         """Write pages, in this order, and remove what was needed for them."""
         self._check_ours()
         listed = {shard.file for shard in manifest.shards}
-        self.staging.remove(name for name in self.staging.names() if name.endswith(".tar") and name not in listed)
+        self.staging.remove(shards_among(self.staging.names()) - listed)
         for name, page in pages.items():
             self.staging.write(page, name)
         self._beside.remove([self.reasons.rpartition("/")[2]])
@@ -94,7 +94,7 @@ class StoreOutput(NamedTuple):
         """Give up: leave nothing, or the data set that was there, and the reasons beside it if there are any."""
         names = self.staging.names()
         if MANIFEST not in names:
-            self.staging.remove(name for name in names if not name.startswith(INCOMPLETE))
+            self.staging.remove({*shards_among(names), QUARANTINE, CARD})
         self.clean()
         reasons = quarantine(unreadable)
         if reasons:

@@ -14,7 +14,7 @@ from pipeline.files import sha256
 from pipeline.manifest import Manifest, Shard, read_manifest
 from pipeline.sequence import DataSpec
 from pipeline.shards import read_sample
-from pipeline.storage import MissingError, Place, Store
+from pipeline.storage import MissingError, Place, Store, shards_among
 
 _ALONE = 10_000
 """Samples that one process decodes in a few seconds."""
@@ -38,7 +38,7 @@ def verify(where: Place) -> Report:
         there = {path.name for path in where.glob("*.tar")}
         found = _in_folder(where, manifest)
     else:
-        there = {name for name in Store(where).names() if name.endswith(".tar")}
+        there = shards_among(Store(where).names())
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             found = list(pool.map(partial(_fault_there, Store(where), manifest.spec), manifest.shards))
     faults = [(shard.file, fault) for shard, fault in zip(manifest.shards, found, strict=True)]

@@ -36,9 +36,9 @@ def server():
 def store(server, monkeypatch):
     """Empty and well-behaved; a client does not wait before it asks again."""
     monkeypatch.setattr(storage, "_WAIT_S", 0.01)
+    server.before = lambda method, key: None
     for key in server.objects():
         server.client.delete_object(Bucket=BUCKET, Key=key)
-    server.before = lambda method, key: None
     server.asked.clear()
     return server
 
@@ -98,6 +98,7 @@ def test_a_preparation_that_broke_off_is_taken_up_and_ends_in_the_bytes_that_a_f
     with pytest.raises(DriftworkError, match=r"dataset.rate is 5.0 there and 10.0 here"):
         prepare(config(raw, URL, "dataset.rate=10"))
 
+    store.put("lakh/deeper/of-another.tar", b"")  # which neither is repaired nor removed
     lost, damaged = (shard.file for shard in ours.shards[:2])
     store.client.delete_object(Bucket=BUCKET, Key=f"lakh/{lost}")
     store.put(f"lakh/{damaged}", bytes(ours.shards[1].bytes))
@@ -108,7 +109,7 @@ def test_a_preparation_that_broke_off_is_taken_up_and_ends_in_the_bytes_that_a_f
     store.asked.clear()
     prepare(config(raw, URL))
     assert {name for name in writes(store) if name.endswith(".tar")} == {lost, damaged}
-    assert store.objects("lakh") == files(tmp_path / "out")
+    assert store.objects("lakh") == {**files(tmp_path / "out"), "deeper/of-another.tar": b""}
 
 
 @pytest.mark.usefixtures("without_ray")
