@@ -76,12 +76,11 @@ def _seen(joints: np.ndarray, along: np.ndarray) -> np.ndarray:
 
 
 def _size(points: Sequence[np.ndarray]) -> tuple[float, float, float]:
-    """Where the first of the walks [T, J, 2] has its ground; how tall a body gets, and how far it reaches from its root
-    along the ground."""
-    heights = points[0][..., 1]
+    """Where the first of the walks [T, J, 2] sets its foot at the start; how tall a body gets, and how far it reaches
+    from its root along the ground."""
     tall = max(float(np.ptp(at[..., 1], axis=1).max()) for at in points)
     reach = max(float(np.abs(at[..., 0] - at[:, :1, 0]).max()) for at in points)
-    return float(np.median(heights.min(1))), tall, 1.1 * max(reach, tall / 2)
+    return float(points[0][0, :, 1].min()), tall, 1.1 * max(reach, tall / 2)
 
 
 def _bones(skeleton: Skeleton) -> list[tuple[int, int]]:
