@@ -2,6 +2,9 @@ import socket
 
 import pytest
 
+from launch.mlflow_store import prepare_store
+from launch.tracking import TrackingConfig, open_run
+
 
 @pytest.fixture
 def free_port():
@@ -19,3 +22,32 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory):
+    """An empty store; making one takes seconds, copying it does not."""
+    folder = tmp_path_factory.mktemp("store")
+    prepare_store(f"sqlite:///{folder}/runs/mlflow.db", "elsewhere")
+    return folder / "runs/mlflow.db"
+
+
+@pytest.fixture
+def uri(tmp_path, template):
+    """Of an empty store."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/mlflow.db").write_bytes(template.read_bytes())
+    return f"sqlite:///{tmp_path}/runs/mlflow.db"
+
+
+@pytest.fixture
+def open_(uri, tmp_path):
+    """`open_run` with the arguments that a test does not care about."""
+
+    def opened(run_id=None, tags=None, training=False, **config):
+        return open_run(
+            TrackingConfig(**{"uri": uri, **config}), experiment="lakh", run_name="vsdn_vae", run_folder=tmp_path,
+            tags=tags or {}, run_id=run_id, training=training,
+        )  # fmt: skip
+
+    return opened
