@@ -7,6 +7,7 @@ from urllib.parse import unquote
 
 import boto3
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from s3fs import S3FileSystem
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 BUCKET = "bucket"
@@ -94,6 +95,7 @@ def object_store(patch):
     patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     store = ObjectStore()
     patch.setenv("AWS_ENDPOINT_URL", store.address)
+    S3FileSystem.clear_instance_cache()  # it keeps what it found in the environment
     try:
         yield store
     finally:

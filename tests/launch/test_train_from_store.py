@@ -1,6 +1,5 @@
 """Training from object storage, against the same from a folder."""
 
-import json
 import os
 import socket
 import subprocess
@@ -10,6 +9,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from launch import run_folder, train
+from models.errors import DriftworkError
+from pipeline import storage
 from pipeline.manifest import read_manifest
 from tests.datasets import write_rolls
 from tests.object_store import BUCKET, object_store
@@ -34,60 +36,72 @@ def own_address():
 
 
 @pytest.mark.slow
-def test_a_run_from_a_store_is_that_from_a_folder_on_any_host_and_copies_each_shard_once(tmp_path, monkeypatch):
-    rolls = tmp_path / "rolls"
-    write_rolls(rolls)
-    shards = {f"rolls/{path.name}" for path in rolls.glob("*.tar")}
+def test_a_run_from_a_store_is_that_from_a_folder_and_each_host_copies_a_shard_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(storage, "_WAIT_S", 0.01)
+    monkeypatch.setattr(train, "supervised", lambda *_: 0)  # in this process no rank is started
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    write_rolls(Path("rolls"))
+    shards = {f"rolls/{path.name}" for path in Path("rolls").glob("*.tar")}
 
-    def driftwork(*arguments):
-        command = [sys.executable, "-m", "launch.cli", *arguments]
+    def trained(*arguments):
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-
-    train = ["train", TINY, "tracking.uri=null"]
-    folder = driftwork(*train, f"data={rolls}", "out=runs/folder", "train.max_epochs=2")
-    assert folder.returncode == 0, folder.stderr
+        command = [sys.executable, "-m", "launch.cli", "train", *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
 
     with object_store(monkeypatch) as store:
-        store.copy(rolls, "rolls")
+        store.copy(Path("rolls"), "rolls")
+        from_store = [
+            TINY,
+            "tracking.uri=null",
+            "train.max_epochs=2",
+            f"data={URL}",
+            "cache_dir=disk",
+            "out=runs/store",
+        ]
         store.asked.clear()
         store.stop_after(2)
-        from_store = [*train, f"data={URL}", "cache_dir=disk", "out=runs/store", "train.max_epochs=1"]
-        cut = driftwork(*from_store)
-        assert cut.returncode == 2
-        assert cut.stderr.startswith(f"driftwork train: {URL}/")
-        assert cut.stderr.count("\n") == 1, cut.stderr
-        assert not (tmp_path / "runs/store").exists()
-
-        here = {f"rolls/{path.name}" for path in tmp_path.glob("disk/*/*.tar")}
+        with pytest.raises(DriftworkError, match=rf"^{URL}/[a-z0-9-]+.tar: .*; given up after 4 attempts$"):
+            train.main(from_store)
+        assert not Path("runs/store").exists()
+        here = {f"rolls/{path.name}" for path in Path("disk").glob("*/*.tar")}
         store.before = lambda method, key: None
         store.start()
         store.asked.clear()
-        first = driftwork(*from_store)
-        assert first.returncode == 0, first.stderr
+        assert train.main(from_store) == 0
         assert sorted(store.fetched(".tar")) == sorted(shards - here)
-        assert f"data: {URL}\n" in (tmp_path / "runs/store/config.yaml").read_text()
-        record = json.loads((tmp_path / "runs/store/run.json").read_text())
-        assert record["manifest"] == read_manifest(rolls).hash
+        assert f"data: {URL}\n" in Path("runs/store/config.yaml").read_text()
+        manifest = run_folder.record_of(Path("runs/store"))["manifest"]
+        assert manifest == read_manifest(Path("rolls")).hash
 
         address = own_address()
-        (tmp_path / "ssh").write_text(SSH)
-        (tmp_path / "hostfile").write_text(f"one@{address} slots=1\ntwo@{address} slots=1\n")
+        Path("ssh").write_text(SSH)
+        Path("hostfile").write_text(f"one@{address} slots=1\ntwo@{address} slots=1\n")
         store.asked.clear()
-        rest = driftwork("train", "resume=runs/store", "train.max_epochs=2", "cache_dir=null",
-                         "hostfile=hostfile", "hosts.ssh=sh ssh")  # fmt: skip
-        assert rest.returncode == 0, rest.stderr
-        assert sorted(store.fetched(".tar")) == sorted([*shards, *shards])  # once a host
+        trained("resume=runs/store", "cache_dir=null", "hostfile=hostfile", "hosts.ssh=sh ssh")
+        assert sorted(store.fetched(".tar")) == sorted([*shards, *shards])
         for host in ("one", "two"):
-            copy = tmp_path / host / "driftwork" / record["manifest"]
-            assert {path.name: path.read_bytes() for path in copy.iterdir()} == {
-                path.name: path.read_bytes() for path in rolls.iterdir()
+            copied = Path(host, "driftwork", manifest)
+            assert {path.name: path.read_bytes() for path in copied.iterdir()} == {
+                path.name: path.read_bytes() for path in Path("rolls").iterdir()
             }
-    weights, same = (load_file(tmp_path / f"runs/{name}/best.safetensors") for name in ("folder", "store"))
+        write_rolls(Path("other"), seed=1)
+        store.copy(Path("other"), "rolls")
+
+    config = run_folder.config_of(Path("runs/store"))
+    assert config.data == URL
+    trained(TINY, "tracking.uri=null", "train.max_epochs=2", "data=rolls", "out=runs/folder")
+    weights, same = (load_file(f"runs/{name}/best.safetensors") for name in ("folder", "store"))
     assert weights.keys() == same.keys()
     assert all((weights[name] == same[name]).all() for name in weights)
 
-    scored = driftwork("evaluate", "runs/store", "split=test", "cache_dir=disk", "--json")  # the store is gone
-    assert scored.returncode == 0, scored.stderr
-    assert json.loads(scored.stdout)["model"]["density"]["25"]["nll_nats_per_frame"]["n"] == 7
+    copied = config.model_copy(update={"cache_dir": Path("disk")})
+    run_folder.check_data(Path("runs/store"), copied)  # the store is gone
+    store.start()
+    try:
+        elsewhere = config.model_copy(update={"cache_dir": Path("elsewhere")})
+        with pytest.raises(DriftworkError, match=f"data={URL} is not what runs/store was trained on"):
+            run_folder.check_data(Path("runs/store"), elsewhere)
+    finally:
+        store.stop()
