@@ -22,9 +22,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from launch.config import RunConfig
-from launch.distributed import alone
 from launch.run_folder import model_for
 from launch.streams import training
+from launch.training.distributed import alone
 from models.config_base import load
 from pipeline.manifest import Manifest, read_manifest
 

@@ -15,9 +15,9 @@ import torch
 
 from benchmarks.measure import timed
 from launch.config import RunConfig
-from launch.distributed import alone
 from launch.run_folder import model_for
 from launch.streams import training
+from launch.training.distributed import alone
 from models.config_base import load
 from pipeline.manifest import read_manifest
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from launch.entry import run as run_command
-from launch.signals import signals_ignored, sigterm_exits
+from launch.job.signals import signals_ignored, sigterm_exits
 from pipeline.lock import locked
 from pipeline.parent import end_with_parent
 
@@ -39,7 +39,7 @@ class Outcome(NamedTuple):
 def main(argv: list[str]) -> int:
     """The process itself. Only one at a time works on a folder."""
     from launch import evaluate, run_folder, train  # they load torch, which the process that starts cells may not need
-    from launch.tracking import open_run
+    from launch.tracker.tracking import open_run
 
     folder, split = Path(argv[0]), argv[1]
     os.environ.setdefault("WDS_SECURE", "1")

@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from launch import run_folder, tables
+from launch import run_folder
 from launch.entry import command, run
-from launch.results import merge, read_scores
-from launch.scores import Scored
-from launch.side_by_side import Column, Rows, columns_of, differences, figures
+from launch.scoring import tables
+from launch.scoring.results import merge, read_scores
+from launch.scoring.scores import Scored
+from launch.scoring.side_by_side import Column, Rows, columns_of, differences, figures
 from models.config_base import Config, flatten, parse, shortened
 from models.errors import DriftworkError
 from pipeline.files import aside, writing

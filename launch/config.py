@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from launch.hostfile import HostsConfig
-from launch.tracking import TrackingConfig
+from launch.job.hostfile import HostsConfig
+from launch.tracker.tracking import TrackingConfig
 from models.config_base import Config, load
 from models.errors import DriftworkError
 from models.ode2vae import Ode2VaeConfig

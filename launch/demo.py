@@ -11,9 +11,13 @@ from pathlib import Path
 
 import torch
 
-from launch import checkpoint, compare, evaluate, launcher, prepare, run_folder, showcase_rolls, tags, train
+from launch import compare, evaluate, prepare, run_folder, train
 from launch.entry import command, run
-from launch.tracking import TrackingConfig, open_run
+from launch.job import launcher
+from launch.outputs import showcase_rolls
+from launch.tracker import tags
+from launch.tracker.tracking import TrackingConfig, open_run
+from launch.training import checkpoint
 from models.base import LatentDynamics
 from models.errors import DriftworkError
 from pipeline.chorales import write_chorales

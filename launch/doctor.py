@@ -11,10 +11,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from launch import doctor_machine, doctor_packages, doctor_ray, doctor_store
+from launch.checks import cluster, machine, packages, store
+from launch.checks.finding import Finding
 from launch.entry import command, run
-from launch.finding import Finding
-from launch.store_uri import StoreUri
+from launch.tracker.store_uri import StoreUri
 from models.config_base import Config, parse
 
 USAGE = "usage: driftwork doctor [uri=sqlite:///FILE] [ranks=N] [out=DIR] [--json]"
@@ -48,46 +48,46 @@ def main(argv: list[str]) -> int:
 
 def examine(config: DoctorConfig) -> Iterator[Finding]:
     """Every check."""
-    yield doctor_packages.python()
-    yield from doctor_packages.packages()
-    yield doctor_packages.entry_point()
-    yield doctor_machine.compiler()
-    yield doctor_machine.ninja()
-    yield from doctor_machine.build_locks()
-    yield doctor_machine.accelerator()
-    yield doctor_machine.numactl()
-    yield doctor_machine.threads(config.ranks)
-    yield doctor_machine.hostname()
-    yield doctor_machine.shared_memory()
-    yield from doctor_machine.disk(_folders(config.out))
-    yield doctor_store.tracking(config.uri)
-    yield doctor_ray.token()
-    yield doctor_ray.auth_mode()
+    yield packages.python()
+    yield from packages.packages()
+    yield packages.entry_point()
+    yield machine.compiler()
+    yield machine.ninja()
+    yield from machine.build_locks()
+    yield machine.accelerator()
+    yield machine.numactl()
+    yield machine.threads(config.ranks)
+    yield machine.hostname()
+    yield machine.shared_memory()
+    yield from machine.disk(_folders(config.out))
+    yield store.tracking(config.uri)
+    yield cluster.token()
+    yield cluster.auth_mode()
     services = {config.dashboard_port: "Ray's dashboard", 10001: "Ray's client server", config.tracker_port: "MLflow"}
-    yield from doctor_ray.open_ports(services)
-    yield doctor_ray.upload(Path.cwd())
+    yield from cluster.open_ports(services)
+    yield cluster.upload(Path.cwd())
 
 
 def glance_before_training(ranks: int, uri: str | None, out: Path) -> None:
     """Say what stands in the way of a training run; nothing is said of what is well."""
     _say([
-        *doctor_machine.build_locks(),
-        doctor_machine.threads(ranks),
-        doctor_machine.hostname(),
-        doctor_machine.shared_memory(),
-        *doctor_machine.disk(_folders(out)),
-        doctor_store.tracking(uri),
+        *machine.build_locks(),
+        machine.threads(ranks),
+        machine.hostname(),
+        machine.shared_memory(),
+        *machine.disk(_folders(out)),
+        store.tracking(uri),
     ])  # fmt: skip
 
 
 def glance_before_preparing(out: Path) -> None:
     """The same for a preparation."""
-    token = doctor_ray.token()
+    token = cluster.token()
     _say([
         *([token] if token.level == "error" else []),  # that there is none only matters to a cluster
-        doctor_machine.hostname(),
-        doctor_machine.shared_memory(),
-        *doctor_machine.disk(_folders(out)),
+        machine.hostname(),
+        machine.shared_memory(),
+        *machine.disk(_folders(out)),
     ])  # fmt: skip
 
 

@@ -8,12 +8,16 @@ from pathlib import Path
 
 from pydantic import Field
 
-from launch import checkpoint, launcher, run_folder, scores, showcase, streams
+from launch import run_folder, streams
 from launch.config import RunConfig
-from launch.distributed import Ranks, alone
 from launch.entry import command, run
-from launch.results import estimates, merge, read_results, show, values, write_results
-from launch.scores import Scored
+from launch.job import launcher
+from launch.outputs import showcase
+from launch.scoring import scores
+from launch.scoring.results import estimates, merge, read_results, show, values, write_results
+from launch.scoring.scores import Scored
+from launch.training import checkpoint
+from launch.training.distributed import Ranks, alone
 from models.config_base import Config, build, parse
 from models.errors import DriftworkError
 from pipeline.manifest import read_manifest
@@ -98,7 +102,7 @@ def _requested(config: RunConfig, request: EvaluateConfig) -> tuple[RunConfig, s
 
 
 def _rank(folder: Path, config: RunConfig, split: Split, name: str) -> int:
-    from launch.engine import join_ranks, leave
+    from launch.training.engine import join_ranks, leave
 
     evaluate(folder, config, split, name, join_ranks())
     leave()

@@ -12,10 +12,12 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from launch import checkpoint, mlflow_store, run_folder, served
+from launch import run_folder, served
 from launch.config import CONFIG_FILE, RunConfig
 from launch.entry import command, run
-from launch.tracking import Tracker
+from launch.tracker import mlflow_store
+from launch.tracker.tracking import Tracker
+from launch.training import checkpoint
 from models.config_base import flatten
 from models.errors import DriftworkError
 from pipeline.files import replaced_folder, writing

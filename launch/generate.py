@@ -12,11 +12,13 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
-from launch import checkpoint, made_files, run_folder, streams
+from launch import run_folder, streams
 from launch.config import RunConfig
-from launch.distributed import alone
 from launch.entry import command, run
-from launch.made import Made, Maker
+from launch.outputs import made_files
+from launch.outputs.made import Made, Maker
+from launch.training import checkpoint
+from launch.training.distributed import alone
 from models.base import Forecaster, Model, Smoother
 from models.config_base import Config, build, parse
 from models.errors import DriftworkError

@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from launch import report_contents, report_rows, store_uri, tables, tags, tracked_runs
 from launch.entry import command, run
-from launch.report_contents import MARKER, PAGE, RUNS
-from launch.report_rows import OUTPUTS
-from launch.store_uri import StoreUri
-from launch.tracked_runs import TrackedRun
-from launch.tracking import TrackingConfig, open_run
+from launch.reports import contents, rows, tracked_runs
+from launch.reports.contents import MARKER, PAGE, RUNS
+from launch.reports.rows import OUTPUTS
+from launch.reports.tracked_runs import TrackedRun
+from launch.scoring import tables
+from launch.tracker import store_uri, tags
+from launch.tracker.store_uri import StoreUri
+from launch.tracker.tracking import TrackingConfig, open_run
 from models.config_base import Config, parse
 from models.errors import DriftworkError
 from pipeline.files import replaced_folder, require_room
@@ -46,12 +48,12 @@ def main(argv: list[str]) -> int:
     runs = tracked_runs.finished(request.tracking.uri, experiment)
     uri, command = store_uri.absolute(request.tracking.uri), shlex.join(["driftwork", "report", *argv])
     with _in_place_of(out) as folder:
-        groups, left_out = report_rows.read(uri, runs, folder / RUNS, request.split)
+        groups, left_out = rows.read(uri, runs, folder / RUNS, request.split)
         if not groups:
             why = left_out[0] if left_out else "it has none"
             raise DriftworkError(f"experiment '{experiment}': no finished run can stand in a table: {why}")
         showcases = _showcases(uri, runs, folder / RUNS)
-        made = report_contents.write(folder, experiment, request.split, command, groups, showcases, left_out)
+        made = contents.write(folder, experiment, request.split, command, groups, showcases, left_out)
     for table in made:
         tables.show(table)
     for line in left_out:

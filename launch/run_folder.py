@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from launch.config import CONFIG_FILE, RunConfig
-from launch.mlflow_store import find_run_folder
-from launch.scores import Scoring
-from launch.tracking import NullTracker, Tracker, TrackingConfig, open_run
+from launch.scoring.scores import Scoring
+from launch.tracker.mlflow_store import find_run_folder
+from launch.tracker.tracking import NullTracker, Tracker, TrackingConfig, open_run
 from models.base import Model
 from models.config_base import dump, load
 from models.errors import DriftworkError

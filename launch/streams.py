@@ -1,7 +1,7 @@
 """The streams that a run's config asks for."""
 
 from launch.config import RunConfig
-from launch.distributed import Ranks
+from launch.training.distributed import Ranks
 from pipeline.manifest import Manifest
 from pipeline.observe import ObservationConfig
 from pipeline.sequence import Split

@@ -14,15 +14,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from launch import cell as cells
-from launch import checkpoint, doctor_store, launcher, run_folder, streams, tags, train
 from launch import grid as grids
+from launch import run_folder, streams, train
 from launch.cell import Outcome
+from launch.checks import store
 from launch.config import CONFIG_FILE
-from launch.distributed import alone
 from launch.entry import command, run
 from launch.grid import Cell, Grid
-from launch.signals import sigterm_exits
-from launch.tracking import Tracker, open_run
+from launch.job import launcher
+from launch.job.signals import sigterm_exits
+from launch.tracker import tags
+from launch.tracker.tracking import Tracker, open_run
+from launch.training import checkpoint
+from launch.training.distributed import alone
 from models.config_base import flatten
 from models.errors import DriftworkError
 from pipeline.cache import find_manifest, local
@@ -62,7 +66,7 @@ def main(argv: list[str]) -> int:
         verify(local(*where, find_manifest(*where), thorough=True))
     states = [_state(grid, cell) for cell in grid.cells]
     if "--dry-run" not in argv:
-        doctor_store.require(grid.cells[0].config.tracking.uri)
+        store.require(grid.cells[0].config.tracking.uri)
     _list(grid, steps, states)
     if "--dry-run" in argv:
         return 0

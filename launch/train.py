@@ -15,16 +15,21 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean
 
-from launch import checkpoint, doctor, doctor_store, hostfile, hosts, launcher, run_folder, scores, streams, tags
+from launch import doctor, run_folder, streams
+from launch.checks import store
 from launch.config import CONFIG_FILE, RunConfig, parse
-from launch.distributed import Ranks, all_gathered, alone, barrier, on_rank_0
 from launch.entry import command, run
-from launch.progress import Progress
-from launch.results import estimates, values
-from launch.signals import TERMINATED, sigterm_noted
-from launch.supervisor import INTERRUPTED, LEFT, supervised
-from launch.tracking import Tracker, open_run
-from launch.watchdog import Watchdog
+from launch.job import hostfile, hosts, launcher
+from launch.job.signals import TERMINATED, sigterm_noted
+from launch.job.supervisor import INTERRUPTED, LEFT, supervised
+from launch.scoring import scores
+from launch.scoring.results import estimates, values
+from launch.tracker import tags
+from launch.tracker.tracking import Tracker, open_run
+from launch.training import checkpoint
+from launch.training.distributed import Ranks, all_gathered, alone, barrier, on_rank_0
+from launch.training.progress import Progress
+from launch.training.watchdog import Watchdog
 from models.base import Model
 from models.config_base import build, flatten, load
 from models.errors import DriftworkError
@@ -78,7 +83,7 @@ def _folder(argv: list[str]) -> Path:
         return folder
     config = _placed(parse(argv))
     _check(config)
-    doctor_store.require(config.tracking.uri)
+    store.require(config.tracking.uri)
     manifest = find_manifest(config.data, config.cache_dir)
     if not _each_host_copies(config):
         # A damaged shard is found now, not in the third epoch.
@@ -137,7 +142,7 @@ def _check_resumable(folder: Path, config: RunConfig) -> None:
 
 def _rank(argv: list[str]) -> int:
     """One rank, top to bottom."""
-    from launch.engine import join_ranks, leave  # loads DeepSpeed, which the launching process can do without
+    from launch.training.engine import join_ranks, leave  # loads DeepSpeed, which the launching process can do without
 
     end_with_parent()  # should the launcher be killed, which otherwise ends it
     with sigterm_noted() as asked_to_leave, Watchdog(int(os.environ["RANK"])) as watch:
@@ -171,9 +176,9 @@ def _train(
     config: RunConfig, folder: Path, ranks: Ranks, watch: Watchdog, asked_to_leave: Callable[[], bool]
 ) -> None:  # fmt: skip
     """Raises SystemExit(TERMINATED), so that the tracker sees the run as killed, when a rank was asked to leave."""
-    from launch import loop, nonfinite
-    from launch.engine import Engine
-    from launch.journal import Journal
+    from launch.training import loop, nonfinite
+    from launch.training.engine import Engine
+    from launch.training.journal import Journal
 
     manifest = read_manifest(config.data)
     model = run_folder.model_for(config, manifest)

@@ -18,9 +18,9 @@ from typing import IO
 
 from pydantic import Field
 
-from launch import store_uri
 from launch.entry import command, run
-from launch.signals import sigterm_exits
+from launch.job.signals import sigterm_exits
+from launch.tracker import store_uri
 from models import config_base
 from models.config_base import Config
 from models.errors import DriftworkError

@@ -21,7 +21,7 @@ def mapped(package):
 
 @pytest.mark.parametrize("package", ["launch", "pipeline", "models"])
 def test_the_file_map_names_every_module_and_no_other(package):
-    names = {path.name for path in (ROOT / package).glob("*.py")} - {"__init__.py"}
+    names = {path.name for path in (ROOT / package).rglob("*.py")} - {"__init__.py"}
     patterns = mapped(package)
     assert [name for name in sorted(names) if not any(fnmatch(name, pattern) for pattern in patterns)] == []
     assert [pattern for pattern in patterns if not any(fnmatch(name, pattern) for name in names)] == []

@@ -2,8 +2,8 @@ import socket
 
 import pytest
 
-from launch.mlflow_store import prepare_store
-from launch.tracking import TrackingConfig, open_run
+from launch.tracker.mlflow_store import prepare_store
+from launch.tracker.tracking import TrackingConfig, open_run
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from launch import run_folder, streams
 from launch.config import OptimConfig, RunConfig
-from launch.engine import Engine, join_ranks, leave
+from launch.training.engine import Engine, join_ranks, leave
 from models.base import Model
 from models.config_base import load
 from pipeline.manifest import read_manifest

@@ -13,11 +13,12 @@ import traceback
 from functools import partial
 from pathlib import Path
 
-from launch import launcher, train
-from launch.engine import Engine, _Files
+from launch import train
 from launch.entry import run
-from launch.tracking import NullTracker
-from launch.watchdog import Watchdog
+from launch.job import launcher
+from launch.tracker.tracking import NullTracker
+from launch.training.engine import Engine, _Files
+from launch.training.watchdog import Watchdog
 from pipeline.files import aside
 
 TINY = str(Path(__file__).with_name("tiny_vsdn_vae.yaml"))

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from launch import compare, run_folder, side_by_side
+from launch import compare, run_folder
 from launch.config import RunConfig
-from launch.estimates import Estimate, Scores, difference, estimate, over_seeds
-from launch.results import write_results
-from launch.tables import figure
+from launch.scoring import side_by_side
+from launch.scoring.estimates import Estimate, Scores, difference, estimate, over_seeds
+from launch.scoring.results import write_results
+from launch.scoring.tables import figure
 from models.config_base import load
 from models.errors import DriftworkError
 

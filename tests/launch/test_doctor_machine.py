@@ -7,19 +7,19 @@ import time
 
 import pytest
 
-from launch import doctor_machine
+from launch.checks import machine
 from tests.launch.findings import level_of, program
 
 
 def test_compiler_ninja_and_numactl_are_looked_for_in_path(home, monkeypatch):
-    checks = (doctor_machine.compiler, doctor_machine.ninja, doctor_machine.numactl)
+    checks = (machine.compiler, machine.ninja, machine.numactl)
     monkeypatch.setenv("PATH", str(home / "bin"))
     assert [level_of(check()) for check in checks] == ["warning"] * 3
     for name in ("g++", "ninja", "numactl"):
         program(home / "bin", name)
     assert [level_of(check()) for check in checks] == ["ok"] * 3
     monkeypatch.setenv("CXX", "absent++")
-    assert doctor_machine.compiler().said == str(home / "bin/g++")
+    assert machine.compiler().said == str(home / "bin/g++")
 
 
 @pytest.mark.parametrize("place", ["py311_cpu/shm", "shm"])
@@ -27,17 +27,17 @@ def test_a_lock_that_a_killed_build_left_is_an_error(home, monkeypatch, place):
     root = home / ".cache/torch_extensions" if "/" in place else home / "extensions"
     if "/" not in place:
         monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(root))
-    assert [level_of(finding) for finding in doctor_machine.build_locks()] == ["ok"]
+    assert [level_of(finding) for finding in machine.build_locks()] == ["ok"]
     lock = root / place / "lock"
     lock.parent.mkdir(parents=True)
     lock.touch()
-    assert [level_of(finding) for finding in doctor_machine.build_locks()] == ["warning"]
+    assert [level_of(finding) for finding in machine.build_locks()] == ["warning"]
     os.utime(lock, (time.time() - 3600,) * 2)
-    (finding,) = doctor_machine.build_locks()
+    (finding,) = machine.build_locks()
     assert (level_of(finding), finding.cure) == ("error", f"rm {lock}")
     builder = subprocess.Popen(["sleep", "60"], cwd=lock.parent)
     try:
-        (finding,) = doctor_machine.build_locks()
+        (finding,) = machine.build_locks()
         assert (finding.level, finding.said) == ("ok", "shm is being built")
     finally:
         builder.kill()
@@ -46,16 +46,16 @@ def test_a_lock_that_a_killed_build_left_is_an_error(home, monkeypatch, place):
 
 @pytest.mark.slow
 def test_a_gpu_that_torch_cannot_use_is_an_error(home, monkeypatch):
-    assert level_of(doctor_machine.accelerator(home)) == "ok"
+    assert level_of(machine.accelerator(home)) == "ok"
     (home / "nvidia0").touch()
     (home / "nvidiactl").touch()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert "nvidia0 hidden by CUDA_VISIBLE_DEVICES=" in doctor_machine.accelerator(home).said
+    assert "nvidia0 hidden by CUDA_VISIBLE_DEVICES=" in machine.accelerator(home).said
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     import torch
 
     wanted = "ok" if torch.cuda.is_available() else "error"
-    assert level_of(doctor_machine.accelerator(home)) == wanted
+    assert level_of(machine.accelerator(home)) == wanted
 
 
 def test_threads_that_compete_are_counted(home, monkeypatch):
@@ -63,29 +63,29 @@ def test_threads_that_compete_are_counted(home, monkeypatch):
     quota.write_text("max 100000\n")
     cores = len(os.sched_getaffinity(0))
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    assert level_of(doctor_machine.threads(1, quota)) == "ok"
+    assert level_of(machine.threads(1, quota)) == "ok"
     monkeypatch.setenv("OMP_NUM_THREADS", str(cores + 1))
-    assert doctor_machine.threads(1, quota).cure == f"OMP_NUM_THREADS={cores}"
+    assert machine.threads(1, quota).cure == f"OMP_NUM_THREADS={cores}"
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert level_of(doctor_machine.threads(cores, quota)) == "ok"
-    assert doctor_machine.threads(cores + 1, quota).cure == f"ranks={cores} at most"
+    assert level_of(machine.threads(cores, quota)) == "ok"
+    assert machine.threads(cores + 1, quota).cure == f"ranks={cores} at most"
     quota.write_text("100000 100000\n")  # a container of one core on a larger machine
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert level_of(doctor_machine.threads(1, quota)) == ("ok" if cores == 1 else "warning")
+    assert level_of(machine.threads(1, quota)) == ("ok" if cores == 1 else "warning")
 
 
 def test_a_host_that_does_not_find_itself_is_an_error(monkeypatch):
     monkeypatch.setattr(socket, "gethostname", lambda: "no-such-host.invalid")
-    finding = doctor_machine.hostname()
+    finding = machine.hostname()
     assert level_of(finding) == "error"
     assert "127.0.0.1 no-such-host.invalid" in finding.cure
 
 
 def test_small_disks_and_shared_memory_are_named(home, monkeypatch):
-    true = doctor_machine.shutil.disk_usage(home)
+    true = machine.shutil.disk_usage(home)
     for free, level in ((10**8, "error"), (5 * 10**9, "warning"), (10**11, "ok")):
-        monkeypatch.setattr(doctor_machine.shutil, "disk_usage", lambda path, free=free: true._replace(free=free))
-        (finding,) = doctor_machine.disk({"runs": home / "not/there/yet", "the same disk": home})
+        monkeypatch.setattr(machine.shutil, "disk_usage", lambda path, free=free: true._replace(free=free))
+        (finding,) = machine.disk({"runs": home / "not/there/yet", "the same disk": home})
         assert level_of(finding) == level
-        assert level_of(doctor_machine.shared_memory(home)) == ("warning" if free < 10**9 else "ok")
-    assert level_of(doctor_machine.shared_memory(home / "absent")) == "warning"
+        assert level_of(machine.shared_memory(home)) == ("warning" if free < 10**9 else "ok")
+    assert level_of(machine.shared_memory(home / "absent")) == "warning"

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from launch import doctor_store, mlflow_store
+from launch.checks import store as doctor_store
+from launch.tracker import mlflow_store
 from pipeline import files
 from tests.launch.findings import level_of
 

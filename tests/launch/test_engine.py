@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from launch import launcher
-from launch.engine import _Files, _without_pickle
+from launch.job import launcher
+from launch.training.engine import _Files, _without_pickle
 from tests.datasets import write_rolls
 from tests.launch.ranks import MODELS, STAGES
 

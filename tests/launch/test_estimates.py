@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from launch.estimates import Scores, difference, estimate, over_seeds
+from launch.scoring.estimates import Scores, difference, estimate, over_seeds
 
 
 def scores(x, w=None, groups=None):

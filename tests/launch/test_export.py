@@ -18,11 +18,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from launch import checkpoint, export, run_folder, served, streams
+from launch import export, run_folder, served, streams
 from launch.config import RunConfig
-from launch.distributed import alone
-from launch.made import Maker
-from launch.tracking import TrackingConfig, open_run
+from launch.outputs.made import Maker
+from launch.tracker.tracking import TrackingConfig, open_run
+from launch.training import checkpoint
+from launch.training.distributed import alone
 from models.config_base import load
 from models.errors import DriftworkError
 from models.generation import interpolate_at

@@ -9,7 +9,7 @@ import pytest
 from matplotlib import image
 from matplotlib.colors import to_rgb
 
-from launch import figures_rolls as figures
+from launch.figures import rolls as figures
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -75,7 +75,7 @@ def test_the_global_state_of_matplotlib_is_left_alone(tmp_path):
 import sys, numpy as np, matplotlib
 from pathlib import Path
 before = matplotlib.rcParams.copy()
-from launch import figures_rolls as figures
+from launch.figures import rolls as figures
 roll = np.zeros((10, 128), dtype=bool)
 figures.interpolation(Path(sys.argv[1]), truth=roll, observed=roll[:, 0], rows=[], rate=5, title="")
 print("matplotlib.pyplot" in sys.modules, matplotlib.rcParams.copy() == before)

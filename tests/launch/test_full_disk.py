@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from mlflow.exceptions import MlflowException
 
-from launch import doctor_store, sweep, tracked_runs
+from launch import sweep
+from launch.checks import store
 from launch.entry import run
+from launch.reports import tracked_runs
 from models.errors import DriftworkError
 from pipeline import files
 from tests.datasets import write_rolls
@@ -35,7 +37,7 @@ def test_a_sweep_has_written_nothing(full, tmp_path, monkeypatch):
 
 def test_no_store_is_made(full, tmp_path):
     with pytest.raises(DriftworkError, match=rf"mlflow\.db cannot be made: .*: {FULL}; ") as caught:
-        doctor_store.require(f"sqlite:///{tmp_path}/runs/mlflow.db")
+        store.require(f"sqlite:///{tmp_path}/runs/mlflow.db")
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 

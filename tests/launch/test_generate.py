@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from launch import checkpoint, generate, run_folder, streams
+from launch import generate, run_folder, streams
 from launch.config import RunConfig
-from launch.distributed import alone
-from launch.made import Maker
+from launch.outputs.made import Maker
+from launch.training import checkpoint
+from launch.training.distributed import alone
 from models.config_base import load
 from models.errors import DriftworkError
 from pipeline.manifest import read_manifest

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from launch import hostfile
-from launch.hostfile import Host
+from launch.job import hostfile
+from launch.job.hostfile import Host
 from models.errors import DriftworkError
 from tests.datasets import write_rolls
 from tests.network import ROOT, SSH, serving, two_places

@@ -4,10 +4,10 @@ import json
 
 import torch
 
-from launch.distributed import alone
-from launch.engine import Step
-from launch.journal import Journal
-from launch.progress import Progress
+from launch.training.distributed import alone
+from launch.training.engine import Step
+from launch.training.journal import Journal
+from launch.training.progress import Progress
 from models.base import Objective, Terms
 from models.batch import Batch
 

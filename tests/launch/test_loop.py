@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from launch import loop
 from launch.config import RunConfig
-from launch.engine import Step
-from launch.progress import Progress
-from launch.watchdog import Watchdog
+from launch.training import loop
+from launch.training.engine import Step
+from launch.training.progress import Progress
+from launch.training.watchdog import Watchdog
 from models.base import Objective, Terms
 from models.config_base import load
 

@@ -4,9 +4,9 @@ import json
 
 import torch
 
-from launch import nonfinite
-from launch.distributed import alone
-from launch.engine import Step
+from launch.training import nonfinite
+from launch.training.distributed import alone
+from launch.training.engine import Step
 from models.base import Objective, Terms
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.tracking import UNSENT
+from launch.tracker.tracking import UNSENT
 from tests.datasets import write_rolls
 from tests.launch.test_tracking import client_of
 

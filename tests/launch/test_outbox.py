@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from launch.outbox import BATCH, Message, Outbox, RefusedError
+from launch.tracker.outbox import BATCH, Message, Outbox, RefusedError
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 

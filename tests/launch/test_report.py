@@ -13,15 +13,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from launch import compare, published, report, report_contents, report_figures, run_folder, tables
+from launch import compare, report, run_folder
 from launch.config import RunConfig
-from launch.estimates import Estimate, Scores, difference, estimate, over_seeds
-from launch.report_rows import Group, Kind, Member
-from launch.results import write_results
-from launch.side_by_side import Column
-from launch.tables import Cell, Row, Table
-from launch.tracked_runs import TrackedRun
-from launch.tracking import TrackingConfig, open_run
+from launch.reports import contents, paper_figures, published
+from launch.reports.rows import Group, Kind, Member
+from launch.reports.tracked_runs import TrackedRun
+from launch.scoring import tables
+from launch.scoring.estimates import Estimate, Scores, difference, estimate, over_seeds
+from launch.scoring.results import write_results
+from launch.scoring.side_by_side import Column
+from launch.scoring.tables import Cell, Row, Table
+from launch.tracker.tracking import TrackingConfig, open_run
 from models.config_base import load
 from models.errors import DriftworkError
 from pipeline.wav import write_wav
@@ -177,7 +179,7 @@ def test_a_figure_chooses_among_the_runs_that_it_can_show(tmp_path):
         return Kind("VSDN-VAE", {"model.hidden": hidden}, f"VSDN-VAE (hidden {hidden})", [member])
 
     kinds = [*(kind(hidden, ("25", "50"), 1.0) for hidden in range(9)), kind(9, ("10", "25", "50"), 2.0)]
-    (figure,) = report_figures.draw(Group("rolls", "lakh", MANIFEST, kinds), tmp_path, "")
+    (figure,) = paper_figures.draw(Group("rolls", "lakh", MANIFEST, kinds), tmp_path, "")
     assert [shown.settings["model.hidden"] for shown in figure.kinds] == [9]
 
 
@@ -243,7 +245,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_report_that_was_there(uri, out, 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(report_contents.report_page, "page", full)
+    monkeypatch.setattr(contents.report_page, "page", full)
     with pytest.raises(DriftworkError, match="report: cannot be written: No space left on device; nothing has changed"):
         report.main(["rolls", f"out={copy}", f"tracking.uri={uri}"])
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from launch import checkpoint, file_list, watchdog
+from launch.training import checkpoint, file_list, watchdog
 from models.errors import DriftworkError
 from tests.datasets import write_rolls
 

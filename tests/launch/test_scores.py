@@ -11,14 +11,15 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from launch import results, run_folder, scores, streams
-from launch.baselines import nearest, straight
+from launch import run_folder, streams
 from launch.config import RunConfig
-from launch.distributed import Ranks, alone
-from launch.estimates import estimate
-from launch.metrics import METRICS
+from launch.scoring import results, scores
+from launch.scoring.baselines import nearest, straight
+from launch.scoring.estimates import estimate
+from launch.scoring.metrics import METRICS
 from launch.train import _validation_score
-from launch.watchdog import Watchdog
+from launch.training.distributed import Ranks, alone
+from launch.training.watchdog import Watchdog
 from models.batch import Batch
 from models.config_base import load
 from pipeline.manifest import read_manifest

@@ -8,11 +8,14 @@ import torch
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from launch import figures, results, run_folder, scores, showcase, streams
+from launch import run_folder, streams
 from launch.config import RunConfig
-from launch.distributed import alone
-from launch.showcase_forecast import squared_errors
-from launch.showcase_motion import DRAWS, principal_plane
+from launch.figures import style
+from launch.outputs import showcase
+from launch.outputs.showcase_forecast import squared_errors
+from launch.outputs.showcase_motion import DRAWS, principal_plane
+from launch.scoring import results, scores
+from launch.training.distributed import alone
 from models.config_base import load
 from pipeline.mocap import MocapConfig, features
 from pipeline.skeleton import parse_amc, parse_asf
@@ -92,7 +95,7 @@ def test_the_animation_shows_truth_on_the_left_and_the_forecast_on_the_right(mot
             assert film.info["duration"] == 50
             pictures.append(np.asarray(film.convert("RGB")))
     assert (outputs / "skeleton.gif").stat().st_size < 50_000 * len(pictures)
-    blue = np.rint(255 * np.array(to_rgb(figures.BLUE)))
+    blue = np.rint(255 * np.array(to_rgb(style.BLUE)))
     for picture in pictures:
         ours = (picture == blue).all(-1)
         half = picture.shape[1] // 2

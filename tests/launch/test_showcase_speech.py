@@ -7,11 +7,12 @@ import pytest
 import soundfile
 import torch
 
-from launch import run_folder, showcase, streams
+from launch import run_folder, streams
 from launch.config import RunConfig
-from launch.distributed import alone
-from launch.figures_speech import HOP, WINDOW, decibels, loudest
-from launch.showcase_speech import DRAWS, answers, typical
+from launch.figures.speech import HOP, WINDOW, decibels, loudest
+from launch.outputs import showcase
+from launch.outputs.showcase_speech import DRAWS, answers, typical
+from launch.training.distributed import alone
 from models.config_base import load
 from tests.datasets import write_speech
 

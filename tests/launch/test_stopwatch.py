@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from launch.stopwatch import Stopwatch
+from launch.training.stopwatch import Stopwatch
 
 
 @pytest.fixture

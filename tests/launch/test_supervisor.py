@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from launch import hosts, supervisor
-from launch.hostfile import HostsConfig
-from launch.hosts import AwayError
+from launch.job import hosts, supervisor
+from launch.job.hostfile import HostsConfig
+from launch.job.hosts import AwayError
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from launch.mlflow_store import find_run_folder
-from launch.tracking import NullTracker, RunTracker, Tracker, TrackingConfig, open_run
+from launch.tracker.mlflow_store import find_run_folder
+from launch.tracker.tracking import NullTracker, RunTracker, Tracker, TrackingConfig, open_run
 from models import config_base
 from models.errors import DriftworkError
 
@@ -119,7 +119,7 @@ def test_sigterm_kills_the_run_and_keeps_its_metrics(uri, tmp_path):
     script = """
 import sys, time
 from pathlib import Path
-from launch.tracking import TrackingConfig, open_run
+from launch.tracker.tracking import TrackingConfig, open_run
 cfg = TrackingConfig(uri=sys.argv[1])
 with open_run(cfg, experiment="lakh", run_name="a", run_folder=Path(sys.argv[2]), tags={}) as tracker:
     tracker.metrics({"loss": 1.0}, 0)
@@ -262,7 +262,8 @@ def test_the_twins_speak_the_same_verbs():
 
 
 def test_importing_tracking_does_not_import_mlflow():
-    child = python("import sys, launch.tracking, launch.figures, launch.ui; print('mlflow' in sys.modules)")
+    modules = "launch.tracker.tracking, launch.figures.style, launch.ui"
+    child = python(f"import sys, {modules}; print('mlflow' in sys.modules)")
     assert child.communicate(timeout=60) == ("False\n", "")
 
 
@@ -271,7 +272,7 @@ def test_four_processes_on_a_fresh_store(tmp_path):
     script = """
 import sys
 from pathlib import Path
-from launch.tracking import TrackingConfig, open_run
+from launch.tracker.tracking import TrackingConfig, open_run
 name, folder = sys.argv[1:]
 cfg = TrackingConfig(uri=f"sqlite:///{folder}/runs/mlflow.db", run_name=name)
 with open_run(cfg, experiment="lakh", run_name="", run_folder=Path(folder), tags={}) as tracker:

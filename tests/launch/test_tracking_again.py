@@ -4,7 +4,7 @@ import json
 import time
 from pathlib import Path
 
-from launch import tracking
+from launch.tracker import tracking
 from tests.launch.test_tracking import client_of, interrupted
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from launch import mlflow_store, ui
+from launch import ui
+from launch.tracker import mlflow_store
 from models.errors import DriftworkError
 
 ROOT = Path(__file__).parent.parent.parent

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from launch import watchdog
-from launch.watchdog import HUNG
+from launch.training import watchdog
+from launch.training.watchdog import HUNG
 
 ROOT = Path(__file__).parent.parent.parent
 RANK = """
 import sys, time
 from pathlib import Path
-from launch.watchdog import Watchdog
+from launch.training.watchdog import Watchdog
 rank, folder, phase, moves = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], len(sys.argv) > 4
 with Watchdog(rank) as watch:
     watch.within = lambda: "backward"

@@ -1,0 +1,117 @@
+"""Ray: who may run code here, and what `ray job submit --working-dir .` would upload."""
+
+import os
+import socket
+import stat
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from pathspec import GitIgnoreSpec
+
+from launch.checks.finding import Finding, error, ok, warning
+
+_MIB = 2**20
+UPLOAD_MIB = 512
+"""Ray's largest message; a packed working directory is one (RAY_max_grpc_message_size)."""
+_MAKE_TOKEN = "ray get-auth-token --generate && chmod 600 ~/.ray/auth_token, the same on every node"
+
+
+def token() -> Finding:
+    """Whoever reads the token can run code on the cluster."""
+    mode = os.environ.get("RAY_AUTH_MODE", "")
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return ok("ray token", "in RAY_AUTH_TOKEN")
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray/auth_token")
+    if not path.is_file() or not path.stat().st_size:
+        there = "empty" if path.is_file() else "absent"
+        if mode == "token":
+            return error("ray token", f"{path} is {there}, and RAY_AUTH_MODE=token asks for it", _MAKE_TOKEN)
+        return warning("ray token", f"{path} is {there}: a cluster started here has no login", _MAKE_TOKEN)
+    rights = stat.S_IMODE(path.stat().st_mode)
+    if rights & 0o077:
+        return error("ray token", f"{path} has mode {rights:o}: others may run code with it", f"chmod 600 {path}")
+    return ok("ray token", f"{path}, mode {rights:o}")
+
+
+def auth_mode() -> Finding:
+    mode = os.environ.get("RAY_AUTH_MODE", "")
+    if mode == "token":
+        return ok("ray login", "RAY_AUTH_MODE=token")
+    if not mode:
+        said = "RAY_AUTH_MODE is not set: a cluster asks for a token only if it finds one when it starts"
+        return warning("ray login", said, "export RAY_AUTH_MODE=token, on every node")
+    said = f"RAY_AUTH_MODE={mode}: whoever reaches the dashboard can run code"
+    return error("ray login", said, "export RAY_AUTH_MODE=token")
+
+
+def open_ports(services: dict[int, str]) -> Iterator[Finding]:
+    """Services of this machine, by port, that any other machine can reach."""
+    found = list(listening())
+    for port, name in services.items():
+        addresses = {address for address, where in found if where == port}
+        if addresses & {"0.0.0.0", "::"}:
+            cure = "bind it to 127.0.0.1 and reach it through ssh -L; for Ray: ray start --dashboard-host=127.0.0.1"
+            yield error("open port", f"{name} listens on {port} for every machine, and may have no login", cure)
+        elif addresses:
+            yield ok("open port", f"{name} on {port}: {', '.join(sorted(addresses))} only")
+    if not any(where in services for _, where in found):
+        yield ok("open port", f"none of {', '.join(f'{name} ({port})' for port, name in services.items())}")
+
+
+def listening(tables: tuple[str, ...] = ("/proc/net/tcp", "/proc/net/tcp6")) -> Iterator[tuple[str, int]]:
+    """(address, port) of the sockets that wait for connections; none where there is no /proc."""
+    for table in tables:
+        try:
+            lines = Path(table).read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            _, local, _, state, *_ = line.split()
+            address, port = local.split(":")
+            if state == "0A":
+                words = struct.pack(
+                    f"<{len(address) // 8}I", *struct.unpack(f">{len(address) // 8}I", bytes.fromhex(address))
+                )
+                yield socket.inet_ntop(socket.AF_INET if len(words) == 4 else socket.AF_INET6, words), int(port, 16)
+
+
+def upload(folder: Path) -> Finding:
+    """The size of the working directory without what .gitignore and .rayignore in it name, before it is packed."""
+    if not (folder / ".rayignore").exists():
+        said, cure = f"{folder} has no .rayignore", "copy the one of driftwork: data, runs and environments stay here"
+        missing = warning("upload", said, cure)
+    else:
+        missing = None
+    total, largest = 0, ("", 0)
+    for path, size in _packed(folder):
+        total += size
+        largest = max(largest, (path, size), key=lambda entry: entry[1])
+    said = f"ray job submit --working-dir {folder} would pack {total / _MIB:.0f} MiB"
+    cure = f"name it in .rayignore; the largest file is {largest[0]}, {largest[1] / _MIB:.0f} MiB"
+    if total >= UPLOAD_MIB * _MIB:
+        return error("upload", f"{said}; Ray takes {UPLOAD_MIB}", cure)
+    if total >= UPLOAD_MIB * _MIB / 2:
+        return warning("upload", f"{said}, of {UPLOAD_MIB}", cure)
+    return missing or ok("upload", said)
+
+
+def _packed(folder: Path) -> Iterator[tuple[str, int]]:
+    rules = [_rules(folder / name) for name in (".gitignore", ".rayignore")]
+    if os.environ.get("RAY_RUNTIME_ENV_IGNORE_GITIGNORE") == "1":
+        rules = rules[1:]
+    for parent, folders, files in os.walk(folder):
+        here = Path(parent).relative_to(folder)
+        folders[:] = [name for name in folders if not any(rule.match_file(f"{here / name}/") for rule in rules)]
+        for name in files:
+            path = here / name
+            if not any(rule.match_file(path) for rule in rules):
+                yield path.as_posix(), (folder / path).lstat().st_size
+
+
+def _rules(file: Path) -> GitIgnoreSpec:
+    try:
+        lines = file.read_text().splitlines()
+    except OSError:
+        lines = []
+    return GitIgnoreSpec.from_lines(lines)

@@ -1,0 +1,174 @@
+"""What of a machine makes a run hang, crawl or end without a word."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from launch.checks.finding import Finding, error, ok, warning
+
+_GB = 10**9
+_BUILD_STARTS_S = 60
+"""From a build's lock to its first process."""
+
+
+def compiler() -> Finding:
+    found = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++") or shutil.which("clang++")
+    if found is None:
+        return warning(
+            "compiler",
+            "no C++ compiler in PATH: torch.compile and DeepSpeed's own kernels fail",
+            "apt install g++, or set CXX",
+        )
+    return ok("compiler", found)
+
+
+def ninja() -> Finding:
+    found = shutil.which("ninja")
+    if found is not None:
+        return ok("ninja", found)
+    beside = Path(sys.executable).with_name("ninja")
+    cure = f"put {beside.parent} into PATH" if beside.exists() else "pip install ninja"
+    return warning("ninja", "none in PATH: DeepSpeed's own kernels cannot be built", cure)
+
+
+def build_locks() -> Iterator[Finding]:
+    """A process killed while it builds an extension leaves a lock, and whoever needs the extension waits for ever."""
+    roots = os.environ.get("TORCH_EXTENSIONS_DIR"), Path.home() / ".cache/torch_extensions"
+    root = Path(next(root for root in roots if root))
+    locks = sorted([*root.glob("*/lock"), *root.glob("*/*/lock")])
+    for lock in locks:
+        try:
+            age = time.time() - lock.stat().st_mtime
+        except FileNotFoundError:
+            continue  # the build just ended
+        if _at_work_in(lock.parent):
+            yield ok("build lock", f"{lock.parent.name} is being built")
+        elif age < _BUILD_STARTS_S:
+            yield warning("build lock", f"{lock} is {age:.0f} s old", "if nothing is being built, delete it")
+        else:
+            yield error(
+                "build lock",
+                f"{lock} was left by a process that is gone: what needs {lock.parent.name} hangs",
+                f"rm {lock}",
+            )
+    if not locks:
+        yield ok("build lock", f"none in {root}")
+
+
+def accelerator(devices: Path = Path("/dev")) -> Finding:
+    """A GPU of this machine that torch cannot use. Asks torch in a process of its own, and only if there is a GPU."""
+    there = sorted(path.name for path in devices.glob("nvidia[0-9]*")) or (
+        ["kfd"] if (devices / "kfd").exists() else []
+    )
+    if not there:
+        return ok("accelerator", "no GPU: training runs on the CPU")
+    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
+        if os.environ.get(name, "0").strip() in ("", "-1"):
+            said = f"{', '.join(there)} hidden by {name}={os.environ[name]}: training runs on the CPU"
+            return warning("accelerator", said, f"unset {name}")
+    code = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0, torch.__version__)"
+    try:
+        answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+        count, version = answer.stdout.split()
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return warning(
+            "accelerator", f"{', '.join(there)} there, and torch does not load", "see what `import torch` says"
+        )
+    if int(count):
+        return ok("accelerator", f"{count} GPU(s) by torch {version}")
+    why = " ".join(answer.stderr.split())[-200:]
+    return error(
+        "accelerator",
+        f"{', '.join(there)} there, and torch {version} cannot use it{': ' + why if why else ''}",
+        "a torch built for this driver's CUDA (nvidia-smi names it), or access to /dev/nvidia*",
+    )
+
+
+def numactl() -> Finding:
+    if shutil.which("numactl") is None:
+        return warning(
+            "numactl", "absent: deepspeed --bind_cores_to_rank fails", "leave that flag away, or apt install numactl"
+        )
+    return ok("numactl", str(shutil.which("numactl")))
+
+
+def disk(folders: dict[str, Path]) -> Iterator[Finding]:
+    """Free space where runs, data and temporary files land; `folders` need not exist yet."""
+    seen = set()
+    for name, folder in folders.items():
+        here = folder.absolute()
+        while not here.exists():
+            here = here.parent
+        if here.stat().st_dev in seen:
+            continue
+        seen.add(here.stat().st_dev)
+        free = shutil.disk_usage(here).free
+        said = f"{free / _GB:.1f} GB free for {name} ({here})"
+        if free < _GB:
+            yield error("disk", said, "delete old runs (checkpoints are the most), or give another folder")
+        elif free < 10 * _GB:
+            yield warning("disk", said, "a checkpoint holds weights and optimizer, several are kept: look ahead")
+        else:
+            yield ok("disk", said)
+
+
+def shared_memory(path: Path = Path("/dev/shm")) -> Finding:
+    """Loader workers hand batches over through it, and Ray's objects lie in it."""
+    if not path.is_dir():
+        return warning("/dev/shm", "absent: Ray keeps its objects in /tmp", "mount a tmpfs there")
+    size = shutil.disk_usage(path)
+    said = f"{size.free / _GB:.1f} of {size.total / _GB:.1f} GB free"
+    if size.free < _GB:
+        cure = "docker run --shm-size=8g, or in Kubernetes an emptyDir of medium Memory; else loader_workers=0"
+        return warning("/dev/shm", f"{said}: loader workers may die of a bus error, Ray goes to /tmp", cure)
+    return ok("/dev/shm", said)
+
+
+def threads(ranks: int, quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> Finding:
+    """Threads that compete for cores cost tenfold with small tensors."""
+    cores = _cores(quota)
+    each = os.environ.get("OMP_NUM_THREADS", "")
+    wanted = int(each) if each.isdecimal() else max(1, (os.cpu_count() or 1) // ranks)
+    said = f"{ranks} rank(s) of {wanted} thread(s) on {cores} core(s)"
+    if ranks * wanted > max(cores, ranks):
+        return warning("threads", said, f"OMP_NUM_THREADS={max(1, cores // ranks)}")
+    if ranks > cores:
+        return warning("threads", said, f"ranks={cores} at most")
+    return ok("threads", said)
+
+
+def hostname() -> Finding:
+    """gloo and Ray look their own host up, and hang or take the loopback address where that fails."""
+    name = socket.gethostname()
+    try:
+        address = str(socket.getaddrinfo(name, None, socket.AF_INET)[0][4][0])
+    except OSError as problem:
+        cure = f"a line '127.0.0.1 {name}' in /etc/hosts (its true address where there are several hosts)"
+        return error("host name", f"{name} does not resolve ({problem.strerror}): ranks cannot meet", cure)
+    return ok("host name", f"{name} is {address}")
+
+
+def _cores(quota: Path) -> int:
+    """Those this process may run on, and no more than its container may use."""
+    may = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        used, period = quota.read_text().split()
+        return max(1, min(may, int(used) // int(period)))
+    except (OSError, ValueError):  # no such file, or "max"
+        return may
+
+
+def _at_work_in(folder: Path) -> bool:
+    """Whether a process stands in the folder: ninja does while it builds."""
+    for process in Path("/proc").glob("[0-9]*/cwd"):
+        try:
+            if process.readlink() == folder.resolve():
+                return True
+        except OSError:
+            continue
+    return False

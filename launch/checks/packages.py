@@ -1,0 +1,82 @@
+"""Versions against those that pyproject.toml allows, and which environment the commands come from. None of the packages
+is imported: that one is missing is a finding."""
+
+import shutil
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from launch.checks.finding import Finding, error, ok, warning
+
+PROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
+_EXTRAS = ("prepare", "train")
+
+
+def python(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> Finding:
+    wanted = SpecifierSet(_project()["requires-python"])
+    said = ".".join(map(str, version))
+    if not wanted.contains(said):
+        cure = "make setup PYTHON=python3.11 makes another environment"
+        return error("python", f"{said}, driftwork runs on {_written(wanted)}", cure)
+    return ok("python", said)
+
+
+def packages() -> Iterator[Finding]:
+    """One finding for each package that is missing or of another version, and one for all the others."""
+    good = 0
+    for extra, requirement in _requirements():
+        name, wanted = requirement.name, requirement.specifier
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            if extra:
+                cure = f"pip install -e '.[{extra}]' brings what `driftwork {extra}` needs"
+                yield warning("packages", f"{name} is not installed", cure)
+            else:
+                yield error("packages", f"{name} is not installed", "pip install -e .")
+            continue
+        if not wanted.contains(version, prereleases=True):
+            cure = f"pip install -c constraints.txt '{name}{_written(wanted)}'"
+            yield error("packages", f"{name} {version}, driftwork is made for {_written(wanted)}", cure)
+        else:
+            good += 1
+    yield ok("packages", f"{good} of the versions that driftwork is made for")
+
+
+def entry_point() -> Finding:
+    """`ray job submit` and launchers start `python` from PATH: it must be the one that driftwork is installed for."""
+    here = Path(sys.executable).absolute().parent
+    found = shutil.which("python")
+    cure = f". {here}/activate" if (here / "activate").exists() else f"put {here} first in PATH"
+    if found is None:
+        return warning("entry point", "PATH has no `python`, which job scripts start", cure)
+    if Path(found).absolute().parent != here:
+        return warning("entry point", f"`python` is {found}, and this is {sys.executable}", cure)
+    return ok("entry point", f"`python` is {found}")
+
+
+def _project() -> dict[str, Any]:
+    found: dict[str, Any] = tomllib.loads(PROJECT.read_text())["project"]
+    return found
+
+
+def _requirements() -> Iterator[tuple[str, Requirement]]:
+    """(extra or nothing, requirement)."""
+    project = _project()
+    wanted = dict.fromkeys(project["dependencies"], "")
+    for extra in _EXTRAS:
+        for line in project["optional-dependencies"][extra]:
+            wanted.setdefault(line, extra)  # some are in both
+    for line, extra in wanted.items():
+        yield extra, Requirement(line)
+
+
+def _written(wanted: SpecifierSet) -> str:
+    """As pyproject.toml has it, the lower bound first."""
+    return ",".join(sorted(map(str, wanted), reverse=True))

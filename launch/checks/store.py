@@ -1,0 +1,119 @@
+"""The tracking store, asked without MLflow: importing that takes seconds, and it may be what is broken."""
+
+import importlib.util
+import os
+import re
+import sqlite3
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from launch.checks.finding import Finding, error, ok, warning
+from launch.tracker import store_uri
+from models.errors import DriftworkError
+from pipeline.files import require_room
+
+_PATIENCE_S = 2.0
+_HERE = "tracking"
+
+
+def tracking(uri: str | None) -> Finding:
+    """Whether a run could write to the store at `uri`."""
+    if uri is None:
+        return ok(_HERE, "tracking.uri=null: runs are not tracked")
+    file = store_uri.database(uri)
+    if file is None:
+        return _server(uri)
+    return _file(file) if file.exists() else _new(file)
+
+
+def require(uri: str | None) -> None:
+    """Raises `DriftworkError`, within seconds, for a store that no run could write to."""
+    found = tracking(uri)
+    if found.level == "error":
+        raise DriftworkError(f"tracking store {found.said}; {found.cure}")
+
+
+def _server(uri: str) -> Finding:
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_PATIENCE_S) as answer:
+            return ok(_HERE, f"{uri} answers {answer.status}")
+    except urllib.error.HTTPError as problem:
+        return error(_HERE, f"{uri} answers {problem.code}", "an MLflow server there? a login or a proxy before it?")
+    except OSError as problem:
+        reason = getattr(problem, "reason", None) or problem
+        return error(
+            _HERE, f"{uri} does not answer: {reason}", "start the server, or tracking.uri=sqlite:///runs/mlflow.db"
+        )
+
+
+def _new(file: Path) -> Finding:
+    folder = file.parent
+    while not folder.is_dir():
+        folder = folder.parent
+    try:
+        require_room(folder)
+    except OSError as problem:
+        said = f"{file} cannot be made: {folder}: {problem.strerror}"
+        return error(_HERE, said, "tracking.uri=sqlite:///FILE where you may write")
+    return ok(_HERE, f"{file} is made by the first run")
+
+
+def _file(file: Path) -> Finding:
+    for path in (file, file.parent):  # SQLite makes a journal beside the file; it reads what it may not write
+        if not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+            return error(_HERE, f"{path} may not be written", "chmod u+w it, or tracking.uri=sqlite:///FILE")
+    try:
+        require_room(file.parent)
+    except OSError as problem:
+        return error(
+            _HERE, f"{file} cannot grow: {problem.strerror}", "free some space, or tracking.uri=sqlite:///FILE"
+        )
+    try:
+        with closing(sqlite3.connect(f"file:{file}?mode=rw", uri=True, timeout=_PATIENCE_S)) as database:
+            database.isolation_level = None
+            database.execute("BEGIN IMMEDIATE")  # what a writer does first
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            row = (
+                database.execute("SELECT version_num FROM alembic_version").fetchone()
+                if "alembic_version" in tables
+                else None
+            )
+            database.execute("ROLLBACK")
+    except sqlite3.DatabaseError as problem:
+        return _unusable(file, str(problem))
+    if tables and row is None:
+        return error(_HERE, f"{file} is no MLflow store", "tracking.uri=sqlite:///FILE, another one")
+    return _schema(file, row[0] if row else None)
+
+
+def _unusable(file: Path, problem: str) -> Finding:
+    if "locked" in problem:
+        cure = "end the process that holds it (fuser shows which), or let runs share an MLflow server"
+        return warning(_HERE, f"{file} has been locked for {_PATIENCE_S:g} s", cure)
+    return error(_HERE, f"{file}: {problem}", "move it away: the next run makes a new one")
+
+
+def _schema(file: Path, version: str | None) -> Finding:
+    """MLflow refuses a store of another schema than its own."""
+    known = dict(_revisions())
+    newest = known.keys() - set(known.values())
+    if version is None or not known or version in newest:
+        return ok(_HERE, f"{file}, schema {version or 'not made yet'}")
+    if version in known:
+        return error(_HERE, f"{file} is of an older MLflow", f"copy it, then: mlflow db upgrade sqlite:///{file}")
+    return error(_HERE, f"{file} is of a newer MLflow (schema {version})", "install that MLflow, or take another file")
+
+
+def _revisions() -> Iterator[tuple[str, str | None]]:
+    """(revision, the one before it) of the MLflow that is installed."""
+    found = importlib.util.find_spec("mlflow")
+    for folder in (found.submodule_search_locations or []) if found else []:
+        for path in Path(folder, "store/db_migrations/versions").glob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            revision = re.search(r'^revision = "(\w+)"', text, re.M)
+            before = re.search(r'^down_revision = "(\w+)"', text, re.M)
+            if revision:
+                yield revision[1], before and before[1]

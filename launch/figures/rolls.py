@@ -1,0 +1,156 @@
+"""Piano rolls: truth, what was observed of it, and what models made of the rest."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from launch.figures import style
+from launch.figures.style import HIDDEN, INK
+
+HIT, FALSE, MISSED = style.BLUE, style.VERMILLION, style.ORANGE
+
+
+@rc_context(style.STYLE)
+def interpolation(
+    path: Path,
+    *,
+    truth: np.ndarray,
+    observed: np.ndarray,
+    rows: Sequence[tuple[str, np.ndarray]],
+    rate: float,
+    title: str,
+) -> list[Path]:
+    """Piano rolls stacked over one time axis: truth, what was observed of it, and each model's reconstruction.
+
+    Args:
+        truth: bool `[T, 128]`, the pitches that sound.
+        observed: bool `[T]`, the frames that the models saw.
+        rows: a label and the probabilities `[T, 128]` of each model. At 0.5 a note counts as there; hits, false and
+            missed notes have a colour each, as the accuracy TP / (TP + FP + FN) counts them; grey is the rest.
+        rate: frames per second.
+    """
+    low, high = _sounding(truth, [probabilities for _, probabilities in rows])
+    figure = style.page(10, 1.0 + 1.55 * (2 + len(rows)), title)
+    axes = list(figure.subplots(2 + len(rows), 1, sharex=True, sharey=True))
+    extent = (0.0, len(truth) / rate, low - 0.5, high + 0.5)
+    seen = np.where(observed[:, None, None], _ink(truth), np.array(to_rgb(HIDDEN)))
+    pictures = [("truth", _ink(truth)), (f"observed, {100 * observed.mean():.0f} % of the frames", seen)]
+    pictures += [(label, _scored(truth, probabilities)) for label, probabilities in rows]
+    for panel, (label, picture) in zip(axes, pictures, strict=True):
+        panel.imshow(
+            picture[:, low : high + 1].swapaxes(0, 1),
+            extent=extent,
+            origin="lower",
+            aspect="auto",
+            interpolation="nearest",
+        )
+        panel.set_title(label, loc="left", pad=7)
+        _pitch_axis(panel, low, high)
+    for panel in axes[2:]:
+        _mark(panel, observed, rate)
+    for panel in axes[:-1]:
+        panel.tick_params(axis="x", length=0)
+    axes[-1].set_xlabel("time [s]")
+    _legend(figure)
+    return style.save(figure, path)
+
+
+class Roll(NamedTuple):
+    """One panel of `stacked`."""
+
+    label: str
+    probabilities: np.ndarray
+    """`[T, 128]`"""
+    rate: float
+    """Frames per second."""
+    colour: str = style.BLUE
+
+
+@rc_context(style.STYLE)
+def stacked(path: Path, rows: Sequence[Roll], seen: np.ndarray, given: float, title: str) -> list[Path]:
+    """Piano rolls over one time axis, each at a rate of its own: notes in the row's colour, grey where the probability
+    is below 0.5.
+
+    Args:
+        seen: `[K]` seconds, of the observed frames. given: seconds, up to which all was given; a line stands there.
+    """
+    lows, highs = zip(*(_sounding(row.probabilities >= 0.5, []) for row in rows), strict=True)
+    low, high = min(lows), max(highs)
+    figure = style.page(10, 1.0 + 1.55 * len(rows), title)
+    axes = figure.subplots(len(rows), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    for panel, row in zip(axes, rows, strict=True):
+        picture = np.repeat(1.0 - 0.8 * np.clip(row.probabilities, 0, 1)[..., None], 3, axis=-1)
+        picture[row.probabilities >= 0.5] = to_rgb(row.colour)
+        panel.imshow(
+            picture[:, low : high + 1].swapaxes(0, 1), extent=(0.0, len(picture) / row.rate, low - 0.5, high + 0.5),
+            origin="lower", aspect="auto", interpolation="nearest",
+        )  # fmt: skip
+        panel.set_title(row.label, loc="left", pad=7)
+        panel.vlines(seen, 1.01, 1.04, transform=panel.get_xaxis_transform(), color=INK, linewidth=0.8, clip_on=False)
+        if given:
+            panel.axvline(given, color=FALSE, linewidth=1.2)
+        _pitch_axis(panel, low, high)
+    for panel in axes[:-1]:
+        panel.tick_params(axis="x", length=0)
+    axes[-1].set_xlabel("time [s]")
+    handles: list[Patch | Line2D] = [Patch(color="#BBBBBB", label="probability below 0.5")]
+    if len(seen):
+        handles.append(Line2D([], [], color=INK, marker="|", linestyle="none", markersize=5, label="observed frame"))
+    if given:
+        handles.append(Line2D([], [], color=FALSE, linewidth=1.2, label="end of what was given"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, handlelength=1.0)
+    return style.save(figure, path)
+
+
+def _ink(roll: np.ndarray) -> np.ndarray:
+    """`[T, 128]` bool -> `[T, 128, 3]` RGB, dark on white."""
+    return np.where(roll[..., None], np.array(to_rgb(INK)), 1.0)
+
+
+def _scored(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """RGB `[T, 128, 3]`: grey by probability, and over it a colour where truth or model has a note."""
+    said = probabilities >= 0.5
+    picture = np.repeat(1.0 - 0.8 * np.clip(probabilities, 0, 1)[..., None], 3, axis=-1)
+    picture[truth & said] = to_rgb(HIT)
+    picture[~truth & said] = to_rgb(FALSE)
+    picture[truth & ~said] = to_rgb(MISSED)
+    return picture
+
+
+def _sounding(truth: np.ndarray, probabilities: Sequence[np.ndarray]) -> tuple[int, int]:
+    """The lowest and highest pitch to show: all that sounds or is said to, a tone of air, an octave at the least."""
+    sounds = truth.any(axis=0)
+    for row in probabilities:
+        sounds = sounds | (row >= 0.5).any(axis=0)
+    pitches = np.flatnonzero(sounds)
+    low, high = (int(pitches[0]) - 2, int(pitches[-1]) + 2) if len(pitches) else (54, 66)
+    missing = max(0, 12 - (high - low))
+    return max(0, low - missing // 2), min(127, high + (missing + 1) // 2)
+
+
+def _pitch_axis(panel: Axes, low: int, high: int) -> None:
+    cs = [pitch for pitch in range(low, high + 1) if pitch % 12 == 0]
+    panel.set_yticks(cs, [f"C{pitch // 12 - 1}" for pitch in cs])  # 60 is C4
+    panel.grid(axis="y", color="#999999", linewidth=0.4, alpha=0.5)
+    panel.set_ylabel("pitch")
+
+
+def _mark(panel: Axes, observed: np.ndarray, rate: float) -> None:
+    """A tick on top of the panel at the middle of each observed frame."""
+    centres = (np.flatnonzero(observed) + 0.5) / rate
+    panel.vlines(centres, 1.01, 1.04, transform=panel.get_xaxis_transform(), color=INK, linewidth=0.8, clip_on=False)
+
+
+def _legend(figure: Figure) -> None:
+    kinds = {"hit": HIT, "false note": FALSE, "missed note": MISSED, "probability below 0.5": "#BBBBBB"}
+    handles: list[Patch | Line2D] = [Patch(color=colour, label=label) for label, colour in kinds.items()]
+    handles.append(Line2D([], [], color=INK, marker="|", linestyle="none", markersize=5, label="observed frame"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, handlelength=1.0)

@@ -1,0 +1,192 @@
+"""Speech: the waveform, what was observed of it, what a model made of the rest, and both as spectrograms."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.mlab import specgram
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+
+from launch.figures import style
+from launch.figures.style import BLUE, GREY, HIDDEN, INK, ORANGE, VERMILLION
+
+CLOSE = 0.05
+"""Seconds that are drawn close up, around the loudest instant."""
+WINDOW, HOP = 256, 64
+"""Samples of a spectrogram's window and from one to the next: 16 and 4 ms, which shows the formants."""
+DECIBELS = 70
+"""Below the loudest point of the truth, what is drawn as silence."""
+BAND = (5, 95)
+"""Percentiles of the draws."""
+
+
+class Speech(NamedTuple):
+    """One sequence of N samples in T frames."""
+
+    truth: NDArray[np.float32]
+    """[N]"""
+    shown: NDArray[np.bool_]
+    """[N], the samples of the frames that the model saw."""
+    interpolated: NDArray[np.float32]
+    """[S, N], a draw each; one where a model has no draws."""
+    predicted: NDArray[np.float32] | None
+    """[N], each frame from the observations before it, mean of the draws; None of a model that only interpolates."""
+    rate: int
+    """Samples a second."""
+
+    @property
+    def filled(self) -> NDArray[np.float32]:
+        """[N] what was observed as it is, and the mean of the interpolation elsewhere."""
+        return np.where(self.shown, self.truth, self.interpolated.mean(0))
+
+    @property
+    def kept(self) -> NDArray[np.float32]:
+        """[N] what was observed, and silence elsewhere."""
+        return np.where(self.shown, self.truth, np.float32(0))
+
+
+@rc_context(style.STYLE)
+def interpolation(path: Path, speech: Speech, title: str) -> list[Path]:
+    """Waveforms of the whole sequence and of its loudest `CLOSE` seconds, and spectrograms of what is heard."""
+    figure = style.page(10, 11.5, title)
+    heights = (1, 1, 1.5, 1, 1, 1)
+    whole, filled, close, *spectrograms = figure.subplots(6, 1, height_ratios=heights)
+    time = np.arange(len(speech.truth)) / speech.rate
+    _wave(whole, time, speech, speech.truth, GREY, f"truth; {100 * speech.shown.mean():.0f} % of it was observed")
+    _wave(filled, time, speech, speech.filled, BLUE, "interpolation, mean")
+    bottom, top = whole.get_ylim()
+    filled.set_ylim(bottom, top)
+    _close_up(close, time, speech)
+    for panel in (whole, filled):
+        start, end = close.get_xlim()
+        panel.axvspan(start, end, color=ORANGE, alpha=0.4, linewidth=0, zorder=0)
+    heard = {"truth": speech.truth, "observed, silence elsewhere": speech.kept, "interpolation": speech.filled}
+    _spectrograms(figure, spectrograms, heard, speech.rate)
+    for panel in (whole, *spectrograms[:-1]):
+        panel.tick_params(labelbottom=False)
+    for panel in figure.axes[:6]:
+        panel.yaxis.set_label_coords(-0.05, 0.5)  # one below the other, whatever the ticks say
+    spectrograms[-1].set_xlabel("time [s]")
+    _legend(figure, speech)
+    return style.save(figure, path)
+
+
+@rc_context(style.STYLE)
+def waveforms(
+    path: Path, rows: Sequence[tuple[str, NDArray[np.float32], str]], rate: int, given: float, title: str
+) -> list[Path]:
+    """Waveform and spectrogram of each row, on the scales of the first.
+
+    Args:
+        rows: a label, samples `[N]` and a colour each. given: seconds, up to which all was given; a line stands there.
+    """
+    figure = style.page(10, 0.8 + 1.5 * len(rows), title)
+    axes = figure.subplots(len(rows), 2, sharex=True, sharey="col", squeeze=False)
+    levels = [decibels(samples, rate) for _, samples, _ in rows]
+    top = levels[0].max()
+    for (wave, spectrum), (label, samples, colour), level in zip(axes, rows, levels, strict=True):
+        wave.plot(np.arange(len(samples)) / rate, samples, color=colour, linewidth=0.5)
+        wave.set_title(label, loc="left")
+        _bare(wave)
+        extent = (-HOP / rate / 2, (level.shape[1] - 0.5) * HOP / rate, 0, rate / 2000)
+        spectrum.imshow(
+            level - top, cmap="Greys", vmin=-DECIBELS, vmax=0, origin="lower", aspect="auto", extent=extent,
+            interpolation="nearest",
+        )  # fmt: skip
+        spectrum.set_ylabel("frequency [kHz]")
+        for panel in (wave, spectrum):
+            panel.set_xlim(0, len(rows[0][1]) / rate)
+            if given:
+                panel.axvline(given, color=VERMILLION, linewidth=1.0)
+    for panel in axes[-1]:
+        panel.set_xlabel("time [s]; the line is the end of what was given" if given else "time [s]")
+    return style.save(figure, path)
+
+
+def _wave(panel: Axes, time: np.ndarray, speech: Speech, rest: np.ndarray, colour: str, label: str) -> None:
+    """What was observed in ink, and the `rest` in its colour."""
+    panel.plot(time, np.where(speech.shown, np.nan, rest), color=colour, linewidth=0.5)
+    panel.plot(time, np.where(speech.shown, speech.truth, np.nan), color=INK, linewidth=0.5)
+    panel.set_title(label, loc="left")
+    panel.set_xlim(0, len(time) / speech.rate)
+    _bare(panel)
+
+
+def _close_up(panel: Axes, time: np.ndarray, speech: Speech) -> None:
+    """Truth, both answers and the band of the draws, over the frames that were hidden."""
+    part = loudest(speech.truth, min(len(time), round(CLOSE * speech.rate)))
+    at, truth = time[part], speech.truth[part]
+    hidden = np.concatenate([[0], ~speech.shown[part], [0]]).astype(np.int8)
+    for start, end in zip(np.flatnonzero(np.diff(hidden) > 0), np.flatnonzero(np.diff(hidden) < 0), strict=True):
+        panel.axvspan(at[0] + start / speech.rate, at[0] + end / speech.rate, color=HIDDEN, linewidth=0, zorder=0)
+    panel.plot(at, truth, color=INK, linewidth=0.9)
+    if len(speech.interpolated) > 1:
+        low, high = np.percentile(speech.interpolated[:, part], BAND, axis=0)
+        panel.fill_between(at, low, high, color=BLUE, alpha=0.22, linewidth=0)
+    panel.plot(at, speech.interpolated[:, part].mean(0), color=BLUE, linewidth=1.2)
+    if speech.predicted is not None:
+        panel.plot(at, speech.predicted[part], color=VERMILLION, linewidth=1.0, linestyle="--")
+    panel.set_title(f"close up, {1000 * len(at) / speech.rate:.0f} ms around the loudest instant", loc="left")
+    panel.set_xlim(at[0], at[0] + len(at) / speech.rate)
+    _bare(panel)
+
+
+def loudest(samples: np.ndarray, count: int) -> slice:
+    """The `count` samples with the most energy."""
+    energy = np.concatenate([[0.0], np.cumsum(np.square(samples, dtype=np.float64))])
+    start = int((energy[count:] - energy[:-count]).argmax())
+    return slice(start, start + count)
+
+
+def _bare(panel: Axes) -> None:
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.set_ylabel("amplitude")
+
+
+def _spectrograms(figure: Figure, panels: Sequence[Axes], heard: dict[str, np.ndarray], rate: int) -> None:
+    """One panel each, ink on paper, on the truth's scale."""
+    levels = [decibels(samples, rate) for samples in heard.values()]
+    top = levels[0].max()
+    seconds, hop, bin_width = heard["truth"].size / rate, HOP / rate, rate / WINDOW / 1000
+    rows, columns = levels[0].shape  # a cell is centred on its frequency and on the middle of its window
+    extent = (-hop / 2, (columns - 0.5) * hop, -bin_width / 2, (rows - 0.5) * bin_width)
+    for panel, label, level in zip(panels, heard, levels, strict=True):
+        picture = panel.imshow(
+            level - top, cmap="Greys", vmin=-DECIBELS, vmax=0, origin="lower", aspect="auto",
+            extent=extent, interpolation="nearest",
+        )  # fmt: skip
+        panel.set_title(label, loc="left")
+        panel.set_xlim(0, seconds)
+        panel.set_ylim(0, rate / 2000)
+        panel.set_ylabel("frequency [kHz]")
+    figure.colorbar(picture, ax=list(panels), label="power [dB]", aspect=40, pad=0.01)
+
+
+def decibels(samples: np.ndarray, rate: int) -> np.ndarray:
+    """Power density [frequencies, windows]: row f is f rate / WINDOW Hz, column k is centred on sample k HOP."""
+    padded = np.pad(samples.astype(np.float64), WINDOW // 2)
+    power, _, _ = specgram(padded, NFFT=WINDOW, Fs=rate, noverlap=WINDOW - HOP)
+    level: np.ndarray = 10 * np.log10(np.maximum(power, 1e-20))
+    return level
+
+
+def _legend(figure: Figure, speech: Speech) -> None:
+    handles: list[Patch | Line2D] = [
+        Line2D([], [], color=INK, label="truth, observed; close up: all of it"),
+        Line2D([], [], color=GREY, label="truth, not observed"),
+        Line2D([], [], color=BLUE, label="interpolation, from all observations"),
+        Patch(color=HIDDEN, label="not observed, close up"),
+        Patch(color=ORANGE, alpha=0.4, linewidth=0, label="what is drawn close up"),
+    ]
+    if speech.predicted is not None:
+        handles.insert(3, Line2D([], [], color=VERMILLION, linestyle="--", label="prediction, from earlier ones"))
+    if len(speech.interpolated) > 1:
+        share = f"{BAND[1] - BAND[0]} % of {len(speech.interpolated)} draws"
+        handles.insert(3, Patch(color=BLUE, alpha=0.22, linewidth=0, label=share))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, handlelength=1.4)

@@ -1,0 +1,241 @@
+"""Ranks on several hosts, of DeepSpeed's hostfile: each host started through ssh, watched, and ended with the others.
+
+What runs there is `launch.job.node`, in the same folder of a file system that all hosts share.
+"""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, TextIO
+
+from launch.job import launcher, node
+from launch.job.hostfile import Host, HostsConfig, read
+from launch.job.node import Answer, Question
+from launch.job.signals import signals_ignored, sigterm_exits
+from models.errors import DriftworkError
+from pipeline.parent import end_with_parent
+
+_ROOT = Path(__file__).parents[2]
+_PATIENCE_S = 60.0
+"""How long hosts that are told to end may take, and"""
+_SAVING_S = 300.0
+"""ranks that are asked to leave."""
+_FIRST_WORD_S = 120.0
+"""At least how long a host that ssh has reached may take to start Python, from a file system that may be far, and"""
+_ANSWER_S = 300.0
+"""any host to look around: it may have to load torch."""
+_SSH_FAILED = 255
+"""Exit code of ssh where the connection failed, or broke."""
+_TRAVELS = (
+    "AWS_", "AZURE_", "FSSPEC_", "GLOO_", "GOOGLE_", "LD_LIBRARY_PATH", "MKL_", "MLFLOW_", "NCCL_", "OMP_",
+    "PYTHONHASHSEED", "TORCH_", "UCX_", "WDS_", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY",
+    "NO_PROXY",
+)  # fmt: skip
+"""Beginnings of the environment variables that ranks get from here. Which devices they may use is a host's own."""
+
+
+class AwayError(DriftworkError):
+    """A host cannot be reached or cannot take part, and nothing has been started."""
+
+
+def start(module: str, arguments: list[str], file: Path, config: HostsConfig, shared: list[Path]) -> int:
+    """Run `python -m module arguments` on every slot of every host and wait; returns the exit code, that of the first
+    host that failed, when all others have ended too. However this process ends, or a connection, ranks end with it.
+
+    Args:
+        shared: what all hosts must find where it is here.
+
+    Raises:
+        AwayError: nothing has been started.
+    """
+    hosts = read(file)
+    with sigterm_exits(), _connected(hosts, config) as connections:
+        address = config.address or hosts[0].name.rpartition("@")[2]
+        for connection in connections:
+            other = hosts[1] if connection.host == hosts[0] and len(hosts) > 1 else hosts[0]
+            peer = address if other == hosts[0] else other.name.rpartition("@")[2]
+            first, paths = connection.host == hosts[0], [str(path.absolute()) for path in shared]
+            question = Question(str(Path.cwd()), paths, first, address, peer, config.port)
+            connection.say(json.dumps(question._asdict()))
+        answers = _answers(connections, file)
+        world = {host.name: answer.devices[: host.slots] for host, answer in zip(hosts, answers, strict=True)}
+        for number, (connection, answer) in enumerate(zip(connections, answers, strict=True)):
+            command = launcher.command(module, arguments, world, number, address, answers[0].port)
+            threads = max(1, answer.cores // connection.host.slots)
+            variables = {
+                **({"GLOO_SOCKET_IFNAME": answer.interface} if answer.interface else {}),
+                **launcher.environment(threads, gpus=answer.gpus, given=_traveling()),
+            }
+            connection.say(json.dumps({"command": command, "environment": variables}))
+        try:
+            return _watched(connections)
+        except SystemExit:
+            with signals_ignored():
+                _leave(connections)
+            raise
+
+
+class _Connection:
+    """To one host. What comes from there is printed line by line, after its name."""
+
+    def __init__(self, host: Host, config: HostsConfig) -> None:
+        self.host = host
+        path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+        far = ["env", f"PYTHONPATH={path}", sys.executable, "-m", "launch.job.node", str(config.silence)]
+        self.process = subprocess.Popen(
+            [*shlex.split(config.ssh), host.name, *map(shlex.quote, far)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
+            start_new_session=True, preexec_fn=end_with_parent,  # Ctrl-C is this process's to hand on
+        )  # fmt: skip
+        self.heard = time.monotonic()
+        self.patience = max(_FIRST_WORD_S, config.silence)
+        self.silence = config.silence
+        self.answer: Answer | None = None
+        self.complaint = ""
+        """What was last said on stderr."""
+        self.threads = [
+            threading.Thread(target=self._relay, args=(source, sink), daemon=True)
+            for source, sink in ((self.process.stdout, sys.stdout), (self.process.stderr, sys.stderr))
+        ]
+        for thread in self.threads:
+            thread.start()
+
+    def say(self, what: str = "") -> None:
+        """A line to the host; an empty one is a sign of life."""
+        assert self.process.stdin is not None
+        with suppress(OSError):  # how the connection ended, its process tells
+            self.process.stdin.write(f"{what}\n".encode())
+
+    @property
+    def lost(self) -> str:
+        """Why nothing more is to be expected from there, or nothing."""
+        if self.process.poll() is not None:
+            for thread in self.threads:
+                thread.join(5)
+            return self.complaint or f"the connection ended with exit code {self.process.returncode}"
+        silent = time.monotonic() - self.heard
+        return f"no sign of life for {silent:.0f} s" if silent > self.patience else ""
+
+    def end(self) -> None:
+        """Let the host know; it ends its ranks."""
+        assert self.process.stdin is not None
+        with suppress(OSError):
+            self.process.stdin.close()
+
+    def _relay(self, source: IO[bytes], sink: TextIO) -> None:
+        pending = b""
+        while read := source.read(65536):
+            self.heard, self.patience = time.monotonic(), self.silence
+            *lines, pending = (pending + read.replace(b"\0", b"")).split(b"\n")
+            for line in lines:
+                self._take(line.decode(errors="replace").rstrip("\r"), sink)
+        if pending:
+            self._take(pending.decode(errors="replace"), sink)
+
+    def _take(self, line: str, sink: TextIO) -> None:
+        if self.answer is not None:
+            print(f"{self.host.name}: {line}", file=sink, flush=True)
+        elif sink is sys.stderr:
+            self.complaint = line or self.complaint
+        elif line.startswith(node.MARK):
+            fields = json.loads(line.removeprefix(node.MARK))
+            self.answer = Answer(**fields)
+
+
+@contextmanager
+def _connected(hosts: list[Host], config: HostsConfig) -> Iterator[list[_Connection]]:
+    connections: list[_Connection] = []
+    try:
+        for host in hosts:
+            try:
+                connections.append(_Connection(host, config))
+            except OSError as error:
+                raise DriftworkError(f"hosts.ssh={config.ssh}: {error.strerror}") from None
+        yield connections
+    finally:
+        with signals_ignored():
+            for connection in connections:
+                connection.end()
+                if connection.answer is None:  # perhaps it is still looking for the host
+                    connection.process.terminate()
+            deadline = time.monotonic() + _PATIENCE_S
+            for connection in connections:
+                # A host that no longer answers ends its ranks by itself; nothing here can hasten that.
+                limit = 0.0 if connection.lost else deadline - time.monotonic()
+                try:
+                    connection.process.wait(max(0.0, limit))
+                except subprocess.TimeoutExpired:
+                    connection.process.kill()
+                    connection.process.wait()
+                for thread in connection.threads:
+                    thread.join(1)
+
+
+def _answers(connections: list[_Connection], file: Path) -> list[Answer]:
+    """Of all hosts. Raises `AwayError` with what is wrong with each that cannot take part."""
+    wrong: dict[str, str] = {}
+    waiting, deadline = list(connections), time.monotonic() + _ANSWER_S
+    while waiting:
+        time.sleep(0.1)
+        for connection in connections:
+            connection.say()
+        for connection in list(waiting):
+            late = f"no answer for {_ANSWER_S:.0f} s" if time.monotonic() > deadline else ""
+            problem = connection.lost or late if connection.answer is None else connection.answer.problem
+            if connection.answer is not None or problem:
+                waiting.remove(connection)
+            if problem:
+                wrong[connection.host.name] = problem
+    answers = [connection.answer for connection in connections if connection.answer is not None]
+    for connection in connections:
+        answer, slots = connection.answer, connection.host.slots
+        if answer is not None and not answer.problem and slots > len(answer.devices):
+            kind = "GPUs" if answer.gpus else "cores"
+            wrong[connection.host.name] = f"slots={slots}, and it has {len(answer.devices)} {kind}"
+    if not wrong and len({answer.gpus for answer in answers}) > 1:
+        without = [c.host.name for c in connections if c.answer is not None and not c.answer.gpus]
+        wrong = dict.fromkeys(without, "has no GPU, and others have")
+    if wrong:
+        said = "; ".join(f"{name}: {problem}" for name, problem in wrong.items())
+        raise AwayError(f"hostfile={file}: nothing was started: {said}")
+    return answers
+
+
+def _watched(connections: list[_Connection]) -> int:
+    while True:
+        for connection in connections:
+            connection.say()
+            ended = connection.process.poll()
+            if ended == 0:
+                continue
+            lost = connection.lost
+            if lost:
+                code = 1 if ended is None or ended == _SSH_FAILED else ended
+                what = f"ended with exit code {code}" if code == ended else f"is lost: {lost}"
+                print(f"driftwork: host {connection.host.name} {what}; all others are ended", file=sys.stderr)
+                return code
+        if all(connection.process.poll() == 0 for connection in connections):
+            return 0
+        time.sleep(0.5)
+
+
+def _leave(connections: list[_Connection]) -> None:
+    """Ask all ranks to save and to end, and wait for them."""
+    for connection in connections:
+        connection.say(node.LEAVE)
+    deadline = time.monotonic() + _SAVING_S
+    while time.monotonic() < deadline and not any(connection.lost for connection in connections):
+        for connection in connections:
+            connection.say()
+        time.sleep(0.5)
+
+
+def _traveling() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith(_TRAVELS)}

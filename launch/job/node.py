@@ -1,0 +1,171 @@
+"""One host of several: what `launch.job.hosts` starts there through ssh, as `python -m launch.job.node SECONDS`.
+
+    the launcher's lines, JSON                  this host's
+    a `Question`                                MARK and an `Answer`; the launcher ends here if it does not like it
+    {"command": [...], "environment": {...}}    the command's output, and its exit code
+    LEAVE                                       ranks get SIGTERM, and time to save
+
+All the while an empty line comes every second and a NUL byte goes back. Neither ssh nor a cut cable tells the far side
+that the near one is gone: when stdin has ended, or been silent for SECONDS, the command is ended and this process too.
+"""
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from pipeline.parent import end_with_parent
+
+MARK = "driftwork-node "
+"""Begins the answer: a login script may say something of its own before."""
+
+LEAVE = "leave"
+
+_TIDY_S = 40.0
+"""How long ranks that are told to end may take; DeepSpeed's launcher kills them after 30 s."""
+_DEVICES = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
+
+
+class Question(NamedTuple):
+    directory: str
+    """In which to work."""
+    shared: list[str]
+    """What must be there as on the launching machine."""
+    first: bool
+    """Whether the other hosts connect to this one."""
+    address: str
+    """Of the first host, as the others know it."""
+    peer: str
+    """Another host: the first one, and on that one the second."""
+    port: int | None
+    """On which the first host waits; None: any that is free."""
+
+
+class Answer(NamedTuple):
+    problem: str = ""
+    """Why this host cannot take part."""
+    gpus: bool = False
+    devices: tuple[str, ...] = ()
+    """Numbers or names of its GPUs, or of its cores where there is none."""
+    cores: int = 1
+    interface: str = ""
+    """The network interface that leads to the peer, where that can be told."""
+    port: int = 0
+
+
+def main(argv: list[str]) -> int:
+    said = _said(float(argv[0]))
+    threading.Thread(target=_beat, daemon=True).start()
+    question = next(said, None)
+    if question is None:
+        return 1
+    print(MARK + json.dumps(answer(Question(**json.loads(question)))._asdict()), flush=True)
+    order = next(said, None)
+    if order is None:
+        return 1
+    what = json.loads(order)
+    process = subprocess.Popen(
+        what["command"], env=os.environ | what["environment"], stdin=subprocess.DEVNULL,
+        start_new_session=True, preexec_fn=end_with_parent,
+    )  # fmt: skip
+    threading.Thread(target=_end_when_left, args=(said, process), daemon=True).start()
+    code = process.wait()
+    return code if code >= 0 else 128 - code
+
+
+def answer(question: Question) -> Answer:
+    """Look around, as the launcher cannot from where it is."""
+    try:
+        os.chdir(question.directory)
+        for path in question.shared:
+            if not Path(path).exists():
+                return Answer(f"{path} is not there; all hosts need one file system for data and runs")
+        port = _free_port(question.port) if question.first else 0
+        if not question.first and _resolved(question.address).startswith("127."):
+            return Answer(f"takes {question.address}, the first host, for itself; give hosts.address=ADDRESS")
+    except OSError as error:
+        return Answer(f"{error.filename or ''}: {error.strerror}".removeprefix(": "))
+    gpus, cores = 0, os.cpu_count() or 1
+    if any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists():  # else torch need not be loaded for it
+        found = subprocess.run([sys.executable, "-c", _DEVICES], capture_output=True, text=True)
+        if found.returncode:
+            return Answer(f"torch does not load there: {[*found.stderr.splitlines(), 'it was killed'][-1]}")
+        gpus = int(found.stdout.split()[-1])
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if gpus and visible else [str(number) for number in range(gpus or cores)]
+    return Answer("", gpus > 0, tuple(names), cores, _interface(question.peer), port)
+
+
+def _free_port(wanted: int | None) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", wanted or 0))
+        except OSError as error:
+            raise OSError(error.errno, f"hosts.port={wanted}: {error.strerror}") from None
+        return int(probe.getsockname()[1])
+
+
+def _resolved(name: str) -> str:
+    try:
+        return str(socket.getaddrinfo(name, None, socket.AF_INET)[0][4][0])
+    except socket.gaierror:
+        raise OSError(0, f"{name}, the first host, has no address there; give hosts.address=ADDRESS") from None
+
+
+def _interface(peer: str) -> str:
+    """gloo would take the one that this host's own name leads to, which often is the loopback."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((peer, 9))  # sends nothing
+            mine = probe.getsockname()[0]
+    except OSError:
+        return ""
+    names = (name for name, all_of_it in psutil.net_if_addrs().items() for has in all_of_it if has.address == mine)
+    return "" if mine.startswith("127.") else next(names, "")
+
+
+def _said(silence: float) -> Iterator[bytes]:
+    """The lines on stdin that are not empty, until it ends or is silent for so many seconds."""
+    pending = b""
+    while select.select([0], [], [], silence)[0]:
+        read = os.read(0, 65536)
+        if not read:
+            return
+        *lines, pending = (pending + read).split(b"\n")
+        yield from filter(None, lines)
+
+
+def _beat() -> None:
+    with suppress(OSError):  # nobody listens any more, which stdin tells too
+        while True:
+            os.write(1, b"\0")
+            time.sleep(1)
+
+
+def _end_when_left(said: Iterator[bytes], process: subprocess.Popen[bytes]) -> None:
+    for line in said:
+        if line.decode() == LEAVE:
+            for rank in psutil.Process(process.pid).children():  # DeepSpeed's launcher would grant them 30 s
+                rank.terminate()
+    process.terminate()
+    try:
+        process.wait(_TIDY_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+    os._exit(1)  # what is left may wait for a stdout that nobody reads
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

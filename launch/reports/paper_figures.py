@@ -1,0 +1,142 @@
+"""The papers' figures of a group of runs, where the runs have what a figure shows."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from launch import compare
+from launch.figures import scores as figures_scores
+from launch.figures.scores import Panel
+from launch.reports.rows import Group, Kind, with_other_rates
+from launch.scoring.estimates import over_seeds
+from launch.scoring.metrics import METRICS
+from launch.scoring.scores import Scored
+from launch.scoring.side_by_side import Column, columns_of
+
+_TASKS = ("density", "prediction", "interpolation")
+_MOST_LINES = 8
+"""More than that nobody tells apart; then it is one setting a model."""
+
+
+class Drawn(NamedTuple):
+    files: list[Path]
+    title: str
+    caption: str
+    kinds: list[Kind]
+    """Whose runs it shows."""
+
+
+def draw(group: Group, folder: Path, prefix: str) -> list[Drawn]:
+    """Draw what there is into `folder`, as PNG and PDF: figure 2, figure 4, the error against the horizon."""
+    found = [
+        _observations(group, folder / f"{prefix}figure2"),
+        _grid(group.kinds, folder / f"{prefix}figure4"),
+        _horizons(group, folder / f"{prefix}forecast-horizon"),
+    ]
+    return [drawn for drawn in found if drawn is not None]
+
+
+def _with_points(group: Group, number: Callable[[Kind], int], at_least: int) -> list[Kind]:
+    """The kinds with that many points on a line; of too many kinds, the best of each model."""
+    fit = group._replace(kinds=[kind for kind in group.kinds if number(kind) >= at_least])
+    return fit.kinds if len(fit.kinds) <= _MOST_LINES else fit.chosen
+
+
+def _observations(group: Group, path: Path) -> Drawn | None:
+    """Figure 2: scores against the share of the frames that was observed."""
+    panels = []
+    kinds = _with_points(group, lambda kind: max(len(_points(with_other_rates(kind), task)) for task in _TASKS), 3)
+    tables = {kind.said: with_other_rates(kind) for kind in kinds}
+    for task in _TASKS:
+        lines = {name: _points(scored, task) for name, scored in tables.items()}
+        lines = {name: line for name, line in lines.items() if len(line) > 2}
+        if lines:
+            panels.append(Panel(task, METRICS[_metric(tables, task)].label, lines))
+    if not panels:
+        return None
+    title = "Scores against the share of the frames that was observed"
+    files = figures_scores.lines(path, [panels], "observed frames, %")
+    return Drawn(files, f"Figure 2. {title}", "Bars: one standard error to either side.", kinds)
+
+
+def _horizons(group: Group, path: Path) -> Drawn | None:
+    """The error of forecasts against how far they reach."""
+    kinds = _with_points(group, lambda kind: len(_points(kind.tables, "forecast")), 2)
+    lines = {kind.said: _points(kind.tables, "forecast") for kind in kinds}
+    free = compare.free([member.evaluated for kind in kinds for member in kind.members])
+    if not lines:
+        return None
+    if "persistence" in free:
+        lines["last observed frame"] = _points(free["persistence"], "forecast")
+    title = "Error of forecasts of so many frames"
+    files = figures_scores.lines(path, [[Panel("", METRICS["mse"].label, lines)]], "frames", doubling=True)
+    caption = "Mean over all frames up to the horizon. Bars: one standard error to either side."
+    return Drawn(files, title, caption, kinds)
+
+
+def _grid(kinds: list[Kind], path: Path) -> Drawn | None:
+    """Figure 4: scores against the number of latent dimensions, a line a beta, a column of panels a model."""
+    families: dict[str, list[Kind]] = {}
+    for kind in kinds:
+        families.setdefault(kind.label + repr(sorted(_rest(kind).items(), key=str)), []).append(kind)
+    grown = [same for same in families.values() if len({_latent(kind) for kind in same}) > 1]
+    if not grown:
+        return None
+    rows: list[list[Panel]] = []
+    for column in _first_columns([table for same in grown for kind in same for table in kind.tables]):
+        row = []
+        for same in grown:
+            lines: dict[str, list[Any]] = {}
+            for kind in same:
+                scores = [scored for scored in map(column.of, kind.tables) if scored is not None]
+                if len(scores) == len(kind.tables):
+                    line = lines.setdefault(f"β = {kind.settings['train.beta']:g}", [])
+                    line.append((float(_latent(kind)), over_seeds(scores)))
+            row.append(Panel(_family(same, grown), f"{_task(column)}\n{METRICS[column.metric].label}", lines))
+        rows.append(row)
+    title = "Scores against the number of latent dimensions"
+    files = figures_scores.lines(path, rows, "latent dimensions", doubling=True)
+    caption = "β weighs the KL in training; scores are at β = 1. Bars: one standard error to either side."
+    return Drawn(files, f"Figure 4. {title}", caption, [kind for same in grown for kind in same])
+
+
+def _rest(kind: Kind) -> dict[str, Any]:
+    return {key: x for key, x in kind.settings.items() if key not in ("train.beta", "model.latent")}
+
+
+def _latent(kind: Kind) -> int:
+    return int(kind.settings.get("model.latent", 0))  # a baseline has none
+
+
+def _family(same: list[Kind], families: list[list[Kind]]) -> str:
+    label = same[0].label
+    rivals = [_rest(other[0]) for other in families if other[0].label == label]
+    return compare.labelled(label, compare.differing(_rest(same[0]), rivals))
+
+
+def _first_columns(tables: list[Scored]) -> list[Column]:
+    """Of each task the lowest rate; of a forecast the longest."""
+    columns = columns_of(tables)
+    by_task = {column.task: column for column in reversed(columns) if column.task != "forecast"}
+    longest = [column for column in columns if column.task == "forecast"][-1:]
+    return [*reversed(by_task.values()), *longest]
+
+
+def _task(column: Column) -> str:
+    unit = "frames" if column.task == "forecast" else "% observed"
+    return f"{column.task}, {column.name} {unit}"
+
+
+def _points(runs: list[Scored], task: str) -> list[Any]:
+    """(rate or horizon, mean over the runs) wherever all of them were scored."""
+    points = []
+    for column in columns_of(runs):
+        scores = [scored for scored in map(column.of, runs) if scored is not None]
+        if column.task == task and len(scores) == len(runs):
+            points.append((float(column.name), over_seeds(scores)))
+    return points
+
+
+def _metric(tables: dict[str, list[Scored]], task: str) -> str:
+    columns = columns_of([table for runs in tables.values() for table in runs])
+    return next(column.metric for column in columns if column.task == task)

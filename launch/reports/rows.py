@@ -1,0 +1,179 @@
+"""What tracked runs have to say in a report: groups that compare, in them kinds of runs, in them seeds."""
+
+import json
+import math
+import re
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from launch import compare
+from launch.compare import Evaluated
+from launch.config import CONFIG_FILE, RunConfig
+from launch.reports import published, tracked_runs
+from launch.reports.tracked_runs import TrackedRun
+from launch.scoring.results import merge, read_scores
+from launch.scoring.scores import Scored
+from launch.tracker import tags
+from models.config_base import flatten, load
+from models.errors import DriftworkError
+from pipeline.sequence import Split
+
+BEST = "val/best_score"
+OUTPUTS = "outputs"
+
+
+class Member(NamedTuple):
+    """A run."""
+
+    tracked: TrackedRun
+    evaluated: Evaluated
+    """On the split, at the run's own rates."""
+    more: dict[str, Scored]
+    """Evaluation's name -> what the model scored at other rates."""
+
+    @property
+    def seed(self) -> int:
+        return int(self.evaluated.config["train.seed"])
+
+
+class Kind(NamedTuple):
+    """Runs that differ in the seed alone."""
+
+    label: str
+    """What the papers call the model."""
+    settings: dict[str, Any]
+    said: str
+    """`label`, and what tells it from others of that label."""
+    members: list[Member]
+
+    @property
+    def tables(self) -> list[Scored]:
+        return [member.evaluated.scored["model"] for member in self.members]
+
+    @property
+    def validation(self) -> float:
+        """The mean best score on the validation split; NaN where the tracker does not know it."""
+        return fmean(member.tracked.metrics.get(BEST, math.nan) for member in self.members)
+
+
+class Group(NamedTuple):
+    """Runs that compare: trained on the same data, scored on the same frames."""
+
+    data: str
+    dataset: str
+    """What `driftwork prepare` calls it."""
+    manifest: str
+    kinds: list[Kind]
+
+    @property
+    def chosen(self) -> list[Kind]:
+        """One kind a model, the best by validation; all of them where that is not known."""
+        kept = []
+        for label in dict.fromkeys(kind.label for kind in self.kinds):
+            rivals = [kind for kind in self.kinds if kind.label == label]
+            known = not any(math.isnan(kind.validation) for kind in rivals)
+            kept += [min(rivals, key=lambda kind: kind.validation)._replace(said=label)] if known else rivals
+        return kept
+
+    @property
+    def evaluated(self) -> list[Evaluated]:
+        return [member.evaluated for kind in self.kinds for member in kind.members]
+
+
+def read(uri: str, runs: list[TrackedRun], folder: Path, split: Split) -> tuple[list[Group], list[str]]:
+    """The groups, and why other trained runs are in none. What the runs left is fetched to `folder/RUN ID`."""
+    by_data: dict[str, list[Member]] = {}
+    left_out = []
+    for run in reversed(runs):  # the newest first: of two equal ones it counts
+        if tags.MODEL not in run.tags:
+            continue
+        try:
+            tracked_runs.fetch(uri, run.run_id, (CONFIG_FILE, OUTPUTS), folder / run.run_id)
+            member = _member(run, folder / run.run_id, split)
+        except UnusableError as error:
+            left_out.append(f"{run.name} ({run.run_id}): {error}")
+        else:
+            by_data.setdefault(run.tags.get(tags.MANIFEST, ""), []).append(member)
+    groups = []
+    for manifest, members in by_data.items():
+        kept = [member for member in members if _fits(member, members, left_out)]
+        known = kept[0].tracked.tags
+        data = known.get(tags.DATA, "")
+        groups.append(Group(data, known.get(tags.DATASET, data), manifest, _kinds(kept)))
+    return groups, left_out
+
+
+class UnusableError(Exception):
+    """Of a run; the others may go on without it."""
+
+
+def _member(run: TrackedRun, folder: Path, split: Split) -> Member:
+    try:
+        config = flatten(load(RunConfig, folder / CONFIG_FILE))
+    except DriftworkError as error:
+        said = " ".join(str(error).replace(f"{folder}/", "").split())
+        raise UnusableError(f"its config is not one of this version: {said}") from None
+    pattern = re.compile(rf"evaluation-({split}(?:-at-[\d.-]+)?)-sequences\.json")
+    found = {}
+    for file in sorted((folder / OUTPUTS).glob("evaluation-*-sequences.json")):
+        name = pattern.fullmatch(file.name)
+        if name:
+            found[name[1]] = _scores(folder / OUTPUTS, name[1])
+    if split not in found:
+        again = run.tags.get(tags.RUN_FOLDER, "RUN")
+        raise UnusableError(f"no scores of single sequences; driftwork evaluate {again} split={split}")
+    more = {name: scored["model"] for name, scored in found.items() if name != split}
+    return Member(run, Evaluated(folder, config, found[split]), more)
+
+
+def _scores(folder: Path, name: str) -> dict[str, Scored]:
+    try:
+        return read_scores(folder, name)
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise UnusableError(f"evaluation-{name}-sequences.json is damaged") from None
+
+
+def _fits(member: Member, members: list[Member], left_out: list[str]) -> bool:
+    """Whether it compares with the first and is not run again later."""
+    run, first = member.tracked, members[0]
+    column = compare.of_other_frames(member.evaluated, first.evaluated)
+    for newer in members[: members.index(member)]:
+        same = compare.settings(newer.evaluated.config) == compare.settings(member.evaluated.config)
+        if same and newer.seed == member.seed:
+            left_out.append(f"{run.name} ({run.run_id}): the same model, settings and seed as {newer.tracked.run_id}")
+            return False
+    if column is not None:
+        name = first.tracked.run_id
+        left_out.append(f"{run.name} ({run.run_id}): {column.task} {column.name} is of other frames than in {name}")
+    return column is None
+
+
+def _kinds(members: list[Member]) -> list[Kind]:
+    by_settings: dict[str, list[Member]] = {}
+    for member in members:
+        key = json.dumps(compare.settings(member.evaluated.config), sort_keys=True)
+        by_settings.setdefault(key, []).append(member)
+    all_settings = [compare.settings(same[0].evaluated.config) for same in by_settings.values()]
+    kinds = []
+    for kind, same in zip(all_settings, by_settings.values(), strict=True):
+        label = published.label(kind)
+        rivals = [rival for rival in all_settings if published.label(rival) == label]
+        said = compare.labelled(label, compare.differing(kind, rivals))
+        kinds.append(Kind(label, kind, said, sorted(same, key=lambda member: member.seed)))
+    return sorted(kinds, key=lambda kind: (published.order(kind.label), [*map(_sortable, kind.settings.values())]))
+
+
+def _sortable(value: Any) -> tuple[float, str]:
+    return (float(value), "") if isinstance(value, int | float) else (0.0, str(value))
+
+
+def with_other_rates(kind: Kind) -> list[Scored]:
+    """What its runs scored at their own rates and at all others."""
+    merged: list[Scored] = []
+    for member in kind.members:
+        table: Scored = {}
+        for part in (*member.more.values(), member.evaluated.scored["model"]):
+            merge(table, part)
+        merged.append(table)
+    return merged

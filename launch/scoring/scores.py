@@ -1,0 +1,173 @@
+"""The evaluation protocol: density, prediction, interpolation and forecast, each a pure function of (model, batch).
+
+Every sequence keeps its own score; what they say together is `estimates`'s. The same functions score a model during
+training (validation) and at the end (test), and the baselines that cost nothing.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from launch.scoring.baselines import held, nearest, straight
+from launch.scoring.estimates import Scores
+from launch.training.distributed import all_gathered
+from models.base import Forecaster, LatentDynamics, Model, Smoother, Terms, last_observed
+from models.batch import Batch
+from models.metrics import accuracy, rmse
+
+
+class Ratio(NamedTuple):
+    """x / w is a sequence's score, and sum(x) / sum(w) that of many."""
+
+    x: Tensor
+    """[B]"""
+    w: Tensor
+    """[B]; 0 where nothing is scored."""
+
+
+Sheet = dict[str, dict[str, dict[str, Ratio]]]
+"""task -> rate in percent, or horizon in frames -> metric -> scores of a batch"""
+
+Scored = dict[str, dict[str, dict[str, Scores]]]
+"""The same of a whole split."""
+
+Score = Callable[[Model, Batch, str], Sheet]
+"""Of a batch that was observed at the named rate."""
+
+
+class Scoring(NamedTuple):
+    """What is scored on one data set, and how."""
+
+    binary: bool
+    """Whether frames are sets of things that are there or not, as in a piano roll."""
+    length: int
+    """Frames of the longest sequence."""
+    samples: int
+    """Latent draws a sequence."""
+    horizons: tuple[int, ...]
+    """Of a forecast, frames; the whole sequence is always one of them."""
+
+    def density(self, model: LatentDynamics | Forecaster, batch: Batch, rate: str) -> Sheet:
+        """Negative bounds per observed frame (binary data) or per observed dimension (others), nats."""
+        terms, weighted = model.density(batch, self.samples)
+        per = {"nll": terms.kl - terms.log_likelihood, "nll_importance_weighted": -weighted, "kl": terms.kl}
+        return {"density": {rate: self._nats(per, terms, batch)}}
+
+    def pseudo_likelihood(self, model: Smoother, batch: Batch, rate: str) -> Sheet:
+        """What a smoother has in the place of a bound, for validation: no bound of another model compares with it."""
+        terms = model.pseudo_likelihood(batch)
+        return {"pseudo_likelihood": {rate: self._nats({"pseudo_nll": -terms.log_likelihood}, terms, batch)}}
+
+    def validation(self, model: Model, batch: Batch, rate: str) -> Sheet:
+        """The one task that the best weights are chosen by: the forecast of a model that makes one, else its bound or
+        what stands in the place of it."""
+        if isinstance(model, Forecaster):
+            return self.forecast(model, batch, rate)
+        if isinstance(model, Smoother):
+            return self.pseudo_likelihood(model, batch, rate)
+        return self.density(model, batch, rate)
+
+    def contenders(self, model: Model) -> dict[str, Score]:
+        """Who is scored on the tasks of a model: itself, and what costs nothing."""
+        scores: dict[str, Score] = {"model": self.model, "persistence": self.persistence}
+        if isinstance(model, Forecaster):
+            return scores
+        return {**scores, "nearest" if self.binary else "linear": self.neighbours}
+
+    def model(self, model: Model, batch: Batch, rate: str) -> Sheet:
+        """All tasks that the model is for."""
+        if isinstance(model, Forecaster):
+            return {**self.density(model, batch, rate), **self.forecast(model, batch, rate)}
+        if isinstance(model, Smoother):
+            return self._interpolation(model.interpolate(batch, self.samples), batch, rate)
+        predicted, interpolated = model.predict(batch, self.samples), model.interpolate(batch, self.samples)
+        return {**self.density(model, batch, rate), **self._tasks(predicted, interpolated, batch, rate)}
+
+    def forecast(self, model: Forecaster, batch: Batch, rate: str) -> Sheet:
+        """MSE after the frames that the model has seen: of the mean of the draws, and of the posterior mean's path."""
+        forecast = model.forecast(batch, self.samples)
+        return self._forecast({"mse": forecast.mean, "mse_of_mean_path": forecast.path}, batch, model.given)
+
+    def persistence(self, model: Model, batch: Batch, rate: str) -> Sheet:
+        """The last observed frame as the answer to every question that the model is asked; it has no density."""
+        if isinstance(model, Forecaster):
+            return self._forecast({"mse": held(batch, model.given)}, batch, model.given)
+        last = last_observed(batch)
+        if isinstance(model, Smoother):
+            return self._interpolation(last, batch, rate)
+        return self._tasks(last, last, batch, rate)
+
+    def neighbours(self, model: Model, batch: Batch, rate: str) -> Sheet:
+        """Straight lines between the observed frames on both sides or, of binary data, the nearer one of the two."""
+        between = nearest(batch) if self.binary else straight(batch)
+        return self._interpolation(between, batch, rate)
+
+    def _tasks(self, predicted: Tensor, interpolated: Tensor, batch: Batch, rate: str) -> Sheet:
+        # The first observed frame has no past to be predicted from.
+        again = batch.observed & (batch.observed.cumsum(1) > 1)
+        prediction: Sheet = {"prediction": {rate: self._points(predicted, batch, again)}}
+        return {**prediction, **self._interpolation(interpolated, batch, rate)}
+
+    def _interpolation(self, mean: Tensor, batch: Batch, rate: str) -> Sheet:
+        return {"interpolation": {rate: self._points(mean, batch, batch.present & ~batch.observed)}}
+
+    def _nats(self, per: dict[str, Tensor], terms: Terms, batch: Batch) -> dict[str, Ratio]:
+        dims, unit = (1, "frame") if self.binary else (batch.values.shape[2], "dimension")
+        return {f"{name}_nats_per_{unit}": Ratio(x, terms.frames * dims) for name, x in per.items()}
+
+    def _points(self, mean: Tensor, batch: Batch, scored: Tensor) -> dict[str, Ratio]:
+        if self.binary:
+            name, x = "accuracy_percent", 100.0 * accuracy(mean, batch.values, scored)
+        else:
+            name, x = "rmse", rmse(mean, batch.values, scored)
+        return {name: Ratio(x, scored.any(1))}
+
+    def _forecast(self, means: dict[str, Tensor], batch: Batch, given: int) -> Sheet:
+        whole = self.length - given
+        sheet: dict[str, dict[str, Ratio]] = {}
+        for horizon in sorted({h for h in self.horizons if h < whole} | {whole}):
+            frames = slice(given, given + horizon)
+            scored = batch.present[:, frames]
+            sheet[str(horizon)] = {
+                name: Ratio(((mean - batch.values)[:, frames].square().mean(2) * scored).sum(1), scored.sum(1))
+                for name, mean in means.items()
+            }
+        return {"forecast": sheet}
+
+
+def collect(score: Score, model: Model, batches: Iterable[Batch], rate: str, device: torch.device) -> Scored:
+    """The scores of all sequences in the batches of all ranks, sorted by key, on every rank; filling has none. Every
+    rank calls this."""
+    names: list[tuple[str, str]] = []
+    parts: dict[tuple[str, str, str], list[Tensor]] = {}
+    with torch.inference_mode():
+        for batch in batches:
+            real = (batch.weight > 0).nonzero()[:, 0]
+            names += [(batch.keys[b], batch.groups[b]) for b in real.tolist()]
+            real = real.to(device)
+            for task, columns in score(model, batch.to(device), rate).items():
+                for column, metrics in columns.items():
+                    for metric, (x, w) in metrics.items():
+                        rows = torch.stack([torch.where(w > 0, x.double(), 0.0), w.double()], 1)
+                        parts.setdefault((task, column, metric), []).append(rows[real])
+    mine = {path: torch.cat(rows).tolist() for path, rows in parts.items()}
+    scored: Scored = {}
+    for (task, column, metric), scores in _sorted(all_gathered((names, mine))).items():
+        scored.setdefault(task, {}).setdefault(column, {})[metric] = scores
+    return scored
+
+
+def _sorted(
+    ranks: list[tuple[list[tuple[str, str]], dict[tuple[str, str, str], list[list[float]]]]],
+) -> dict[tuple[str, str, str], Scores]:
+    """What the ranks brought, by key; the names are shared by all metrics."""
+    names = [name for own, _ in ranks for name in own]
+    order = sorted(range(len(names)), key=names.__getitem__)
+    keys, groups = (tuple(names[i][k] for i in order) for k in (0, 1))
+    found = {}
+    for path in ranks[0][1]:
+        rows = [row for _, scored in ranks for row in scored[path]]
+        found[path] = Scores(keys, groups, *(tuple(rows[i][k] for i in order) for k in (0, 1)))
+    return found

@@ -1,0 +1,18 @@
+"""Which source made a run."""
+
+import subprocess
+from pathlib import Path
+
+from launch.tracker.tags import GIT_DIRTY
+
+COMMIT_TAG = "mlflow.source.git.commit"
+
+
+def git_tags() -> dict[str, str]:
+    """The commit of this source tree, and whether tracked files differ from it; nothing outside a git repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {COMMIT_TAG: said.removesuffix("-dirty"), GIT_DIRTY: str(said.endswith("-dirty")).lower()}

@@ -1,0 +1,236 @@
+"""The DeepSpeed seam: one process group, one engine, one step.
+
+The step: the whole objective inside one `forward`, a vote of all ranks on whether it is finite, backward, and an update
+that happens on every rank or on none.
+"""
+
+import argparse
+import contextlib
+import importlib
+import io
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.checkpoint import ds_to_universal
+from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointCommitInfo, CheckpointEngine
+from deepspeed.runtime.fp16.loss_scaler import LossScaler
+from deepspeed.runtime.zero.config import ZeroStageEnum
+from deepspeed.utils.tensor_fragment import fragment_address
+from torch import Tensor, nn
+
+from launch.config import OptimConfig
+from launch.training.distributed import Ranks, all_agree, all_gathered
+from launch.training.stopwatch import Stopwatch
+from models.base import Objective
+from models.batch import Batch
+from models.errors import AgreedError
+from pipeline.files import disk_says, sha256
+
+# On CPU `init_distributed` would compile a shared-memory kernel: minutes on a first start, and a process killed
+# meanwhile leaves a lock on which every later start waits for ever. Only inference uses that kernel.
+setattr(importlib.import_module("deepspeed.comm.torch"), "build_shm_op", lambda: None)  # noqa: B010
+
+_PATIENCE = timedelta(minutes=10)
+"""How long a collective may wait for a rank before it is an error."""
+
+
+class Step(NamedTuple):
+    objective: Objective
+    applied: bool
+    grad_norm: float
+    """Before clipping."""
+    leave: bool = False
+    """Whether a rank was asked to leave; all hear of it in the same step."""
+
+
+def join_ranks(patience: timedelta = _PATIENCE) -> Ranks:
+    """Join the process group that the launcher described in the environment."""
+    cuda = torch.cuda.is_available()
+    local = int(os.environ["LOCAL_RANK"])
+    if cuda:
+        torch.cuda.set_device(local)
+    deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", timeout=patience, verbose=False)
+    device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    return Ranks(dist.get_rank(), dist.get_world_size(), device)
+
+
+def leave() -> None:
+    """A group that is not destroyed makes a clean exit look like a crash."""
+    dist.destroy_process_group()
+
+
+class Engine:
+    """A model under DeepSpeed.
+
+    Args:
+        frame_scale: by what the loss in nats per sequence is divided, so that a clipping norm means the same thing
+            whatever the length of the sequences.
+    """
+
+    def __init__(self, model: nn.Module, optim: OptimConfig, ranks: Ranks, frame_scale: int) -> None:
+        self.ranks, self.optim, self.frame_scale = ranks, optim, frame_scale
+        self.size = sum(p.numel() for p in model.parameters())
+        """Weights of the model; at stage 3 a rank holds only its share of each."""
+        adam = torch.optim.Adam(model.parameters(), lr=optim.lr)
+        self.engine, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=adam,
+            lr_scheduler=torch.optim.lr_scheduler.StepLR(adam, optim.lr_decay_steps, optim.lr_decay),
+            config=_deepspeed_config(optim),
+            dist_init_required=False,
+        )
+        self.files = _Files()
+        self.engine.checkpoint_engine = self.files
+        # It copies a script that makes weights of a checkpoint. We keep those ourselves, and a copy that fails, as on a
+        # full disk, does so on rank 0 alone: the others would wait for it.
+        setattr(self.engine, "_copy_recovery_script", lambda folder: None)  # noqa: B010
+        self.clock = Stopwatch(ranks.device)
+        # Called at the end of backward: what of the reduction has not been hidden behind it.
+        self.engine.allreduce_gradients = self.clock.timed("communication", self.engine.allreduce_gradients)
+
+    @property
+    def module(self) -> nn.Module:
+        module: nn.Module = self.engine.module
+        return module
+
+    def step(self, batch: Batch, kl_weight: float, leave: bool = False) -> Step:
+        """One update from this rank's share of a step. With `leave`, all ranks hear that this one was asked to."""
+        with self.clock("forward"):
+            objective: Objective = self.engine(batch.to(self.ranks.device), kl_weight)
+            loss = (objective.loss * batch.weight.to(self.ranks.device)).sum() / self.frame_scale
+        with self.clock("communication"):
+            finite, stay = all_agree(torch.stack([torch.isfinite(loss), torch.full_like(loss, not leave).bool()]))
+        if not finite:
+            return Step(objective, False, float("nan"), not stay)
+        with self.clock("backward"):
+            self.engine.backward(loss)
+        norm = self._norm_at_stage_0() if self.optim.zero_stage == 0 else None
+        if norm is not None and not math.isfinite(norm):
+            self.engine.optimizer.zero_grad()  # the other stages look for themselves; stage 0 would update with NaN
+            return Step(objective, False, norm, not stay)
+        with self.clock("update"):
+            self.engine.step()
+        if norm is None:
+            norm = float(self.engine.get_global_grad_norm())
+        return Step(objective, bool(self.engine.was_step_applied()), norm, not stay)
+
+    def weights(self) -> dict[str, Tensor]:
+        """All weights and buffers, whole, on the CPU; every rank calls it."""
+        with deepspeed.zero.GatheredParameters(self._divided()):
+            return {name: x.detach().cpu().clone() for name, x in self.module.state_dict().items()}
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """The model can be asked for what is not its `forward`; every rank asks the same. At stage 3 DeepSpeed gathers
+        the weights of a module while that is called, as the model itself is in training alone."""
+        with deepspeed.zero.GatheredParameters(self._divided()):
+            yield
+
+    def save(self, folder: Path) -> dict[str, str]:
+        """Weights, optimizer and schedule into `folder`, on disk when this returns; every rank calls it.
+
+        Returns the SHA-256 of the files by name. Raises `DriftworkError` on all ranks where one cannot write.
+        """
+        self.files.written, self.files.problem = {}, ""
+        self.engine.save_checkpoint(str(folder.parent), tag=folder.name, save_latest=False)
+        everyone = all_gathered((self.files.written, self.files.problem))
+        problems = [f"{problem} (rank {rank})" for rank, (_, problem) in enumerate(everyone) if problem]
+        if problems:
+            raise AgreedError(f"{folder.parent}: cannot be written: {problems[0]}")
+        return {name: sha for written, _ in everyone for name, sha in written.items()}
+
+    def load(self, folder: Path) -> None:
+        """What `save` wrote with as many ranks, or what `to_universal` made of it; every rank calls it."""
+        with _without_pickle():
+            self.engine._config.load_universal_checkpoint = (folder / "zero").exists()
+            self.engine.load_checkpoint(str(folder.parent), tag=folder.name)
+
+    def _divided(self) -> list[nn.Parameter]:
+        return list(self.module.parameters()) if self.optim.zero_stage == 3 else []
+
+    def _norm_at_stage_0(self) -> float:
+        """DeepSpeed gives none there; backward has averaged the gradients, so that every rank finds the same."""
+        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients))
+
+
+class _Files(CheckpointEngine):
+    """Writes DeepSpeed's files to the disk itself, hashed. A problem is kept rather than raised: between DeepSpeed's
+    barriers, other ranks would wait for the one that raised it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: dict[str, str] = {}
+        self.problem = ""
+
+    def create(self, info: CheckpointCommitInfo) -> None: ...
+
+    def commit(self, info: CheckpointCommitInfo) -> bool:
+        return True
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        with self._kept():
+            super().makedirs(path, exist_ok)
+
+    def save(self, state_dict: Any, path: str) -> None:
+        with self._kept(), Path(path).open("wb") as file:
+            torch.save(state_dict, file)
+            file.flush()
+            os.fsync(file.fileno())
+            self.written[Path(path).name] = sha256(Path(path))
+
+    def load(self, path: str, map_location: Any = None) -> Any:
+        return torch.load(path, map_location=map_location, weights_only=True)
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError) as error:  # torch raises the latter where its writer meets a full disk
+            self.problem = disk_says(error)
+
+
+def to_universal(source: Path, target: Path) -> None:
+    """Of what `save` wrote at stage 1 or 2, the form that any number of ranks loads."""
+    options = argparse.Namespace(
+        input_folder=str(source), output_folder=str(target), num_extract_workers=1, num_merge_workers=1,
+        keep_temp_folder=False, strict=True, inject_missing_state=True,
+    )  # fmt: skip
+    with _without_pickle(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        ds_to_universal.main(options)
+    target.with_name("latest_universal").unlink()
+
+
+@contextmanager
+def _without_pickle() -> Iterator[None]:
+    """torch.load, which DeepSpeed calls with `weights_only=False`, reads tensors, plain values and three of DeepSpeed's
+    own classes, which hold nothing but these; anything else is an error."""
+    before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    try:
+        with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
+            yield
+    finally:
+        del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
+        if before is not None:
+            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before
+
+
+def _deepspeed_config(optim: OptimConfig) -> dict[str, Any]:
+    return {
+        "train_micro_batch_size_per_gpu": 1,  # DeepSpeed only uses it to print; our loss is normalised already
+        # At stage 3, small weights too are divided: by default none below 1e5 numbers is, which here are most.
+        "zero_optimization": {"stage": optim.zero_stage, "stage3_param_persistence_threshold": 0},
+        "gradient_clipping": optim.clip_norm,
+        "zero_allow_untested_optimizer": True,
+        "torch_autocast": {"enabled": optim.autocast, "dtype": "bfloat16"},
+        "steps_per_print": 1_000_000_000,
+    }

@@ -1,0 +1,98 @@
+"""The training loop: steps, validation, early stopping. It knows neither DeepSpeed nor MLflow by name."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from launch.config import RunConfig
+from launch.training import nonfinite
+from launch.training.engine import Engine, Step
+from launch.training.journal import Journal
+from launch.training.progress import Progress
+from launch.training.watchdog import Watchdog
+from models.batch import Batch
+from models.errors import AgreedError
+from pipeline.stream import Stream
+
+_MAX_BAD_STEPS = 20
+"""Updates in a row that may fail to be finite before training gives up."""
+
+
+class Around(NamedTuple):
+    """What the loop calls of what is around it; every rank calls each."""
+
+    validate: Callable[[int], tuple[float, str]]
+    """The score at a step, lower is better, and a line about it."""
+    save: Callable[[bool], None]
+    """Keeps weights and progress; also as the best weights, if so they are."""
+    report: Callable[[int, Batch, Step], str]
+    """Of a step that was not finite; what to say of it."""
+    asked_to_leave: Callable[[], bool]
+
+
+def train(
+    run: RunConfig, engine: Engine, stream: Stream, journal: Journal, progress: Progress, watch: Watchdog,
+    around: Around,
+) -> bool:  # fmt: skip
+    """Train until `max_epochs`, or until `patience` validations brought no better score.
+
+    Returns whether it came to that: when a rank is asked to leave, all save after the step and return.
+    """
+    while progress.epoch < run.train.max_epochs and progress.stale < run.train.patience:
+        engine.module.train()
+        horizon = run.horizon(progress.epoch)
+        started = time.perf_counter()
+        watch.at("data", progress.step)
+        for batch in stream.epoch(progress.epoch, progress.epoch_step):
+            loaded = time.perf_counter()
+            watch.at("step")
+            kl_weight = run.kl_weight(progress.step)
+            shown = batch if horizon is None else batch.first(horizon)
+            step = engine.step(shown, kl_weight, around.asked_to_leave())
+            progress.took(step.applied)
+            ended = time.perf_counter()
+            watch.at("record", progress.step)
+            if not step.applied:
+                _bear(progress, around.report(progress.step, shown, step), journal)
+            journal.step(progress, batch, step, kl_weight, data_seconds=loaded - started, step_seconds=ended - loaded)
+            if step.leave or (progress.step % run.train.save_every == 0 and progress.epoch_step < stream.steps):
+                around.save(False)
+            if step.leave:
+                return False
+            started = time.perf_counter()
+            watch.at("data", progress.step)
+        progress.epoch, progress.epoch_step = progress.epoch + 1, 0
+        if progress.epoch % run.train.validate_every == 0 or progress.epoch == run.train.max_epochs:
+            _validate(run, stream, journal, progress, around, horizon)
+        elif progress.step % run.train.save_every == 0:
+            around.save(False)
+    return True
+
+
+def _bear(progress: Progress, said: str, journal: Journal) -> None:
+    """A step that was not finite, unless there were too many in a row."""
+    if progress.skipped_in_a_row == _MAX_BAD_STEPS:
+        raise AgreedError(
+            f"{_MAX_BAD_STEPS} steps in a row were not finite, the last at step {progress.step} ({said}; all are in "
+            f"{nonfinite.FILE} of the run folder); a smaller optim.lr may help"
+        )
+    journal.say(f"step {progress.step} is skipped: {said} not finite, see {nonfinite.FILE} in the run folder")
+
+
+def _validate(
+    run: RunConfig, stream: Stream, journal: Journal, progress: Progress, around: Around, horizon: int | None
+) -> None:
+    score, found = around.validate(progress.step)
+    if not math.isfinite(score):
+        raise AgreedError(f"the validation score at step {progress.step} is {score}; try a smaller optim.lr")
+    growing = horizon is not None and horizon < stream.length
+    is_best = growing or score < progress.best
+    if growing:  # what has not been trained on whole sequences yet is kept, but competes with nothing
+        progress.stale = 0
+    elif is_best:
+        progress.best, progress.stale = score, 0
+    else:
+        progress.stale += 1
+    around.save(is_best)
+    journal.validated(progress, found, is_best)
