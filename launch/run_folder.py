@@ -3,7 +3,7 @@ folder or the MLflow id of its run."""
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,16 @@ from models.config_base import dump, load
 from models.errors import DriftworkError
 from models.likelihoods import Marginal
 from models.registry import build_model
-from pipeline.cache import find_manifest, local
+from pipeline.cache import find_manifest, is_copied, local
 from pipeline.files import aside, writing
+from pipeline.lock import locked
 from pipeline.manifest import Manifest
 from pipeline.storage import name_of
 from pipeline.verify import verify
 
 _RECORD = "run.json"
+_LOCK = "train.lock"
+_PATIENCE_S = 60.0
 
 
 def create(config: RunConfig) -> Path:
@@ -87,6 +90,16 @@ def at_hand(folder: Path, config: RunConfig, *, thorough: bool = False) -> RunCo
     if trained_on is not None and manifest.hash != trained_on:
         raise DriftworkError(f"data={config.data} is not what {folder} was trained on (manifest {trained_on[:12]})")
     return config.model_copy(update={"data": local(config.data, config.cache_dir, manifest, thorough=thorough)})
+
+
+def each_host_copies(config: RunConfig) -> bool:
+    """Whether the data are copied to each of several hosts, of which this machine need be none."""
+    return config.hostfile is not None and is_copied(config.data, config.cache_dir)
+
+
+def alone(folder: Path) -> AbstractContextManager[None]:
+    """No other job trains in the folder."""
+    return locked(folder / _LOCK, str(folder), "training", _PATIENCE_S)
 
 
 @contextmanager

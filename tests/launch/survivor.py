@@ -17,6 +17,7 @@ from launch import train
 from launch.entry import run
 from launch.job import launcher
 from launch.tracker.tracking import NullTracker
+from launch.training import rank as one_rank
 from launch.training.engine import Engine, _Files
 from launch.training.watchdog import Watchdog
 from pipeline.files import aside
@@ -160,7 +161,7 @@ def drive(folder, *arguments):
 
 def main():
     data, out = Path(sys.argv[1]), Path(sys.argv[2])
-    launcher.start, train.open_run = start, kept
+    launcher.start, one_rank.open_run = start, kept
     nan = [13, 1, "nan"]
     for stage in (0, 1, 2):
         new = [TINY, f"data={data}", f"optim.zero_stage={stage}", "train.save_every=3", "hang_after=600"]

@@ -17,8 +17,8 @@ from launch.scoring import results, scores
 from launch.scoring.baselines import nearest, straight
 from launch.scoring.estimates import estimate
 from launch.scoring.metrics import METRICS
-from launch.train import _validation_score
 from launch.training.distributed import Ranks, alone
+from launch.training.rank import _validation_score
 from launch.training.watchdog import Watchdog
 from models.batch import Batch
 from models.config_base import load

@@ -1,0 +1,155 @@
+"""What a rank does, from joining the others to the last weights: engine, tracker and loop, put together."""
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+
+from launch import run_folder, streams
+from launch.config import CONFIG_FILE, RunConfig
+from launch.job.signals import TERMINATED, sigterm_noted
+from launch.job.supervisor import INTERRUPTED, LEFT
+from launch.scoring import scores
+from launch.scoring.results import estimates, values
+from launch.tracker import tags
+from launch.tracker.tracking import Tracker, open_run
+from launch.training import checkpoint, loop, nonfinite
+from launch.training.distributed import Ranks, all_gathered, barrier, on_rank_0
+from launch.training.engine import Engine, join_ranks, leave
+from launch.training.journal import Journal
+from launch.training.progress import Progress
+from launch.training.watchdog import Watchdog
+from models.base import Model
+from models.config_base import flatten
+from pipeline.manifest import Manifest, read_manifest
+from pipeline.parent import end_with_parent
+
+
+def rank(folder_asked_for: Callable[[], Path]) -> int:
+    """One rank, top to bottom; returns the exit code. Rank 0 calls `folder_asked_for`, which checks what it can."""
+    end_with_parent()  # should the launcher be killed, which otherwise ends it
+    with sigterm_noted() as asked_to_leave, Watchdog(int(os.environ["RANK"])) as watch:
+        ranks = join_ranks(timedelta(days=1))  # patience is the watchdog's, which can tell where it ended
+        folder: Path = on_rank_0(ranks, folder_asked_for)
+        config = run_folder.config_of(folder)
+        watch.settle(folder)
+        try:
+            with run_folder.alone(folder) if ranks.rank == 0 else nullcontext():
+                _train(_with_data_here(config, folder, watch), folder, ranks, watch, asked_to_leave)
+        except SystemExit:
+            barrier()  # the launcher ends all ranks when one has left
+            leave()
+            return LEFT
+        leave()
+    return 0
+
+
+def _with_data_here(config: RunConfig, folder: Path, watch: Watchdog) -> RunConfig:
+    """The config with the data on this host, where one rank copies them while the others wait."""
+    watch.patience, usual = math.inf, watch.patience  # the copy has limits of its own
+    thorough = run_folder.each_host_copies(config) and os.environ["LOCAL_RANK"] == "0"
+    here = run_folder.at_hand(folder, config, thorough=thorough)
+    barrier()  # nobody reads what another is still mending
+    watch.at("load")
+    watch.patience = usual
+    return here
+
+
+def _train(
+    config: RunConfig, folder: Path, ranks: Ranks, watch: Watchdog, asked_to_leave: Callable[[], bool]
+) -> None:  # fmt: skip
+    """Raises SystemExit(TERMINATED), so that the tracker sees the run as killed, when a rank was asked to leave."""
+    manifest = read_manifest(config.data)
+    model = run_folder.model_for(config, manifest)
+    engine = Engine(model, config.optim, ranks, frame_scale=manifest.spec.length)
+    watch.within = lambda: engine.clock.phase
+    watch.at("load")
+    known = checkpoint.load(engine, folder)
+    progress = Progress(**known["progress"]) if known else Progress()
+    with _tracked(folder, manifest, ranks) as tracker:
+        journal = Journal(tracker, ranks, engine.clock)
+        if known:
+            journal.restore(known["journal"])
+        journal.say(f"{engine.size:,} parameters, from step {progress.step}")
+
+        def validate(step: int) -> tuple[float, str]:
+            with engine.open():
+                return _validation_score(model, config, manifest, ranks, tracker, watch, step)
+
+        def save(is_best: bool) -> None:
+            watch.at("save")
+            if is_best:
+                checkpoint.save_best(engine, folder)
+            state = {"progress": progress.state(), "journal": all_gathered(journal.state())}
+            checkpoint.save(engine, folder, progress.step, state)
+
+        watch.patience = config.hang_after
+        around = loop.Around(validate, save, partial(nonfinite.report, folder, ranks), asked_to_leave)
+        if not loop.train(config, engine, streams.training(config, manifest, ranks), journal, progress, watch, around):
+            if ranks.rank == 0:
+                run_folder.remember(folder, **{INTERRUPTED: progress.step})
+            journal.say(f"asked to leave: saved at step {progress.step}")
+            raise SystemExit(TERMINATED)
+        watch.at("record")
+        if ranks.rank == 0:
+            from launch import export
+
+            tracker.artifact(folder / checkpoint.BEST, "weights")
+            export.after_training(folder, config, manifest, tracker)
+
+
+@contextmanager
+def _tracked(folder: Path, manifest: Manifest, ranks: Ranks) -> Iterator[Tracker]:
+    """The run at the tracker, described: config as params; as tags the data and their hash, the command that asked for
+    it, and those left in the folder."""
+    config = run_folder.config_of(folder)  # the URL that was given, not where this host has its copy
+    experiment, run_name = run_folder.names(config)
+    record = run_folder.record_of(folder)
+    about = {
+        tags.MANIFEST: manifest.hash,
+        tags.DATA: experiment,
+        tags.DATASET: manifest.dataset,
+        tags.MODEL: config.model.name,
+    }
+    if "command" in record:
+        about[tags.COMMAND] = record["command"]
+    with open_run(
+        config.tracking,
+        experiment=experiment,
+        run_name=run_name,
+        run_folder=folder,
+        tags={**about, **record.get("tags", {})},
+        rank=ranks.rank,
+        run_id=record.get("run_id"),
+        training=True,
+    ) as tracker:
+        if ranks.rank == 0:
+            run_folder.remember(folder, run_id=tracker.run_id, manifest=manifest.hash, **{INTERRUPTED: None})
+            tracker.params(flatten(config))
+            tracker.artifact(folder / CONFIG_FILE)
+        yield tracker
+
+
+def _validation_score(
+    model: Model, config: RunConfig, manifest: Manifest, ranks: Ranks, tracker: Tracker, watch: Watchdog, step: int
+) -> tuple[float, str]:
+    """What the best weights are chosen by (`Scoring.validation`) on the validation split, the mean over rates; and what
+    to say of it, its KL included."""
+    model.eval()
+    scoring = run_folder.scoring_for(config, manifest, samples=1)
+    found: dict[str, list[float]] = {}
+    for rate, stream in streams.evaluation(config, config.data, manifest, "val", ranks).items():
+        batches = watch.over("validation", stream.epoch(0))
+        table = estimates(scores.collect(scoring.validation, model, batches, rate, ranks.device))
+        tracker.metrics({f"val/{name}": value for name, value in values(table).items()}, step)
+        (columns,) = table.values()
+        *_, last = columns.values()
+        for name, x in last.items():
+            if not name.startswith("nll_importance"):  # with one sample, a noisy twin of the bound
+                found.setdefault(name, []).append(x.value)
+    means = {name: fmean(values) for name, values in found.items()}
+    return next(iter(means.values())), ", ".join(f"{name} {value:.4g}" for name, value in means.items())
