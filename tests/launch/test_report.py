@@ -245,7 +245,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_report_that_was_there(uri, out, 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(contents.report_page, "page", full)
+    monkeypatch.setattr(contents.page, "page", full)
     with pytest.raises(DriftworkError, match="report: cannot be written: No space left on device; nothing has changed"):
         report.main(["rolls", f"out={copy}", f"tracking.uri={uri}"])
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
