@@ -1,6 +1,6 @@
 """Shards whose raw files are read in a child process with limits against shards read in the process that writes them.
 
-    python -m benchmarks.guard              the chorales of music21
+    python -m benchmarks.guard              music21's chorales, joined to the length of songs, four times
     python -m benchmarks.guard timit DIR    a data set's own files
 
 Each repetition builds all shards once in either way, by turns. What it takes to start the child, once a worker, is told
@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from benchmarks.memory import repeat
+from benchmarks.midi import songs
 from pipeline import build
-from pipeline.chorales import write_chorales
 from pipeline.guard import Guard, Limits
 from pipeline.plan import Recipe, make_plan
 from pipeline.sequence import Item, Sequence, UnreadableError
@@ -80,5 +81,5 @@ if __name__ == "__main__":
         main(sys.argv[1], Path(sys.argv[2]))
     else:
         with tempfile.TemporaryDirectory() as temporary:
-            write_chorales(Path(temporary))
-            main("lakh", Path(temporary))
+            repeat(songs(Path(temporary)), Path(temporary) / "raw", 4)
+            main("lakh", Path(temporary) / "raw")

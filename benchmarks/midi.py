@@ -50,6 +50,17 @@ def join(chorales: list[Path], path: Path) -> None:
     whole.dump_midi(path)
 
 
+def songs(folder: Path) -> Path:
+    """A folder of 44 pieces of about four minutes, made in `folder`."""
+    chorales, made = folder / "chorales", folder / "songs"
+    write_chorales(chorales)
+    made.mkdir()
+    pieces = sorted(chorales.glob("*.mid"))
+    for i in range(0, len(pieces), 8):
+        join(pieces[i : i + 8], made / f"{i:03d}.mid")
+    return made
+
+
 def seconds(read: Callable[[Path], NDArray[np.bool_]], path: Path, repeats: int) -> float:
     best = float("inf")
     for _ in range(repeats):
@@ -78,10 +89,4 @@ if __name__ == "__main__":
         main(Path(sys.argv[1]))
     else:
         with tempfile.TemporaryDirectory() as temporary:
-            chorales, songs = Path(temporary) / "chorales", Path(temporary) / "songs"
-            write_chorales(chorales)
-            songs.mkdir()
-            pieces = sorted(chorales.glob("*.mid"))
-            for i in range(0, len(pieces), 8):
-                join(pieces[i : i + 8], songs / f"{i:03d}.mid")
-            main(songs)
+            main(songs(Path(temporary)))

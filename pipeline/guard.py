@@ -6,6 +6,7 @@ back from it is JSON and the bytes of plain arrays, so that nothing a file may h
 
 import importlib
 import json
+import math
 import os
 import resource
 import signal
@@ -211,7 +212,7 @@ def _packed(sequences: list[Sequence]) -> bytes:
 def _unpacked(fields: dict[str, Any], body: memoryview) -> Sequence:
     for name in ("times", "values", "mask"):
         kind, shape, at = fields[name]
-        fields[name] = np.frombuffer(body, kind, int(np.prod(shape)), at).reshape(shape)
+        fields[name] = np.frombuffer(body, kind, math.prod(shape), at).reshape(shape)
     return Sequence(**fields)
 
 
