@@ -57,8 +57,11 @@ def replaced_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             os.rename(path, old)
         os.rename(fresh, path)
-    finally:
+    except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
+        if old.exists():
+            os.rename(old, path)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 
