@@ -19,6 +19,9 @@ import psutil
 
 from benchmarks.measure import memory, peak
 from pipeline.chorales import write_chorales
+from pipeline.manifest import read_manifest
+from pipeline.observe import ObservationConfig
+from pipeline.stream import Stream
 
 SIZES = (1, 10, 100)
 KINDS = {"driver": "launch.cli", "worker": "ray::", "parser": "pipeline.guard"}
@@ -59,9 +62,6 @@ def preparing(name: str, source: Path, out: Path) -> dict[str, float]:
 
 def reading(folder: Path):
     """A step that reads one epoch of the train split, in batches of 32."""
-    from pipeline.manifest import read_manifest
-    from pipeline.observe import ObservationConfig
-    from pipeline.stream import Stream
 
     def epoch() -> None:
         observation = ObservationConfig(pattern="random", ratios=(0.25,))
@@ -80,8 +80,6 @@ def main(name: str, source: Path, sizes: tuple[int, ...]) -> None:
             raw, out = Path(folder) / "raw", Path(folder) / "out"
             repeat(source, raw, times)
             held = preparing(name, raw, out)
-            from pipeline.manifest import read_manifest
-
             manifest = read_manifest(out)
             held["loader"] = memory(reading, out)
             sequences = sum(shard.samples for shard in manifest.shards)

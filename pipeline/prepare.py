@@ -121,11 +121,7 @@ def _repair(config: PrepareConfig, job: Job, output: _Output, manifest: Manifest
 
 
 def _too_little(
-    config: PrepareConfig,
-    output: _Output,
-    plans: list[ShardPlan],
-    entries: list[Entry],
-    unreadable: list[Unreadable],
+    config: PrepareConfig, output: _Output, plans: list[ShardPlan], entries: list[Entry], unreadable: list[Unreadable]
 ) -> str:
     """Why this is no data set, or nothing."""
     total = sum(len(plan.items) for plan in plans)
