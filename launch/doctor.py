@@ -19,6 +19,9 @@ from models.config_base import Config, parse
 
 USAGE = "usage: driftwork doctor [uri=sqlite:///FILE] [ranks=N] [out=DIR] [--json]"
 
+_SERVICES = {8265: "Ray's dashboard", 10001: "Ray's client server", 5000: "MLflow"}
+"""By the port that each takes unless told otherwise."""
+
 
 class DoctorConfig(Config):
     uri: StoreUri | None = "sqlite:///runs/mlflow.db"
@@ -27,10 +30,6 @@ class DoctorConfig(Config):
     """That a run on this machine would have."""
     out: Path = Path("runs")
     """Where runs would be written."""
-    dashboard_port: int = Field(8265, ge=1, le=65535)
-    """Of Ray."""
-    tracker_port: int = Field(5000, ge=1, le=65535)
-    """Of the MLflow dashboard."""
 
 
 @command(USAGE, least=0)
@@ -63,8 +62,7 @@ def examine(config: DoctorConfig) -> Iterator[Finding]:
     yield store.tracking(config.uri)
     yield cluster.token()
     yield cluster.auth_mode()
-    services = {config.dashboard_port: "Ray's dashboard", 10001: "Ray's client server", config.tracker_port: "MLflow"}
-    yield from cluster.open_ports(services)
+    yield from cluster.open_ports(_SERVICES)
     yield cluster.upload(Path.cwd())
 
 

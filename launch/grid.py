@@ -116,7 +116,7 @@ def read(argv: list[str]) -> Grid:
         raise DriftworkError("the first argument is a grid, as in configs/grids/vsdn_lakh_small.yaml data=DIR")
     file, raw, overrides = Path(argv[0]), read_mapping(Path(argv[0])), []
     for argument in argv[1:]:
-        if argument.partition("=")[0] in ("name", "out", "evaluate", "at_once", "address"):
+        if argument.partition("=")[0] in ("base", "name", "out", "evaluate", "at_once", "address"):
             apply(raw, argument)
         else:
             overrides.append(argument)

@@ -1,6 +1,5 @@
 """What a rank does, from joining the others to the last weights: engine, tracker and loop, put together."""
 
-import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -34,7 +33,8 @@ def rank(folder_asked_for: Callable[[], Path]) -> int:
     end_with_parent()  # should the launcher be killed, which otherwise ends it
     with sigterm_noted() as asked_to_leave, Watchdog(int(os.environ["RANK"])) as watch:
         ranks = join_ranks(timedelta(days=1))  # patience is the watchdog's, which can tell where it ended
-        folder: Path = on_rank_0(ranks, folder_asked_for)
+        with watch.unhurried():  # rank 0 reads every byte of the data, and may copy them first
+            folder: Path = on_rank_0(ranks, folder_asked_for)
         config = run_folder.config_of(folder)
         watch.settle(folder)
         try:
@@ -50,12 +50,11 @@ def rank(folder_asked_for: Callable[[], Path]) -> int:
 
 def _with_data_here(config: RunConfig, folder: Path, watch: Watchdog) -> RunConfig:
     """The config with the data on this host, where one rank copies them while the others wait."""
-    watch.patience, usual = math.inf, watch.patience  # the copy has limits of its own
     thorough = run_folder.each_host_copies(config) and os.environ["LOCAL_RANK"] == "0"
-    here = run_folder.at_hand(folder, config, thorough=thorough)
-    barrier()  # nobody reads what another is still mending
+    with watch.unhurried():
+        here = run_folder.at_hand(folder, config, thorough=thorough)
+        barrier()  # nobody reads what another is still mending
     watch.at("load")
-    watch.patience = usual
     return here
 
 

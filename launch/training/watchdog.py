@@ -7,12 +7,13 @@ in `RUN/ranks/N.stacks`, and ends the process. A process that is stopped, or who
 
 import faulthandler
 import json
+import math
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -82,6 +83,16 @@ class Watchdog:
 
     def at(self, phase: str, step: int | None = None) -> None:
         self._place = (self._place[0] if step is None else step, phase, time.monotonic())
+
+    @contextmanager
+    def unhurried(self) -> Iterator[None]:
+        """Inside, nothing takes too long."""
+        self.patience, usual = math.inf, self.patience
+        try:
+            yield
+        finally:
+            self.at(self._place[1])
+            self.patience = usual
 
     def over(self, phase: str, items: Iterable[_T]) -> Iterator[_T]:
         """The items, each of which is a sign of life."""

@@ -65,6 +65,14 @@ def test_keys_are_cut_to_the_words_that_tell_them_apart_and_lists_fit_a_folder(r
     assert grid.cells[1].config.observe.train.ratios == (0.25, 0.5)
 
 
+def test_the_base_that_a_mistake_asks_for_is_taken_from_the_command_line(tmp_path):
+    file = tmp_path / "grid.yaml"
+    file.write_text("grid: {train.seed: [0, 1]}")
+    with pytest.raises(DriftworkError, match="'base' is missing; give it in the file or as base=VALUE"):
+        grids.read([str(file)])
+    assert [cell.config.train.seed for cell in grids.read([str(file), f"base={TINY}"]).cells] == [0, 1]
+
+
 def test_set_lies_over_the_base_and_the_command_line_over_it(read):
     text = "set: {train: {max_epochs: 7}, data: there}\nat_once: 3\ngrid: {train.seed: [0]}"
     (cell,) = read(text).cells

@@ -24,7 +24,13 @@ with Watchdog(rank) as watch:
     watch.patience = 1.0
     watch.at("data", 7)
     for _ in watch.over(phase, range(600 if moves else 1)):
-        time.sleep(0.05 if moves else 60)
+        time.sleep(0.05 if moves else 0 if phase == "copies" else 60)
+    if phase == "copies":
+        with watch.unhurried():
+            time.sleep(3)
+        time.sleep(0.5)
+        print("copied", file=sys.stderr, flush=True)
+        time.sleep(60)
     if phase == "fails":
         raise ValueError("of its own")
 """
@@ -48,6 +54,15 @@ def start(tmp_path):
     for process in started:
         process.kill()
         process.wait()
+
+
+def test_what_has_limits_of_its_own_takes_as_long_as_it_takes(start):
+    """Three times the patience; afterwards that counts again, from its end on."""
+    copies = start(0, "copies")
+    said = copies.communicate(timeout=60)[1]
+    assert copies.returncode == HUNG
+    assert said.splitlines()[0] == "copied"
+    assert said.splitlines()[1].startswith("driftwork train: rank 0 has been in step 7, copies for 1 s")
 
 
 def test_the_rank_that_others_wait_for_is_named_with_its_place(tmp_path, start):
