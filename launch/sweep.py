@@ -7,8 +7,9 @@ leaves alone what is finished and goes on with the rest. Which is which stands i
 import os
 import sys
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +33,8 @@ from models.errors import DriftworkError
 from pipeline.cache import find_manifest, local
 from pipeline.files import printable, require_room, writing
 from pipeline.lock import locked
-from pipeline.manifest import read_manifest
+from pipeline.manifest import Manifest
+from pipeline.storage import Place
 from pipeline.verify import verify
 
 USAGE = """usage: driftwork sweep GRID.yaml [--dry-run] [out=DIR] [at_once=N] [key=value ...]
@@ -61,14 +63,16 @@ def main(argv: list[str]) -> int:
     grid = grids.read(arguments)
     if grid.config.at_once > 1 and find_spec("ray") is None:  # an installation that only trains has none
         raise DriftworkError(f"at_once={grid.config.at_once}: Ray is not installed; pip install -e '.[prepare]'")
-    steps = [_check(grid, cell) for cell in grid.cells]
+    manifest_of = cache(find_manifest)  # cells share their data
+    steps = [_check(grid, cell, manifest_of) for cell in grid.cells]
     for where in dict.fromkeys((cell.config.data, cell.config.cache_dir) for cell in grid.cells):
-        verify(local(*where, find_manifest(*where), thorough=True))
+        verify(local(*where, manifest_of(*where), thorough=True))
     states = [_state(grid, cell) for cell in grid.cells]
-    if "--dry-run" not in argv:
+    dry = "--dry-run" in argv
+    if not dry:
         store.require(grid.cells[0].config.tracking.uri)
     _list(grid, steps, states)
-    if "--dry-run" in argv:
+    if dry:
         return 0
     try:
         with sigterm_exits(), locked(grid.out / _LOCK, f"out={grid.out}", "sweep"):
@@ -81,7 +85,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _check(grid: Grid, cell: Cell) -> int:
+def _check(grid: Grid, cell: Cell, manifest_of: Callable[[Place, Path | None], Manifest]) -> int:
     """The most steps that it takes, after what `train` would check, but for the hashes of the data."""
     config = cell.config
     try:
@@ -89,8 +93,9 @@ def _check(grid: Grid, cell: Cell) -> int:
             raise DriftworkError("hostfile: a cell runs on one machine; at_once=N takes several, of a Ray cluster")
         if grid.config.at_once == 1 or grid.config.address == "local":
             launcher.check_ranks(config.ranks)
-        streams.evaluation(config, config.data, read_manifest(config.data), grid.config.evaluate, alone())
-        return train.steps(config)
+        manifest = manifest_of(config.data, config.cache_dir)
+        streams.evaluation(config, config.data, manifest, grid.config.evaluate, alone())
+        return train.steps(config, manifest)
     except DriftworkError as error:
         raise DriftworkError(f"{grid.file}: cell {cell.name}: {error}") from None
 

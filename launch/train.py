@@ -20,6 +20,7 @@ from launch.training.distributed import alone
 from models.config_base import build, load
 from models.errors import DriftworkError
 from pipeline.cache import find_manifest, local
+from pipeline.manifest import Manifest
 from pipeline.verify import verify
 
 USAGE = """usage: driftwork train CONFIG.yaml data=DIR|URL [ranks=N] [key=value ...]
@@ -64,9 +65,8 @@ def _folder(argv: list[str]) -> Path:
         run_folder.keep(folder, config)
         return folder
     config = _placed(parse(argv))
-    _check(config)
+    manifest = _check(config)
     store.require(config.tracking.uri)
-    manifest = find_manifest(config.data, config.cache_dir)
     if not run_folder.each_host_copies(config):
         # A damaged shard is found now, not in the third epoch.
         verify(local(config.data, config.cache_dir, manifest, thorough=True))
@@ -85,16 +85,17 @@ def _placed(config: RunConfig) -> RunConfig:
     return build(RunConfig, {**config.model_dump(mode="json"), "ranks": slots}, where=f"hostfile={config.hostfile}")
 
 
-def _check(config: RunConfig, known: str | None = None) -> None:
+def _check(config: RunConfig, known: str | None = None) -> Manifest:
+    """The manifest of the data, whose hash may be `known`. Raises `DriftworkError` for what nobody could train on."""
     if config.hostfile is None:
         launcher.check_ranks(config.ranks)
-    steps(config, known)
-
-
-def steps(config: RunConfig, known: str | None = None) -> int:
-    """The most that training takes, on a data set whose manifest's hash may be `known`. Raises `DriftworkError` where
-    there is nothing to train on, or to validate on."""
     manifest = find_manifest(config.data, config.cache_dir, known)
+    steps(config, manifest)
+    return manifest
+
+
+def steps(config: RunConfig, manifest: Manifest) -> int:
+    """The most that training takes. Raises `DriftworkError` where there is nothing to train on, or to validate on."""
     stream = streams.training(config, manifest, alone())  # an empty split is found now, and not on a rank
     streams.evaluation(config, config.data, manifest, "val", alone())
     return stream.steps * config.train.max_epochs
