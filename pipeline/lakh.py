@@ -6,6 +6,7 @@ decided by rounding. Works on the Lakh data set and on any other folder of MIDI 
 """
 
 import hashlib
+import math
 import os
 import re
 import struct
@@ -29,6 +30,9 @@ PITCHES = 128
 MAX_HOURS = 4
 """Longer pieces are refused: a note of a few bytes may claim a length of years."""
 MAX_BYTES = 16 * 2**20
+MIN_SECONDS = 8.0
+"""Of a sequence, where a quarter of the full length is more: a tail of a few frames would weigh as much in a score as a
+whole minute."""
 DEFAULT_TEMPO = 500_000
 """Microseconds per quarter until the first tempo event, as the MIDI standard has it."""
 
@@ -39,10 +43,15 @@ class LakhConfig(Config):
     """Frames per second."""
     seconds: float = Field(60.0, gt=0, le=3600)
     """Length of one sequence; the tail of a piece is shorter."""
+    min_seconds: float | None = Field(None, ge=0)
+    """Shortest sequence, in seconds: a shorter tail is dropped, a shorter piece is unreadable. Null: a quarter of
+    `seconds`, at most 8 s, which at 5 frames a second are 40 frames, ten of them observed at 25 %."""
 
     @model_validator(mode="after")
     def _exact(self) -> Self:
         check_rate(self.rate)
+        if self.min_seconds is not None and self.min_seconds > self.seconds:
+            raise ValueError(f"min_seconds={self.min_seconds:g} is above seconds={self.seconds:g}, so nothing is left")
         if self.length < 2 or self.length != self.seconds * self.rate:
             raise ValueError(f"seconds={self.seconds} at rate={self.rate} is no whole number of frames from 2 up")
         return self
@@ -51,6 +60,12 @@ class LakhConfig(Config):
     def length(self) -> int:
         """Frames of a full sequence."""
         return int(self.seconds * self.rate)
+
+    @property
+    def shortest(self) -> int:
+        """Frames of the shortest sequence; never under two."""
+        seconds = min(MIN_SECONDS, self.seconds / 4) if self.min_seconds is None else self.min_seconds
+        return max(2, math.ceil(Fraction(str(seconds)) * Fraction(str(self.rate))))  # exact: 0.55 * 100 > 55
 
 
 @dataclass(frozen=True)
@@ -77,12 +92,12 @@ class Lakh:
         return [Item(name, group=_song(name), files=(name,)) for name in names]
 
     def read(self, source: Path | None, item: Item) -> list[Sequence]:
-        """Sequences of at most `seconds`, in order; a tail of one frame is dropped."""
+        """Sequences of at most `seconds`, in order; a tail of under `min_seconds` is dropped."""
         frames = roll(read_raw(folder(source) / item.name, MAX_BYTES, "a MIDI file"), self.config.rate)
-        if len(frames) < 2:
-            raise UnreadableError("zero length: shorter than two frames")
-        key, length = _key(item.name), self.config.length
-        windows = [frames[at : at + length] for at in range(0, len(frames) - 1, length)]
+        key, length, shortest = _key(item.name), self.config.length, self.config.shortest
+        if len(frames) < shortest:
+            raise UnreadableError(f"too short: {len(frames)} frames, under {shortest} (dataset.min_seconds)")
+        windows = [frames[at : at + length] for at in range(0, len(frames) - shortest + 1, length)]
         return [
             Sequence(
                 key=f"{key}-{number:05d}",

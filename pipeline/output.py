@@ -14,13 +14,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from models.config_base import build, flatten
+from models.config_base import flatten
 from models.errors import DriftworkError
 from pipeline.build import INCOMPLETE, Unreadable, hash_inputs, intact
 from pipeline.files import aside
 from pipeline.lock import locked
 from pipeline.manifest import MANIFEST, Manifest, read_manifest
-from pipeline.plan import Recipe, ShardPlan
+from pipeline.plan import Recipe, ShardPlan, recorded
 from pipeline.storage import Place
 
 QUARANTINE = "quarantine.jsonl"
@@ -111,7 +111,7 @@ class Output(NamedTuple):
 
 def check_recipe(recipe: Recipe, there: dict[str, Any], out: Place) -> None:
     """Raises `DriftworkError` when the preparation at `out` is of another recipe."""
-    ours, theirs = flatten(recipe), flatten(build(Recipe, there, where=f"{out}/{MANIFEST}"))
+    ours, theirs = flatten(recipe), flatten(recorded(there, where=f"{out}/{MANIFEST}"))
     for key in sorted(ours.keys() | theirs.keys()):
         if ours.get(key) != theirs.get(key):
             raise _other(out, f"{key} is {theirs.get(key)} there and {ours.get(key)} here")

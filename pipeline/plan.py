@@ -7,15 +7,15 @@ attempt, makes the same shards.
 import hashlib
 import json
 import os
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from models.config_base import Config
+from models.config_base import Config, build
 from pipeline.guard import Limits
 from pipeline.manifest import SCHEMA
 from pipeline.sequence import SPLITS, Item, Split
-from pipeline.sources import DatasetConfig
+from pipeline.sources import EARLIER, DatasetConfig
 from pipeline.split import assign
 
 
@@ -39,6 +39,14 @@ class Recipe(Config):
         if self.val + self.test >= 1:
             raise ValueError(f"val={self.val} and test={self.test} leave nothing to train on")
         return self
+
+
+def recorded(recipe: dict[str, Any], where: str) -> Recipe:
+    """The recipe that a manifest holds, also one that was written before some field was known."""
+    dataset = recipe.get("dataset")
+    if isinstance(dataset, dict):
+        recipe = recipe | {"dataset": EARLIER.get(str(dataset.get("name")), {}) | dataset}
+    return build(Recipe, recipe, where)
 
 
 class ShardPlan(NamedTuple):

@@ -1,7 +1,7 @@
 """Where a data set is added: its config in the union, its reader in the table."""
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -23,6 +23,10 @@ READERS: dict[str, Callable[..., Reader]] = {
     "rotating_mnist": RotatingMnist,
     "timit": Timit,
 }
+
+EARLIER: dict[str, dict[str, Any]] = {"lakh": {"min_seconds": 0.0}}
+"""By data set: fields that an older recipe lacks, with the values that it was prepared by, where these are not the
+defaults of today."""
 
 
 def reader(config: DatasetConfig) -> Reader:

@@ -96,7 +96,7 @@ BAD = {
     "truncated: track 1 of 1 ends early": song(1)[:-9],
     "no notes outside the drum channel": midi([(0, on(60, 9)), (480, off(60, 9))]),
     "zero length: no note lasts": midi([(480, on(60)), (0, off(60))]),
-    "zero length: shorter than two frames": midi([(0, on(60)), (10, off(60))]),
+    r"too short: 1 frames, under 40 \(dataset.min_seconds\)": midi([(0, on(60)), (10, off(60))]),
     "longer than 4 hours": midi([(0, on(60)), (0x0FFFFFFF, off(60))]),
     "SMPTE": midi([(0, on(60)), (480, off(60))], division=0xE728),
     "without a unit": midi([(0, on(60)), (480, off(60))], division=0),
@@ -147,10 +147,32 @@ def test_windows_hold_a_minute_each_and_the_tail_keeps_its_length(tmp_path):
     assert len({s.key for s in sequences}) == 3
 
 
-def test_a_tail_of_one_frame_is_dropped(tmp_path):
-    (tmp_path / "a.mid").write_bytes(midi([(0, on(60)), (480 * 120 + 96, off(60))]))  # 60.1 s: 301 frames
-    lakh = Lakh(LakhConfig())
-    assert [len(s.times) for s in lakh.read(tmp_path, lakh.find(tmp_path)[0])] == [300]
+def lengths(folder, frames, **settings):
+    """Frames of each sequence that a piece of so many frames gives, at 5 a second."""
+    (folder / "a.mid").write_bytes(midi([(0, on(60)), (192 * frames, off(60))]))
+    lakh = Lakh(LakhConfig(**settings))
+    return [len(s.times) for s in lakh.read(folder, lakh.find(folder)[0])]
+
+
+@pytest.mark.parametrize(
+    ("settings", "shortest"),
+    [({}, 40), ({"seconds": 30}, 38), ({"seconds": 6}, 8), ({"min_seconds": 0}, 2), ({"min_seconds": 1.4}, 7)],
+)
+def test_tail_under_minimum_is_dropped(tmp_path, settings, shortest):
+    full = LakhConfig(**settings).length
+    assert lengths(tmp_path, full + shortest - 1, **settings) == [full]
+    assert lengths(tmp_path, full + shortest, **settings) == [full, shortest]
+
+
+def test_piece_under_minimum_is_unreadable(tmp_path):
+    assert lengths(tmp_path, 40) == [40]
+    with pytest.raises(UnreadableError, match="too short: 39 frames, under 40"):
+        lengths(tmp_path, 39)
+
+
+def test_minimum_counts_frames_exactly():
+    assert 0.55 * 100 > 55
+    assert LakhConfig(rate=100, min_seconds=0.55).shortest == 55
 
 
 def test_find_names_songs_without_versions_and_makes_keys_of_any_name(tmp_path):
@@ -177,7 +199,9 @@ def test_a_folder_without_midi_or_no_folder_is_one_clear_line(tmp_path):
         lakh.find(None)
 
 
-@pytest.mark.parametrize("wrong", [{"rate": 0}, {"rate": 23.976}, {"seconds": 0.2}, {"seconds": 0.5}, {"rates": 5}])
+@pytest.mark.parametrize(
+    "wrong", [{"rate": 0}, {"rate": 23.976}, {"seconds": 0.2}, {"seconds": 0.5}, {"rates": 5}, {"min_seconds": 61}]
+)
 def test_a_rate_or_length_without_whole_frames_is_refused(wrong):
     with pytest.raises(DriftworkError, match=next(iter(wrong))):
         build(LakhConfig, wrong, where="here")

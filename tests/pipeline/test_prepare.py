@@ -12,7 +12,7 @@ from models.config_base import load
 from models.errors import DriftworkError
 from pipeline import sources
 from pipeline.manifest import read_manifest
-from pipeline.output import Output
+from pipeline.output import Output, check_recipe
 from pipeline.prepare import PrepareConfig, prepare
 from pipeline.shards import read_sample
 from pipeline.verify import verify
@@ -170,6 +170,15 @@ def test_another_preparation_is_refused_and_not_touched(raw, reference, tmp_path
     with pytest.raises(DriftworkError, match=r"1 gone \(first: .*\), 1 changed \(first: "):
         prepare(config(more, reference))
     assert stamps(reference) == before
+
+
+def test_older_recipe_kept_every_tail(raw, tmp_path):
+    """A manifest from before `min_seconds` is that of `min_seconds=0`."""
+    there = config(raw, tmp_path).recipe.model_dump(mode="json")
+    del there["dataset"]["min_seconds"]
+    with pytest.raises(DriftworkError, match=r"dataset.min_seconds is 0.0 there and None here"):
+        check_recipe(config(raw, tmp_path).recipe, there, tmp_path)
+    check_recipe(config(raw, tmp_path, "dataset.min_seconds=0").recipe, there, tmp_path)
 
 
 @pytest.mark.ray
