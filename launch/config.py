@@ -1,5 +1,6 @@
 """Everything a training run depends on, in one frozen tree."""
 
+import math
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,10 +21,17 @@ CONFIG_FILE = "config.yaml"
 
 class OptimConfig(Config):
     lr: float = Field(1e-4, gt=0)
-    """Adam's step size."""
+    """Adam's learning rate, after warm-up and before decay."""
+    schedule: Literal["step", "cosine"] = "step"
+    """How the learning rate decays. `step`: multiplied by `lr_decay` every `lr_decay_steps` updates (1: constant).
+    `cosine`: along half a cosine from the end of the warm-up to 0 after `train.max_epochs`, which training must then be
+    likely to reach."""
     lr_decay: float = Field(1.0, gt=0, le=1)
-    """What it is multiplied by every `lr_decay_steps` steps."""
+    """Factor of the learning rate with `schedule: step`; 1 keeps it constant."""
     lr_decay_steps: int = Field(200, ge=1)
+    """Updates from one such factor to the next."""
+    warmup_steps: int = Field(0, ge=0)
+    """Updates in which the learning rate rises linearly from 0 to its schedule's value; 0: no warm-up."""
     clip_norm: float = Field(1.0, ge=0)
     """Largest norm of the gradient of the loss in nats per frame; 0 does not clip."""
     zero_stage: Literal[0, 1, 2, 3] = 1
@@ -118,6 +126,16 @@ class RunConfig(Config):
         """Frames of a sequence that an epoch trains on; None: all."""
         first = self.train.first_horizon
         return None if first is None else first + epoch // self.train.epochs_per_frame
+
+    def lr(self, update: int, updates: int) -> float:
+        """Learning rate of an update, counted from 0, of a training of so many `updates`."""
+        optim, warmup = self.optim, self.optim.warmup_steps
+        if optim.schedule == "step":  # one factor at a time, as torch's StepLR rounds, which runs have been trained by
+            rate = math.prod([optim.lr_decay] * (update // optim.lr_decay_steps), start=optim.lr)
+        else:
+            passed = (update - warmup) / max(updates - warmup, 1)
+            rate = optim.lr * (1 + math.cos(math.pi * min(max(passed, 0.0), 1.0))) / 2
+        return rate * min(1.0, (update + 1) / warmup) if warmup else rate
 
     def kl_weight(self, step: int) -> float:
         """Beta at a step, counted from 0."""

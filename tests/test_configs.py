@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from launch import grid as grids
@@ -121,6 +122,35 @@ def test_beta_warms_up_linearly_and_stays():
     config = load(RunConfig, SMALL, ["train.kl_warmup_steps=4", "train.beta=0.5"])
     assert [config.kl_weight(step) for step in range(6)] == [0.125, 0.25, 0.375, 0.5, 0.5, 0.5]
     assert load(RunConfig, SMALL, ["train.kl_warmup_steps=0"]).kl_weight(0) == 1.0
+
+
+def rates(updates, *overrides):
+    config = load(RunConfig, SMALL, ["optim.lr=2.0", *overrides])
+    return [config.lr(update, updates) for update in range(updates)]
+
+
+def test_step_schedule_equals_torch_bit_for_bit():
+    adam = torch.optim.Adam([torch.zeros(1)], lr=2.0)
+    schedule, expected = torch.optim.lr_scheduler.StepLR(adam, 3, 0.7), []
+    for _ in range(20):
+        expected.append(adam.param_groups[0]["lr"])
+        adam.step()
+        schedule.step()
+    assert rates(20, "optim.lr_decay=0.7", "optim.lr_decay_steps=3") == expected
+
+
+def test_cosine_falls_from_lr_to_zero():
+    found = rates(6, "optim.schedule=cosine")
+    assert found == pytest.approx([2.0, 1 + 0.75**0.5, 1.5, 1.0, 0.5, 1 - 0.75**0.5])
+
+
+def test_warmup_precedes_either_schedule():
+    """Four updates of warm-up at full rate, then the cosine's first half over four more."""
+    warm = ["optim.warmup_steps=4"]
+    assert rates(6, *warm) == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
+    found = rates(8, *warm, "optim.schedule=cosine")
+    assert found == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0, 1 + 0.5**0.5, 1.0, 1 - 0.5**0.5])
+    assert rates(3, *warm, "optim.schedule=cosine") == [0.5, 1.0, 1.5]
 
 
 def test_a_missing_key_says_how_to_give_it():

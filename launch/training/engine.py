@@ -79,11 +79,10 @@ class Engine:
         self.ranks, self.optim, self.frame_scale = ranks, optim, frame_scale
         self.size = sum(p.numel() for p in model.parameters())
         """Weights of the model; at stage 3 a rank holds only its share of each."""
-        adam = torch.optim.Adam(model.parameters(), lr=optim.lr)
+        adam = torch.optim.Adam(model.parameters())
         self.engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=adam,
-            lr_scheduler=torch.optim.lr_scheduler.StepLR(adam, optim.lr_decay_steps, optim.lr_decay),
             config=_deepspeed_config(optim),
             dist_init_required=False,
         )
@@ -101,8 +100,10 @@ class Engine:
         module: nn.Module = self.engine.module
         return module
 
-    def step(self, batch: Batch, kl_weight: float, leave: bool = False) -> Step:
-        """One update from this rank's share of a step. With `leave`, all ranks hear that this one was asked to."""
+    def step(self, batch: Batch, kl_weight: float, lr: float, leave: bool = False) -> Step:
+        """Update the weights from this rank's share of a step.
+
+        With `leave`, all ranks hear that this one was asked to leave."""
         with self.clock("forward"):
             objective: Objective = self.engine(batch.to(self.ranks.device), kl_weight)
             loss = (objective.loss * batch.weight.to(self.ranks.device)).sum() / self.frame_scale
@@ -116,6 +117,8 @@ class Engine:
         if norm is not None and not math.isfinite(norm):
             self.engine.optimizer.zero_grad()  # the other stages look for themselves; stage 0 would update with NaN
             return Step(objective, False, norm, not stay)
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = lr
         with self.clock("update"):
             self.engine.step()
         if norm is None:

@@ -47,8 +47,9 @@ class Journal:
             setattr(self, name, states[0][name])
 
     def step(
-        self, progress: Progress, batch: Batch, step: Step, kl_weight: float, data_seconds: float, step_seconds: float
-    ) -> None:
+        self, progress: Progress, batch: Batch, step: Step, kl_weight: float, lr: float, data_seconds: float,
+        step_seconds: float,
+    ) -> None:  # fmt: skip
         """Take in one step, and record every tenth."""
         terms = step.objective.terms
         real = batch.weight.to(self.ranks.device) > 0
@@ -64,10 +65,10 @@ class Journal:
         self.data_seconds += data_seconds
         self.step_seconds += step_seconds
         if progress.step % _EVERY == 0 and self.steps:
-            self._record(progress, kl_weight)
+            self._record(progress, kl_weight, lr)
             self._reset()
 
-    def _record(self, progress: Progress, kl_weight: float) -> None:
+    def _record(self, progress: Progress, kl_weight: float, lr: float) -> None:
         log_likelihood, kl, frames, sequences = all_sum(self.sums).tolist()
         spent = {"data": self.data_seconds, **dict.fromkeys(_PHASES, 0.0), **self.clock.seconds()}
         metrics = {
@@ -75,6 +76,7 @@ class Journal:
             "train/reconstruction_nats_per_frame": -log_likelihood / frames,
             "train/kl_nats_per_frame": kl / frames,
             "train/kl_weight": kl_weight,
+            "train/learning_rate": lr,
             "train/grad_norm": self.grad_norm / self.steps,
             "train/skipped_steps": float(self.skipped),
             "train/epoch": float(progress.epoch),

@@ -48,14 +48,17 @@ def train(
             loaded = time.perf_counter()
             watch.at("step")
             kl_weight = run.kl_weight(progress.step)
+            lr = run.lr(progress.step - progress.skipped, stream.steps * run.train.max_epochs)
             shown = batch if horizon is None else batch.first(horizon)
-            step = engine.step(shown, kl_weight, around.asked_to_leave())
+            step = engine.step(shown, kl_weight, lr, around.asked_to_leave())
             progress.took(step.applied)
             ended = time.perf_counter()
             watch.at("record", progress.step)
             if not step.applied:
                 _bear(progress, around.report(progress.step, shown, step), journal)
-            journal.step(progress, batch, step, kl_weight, data_seconds=loaded - started, step_seconds=ended - loaded)
+            journal.step(
+                progress, batch, step, kl_weight, lr, data_seconds=loaded - started, step_seconds=ended - loaded
+            )
             if step.leave or (progress.step % run.train.save_every == 0 and progress.epoch_step < stream.steps):
                 around.save(False)
             if step.leave:

@@ -17,6 +17,7 @@ from pipeline.manifest import read_manifest
 
 MODELS = ("vsdn_vae", "ode2vae", "vsdn_sde")
 STAGES = (0, 1, 2, 3)
+LR = 3e-3
 
 
 def main() -> None:
@@ -26,14 +27,14 @@ def main() -> None:
     for name in MODELS:
         config = load(RunConfig, Path(__file__).with_name(f"tiny_{name}.yaml"), [f"data={data}", "ranks=1"])
         for stage in STAGES:
-            optim = OptimConfig(lr=3e-3, lr_decay=0.9, lr_decay_steps=5, zero_stage=stage, clip_norm=0.5)
+            optim = OptimConfig(zero_stage=stage, clip_norm=0.5)
             engine = Engine(run_folder.model_for(config, manifest), optim, ranks, 20)
             stream = streams.training(config, manifest, ranks)
             # 5 epochs of 4 steps, the last of each short
             batches = [batch for epoch in range(5) for batch in stream.epoch(epoch)]
             assert len(batches) == 20
             before = generators()
-            norms = [engine.step(batch, 0.5).grad_norm for batch in batches]
+            norms = [engine.step(batch, 0.5, LR * 0.9 ** (n // 5)).grad_norm for n, batch in enumerate(batches)]
             assert generators() == before, "a step drew from a global generator"
             held = sum(p.numel() for p in engine.module.parameters())
             assert held == (0 if stage == 3 else engine.size), "stage 3 alone divides the weights, to the last one"
@@ -70,23 +71,26 @@ def go_on(engine: Engine, other: Engine, batch, folder: Path) -> None:
     """Saved by one engine, loaded by the other: their next steps are the same."""
     engine.save(folder)
     other.load(folder)
-    assert other.step(batch, 0.5).grad_norm == engine.step(batch, 0.5).grad_norm
+    assert other.step(batch, 0.5, LR).grad_norm == engine.step(batch, 0.5, LR).grad_norm
     weights = engine.weights()
     assert all(torch.equal(x, weights[name]) for name, x in other.weights().items())
 
 
 def refuse_nan(engine: Engine, batch, weights) -> None:
-    """NaN on the last rank alone, in the loss and then in a gradient: no rank updates, all stay finite."""
+    """NaN on the last rank alone, in the loss and then in a gradient: no rank updates, all stay finite. Neither does a
+    learning rate of 0 change a weight."""
     last = engine.ranks.rank == engine.ranks.world - 1
     poisoned = batch._replace(values=batch.values * float("nan")) if last else batch
-    assert not engine.step(poisoned, 0.5).applied
+    assert not engine.step(poisoned, 0.5, LR).applied
     parameter = next(engine.module.decoder.parameters())
     handle = parameter.register_hook(lambda g: g * float("nan") if last else g)
-    assert not engine.step(batch, 0.5).applied
+    assert not engine.step(batch, 0.5, LR).applied
     handle.remove()
     for name, x in engine.weights().items():
         assert torch.equal(x, weights[name]), name
-    assert engine.step(batch, 0.5).applied
+    assert engine.step(batch, 0.5, lr=0.0).applied
+    assert all(torch.equal(x, weights[name]) for name, x in engine.weights().items()), "the learning rate is not used"
+    assert engine.step(batch, 0.5, LR).applied
     assert all(x.isfinite().all() for x in engine.weights().values())
 
 

@@ -33,7 +33,7 @@ def record(evaluations):
     journal = Journal(kept, alone(), Clock())
     for progress.step in range(1, 11):
         objective = Objective(-x, Terms(x, torch.ones(2), torch.full((2,), 4)), evaluations(progress.step))
-        journal.step(progress, batch, Step(objective, True, 3.0), 1.0, data_seconds=0.1, step_seconds=0.3)
+        journal.step(progress, batch, Step(objective, True, 3.0), 1.0, 0.1, data_seconds=0.1, step_seconds=0.3)
     (found,) = kept.records
     return found
 
@@ -43,6 +43,7 @@ def test_a_record_is_the_mean_over_its_steps(capsys):
     assert found["train/nll_nats_per_frame"] == (6 + 2 + 2) / 8
     assert found["train/kl_nats_per_frame"] == 2 / 8
     assert found["train/grad_norm"] == 3.0
+    assert found["train/learning_rate"] == 0.1
     assert found["train/solver_evaluations_per_step"] == 55.0
     assert abs(found["time/sequences_per_second"] - 5.0) < 1e-9
     assert [found[f"time/{phase}_s"] for phase in ("forward", "backward", "communication")] == [0.05, 0.15, 0.0]
@@ -66,7 +67,7 @@ def test_a_record_that_a_checkpoint_interrupts_is_the_same_to_the_last_bit():
         journal = Journal(kept, alone(), Clock())
         for progress.step in range(1, 11):
             objective = Objective(-x, Terms(x * progress.step / 7, torch.ones(2), torch.full((2,), 4)))
-            journal.step(progress, batch, Step(objective, progress.step != 3, 3.1), 1.0, 0.1, 0.3)
+            journal.step(progress, batch, Step(objective, progress.step != 3, 3.1), 1.0, 1e-3, 0.1, 0.3)
             if interrupted and progress.step == 6:
                 states = json.loads(json.dumps([journal.state()]))
                 journal = Journal(kept, alone(), Clock())

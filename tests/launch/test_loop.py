@@ -20,7 +20,7 @@ STEPS = 4
 class Engine:
     module = torch.nn.Identity()
 
-    def step(self, batch, kl_weight, leave):
+    def step(self, batch, kl_weight, lr, leave):
         return Step(Objective(torch.zeros(1), Terms(*torch.zeros(3, 1))), applied=True, grad_norm=1.0, leave=leave)
 
 
