@@ -13,6 +13,7 @@ from models.config_base import Config, load
 from models.errors import DriftworkError
 from models.ode2vae import Ode2VaeConfig
 from models.registry import ModelConfig
+from pipeline.augment import NO_CHANGE, AugmentConfig
 from pipeline.observe import ObservationConfig
 from pipeline.storage import Place, name_of
 
@@ -87,6 +88,7 @@ class RunConfig(Config):
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     observe: ObserveConfig = ObserveConfig()
+    augment: AugmentConfig = NO_CHANGE
     evaluate: EvalConfig = EvalConfig()
     tracking: TrackingConfig = TrackingConfig()
     ranks: int = Field(1, ge=1)

@@ -13,6 +13,7 @@ def training(config: RunConfig, manifest: Manifest, ranks: Ranks) -> Stream:
     return Stream(
         config.data, manifest, "train", config.observe.train, batch_size=config.train.batch_size,
         seed=config.train.seed, shuffle=True, rank=ranks.rank, world=ranks.world, workers=config.loader_workers,
+        changes=config.augment,
     )  # fmt: skip
 
 

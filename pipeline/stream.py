@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from models.batch import Batch
 from models.errors import DriftworkError
+from pipeline.augment import NO_CHANGE, AugmentConfig, augment
 from pipeline.manifest import Manifest
 from pipeline.observe import ObservationConfig, key_seed, mask
 from pipeline.sequence import Sequence, Split
@@ -43,27 +44,31 @@ class Stream:
         folder, manifest: the prepared data set; batches can be read from a folder only, not from a URL.
         batch_size: sequences a step over all ranks together.
         shuffle: draw a new order each epoch; otherwise the order of the manifest.
+        changes: how sequences are changed, anew each epoch; by default not at all.
         workers: processes that read ahead; 0 reads in this one.
 
     Raises:
-        DriftworkError: the split is empty, or the batch is smaller than the number of ranks.
+        DriftworkError: the split is empty, the batch is smaller than the number of ranks, or the data do not allow the
+            changes.
     """
 
     def __init__(
         self, folder: Place, manifest: Manifest, split: Split, observation: ObservationConfig, *,
         batch_size: int, seed: int, shuffle: bool, rank: int = 0, world: int = 1, workers: int = 0,
+        changes: AugmentConfig = NO_CHANGE,
     ) -> None:  # fmt: skip
         self.samples = sum(shard.samples for shard in manifest.of(split))
         if self.samples == 0:
             raise DriftworkError(f"{folder}: the {split} split is empty; prepare with a larger share for it")
         if batch_size < world:
             raise DriftworkError(f"batch_size={batch_size} is smaller than ranks={world}; each rank needs a sequence")
+        changes.check(manifest.spec, str(folder))
         self.length = manifest.spec.length
         """Frames of the longest sequence."""
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
         self.rank, self.world, self.workers = rank, world, workers
         self.hash = manifest.hash
-        self.dataset = _Batches(folder, manifest, split, observation, seed)
+        self.dataset = _Batches(folder, manifest, split, observation, changes, seed)
 
     @property
     def steps(self) -> int:
@@ -98,14 +103,16 @@ class _Batches(Dataset[Batch]):
     """Request -> Batch; what a reading process holds."""
 
     def __init__(
-        self, folder: Place, manifest: Manifest, split: Split, observation: ObservationConfig, seed: int
-    ) -> None:
+        self, folder: Place, manifest: Manifest, split: Split, observation: ObservationConfig, changes: AugmentConfig,
+        seed: int,
+    ) -> None:  # fmt: skip
         self.folder, self.spec, self.observation, self.seed = folder, manifest.spec, observation, seed
+        self.changes = changes
         self.shards = manifest.of(split)
         self.ends = np.cumsum([shard.samples for shard in self.shards])
 
     def __getitem__(self, request: Request) -> Batch:
-        sequences = [self.read(i) for i in request.samples]
+        sequences = [self._changed(self.read(i), request.epoch) for i in request.samples]
         masks = [self._observe(sequence, request.epoch) for sequence in sequences]
         weight = [request.weight if i < request.real else 0.0 for i in range(len(sequences))]
         seeds = [key_seed(self.seed, "noise", request.epoch, sequence.key) for sequence in sequences]
@@ -121,6 +128,11 @@ class _Batches(Dataset[Batch]):
                 return read_sample(handle, self.shards[shard], index, self.spec)
         except OSError as error:
             raise DriftworkError(f"{path}: cannot be read: {error.strerror}") from None
+
+    def _changed(self, sequence: Sequence, epoch: int) -> Sequence:
+        if self.changes == NO_CHANGE:
+            return sequence
+        return augment(self.changes, self.spec, sequence, key_seed(self.seed, "augment", epoch, sequence.key))
 
     def _observe(self, sequence: Sequence, epoch: int) -> NDArray[np.bool_]:
         return mask(self.observation, sequence.mask, key_seed(self.seed, "mask", epoch, sequence.key))
