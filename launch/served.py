@@ -123,7 +123,7 @@ class Served:
         if isinstance(self._model, Smoother) or task == "interpolation":
             return interpolate_at(self._model, batch, ask, samples)[0]
         question = Question.of(batch, ask)
-        return self._model.predict(question.batch, samples)[0, question.asked]
+        return self._model.predict(question.batch, samples).mean[0, question.asked]
 
     def _asked(self, params: dict[str, Any]) -> tuple[Task, int, int]:
         known = tasks(self._model)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from models.batch import Batch
+from models.predictive import Predictive
 
 
 class Terms(NamedTuple):
@@ -53,12 +54,12 @@ class LatentDynamics(Trained):
         """The bound with beta = 1, and the importance-weighted bound [B] (Burda et al., 2016) on the same."""
 
     @abstractmethod
-    def predict(self, batch: Batch, samples: int) -> Tensor:
-        """E[Y_t | observations before t], [B, T, D], from the generative model alone."""
+    def predict(self, batch: Batch, samples: int) -> Predictive:
+        """P(Y_t | observations before t), from the generative model alone."""
 
     @abstractmethod
-    def interpolate(self, batch: Batch, samples: int) -> Tensor:
-        """E[Y_t | all observations], [B, T, D]."""
+    def interpolate(self, batch: Batch, samples: int) -> Predictive:
+        """P(Y_t | all observations), by draws from the posterior; of an observed frame it is the reconstruction."""
 
 
 class Smoother(Trained):
@@ -70,8 +71,8 @@ class Smoother(Trained):
         """sum_n log P(Y_n | all observations but Y_n)."""
 
     @abstractmethod
-    def interpolate(self, batch: Batch, samples: int) -> Tensor:
-        """E[Y_t | all observations but Y_t], [B, T, D]."""
+    def interpolate(self, batch: Batch, samples: int) -> Predictive:
+        """P(Y_t | all observations but Y_t)."""
 
 
 class Forecaster(Trained):

@@ -13,6 +13,7 @@ from models.decoder import Decoder
 from models.gru_ode import DrivenConfig, Events, GruOde
 from models.likelihoods import LikelihoodName, Marginal
 from models.networks import mlp
+from models.predictive import Predictive
 
 
 class GruOdeConfig(DrivenConfig):
@@ -47,11 +48,11 @@ class GruOdeModel(LatentDynamics):
         terms = self._terms(batch)  # exact, so the importance-weighted bound is the same number
         return terms, terms.log_likelihood
 
-    def predict(self, batch: Batch, samples: int) -> Tensor:
-        h = self.gru_ode(batch, Events.of(batch)).at(0, batch, after=False)
-        return self.decoder.expectation(self._read(h), last_observed(batch))
+    def predict(self, batch: Batch, samples: int) -> Predictive:
+        state = self._read(self.gru_ode(batch, Events.of(batch)).at(0, batch, after=False))
+        return self.decoder.predictive(lambda _: state, last_observed(batch))
 
-    def interpolate(self, batch: Batch, samples: int) -> Tensor:
+    def interpolate(self, batch: Batch, samples: int) -> Predictive:
         return self.predict(batch, samples)
 
     def _terms(self, batch: Batch) -> Terms:
@@ -92,10 +93,10 @@ class BiGruOdeModel(Smoother):
         total = per_sequence(log_likelihood, events.valid)
         return Terms(total, torch.zeros_like(total), events.valid.sum(1))
 
-    def interpolate(self, batch: Batch, samples: int) -> Tensor:
+    def interpolate(self, batch: Batch, samples: int) -> Predictive:
         trajectory = self.gru_ode(batch, Events.of(batch))
         state = self._read(*(trajectory.at(direction, batch, after=False) for direction in (0, 1)))
-        return self.decoder.expectation(state, last_observed(batch))
+        return self.decoder.predictive(lambda _: state, last_observed(batch))
 
     def _read(self, ahead: Tensor, back: Tensor) -> Tensor:
         h = torch.cat([ahead, back], -1)

@@ -1,11 +1,14 @@
 """P(Y_t | X_t, h_t, last frame): the decoder that all models of the VSDN family share."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from models.gain_shape import likelihood as likelihood_of
 from models.gain_shape import reader
 from models.likelihoods import LikelihoodName, Marginal
+from models.predictive import Predictive
 
 
 class Decoder(nn.Module):
@@ -39,6 +42,13 @@ class Decoder(nn.Module):
         """The same, weighted for training as `Likelihood.beta_log_prob` says."""
         return self.likelihood.beta_log_prob(self(state, last), y, beta)
 
-    def expectation(self, state: Tensor, last: Tensor) -> Tensor:
-        """E[Y | state, last] [..., D]."""
-        return self.likelihood.expectation(self(state, last))
+    def predictive(
+        self, state: Callable[[int], Tensor], last: Tensor, draws: int = 1, log_weights: Tensor | None = None
+    ) -> Predictive:
+        """Return the mixture of P(Y | state, last) over draws of the state.
+
+        Args:
+            state: number of a draw -> [B, T, inputs]. last: [B, T, D].
+            log_weights: [S, B, T] as of `Predictive`.
+        """
+        return Predictive(self.likelihood, lambda s: self(state(s), last), draws, log_weights)

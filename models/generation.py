@@ -59,10 +59,10 @@ def interpolate_at(model: LatentDynamics | Smoother, batch: Batch, times: Tensor
     At a time of the batch the answer is that of `model.interpolate(batch)` to the last bit, whatever else is asked.
     """
     question = Question.of(batch, times)
-    known = torch.where(batch.observed[..., None], batch.values, model.interpolate(batch, samples))
+    known = torch.where(batch.observed[..., None], batch.values, model.interpolate(batch, samples).mean)
     if len(question.batch.times[0]) == len(question.own):
         return known[:, question.asked]
-    answer = model.interpolate(question.batch, samples)
+    answer = model.interpolate(question.batch, samples).mean
     return answer.index_copy(1, question.own, known)[:, question.asked]
 
 
@@ -84,7 +84,7 @@ def ancestral(model: LatentDynamics, batch: Batch, frames: list[int], binary: bo
     values, present, observed = batch.values.clone(), batch.present.clone(), batch.observed.clone()
     for n in frames:
         past = batch._replace(values=values, present=present, observed=observed).first(n + 1)
-        mean = model.predict(past, 1)[:, n]
+        mean = model.predict(past, 1).mean[:, n]
         values[:, n] = (coins[:, n] < mean).to(mean) if binary else mean
         present[:, n] = observed[:, n] = True
     return batch._replace(values=values, present=present, observed=observed)

@@ -100,6 +100,11 @@ class Gaussian(nn.Module):
         """Of a frame, in units of the marginal's scale."""
         return Normal.of(parameters)
 
+    def frame(self, parameters: Tensor) -> Normal:
+        """Return the distribution of a frame [..., D], in the units of the data."""
+        standard = self.normal(parameters)
+        return Normal(self.mean + self.scale * standard.mean, self.scale.log() + standard.log_std)
+
     def log_prob(self, parameters: Tensor, y: Tensor) -> Tensor:
         standard = self.normal(parameters).log_prob((y - self.mean) / self.scale)
         return standard - y.shape[-1] * self.scale.log()  # change of variables
@@ -137,10 +142,14 @@ class NoisyMean(nn.Module):
             self.register_buffer("log_std", torch.tensor(noise).log())
 
     def log_prob(self, parameters: Tensor, y: Tensor) -> Tensor:
+        return self.frame(parameters).log_prob(y)
+
+    def frame(self, parameters: Tensor) -> Normal:
+        """Return the distribution of a frame [..., D], in the units of the data."""
         parameters = full_precision(parameters)
         log_std = torch.sigmoid(parameters[..., self.dim :]) / 2 if self.by_frame else self.log_std
         mean = self.expectation(parameters)
-        return Normal(mean, log_std.expand_as(mean)).log_prob(y)
+        return Normal(mean, log_std.expand_as(mean))
 
     def expectation(self, parameters: Tensor) -> Tensor:
         return self.mean + self.scale * full_precision(parameters)[..., : self.dim]

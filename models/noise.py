@@ -51,3 +51,9 @@ def antithetic_normal(seed: Tensor, steps: int, width: int, draws: int, uses: in
     """
     pairs = [keyed_normal(seed, steps, width, uses * n + use) for n in range((draws + 1) // 2)]
     return torch.stack([signed for noise in pairs for signed in (noise, -noise)])[:draws]
+
+
+def antithetic_draw(seed: Tensor, steps: int, width: int, draw: int) -> Tensor:
+    """Return one draw [B, steps, width] of those of `antithetic_normal`, without the others."""
+    noise = keyed_normal(seed, steps, width, draw // 2)
+    return -noise if draw % 2 else noise

@@ -25,7 +25,8 @@ from models.gain_shape import reader
 from models.gru_ode import DrivenConfig, Events, GruOde
 from models.likelihoods import LikelihoodName, Marginal
 from models.networks import Normal, mlp
-from models.noise import antithetic_normal, keyed_normal
+from models.noise import antithetic_draw, keyed_normal
+from models.predictive import Predictive
 
 
 class VsdnConfig(DrivenConfig):
@@ -108,16 +109,16 @@ class VsdnVae(LatentDynamics):
         )  # fmt: skip
         return terms, per_sequence(weighted, events.valid)
 
-    def predict(self, batch: Batch, samples: int) -> Tensor:
+    def predict(self, batch: Batch, samples: int) -> Predictive:
         h = self.gru_ode(batch, Events.of(batch)).at(0, batch, after=False)
-        return self._mean(self._prior(h), h, batch, samples)
+        return self._predictive(self._prior(h), h, batch, samples)
 
-    def interpolate(self, batch: Batch, samples: int) -> Tensor:
+    def interpolate(self, batch: Batch, samples: int) -> Predictive:
         trajectory = self.gru_ode(batch, Events.of(batch))
         h = trajectory.at(0, batch, after=False)
         following = next_observed(batch, own=True)
         posterior = self._posterior(self._prior(h), h, trajectory.at(1, batch, after=True), following)
-        return self._mean(posterior, h, batch, samples)
+        return self._predictive(posterior, h, batch, samples)
 
     def _prior(self, h: Tensor) -> Normal:
         return Normal.of(self.prior_net(h))
@@ -130,11 +131,11 @@ class VsdnVae(LatentDynamics):
     def _log_likelihood(self, x: Tensor, h: Tensor, last: Tensor, events: Events) -> Tensor:
         return self.decoder.log_prob(torch.cat([x, h], -1), last, events.values)
 
-    def _mean(self, latent: Normal, h: Tensor, batch: Batch, samples: int) -> Tensor:
-        """E[Y_t] under `latent`, the mean of `samples` draws."""
-        last = last_observed(batch)
-        total = torch.zeros_like(batch.values)
-        for noise in antithetic_normal(batch.seed, h.shape[1], self.latent, samples):
-            x = latent.sample(noise)
-            total += self.decoder.expectation(torch.cat([x, h], -1), last)
-        return total / samples
+    def _predictive(self, latent: Normal, h: Tensor, batch: Batch, samples: int) -> Predictive:
+        """P(Y_t) under `latent`, by `samples` draws of it."""
+
+        def state(s: int) -> Tensor:
+            x = latent.sample(antithetic_draw(batch.seed, h.shape[1], self.latent, s))
+            return torch.cat([x, h], -1)
+
+        return self.decoder.predictive(state, last_observed(batch), samples)

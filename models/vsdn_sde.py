@@ -32,6 +32,7 @@ from models.gru_ode import Events, GruOde, Trajectory, clock_of
 from models.likelihoods import LikelihoodName, Marginal
 from models.networks import full_precision
 from models.noise import antithetic_normal, keyed_normal
+from models.predictive import Predictive
 from models.sde_loop import Shape, Weights
 from models.vsdn import VsdnConfig
 
@@ -151,11 +152,11 @@ class VsdnSde(LatentDynamics):
         weighted = (log_likelihood - latent.kl - latent.martingale).logsumexp(0) - math.log(samples)
         return Terms(log_likelihood.mean(0), latent.kl.mean(0), events.valid.sum(1)), weighted
 
-    def predict(self, batch: Batch, samples: int) -> Tensor:
-        return self._mean(self._latent(batch, _PRIOR, samples))
+    def predict(self, batch: Batch, samples: int) -> Predictive:
+        return self._predictive(self._latent(batch, _PRIOR, samples))
 
-    def interpolate(self, batch: Batch, samples: int) -> Tensor:
-        return self._mean(self._latent(batch, self.posterior, samples))
+    def interpolate(self, batch: Batch, samples: int) -> Predictive:
+        return self._predictive(self._latent(batch, self.posterior, samples))
 
     def _shown(self, batch: Batch) -> Batch:
         """The batch without what training holds out: of a share of the sequences every second observed frame."""
@@ -211,10 +212,9 @@ class VsdnSde(LatentDynamics):
         each = [score(torch.cat([events.take(x), h], -1), last, events.values) for x in latent.x]
         return torch.stack([per_sequence(x, events.valid) for x in each])
 
-    def _mean(self, latent: Latent) -> Tensor:
-        """E[Y_t], the mean over the paths."""
-        means = [self.decoder.expectation(torch.cat([x, latent.h], -1), latent.last) for x in latent.x]
-        return torch.stack(means).mean(0)
+    def _predictive(self, latent: Latent) -> Predictive:
+        """P(Y_t), every path with the same weight."""
+        return self.decoder.predictive(lambda s: torch.cat([latent.x[s], latent.h], -1), latent.last, len(latent.x))
 
 
 def _next_at_steps(events: Events, grid: timegrid.TimeGrid) -> Tensor:

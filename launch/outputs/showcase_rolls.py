@@ -54,7 +54,7 @@ def longest(batch: Batch) -> Batch:
 def reconstruct(model: LatentDynamics | Smoother, batch: Batch, samples: int) -> torch.Tensor:
     """Probabilities [1, T, D]: what was observed as it is, the rest interpolated."""
     device = next(model.parameters()).device
-    filled = model.interpolate(batch.to(device), samples).cpu()
+    filled = model.interpolate(batch.to(device), samples).mean.cpu()
     return torch.where(batch.observed[..., None], batch.values, filled)
 
 

@@ -81,8 +81,8 @@ class Scoring(NamedTuple):
         if isinstance(model, Forecaster):
             return {**self.density(model, batch, rate), **self.forecast(model, batch, rate)}
         if isinstance(model, Smoother):
-            return self._interpolation(model.interpolate(batch, self.samples), batch, rate)
-        predicted, interpolated = model.predict(batch, self.samples), model.interpolate(batch, self.samples)
+            return self._interpolation(model.interpolate(batch, self.samples).mean, batch, rate)
+        predicted, interpolated = model.predict(batch, self.samples).mean, model.interpolate(batch, self.samples).mean
         return {**self.density(model, batch, rate), **self._tasks(predicted, interpolated, batch, rate)}
 
     def forecast(self, model: Forecaster, batch: Batch, rate: str) -> Sheet:

@@ -1,5 +1,7 @@
 """Frames that are asked for between those of the data, and frames that the model draws."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from scipy.stats import kstest
@@ -26,7 +28,7 @@ def hand(share=0.4, level=0.8):
     class Sticky:
         def predict(self, batch, samples):
             assert samples == 1
-            return share + (level - share) * last_observed(batch)
+            return SimpleNamespace(mean=share + (level - share) * last_observed(batch))
 
     return Sticky()
 
@@ -61,7 +63,7 @@ def test_a_finer_answer_holds_the_coarse_one_to_the_last_bit(model, irregular):
     batch = one(irregular)
     own = batch.times[0]
     coarse = interpolate_at(model, batch, own, samples=2)
-    expected = torch.where(batch.observed[..., None], batch.values, model.interpolate(batch, 2))
+    expected = torch.where(batch.observed[..., None], batch.values, model.interpolate(batch, 2).mean)
     assert torch.equal(coarse, expected)
     times = torch.cat([own, (own[1:] + own[:-1]) / 2]).sort().values
     fine = interpolate_at(model, batch, times, samples=2)
@@ -113,7 +115,7 @@ def test_a_real_valued_frame_is_the_expectation_given_the_latent():
         for n, seen in ((0, []), (5, [0]), (9, [0, 5])):
             shown = torch.zeros_like(batch.observed)
             shown[:, seen] = True
-            mean = model.predict(drawn._replace(observed=shown), 1)[:, n]
+            mean = model.predict(drawn._replace(observed=shown), 1).mean[:, n]
             torch.testing.assert_close(drawn.values[:, n], mean, rtol=0, atol=1e-12)
 
 

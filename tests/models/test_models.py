@@ -38,16 +38,18 @@ def test_no_leak_to_the_last_bit(dynamics, batch):
     """What predicts Y_n has seen observations before t_n only: for every n, change all Y_m with m >= n."""
     model = dynamics.eval()
     with torch.no_grad():
-        predicted = model.predict(batch, 2)
+        predicted = model.predict(batch, 2).mean
         for n in range(batch.values.shape[1]):
             values = batch.values.clone()
             values[:, n:] = 1 - values[:, n:]
-            changed = model.predict(batch._replace(values=values), 2)
+            changed = model.predict(batch._replace(values=values), 2).mean
             assert torch.equal(changed[:, : n + 1], predicted[:, : n + 1])
         seen = batch.observed[0].nonzero()[0, 0]
         values = batch.values.clone()
         values[0, seen] = 1 - values[0, seen]
-        assert not torch.equal(model.predict(batch._replace(values=values), 2)[0, seen + 1 :], predicted[0, seen + 1 :])
+        assert not torch.equal(
+            model.predict(batch._replace(values=values), 2).mean[0, seen + 1 :], predicted[0, seen + 1 :]
+        )
 
 
 def past_reader(model):
@@ -88,7 +90,7 @@ def test_what_smooths_a_frame_has_not_seen_it(batch):
     row = torch.arange(3)
     with torch.no_grad():
         model.pseudo_likelihood(batch)
-        model.interpolate(batch, 1)
+        assert model.interpolate(batch, 1).mean.isfinite().all()
         at_events = given[1][row[:, None], events.frame]
         torch.testing.assert_close(given[0][events.valid], at_events[events.valid], rtol=0, atol=1e-12)
         for k in range(events.frame.shape[1]):
@@ -96,7 +98,7 @@ def test_what_smooths_a_frame_has_not_seen_it(batch):
             values[row, frame] = 1 - values[row, frame]
             changed = batch._replace(values=values)
             model.pseudo_likelihood(changed)
-            model.interpolate(changed, 1)
+            assert model.interpolate(changed, 1).mean.isfinite().all()
             explaining, interpolating = given[-2:]
             assert torch.equal(explaining[real, k], given[0][real, k])
             assert torch.equal(interpolating[row, frame][real], given[1][row, frame][real])
@@ -130,12 +132,12 @@ def test_a_score_does_not_depend_on_the_batch_it_sits_in(model, batch):
 
     model.eval()
     with torch.no_grad():
-        together, interpolated = scores(batch), model.interpolate(batch, 3)
+        together, interpolated = scores(batch), model.interpolate(batch, 3).mean
         for b in range(3):
             n = int(batch.present[b].sum())
             alone = batch.rows(slice(b, b + 1)).first(n)
             torch.testing.assert_close([x[0] for x in scores(alone)], [x[b] for x in together], rtol=1e-12, atol=1e-12)
-            torch.testing.assert_close(model.interpolate(alone, 3)[0], interpolated[b, :n], rtol=0, atol=1e-12)
+            torch.testing.assert_close(model.interpolate(alone, 3).mean[0], interpolated[b, :n], rtol=0, atol=1e-12)
 
 
 def has_posterior(model):
@@ -165,7 +167,7 @@ def test_interpolation_uses_the_future_where_the_model_knows_it(model, batch):
     last = batch.observed[0].nonzero()[-1, 0]
     values[0, last] = 1 - values[0, last]
     with torch.no_grad():
-        moved = model.interpolate(batch._replace(values=values), 2) - model.interpolate(batch, 2)
+        moved = model.interpolate(batch._replace(values=values), 2).mean - model.interpolate(batch, 2).mean
     assert (moved[0, :2].abs().max() > 0) == (model.gru_ode.passes == 2)
 
 

@@ -1,0 +1,127 @@
+"""What a model believes of each frame: the likelihood's own distribution, mixed over draws of the latent."""
+
+import math
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from models.likelihoods import Gaussian, Likelihood, NoisyMean
+
+_VALUES_AT_ONCE = 2**20
+"""Of a mixture, components times channels, that are compared pair by pair; each holds a few numbers."""
+
+
+class Predictive:
+    """P(Y_t | what is known) = sum_s w_s P(Y_t | parameters_s), a mixture over S weighted draws of the latent.
+
+    A draw is decoded when it is needed, and again when it is needed again: a mean of many takes the memory of one.
+    Evaluate it under the same `torch.no_grad` or `torch.inference_mode` as the model that it comes from.
+    """
+
+    def __init__(
+        self,
+        likelihood: Likelihood,
+        parameters: Callable[[int], Tensor],
+        draws: int,
+        log_weights: Tensor | None = None,
+    ) -> None:
+        """
+        Args:
+            parameters: number of a draw -> the likelihood's parameters [B, T, width].
+            draws: S.
+            log_weights: [S, B, T], their exponentials sum to 1 over S; None: all draws weigh the same.
+        """
+        self.likelihood, self.draws = likelihood, draws
+        self._parameters, self._log_weights = parameters, log_weights
+
+    def __getitem__(self, frames: Any) -> "Predictive":
+        """Return the predictive of some frames only: `frames` indexes [B, T] as it would a tensor of that shape."""
+        index = frames if isinstance(frames, tuple) else (frames,)
+        weights = None if self._log_weights is None else self._log_weights[(slice(None), *index)]
+        return Predictive(self.likelihood, lambda s: self._parameters(s)[frames], self.draws, weights)
+
+    def components(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield each draw's parameters [B, T, width] and log weight, [B, T] or a scalar."""
+        for s in range(self.draws):
+            parameters = self._parameters(s)
+            equal = parameters.new_tensor(-math.log(self.draws))
+            yield parameters, equal if self._log_weights is None else self._log_weights[s]
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """E[Y_t] [B, T, D]; of binary frames the probability of a 1."""
+        expectations = (self.likelihood.expectation(parameters) for parameters, _ in self.components())
+        if self._log_weights is None:
+            return _sum(expectations) / self.draws
+        return _sum(w.exp()[..., None] * x for w, x in zip(self._log_weights, expectations, strict=True))
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """log P(y) [B, T], nats, of frames y [B, T, D]."""
+        total = None
+        for parameters, log_weight in self.components():
+            one = self.likelihood.log_prob(parameters, y) + log_weight
+            total = one if total is None else torch.logaddexp(total, one)
+        assert total is not None, "there is a draw"
+        return total
+
+    def gaussians(self) -> "GaussianMixture":
+        """Return the components themselves, all S at once, where the likelihood is Gaussian."""
+        assert isinstance(self.likelihood, Gaussian | NoisyMean), "its frames are real-valued"
+        frames, weights = [], []
+        for parameters, log_weight in self.components():
+            frames.append(self.likelihood.frame(parameters))
+            weights.append(log_weight.exp().expand(parameters.shape[:-1]))
+        means, log_stds = zip(*frames, strict=True)
+        return GaussianMixture(torch.stack(weights), torch.stack(means), torch.stack(log_stds).exp())
+
+
+class GaussianMixture(NamedTuple):
+    """A mixture of S Gaussians for each channel of each frame, in the units of the data."""
+
+    weights: Tensor
+    """[S, ...], sum to 1 over S."""
+    means: Tensor
+    """[S, ..., D]"""
+    stds: Tensor
+    """[S, ..., D]"""
+
+    def cdf(self, y: Tensor) -> Tensor:
+        """P(Y <= y) [..., D], channel by channel."""
+        return (self.weights[..., None] * torch.special.ndtr((y - self.means) / self.stds)).sum(0)
+
+    def crps(self, y: Tensor) -> Tensor:
+        """Return the continuous ranked probability score E|Y - y| - E|Y - Y'| / 2 of each channel [..., D], in units
+        of the data, in closed form (Grimit et al., 2006)."""
+        S, D = len(self.means), self.means.shape[-1]
+        rows = [self.weights.reshape(S, -1), self.means.reshape(S, -1, D), self.stds.reshape(S, -1, D)]
+        at_once = max(1, _VALUES_AT_ONCE // (S * D))
+        parts = zip(y.reshape(-1, D).split(at_once), *(x.split(at_once, 1) for x in rows), strict=True)
+        return torch.cat([_crps(y, weights[..., None], *rest) for y, weights, *rest in parts]).reshape(y.shape)
+
+
+def _crps(y: Tensor, weights: Tensor, means: Tensor, stds: Tensor) -> Tensor:
+    """[N, D] of y [N, D], weights [S, N, 1], means and stds [S, N, D]."""
+    score = (weights * _mean_distance(y - means, stds)).sum(0)
+    score -= 0.5 * (weights.square() * _mean_distance(torch.zeros_like(means), math.sqrt(2) * stds)).sum(0)
+    for lag in range(1, len(means)):  # each pair of two components once
+        stds_of_pairs = torch.hypot(stds[lag:], stds[:-lag])
+        distance = _mean_distance(means[lag:] - means[:-lag], stds_of_pairs)
+        score -= (weights[lag:] * weights[:-lag] * distance).sum(0)
+    return score
+
+
+def _mean_distance(mean: Tensor, std: Tensor) -> Tensor:
+    """E|Z| of Z ~ N(mean, std^2)."""
+    z = mean / std
+    density = (-0.5 * z.square()).exp() / math.sqrt(2 * math.pi)
+    return std * (2 * density + z * torch.erf(z / math.sqrt(2)))
+
+
+def _sum(tensors: Iterator[Tensor]) -> Tensor:
+    total = next(tensors)
+    for tensor in tensors:
+        total = total + tensor
+    return total

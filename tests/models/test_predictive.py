@@ -1,0 +1,171 @@
+"""A predictive is the mixture it says it is: torch's and scipy's distributions, numerical integration and samples."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from scipy.integrate import quad
+from torch.distributions import Bernoulli as TorchBernoulli
+from torch.distributions import Categorical, Independent, MixtureSameFamily
+from torch.distributions import Normal as TorchNormal
+
+from models.gain_shape import GainShapeGaussian
+from models.likelihoods import Bernoulli, Gaussian, Marginal, NoisyMean
+from models.predictive import GaussianMixture, Predictive
+
+S, B, T, D = 5, 2, 4, 3
+MARGINAL = Marginal(torch.tensor([0.2, 0.5, -0.1]), 0.7)
+LIKELIHOODS = {
+    "bernoulli": lambda: Bernoulli(MARGINAL._replace(mean=torch.tensor([0.2, 0.5, 0.1]))),
+    "gaussian": lambda: Gaussian(MARGINAL),
+    "waves": lambda: GainShapeGaussian(MARGINAL),
+    "noise of a channel": lambda: NoisyMean(MARGINAL, "channel"),
+    "noise of a frame": lambda: NoisyMean(MARGINAL, "frame"),
+    "known noise": lambda: NoisyMean(MARGINAL, 0.3),
+}
+
+
+def draws(likelihood, weighted=True):
+    """A predictive, and the parameters and weights behind it."""
+    g = torch.Generator().manual_seed(3)
+    parameters = torch.randn(S, B, T, likelihood.width, generator=g, dtype=torch.float64)
+    logits = torch.randn(S, B, T, generator=g, dtype=torch.float64) * weighted
+    log_weights = logits.log_softmax(0)
+    given = log_weights if weighted else None
+    return Predictive(likelihood, parameters.__getitem__, S, given), parameters, log_weights
+
+
+def as_torch(likelihood, parameters, log_weights):
+    """The same mixture in torch.distributions, of whole frames."""
+    if isinstance(likelihood, Bernoulli):
+        frames = TorchBernoulli(logits=parameters + likelihood.marginal)
+    else:
+        mean, log_std = likelihood.frame(parameters)
+        frames = TorchNormal(mean, log_std.exp())
+    shift = [1, 2, 0]  # torch mixes over the last batch axis
+    frames = Independent(type(frames)(**{k: getattr(frames, k).permute(*shift, 3) for k in names(frames)}), 1)
+    return MixtureSameFamily(Categorical(logits=log_weights.permute(shift)), frames)
+
+
+def names(frames):
+    return ("logits",) if isinstance(frames, TorchBernoulli) else ("loc", "scale")
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_mean_and_density_are_the_mixtures(name, weighted):
+    likelihood = LIKELIHOODS[name]().double()
+    predictive, parameters, log_weights = draws(likelihood, weighted)
+    expected = as_torch(likelihood, parameters, log_weights)
+    g = torch.Generator().manual_seed(4)
+    y = (torch.rand(B, T, D, generator=g) < 0.5).double()
+    with torch.no_grad():
+        torch.testing.assert_close(predictive.mean, expected.mean, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(predictive.log_prob(y), expected.log_prob(y), rtol=1e-12, atol=1e-12)
+        if name != "bernoulli":
+            one = as_torch(likelihood, parameters, log_weights)
+            channels = MixtureSameFamily(
+                Categorical(logits=one.mixture_distribution.logits[..., None, :].expand(-1, -1, D, -1)),
+                TorchNormal(*(getattr(one.component_distribution.base_dist, k).mT for k in ("loc", "scale"))),
+            )
+            torch.testing.assert_close(predictive.gaussians().cdf(y), channels.cdf(y), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("frames", [(slice(None), [2, 0]), torch.tensor([[1, 0, 0, 1], [0, 1, 1, 1]]).bool(), 1])
+def test_an_indexed_predictive_is_that_of_the_frames(frames):
+    predictive, *_ = draws(Gaussian(MARGINAL).double())
+    y = torch.ones(B, T, D, dtype=torch.float64)
+    part = predictive[frames]
+    assert torch.equal(part.mean, predictive.mean[frames])
+    assert torch.equal(part.log_prob(y[frames]), predictive.log_prob(y)[frames])
+    torch.testing.assert_close(part.gaussians().crps(y[frames]), predictive.gaussians().crps(y)[frames])
+
+
+def test_a_mean_decodes_one_draw_at_a_time():
+    """And no frame before it is asked for."""
+    alive, most = [0], [0]
+
+    class Counted(torch.Tensor):
+        def __del__(self):
+            alive[0] -= 1
+
+    def decode(s):
+        alive[0] += 1
+        most[0] = max(most[0], alive[0])
+        return torch.full((B, T, 2 * D), float(s)).as_subclass(Counted)
+
+    predictive = Predictive(Gaussian(MARGINAL), decode, 16)
+    assert most == [0]
+    assert predictive.mean.shape == (B, T, D)
+    assert most[0] <= 2
+
+
+def mixture(*components):
+    """Of one frame and channel: (weight, mean, standard deviation) each."""
+    weights, means, stds = torch.tensor(components, dtype=torch.float64).T
+    return GaussianMixture(weights[:, None], means[:, None, None], stds[:, None, None])
+
+
+@pytest.mark.parametrize("y", [-3.0, 0.2, 0.9, 7.0])
+def test_crps_of_one_gaussian_is_the_published_form(y):
+    """sigma (z (2 Phi(z) - 1) + 2 phi(z) - 1 / sqrt(pi)) (Gneiting and Raftery, 2007, equation 21)."""
+    mean, std = 0.4, 1.7
+    z = (y - mean) / std
+    expected = std * (z * (2 * stats.norm.cdf(z) - 1) + 2 * stats.norm.pdf(z) - 1 / math.sqrt(math.pi))
+    at = torch.tensor([[y]], dtype=torch.float64)
+    assert float(mixture((1.0, mean, std)).crps(at)) == pytest.approx(expected, rel=1e-13)
+    halves = mixture((0.3, mean, std), (0.7, mean, std))
+    assert float(halves.crps(at)) == pytest.approx(expected, rel=1e-13)
+
+
+MIXTURES = [
+    ((0.2, -1.0, 0.3), (0.5, 0.6, 1.1), (0.3, 2.5, 0.05)),
+    ((0.5, 0.0, 1.0), (0.5, 0.0, 1e-3)),
+    ((1e-6, 40.0, 1.0), (1 - 1e-6, 0.0, 1.0)),
+]
+
+
+@pytest.mark.parametrize("y", [-2.0, 0.6, 2.6])
+@pytest.mark.parametrize("components", MIXTURES)
+def test_crps_of_a_mixture_is_the_integral(components, y):
+    """Of (F(x) - 1{x >= y})^2 over x."""
+
+    def cdf(x):
+        return sum(w * stats.norm.cdf(x, m, s) for w, m, s in components)
+
+    edges = sorted({y, *(m + k * s for _, m, s in components for k in (-9, -3, -1, 0, 1, 3, 9))})
+    pieces = [
+        quad(lambda x: (cdf(x) - (x >= y)) ** 2, *part, epsabs=1e-13, epsrel=1e-12)[0]
+        for part in itertools.pairwise(edges)
+    ]
+    # Beyond nine standard deviations of all components there is nothing.
+    found = float(mixture(*components).crps(torch.tensor([[y]], dtype=torch.float64)))
+    assert found == pytest.approx(sum(pieces), rel=1e-9, abs=1e-10)
+
+
+def test_crps_is_what_samples_estimate():
+    """E|Y - y| - E|Y - Y'| / 2 over draws of Y, within four standard errors of the estimate."""
+    rng, n, y = np.random.default_rng(0), 200_000, 0.1
+    weights, means, stds = np.array(MIXTURES[0]).T
+    which = rng.choice(3, size=(2, n), p=weights)
+    one, other = rng.normal(means[which], stds[which])
+    samples = np.abs(one - y) - np.abs(one - other) / 2
+    found = float(mixture(*MIXTURES[0]).crps(torch.tensor([[y]], dtype=torch.float64)))
+    assert abs(found - samples.mean()) < 4 * samples.std() / n**0.5
+
+
+def test_crps_of_many_frames_is_that_of_each(monkeypatch):
+    """However they are cut into parts that fit the memory."""
+    predictive, *_ = draws(Gaussian(MARGINAL).double())
+    gaussians, y = predictive.gaussians(), torch.full((B, T, D), 0.3, dtype=torch.float64)
+    whole = gaussians.crps(y)
+    monkeypatch.setattr("models.predictive._VALUES_AT_ONCE", 2 * S * D)
+    torch.testing.assert_close(gaussians.crps(y), whole, rtol=1e-13, atol=0)
+    for b, t, d in ((0, 0, 0), (1, 3, 2)):
+        one = mixture(
+            *zip(gaussians.weights[:, b, t], gaussians.means[:, b, t, d], gaussians.stds[:, b, t, d], strict=True)
+        )
+        torch.testing.assert_close(one.crps(y[b, t, d].view(1, 1))[0, 0], whole[b, t, d], rtol=1e-12, atol=1e-12)
