@@ -8,7 +8,8 @@
 At an observation the backward state exists twice: after Y_n was taken in, h<-+, and before, h<--. The bound, and
 `density`, use the first. A share of the training loss is -E log P(Y_n | X_n, past) with X_n ~ N2(h->-, h<--): just what
 interpolation asks of the posterior, a frame it has not seen; with the bound alone it learns to copy a frame that
-interpolation will not give it. The loss is (1 - share) (beta KL - E log P) - share E log P (unseen).
+interpolation will not give it. The loss is (1 - share) (beta KL - E log P) - share E log P (unseen). With a
+`prior_share` of p it is 1 - p times that, and -p E log P(Y_n | X_n, past) with X_n ~ N1(h->-).
 """
 
 import math
@@ -42,6 +43,9 @@ class VsdnConfig(DrivenConfig):
     """Let the posterior read the next observed frame."""
     free_nats: float = Field(0.0, ge=0)
     """KL per frame that costs nothing, nats: keeps the posterior from collapsing onto the prior."""
+    prior_share: float = Field(0.0, ge=0, lt=1)
+    """Fraction of the training loss with the latent drawn from the prior: -E log P(Y_n | X_n, past) with X_n from the
+    prior given the past, which is what forecasting asks; 0: none of it, as published."""
     unseen_beta: float = Field(0.0, ge=0, le=1)
     """Beta of the beta-NLL that stands, in training, for the log-likelihood of frames that the posterior has not taken
     in (`Likelihood.beta_log_prob`); 0: the log-likelihood itself."""
@@ -59,7 +63,7 @@ class VsdnVae(LatentDynamics):
         super().__init__()
         c = config
         self.latent, self.free_nats = c.latent, c.free_nats
-        self.unseen_share, self.unseen_beta = c.unseen_share, c.unseen_beta
+        self.unseen_share, self.unseen_beta, self.prior_share = c.unseen_share, c.unseen_beta, c.prior_share
         self.residual = c.name == "vsdn_vae_res"
         self.gru_ode = GruOde(marginal, c.hidden, 2, c.max_step, c.time_unit, gain_shape=c.gain_shape)
         self.prior_net = mlp(c.hidden, c.width, c.depth, 2 * c.latent)
@@ -87,6 +91,9 @@ class VsdnVae(LatentDynamics):
             x = self._posterior(prior, h, unseen, events.take(next_observed(batch, own=False))).sample(noise)
             smoothing = self.decoder.beta_log_prob(torch.cat([x, h], -1), last, events.values, self.unseen_beta)
             loss = torch.lerp(loss, -per_sequence(smoothing, events.valid), self.unseen_share)
+        if self.prior_share > 0:
+            predicted = self._log_likelihood(prior.sample(noise), h, last, events)
+            loss = torch.lerp(loss, -per_sequence(predicted, events.valid), self.prior_share)
         return Objective(loss, terms)
 
     def density(self, batch: Batch, samples: int) -> tuple[Terms, Tensor]:

@@ -10,7 +10,8 @@ bound are exact. Both drifts pull towards a bounded target (`sde_loop`), so that
 
 A share of the sequences, drawn anew each epoch, trains interpolation instead of the bound: every second observed frame
 is shown to no network, and the loss is -2 E log P of these. The posterior of the bound has seen each frame it explains,
-and would learn to copy one that interpolation does not give it (as VSDN-VAE's would: `vsdn`).
+and would learn to copy one that interpolation does not give it (as VSDN-VAE's would: `vsdn`). With a `prior_share` of p
+the loss is 1 - p times that, and -p E log P of the observed frames along paths of the prior.
 """
 
 import math
@@ -143,6 +144,9 @@ class VsdnSde(LatentDynamics):
             score = self._sum_of(partial(self.decoder.beta_log_prob, beta=c.unseen_beta), latent, unseen).mean(0)
             count = unseen.valid.sum(1)
             loss = torch.where(count > 0, -score * terms.frames / count.clamp_min(1), loss)
+        if c.prior_share > 0:
+            predicted = self._sum_of(self.decoder.log_prob, self._latent(shown, _PRIOR, c.samples), events).mean(0)
+            loss = torch.lerp(loss, -predicted, c.prior_share)
         return Objective(loss, terms)
 
     def density(self, batch: Batch, samples: int) -> tuple[Terms, Tensor]:

@@ -10,9 +10,13 @@ from models.vsdn_sde import VsdnSdeConfig
 
 CONFIGS = {
     "vsdn_vae": VsdnVaeConfig(name="vsdn_vae", latent=3, hidden=6, width=8, depth=2, see_last=True, free_nats=0.5),
-    "vsdn_vae_res": VsdnVaeConfig(name="vsdn_vae_res", latent=3, hidden=6, width=8, depth=1, max_step=0.15),
+    "vsdn_vae_res": VsdnVaeConfig(
+        name="vsdn_vae_res", latent=3, hidden=6, width=8, depth=1, max_step=0.15, prior_share=0.2
+    ),
     "vsdn_sde": VsdnSdeConfig(name="vsdn_sde", latent=3, hidden=6, width=8, depth=2, see_last=True, free_nats=0.1),
-    "vsdn_sde_res": VsdnSdeConfig(name="vsdn_sde_res", latent=3, hidden=6, width=8, depth=1, max_step=0.15, samples=2),
+    "vsdn_sde_res": VsdnSdeConfig(
+        name="vsdn_sde_res", latent=3, hidden=6, width=8, depth=1, max_step=0.15, samples=2, prior_share=0.2
+    ),
     "vsdn_vae of waves": VsdnVaeConfig(
         name="vsdn_vae",
         latent=3,
