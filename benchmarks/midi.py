@@ -18,7 +18,7 @@ import symusic
 from numpy.typing import NDArray
 
 from pipeline.chorales import write_chorales
-from pipeline.lakh import roll
+from pipeline.midi import roll
 
 RATE = 5.0
 FILES = 40

@@ -15,8 +15,8 @@ from launch.outputs import motion_files
 from launch.outputs.made import Made
 from launch.outputs.motion_files import RATE, Take
 from models.errors import DriftworkError
-from pipeline.lakh import check_rate, write_midi
 from pipeline.manifest import Manifest
+from pipeline.midi import check_rate, write_midi
 from pipeline.sequence import DataSpec
 from pipeline.wav import write_wav
 

@@ -13,8 +13,8 @@ from launch.figures import rolls
 from launch.training.distributed import alone
 from models.base import LatentDynamics, Smoother, last_observed
 from models.batch import Batch
-from pipeline.lakh import write_midi
 from pipeline.manifest import Manifest
+from pipeline.midi import write_midi
 from pipeline.sequence import Split
 
 

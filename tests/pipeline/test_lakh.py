@@ -9,7 +9,8 @@ import pytest
 
 from models.config_base import build
 from models.errors import DriftworkError
-from pipeline.lakh import Lakh, LakhConfig, roll, write_midi
+from pipeline.lakh import Lakh, LakhConfig
+from pipeline.midi import roll, write_midi
 from pipeline.sequence import UnreadableError
 from tests.pipeline.midi_bytes import midi, off, on, song, tempo
 
