@@ -1,6 +1,8 @@
 """`driftwork compare RUN RUN ...`: evaluated runs beside each other in the papers' form, with the baselines that cost
-nothing, and how each differs from the first. Runs that differ in the seed alone are one row."""
+nothing, and how each differs from the first. Runs that differ in the seed alone are one row; the folds of a
+cross-validation are put together first."""
 
+import json
 import math
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any, NamedTuple
 from launch import run_folder
 from launch.entry import command, run
 from launch.scoring import tables
-from launch.scoring.results import merge, read_scores
+from launch.scoring.results import concatenated, merge, read_scores
 from launch.scoring.scores import Scored
 from launch.scoring.side_by_side import Column, Rows, columns_of, differences, figures
 from models.config_base import Config, flatten, parse, shortened
@@ -20,7 +22,8 @@ from pipeline.sequence import Split
 USAGE = """usage: driftwork compare RUN [RUN ...] [split=test] [out=FILE.md]
 RUN is an evaluated run folder, or the id of a run in runs/mlflow.db; the others are compared with the first"""
 
-_MAY_DIFFER = ("train.seed", "data", "cache_dir", "out", "ranks", "loader_workers", "evaluate.batch_size", "tracking")
+_SEED, _FOLD = "train.seed", "folds.fold"
+_MAY_DIFFER = (_SEED, "data", "cache_dir", "out", "ranks", "loader_workers", "evaluate.batch_size", "tracking")
 """Keys, or sections, of the config in which runs may differ that are told apart by nothing but the seed."""
 
 
@@ -64,8 +67,43 @@ def read_runs(folders: list[Path], split: Split) -> list[Evaluated]:
     """Raises `DriftworkError` when a run is not evaluated, or not on the data or the frames of the first."""
     runs = [Evaluated(f, flatten(run_folder.config_of(f)), read_scores(f, split)) for f in folders]
     for other in runs[1:]:
-        _check_comparable(other, runs[0])
+        _check_same_data(other, runs[0])
+    runs = pooled(runs)
+    for other in runs[1:]:
+        _check_same_frames(other, runs[0])
     return runs
+
+
+def pooled(runs: list[Evaluated]) -> list[Evaluated]:
+    """Put the folds of a cross-validation together: one run for each model and seed, scored on all parts of the data.
+
+    Raises `DriftworkError` when a fold is missing or there twice.
+    """
+    whole: dict[str, dict[int, Evaluated]] = {}
+    for number, x in enumerate(runs):
+        model = {**settings(x.config), _SEED: x.config[_SEED]}
+        fold = model.pop(_FOLD, None)
+        # A run that is no fold stays alone.
+        folds = whole.setdefault(str(number) if fold is None else json.dumps(model, sort_keys=True), {})
+        if fold in folds:
+            raise DriftworkError(f"{x.folder}: the same model, settings, seed and fold as {folds[fold].folder}")
+        folds[fold] = x
+    return [_together(list(folds.values())) for folds in whole.values()]
+
+
+def _together(folds: list[Evaluated]) -> Evaluated:
+    first = folds[0]
+    if _FOLD not in first.config:
+        return first
+    missing = set(range(first.config["folds.count"])) - {x.config[_FOLD] for x in folds}
+    if missing:
+        raise DriftworkError(
+            f"{first.folder}: fold {min(missing)} of this cross-validation is missing ({len(missing)} of "
+            f"{first.config['folds.count']} are); train and evaluate it, or name its run too"
+        )
+    config = {key: x for key, x in first.config.items() if key != _FOLD}
+    scored = {who: concatenated([x.scored[who] for x in folds]) for who in first.scored}
+    return Evaluated(first.folder, config, scored)
 
 
 def rows_of(runs: list[Evaluated]) -> Rows:
@@ -78,7 +116,7 @@ def rows_of(runs: list[Evaluated]) -> Rows:
             kinds.append((kind, [new]))
             continue
         for old in same:
-            if old.config["train.seed"] == new.config["train.seed"]:
+            if old.config[_SEED] == new.config[_SEED]:
                 raise DriftworkError(f"{new.folder}: the same model, settings and seed as {old.folder}")
         same.append(new)
     rows = {}
@@ -114,12 +152,15 @@ def labelled(name: str, said: list[str]) -> str:
     return name + (f" ({', '.join(said)})" if said else "")
 
 
-def _check_comparable(run: Evaluated, first: Evaluated) -> None:
+def _check_same_data(run: Evaluated, first: Evaluated) -> None:
     ours, theirs = (run_folder.record_of(x.folder).get("manifest") for x in (run, first))
     if ours != theirs:
         raise DriftworkError(
             f"{run.folder}: trained on other data than {first.folder} (manifests {ours!s:.12} and {theirs!s:.12})"
         )
+
+
+def _check_same_frames(run: Evaluated, first: Evaluated) -> None:
     column = of_other_frames(run, first)
     if column is not None:
         raise DriftworkError(f"{run.folder}: {column.task} {column.name} is of other frames than in {first.folder}")

@@ -14,6 +14,7 @@ from models.errors import DriftworkError
 from models.ode2vae import Ode2VaeConfig
 from models.registry import ModelConfig
 from pipeline.augment import NO_CHANGE, AugmentConfig
+from pipeline.folds import FoldConfig
 from pipeline.observe import ObservationConfig
 from pipeline.storage import Place, name_of
 
@@ -84,6 +85,8 @@ class RunConfig(Config):
     cache_dir: Path | None = None
     """Where each machine keeps its copy of the data, on a disk of its own; null: of a URL in ~/.cache/driftwork, and of
     a folder there is no copy."""
+    folds: FoldConfig | None = None
+    """Division of the data for cross-validation; null: the splits of the data set."""
     model: ModelConfig
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()

@@ -20,7 +20,6 @@ from launch.training import checkpoint
 from launch.training.distributed import Ranks, alone
 from models.config_base import Config, build, parse
 from models.errors import DriftworkError
-from pipeline.manifest import read_manifest
 from pipeline.observe import ObservationConfig, Ratio
 from pipeline.sequence import Split
 from pipeline.storage import Place
@@ -68,7 +67,7 @@ def main(argv: list[str]) -> int:
 def evaluate(folder: Path, config: RunConfig, split: Split, name: str, ranks: Ranks) -> None:
     """Score on all ranks; rank 0 writes what came out, under `name`."""
     config = run_folder.at_hand(folder, config)
-    manifest = read_manifest(config.data)
+    manifest = run_folder.manifest_of(config)
     model = run_folder.model_for(config, manifest)
     checkpoint.load_best(model, folder, ranks.device)
     model.eval()

@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 def main(argv: list[str]) -> int:
     folder = run_folder.find(argv[0])
     config = run_folder.config_of(folder)
-    manifest = read_manifest(config.data)
+    manifest = run_folder.divided(config, read_manifest(config.data))
     written = write(folder, config, manifest)
     with run_folder.tracked(folder, config) as tracker:
         tracker.model(written, flatten(config.model))

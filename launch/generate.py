@@ -23,7 +23,7 @@ from models.base import Forecaster, Model, Smoother
 from models.config_base import Config, build, parse
 from models.errors import DriftworkError
 from pipeline.files import aside_folder, writing
-from pipeline.manifest import Manifest, read_manifest
+from pipeline.manifest import Manifest
 from pipeline.observe import ObservationConfig, Ratio
 from pipeline.sequence import Split
 from pipeline.storage import Place, name_of
@@ -79,8 +79,8 @@ def main(argv: list[str]) -> int:
 @torch.inference_mode()
 def generate(folder: Path, config: RunConfig, request: GenerateConfig) -> None:
     """Fill the folder `request.out`."""
-    data = run_folder.at_hand(folder, config).data
-    manifest = read_manifest(data)
+    here = run_folder.at_hand(folder, config)
+    manifest = run_folder.manifest_of(here)
     model = run_folder.model_for(config, manifest)
     checkpoint.load_best(model, folder, alone().device)
     model.eval()
@@ -89,7 +89,7 @@ def generate(folder: Path, config: RunConfig, request: GenerateConfig) -> None:
     own = made_files.own_rate(manifest.spec)
     rate = request.rate or own
     write = made_files.writer(manifest, rate)
-    (stream,) = streams.evaluation(config, data, manifest, request.split, alone()).values()
+    (stream,) = streams.evaluation(config, here.data, manifest, request.split, alone()).values()
     maker = Maker(
         model, stream, manifest.spec.binary, rate, round(1 / config.observe.evaluate.ratios[0]),
         config.evaluate.samples, request.seed,

@@ -20,8 +20,9 @@ from models.likelihoods import Marginal
 from models.registry import build_model
 from pipeline.cache import find_manifest, is_copied, local
 from pipeline.files import aside, writing
+from pipeline.folds import divide
 from pipeline.lock import locked
-from pipeline.manifest import Manifest
+from pipeline.manifest import Manifest, read_manifest
 from pipeline.storage import name_of
 from pipeline.verify import verify
 
@@ -90,6 +91,19 @@ def at_hand(folder: Path, config: RunConfig, *, thorough: bool = False) -> RunCo
     if trained_on is not None and manifest.hash != trained_on:
         raise DriftworkError(f"data={config.data} is not what {folder} was trained on (manifest {trained_on[:12]})")
     return config.model_copy(update={"data": local(config.data, config.cache_dir, manifest, thorough=thorough)})
+
+
+def manifest_of(config: RunConfig) -> Manifest:
+    """Read the manifest of data that lie in a folder on this machine, divided as the run asks."""
+    return divided(config, read_manifest(config.data))
+
+
+def divided(config: RunConfig, manifest: Manifest) -> Manifest:
+    """Return the manifest of the run's fold, or `manifest` itself where the run has none. Data in a store are copied to
+    this machine first."""
+    if config.folds is None:
+        return manifest
+    return divide(local(config.data, config.cache_dir, manifest, thorough=False), manifest, config.folds)
 
 
 def each_host_copies(config: RunConfig) -> bool:

@@ -93,7 +93,7 @@ def _check(grid: Grid, cell: Cell, manifest_of: Callable[[Place, Path | None], M
             raise DriftworkError("hostfile: a cell runs on one machine; at_once=N takes several, of a Ray cluster")
         if grid.config.at_once == 1 or grid.config.address == "local":
             launcher.check_ranks(config.ranks)
-        manifest = manifest_of(config.data, config.cache_dir)
+        manifest = run_folder.divided(config, manifest_of(config.data, config.cache_dir))
         streams.evaluation(config, config.data, manifest, grid.config.evaluate, alone())
         return train.steps(config, manifest)
     except DriftworkError as error:

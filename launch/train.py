@@ -90,7 +90,7 @@ def _check(config: RunConfig, known: str | None = None) -> Manifest:
     if config.hostfile is None:
         launcher.check_ranks(config.ranks)
     manifest = find_manifest(config.data, config.cache_dir, known)
-    steps(config, manifest)
+    steps(config, run_folder.divided(config, manifest))
     return manifest
 
 

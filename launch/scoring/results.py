@@ -23,6 +23,17 @@ def merge(into: Scored, more: Scored) -> None:
         into.setdefault(task, {}).update(columns)
 
 
+def concatenated(parts: list[Scored]) -> Scored:
+    """Put scores of different sequences together, sorted by key as those of one split are."""
+    together: Scored = {}
+    for task, columns in parts[0].items():
+        for column, metrics in columns.items():
+            for metric in metrics:
+                rows = sorted(row for part in parts for row in zip(*part[task][column][metric], strict=True))
+                together.setdefault(task, {}).setdefault(column, {})[metric] = Scores(*zip(*rows, strict=True))
+    return together
+
+
 def estimates(scored: Scored) -> Estimates:
     return _each(estimate, scored, 3)
 

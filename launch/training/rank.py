@@ -62,14 +62,15 @@ def _train(
     config: RunConfig, folder: Path, ranks: Ranks, watch: Watchdog, asked_to_leave: Callable[[], bool]
 ) -> None:  # fmt: skip
     """Raises SystemExit(TERMINATED), so that the tracker sees the run as killed, when a rank was asked to leave."""
-    manifest = read_manifest(config.data)
+    whole = read_manifest(config.data)
+    manifest = run_folder.divided(config, whole)
     model = run_folder.model_for(config, manifest)
     engine = Engine(model, config.optim, ranks, frame_scale=manifest.spec.length)
     watch.within = lambda: engine.clock.phase
     watch.at("load")
     known = checkpoint.load(engine, folder)
     progress = Progress(**known["progress"]) if known else Progress()
-    with _tracked(folder, manifest, ranks) as tracker:
+    with _tracked(folder, whole, ranks) as tracker:
         journal = Journal(tracker, ranks, engine.clock)
         if known:
             journal.restore(known["journal"])

@@ -110,6 +110,32 @@ def test_runs_that_differ_in_the_seed_are_one_row(tmp_path):
     assert differences["vsdn_vae_res"][0].startswith(figure(difference([scored(28.0, 25)], seeds)).replace("±", " ± "))
 
 
+def test_folds_are_put_together_before_seeds_are(tmp_path):
+    """Six runs, of three folds and two seeds, score as two runs would on all sequences."""
+    cv, plain = [], []
+    for seed in (0, 1):
+        whole = {
+            who: {"forecast": {"9": {"mse": scored(x, seed)}}} for who, x in (("model", 5.0), ("persistence", 9.0))
+        }
+        whole["persistence"]["forecast"]["9"]["mse"] = scored(9.0, 7)
+        plain.append(ran(tmp_path / f"whole{seed}", 0, f"train.seed={seed}", tables=whole))
+        for fold in (2, 0, 1):
+            part = {
+                who: {"forecast": {"9": {"mse": Scores(*(x[fold::3] for x in table["forecast"]["9"]["mse"]))}}}
+                for who, table in whole.items()
+            }
+            options = (f"train.seed={seed}", f"folds={{count: 3, fold: {fold}}}")
+            cv.append(ran(tmp_path / f"{seed}-{fold}", 0, *options, tables=part))
+    compare.main([*cv, f"out={tmp_path / 'cv.md'}"])
+    compare.main([*plain, f"out={tmp_path / 'plain.md'}"])
+    assert lines(tmp_path / "cv.md") == lines(tmp_path / "plain.md")
+    assert list(lines(tmp_path / "cv.md")[0]) == ["vsdn_vae (2 seeds)", "persistence"]
+    with pytest.raises(DriftworkError, match=r"0-2: fold 1 of this cross-validation is missing \(1 of 3 are\)"):
+        compare.main([run for run in cv if not run.endswith("0-1")])
+    with pytest.raises(DriftworkError, match=r"the same model, settings, seed and fold as .*0-2$"):
+        compare.main([*cv, ran(tmp_path / "again", 0, "train.seed=0", "folds={count: 3, fold: 2}", tables=part)])
+
+
 def test_what_differs_is_named_by_as_much_of_its_key_as_tells_it_apart():
     one = {"model.latent": 8, "observe.train.ratios": (0.1,), "observe.evaluate.ratios": (0.1, 0.5), "train.beta": 1}
     other = one | {"model.latent": 32, "observe.train.ratios": (0.5,), "observe.evaluate.ratios": (0.5,)}
