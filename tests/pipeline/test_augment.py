@@ -92,6 +92,48 @@ def test_draws_have_the_stated_distribution():
     assert (np.square(counts - n / 5) / (n / 5)).sum() < 33.4  # chi-square with 4 degrees of freedom, p = 1e-6
 
 
+def test_transposition_moves_every_note_alike():
+    """All intervals that lose no note are equally likely: chi-square with 8 degrees of freedom at 1e-6."""
+    config, n = AugmentConfig(transpose=6), 3600
+    roll = np.zeros((5, 40), bool)
+    roll[0, 2] = roll[1, 20] = roll[3, [20, 33]] = True  # 2 semitones down and 6 up are free
+    moves = np.zeros(9, int)
+    for seed in range(n):
+        got = augment(config, ROLLS, sequence(roll), seed)
+        move = int(got.values[0].argmax()) - 2
+        assert got.values.dtype == np.bool_
+        np.testing.assert_array_equal(got.values, np.roll(roll, move, 1))
+        moves[move + 2] += 1
+    assert (np.square(moves - n / 9) / (n / 9)).sum() < 42.8
+
+
+def test_silence_and_full_range_are_not_transposed():
+    for pitches in ([], [0, 39]):
+        roll = np.zeros((3, 40), bool)
+        roll[:, pitches] = True
+        np.testing.assert_array_equal(augment(AugmentConfig(transpose=6), ROLLS, sequence(roll), 1).values, roll)
+
+
+def test_gain_is_uniform_in_decibels():
+    wave = np.random.default_rng(0).normal(0, 0.1, (40, 8)).astype(np.float32)
+    n, decibels = 2000, []
+    for seed in range(n):
+        values = augment(AugmentConfig(gain=6), SOUND, sequence(wave), seed).values
+        factor = values[0, 0] / wave[0, 0]
+        np.testing.assert_allclose(values, wave * factor, rtol=3 * EPS)
+        decibels.append(20 * math.log10(factor))
+    place = np.sort((np.array(decibels) / 6 + 1) / 2)
+    distance = max(np.abs(place - np.arange(n) / n).max(), np.abs(place - np.arange(1, n + 1) / n).max())
+    assert distance < math.sqrt(math.log(2 / 1e-6) / (2 * n))
+
+
+@pytest.mark.parametrize(("change", "spec"), [({"transpose": 1}, SOUND), ({"gain": 1.0}, ROLLS)])
+def test_change_that_data_do_not_allow_is_refused(change, spec):
+    (key,) = change
+    with pytest.raises(DriftworkError, match=rf"augment\.{key}=1: shards holds no"):
+        AugmentConfig(**change).check(spec, "shards")
+
+
 def test_short_sequence_keeps_two_frames():
     config = AugmentConfig(start=60)
     for seed in range(50):
