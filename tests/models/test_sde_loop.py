@@ -9,6 +9,7 @@ from scipy import stats
 from models import sde, sde_loop
 from models.noise import keyed_normal
 from models.sde_loop import Shape, Weights
+from tests.models import rounding
 from tests.models.problems import (
     LINEAR,
     linear_networks,
@@ -69,14 +70,14 @@ def leaves_of(x0, pre, weights, *_):
 
 @pytest.mark.parametrize("solver", ["direct", "torchsde"])
 def test_states_outputs_and_gradients_are_those_of_the_formula(case, solver):
-    found, expected = sde.solve(*case, solver), formula(*case)
-    torch.testing.assert_close(tuple(found), expected, rtol=1e-12, atol=1e-12)
-    incoming = [normal(*x.shape, seed=3 + i) for i, x in enumerate(expected)]
-    ours, theirs = (
-        torch.autograd.grad(x, leaves_of(*case), incoming, allow_unused=True, materialize_grads=True)
-        for x in (tuple(found), expected)
-    )
-    torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+    found = tuple(sde.solve(*case, solver))
+    rounding.assert_equal(found, lambda: formula(*case))
+    incoming = [normal(*x.shape, seed=3 + i) for i, x in enumerate(found)]
+
+    def gradients(outputs):
+        return torch.autograd.grad(outputs, leaves_of(*case), incoming, allow_unused=True, materialize_grads=True)
+
+    rounding.assert_equal(gradients(found), lambda: gradients(formula(*case)))
 
 
 def test_a_path_that_has_ended_stays_where_it_is(case):
