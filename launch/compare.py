@@ -1,6 +1,6 @@
 """`driftwork compare RUN RUN ...`: evaluated runs beside each other in the papers' form, with the baselines that cost
-nothing, and how each differs from the first. Runs that differ in the seed alone are one row; the folds of a
-cross-validation are put together first."""
+nothing, and how each differs from the first. Runs that differ in the seed alone are one row, and so are runs of a model
+that was trained for each rate of observation; the folds of a cross-validation are put together first."""
 
 import json
 import math
@@ -23,6 +23,7 @@ USAGE = """usage: driftwork compare RUN [RUN ...] [split=test] [out=FILE.md]
 RUN is an evaluated run folder, or the id of a run in runs/mlflow.db; the others are compared with the first"""
 
 _SEED, _FOLD = "train.seed", "folds.fold"
+_RATES = ("observe.train.ratios", "observe.evaluate.ratios")
 _MAY_DIFFER = (_SEED, "data", "cache_dir", "out", "ranks", "loader_workers", "evaluate.batch_size", "tracking")
 """Keys, or sections, of the config in which runs may differ that are told apart by nothing but the seed."""
 
@@ -116,15 +117,24 @@ def rows_of(runs: list[Evaluated]) -> Rows:
             kinds.append((kind, [new]))
             continue
         for old in same:
-            if old.config[_SEED] == new.config[_SEED]:
+            if all(old.config[key] == new.config[key] for key in (_SEED, *_RATES)):
                 raise DriftworkError(f"{new.folder}: the same model, settings and seed as {old.folder}")
         same.append(new)
     rows = {}
     for kind, same in kinds:
         said = differing(kind, [known for known, _ in kinds if known["model.name"] == kind["model.name"]])
-        said += [f"{len(same)} seeds"] * (len(same) > 1)
-        rows[labelled(kind["model.name"], said)] = [x.scored["model"] for x in same]
+        tables = by_seed(same)
+        said += [f"{len(tables)} seeds"] * (len(tables) > 1)
+        rows[labelled(kind["model.name"], said)] = tables
     return rows | free(runs)
+
+
+def by_seed(runs: list[Evaluated]) -> list[Scored]:
+    """What the model scored with each seed, at all rates that it was trained for one by one."""
+    tables: dict[int, Scored] = {}
+    for x in runs:
+        merge(tables.setdefault(x.config[_SEED], {}), x.scored["model"])
+    return list(tables.values())
 
 
 def free(runs: list[Evaluated]) -> Rows:
@@ -138,8 +148,12 @@ def free(runs: list[Evaluated]) -> Rows:
 
 
 def settings(config: dict[str, Any]) -> dict[str, Any]:
-    """What of a run's flat config makes it another kind of run; seeds are of one kind."""
-    return {key: x for key, x in config.items() if not key.startswith(_MAY_DIFFER)}
+    """What of a run's flat config makes it another kind of run; seeds are of one kind, and so are runs that were each
+    trained and scored at one rate of observation."""
+    trained, scored = (config.get(key) for key in _RATES)
+    one_rate = trained == scored and trained is not None and len(trained) == 1
+    shared = _MAY_DIFFER + _RATES * one_rate
+    return {key: x for key, x in config.items() if not key.startswith(shared)}
 
 
 def differing(kind: dict[str, Any], rivals: list[dict[str, Any]]) -> list[str]:

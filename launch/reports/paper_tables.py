@@ -62,7 +62,7 @@ def _free(kinds: list[Kind]) -> Rows:
 def _figures(title: str, kinds: list[Kind], free: Rows) -> Table:
     """With a column that says how many seeds a row is the mean of."""
     table = side_by_side.figures(title, _rows(kinds) | free)
-    seeds = {kind.said: str(len(kind.members)) for kind in kinds}
+    seeds = {kind.said: str(len(kind.tables)) for kind in kinds}
     rows = [
         Row((row.labels[0], seeds.get(row.labels[0], "")), row.cells, rule=row.labels[0] == next(iter(free), None))
         for row in table.rows

@@ -14,6 +14,7 @@ from launch.reports import published, tracked_runs
 from launch.reports.tracked_runs import TrackedRun
 from launch.scoring.results import merge, read_scores
 from launch.scoring.scores import Scored
+from launch.scoring.side_by_side import columns_of
 from launch.tracker import tags
 from models.config_base import flatten, load
 from models.errors import DriftworkError
@@ -38,7 +39,7 @@ class Member(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """Runs that differ in the seed alone."""
+    """Runs that differ in the seed alone, or in the one rate of observation that each was trained and scored at."""
 
     label: str
     """What the papers call the model."""
@@ -49,7 +50,8 @@ class Kind(NamedTuple):
 
     @property
     def tables(self) -> list[Scored]:
-        return [member.evaluated.scored["model"] for member in self.members]
+        """The scores of each seed."""
+        return compare.by_seed([member.evaluated for member in self.members])
 
     @property
     def validation(self) -> float:
@@ -140,7 +142,8 @@ def _fits(member: Member, members: list[Member], left_out: list[str]) -> bool:
     column = compare.of_other_frames(member.evaluated, first.evaluated)
     for newer in members[: members.index(member)]:
         same = compare.settings(newer.evaluated.config) == compare.settings(member.evaluated.config)
-        if same and newer.seed == member.seed:
+        rates = columns_of([newer.evaluated.scored["model"]]) == columns_of([member.evaluated.scored["model"]])
+        if same and rates and newer.seed == member.seed:
             left_out.append(f"{run.name} ({run.run_id}): the same model, settings and seed as {newer.tracked.run_id}")
             return False
     if column is not None:
@@ -170,10 +173,8 @@ def _sortable(value: Any) -> tuple[float, str]:
 
 def with_other_rates(kind: Kind) -> list[Scored]:
     """What its runs scored at their own rates and at all others."""
-    merged: list[Scored] = []
+    merged: dict[int, Scored] = {}
     for member in kind.members:
-        table: Scored = {}
         for part in (*member.more.values(), member.evaluated.scored["model"]):
-            merge(table, part)
-        merged.append(table)
-    return merged
+            merge(merged.setdefault(member.seed, {}), part)
+    return list(merged.values())

@@ -99,6 +99,33 @@ def test_what_prints_alike_is_alike_the_best():
     assert [row.cells[0].best for row in side_by_side.figures("", rows).rows] == [True, True, False]
 
 
+def test_models_of_one_rate_each_are_one_row(tmp_path):
+    """The paper's tables: each model is trained anew at 25 and at 50 %, and scored at its own rate."""
+
+    def one(rate, seed, name="vsdn_vae"):
+        ratio, level = f"[{int(rate) / 100}]", 30.0 + seed
+        tables = {
+            "model": {t: {rate: {m: scored(level, i + int(rate))}} for i, (t, m) in enumerate(NAMES.items())},
+            "persistence": {"prediction": {rate: {NAMES["prediction"]: scored(20, int(rate))}}},
+        }
+        patterns = ("observe.train.pattern=random", "observe.evaluate.pattern=regular")
+        ratios = (f"observe.train.ratios={ratio}", f"observe.evaluate.ratios={ratio}")
+        options = (*patterns, *ratios, f"train.seed={seed}")
+        return ran(tmp_path / f"{name}-{rate}-{seed}", 0, f"model.name={name}", *options, tables=tables)
+
+    runs = [one(rate, seed) for rate in ("25", "50") for seed in (0, 1)]
+    compare.main([*runs, one("50", 0, "vsdn_vae_res"), f"out={tmp_path / 'table.md'}"])
+    figures, _ = lines(tmp_path / "table.md")
+    assert list(figures) == ["vsdn_vae (2 seeds)", "vsdn_vae_res", "persistence"]
+    for column, rate in enumerate(("25", "50")):
+        both = over_seeds([scored(30.0, int(rate)), scored(31.0, int(rate))])
+        assert figures["vsdn_vae (2 seeds)"][column].strip("*") == figure(both).replace("±", " ± ")
+    assert figures["vsdn_vae_res"][0] == "–"
+    assert "–" not in figures["persistence"][2:4]
+    with pytest.raises(DriftworkError, match="the same model, settings and seed"):
+        compare.main([*runs, runs[0]])
+
+
 def test_runs_that_differ_in_the_seed_are_one_row(tmp_path):
     runs = [ran(tmp_path / f"{s}", 30.0 + s, f"train.seed={s}", f"tracking.parent=p{s}") for s in range(3)]
     runs.append(ran(tmp_path / "gru", 28.0, "model.name=vsdn_vae_res"))

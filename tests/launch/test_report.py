@@ -16,6 +16,7 @@ from PIL import Image
 from launch import compare, report, run_folder
 from launch.config import RunConfig
 from launch.reports import contents, paper_figures, published
+from launch.reports import rows as report_rows
 from launch.reports.rows import Group, Kind, Member
 from launch.reports.tracked_runs import TrackedRun
 from launch.scoring import tables
@@ -181,6 +182,24 @@ def test_a_figure_chooses_among_the_runs_that_it_can_show(tmp_path):
     kinds = [*(kind(hidden, ("25", "50"), 1.0) for hidden in range(9)), kind(9, ("10", "25", "50"), 2.0)]
     (figure,) = paper_figures.draw(Group("rolls", "lakh", MANIFEST, kinds), tmp_path, "")
     assert [shown.settings["model.hidden"] for shown in figure.kinds] == [9]
+
+
+def test_models_of_one_rate_each_share_a_row(tmp_path):
+    def member(rate, seed):
+        ratios = [int(rate) / 100]
+        config = {"train.seed": seed, "model.name": "vsdn_vae", "observe.train.ratios": ratios}
+        evaluated = compare.Evaluated(tmp_path, {**config, "observe.evaluate.ratios": ratios}, rates_of(seed, (rate,)))
+        return Member(TrackedRun(f"{rate}-{seed}", "run", 0, {"val/best_score": 1.0}, {}), evaluated, {})
+
+    members = [member(rate, seed) for rate in ("25", "50") for seed in (0, 1)]
+    left_out = []
+    assert all(report_rows._fits(one, members, left_out) for one in members)
+    assert left_out == []
+    (kind,) = report_rows._kinds(members)
+    assert len(kind.tables) == 2
+    assert all(list(table["density"]) == ["25", "50"] for table in kind.tables)
+    again = members[0]._replace(tracked=members[0].tracked._replace(run_id="again"))
+    assert not report_rows._fits(again, [*members, again], left_out)
 
 
 def test_the_page_needs_nothing_else_and_says_how_it_was_made(out):
