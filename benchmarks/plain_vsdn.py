@@ -4,7 +4,7 @@ differentiated by autograd. It reads the parameters of our model and gives the s
 import torch
 from torch import Tensor
 
-from models.base import Objective, Terms, last_observed
+from models.base import Objective, Terms
 from models.batch import Batch
 from models.gru_ode import GruOde
 from models.noise import keyed_normal
@@ -16,18 +16,19 @@ def objective(model: VsdnVae, batch: Batch, kl_weight: float) -> Objective:
     B, T, _ = batch.values.shape
     h, _ = states(model.gru_ode, batch, 0)
     unseen, seen = states(model.gru_ode, batch, 1)
-    last, noise, order = last_observed(batch), keyed_normal(batch.seed, T, model.latent), batch.observed.cumsum(1) - 1
+    noise, order = keyed_normal(batch.seed, T, model.latent), batch.observed.cumsum(1) - 1
+    past, taken_in, ahead = model.decoder.past(batch), model._around(batch, own=True), model._around(batch, own=False)
     log_likelihood, smoothing, divergence, paid = (batch.values.new_zeros(B) for _ in range(4))
     for t in range(T):
         shown = batch.observed[:, t].to(h[t].dtype)
         eps = noise[torch.arange(B), order[:, t].clamp_min(0)]  # noise is keyed by the number of the observation
         prior = model._prior(h[t])
-        posterior = model._posterior(prior, h[t], seen[t], batch.values[:, t])
-        blind = model._posterior(prior, h[t], unseen[t], batch.values[:, t])  # what follows is read by `see_next` alone
+        posterior = model._posterior(prior, h[t], seen[t], taken_in[:, t])
+        blind = model._posterior(prior, h[t], unseen[t], ahead[:, t])
         kl = posterior.kl(prior)
         for total, x in (
-            (log_likelihood, log_prob(model, posterior.sample(eps), h[t], last[:, t], batch.values[:, t])),
-            (smoothing, log_prob(model, blind.sample(eps), h[t], last[:, t], batch.values[:, t])),
+            (log_likelihood, log_prob(model, posterior.sample(eps), h[t], past[:, t], batch.values[:, t])),
+            (smoothing, log_prob(model, blind.sample(eps), h[t], past[:, t], batch.values[:, t])),
             (divergence, kl),
             (paid, kl.clamp_min(model.free_nats)),
         ):
@@ -36,8 +37,8 @@ def objective(model: VsdnVae, batch: Batch, kl_weight: float) -> Objective:
     return Objective(loss, Terms(log_likelihood, divergence, batch.observed.sum(1)))
 
 
-def log_prob(model: VsdnVae, x: Tensor, h: Tensor, last: Tensor, y: Tensor) -> Tensor:
-    return model.decoder.log_prob(torch.cat([x, h], -1), last, y)
+def log_prob(model: VsdnVae, x: Tensor, h: Tensor, past: Tensor, y: Tensor) -> Tensor:
+    return model.decoder.log_prob(torch.cat([x, h], -1), past, y)
 
 
 def states(net: GruOde, batch: Batch, direction: int) -> tuple[list[Tensor], list[Tensor]]:

@@ -19,7 +19,6 @@ import torchsde
 from torch import Tensor, nn
 
 from benchmarks.measure import Ratio, in_turn, memory
-from models.base import last_observed
 from models.batch import Batch
 from models.gru_ode import Events, Trajectory
 from models.likelihoods import Marginal
@@ -141,7 +140,7 @@ def steps(depth: int) -> dict[str, Step]:
         else:
             x, kl = torchsde.sdeint(sde, x0, ts, **options)
         state = torch.cat([x, states.before[:, 0]], -1).transpose(0, 1)
-        log_likelihood = model.decoder.log_prob(state, last_observed(batch), batch.values).sum(1)
+        log_likelihood = model.decoder.log_prob(state, model.decoder.past(batch), batch.values).sum(1)
         return result(kl.sum(0) - log_likelihood)
 
     return {

@@ -120,6 +120,24 @@ def next_observed(batch: Batch, *, own: bool) -> Tensor:
     return frames_at(batch, after if own else torch.cat([after[:, 1:], torch.full_like(after[:, :1], -1)], 1))
 
 
+def time_since(batch: Batch, unit: float) -> Tensor:
+    """log(1 + x), x being the time since the last frame observed strictly before each, in units of `unit` seconds,
+    [B, T, 1]; since the start of the sequence where there is none yet."""
+    before, _ = observed_around(batch)
+    number = torch.cat([torch.full_like(before[:, :1], -1), before[:, :-1]], 1)
+    last = torch.where(number >= 0, batch.times.gather(1, number.clamp_min(0)), batch.times[:, :1])
+    return ((batch.times - last) / unit).log1p()[..., None].to(batch.values.dtype)
+
+
+def time_until(batch: Batch, unit: float, *, own: bool) -> Tensor:
+    """The same of the first frame observed after each, or at it where `own` is set; until the end of the sequence
+    where there is none."""
+    _, after = observed_around(batch)
+    number = after if own else torch.cat([after[:, 1:], torch.full_like(after[:, :1], -1)], 1)
+    following = torch.where(number >= 0, batch.times.gather(1, number.clamp_min(0)), batch.times[:, -1:])
+    return ((following - batch.times) / unit).log1p()[..., None].to(batch.values.dtype)
+
+
 def observed_around(batch: Batch) -> tuple[Tensor, Tensor]:
     """The number of the last frame observed before each time and of the first after it, both its own where it is
     observed, [B, T]; -1 where there is none."""

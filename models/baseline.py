@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.base import LatentDynamics, Objective, Smoother, Terms, last_observed, per_sequence
+from models.base import LatentDynamics, Objective, Smoother, Terms, per_sequence, time_until
 from models.batch import Batch
 from models.decoder import Decoder
 from models.gru_ode import DrivenConfig, Events, GruOde
@@ -37,7 +37,7 @@ class GruOdeModel(LatentDynamics):
         flow: Literal["gru", "mlp"] = "mlp" if c.name == "ode_rnn" else "gru"
         self.gru_ode = GruOde(marginal, c.hidden, 1, c.max_step, c.time_unit, flow, c.gain_shape)
         self.features = mlp(c.hidden, c.width, c.depth, c.latent)
-        self.decoder = Decoder(c.latent + c.hidden, likelihood, marginal, c.see_last, c.gain_shape)
+        self.decoder = Decoder(c.latent + c.hidden, likelihood, marginal, c)
 
     def forward(self, batch: Batch, kl_weight: float) -> Objective:
         """Loss [B]; there is no KL for `kl_weight` to weigh."""
@@ -50,7 +50,7 @@ class GruOdeModel(LatentDynamics):
 
     def predict(self, batch: Batch, samples: int) -> Predictive:
         state = self._read(self.gru_ode(batch, Events.of(batch)).at(0, batch, after=False))
-        return self.decoder.predictive(lambda _: state, last_observed(batch))
+        return self.decoder.predictive(lambda _: state, self.decoder.past(batch))
 
     def interpolate(self, batch: Batch, samples: int) -> Predictive:
         return self.predict(batch, samples)
@@ -58,7 +58,7 @@ class GruOdeModel(LatentDynamics):
     def _terms(self, batch: Batch) -> Terms:
         events = Events.of(batch)
         h = self.gru_ode(batch, events).at_events(0)[0]
-        log_likelihood = self.decoder.log_prob(self._read(h), events.take(last_observed(batch)), events.values)
+        log_likelihood = self.decoder.log_prob(self._read(h), events.take(self.decoder.past(batch)), events.values)
         total = per_sequence(log_likelihood, events.valid)
         return Terms(total, torch.zeros_like(total), events.valid.sum(1))
 
@@ -77,8 +77,9 @@ class BiGruOdeModel(Smoother):
         super().__init__()
         c = config
         self.gru_ode = GruOde(marginal, c.hidden, 2, c.max_step, c.time_unit, gain_shape=c.gain_shape)
-        self.features = mlp(2 * c.hidden, c.width, c.depth, c.latent)
-        self.decoder = Decoder(c.latent + 2 * c.hidden, likelihood, marginal, c.see_last, c.gain_shape)
+        self.see_gaps, self.time_unit = c.see_gaps, c.time_unit
+        self.features = mlp(2 * c.hidden + c.see_gaps, c.width, c.depth, c.latent)
+        self.decoder = Decoder(c.latent + 2 * c.hidden, likelihood, marginal, c)
 
     def forward(self, batch: Batch, kl_weight: float) -> Objective:
         """Loss [B]; there is no KL for `kl_weight` to weigh."""
@@ -88,16 +89,22 @@ class BiGruOdeModel(Smoother):
     def pseudo_likelihood(self, batch: Batch) -> Terms:
         events = Events.of(batch)
         trajectory = self.gru_ode(batch, events)
-        state = self._read(*(trajectory.at_events(direction)[0] for direction in (0, 1)))
-        log_likelihood = self.decoder.log_prob(state, events.take(last_observed(batch)), events.values)
+        ahead, back = (trajectory.at_events(direction)[0] for direction in (0, 1))
+        state = self._read(ahead, back, events.take(self._until(batch)))
+        log_likelihood = self.decoder.log_prob(state, events.take(self.decoder.past(batch)), events.values)
         total = per_sequence(log_likelihood, events.valid)
         return Terms(total, torch.zeros_like(total), events.valid.sum(1))
 
     def interpolate(self, batch: Batch, samples: int) -> Predictive:
         trajectory = self.gru_ode(batch, Events.of(batch))
-        state = self._read(*(trajectory.at(direction, batch, after=False) for direction in (0, 1)))
-        return self.decoder.predictive(lambda _: state, last_observed(batch))
+        ahead, back = (trajectory.at(direction, batch, after=False) for direction in (0, 1))
+        state = self._read(ahead, back, self._until(batch))
+        return self.decoder.predictive(lambda _: state, self.decoder.past(batch))
 
-    def _read(self, ahead: Tensor, back: Tensor) -> Tensor:
+    def _until(self, batch: Batch) -> Tensor:
+        """What the layers read of the time until the next observation after each frame, [B, T, 1 or 0]."""
+        return time_until(batch, self.time_unit, own=False) if self.see_gaps else batch.values[..., :0]
+
+    def _read(self, ahead: Tensor, back: Tensor, until: Tensor) -> Tensor:
         h = torch.cat([ahead, back], -1)
-        return torch.cat([self.features(h), h], -1)
+        return torch.cat([self.features(torch.cat([h, until], -1)), h], -1)

@@ -1,12 +1,15 @@
-"""P(Y_t | X_t, h_t, last frame): the decoder that all models of the VSDN family share."""
+"""P(Y_t | X_t, h_t, last frame and its age): the decoder that all models of the VSDN family share."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from models.base import last_observed, time_since
+from models.batch import Batch
 from models.gain_shape import likelihood as likelihood_of
 from models.gain_shape import reader
+from models.gru_ode import DrivenConfig
 from models.likelihoods import LikelihoodName, Marginal
 from models.predictive import Predictive
 
@@ -16,39 +19,47 @@ class Decoder(nn.Module):
 
     Args:
         inputs: width of what it reads: the latent, the recurrent state, or both.
-        see_last: whether it also reads the last observed frame, which makes copying it free for every model alike.
-        gain_shape: whether it reads and says frames as a gain and a shape.
+        config: of the model. With `see_last` and `see_gaps` it also reads the last observed frame and the time since
+            then, which makes copying that frame free for every model alike.
     """
 
-    def __init__(
-        self, inputs: int, likelihood: LikelihoodName, marginal: Marginal, see_last: bool, gain_shape: bool
-    ) -> None:
+    def __init__(self, inputs: int, likelihood: LikelihoodName, marginal: Marginal, config: DrivenConfig) -> None:
         super().__init__()
-        self.likelihood = likelihood_of(likelihood, marginal, gain_shape)
-        self.standardize = reader(marginal, gain_shape)
-        self.see_last = see_last
-        self.linear = nn.Linear(inputs + self.standardize.width * see_last, self.likelihood.width)
+        self.likelihood = likelihood_of(likelihood, marginal, config.gain_shape)
+        self.standardize = reader(marginal, config.gain_shape)
+        self.see_last, self.see_gaps, self.time_unit = config.see_last, config.see_gaps, config.time_unit
+        context = self.standardize.width * config.see_last + config.see_gaps
+        self.linear = nn.Linear(inputs + context, self.likelihood.width)
 
-    def forward(self, state: Tensor, last: Tensor) -> Tensor:
-        """Parameters of the likelihood [..., width] from state [..., inputs] and last frame [..., D]."""
-        parameters: Tensor = self.linear(torch.cat([state, self.standardize(last)], -1) if self.see_last else state)
+    def past(self, batch: Batch) -> Tensor:
+        """What it reads of the observations before each frame, beside the state: [B, T, C]."""
+        parts = [batch.values[..., :0]]
+        if self.see_last:
+            parts.append(self.standardize(last_observed(batch)))
+        if self.see_gaps:
+            parts.append(time_since(batch, self.time_unit))
+        return torch.cat(parts, -1)
+
+    def forward(self, state: Tensor, past: Tensor) -> Tensor:
+        """Parameters of the likelihood [..., width] from state [..., inputs] and `past` [..., C]."""
+        parameters: Tensor = self.linear(torch.cat([state, past], -1))
         return parameters
 
-    def log_prob(self, state: Tensor, last: Tensor, y: Tensor) -> Tensor:
-        """log P(y | state, last) [...], nats."""
-        return self.likelihood.log_prob(self(state, last), y)
+    def log_prob(self, state: Tensor, past: Tensor, y: Tensor) -> Tensor:
+        """log P(y | state, past) [...], nats."""
+        return self.likelihood.log_prob(self(state, past), y)
 
-    def beta_log_prob(self, state: Tensor, last: Tensor, y: Tensor, beta: float) -> Tensor:
+    def beta_log_prob(self, state: Tensor, past: Tensor, y: Tensor, beta: float) -> Tensor:
         """The same, weighted for training as `Likelihood.beta_log_prob` says."""
-        return self.likelihood.beta_log_prob(self(state, last), y, beta)
+        return self.likelihood.beta_log_prob(self(state, past), y, beta)
 
     def predictive(
-        self, state: Callable[[int], Tensor], last: Tensor, draws: int = 1, log_weights: Tensor | None = None
+        self, state: Callable[[int], Tensor], past: Tensor, draws: int = 1, log_weights: Tensor | None = None
     ) -> Predictive:
-        """Return the mixture of P(Y | state, last) over draws of the state.
+        """Return the mixture of P(Y | state, past) over draws of the state.
 
         Args:
-            state: number of a draw -> [B, T, inputs]. last: [B, T, D].
+            state: number of a draw -> [B, T, inputs]. past: [B, T, C].
             log_weights: [S, B, T] as of `Predictive`.
         """
-        return Predictive(self.likelihood, lambda s: self(state(s), last), draws, log_weights)
+        return Predictive(self.likelihood, lambda s: self(state(s), past), draws, log_weights)

@@ -34,6 +34,9 @@ class DrivenConfig(Config):
     """Seconds that make one unit of model time: about how fast the state should be able to change."""
     see_last: bool = False
     """Let the decoder read the last observed frame."""
+    see_gaps: bool = False
+    """Let the decoder read the time since the last observed frame; networks that know the future also read the time
+    until the next one. Both as log(1 + time in units of `time_unit`)."""
     gain_shape: bool = False
     """Read and say every frame as a gain and a shape; for waveforms."""
 

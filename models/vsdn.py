@@ -19,7 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.base import LatentDynamics, Objective, Terms, last_observed, next_observed, per_sequence
+from models.base import LatentDynamics, Objective, Terms, next_observed, per_sequence, time_since, time_until
 from models.batch import Batch
 from models.decoder import Decoder
 from models.gain_shape import reader
@@ -67,10 +67,10 @@ class VsdnVae(LatentDynamics):
         self.residual = c.name == "vsdn_vae_res"
         self.gru_ode = GruOde(marginal, c.hidden, 2, c.max_step, c.time_unit, gain_shape=c.gain_shape)
         self.prior_net = mlp(c.hidden, c.width, c.depth, 2 * c.latent)
-        self.see_next = c.see_next
-        following = reader(marginal, c.gain_shape).width * c.see_next
+        self.see_next, self.see_gaps, self.time_unit = c.see_next, c.see_gaps, c.time_unit
+        following = reader(marginal, c.gain_shape).width * c.see_next + 2 * c.see_gaps
         self.posterior_net = mlp(2 * c.hidden + following, c.width, c.depth, 2 * c.latent)
-        self.decoder = Decoder(c.latent + c.hidden, likelihood, marginal, c.see_last, c.gain_shape)
+        self.decoder = Decoder(c.latent + c.hidden, likelihood, marginal, c)
 
     def forward(self, batch: Batch, kl_weight: float) -> Objective:
         """Loss [B] with beta = `kl_weight`, and the terms of the bound that `density` would report."""
@@ -78,21 +78,21 @@ class VsdnVae(LatentDynamics):
         trajectory = self.gru_ode(batch, events)
         h = trajectory.at_events(0)[0]
         unseen, seen = trajectory.at_events(1)
-        last = events.take(last_observed(batch))
+        past = events.take(self.decoder.past(batch))
         prior = self._prior(h)
         noise = keyed_normal(batch.seed, h.shape[1], self.latent)
-        posterior = self._posterior(prior, h, seen, events.values)
-        log_likelihood = self._log_likelihood(posterior.sample(noise), h, last, events)
+        posterior = self._posterior(prior, h, seen, events.take(self._around(batch, own=True)))
+        log_likelihood = self._log_likelihood(posterior.sample(noise), h, past, events)
         kl = posterior.kl(prior)
         paid = kl_weight * per_sequence(kl.clamp_min(self.free_nats), events.valid)
         terms = Terms(per_sequence(log_likelihood, events.valid), per_sequence(kl, events.valid), events.valid.sum(1))
         loss = paid - terms.log_likelihood
         if self.unseen_share > 0:
-            x = self._posterior(prior, h, unseen, events.take(next_observed(batch, own=False))).sample(noise)
-            smoothing = self.decoder.beta_log_prob(torch.cat([x, h], -1), last, events.values, self.unseen_beta)
+            x = self._posterior(prior, h, unseen, events.take(self._around(batch, own=False))).sample(noise)
+            smoothing = self.decoder.beta_log_prob(torch.cat([x, h], -1), past, events.values, self.unseen_beta)
             loss = torch.lerp(loss, -per_sequence(smoothing, events.valid), self.unseen_share)
         if self.prior_share > 0:
-            predicted = self._log_likelihood(prior.sample(noise), h, last, events)
+            predicted = self._log_likelihood(prior.sample(noise), h, past, events)
             loss = torch.lerp(loss, -per_sequence(predicted, events.valid), self.prior_share)
         return Objective(loss, terms)
 
@@ -100,13 +100,14 @@ class VsdnVae(LatentDynamics):
         events = Events.of(batch)
         trajectory = self.gru_ode(batch, events)
         h = trajectory.at_events(0)[0]
-        last = events.take(last_observed(batch))
+        past = events.take(self.decoder.past(batch))
         prior = self._prior(h)
-        posterior = self._posterior(prior, h, trajectory.at_events(1)[1], events.values)
+        around = events.take(self._around(batch, own=True))
+        posterior = self._posterior(prior, h, trajectory.at_events(1)[1], around)
         log_likelihoods, log_weights = [], []
         for s in range(samples):
             x = posterior.sample(keyed_normal(batch.seed, h.shape[1], self.latent, stream=s))
-            log_likelihoods.append(self._log_likelihood(x, h, last, events))
+            log_likelihoods.append(self._log_likelihood(x, h, past, events))
             log_weights.append(log_likelihoods[-1] + prior.log_prob(x) - posterior.log_prob(x))
         # Given the states, frames are independent: the weights are averaged frame by frame, not path by path.
         weighted = torch.stack(log_weights).logsumexp(0) - math.log(samples)
@@ -123,20 +124,29 @@ class VsdnVae(LatentDynamics):
     def interpolate(self, batch: Batch, samples: int) -> Predictive:
         trajectory = self.gru_ode(batch, Events.of(batch))
         h = trajectory.at(0, batch, after=False)
-        following = next_observed(batch, own=True)
-        posterior = self._posterior(self._prior(h), h, trajectory.at(1, batch, after=True), following)
+        around = self._around(batch, own=True)
+        posterior = self._posterior(self._prior(h), h, trajectory.at(1, batch, after=True), around)
         return self._predictive(posterior, h, batch, samples)
 
     def _prior(self, h: Tensor) -> Normal:
         return Normal.of(self.prior_net(h))
 
-    def _posterior(self, prior: Normal, h: Tensor, later: Tensor, following: Tensor) -> Normal:
-        states = [h, later, self.decoder.standardize(following)] if self.see_next else [h, later]
-        posterior = Normal.of(self.posterior_net(torch.cat(states, -1)))
+    def _around(self, batch: Batch, *, own: bool) -> Tensor:
+        """What N2 reads of the observations around each frame, beside the states, [B, T, C]: the next one, which is the
+        frame's own where `own` is set, and the time since the last one and until that."""
+        parts = [batch.values[..., :0]]
+        if self.see_next:
+            parts.append(self.decoder.standardize(next_observed(batch, own=own)))
+        if self.see_gaps:
+            parts += [time_since(batch, self.time_unit), time_until(batch, self.time_unit, own=own)]
+        return torch.cat(parts, -1)
+
+    def _posterior(self, prior: Normal, h: Tensor, later: Tensor, around: Tensor) -> Normal:
+        posterior = Normal.of(self.posterior_net(torch.cat([h, later, around], -1)))
         return posterior._replace(mean=prior.mean + posterior.mean) if self.residual else posterior
 
-    def _log_likelihood(self, x: Tensor, h: Tensor, last: Tensor, events: Events) -> Tensor:
-        return self.decoder.log_prob(torch.cat([x, h], -1), last, events.values)
+    def _log_likelihood(self, x: Tensor, h: Tensor, past: Tensor, events: Events) -> Tensor:
+        return self.decoder.log_prob(torch.cat([x, h], -1), past, events.values)
 
     def _predictive(self, latent: Normal, h: Tensor, batch: Batch, samples: int) -> Predictive:
         """P(Y_t) under `latent`, by `samples` draws of it."""
@@ -145,4 +155,4 @@ class VsdnVae(LatentDynamics):
             x = latent.sample(antithetic_draw(batch.seed, h.shape[1], self.latent, s))
             return torch.cat([x, h], -1)
 
-        return self.decoder.predictive(state, last_observed(batch), samples)
+        return self.decoder.predictive(state, self.decoder.past(batch), samples)

@@ -25,7 +25,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from models import sde, timegrid
-from models.base import LatentDynamics, Objective, Terms, last_observed, per_sequence
+from models.base import LatentDynamics, Objective, Terms, per_sequence
 from models.batch import Batch
 from models.decoder import Decoder
 from models.gain_shape import reader
@@ -113,8 +113,8 @@ class Latent(NamedTuple):
     """[S, B, T, Z]"""
     h: Tensor
     """[B, T, H] forward state just before each frame."""
-    last: Tensor
-    """[B, T, D] last observed frame."""
+    past: Tensor
+    """[B, T, C] what else the decoder reads of the past."""
     kl: Tensor
     """[S, B] sum over steps of 1/2 |u|^2, where u = R^-1 (H_Q - H_G) sqrt(dt); 0 for the prior's own paths."""
     martingale: Tensor
@@ -127,10 +127,10 @@ class VsdnSde(LatentDynamics):
         c = self.config = config
         self.posterior = (0, 1) if c.name == "vsdn_sde_res" else (1,)
         self.gru_ode = GruOde(marginal, c.hidden, 2, c.max_step, c.time_unit, gain_shape=c.gain_shape)
-        future = c.hidden + reader(marginal, c.gain_shape).width * c.see_next
+        future = c.hidden + reader(marginal, c.gain_shape).width * c.see_next + c.see_gaps
         self.drifts = Drifts(c.hidden, future, c.latent, c.width, c.depth)
         self.x0 = nn.Parameter(torch.zeros(c.latent))
-        self.decoder = Decoder(c.latent + c.hidden, likelihood, marginal, c.see_last, c.gain_shape)
+        self.decoder = Decoder(c.latent + c.hidden, likelihood, marginal, c)
 
     def forward(self, batch: Batch, kl_weight: float) -> Objective:
         """Loss [B] with beta = `kl_weight`, and the terms of the bound (with nothing held out, those of `density`)."""
@@ -177,8 +177,11 @@ class VsdnSde(LatentDynamics):
         events = Events.of(batch)
         trajectory: Trajectory = self.gru_ode(batch, events)
         start, future = trajectory.steps()
+        following, gap = _next_at_steps(events, trajectory.rows(0))
         if c.see_next:
-            future = torch.cat([future, self.decoder.standardize(_next_at_steps(events, trajectory.rows(0)))], -1)
+            future = torch.cat([future, self.decoder.standardize(following)], -1)
+        if c.see_gaps:
+            future = torch.cat([future, gap.log1p().to(future)], -1)
         pre, weights = self.drifts(start, None if driver == _PRIOR else future)
         pre, grid = pre.repeat_interleave(c.substeps, 0), timegrid.refine(trajectory.rows(0), c.substeps)
         M, dtype = pre.shape[0], pre.dtype
@@ -196,7 +199,7 @@ class VsdnSde(LatentDynamics):
             kl, martingale = (x.sum((0, 2)).view(S, B) for x in (0.5 * u.square(), u * noise))
         states = torch.cat([x0[None], paths.states])
         x = self._at_frames(states.view(M + 1, S, B, -1), diffusion.view(M, S, B, -1), grid, batch)
-        return Latent(x, trajectory.at(0, batch, after=False), last_observed(batch), kl, martingale)
+        return Latent(x, trajectory.at(0, batch, after=False), self.decoder.past(batch), kl, martingale)
 
     def _at_frames(self, states: Tensor, diffusion: Tensor, grid: timegrid.TimeGrid, batch: Batch) -> Tensor:
         """[S, B, T, Z] from the paths [M + 1, S, B, Z]: between two steps, a Brownian bridge."""
@@ -212,20 +215,25 @@ class VsdnSde(LatentDynamics):
 
     def _sum_of(self, score: Callable[..., Tensor], latent: Latent, events: Events) -> Tensor:
         """A decoder's score of each event, summed over a sequence's: [S, B]."""
-        h, last = events.take(latent.h), events.take(latent.last)
-        each = [score(torch.cat([events.take(x), h], -1), last, events.values) for x in latent.x]
+        h, past = events.take(latent.h), events.take(latent.past)
+        each = [score(torch.cat([events.take(x), h], -1), past, events.values) for x in latent.x]
         return torch.stack([per_sequence(x, events.valid) for x in each])
 
     def _predictive(self, latent: Latent) -> Predictive:
         """P(Y_t), every path with the same weight."""
-        return self.decoder.predictive(lambda s: torch.cat([latent.x[s], latent.h], -1), latent.last, len(latent.x))
+        return self.decoder.predictive(lambda s: torch.cat([latent.x[s], latent.h], -1), latent.past, len(latent.x))
 
 
-def _next_at_steps(events: Events, grid: timegrid.TimeGrid) -> Tensor:
-    """The frame observed at the end of each step, or else next after it: [M, B, D]; 0 where there is none."""
+def _next_at_steps(events: Events, grid: timegrid.TimeGrid) -> tuple[Tensor, Tensor]:
+    """The frame observed at the end of each step, or else next after it, [M, B, D], 0 where there is none; and how long
+    after the end it is, [M, B, 1], or the end of the sequence where there is none."""
     K, M = events.valid.shape[1], grid.dt.shape[1]
     stop = torch.where(events.valid, grid.stop, M)
     at = torch.searchsorted(stop, torch.arange(M, device=stop.device).expand(len(stop), M).contiguous())
     frames = events.values.gather(1, at.clamp_max(K - 1)[..., None].expand(-1, -1, events.values.shape[2]))
     valid = (at < K) & events.valid.gather(1, at.clamp_max(K - 1))
-    return torch.where(valid[..., None], frames, 0.0).transpose(0, 1)
+    clock = torch.where(
+        valid, grid.end.gather(1, stop.gather(1, at.clamp_max(K - 1)).clamp_max(M - 1)), grid.end[:, -1:]
+    )
+    gap = (clock - grid.end)[..., None]
+    return torch.where(valid[..., None], frames, 0.0).transpose(0, 1), gap.transpose(0, 1)

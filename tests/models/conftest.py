@@ -11,11 +11,19 @@ from models.vsdn_sde import VsdnSdeConfig
 CONFIGS = {
     "vsdn_vae": VsdnVaeConfig(name="vsdn_vae", latent=3, hidden=6, width=8, depth=2, see_last=True, free_nats=0.5),
     "vsdn_vae_res": VsdnVaeConfig(
-        name="vsdn_vae_res", latent=3, hidden=6, width=8, depth=1, max_step=0.15, prior_share=0.2
+        name="vsdn_vae_res", latent=3, hidden=6, width=8, depth=1, max_step=0.15, prior_share=0.2, see_gaps=True
     ),
     "vsdn_sde": VsdnSdeConfig(name="vsdn_sde", latent=3, hidden=6, width=8, depth=2, see_last=True, free_nats=0.1),
     "vsdn_sde_res": VsdnSdeConfig(
-        name="vsdn_sde_res", latent=3, hidden=6, width=8, depth=1, max_step=0.15, samples=2, prior_share=0.2
+        name="vsdn_sde_res",
+        latent=3,
+        hidden=6,
+        width=8,
+        depth=1,
+        max_step=0.15,
+        samples=2,
+        prior_share=0.2,
+        see_gaps=True,
     ),
     "vsdn_vae of waves": VsdnVaeConfig(
         name="vsdn_vae",
@@ -32,8 +40,8 @@ CONFIGS = {
         name="vsdn_sde", latent=3, hidden=6, width=8, depth=1, see_last=True, see_next=True, gain_shape=True
     ),
     "gru_ode": GruOdeConfig(name="gru_ode", latent=3, hidden=6, width=8, depth=2, see_last=True),
-    "ode_rnn": GruOdeConfig(name="ode_rnn", latent=3, hidden=6, width=8, depth=1, max_step=0.15),
-    "bi_gru_ode": GruOdeConfig(name="bi_gru_ode", latent=3, hidden=6, width=8, depth=2, see_last=True),
+    "ode_rnn": GruOdeConfig(name="ode_rnn", latent=3, hidden=6, width=8, depth=1, max_step=0.15, see_gaps=True),
+    "bi_gru_ode": GruOdeConfig(name="bi_gru_ode", latent=3, hidden=6, width=8, depth=2, see_last=True, see_gaps=True),
 }
 D = 5
 

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from models.base import Smoother, last_observed
+from models.base import Smoother, last_observed, time_since
 from models.batch import Batch
 from models.gru_ode import Events
 from tests.models.conftest import make_batch, small
@@ -50,6 +50,36 @@ def test_no_leak_to_the_last_bit(dynamics, batch):
         assert not torch.equal(
             model.predict(batch._replace(values=values), 2).mean[0, seen + 1 :], predicted[0, seen + 1 :]
         )
+
+
+def test_prediction_knows_no_later_observation_times(dynamics, batch):
+    """Observing other frames from the n-th on leaves what is predicted up to it. A path of VSDN-SDE is drawn in other
+    steps then, so of that model what the decoder reads beside the path is compared."""
+    model = dynamics.eval()
+    answer = model.decoder.past if hasattr(model, "drifts") else lambda batch: model.predict(batch, 2).mean
+    with torch.no_grad():
+        before = answer(batch)
+        for n in (3, 8):
+            observed = batch.observed.clone()
+            observed[:, n:] = batch.present[:, n:] & ~observed[:, n:]
+            after = answer(batch._replace(observed=observed))
+            torch.testing.assert_close(after[:, : n + 1], before[:, : n + 1], rtol=0, atol=1e-12)
+            assert (after[:, n + 1 :] - before[:, n + 1 :]).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("name", ["vsdn_vae_res", "vsdn_sde_res", "ode_rnn", "bi_gru_ode"])
+def test_decoder_reads_the_age_of_the_last_frame(name):
+    """A decoder that reads nothing else: its logits rise by log(1 + the seconds since that frame)."""
+    model, batch = small(name), make_batch(irregular=True)
+    with torch.no_grad():
+        for parameter in model.decoder.parameters():
+            parameter.zero_()
+        model.decoder.linear.weight[:, -1] = 1.0
+        since = time_since(batch, 1.0)
+        expected = torch.sigmoid(since + torch.logit(torch.tensor(0.3))).expand_as(batch.values)
+        answers = [model.interpolate(batch, 2)] + ([] if name == "bi_gru_ode" else [model.predict(batch, 2)])
+    for answer in answers:
+        torch.testing.assert_close(answer.mean, expected, rtol=0, atol=1e-6)
 
 
 def past_reader(model):

@@ -1,10 +1,12 @@
 """The observed frames on both sides of a time, against a search by hand."""
 
+import math
+
 import pytest
 import torch
 
 from models import timegrid
-from models.base import last_observed, next_observed
+from models.base import last_observed, next_observed, time_since, time_until
 from models.batch import Batch
 from models.gru_ode import Events
 from models.vsdn_sde import _next_at_steps
@@ -35,6 +37,20 @@ def test_the_last_observed_frame_is_strictly_before_each_time():
 
 
 @pytest.mark.parametrize("own", [True, False])
+def test_gaps_reach_to_the_neighbours_or_the_ends(own):
+    """In units of half a second, as log(1 + x)."""
+    x = batch()
+    since, until = time_since(x, 0.5), time_until(x, 0.5, own=own)
+    for b in range(B):
+        for t in range(T):
+            before = [n for n in range(t) if x.observed[b, n]] or [0]
+            after = [n for n in range(t if own else t + 1, T) if x.observed[b, n]] or [T - 1]
+            now, *ends = (float(x.times[b, n]) for n in (t, before[-1], after[0]))
+            assert float(since[b, t]) == pytest.approx(math.log(1 + (now - ends[0]) / 0.5), abs=1e-6)
+            assert float(until[b, t]) == pytest.approx(math.log(1 + (ends[1] - now) / 0.5), abs=1e-6)
+
+
+@pytest.mark.parametrize("own", [True, False])
 def test_the_next_observed_frame_may_be_its_own(own):
     x = batch()
     for b in range(B):
@@ -47,8 +63,9 @@ def test_each_step_of_a_grid_knows_the_frame_that_is_observed_at_its_end_or_afte
     events = Events.of(x)
     clock = x.times.gather(1, events.frame)
     grid = timegrid.build(clock, events.valid, x.times[:, -1], max_step=0.3)
-    found = _next_at_steps(events, grid)
+    found, gap = _next_at_steps(events, grid)
     assert found.shape == (grid.dt.shape[1], B, D)
+    assert gap.shape == (grid.dt.shape[1], B, 1)
     for b in range(B):
         for m, end in enumerate(grid.end[b].tolist()):
             ended = (
@@ -56,3 +73,5 @@ def test_each_step_of_a_grid_knows_the_frame_that_is_observed_at_its_end_or_afte
             )
             if not ended:  # padding after a sequence's own steps
                 assert torch.equal(found[m, b], first(x, b, [t for t in range(T) if x.times[b, t] >= end - 1e-9]))
+                following = [x.times[b, t] for t in range(T) if x.observed[b, t] and x.times[b, t] >= end - 1e-9]
+                assert float(gap[m, b]) == pytest.approx(float((following or x.times[b, -1:])[0]) - end, abs=1e-9)

@@ -43,8 +43,8 @@ def test_a_share_of_the_sequences_trains_on_every_second_frame_alone():
         model.config = config
         events = Events.of(batch)
         latent = model._latent(batch._replace(observed=shown), model.posterior, 1)
-        h, last = events.take(latent.h), events.take(latent.last)
-        each = model.decoder.log_prob(torch.cat([events.take(latent.x[0]), h], -1), last, events.values)
+        h, past = events.take(latent.h), events.take(latent.past)
+        each = model.decoder.log_prob(torch.cat([events.take(latent.x[0]), h], -1), past, events.values)
         hidden = ~shown.gather(1, events.frame)
         mean = torch.where(hidden, each, 0.0).sum(1) / hidden.sum(1)
         torch.testing.assert_close(loss[part], (-len(observed) * mean)[part], rtol=1e-12, atol=1e-12)
