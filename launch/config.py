@@ -150,7 +150,7 @@ class RunConfig(Config):
 
 def parse(argv: list[str]) -> RunConfig:
     """`CONFIG.yaml key=value ...`; `out` is filled in."""
-    if not argv or "=" in argv[0]:
+    if not argv or ("=" in argv[0] and not Path(argv[0]).exists()):
         raise DriftworkError("the first argument is a config file, as in configs/train/vsdn_vae_lakh.yaml data=DIR")
     config = load(RunConfig, argv[0], argv[1:])
     if config.out is None:

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import AfterValidator, Field
 
 from launch.config import RunConfig
-from models.config_base import Config, apply, build, load, read_mapping, shortened
+from models.config_base import Config, apply, at_home, build, load, read_mapping, shortened
 from models.errors import DriftworkError
 
 BASE = "base"
@@ -62,7 +62,7 @@ Rows = Annotated[dict[str, tuple[Any, ...]], AfterValidator(_writable)]
 
 
 class GridConfig(Config):
-    base: str | tuple[str, ...]
+    base: Path | tuple[Path, ...]
     """Train config, relative to this file; or several."""
     set: Overrides = Field({})
     """Overrides of every cell."""
@@ -112,9 +112,10 @@ def read(argv: list[str]) -> Grid:
     Raises:
         DriftworkError: one line, naming the cell when it is one cell's fault.
     """
-    if not argv or "=" in argv[0]:
+    if not argv or ("=" in argv[0] and not Path(argv[0]).exists()):
         raise DriftworkError("the first argument is a grid, as in configs/grids/vsdn_lakh_small.yaml data=DIR")
-    file, raw, overrides = Path(argv[0]), read_mapping(Path(argv[0])), []
+    file = at_home(argv[0])
+    raw, overrides = read_mapping(file), []
     for argument in argv[1:]:
         if argument.partition("=")[0] in ("base", "name", "out", "evaluate", "at_once", "address"):
             apply(raw, argument)
@@ -132,7 +133,7 @@ def _cells(grid: Grid, overrides: list[str]) -> Iterator[Cell]:
     configs: dict[str, int] = {}
     combinations = list(_combinations(grid, overrides))
     labels = shortened({key for values in combinations for key in values})
-    bases = {Path(base).stem: grid.file.parent / base for base in _bases(grid.config)}
+    bases = {base.stem: grid.file.parent / base for base in _bases(grid.config)}
     for number, values in enumerate(combinations, 1):
         parts = [_part(labels[key], value) for key, value in values.items()]
         name, where = ", ".join(parts), f"{grid.file}: cell {number} ({', '.join(parts)})"
@@ -143,7 +144,7 @@ def _cells(grid: Grid, overrides: list[str]) -> Iterator[Cell]:
         own = {**grid.config.set, **{key: value for key, value in values.items() if key != BASE}}
         last = {"out": str(folder), "tracking.run_name": name}
         try:
-            config = load(RunConfig, base, [*_written(own), *overrides, *_written(last)])
+            config = load(RunConfig, base, [*own.items(), *overrides, *last.items()])
         except DriftworkError as error:
             raise DriftworkError(f"{where}: {error}") from None
         essence = config.model_dump_json(exclude={"out": True, "tracking": True})
@@ -165,7 +166,7 @@ def _combinations(grid: Grid, overrides: list[str]) -> Iterator[dict[str, Any]]:
     for key, values in (*config.grid.items(), *config.zip.items(), (BASE, _bases(config))):
         if not values:
             raise DriftworkError(f"{grid.file}: {key} has no values, so there is nothing to run")
-    bases = [Path(base).stem for base in _bases(config)]
+    bases = [base.stem for base in _bases(config)]
     if len(set(bases)) < len(bases):
         raise DriftworkError(f"{grid.file}: base: each train config may stand there once")
     if len(bases) == 1 and not (config.grid or config.zip or config.runs):
@@ -207,13 +208,8 @@ def _check_keys(grid: Grid, overrides: list[str]) -> None:
             raise DriftworkError(f"{grid.file}: {key} varies from cell to cell; the file alone can change it")
 
 
-def _bases(config: GridConfig) -> tuple[str, ...]:
-    return (config.base,) if isinstance(config.base, str) else config.base
-
-
-def _written(overrides: dict[str, Any]) -> list[str]:
-    """As on a command line; JSON is YAML."""
-    return [f"{key}={json.dumps(value, default=str)}" for key, value in overrides.items()]
+def _bases(config: GridConfig) -> tuple[Path, ...]:
+    return (config.base,) if isinstance(config.base, Path) else config.base
 
 
 def _part(label: str, value: Any) -> str:

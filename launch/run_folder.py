@@ -14,7 +14,7 @@ from launch.scoring.scores import Scoring
 from launch.tracker.mlflow_store import find_run_folder
 from launch.tracker.tracking import NullTracker, Tracker, TrackingConfig, open_run
 from models.base import Model
-from models.config_base import dump, load
+from models.config_base import at_home, dump, load
 from models.errors import DriftworkError
 from models.likelihoods import Marginal
 from models.registry import build_model
@@ -44,7 +44,7 @@ def create(config: RunConfig) -> Path:
 
 def find(run: str) -> Path:
     """The folder of `RUN`, a path or an MLflow run id."""
-    folder = Path(run)
+    folder = at_home(run)
     if not (folder / CONFIG_FILE).exists():
         if folder.exists() or "/" in run:
             raise DriftworkError(f"{run}: no run folder (it has no {CONFIG_FILE})")

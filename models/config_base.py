@@ -6,19 +6,47 @@ that names its neighbours, so that a typo never silently becomes a default.
 
 import difflib
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from models.errors import DriftworkError
+from models.values import Text, expanded, holds_paths, paths_at_home, read_yaml, resolved
 
 
 class Config(BaseModel):
     """Frozen and strict about its keys; the docstring under a field is its help text."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_fields_want_it(cls, raw: Any) -> Any:
+        """Read what was typed, and expand `~` in paths."""
+        if not isinstance(raw, dict):
+            return raw
+        types, paths = _field_types(cls)
+        changed = {key: resolved(value, types[key]) for key, value in raw.items() if key in types and _typed(value)}
+        for key in paths & raw.keys():
+            try:
+                changed[key] = paths_at_home(changed.get(key, raw[key]), types[key])
+            except ValueError as error:
+                raise ValueError(f"{key}={error}") from None
+        return {**raw, **changed} if changed else raw
+
+
+@cache
+def _field_types(cls: type[Config]) -> tuple[dict[str, Any], frozenset[str]]:
+    """By name, or by alias where a field has one, what a field takes; and which of them take paths."""
+    types = {field.alias or name: field.annotation for name, field in cls.model_fields.items()}
+    return types, frozenset(key for key, annotation in types.items() if holds_paths(annotation))
+
+
+def _typed(value: Any) -> bool:
+    return isinstance(value, Text) or (isinstance(value, dict) and any(map(_typed, value.values())))
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -28,53 +56,24 @@ _MAX_CHARS = 2**18
 """Of a config file; the longest shipped has some 2,000."""
 
 
-class _Loader(yaml.SafeLoader):
-    """Without aliases, since a few lines of them stand for gigabytes, and without numbers that no field can take."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("an alias (*name) is not allowed; `base:` takes over what configs share")
-        return super().compose_node(parent, index)
+Override = str | tuple[str, Any]
+"""`a.b=value` as it was typed, or the key and a value that is read already."""
 
 
-def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    value = loader.construct_yaml_int(node)
-    if abs(value) >= 2**63:
-        raise yaml.YAMLError(f"{node.value[:20]}... is a number of more than 64 bits")
-    return value
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
-
-
-def read_yaml(text: str) -> Any:
-    """Plain values only. Raises `ValueError` with the reason in one line."""
-    try:
-        loader = _Loader(text)
-        try:
-            return loader.get_single_data()
-        finally:
-            loader.dispose()
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    except Exception as error:  # PyYAML raises whatever a tag, a date or a long number made it run into
-        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
-
-
-def load(cls: type[ConfigT], path: str | Path, overrides: Sequence[str] = ()) -> ConfigT:
-    """Read `path`, lay `overrides` (`a.b=value`, the value in YAML) over it and validate the whole.
+def load(cls: type[ConfigT], path: str | Path, overrides: Sequence[Override] = ()) -> ConfigT:
+    """Read `path`, lay `overrides` over it and validate the whole.
 
     Raises:
         DriftworkError: one line, for a missing or malformed file, an unknown key or a value that is not allowed.
     """
-    path = Path(path)
+    path = at_home(path)
     raw = _read_with_base(path)
     for override in overrides:
         apply(raw, override)
     return build(cls, raw, where=str(path))
 
 
-def parse(cls: type[ConfigT], overrides: Sequence[str], where: str) -> ConfigT:
+def parse(cls: type[ConfigT], overrides: Sequence[Override], where: str) -> ConfigT:
     """The config that `overrides` alone make; `where` says in an error what was being read."""
     raw: dict[str, Any] = {}
     for override in overrides:
@@ -126,10 +125,18 @@ def _read_with_base(path: Path) -> dict[str, Any]:
     base = raw.pop("base", None)
     if base is None:
         return raw
-    parent = read_mapping(path.parent / str(base))
+    parent = read_mapping(path.parent / at_home(str(base)))
     if "base" in parent:
         raise DriftworkError(f"{path}: base {base} has a base itself; one level is the limit")
     return _merge(parent, raw)
+
+
+def at_home(path: str | Path) -> Path:
+    """A path that was typed, with `~` expanded. Raises `DriftworkError` where there is no home folder."""
+    try:
+        return expanded(path)
+    except ValueError as error:
+        raise DriftworkError(_one_line(str(error))) from None
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -163,23 +170,32 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def apply(raw: dict[str, Any], override: str) -> None:
-    """Lay `a.b=value` over `raw`, in place. Raises `DriftworkError` for what is not of that form."""
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise DriftworkError(_one_line(f"override '{override}' is not of the form key=value"))
-    try:
-        value = read_yaml(text)
-    except ValueError:
-        value = text  # a path or a URI with YAML's punctuation in it
+def apply(raw: dict[str, Any], override: Override) -> None:
+    """Lay an override over `raw`, in place. Raises `DriftworkError` for what is not of the form key=value."""
+    if isinstance(override, tuple):
+        key, value = override
+    else:
+        key, equals, text = override.partition("=")
+        value = Text(text)
+        if not equals or not key:
+            raise DriftworkError(_one_line(f"override '{override}' is not of the form key=value"))
     *parents, last = key.split(".")
     node = raw
     for parent in parents:
         child = node.setdefault(parent, {})
+        if isinstance(child, Text):  # a whole section, given before one of its keys
+            child = node[parent] = _section(child)
         if not isinstance(child, dict):
-            raise DriftworkError(_one_line(f"override '{override}': '{parent}' is a value, not a section"))
+            raise DriftworkError(_one_line(f"override of '{key}': '{parent}' is a value, not a section"))
         node = child
     node[last] = value
+
+
+def _section(text: Text) -> Any:
+    try:
+        return read_yaml(text)
+    except ValueError:
+        return text
 
 
 def _explain(error: ValidationError) -> str:

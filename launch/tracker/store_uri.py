@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from models.errors import DriftworkError
+from models.values import expanded
 
 _SQLITE = "sqlite:///"
 
@@ -14,7 +15,7 @@ def _checked(uri: str) -> str:
     is_file = uri.startswith(_SQLITE) and len(uri) > len(_SQLITE)
     if not is_file and not uri.startswith(("http://", "https://")):  # MLflow itself has dropped plain folders
         raise ValueError("must be sqlite:///FILE, http://HOST:PORT, https://HOST or null")
-    return uri
+    return f"{_SQLITE}{expanded(uri.removeprefix(_SQLITE))}" if is_file else uri
 
 
 StoreUri = Annotated[str, AfterValidator(_checked)]

@@ -109,7 +109,7 @@ def test_set_lies_over_the_base_and_the_command_line_over_it(read):
         ("grid: {train.beta: [0], model.latent: [&a 1, *a]}", (), "cannot be read as YAML: an alias (*name) is not"),
         ("grid: {train.seed: [99999999999999999999]}", (), "is a number of more than 64 bits"),
         ("set: {\"a\\nb\": 1}\ngrid: {train.seed: [0]}", (), "'a\\nb' is no dotted key"),
-        ("runs: [{train.beta: [{2026-01-01: 1}]}]", (), "keys must be str"),
+        ("runs: [{train.beta: [{!!timestamp 2026-01-01: 1}]}]", (), "keys must be str"),
         (f"grid: {{train.seed: {[*range(32)]}, model.latent: {[*range(1, 33)]}}}", (), "more than 1,000 cells"),
         (f"grid: {{{', '.join(f'k{i}: [0]' for i in range(65))}}}", (), "65 keys vary; a sweep takes at most 64"),
         (f"grid: {{tracking.experiment: [{'x' * 300}]}}", (), "its values make a folder's name of 311 characters"),
