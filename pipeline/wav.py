@@ -1,7 +1,9 @@
-"""RIFF WAVE files of 16-bit PCM, by the standard library."""
+"""RIFF WAVE files of 16-bit PCM: read here, since the standard library reads other files on other versions of Python;
+written by it."""
 
-import io
+import struct
 import wave
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +15,12 @@ from pipeline.sequence import UnreadableError
 
 FULL_SCALE = 32768
 """What an amplitude of 1 is as a 16-bit sample."""
+ENDLESS = 0x7FFF_F000
+"""Lengths of a chunk from here on mean that it goes to the end of the file: a program that writes to a pipe cannot go
+back to fill it in, and puts FFFFFFFF, 7FFFF000 or the like. No file that is read at all is so long."""
+_PCM, _EXTENSIBLE = 1, 0xFFFE
+_SAME = bytes.fromhex("0000 0000 1000 8000 00aa 0038 9b71")
+"""What follows the two bytes of a plain format's number where it is written as a GUID."""
 
 
 class Pcm(NamedTuple):
@@ -23,22 +31,62 @@ class Pcm(NamedTuple):
 
 
 def parse_wav(data: bytes) -> Pcm:
-    """The samples of a RIFF WAVE file's bytes. Raises `UnreadableError` with the reason."""
-    try:
-        with wave.open(io.BytesIO(data)) as file:
-            width, channels, rate, count = (
-                file.getsampwidth(), file.getnchannels(), file.getframerate(), file.getnframes(),
-            )  # fmt: skip
-            content = file.readframes(count)
-    except (EOFError, RuntimeError):  # the second from a chunk that reaches beyond the file
-        raise UnreadableError("RIFF WAVE: truncated or damaged before the samples") from None
-    except wave.Error as error:  # of other codings: `unknown format: 7` is mu-law
-        raise UnreadableError(f"RIFF WAVE: {' '.join(str(error).split())}; only 16-bit PCM is read") from None
-    if width != 2:
-        raise UnreadableError(f"RIFF WAVE: {8 * width}-bit samples; only 16-bit PCM is read")
-    if len(content) != 2 * channels * count:
-        raise UnreadableError(f"RIFF WAVE: truncated: {len(content) // (2 * channels)} of {count} samples are there")
-    return Pcm(rate, np.frombuffer(content, "<i2").astype(np.int16).reshape(count, channels))
+    """The samples of a RIFF WAVE file's bytes. Raises `UnreadableError` with the reason.
+
+    What the outermost chunk says of its length is ignored, as it is wrong in a file that was written to a pipe.
+    """
+    if data[:4] != b"RIFF" or (data[8:12] != b"WAVE" and len(data) >= 12):
+        raise UnreadableError("RIFF WAVE: not a WAVE file")
+    form = None
+    for name, at, size in _chunks(data):
+        if name == b"fmt ":
+            form = _form(data[at : at + size])
+        elif name == b"data" and form is not None:
+            return _samples(data[at : at + size], size, form)
+    raise UnreadableError("RIFF WAVE: truncated or damaged before the samples")
+
+
+class _Form(NamedTuple):
+    channels: int
+    rate: int
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """(name, start of the content, its length) of the chunks of a RIFF file; lengths are even, by a byte of padding."""
+    at = 12
+    while at + 8 <= len(data):
+        name, size = struct.unpack_from("<4sI", data, at)
+        at += 8
+        yield name, at, size
+        at += size + size % 2
+
+
+def _form(content: bytes) -> _Form:
+    """Of a `fmt ` chunk. WAVE_FORMAT_EXTENSIBLE, which some programs always write, holds the coding after it."""
+    if len(content) < 16:
+        raise UnreadableError("RIFF WAVE: truncated or damaged before the samples")
+    coding, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", content)
+    if coding == _EXTENSIBLE:
+        if len(content) < 40:
+            raise UnreadableError("RIFF WAVE: a chunk of an extensible format that does not say which")
+        coding = int.from_bytes(content[24:26], "little") if content[26:40] == _SAME else _EXTENSIBLE
+    if coding != _PCM:
+        raise UnreadableError(f"RIFF WAVE: unknown format: {coding}; only 16-bit PCM is read")
+    if -(-bits // 8) != 2:
+        raise UnreadableError(f"RIFF WAVE: {bits}-bit samples; only 16-bit PCM is read")
+    if channels < 1:
+        raise UnreadableError("RIFF WAVE: no channels")
+    return _Form(channels, rate)
+
+
+def _samples(content: bytes, size: int, form: _Form) -> Pcm:
+    frame = 2 * form.channels
+    found = len(content) // frame
+    wanted = size // frame if size < ENDLESS else -(-len(content) // frame)
+    if found < wanted:
+        raise UnreadableError(f"RIFF WAVE: truncated: {found} of {wanted} samples are there")
+    samples = np.frombuffer(content, "<i2", found * form.channels).astype(np.int16)
+    return Pcm(form.rate, samples.reshape(found, form.channels))
 
 
 def write_wav(path: Path, amplitude: NDArray[np.floating[Any]], rate: int) -> None:

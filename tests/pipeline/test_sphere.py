@@ -121,14 +121,45 @@ def test_real_sentences_are_read_as_scipy_and_libsndfile_read_them():
         assert np.array_equal(pcm.samples[:, 0], soundfile.read(path, dtype="int16")[0])
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+def test_extensible_pcm_is_read(channels):
+    file = io.BytesIO()
+    soundfile.write(file, voice(2000).reshape(-1, channels), 11025, format="WAVEX", subtype="PCM_16")
+    data = file.getvalue()
+    assert data[20:22] == b"\xfe\xff"
+    pcm = parse_wav(data)
+    assert pcm.rate == 11025
+    assert np.array_equal(pcm.samples, voice(2000).reshape(-1, channels))
+
+
+@pytest.mark.parametrize("length", [0xFFFF_FFFF, 0x7FFF_F000, 0x7FFF_FFFF, 0x8000_0000])
+@pytest.mark.parametrize("more", [b"", b"LIST\x04\0\0\0INFO"])
+def test_wav_from_a_pipe_is_read_to_its_end(length, more):
+    """As `ffmpeg -f wav -` and `sox -t wav -` write it, which cannot go back to fill in the lengths."""
+    outer, inner = (length + 36) % 2**32 if length < 2**32 - 1 else length, length
+    data = b"RIFF" + outer.to_bytes(4, "little") + WAV[8:36] + more + b"data" + inner.to_bytes(4, "little") + WAV[44:]
+    assert np.array_equal(parse_wav(data).samples[:, 0], voice(500))
+    refused(parse_wav, data[:-1], "truncated: 499 of 500 samples are there")
+
+
+def test_chunks_after_the_samples_are_no_sound():
+    assert np.array_equal(parse_wav(WAV + b"LIST\x04\0\0\0INFO").samples[:, 0], voice(500))
+
+
+def test_length_of_the_file_in_its_head_is_ignored():
+    for outer in (0, 36, 2**31):
+        data = b"RIFF" + outer.to_bytes(4, "little") + WAV[8:]
+        assert np.array_equal(parse_wav(data).samples[:, 0], voice(500))
+
+
 def wav_bytes(samples, **form):
     with tempfile.TemporaryDirectory() as folder:
         return riff(Path(folder) / "a.wav", samples, **form).read_bytes()
 
 
-def converted(subtype):
+def converted(subtype, form="WAV"):
     file = io.BytesIO()
-    soundfile.write(file, voice(500), 16000, format="WAV", subtype=subtype)
+    soundfile.write(file, voice(500), 16000, format=form, subtype=subtype)
     return file.getvalue()
 
 
@@ -140,6 +171,12 @@ BAD_WAV = {
     "24 bits": (wav_bytes(voice(501), width=3), "24-bit samples; only 16-bit PCM"),
     "mu-law": (converted("ULAW"), "unknown format: 7; only 16-bit PCM"),
     "floating point": (converted("FLOAT"), "unknown format: 3; only 16-bit PCM"),
+    "extensible floating point": (converted("FLOAT", "WAVEX"), "unknown format: 3; only 16-bit PCM"),
+    "extensible 24 bits": (converted("PCM_24", "WAVEX"), "24-bit samples; only 16-bit PCM"),
+    "extensible, and nobody knows what": (
+        converted("PCM_16", "WAVEX").replace(bytes.fromhex("1000800000aa00389b71"), bytes(10)),
+        "unknown format: 65534; only 16-bit PCM",
+    ),
     "a RIFF of pictures": (b"RIFF" + (40).to_bytes(4, "little") + b"AVI " + bytes(40), "not a WAVE file"),
 }
 
