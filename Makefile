@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: setup demo test check bench
+.PHONY: setup demo test test-fast test-kernels check bench
 .NOTPARALLEL:
 
 setup: .venv/.ready
@@ -16,8 +16,17 @@ setup: .venv/.ready
 demo: setup
 	$(BIN)/driftwork demo
 
+# Two processes of one thread each; pytest exits 5 where it finds no test.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: setup
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+test-fast: setup
+	$(PYTEST) -m "not slow and not ray and not process and not network"
+
+test-kernels: setup
+	$(BIN)/python -m tests.kernels
 
 check: setup
 	$(BIN)/ruff check .

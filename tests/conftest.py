@@ -1,6 +1,12 @@
-"""What tests of several folders share."""
+"""What tests of several folders share, and how pytest-xdist spreads them over processes."""
+
+import sys
+from pathlib import Path
 
 import pytest
+
+APART = {"slow", "ray", "process", "network"}
+"""Markers of what `make test-fast` leaves out."""
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +25,57 @@ def without_ray(monkeypatch):
     from pipeline.build import build_shard
 
     monkeypatch.setattr("pipeline.prepare._run", lambda config, job, plans: [build_shard(job, plan) for plan in plans])
+
+
+def _has(path, marker):
+    return f"mark.{marker}" in path.read_text()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With `--dist loadfile`: a file to a process, and all files that use Ray to the same one."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneRay(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.split("::", 1)[0]
+            return "ray" if _has(Path(config.rootpath, file), "ray") else file
+
+    return OneRay(config, log)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Spread over processes, slow files come first, so that quick ones fill the gaps at the end."""
+    if hasattr(config, "workerinput"):
+        slow = {path: _has(path, "slow") for path in {item.path for item in items}}
+        items.sort(key=lambda item: not slow[item.path])
+
+
+_OUTSIDE: list[str] = []
+"""What the test that runs has started or spoken to."""
+
+
+def _note(event, arguments):
+    if event == "subprocess.Popen" and Path(str(arguments[0])).name != "git":  # a run asks for the commit
+        _OUTSIDE.append(f"process: starts {arguments[1]}")
+    elif event in ("os.fork", "os.posix_spawn"):
+        _OUTSIDE.append("process: forks")
+    elif event == "socket.connect" and isinstance(arguments[1], tuple):
+        _OUTSIDE.append(f"network: connects to {arguments[1][:2]}")
+
+
+sys.addaudithook(_note)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    _OUTSIDE.clear()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item):
+    """`make test-fast` keeps its promise: what starts a process or opens a connection has a marker."""
+    if _OUTSIDE and not any(mark.name in APART for mark in item.iter_markers()):
+        pytest.fail(f"needs a marker: pytest.mark.{_OUTSIDE[0]}", pytrace=False)

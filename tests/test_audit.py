@@ -54,6 +54,7 @@ def test_pyproject_lets_no_version_in_that_a_fix_has_left_behind():
             assert entry.accepted or not audit.affected(lowest[0], entry.fixed), f"{requirement} lets {entry.id} in"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("said", "line", "bad"),
     [

@@ -103,6 +103,7 @@ def calls(folder):
     return (folder / "calls").read_text().splitlines() if (folder / "calls").exists() else []
 
 
+@pytest.mark.process
 def test_slurm_trains_on_the_nodes_of_the_job_and_goes_on(job, tmp_path):
     wide = "hostfile=run/hostfile hosts.ssh=srun --overlap --nodes=1 --ntasks=1 --export=ALL --nodelist"
     assert job("slurm_train.sh", "c.yaml", "data=d", "out=run", SLURM_GPUS_ON_NODE="8").wait() == 0
@@ -116,6 +117,7 @@ def test_slurm_trains_on_the_nodes_of_the_job_and_goes_on(job, tmp_path):
     assert "give out=RUN" in nowhere.stderr.read()
 
 
+@pytest.mark.process
 def test_slurm_queues_a_training_again_that_has_to_leave(job, tmp_path):
     leaves = job("slurm_train.sh", "c.yaml", "data=d", "out=run", "wait=1")
     deadline = time.monotonic() + 60
@@ -128,6 +130,7 @@ def test_slurm_queues_a_training_again_that_has_to_leave(job, tmp_path):
     assert calls(tmp_path)[-1] == "scontrol requeue 7"
 
 
+@pytest.mark.process
 def test_slurm_prepares_under_a_token_that_goes_with_the_job(job, tmp_path):
     assert job("slurm_prepare.sh", "c.yaml", "source=s", "out=o").wait() == 0
     ray = "ray symmetric-run --address n1:6379 --min-nodes 2 --num-cpus 4"

@@ -14,6 +14,7 @@ CASES = 48
 SEED = 2026
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("kind", fuzz.MEDIA)
 def test_a_bad_raw_file_costs_itself_alone(tmp_path, kind):
     outcome = fuzz.media(tmp_path, Random(f"{SEED} {kind}"), CASES, kind)

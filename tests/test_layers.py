@@ -55,6 +55,7 @@ def test_package_files_are_empty_so_that_importing_one_module_loads_no_other():
             assert path.read_text() == ""
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("modules", "without"),
     [

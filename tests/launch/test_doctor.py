@@ -14,6 +14,7 @@ from models.errors import DriftworkError
 ROOT = Path(__file__).parent.parent.parent
 
 
+@pytest.mark.process
 def test_it_runs_where_heavy_packages_are_missing_and_says_so():
     gone = ["ray", "deepspeed", "mlflow", "torch"]
     code = f"""
@@ -36,6 +37,7 @@ sys.exit(doctor.main(["--json", "uri=null"]))
     assert answer.stderr == ""
 
 
+@pytest.mark.process
 def test_it_imports_nothing_heavy_and_a_glance_is_quick(tmp_path):
     code = """
 import sys, time

@@ -22,6 +22,7 @@ def test_compiler_ninja_and_numactl_are_looked_for_in_path(home, monkeypatch):
     assert machine.compiler().said == str(home / "bin/g++")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("place", ["py311_cpu/shm", "shm"])
 def test_a_lock_that_a_killed_build_left_is_an_error(home, monkeypatch, place):
     root = home / ".cache/torch_extensions" if "/" in place else home / "extensions"

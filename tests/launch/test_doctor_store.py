@@ -113,6 +113,7 @@ def test_a_store_that_may_not_be_written_is_an_error(store):
     assert finding.said == f"{file} may not be written"
 
 
+@pytest.mark.network
 def test_a_server_answers_or_does_not(monkeypatch, free_port):
     monkeypatch.setenv("no_proxy", "*")
 

@@ -70,6 +70,7 @@ def test_silence_and_the_ends_of_the_keyboard_can_be_drawn(tmp_path):
     assert pixels(draw(tmp_path / "ends.png", ends, ends.astype(float)), figures.HIT) > 5000
 
 
+@pytest.mark.process
 def test_the_global_state_of_matplotlib_is_left_alone(tmp_path):
     script = """
 import sys, numpy as np, matplotlib

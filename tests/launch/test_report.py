@@ -295,6 +295,7 @@ def test_a_mistake_is_one_line(uri, tmp_path, monkeypatch, arguments, said):
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "full"]
 
 
+@pytest.mark.network
 def test_a_server_that_does_not_answer_is_one_line(tmp_path, free_port):
     with pytest.raises(DriftworkError, match=f"tracking store http://127.0.0.1:{free_port} does not answer"):
         report.main(["rolls", f"out={tmp_path / 'new'}", f"tracking.uri=http://127.0.0.1:{free_port}"])

@@ -73,6 +73,7 @@ def test_a_job_that_dies_is_started_again_as_often_as_allowed_and_without_waitin
         assert f"the job died with {cause}" in said
 
 
+@pytest.mark.process
 def test_a_host_that_ssh_does_not_reach_is_away(tmp_path):
     (tmp_path / "hostfile").write_text("node1 slots=1\nnode2 slots=1\n")
     refuse = shlex.join([sys.executable, "-c", "raise SystemExit(print('no route to host') or 255)"])

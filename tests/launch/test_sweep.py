@@ -87,6 +87,7 @@ def test_a_dry_run_lists_cells_and_steps_and_starts_nothing(place, capsys, tmp_p
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.network
 @pytest.mark.parametrize(
     ("text", "arguments", "said"),
     [

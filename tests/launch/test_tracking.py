@@ -115,6 +115,7 @@ def test_how_it_ended_is_the_status(open_, uri, error, status):
     assert run.data.metrics == {"loss": 1.0}
 
 
+@pytest.mark.process
 def test_sigterm_kills_the_run_and_keeps_its_metrics(uri, tmp_path):
     script = """
 import sys, time
@@ -209,6 +210,7 @@ def test_asking_a_store_that_is_not_there_does_not_create_it(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.network
 @pytest.mark.parametrize("broken", [{"run_id": "nonesuch"}, {"parent": "nonesuch"}, {"uri": "http://127.0.0.1:9"}])
 def test_a_run_that_cannot_be_opened_is_one_line(open_, monkeypatch, broken):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -261,6 +263,7 @@ def test_the_twins_speak_the_same_verbs():
         assert inspect.signature(getattr(RunTracker, verb)) == expected, verb
 
 
+@pytest.mark.process
 def test_importing_tracking_does_not_import_mlflow():
     modules = "launch.tracker.tracking, launch.figures.style, launch.ui"
     child = python(f"import sys, {modules}; print('mlflow' in sys.modules)")

@@ -4,6 +4,8 @@ import json
 import time
 from pathlib import Path
 
+import pytest
+
 from launch.tracker import tracking
 from tests.launch.test_tracking import client_of, interrupted
 
@@ -36,6 +38,7 @@ def test_a_run_lasts_as_long_as_its_training(open_, uri):
     assert client_of(uri).get_run(tracker.run_id).info.end_time > ended
 
 
+@pytest.mark.network
 def test_a_run_that_goes_on_needs_no_server_to_do_so(open_, tmp_path, monkeypatch, caplog):
     """It was opened before; what it says now is for later."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

@@ -12,6 +12,8 @@ import pytest
 from launch.training import watchdog
 from launch.training.watchdog import HUNG
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parent.parent.parent
 RANK = """
 import sys, time

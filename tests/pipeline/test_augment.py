@@ -163,6 +163,7 @@ def by_key(walks, epoch, world=1, changes=CHANGED, seed=0, workers=0):
     return found
 
 
+@pytest.mark.process
 def test_changes_depend_on_seed_epoch_and_key_alone(walks):
     first = by_key(walks, 4)
     assert first == by_key(walks, 4, world=2) == by_key(walks, 4, world=3, workers=1)

@@ -16,6 +16,8 @@ from pipeline import http_get
 from pipeline.download import Patience, download
 from tests.pipeline.bad_server import claims, drips, endless, redirect, serving, stalls, status, whole
 
+pytestmark = pytest.mark.network
+
 QUICK = Patience(timeout=10, slowest=1000, attempts=3, wait=0.01, longest_wait=5)
 HASTY = QUICK._replace(timeout=0.5)
 BODY = random.Random(0).randbytes(300_000)

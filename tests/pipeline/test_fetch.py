@@ -75,6 +75,7 @@ def test_shipped_configs_load(name):
     assert found.licence
 
 
+@pytest.mark.network
 def test_mnist_is_the_files_that_its_reader_wants(server, tmp_path):
     wanted = config("mnist", server, tmp_path / "to")
     assert {f"{IMAGES[0]}.gz", f"{LABELS[0]}.gz"} < {file.path for file in wanted.files}
@@ -84,6 +85,7 @@ def test_mnist_is_the_files_that_its_reader_wants(server, tmp_path):
     assert len(server.asked) == 4
 
 
+@pytest.mark.network
 def test_the_clean_subset_is_unpacked_and_a_second_call_does_nothing(server, tmp_path, capsys):
     to = tmp_path / "to"
     packed = archive("tar", **{"clean_midi/ABBA/Waterloo.mid": b"MThd", "clean_midi/.DS_Store": b""})
@@ -104,6 +106,7 @@ def test_the_clean_subset_is_unpacked_and_a_second_call_does_nothing(server, tmp
     assert len(server.asked) == 1
 
 
+@pytest.mark.network
 def test_names_that_are_an_md5_are_checked(server, tmp_path):
     to, good = tmp_path / "to", b"MThd good"
     name = f"lmd_full/{md5(good)[0]}/{md5(good)}.mid"
@@ -115,6 +118,7 @@ def test_names_that_are_an_md5_are_checked(server, tmp_path):
     assert not (tmp_path / "other/lmd_full").exists()
 
 
+@pytest.mark.network
 def test_a_subject_comes_file_by_file_and_any_other_out_of_the_archive_of_all(server, tmp_path):
     to = tmp_path / "to"
     trials = [f"35_{trial:02d}.amc" for trial in range(1, 35)]
@@ -133,6 +137,7 @@ def test_a_subject_comes_file_by_file_and_any_other_out_of_the_archive_of_all(se
         fetch(config("cmu", server, to, "subject=99"), QUICK)
 
 
+@pytest.mark.network
 def test_a_hash_is_recorded_at_the_first_download_and_held_to(server, tmp_path):
     to = tmp_path / "to"
     wanted = config("cmu", server, to, "trials={35: 1}")
@@ -149,6 +154,7 @@ def test_a_hash_is_recorded_at_the_first_download_and_held_to(server, tmp_path):
     assert not (to / "subjects/35/35.asf").exists()
 
 
+@pytest.mark.network
 def test_a_hash_in_the_config_and_another_in_the_lock_is_a_question(server, tmp_path):
     server.files["clean_midi.tar.gz"] = archive("tar", **{"clean_midi/a.mid": b"1"})
     fetch(config("lakh_clean", server, tmp_path), QUICK)
@@ -156,6 +162,7 @@ def test_a_hash_in_the_config_and_another_in_the_lock_is_a_question(server, tmp_
         fetch(config("lakh_clean", server, tmp_path, sha256="0" * 64), QUICK)
 
 
+@pytest.mark.network
 def test_a_killed_fetch_goes_on_at_every_stage(server, tmp_path, monkeypatch):
     """Stopped while it downloads, unpacks, and just before the last rename: the next call ends in the same folder."""
     packed = archive("tar", **{f"clean_midi/{n}.mid": os.urandom(3000) for n in range(5)})
@@ -185,6 +192,7 @@ def test_a_killed_fetch_goes_on_at_every_stage(server, tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == names
 
 
+@pytest.mark.process
 def test_kill_9_loses_nothing_that_came(server, tmp_path):
     body = os.urandom(300_000)
     server.files.update({"subjects/35/35.asf": body, "subjects/35/35_01.amc": b"steps"})
@@ -228,6 +236,7 @@ def test_one_fetch_at_a_time_works_in_a_folder(server, tmp_path):
         fetch(config("mnist", server, tmp_path), QUICK)
 
 
+@pytest.mark.network
 def test_room_for_unpacking_is_asked_for_first(server, tmp_path, monkeypatch):
     server.files["clean_midi.tar.gz"] = archive("tar", **{"clean_midi/a.mid": b"1"})
     usage = module.shutil.disk_usage(tmp_path)
@@ -263,6 +272,7 @@ def test_paths_of_a_config_stay_below_the_folder(server, tmp_path):
             load(SOURCES["mnist"], CONFIGS / "mnist.yaml", [f"to={tmp_path}", f"files={files}"])
 
 
+@pytest.mark.network
 def test_the_command_says_what_to_prepare_from(server, tmp_path, capsys):
     server.files["subjects/35/35.asf"] = server.files["subjects/35/35_01.amc"] = b"x"
     assert command.main(["cmu", f"to={tmp_path}", f"url={server.url}", "trials={35: 1}"]) == 0

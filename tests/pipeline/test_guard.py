@@ -20,6 +20,8 @@ from tests.pipeline import acclaim
 from tests.pipeline.midi_bytes import song
 from tests.pipeline.readers import Misbehaves
 
+pytestmark = pytest.mark.process
+
 LIMITS = Limits(seconds=0.5, mib=512)
 REASONS = {
     "crash": "the parser crashed (signal 11)",

@@ -109,6 +109,7 @@ def test_a_wrong_setting_is_one_line_that_names_it(raw, tmp_path, override, reas
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.process
 def test_the_commands_end_in_one_line_and_code_2(tmp_path):
     commands = {"prepare": [str(CONFIG), f"source={tmp_path}", f"out={tmp_path / 'out'}"], "verify": [str(tmp_path)]}
     for module, arguments in commands.items():

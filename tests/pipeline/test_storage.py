@@ -22,6 +22,8 @@ from tests.object_store import BUCKET, object_store
 from tests.pipeline.midi_bytes import corpus
 from tests.pipeline.preparing import CONFIG, OVERRIDES, config
 
+pytestmark = pytest.mark.network
+
 ROOT = Path(__file__).parents[2]
 URL = f"s3://{BUCKET}/lakh"
 

@@ -43,6 +43,7 @@ def test_ranks_are_disjoint_even_and_together_see_each_sequence_once(data, world
         assert np.mean(means) == pytest.approx(1.0)
 
 
+@pytest.mark.process
 def test_a_batch_is_a_pure_function_of_seed_epoch_and_manifest(data):
     for a, b in zip(stream(data).epoch(3), stream(data, workers=2).epoch(3), strict=True):
         assert (a.keys, a.groups) == (b.keys, b.groups)

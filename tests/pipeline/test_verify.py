@@ -153,6 +153,7 @@ def test_verify_decodes_every_sample_even_where_the_hash_agrees(prepared):
         verify(prepared)
 
 
+@pytest.mark.process
 def test_shards_are_written_and_read_where_there_is_no_torch(prepared):
     program = f"""
 import sys

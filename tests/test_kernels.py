@@ -1,0 +1,16 @@
+"""The models compute the same on older processors; more of it by `make test-kernels`."""
+
+import pytest
+
+from tests import kernels
+
+
+@pytest.mark.slow
+@pytest.mark.process
+@pytest.mark.parametrize("kernel", ["default", "avx2"])
+def test_models_pass_with_older_kernels(kernel):
+    if not kernels.available(kernel):
+        pytest.skip(f"this processor has no {kernel}")
+    done = kernels.run(kernel, 1, "-m", "not slow", "tests/models")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    assert done.stdout.split()[1] == kernel.upper()
