@@ -34,6 +34,9 @@ class OptimConfig(Config):
     """Updates from one such factor to the next."""
     warmup_steps: int = Field(0, ge=0)
     """Updates in which the learning rate rises linearly from 0 to its schedule's value; 0: no warm-up."""
+    ema: float = Field(0.0, ge=0, lt=1)
+    """Decay an update of an exponential moving average of the weights, which validation scores and which is kept as the
+    best weights, as in 0.999; 0: none, the weights themselves."""
     clip_norm: float = Field(1.0, ge=0)
     """Largest norm of the gradient of the loss in nats per frame; 0 does not clip."""
     zero_stage: Literal[0, 1, 2, 3] = 1
@@ -124,6 +127,14 @@ class RunConfig(Config):
             raise ValueError(
                 "optim.zero_stage=3 with model.solver.trace=autograd: the trace's second-order graph reads weights "
                 "that stage 3 has released by then; take trace=closed, or a stage up to 2"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _average_needs_whole_weights(self) -> "RunConfig":
+        if self.optim.ema > 0 and self.optim.zero_stage == 3:
+            raise ValueError(
+                "optim.ema with optim.zero_stage=3: no rank has all weights; take a stage up to 2, or ema=0"
             )
         return self
 

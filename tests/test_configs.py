@@ -55,7 +55,10 @@ def test_every_train_file_is_a_config_or_the_base_of_one():
     ("override", "said"),
     [
         ("model.hiden=4", "unknown key 'model.vsdn_vae.hiden'; did you mean 'hidden'?"),
-        ("optim.learning_rate=1", "unknown key 'optim.learning_rate' (known here: autocast, clip_norm, lr, lr_decay,"),
+        (
+            "optim.learning_rate=1",
+            "unknown key 'optim.learning_rate' (known here: autocast, clip_norm, ema, lr, lr_decay,",
+        ),
         ("trian.seed=1", "unknown key 'trian'; did you mean 'train'?"),
         ("observe.train.ratios=[0]", "observe.train.ratios.0=0: input should be greater than 0"),
         ("observe.train.ratios=[1.5]", "observe.train.ratios.0=1.5: input should be less than or equal to 1"),
@@ -82,6 +85,12 @@ def test_the_autograd_trace_is_refused_under_stage_3_with_the_reason():
     with pytest.raises(DriftworkError, match="second-order graph reads weights that stage 3 has released"):
         load(RunConfig, CONFIGS / "train/ode2vae_mocap.yaml", traced)
     load(RunConfig, CONFIGS / "train/ode2vae_mocap.yaml", [*traced, "optim.zero_stage=2"])
+
+
+def test_average_of_divided_weights_is_refused():
+    with pytest.raises(DriftworkError, match="no rank has all weights"):
+        load(RunConfig, SMALL, ["optim.ema=0.99", "optim.zero_stage=3"])
+    load(RunConfig, SMALL, ["optim.ema=0.99", "optim.zero_stage=2"])
 
 
 def test_overrides_are_typed_and_lie_over_file_and_base():

@@ -11,7 +11,7 @@ import io
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +27,7 @@ from deepspeed.utils.tensor_fragment import fragment_address
 from torch import Tensor, nn
 
 from launch.config import OptimConfig
+from launch.training.average import WeightAverage
 from launch.training.distributed import Ranks, all_agree, all_gathered
 from launch.training.stopwatch import Stopwatch
 from models.base import Objective
@@ -86,6 +87,7 @@ class Engine:
             config=_deepspeed_config(optim),
             dist_init_required=False,
         )
+        self.average = WeightAverage(self.module, optim.ema) if optim.ema > 0 else None
         self.files = _Files()
         self.engine.checkpoint_engine = self.files
         # It copies a script that makes weights of a checkpoint. We keep those ourselves, and a copy that fails, as on a
@@ -121,29 +123,37 @@ class Engine:
             group["lr"] = lr
         with self.clock("update"):
             self.engine.step()
+        applied = bool(self.engine.was_step_applied())
+        if applied and self.average is not None:
+            self.average.update()
         if norm is None:
             norm = float(self.engine.get_global_grad_norm())
-        return Step(objective, bool(self.engine.was_step_applied()), norm, not stay)
+        return Step(objective, applied, norm, not stay)
 
     def weights(self) -> dict[str, Tensor]:
-        """All weights and buffers, whole, on the CPU; every rank calls it."""
-        with deepspeed.zero.GatheredParameters(self._divided()):
+        """All weights that are scored, and buffers, whole, on the CPU; every rank calls it."""
+        with self.open():
             return {name: x.detach().cpu().clone() for name, x in self.module.state_dict().items()}
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """The model can be asked for what is not its `forward`; every rank asks the same. At stage 3 DeepSpeed gathers
-        the weights of a module while that is called, as the model itself is in training alone."""
-        with deepspeed.zero.GatheredParameters(self._divided()):
+        """Make the model answer as it is scored: with the average of the weights where one is kept, and also what is
+        not its `forward`. Every rank asks it the same.
+
+        At stage 3 DeepSpeed gathers the weights of a module while that is called, as the model itself is in training
+        alone."""
+        averaged = nullcontext() if self.average is None else self.average.in_place()
+        with averaged, deepspeed.zero.GatheredParameters(self._divided()):
             yield
 
     def save(self, folder: Path) -> dict[str, str]:
-        """Weights, optimizer and schedule into `folder`, on disk when this returns; every rank calls it.
+        """Weights, their average and the optimizer into `folder`, on disk when this returns; every rank calls it.
 
         Returns the SHA-256 of the files by name. Raises `DriftworkError` on all ranks where one cannot write.
         """
         self.files.written, self.files.problem = {}, ""
-        self.engine.save_checkpoint(str(folder.parent), tag=folder.name, save_latest=False)
+        averaged = {} if self.average is None else {"average": self.average.state()}
+        self.engine.save_checkpoint(str(folder.parent), tag=folder.name, client_state=averaged, save_latest=False)
         everyone = all_gathered((self.files.written, self.files.problem))
         problems = [f"{problem} (rank {rank})" for rank, (_, problem) in enumerate(everyone) if problem]
         if problems:
@@ -154,7 +164,11 @@ class Engine:
         """What `save` wrote with as many ranks, or what `to_universal` made of it; every rank calls it."""
         with _without_pickle():
             self.engine._config.load_universal_checkpoint = (folder / "zero").exists()
-            self.engine.load_checkpoint(str(folder.parent), tag=folder.name)
+            _, others = self.engine.load_checkpoint(str(folder.parent), tag=folder.name)
+        if self.average is not None and "average" in others:
+            self.average.load(others["average"])
+        elif self.average is not None:  # the run has had none so far
+            self.average.restart()
 
     def _divided(self) -> list[nn.Parameter]:
         return list(self.module.parameters()) if self.optim.zero_stage == 3 else []

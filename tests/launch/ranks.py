@@ -18,6 +18,8 @@ from pipeline.manifest import read_manifest
 MODELS = ("vsdn_vae", "ode2vae", "vsdn_sde")
 STAGES = (0, 1, 2, 3)
 LR = 3e-3
+EMA = 0.15
+"""Below the second update's (1 + n) / (10 + n)."""
 
 
 def main() -> None:
@@ -45,9 +47,28 @@ def main() -> None:
             batch = next(stream.epoch(0))
             ask(engine, run_folder.model_for(config, manifest), batch, weights)
             refuse_nan(engine, batch, weights)
+            if stage < 3 and name == "vsdn_vae":
+                averaged = optim.model_copy(update={"ema": EMA})
+                average(Engine(run_folder.model_for(config, manifest), averaged, ranks, 20), batches[:3])
             if stage == 3:  # of the others test_resume.py tells more
                 go_on(engine, Engine(run_folder.model_for(config, manifest), optim, ranks, 20), batch, out / name)
     leave()
+
+
+def average(engine: Engine, batches) -> None:
+    """What is scored is the average of the weights after each update; training goes on from the weights themselves."""
+    live = dict(engine.module.named_parameters())
+    expected = {name: x.detach().clone() for name, x in live.items()}
+    for n, batch in enumerate(batches, 1):
+        engine.step(batch, 0.5, LR)
+        for name, mean in expected.items():
+            mean.lerp_(live[name].detach(), 1 - min(EMA, (1 + n) / (10 + n)))
+    before = {name: x.detach().clone() for name, x in live.items()}
+    found = engine.weights()
+    for name, mean in expected.items():
+        assert torch.equal(found[name], mean), name
+        assert torch.equal(live[name], before[name]), name
+        assert not torch.equal(live[name], mean), name
 
 
 def generators() -> tuple[object, ...]:
