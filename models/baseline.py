@@ -1,31 +1,48 @@
 """GRU-ODE (De Brouwer et al., 2019) and ODE-RNN (Rubanova et al., 2019) as models of their own: the same states,
 decoder and likelihood as VSDN, no latent. For interpolation, which knows the future too, GRU-ODE in both directions."""
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from models.base import LatentDynamics, Objective, Smoother, Terms, per_sequence, time_until
 from models.batch import Batch
 from models.decoder import Decoder
+from models.flow import ActivationName
+from models.gru_flow import GruFlow
 from models.gru_ode import DrivenConfig, Events, GruOde
 from models.likelihoods import LikelihoodName, Marginal
+from models.mlp_flow import MlpFlow
 from models.networks import mlp
 from models.predictive import Predictive
 
 
 class GruOdeConfig(DrivenConfig):
     name: Literal["gru_ode", "ode_rnn", "bi_gru_ode"]
-    """Flow between observations: of a GRU cell, or (`ode_rnn`) a network with one hidden layer. `bi_gru_ode` runs the
-    first in both directions, for interpolation alone."""
+    """Flow between observations: of a GRU cell, or (`ode_rnn`) a feed-forward network. `bi_gru_ode` runs the first in
+    both directions, for interpolation alone."""
+    flow_depth: int = Field(1, ge=1)
+    """Hidden layers of the flow of `ode_rnn`."""
+    flow_width: int | None = Field(None, ge=1)
+    """Units of such a layer; null: `hidden`."""
+    flow_activation: ActivationName = "tanh"
+    """Of such a layer. The state's rate of change is bounded with tanh, and not with elu, as published."""
     width: int = Field(1024, ge=1)
     """Units of a hidden layer between state and decoder."""
     depth: int = Field(4, ge=0)
     """Hidden layers between state and decoder: what N1 is to VSDN, so that both have the same capacity."""
     latent: int = Field(128, ge=1)
     """Width of what those layers hand to the decoder beside the state."""
+
+    @model_validator(mode="after")
+    def _flow_of_a_cell_has_no_size(self) -> Self:
+        of_network = {"flow_depth", "flow_width", "flow_activation"}
+        given = [name for name in of_network if getattr(self, name) != type(self).model_fields[name].default]
+        if self.name != "ode_rnn" and given:
+            raise ValueError(f"{min(given)} is a setting of ode_rnn; the flow of {self.name} is that of a GRU cell")
+        return self
 
 
 class GruOdeModel(LatentDynamics):
@@ -34,7 +51,8 @@ class GruOdeModel(LatentDynamics):
     def __init__(self, config: GruOdeConfig, likelihood: LikelihoodName, marginal: Marginal) -> None:
         super().__init__()
         c = config
-        flow: Literal["gru", "mlp"] = "mlp" if c.name == "ode_rnn" else "gru"
+        network = MlpFlow.sized(c.flow_depth, c.flow_width, c.flow_activation)
+        flow = network if c.name == "ode_rnn" else GruFlow
         self.gru_ode = GruOde(marginal, c.hidden, 1, c.max_step, c.time_unit, flow, c.gain_shape)
         self.features = mlp(c.hidden, c.width, c.depth, c.latent)
         self.decoder = Decoder(c.latent + c.hidden, likelihood, marginal, c)

@@ -11,8 +11,8 @@ from models.affine import Affine
 class GruFlow:
     """[z, r] = sigmoid(W h + b),  g = tanh(V (r h) + c),  h' = h + dt (1 - z) (g - h); a `recurrence.Flow`."""
 
-    @staticmethod
-    def shapes(R: int, H: int) -> dict[str, tuple[int, ...]]:
+    @classmethod
+    def shapes(cls, R: int, H: int) -> dict[str, tuple[int, ...]]:
         gates = {"gates": (R, 2 * H, H), "gates_bias": (R, 1, 2 * H)}
         return {**gates, "candidate": (R, H, H), "candidate_bias": (R, 1, H)}
 

@@ -5,7 +5,7 @@ observations and jumps at them.
 sequence, and can then be asked for the state at any time.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from pydantic import Field
@@ -17,10 +17,7 @@ from models.config_base import Config
 from models.gain_shape import reader
 from models.gru_flow import GruFlow
 from models.likelihoods import Marginal
-from models.mlp_flow import MlpFlow
 from models.networks import full_precision
-
-FLOWS: dict[Literal["gru", "mlp"], type[recurrence.Flow]] = {"gru": GruFlow, "mlp": MlpFlow}
 
 
 class DrivenConfig(Config):
@@ -122,25 +119,26 @@ class GruOde(nn.Module):
         marginal: of the data, which brings its inputs to unit scale.
         hidden: H. passes: 1 forward in time, 2 also backward.
         max_step: longest Euler step, seconds. time_unit: seconds that make one unit of t in dh/dt.
-        flow: f. "gru": (1 - z) (g - h) with the gates of an input-free GRU cell; "mlp": a network with a hidden layer.
+        flow: f, by default (1 - z) (g - h) with the gates of an input-free GRU cell.
         gain_shape: read frames as a gain and a shape.
     """
 
     def __init__(
         self, marginal: Marginal, hidden: int, passes: int, max_step: float, time_unit: float,
-        flow: Literal["gru", "mlp"] = "gru", gain_shape: bool = False,
+        flow: type[recurrence.Flow] = GruFlow, gain_shape: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.max_step, self.time_unit, self.passes, self.hidden = max_step, time_unit, passes, hidden
         R, H = passes, hidden
-        self.flow = FLOWS[flow]
-        self.flow_weights = [f"flow_{name}" for name in self.flow.shapes(R, H)]
-        for name, shape in zip(self.flow_weights, self.flow.shapes(R, H).values(), strict=True):
+        self.flow = flow
+        self.flow_weights = [f"flow_{name}" for name in flow.shapes(R, H)]
+        for name, shape in zip(self.flow_weights, flow.shapes(R, H).values(), strict=True):
             self.register_parameter(name, nn.Parameter(torch.empty(shape)))
         self.update = nn.Parameter(torch.empty(R, 3 * H, H))
         self.update_bias = nn.Parameter(torch.empty(R, 1, 3 * H))
-        for parameter in self.parameters():  # as torch.nn.GRUCell does
-            nn.init.uniform_(parameter, -(H**-0.5), H**-0.5)
+        for name, parameter in self.named_parameters():  # as torch.nn.GRUCell and torch.nn.Linear do
+            inputs = self.get_parameter(name.removesuffix("_bias")).shape[-1]
+            nn.init.uniform_(parameter, -(inputs**-0.5), inputs**-0.5)
         standardize = reader(marginal, gain_shape)
         self.project = nn.Sequential(standardize, nn.Linear(standardize.width, R * 3 * H))
 

@@ -40,8 +40,8 @@ class Flow(Protocol):
         """`weights` in the order of `shapes`, `dt` [M, R, B, 1]."""
         ...
 
-    @staticmethod
-    def shapes(R: int, H: int) -> dict[str, tuple[int, ...]]:
+    @classmethod
+    def shapes(cls, R: int, H: int) -> dict[str, tuple[int, ...]]:
         """Of the weights, by name."""
         ...
 

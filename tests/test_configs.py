@@ -71,6 +71,7 @@ def test_every_train_file_is_a_config_or_the_base_of_one():
         ("optim.lr=fast", "optim.lr=fast: input should be a valid number"),
         ("train", "override 'train' is not of the form key=value"),
         ("train.seed.x=1", "train.seed"),
+        ("model={name: gru_ode, flow_depth: 2}", "flow_depth is a setting of ode_rnn"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_it(override, said):

@@ -41,6 +41,9 @@ CONFIGS = {
     ),
     "gru_ode": GruOdeConfig(name="gru_ode", latent=3, hidden=6, width=8, depth=2, see_last=True),
     "ode_rnn": GruOdeConfig(name="ode_rnn", latent=3, hidden=6, width=8, depth=1, max_step=0.15, see_gaps=True),
+    "ode_rnn, deep": GruOdeConfig(
+        name="ode_rnn", latent=3, hidden=6, width=8, depth=1, flow_depth=2, flow_width=5, flow_activation="elu"
+    ),
     "bi_gru_ode": GruOdeConfig(name="bi_gru_ode", latent=3, hidden=6, width=8, depth=2, see_last=True, see_gaps=True),
 }
 D = 5

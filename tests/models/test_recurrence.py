@@ -3,13 +3,17 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from models.gru_flow import GruFlow
+from models.gru_ode import GruOde
+from models.likelihoods import Marginal
 from models.mlp_flow import MlpFlow
 from models.recurrence import run
 from tests.models import rounding
 
-FLOWS = {"gru": GruFlow, "mlp": MlpFlow}
+DEEP = MlpFlow.sized(3, 5, "elu")
+FLOWS = {"gru": GruFlow, "mlp": MlpFlow, "deep": DEEP}
 
 
 def gru(h, W, b, V, c):
@@ -21,12 +25,17 @@ def mlp(h, W, b, V, c):
     return torch.tanh(h @ W.mT + b) @ V.mT + c
 
 
+def deep(h, W1, b1, W2, b2, W3, b3, V, c):
+    a = F.elu(F.elu(h @ W1.mT + b1) @ W2.mT + b2)
+    return F.elu(a @ W3.mT + b3) @ V.mT + c
+
+
 def formula(h, x, flow, weights, update, dt, observe):
     """The docstrings' formulas, a line each, differentiated by autograd."""
     H, before, after = h.shape[-1], [], []
     U, d = update
     for m in range(len(dt)):
-        h = h + dt[m] * {GruFlow: gru, MlpFlow: mlp}[flow](h, *weights)
+        h = h + dt[m] * {GruFlow: gru, MlpFlow: mlp, DEEP: deep}[flow](h, *weights)
         before.append(h)
         u = (h @ U.mT + d).split(H, -1)
         a = x[m].split(H, -1)
@@ -91,6 +100,18 @@ def test_the_network_flow_converges_to_a_closed_form_with_order_one():
     orders = [math.log2(coarse / fine) for coarse, fine in itertools.pairwise(errors)]
     assert errors[-1] < 5e-3
     assert all(0.9 < order < 1.1 for order in orders), (errors, orders)
+
+
+def test_default_flow_keeps_names_and_initial_weights_of_earlier_runs():
+    """One layer of H units: names and shapes of a run's weights, and the draws they start from."""
+    assert MlpFlow.sized(1, None, "tanh").shapes(1, 4) == MlpFlow.shapes(1, 4)
+    assert list(MlpFlow.shapes(1, 4)) == ["hidden", "hidden_bias", "rate", "rate_bias"]
+    torch.manual_seed(0)
+    net = GruOde(Marginal(torch.zeros(2), 1.0), 4, 1, 1.0, 1.0, MlpFlow)
+    torch.manual_seed(0)
+    for name in ("flow_hidden", "flow_hidden_bias", "flow_rate", "flow_rate_bias", "update", "update_bias"):
+        expected = torch.empty_like(net.get_parameter(name)).uniform_(-0.5, 0.5)
+        assert torch.equal(net.get_parameter(name), expected), name
 
 
 def test_a_second_derivative_is_refused(case):
