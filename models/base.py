@@ -62,6 +62,33 @@ class LatentDynamics(Trained):
         """P(Y_t | all observations), by draws from the posterior; of an observed frame it is the reconstruction."""
 
 
+class Filtered(NamedTuple):
+    """What a particle filter finds out about a batch."""
+
+    predictive: Predictive
+    """P(Y_t | observations before t)."""
+    log_evidence: Tensor
+    """[B] estimate of log P(observed frames), nats; its exponential is unbiased."""
+    effective: Tensor
+    """[B] effective sample size, summed over the observed frames."""
+
+
+class StateSpace(LatentDynamics):
+    """A model whose latent has a memory of its own: what is known of it at a time follows from the likelihoods of the
+    frames before, by a filter."""
+
+    @abstractmethod
+    def filter(self, batch: Batch, particles: int) -> Filtered:
+        """Filter with so many particles a sequence, without gradients."""
+
+    @abstractmethod
+    def rollout(self, batch: Batch, samples: int) -> Predictive:
+        """P(Y_t | observations before t) by draws of the latent that no likelihood weighs, as published."""
+
+    def predict(self, batch: Batch, samples: int) -> Predictive:
+        return self.filter(batch, samples).predictive
+
+
 class Smoother(Trained):
     """A model of each frame given all others, past and future: it interpolates, and neither predicts nor bounds the
     likelihood."""

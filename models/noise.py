@@ -22,6 +22,13 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ ((x >> 31) & 0x1FFFFFFFF)
 
 
+def _keyed_bits(seed: Tensor, steps: int, width: int, stream: int | Tensor) -> Tensor:
+    device = seed.device
+    row = _mix(_mix(seed) + (torch.zeros_like(seed) + stream + 1) * _GOLDEN)[:, None, None]
+    counter = torch.arange(steps, device=device)[:, None] * 2**20 + torch.arange(width, device=device)
+    return _mix(row + (counter + 1) * _GOLDEN)
+
+
 def keyed_normal(seed: Tensor, steps: int, width: int, stream: int | Tensor = 0) -> Tensor:
     """Draw N(0, 1).
 
@@ -33,14 +40,17 @@ def keyed_normal(seed: Tensor, steps: int, width: int, stream: int | Tensor = 0)
     Returns:
         [B, steps, width] float32.
     """
-    device = seed.device
-    row = _mix(_mix(seed) + (torch.zeros_like(seed) + stream + 1) * _GOLDEN)[:, None, None]
-    counter = torch.arange(steps, device=device)[:, None] * 2**20 + torch.arange(width, device=device)
-    bits = _mix(row + (counter + 1) * _GOLDEN)
+    bits = _keyed_bits(seed, steps, width, stream)
     # Two 24-bit uniforms from one hash, then Box-Muller; the half keeps the logarithm finite.
     radius = ((bits & 0xFFFFFF).float() + 0.5) * 2.0**-24
     angle = ((bits >> 32) & 0xFFFFFF).float() * (2.0 * math.pi * 2.0**-24)
     return (-2.0 * radius.log()).sqrt() * angle.cos()
+
+
+def keyed_uniform(seed: Tensor, steps: int, stream: int | Tensor = 0) -> Tensor:
+    """Draw U(0, 1), both ends excluded: [B, steps] float64. Keys are those of `keyed_normal`."""
+    bits = _keyed_bits(seed, steps, 1, stream)[..., 0]
+    return (((bits >> 16) & 0xFFFFFFFF).double() + 0.5) * 2.0**-32
 
 
 def antithetic_normal(seed: Tensor, steps: int, width: int, draws: int, uses: int = 1, use: int = 0) -> Tensor:

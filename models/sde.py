@@ -1,11 +1,11 @@
-"""Solvers of VSDN-SDE's paths: the direct loop, and torchsde as the reference it is held against.
+"""VSDN-SDE's equation for a batch, and its solvers: the direct loop, and torchsde as the reference it is held against.
 
 Every sequence has its own steps. torchsde knows one time for the whole batch, so it is given the step's number tau as
 its time: dx = dt_m drift dtau + sqrt(dt_m) R dW(tau) for m <= tau < m + 1. Its Euler step of length 1 is then the
 direct one, on the same Brownian path.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +13,71 @@ from torch import Tensor, nn
 
 from models import sde_loop
 from models.sde_loop import Paths, Shape, Weights
+from models.timegrid import TimeGrid
 
 SolverName = Literal["direct", "torchsde"]
+
+
+class Frames(NamedTuple):
+    """N times at which paths are read, each within a step of one sequence."""
+
+    row: Tensor
+    """[N] which sequence."""
+    step: Tensor
+    """[N] which of its steps."""
+    fraction: Tensor
+    """[N, 1, 1] how much of the step has passed, in (0, 1] or 1 for a step of no length."""
+    dt: Tensor
+    """[N, 1, 1] length of the step."""
+    noise: Tensor
+    """[N, S, Z] standard normal, of the Brownian bridge within the step."""
+
+    def take(self, which: Tensor) -> "Frames":
+        """Some of them, by number."""
+        return Frames._make(x[which] for x in self)
+
+
+class Solution(NamedTuple):
+    """S paths of B sequences through some steps."""
+
+    states: Tensor
+    """[1 + steps, S, B, Z] at the start, and at the end of each step."""
+    diffusion: Tensor
+    """[steps, S, B, Z] at the start of each step."""
+    outputs: Tensor
+    """[steps, G, S * B, 2 Z] of the networks at the start of each step."""
+
+    def read(self, frames: Frames, first: int = 0) -> Tensor:
+        """States [N, S, Z]: within a step, from a Brownian bridge. The paths' first step has the number `first`."""
+        row, step, theta = frames.row, frames.step - first, frames.fraction
+        spread = (theta * (1 - theta) * frames.dt).sqrt() * self.diffusion[step, :, row]
+        # Two indices around a slice: [N, S, Z].
+        return torch.lerp(self.states[step, :, row], self.states[step + 1, :, row], theta) + spread * frames.noise
+
+
+class Equation(NamedTuple):
+    """The SDE of B sequences in M steps: all but the paths."""
+
+    pre: Tensor
+    """[M, G, B, W], see `sde_loop.run`."""
+    weights: Weights
+    grid: TimeGrid
+    shape: Shape
+    solver: SolverName
+
+    def dt(self, steps: slice = slice(None)) -> Tensor:
+        """[steps, 1, B, 1]"""
+        return self.grid.dt.T[steps, None, :, None].to(self.pre.dtype)
+
+    def solve(self, x: Tensor, noise: Tensor, steps: slice = slice(None)) -> Solution:
+        """Paths from x [S, B, Z], at the start of the first of `steps`, with noise [steps, S, B, Z]."""
+        (S, B, _), pre = x.shape, self.pre[steps]
+        dt = self.dt(steps).expand(-1, S, -1, -1).flatten(1, 2)
+        paths = solve(
+            x.flatten(0, 1), pre.repeat(1, 1, S, 1), self.weights, dt, noise.flatten(1, 2), self.shape, self.solver
+        )
+        states, diffusion = (y.unflatten(1, (S, B)) for y in (paths.states, self.shape.diffusion(paths.outputs)))
+        return Solution(torch.cat([x[None], states]), diffusion, paths.outputs)
 
 
 def solve(

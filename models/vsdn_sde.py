@@ -14,27 +14,29 @@ and would learn to copy one that interpolation does not give it (as VSDN-VAE's w
 the loss is 1 - p times that, and -p E log P of the observed frames along paths of the prior.
 """
 
+import copy
 import math
 from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple, Self
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from models import sde, timegrid
-from models.base import LatentDynamics, Objective, Terms, per_sequence
+from models.base import Filtered, Objective, StateSpace, Terms, per_sequence
 from models.batch import Batch
 from models.decoder import Decoder
+from models.drifts import Drifts
 from models.gain_shape import reader
 from models.gru_ode import Events, GruOde, Trajectory, clock_of
 from models.likelihoods import LikelihoodName, Marginal
-from models.networks import full_precision
 from models.noise import antithetic_normal, keyed_normal
+from models.particle_filter import Cloud, stretches_of, uniforms
 from models.predictive import Predictive
-from models.sde_loop import Shape, Weights
+from models.sde_loop import Shape
+from models.timegrid import TimeGrid
 from models.vsdn import VsdnConfig
 
 _PRIOR = (0,)
@@ -72,40 +74,6 @@ class VsdnSdeConfig(VsdnConfig):
         return self
 
 
-class Drifts(nn.Module):
-    """N1 and N2 side by side, as `sde_loop` takes them."""
-
-    def __init__(self, past: int, future: int, latent: int, width: int, depth: int) -> None:
-        super().__init__()
-        self.read_past, self.read_all = nn.Linear(past, width), nn.Linear(past + future, width)
-        self.state = nn.Parameter(torch.empty(2, width, latent))
-        self.hidden = nn.Parameter(torch.empty(depth - 1, 2, width, width)) if depth > 1 else None
-        self.hidden_bias = nn.Parameter(torch.empty(depth - 1, 2, 1, width)) if depth > 1 else None
-        self.prior, self.prior_bias = (
-            nn.Parameter(torch.empty(2 * latent, width)),
-            nn.Parameter(torch.empty(2 * latent)),
-        )
-        self.posterior, self.posterior_bias = (
-            nn.Parameter(torch.empty(latent, width)),
-            nn.Parameter(torch.empty(latent)),
-        )
-        for name, parameter in self.named_parameters(recurse=False):  # as torch.nn.Linear does
-            bound = (latent if name == "state" else width) ** -0.5
-            nn.init.uniform_(parameter, -bound, bound)
-
-    def forward(self, past: Tensor, future: Tensor | None) -> tuple[Tensor, Weights]:
-        """The share of the first layer that is not X's, [M, G, B, W], and all that X meets; of N1 alone where there is
-        no future."""
-        G, latent = (1 if future is None else 2), len(self.posterior)
-        shares = [self.read_past(past)]
-        if future is not None:
-            shares.append(self.read_all(torch.cat([past, future], -1)))
-        V = torch.stack([self.prior, F.pad(self.posterior, (0, 0, 0, latent))])
-        c = torch.stack([self.prior_bias, F.pad(self.posterior_bias, (0, latent))])[:, None]
-        hidden, bias = (() if x is None else x[:, :G].unbind() for x in (self.hidden, self.hidden_bias))
-        return full_precision(torch.stack(shares, 1)), Weights(self.state[:G], hidden, bias, V[:G], c[:G])
-
-
 class Latent(NamedTuple):
     """S paths of X, read at the frames of a batch."""
 
@@ -121,7 +89,7 @@ class Latent(NamedTuple):
     """[S, B] sum over steps of u epsilon: log dP/dQ of a path is -(kl + martingale)."""
 
 
-class VsdnSde(LatentDynamics):
+class VsdnSde(StateSpace):
     def __init__(self, config: VsdnSdeConfig, likelihood: LikelihoodName, marginal: Marginal) -> None:
         super().__init__()
         c = self.config = config
@@ -156,7 +124,17 @@ class VsdnSde(LatentDynamics):
         weighted = (log_likelihood - latent.kl - latent.martingale).logsumexp(0) - math.log(samples)
         return Terms(log_likelihood.mean(0), latent.kl.mean(0), events.valid.sum(1)), weighted
 
-    def predict(self, batch: Batch, samples: int) -> Predictive:
+    @torch.no_grad()
+    def filter(self, batch: Batch, particles: int) -> Filtered:
+        double = batch._replace(values=batch.values.double())
+        found = copy.deepcopy(self).double()._particles(double, particles)  # see `particle_filter`
+        x, log_weights, h, log_evidence, effective = (y.to(batch.values) for y in found)
+        predictive = self.decoder.predictive(
+            lambda s: torch.cat([x[:, :, s], h], -1), self.decoder.past(batch), particles, log_weights.permute(2, 0, 1)
+        )
+        return Filtered(predictive, log_evidence, effective)
+
+    def rollout(self, batch: Batch, samples: int) -> Predictive:
         return self._predictive(self._latent(batch, _PRIOR, samples))
 
     def interpolate(self, batch: Batch, samples: int) -> Predictive:
@@ -173,8 +151,45 @@ class VsdnSde(LatentDynamics):
 
     def _latent(self, batch: Batch, driver: tuple[int, ...], samples: int) -> Latent:
         """Paths of the SDE whose drift `driver` names, given what the batch shows."""
-        c, B, S = self.config, len(batch.observed), samples
-        events = Events.of(batch)
+        (B, T), S = batch.observed.shape, samples
+        equation, h = self._equation(batch, Events.of(batch), driver)
+        dt, noise = equation.dt(), self._noise(batch.seed, equation, S)
+        paths = equation.solve(self.x0.to(h.dtype).expand(S, B, -1), noise)
+        kl = martingale = h.new_zeros(S, B)
+        if driver != _PRIOR:
+            target = partial(equation.shape.target, paths.outputs)
+            u = dt.sqrt() * (target(driver) - target(_PRIOR)).view_as(noise) / paths.diffusion
+            kl, martingale = (x.sum((0, 3)) for x in (0.5 * u.square(), u * noise))
+        x = paths.read(self._frames(batch, equation.grid, S)).unflatten(0, (B, T)).permute(2, 0, 1, 3)
+        return Latent(x, h, self.decoder.past(batch), kl, martingale)
+
+    def _particles(self, batch: Batch, particles: int) -> tuple[Tensor, ...]:
+        """Filter. At every frame, given the observations before it: particles [B, T, S, Z], their log weights
+        [B, T, S], forward state [B, T, H]. Of all observations: log evidence and effective sample sizes [B]."""
+        (B, T), S, events = batch.observed.shape, particles, Events.of(batch)
+        K, row = events.valid.shape[1], torch.arange(B, device=batch.seed.device)
+        equation, h = self._equation(batch, events, _PRIOR)
+        grid, noise, uniform = equation.grid, self._noise(batch.seed, equation, S), uniforms(batch.seed, K)
+        known = events.take(h), events.take(self.decoder.past(batch)), events.values
+        frames, stretches = self._frames(batch, grid, S), stretches_of(grid)
+        order = frames.step.argsort(stable=True)
+        stops = torch.searchsorted(frames.step[order], torch.tensor([each.stop for each in stretches]).to(order))
+        cloud = Cloud.at(self.x0.expand(S, B, -1))
+        x, log_weights = h.new_empty(B * T, S, len(self.x0)), h.new_empty(B * T, S)
+        for steps, which in zip(stretches, order.tensor_split(stops[:-1].tolist()), strict=True):
+            paths = equation.solve(cloud.x, noise[steps], steps)
+            asked = frames.take(which)
+            x[which], log_weights[which] = paths.read(asked, steps.start), cloud.log_weights[asked.row]
+            event = grid.event[:, steps.stop - 1]
+            number = event.clamp_max(K - 1)
+            h_n, past, y = (z[row, number].expand(S, -1, -1) for z in known)
+            log_likelihood = self.decoder.log_prob(torch.cat([paths.states[-1], h_n], -1), past, y)
+            cloud = cloud._replace(x=paths.states[-1]).observe(log_likelihood, event < K, uniform[row, number])
+        return x.unflatten(0, (B, T)), log_weights.unflatten(0, (B, T)), h, cloud.log_evidence, cloud.effective
+
+    def _equation(self, batch: Batch, events: Events, driver: tuple[int, ...]) -> tuple[sde.Equation, Tensor]:
+        """The SDE whose drift `driver` names, and the forward state [B, T, H] just before each frame."""
+        c = self.config
         trajectory: Trajectory = self.gru_ode(batch, events)
         start, future = trajectory.steps()
         following, gap = _next_at_steps(events, trajectory.rows(0))
@@ -183,35 +198,25 @@ class VsdnSde(LatentDynamics):
         if c.see_gaps:
             future = torch.cat([future, gap.log1p().to(future)], -1)
         pre, weights = self.drifts(start, None if driver == _PRIOR else future)
-        pre, grid = pre.repeat_interleave(c.substeps, 0), timegrid.refine(trajectory.rows(0), c.substeps)
-        M, dtype = pre.shape[0], pre.dtype
-        dt = grid.dt.T[..., None].to(dtype).repeat(1, S, 1)
-        noise = antithetic_normal(batch.seed, M, c.latent, S, uses=2).to(dtype)
-        noise = noise.permute(2, 0, 1, 3).reshape(M, S * B, c.latent)
+        grid = timegrid.refine(trajectory.rows(0), c.substeps)
         shape = Shape(c.bound, *c.diffusion, driver)
-        x0 = self.x0.to(dtype).expand(S * B, -1)
-        paths = sde.solve(x0, pre.repeat(1, 1, S, 1), weights, dt, noise, shape, c.solver)
-        diffusion = shape.diffusion(paths.outputs)
-        kl = martingale = x0.new_zeros(S, B)
-        if driver != _PRIOR:
-            gap = shape.target(paths.outputs, driver) - shape.target(paths.outputs, _PRIOR)
-            u = dt.sqrt() * gap / diffusion
-            kl, martingale = (x.sum((0, 2)).view(S, B) for x in (0.5 * u.square(), u * noise))
-        states = torch.cat([x0[None], paths.states])
-        x = self._at_frames(states.view(M + 1, S, B, -1), diffusion.view(M, S, B, -1), grid, batch)
-        return Latent(x, trajectory.at(0, batch, after=False), self.decoder.past(batch), kl, martingale)
+        equation = sde.Equation(pre.repeat_interleave(c.substeps, 0), weights, grid, shape, c.solver)
+        return equation, trajectory.at(0, batch, after=False)
 
-    def _at_frames(self, states: Tensor, diffusion: Tensor, grid: timegrid.TimeGrid, batch: Batch) -> Tensor:
-        """[S, B, T, Z] from the paths [M + 1, S, B, Z]: between two steps, a Brownian bridge."""
-        S = states.shape[1]
+    def _noise(self, seed: Tensor, equation: sde.Equation, samples: int) -> Tensor:
+        """[M, S, B, Z] of the steps of S paths a sequence."""
+        M = len(equation.pre)
+        return antithetic_normal(seed, M, self.config.latent, samples, uses=2).permute(2, 0, 1, 3).to(equation.pre)
+
+    def _frames(self, batch: Batch, grid: TimeGrid, samples: int) -> sde.Frames:
+        """All B * T frames of the batch, for S paths."""
+        B, T = batch.observed.shape
         step, fraction = timegrid.locate(grid, clock_of(batch, 0, self.config.time_unit))
-        row = torch.arange(step.shape[0], device=step.device)[:, None]
-        noise = antithetic_normal(batch.seed, step.shape[1], states.shape[3], S, uses=2, use=1).to(states)
-        theta, dt = (x[..., None, None].to(states.dtype) for x in (fraction, grid.dt.gather(1, step)))
-        # Two indices around a slice: [B, T, S, Z].
-        bridge = (theta * (1 - theta) * dt).sqrt() * diffusion[step, :, row] * noise.permute(1, 2, 0, 3)
-        x = torch.lerp(states[step, :, row], states[step + 1, :, row], theta) + bridge
-        return x.permute(2, 0, 1, 3)
+        noise = antithetic_normal(batch.seed, T, self.config.latent, samples, uses=2, use=1)
+        row = torch.arange(B, device=step.device)[:, None].expand(B, T)
+        fraction, dt = (x[..., None, None].to(batch.values) for x in (fraction, grid.dt.gather(1, step)))
+        fields = row, step, fraction, dt, noise.permute(1, 2, 0, 3).to(batch.values)
+        return sde.Frames(*(field.flatten(0, 1) for field in fields))
 
     def _sum_of(self, score: Callable[..., Tensor], latent: Latent, events: Events) -> Tensor:
         """A decoder's score of each event, summed over a sequence's: [S, B]."""
@@ -224,7 +229,7 @@ class VsdnSde(LatentDynamics):
         return self.decoder.predictive(lambda s: torch.cat([latent.x[s], latent.h], -1), latent.past, len(latent.x))
 
 
-def _next_at_steps(events: Events, grid: timegrid.TimeGrid) -> tuple[Tensor, Tensor]:
+def _next_at_steps(events: Events, grid: TimeGrid) -> tuple[Tensor, Tensor]:
     """The frame observed at the end of each step, or else next after it, [M, B, D], 0 where there is none; and how long
     after the end it is, [M, B, 1], or the end of the sequence where there is none."""
     K, M = events.valid.shape[1], grid.dt.shape[1]

@@ -59,15 +59,26 @@ class LinearGaussian:
         return Batch(times, torch.stack(values, 1), present, observed, torch.ones(B), torch.arange(B), ("",) * B)
 
     def exact(self, method=problems.kalman_log_likelihood):
-        """[B] of the model in steps of STEP: a row of the filter for each, of which every fifth is a frame."""
+        """[B] log-likelihoods of the model in its own steps."""
+        return torch.tensor([method(*problem) for problem in self.problems()]).double()
+
+    def kalman(self):
+        """Exact moments of Y at every frame given the observations before it: mean and variance [B, T, D]."""
+        found = [problems.kalman(*problem) for problem in self.problems()]
+        means, covariances = (torch.stack([getattr(f, name)[::5] for f in found]) for name in ("mean", "covariance"))
+        variances = torch.einsum("dz,btzy,dy->btd", self.C, covariances, self.C)
+        return means @ self.C.T + self.d, variances + self.std**2
+
+    def problems(self):
+        """What `problems.kalman` takes, for each sequence: a row for each step of STEP, of which every fifth is a
+        frame."""
         B, T, D = self.batch.values.shape
         rows = 5 * (T - 1) + 1
         y, seen = torch.zeros(B, rows, D, dtype=torch.float64), torch.zeros(B, rows, dtype=torch.bool)
         y[:, ::5], seen[:, ::5] = self.batch.values, self.batch.observed
         dt, std = torch.full((rows,), STEP, dtype=torch.float64), torch.full((D,), self.std, dtype=torch.float64)
         dt[0] = 0
-        of = zip(y, seen, strict=True)
-        return torch.tensor([method(self.x0, dt, R, y, seen, self.C, self.d, std) for y, seen in of]).double()
+        return [(self.x0, dt, R, y, seen, self.C, self.d, std) for y, seen in zip(y, seen, strict=True)]
 
     def draws(self, n):
         """Every sequence n times, each copy with noise of its own."""

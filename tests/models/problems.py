@@ -1,6 +1,7 @@
 """Stochastic problems with closed forms: Ornstein-Uhlenbeck processes, their path KL, a linear-Gaussian model."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from scipy.integrate import quad
@@ -67,30 +68,45 @@ def sigma_points(M):
     return points, weights
 
 
-def kalman_log_likelihood(
-    x0: Tensor, dt: Tensor, R: float, y: Tensor, observed: Tensor, C: Tensor, d: Tensor, std: Tensor
-) -> float:
-    """log P(observed rows of y) of x' = (1 - dt) x + sqrt(dt) R epsilon, y = C x + d + std eta, by the Kalman filter.
+class Kalman(NamedTuple):
+    mean: Tensor
+    """[T, Z] E[x_n | observed rows before n]."""
+    covariance: Tensor
+    """[T, Z, Z]"""
+    log_likelihood: float
+    """log P(observed rows of y)."""
+
+
+def kalman(x0: Tensor, dt: Tensor, R: float, y: Tensor, observed: Tensor, C: Tensor, d: Tensor, std: Tensor) -> Kalman:
+    """Filter x' = (1 - dt) x + sqrt(dt) R epsilon, y = C x + d + std eta.
 
     Args: x0 [Z]; dt [T], the step that leads to each row; y [T, D]; observed [T] bool; C [D, Z]; d, std [D].
     """
     mean, P, total = x0.clone(), torch.zeros(len(x0), len(x0), dtype=x0.dtype), 0.0
+    means, covariances = [], []
     for n in range(len(y)):
         mean = (1 - dt[n]) * mean
         P = (1 - dt[n]) ** 2 * P + dt[n] * R**2 * torch.eye(len(x0), dtype=x0.dtype)
+        means.append(mean)
+        covariances.append(P)
         if observed[n]:
             S = C @ P @ C.T + torch.diag(std**2)
             gap = y[n] - C @ mean - d
             total += float(torch.distributions.MultivariateNormal(torch.zeros_like(gap), S).log_prob(gap))
             gain = P @ C.T @ torch.linalg.inv(S)
             mean, P = mean + gain @ gap, P - gain @ C @ P
-    return total
+    return Kalman(torch.stack(means), torch.stack(covariances), total)
+
+
+def kalman_log_likelihood(*problem) -> float:
+    """log P(observed rows of y), by the Kalman filter."""
+    return kalman(*problem).log_likelihood
 
 
 def dense_log_likelihood(
     x0: Tensor, dt: Tensor, R: float, y: Tensor, observed: Tensor, C: Tensor, d: Tensor, std: Tensor
 ) -> float:
-    """The same from the joint Gaussian of all observed rows."""
+    """The same as `kalman_log_likelihood`, from the joint Gaussian of all observed rows."""
     T, Z = len(y), len(x0)
     stay = torch.cumprod(1 - dt, 0)
     factor = torch.diag(R * dt.sqrt())  # of increment k in x_n

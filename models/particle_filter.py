@@ -1,0 +1,94 @@
+"""A particle filter (Gordon, Salmond and Smith, 1993): the law of a state given the observations so far, as S weighted
+draws of it.
+
+Particles move by the model's own steps. At an observation the weight of each is multiplied by P(Y_n | X_n, past), and
+P(Y_n | past) is estimated by the weighted mean of these. The product of the estimates is an unbiased estimate of the
+likelihood of all observations. Where few particles carry the weight, all are resampled: systematically (Kitagawa,
+1996), when the effective sample size 1 / sum_k w_k^2 is below S / 2.
+
+Every decision is of one sequence, and its noise is keyed by that sequence (`noise`): neither a later observation nor
+another sequence of the batch has an influence. Use it in double precision: resampling turns a difference of rounding,
+which depends on the shape of a batch, into another particle.
+"""
+
+import itertools
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from models.noise import keyed_uniform
+from models.timegrid import TimeGrid
+
+_RESAMPLING = 1 << 22
+"""Stream of a sequence's noise that resampling draws from, beyond those of paths and frames."""
+_LEAST_SHARE = 0.5
+"""Share of the particles below which the effective sample size leads to resampling."""
+
+
+class Cloud(NamedTuple):
+    """S weighted particles of each of B sequences, and what the observations have said so far."""
+
+    x: Tensor
+    """[S, B, Z]"""
+    log_weights: Tensor
+    """[B, S], the weights sum to 1 over S."""
+    log_evidence: Tensor
+    """[B] estimate of log P(observations so far), nats."""
+    effective: Tensor
+    """[B] effective sample size, summed over the observations so far."""
+
+    @classmethod
+    def at(cls, x: Tensor) -> "Cloud":
+        """Particles x [S, B, Z] of equal weight, before any observation."""
+        S, B, _ = x.shape
+        return cls(x, x.new_full((B, S), -math.log(S)), x.new_zeros(B), x.new_zeros(B))
+
+    def observe(self, log_likelihood: Tensor, here: Tensor, uniform: Tensor) -> "Cloud":
+        """Weigh the particles by an observation, and resample them where few carry the weight.
+
+        Args:
+            log_likelihood: [S, B], nats. here: [B] bool, which sequences observe.
+            uniform: [B], in (0, 1), see `systematic`.
+        """
+        S, here = len(self.x), here[:, None]
+        # Contiguous, so that each sequence is summed in the same way in any batch.
+        joint = self.log_weights + torch.where(here, log_likelihood.T, 0.0).contiguous()
+        evidence = torch.where(here, joint.logsumexp(1, keepdim=True), 0.0)
+        log_weights = joint - evidence
+        effective = torch.where(here, (-(2 * log_weights).logsumexp(1, keepdim=True)).exp(), S)
+        few = effective < _LEAST_SHARE * S
+        drawn = systematic(log_weights.exp(), uniform[:, None])
+        x = torch.where(few[None], self.x.gather(0, drawn.T[..., None].expand_as(self.x)), self.x)
+        return Cloud(
+            x,
+            torch.where(few, -math.log(S), log_weights),
+            self.log_evidence + evidence[:, 0],
+            self.effective + torch.where(here, effective, 0.0)[:, 0],
+        )
+
+
+def systematic(weights: Tensor, uniform: Tensor) -> Tensor:
+    """Numbers of the particles [B, S] int64, non-decreasing, among which k comes up S w_k times, rounded up or down.
+
+    Args:
+        weights: [B, S], sum to 1 over S up to rounding.
+        uniform: [B, 1], in (0, 1): over it the mean number of times is S w_k.
+    """
+    S = weights.shape[1]
+    total = weights.cumsum(1)
+    points = (torch.arange(S, device=weights.device) + uniform) / S
+    return torch.searchsorted(total / total[:, -1:], points).clamp_max(S - 1)
+
+
+def uniforms(seed: Tensor, events: int) -> Tensor:
+    """[B, events] float64 in (0, 1), for the resampling at each event of sequences with these seeds [B]."""
+    return keyed_uniform(seed, events, _RESAMPLING)
+
+
+def stretches_of(grid: TimeGrid) -> list[slice]:
+    """Divide the steps where any sequence has an event at the end of one."""
+    K, M = grid.stop.shape[1], grid.dt.shape[1]
+    stops = {*(1 + (grid.event < K).any(0).nonzero()[:, 0]).tolist(), M}
+    return [slice(*ends) for ends in itertools.pairwise(sorted({0} | stops))]

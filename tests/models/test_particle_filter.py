@@ -1,0 +1,163 @@
+"""The particle filter of VSDN-SDE against a Kalman filter, against plain averages, and against itself."""
+
+import math
+
+import pytest
+import torch
+
+from models.batch import Batch
+from models.particle_filter import systematic
+from tests.models.conftest import CONFIGS, make_batch, small
+from tests.models.linear_gaussian import LinearGaussian
+
+SDE = [name for name in CONFIGS if name.startswith("vsdn_sde")]
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return LinearGaussian()
+
+
+@torch.no_grad()
+def filtered(problem, particles, rows):
+    """Mean and variance of every frame [B, rows, T, D] and log evidence [B, rows], each row with noise of its own."""
+    found = problem.model.filter(problem.draws(rows), particles)
+    B, T, D = problem.batch.values.shape
+    w, means, stds = found.predictive.gaussians()
+    mean = (w[..., None] * means).sum(0)
+    variance = (w[..., None] * (means.square() + stds.square())).sum(0) - mean.square()
+    return mean.view(B, rows, T, D), variance.view(B, rows, T, D), found.log_evidence.view(B, rows)
+
+
+def test_moments_and_evidence_are_those_of_the_kalman_filter(problem):
+    """By the means over independent filters. The bias of one is of order 1 / particles, the standard error of 20 of
+    order 1 / sqrt(20 particles): a seventh of that with 1000 particles."""
+    rows = 20
+    found = filtered(problem, 1000, rows)
+    for x, exact in zip(found, (*problem.kalman(), problem.exact()), strict=True):
+        assert (abs(x.mean(1) - exact) < 5 * x.std(1) / rows**0.5 + 1e-9).all()
+    mean, variance = problem.kalman()
+    spread = (variance - problem.std**2).sqrt()  # of the state, in what is observed
+    assert (found[0].std(1) <= 0.2 * spread).all()
+    assert float(mean.std()) > 5 * float(found[0].std(1).max())
+
+
+def test_error_falls_with_the_root_of_the_particles(problem):
+    """The slope of log RMSE over log S, through S = 16, 64, 256.
+
+    A mean square over n independent rows has a relative standard deviation of about sqrt(2 / n), the logarithm of its
+    root one of 1 / sqrt(2 n); the slope between two ends log 16 apart has sqrt(2) / log 16 of that. A bias of order
+    1 / S adds a part of order 1 / S to the square, and to the slope at most 0.5 log(1 + 1 / 16) / log 16.
+    """
+    rows, exact_mean, exact, errors = 100, problem.kalman()[0], problem.exact(), []
+    for S in (16, 64, 256):
+        mean, _, evidence = filtered(problem, S, rows)
+        gaps = mean - exact_mean[:, None], evidence - exact[:, None]
+        errors.append(torch.stack([gap.square().mean().sqrt() for gap in gaps]))
+    slopes = (errors[2].log() - errors[0].log()) / math.log(16)
+    assert (abs(slopes + 0.5) < (5 / rows**0.5 + 0.5 * math.log1p(1 / 16)) / math.log(16)).all()
+    assert (errors[0] > errors[1]).all()
+    assert (errors[1] > errors[2]).all()
+
+
+@pytest.mark.parametrize("particles", [1, 2, 7])
+def test_evidence_is_unbiased(problem, particles):
+    """However few particles: the mean of its exponential is the likelihood itself."""
+    rows = 1500
+    ratio = (filtered(problem, particles, rows)[2] - problem.exact()[:, None]).exp()
+    assert (abs(ratio.mean(1) - 1) < 5 * ratio.std(1) / rows**0.5).all()
+    assert (ratio.std(1) / rows**0.5 < 0.2).all()
+
+
+@pytest.mark.parametrize("name", SDE)
+@pytest.mark.parametrize("irregular", [False, True])
+def test_without_observations_it_is_the_plain_average(name, irregular):
+    model, batch = small(name), make_batch(irregular=irregular)
+    batch = batch._replace(observed=torch.zeros_like(batch.observed))
+    with torch.no_grad():
+        found, rollout = model.filter(batch, 6), model.rollout(batch, 6)
+        torch.testing.assert_close(found.predictive.mean, rollout.mean, rtol=1e-13, atol=1e-13)
+    assert (found.log_evidence == 0).all()
+
+
+def test_before_the_first_observation_it_is_the_plain_average():
+    model, batch = small("vsdn_sde"), make_batch()
+    first = batch.observed.to(torch.int8).argmax(1)
+    with torch.no_grad():
+        found, rollout = model.filter(batch, 6).predictive.mean, model.rollout(batch, 6).mean
+    for b, n in enumerate(first):
+        torch.testing.assert_close(found[b, : n + 1], rollout[b, : n + 1], rtol=1e-13, atol=1e-13)
+    assert not torch.allclose(found, rollout, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", SDE)
+@pytest.mark.parametrize("irregular", [False, True])
+def test_answer_is_the_same_in_any_batch(name, irregular, dtype):
+    """Alone, without padding, and in a large batch in another order, though resampling turns a difference of rounding
+    into another particle. The evidence shows that all decisions are the same: of a model in single precision it is the
+    same to the last bit. What is decoded differs by the rounding of logits of up to 100.
+    """
+    model, batch = sharp(small(name)).to(dtype), make_batch(irregular=irregular)
+    batch = batch._replace(values=batch.values.to(dtype))
+    rounding = {"rtol": 0, "atol": 0} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-12}
+    with torch.no_grad():
+        together = model.filter(batch, 16)
+        for b in range(3):
+            n = int(batch.present[b].sum())
+            turned = [(b + i) % 3 for i in range(40)]
+            many = Batch._make(x[turned] if isinstance(x, torch.Tensor) else () for x in batch)
+            for other in (batch.rows(slice(b, b + 1)).first(n), many):
+                found = model.filter(other, 16)
+                torch.testing.assert_close(found.log_evidence[0], together.log_evidence[b], **rounding)
+                torch.testing.assert_close(found.effective[0], together.effective[b], **rounding)
+                mean = found.predictive.mean[0, :n]
+                torch.testing.assert_close(
+                    mean, together.predictive.mean[b, :n], rtol=0, atol=100 * torch.finfo(dtype).eps
+                )
+    assert (together.effective < 16 * batch.observed.sum(1)).all()
+
+
+def sharp(model):
+    """The model with a decoder that depends on X as much as to resample at nearly every observation."""
+    with torch.no_grad():
+        model.decoder.linear.weight[:, : model.config.latent] *= 20
+    return model
+
+
+@pytest.mark.parametrize("name", SDE)
+def test_no_leak_though_later_frames_resample(name):
+    """Changing all Y_m with m >= n leaves the prediction of Y_n the same to the last bit, and moves later ones."""
+    model, batch = sharp(small(name)), make_batch()
+    with torch.no_grad():
+        predicted = model.filter(batch, 8)
+        for n in range(batch.values.shape[1]):
+            values = batch.values.clone()
+            values[:, n:] = 1 - values[:, n:]
+            changed = model.filter(batch._replace(values=values), 8)
+            assert torch.equal(changed.predictive.mean[:, : n + 1], predicted.predictive.mean[:, : n + 1])
+            if batch.observed[0, n] and n < 16:
+                assert not torch.equal(changed.predictive.mean[0, n + 1 :], predicted.predictive.mean[0, n + 1 :])
+    assert predicted.effective.sum() < 0.5 * 8 * batch.observed.sum()  # it resamples
+
+
+def test_systematic_resampling_rounds_the_expected_numbers():
+    """Particle k comes up floor or ceil of S w_k times, and S w_k on average over the uniform number."""
+    S, n = 9, 2000
+    weights = torch.rand(1, S, generator=torch.Generator().manual_seed(0)).double().pow(3)
+    weights = weights / weights.sum()
+    uniform = (torch.arange(n).double()[:, None] + 0.5) / n
+    numbers = systematic(weights.expand(n, S), uniform)
+    assert (numbers.diff(dim=1) >= 0).all()
+    counts = torch.nn.functional.one_hot(numbers, S).sum(1).double()
+    expected = S * weights[0]
+    assert ((counts == expected.floor()) | (counts == expected.ceil())).all()
+    # The count of a particle is a step function of the uniform number with two steps: a midpoint rule is off by 1 / n.
+    assert (abs(counts.mean(0) - expected) < 2 / n).all()
+
+
+@pytest.mark.parametrize("uniform", [2.0**-33, 1 - 2.0**-33])
+def test_no_particle_without_weight_is_drawn(uniform):
+    weights = torch.tensor([[0.0, 0.3, 0.0, 0.7, 0.0]]).double()
+    numbers = systematic(weights, torch.tensor([[uniform]]).double())
+    assert set(numbers[0].tolist()) == {1, 3}
