@@ -53,7 +53,7 @@ class GruOdeModel(LatentDynamics):
         c = config
         network = MlpFlow.sized(c.flow_depth, c.flow_width, c.flow_activation)
         flow = network if c.name == "ode_rnn" else GruFlow
-        self.gru_ode = GruOde(marginal, c.hidden, 1, c.max_step, c.time_unit, flow, c.gain_shape)
+        self.gru_ode = GruOde(marginal, c.hidden, 1, c.max_step, c.time_unit, flow, c.gain_shape, c.dropout)
         self.features = mlp(c.hidden, c.width, c.depth, c.latent)
         self.decoder = Decoder(c.latent + c.hidden, likelihood, marginal, c)
 
@@ -94,7 +94,9 @@ class BiGruOdeModel(Smoother):
     def __init__(self, config: GruOdeConfig, likelihood: LikelihoodName, marginal: Marginal) -> None:
         super().__init__()
         c = config
-        self.gru_ode = GruOde(marginal, c.hidden, 2, c.max_step, c.time_unit, gain_shape=c.gain_shape)
+        self.gru_ode = GruOde(
+            marginal, c.hidden, 2, c.max_step, c.time_unit, gain_shape=c.gain_shape, dropout=c.dropout
+        )
         self.see_gaps, self.time_unit = c.see_gaps, c.time_unit
         self.features = mlp(2 * c.hidden + c.see_gaps, c.width, c.depth, c.latent)
         self.decoder = Decoder(c.latent + 2 * c.hidden, likelihood, marginal, c)

@@ -5,6 +5,7 @@ observations and jumps at them.
 sequence, and can then be asked for the state at any time.
 """
 
+from statistics import NormalDist
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,10 @@ from models.gain_shape import reader
 from models.gru_flow import GruFlow
 from models.likelihoods import Marginal
 from models.networks import full_precision
+from models.noise import keyed_normal
+
+_HIDDEN = 1 << 22
+"""Stream of a sequence's noise that says which components are hidden; those before it are of latents and frames."""
 
 
 class DrivenConfig(Config):
@@ -34,6 +39,9 @@ class DrivenConfig(Config):
     see_gaps: bool = False
     """Let the decoder read the time since the last observed frame; networks that know the future also read the time
     until the next one. Both as log(1 + time in units of `time_unit`)."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Probability, in training, that a component of the recurrent states is hidden from whatever reads them, for a
+    whole sequence; 0: none is."""
     gain_shape: bool = False
     """Read and say every frame as a gain and a shape; for waveforms."""
 
@@ -121,14 +129,16 @@ class GruOde(nn.Module):
         max_step: longest Euler step, seconds. time_unit: seconds that make one unit of t in dh/dt.
         flow: f, by default (1 - z) (g - h) with the gates of an input-free GRU cell.
         gain_shape: read frames as a gain and a shape.
+        dropout: in training, probability that a component of a state is read as 0; the loop itself goes on with it.
     """
 
     def __init__(
         self, marginal: Marginal, hidden: int, passes: int, max_step: float, time_unit: float,
-        flow: type[recurrence.Flow] = GruFlow, gain_shape: bool = False,
+        flow: type[recurrence.Flow] = GruFlow, gain_shape: bool = False, dropout: float = 0.0,
     ) -> None:  # fmt: skip
         super().__init__()
         self.max_step, self.time_unit, self.passes, self.hidden = max_step, time_unit, passes, hidden
+        self.dropout = dropout
         R, H = passes, hidden
         self.flow = flow
         self.flow_weights = [f"flow_{name}" for name in flow.shapes(R, H)]
@@ -162,7 +172,16 @@ class GruOde(nn.Module):
             [self.get_parameter(name) for name in self.flow_weights], (self.update, self.update_bias),
             grid.dt.T.reshape(-1, R, B, 1).to(dtype), (event < K).T.reshape(-1, R, B, 1).to(dtype),
         )  # fmt: skip
+        if self.training and self.dropout > 0:
+            shown = self._shown(batch.seed).to(dtype)
+            before, after = before * shown, after * shown
         return Trajectory(before, after, grid, self.time_unit)
+
+    def _shown(self, seed: Tensor) -> Tensor:
+        """[R, B, H] 0 where a component is hidden, else what keeps the mean of what is read. One draw for all times, as
+        Gal and Ghahramani (2016) have it; keyed, so that it does not depend on ranks and batches."""
+        draw = keyed_normal(seed, self.passes, self.hidden, stream=_HIDDEN).transpose(0, 1)
+        return (draw > NormalDist().inv_cdf(self.dropout)) / (1 - self.dropout)
 
     def _inputs(self, events: Events, grid: timegrid.TimeGrid) -> Tensor:
         """Projected observations at the steps that end with one: [M, R, B, 3H]."""

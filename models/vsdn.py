@@ -65,7 +65,9 @@ class VsdnVae(LatentDynamics):
         self.latent, self.free_nats = c.latent, c.free_nats
         self.unseen_share, self.unseen_beta, self.prior_share = c.unseen_share, c.unseen_beta, c.prior_share
         self.residual = c.name == "vsdn_vae_res"
-        self.gru_ode = GruOde(marginal, c.hidden, 2, c.max_step, c.time_unit, gain_shape=c.gain_shape)
+        self.gru_ode = GruOde(
+            marginal, c.hidden, 2, c.max_step, c.time_unit, gain_shape=c.gain_shape, dropout=c.dropout
+        )
         self.prior_net = mlp(c.hidden, c.width, c.depth, 2 * c.latent)
         self.see_next, self.see_gaps, self.time_unit = c.see_next, c.see_gaps, c.time_unit
         following = reader(marginal, c.gain_shape).width * c.see_next + 2 * c.see_gaps

@@ -94,7 +94,9 @@ class VsdnSde(StateSpace):
         super().__init__()
         c = self.config = config
         self.posterior = (0, 1) if c.name == "vsdn_sde_res" else (1,)
-        self.gru_ode = GruOde(marginal, c.hidden, 2, c.max_step, c.time_unit, gain_shape=c.gain_shape)
+        self.gru_ode = GruOde(
+            marginal, c.hidden, 2, c.max_step, c.time_unit, gain_shape=c.gain_shape, dropout=c.dropout
+        )
         future = c.hidden + reader(marginal, c.gain_shape).width * c.see_next + c.see_gaps
         self.drifts = Drifts(c.hidden, future, c.latent, c.width, c.depth)
         self.x0 = nn.Parameter(torch.zeros(c.latent))
