@@ -10,7 +10,7 @@ from models.gru_ode import GruOde
 from models.likelihoods import Marginal
 from models.mlp_flow import MlpFlow
 from models.recurrence import run
-from tests.models import rounding
+from tests import rounding
 
 DEEP = MlpFlow.sized(3, 5, "elu")
 FLOWS = {"gru": GruFlow, "mlp": MlpFlow, "deep": DEEP}

@@ -9,7 +9,7 @@ from scipy import stats
 from models import sde, sde_loop
 from models.noise import keyed_normal
 from models.sde_loop import Shape, Weights
-from tests.models import rounding
+from tests import rounding
 from tests.models.problems import (
     LINEAR,
     linear_networks,

@@ -11,6 +11,7 @@ def test_merged_pieces_are_the_whole():
         merged = merged.merge(Moments.of(values[part], mask[part]))
     stats = merged.stats()
     assert stats.frames == mask.sum()
+    # 700 additions in either order: 700 eps / 2 = 8e-14.
     np.testing.assert_allclose(stats.mean, values[mask].mean(axis=0, dtype=np.float64), rtol=1e-13)
     np.testing.assert_allclose(stats.scale, values[mask].std(axis=0, dtype=np.float64), rtol=1e-13)
 

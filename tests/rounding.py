@@ -40,14 +40,18 @@ class _Moved(TorchDispatchMode):
         return type(out)(map(self.move, out)) if isinstance(out, tuple | list) else self.move(out)
 
 
-def assert_equal(found: Sequence[Tensor], reference: Callable[[], Sequence[Tensor]]) -> None:
-    """The found tensors are those of the reference, but for what rounding makes of either."""
+def bounds(reference: Callable[[], Sequence[Tensor]]) -> list[float]:
+    """Return what rounding may do to each tensor of the reference, as an absolute error."""
     expected = [x.detach() for x in reference()]
     change = [0.0] * len(expected)
     for seed in range(DRAWS):
         with _Moved(seed):
             moved = reference()
         change = [max(c, float((x.detach() - y).abs().max())) for c, x, y in zip(change, moved, expected, strict=True)]
-    for x, y, c in zip(found, expected, change, strict=True):
-        atol = ROUNDINGS * c * torch.finfo(y.dtype).eps ** 0.5
-        torch.testing.assert_close(x.detach(), y, rtol=0, atol=atol)
+    return [ROUNDINGS * c * torch.finfo(x.dtype).eps ** 0.5 for c, x in zip(change, expected, strict=True)]
+
+
+def assert_equal(found: Sequence[Tensor], reference: Callable[[], Sequence[Tensor]]) -> None:
+    """Assert that the found tensors are those of the reference, but for what rounding makes of either."""
+    for x, y, atol in zip(found, reference(), bounds(reference), strict=True):
+        torch.testing.assert_close(x.detach(), y.detach(), rtol=0, atol=atol)
