@@ -18,6 +18,8 @@ from pipeline.midi import PITCHES, check_rate, roll
 from pipeline.raw import names_below, read_raw
 from pipeline.sequence import DataSpec, Item, Sequence, UnreadableError, folder
 
+SUFFIXES = (".mid", ".midi", ".kar", ".rmi")
+"""Endings of the names of MIDI files, in either case; .kar has lyrics, .rmi has RIFF around it."""
 MAX_BYTES = 16 * 2**20
 MIN_SECONDS = 8.0
 """Of a sequence, where a quarter of the full length is more: a tail of a few frames would weigh as much in a score as a
@@ -71,11 +73,11 @@ class Lakh:
         )
 
     def find(self, source: Path | None) -> list[Item]:
-        """Every .mid or .midi below `source`; the song is the path without suffix and version (`Title.2.mid`)."""
+        """Every MIDI file below `source`; the song is the path without suffix and version (`Title.2.mid`)."""
         root = folder(source)
-        names = names_below(root, ".mid", ".midi")
+        names = names_below(root, *SUFFIXES)
         if not names:
-            raise DriftworkError(f"source={root}: no .mid or .midi file in it or below it")
+            raise DriftworkError(f"source={root}: no MIDI file ({', '.join(SUFFIXES)}) in it or below it")
         return [Item(name, group=_song(name), files=(name,)) for name in names]
 
     def read(self, source: Path | None, item: Item) -> list[Sequence]:

@@ -5,7 +5,6 @@ start <= k / rate < end. Times follow the tempo map in integers (ticks x microse
 decided by rounding.
 """
 
-import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import symusic
 from numpy.typing import NDArray
 
 from pipeline.files import aside
+from pipeline.midi_events import MAX_TICK, Events, Integers, read_events
 from pipeline.sequence import UnreadableError
 
 PITCHES = 128
@@ -24,25 +24,23 @@ DEFAULT_TEMPO = 500_000
 
 
 def roll(data: bytes, rate: float) -> NDArray[np.bool_]:
-    """The piano roll [T, 128] of a MIDI file's bytes, from time 0 to the end of its last note.
+    """Return the piano roll [T, 128] of a MIDI file's bytes, from time 0 to the end of its last note.
 
     Raises `UnreadableError` with the reason.
     """
-    _check_chunks(data)
-    try:
-        score = symusic.Score.from_midi(data)
-    except MemoryError:
-        raise  # told as such by the guard
-    except Exception as error:  # symusic raises RuntimeError, and others through its C++ binding
-        raise UnreadableError(f"malformed MIDI: {' '.join(str(error).split())}") from None
-    start, end, pitch = _notes(score)
-    first, past = _frames(np.stack([start, end]), score, rate)
-    width = int(past.max()) + 1
-    edges, one = np.zeros(PITCHES * width, np.int32), np.int32(1)  # flat, and one type: 30 times faster in `at`
-    np.add.at(edges, pitch * width + first, one)
-    np.subtract.at(edges, pitch * width + past, one)
-    sounding = np.cumsum(edges.reshape(PITCHES, width), axis=1, dtype=np.int32) > 0
-    return np.ascontiguousarray(sounding[:, :-1].T)
+    events = read_events(data)
+    if not events.press.any():
+        raise UnreadableError("no notes outside the drum channel")
+    key, start, end = _notes(events)
+    if not len(key):
+        raise UnreadableError("no note outside the drum channel ends (no release after a press)")
+    lasts = end > start
+    if not lasts.all():
+        key, start, end = key[lasts], start[lasts], end[lasts]
+    if not len(key):
+        raise UnreadableError("zero length: no note lasts")
+    first, past = _frames(np.stack([start, end]), events, rate)
+    return _sounding(key, first, past)
 
 
 def check_rate(rate: float) -> None:
@@ -83,70 +81,76 @@ def _clock(rate: float) -> tuple[int, int]:
     return frames_per_microsecond.numerator, frames_per_microsecond.denominator
 
 
-def _check_chunks(data: bytes) -> None:
-    """What symusic lets pass: a file cut between two tracks reads there as a shorter piece."""
-    if not data:
-        raise UnreadableError("an empty file")
-    if data[:4] != b"MThd":
-        raise UnreadableError("not a MIDI file (it does not begin with MThd)")
-    if len(data) < 14:
-        raise UnreadableError("truncated in the header")
-    size, kind, tracks, division = struct.unpack_from(">IHHH", data, 4)
-    if division == 0 or division & 0x8000:
-        raise UnreadableError("time in SMPTE frames or without a unit, not in ticks per quarter")
-    if kind > 1:
-        raise UnreadableError(f"MIDI format {kind} (independent patterns), not one piece of music")
-    at, found = 8 + size, 0
-    while found < tracks:
-        if at + 8 > len(data):
-            raise UnreadableError(f"truncated: {found} of {tracks} tracks are there")
-        name, size = struct.unpack_from(">4sI", data, at)
-        at, found = at + 8 + size, found + (name == b"MTrk")
-        if at > len(data):
-            raise UnreadableError(f"truncated: track {found} of {tracks} ends early")
+def _notes(events: Events) -> tuple[Integers, Integers, Integers]:
+    """(key, start, end) in ticks of each time that a key is down, sorted by key and start.
 
-
-def _notes(score: symusic.Score) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """(start, end, pitch) in ticks of all notes that sound, drums left out.
-
-    A key of a channel is up or down: the first release ends every note of that key. symusic pairs the first press with
-    the first release, the second with the second, so that one lost release would shift all later notes of the key.
+    The first release ends all presses of its key, a key being a pitch of a channel of a track. A press without a later
+    release is dropped.
     """
-    tracks = [track.notes.numpy() for track in score.tracks if not track.is_drum and len(track.notes)]
-    if not tracks:
-        raise UnreadableError("no notes outside the drum channel")
-    start = np.concatenate([track["time"] for track in tracks]).astype(np.int64)
-    duration = np.concatenate([track["duration"] for track in tracks])
-    pitch = np.concatenate([track["pitch"] for track in tracks]).astype(np.int64)
-    key = np.repeat(np.arange(len(tracks)), [len(track["time"]) for track in tracks]) * PITCHES + pitch
-    if start.min() < 0 or duration.min() < 0:  # symusic counts ticks in 32 bits
-        raise UnreadableError(f"longer than {MAX_HOURS} hours")
-    sounds = duration > 0
-    if not sounds.any():
-        raise UnreadableError("zero length: no note lasts")
-    start, duration, pitch, key = start[sounds], duration[sounds], pitch[sounds], key[sounds]
-    releases = np.sort(key << 32 | (start + duration))
-    end = releases[np.searchsorted(releases, key << 32 | start, side="right")] & 0xFFFF_FFFF
-    return start, end, pitch
+    order = np.sort(events.key << 32 | np.arange(len(events.key))) & 0xFFFF_FFFF
+    key, tick, press = events.key[order], events.tick[order], events.press[order]
+    same = key[1:] == key[:-1]
+    if (same & press[:-1] & ~press[1:] & (tick[1:] == tick[:-1])).any():
+        press = _released_first(key, tick, press)
+    run = np.flatnonzero(np.append(True, ~same | (press[1:] != press[:-1])))  # of presses, or of releases, of a key
+    key, tick, press = key[run], tick[run], press[run]
+    note = np.flatnonzero(press[:-1] & (key[1:] == key[:-1]))
+    return key[note], tick[note], tick[note + 1]
 
 
-def _frames(ticks: NDArray[np.int64], score: symusic.Score, rate: float) -> NDArray[np.int64]:
+def _released_first(key: Integers, tick: Integers, press: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return `press`, the release put first where a key that is down is pressed again and released in the same tick.
+
+    Such a release belongs to the earlier press, and the later one stays down. If the key was up, it has no length.
+    """
+    begin = np.flatnonzero(np.append(True, (key[1:] != key[:-1]) | (tick[1:] != tick[:-1])))  # of each key and tick
+    last = np.append(begin[1:], len(key)) - 1
+    again = press[begin] & ~press[last] & (np.add.reduceat(~press, begin, dtype=np.int64) == 1)
+    before = np.maximum.accumulate(np.where(again, -1, np.arange(len(begin))))  # `again` leaves the key as it was
+    before = np.append(-1, before[:-1])
+    again &= (before >= 0) & (key[last[before]] == key[begin]) & press[last[before]]
+    press = press.copy()
+    press[begin[again]], press[last[again]] = False, True
+    return press
+
+
+def _frames(ticks: Integers, events: Events, rate: float) -> Integers:
     """The first frame at or after each tick.
 
-    Exact: microseconds x ticks per quarter are summed as integers. They stay below 2^55 before the check of the
-    length and, times the at most 10,000 frames of `_clock`, below 2^63 after it.
+    Exact: microseconds x ticks per quarter are summed as integers. They stay below 2^62 before the check of the length
+    and, times the at most 10,000 frames of `_clock`, below 2^63 after it.
     """
-    tempos = score.tempos.numpy()
-    at = np.concatenate([[0], tempos["time"]]).astype(np.int64)
-    tempo = np.concatenate([[DEFAULT_TEMPO], tempos["mspq"]]).astype(np.int64)
-    if at.min() < 0 or tempo.min() <= 0:
-        raise UnreadableError("a tempo of no duration, or at a negative time")
+    longest = f"longer than {MAX_HOURS} hours"
+    if ticks.max() >= MAX_TICK:
+        raise UnreadableError(f"{longest}, or of over 2^38 ticks")
+    at = np.append(0, events.tempo_tick)
+    tempo = np.append(DEFAULT_TEMPO, events.tempo)
+    if tempo.min() == 0:
+        raise UnreadableError("a tempo of no duration")
     order = np.argsort(at, kind="stable")
     at, tempo = at[order], tempo[order]
-    passed = np.concatenate([[0], np.cumsum(np.diff(at) * tempo[:-1])])
+    passed = np.append(0, np.cumsum(np.diff(at) * tempo[:-1]))
     last = np.searchsorted(at, ticks, side="right") - 1
     elapsed = passed[last] + (ticks - at[last]) * tempo[last]
-    if elapsed.max() > MAX_HOURS * 3_600_000_000 * score.ticks_per_quarter:
-        raise UnreadableError(f"longer than {MAX_HOURS} hours")
+    if elapsed.max() > MAX_HOURS * 3_600_000_000 * events.division:
+        raise UnreadableError(longest)
     frames, micros = _clock(rate)
-    return -(-elapsed * frames // (micros * score.ticks_per_quarter))
+    return -(-elapsed * frames // (micros * events.division))
+
+
+def _sounding(key: Integers, first: Integers, past: Integers) -> NDArray[np.bool_]:
+    """bool [T, 128]: whether a key of the pitch is down, of notes [first, past) sorted by key.
+
+    The keys of a pitch are counted in 8 bits (more where a file has over 255 channels), eight pitches in one integer: a
+    sum over these adds all pitches at once, and none overflows into the next.
+    """
+    pitch = key % PITCHES
+    channels = np.count_nonzero(np.diff(key // PITCHES)) + 1
+    bits = next(bits for bits in (8, 16, 32) if channels < 2**bits)
+    words = PITCHES * bits // 64
+    edges = np.zeros((past.max() + 1, words), np.uint64)
+    word, one = pitch * bits // 64, np.uint64(1) << (pitch * bits % 64).astype(np.uint64)
+    np.add.at(edges.reshape(-1), first * words + word, one)
+    np.subtract.at(edges.reshape(-1), past * words + word, one)
+    counts = np.cumsum(edges, axis=0, out=edges).astype("<u8", copy=False).view(f"<u{bits // 8}")
+    return counts[:-1] > 0

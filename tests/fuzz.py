@@ -1,7 +1,8 @@
 """Raw files, shards, manifests and configs damaged at random: `python -m tests.fuzz CASES SEED`.
 
 Whatever is in a file, it is read, or refused in one line that names it; the files beside it are read as ever. No
-traceback, no crash, no hang, nothing loaded that could run, and nothing written but where the result goes.
+traceback, no crash, no hang, nothing loaded that could run, and nothing written but where the result goes. MIDI files
+that are not damaged are read as other readers do.
 """
 
 import gzip
@@ -36,6 +37,7 @@ from pipeline.sources import reader
 from pipeline.stats import Moments
 from pipeline.timit import TimitConfig
 from pipeline.verify import verify
+from tests import fuzz_midi
 from tests.damage import GRID_LINES, LAUGHS, LINES, VALUES, damaged, forged
 from tests.pipeline import acclaim, midi_bytes, speech
 
@@ -50,8 +52,8 @@ GOOD = 4
 
 def midi_files(n: int, real: bool) -> dict[str, bytes]:
     found = sorted((REAL / "lakh").rglob("*.mid")) if real else []
-    data = found[n % len(found)].read_bytes() if found and n % 2 else midi_bytes.song(n)
-    return {f"{n:04d}.mid": data}
+    data = midi_bytes.song(n) if n % 3 else midi_bytes.piece(Random(n))
+    return {f"{n:04d}.mid": found[n % len(found)].read_bytes() if found and n % 2 else data}
 
 
 def speech_files(n: int, real: bool) -> dict[str, bytes]:
@@ -312,6 +314,7 @@ def everything(folder: Path, cases: int, seed: int, real: bool) -> dict[str, Cou
         name = fuzz.__name__
         (folder / name).mkdir()
         found[name] = fuzz(folder / name, Random(f"{seed} {name}"), cases)
+    found["midi frames"] = fuzz_midi.compare(Random(f"{seed} midi frames"), cases)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
     assert grown < GROWTH_MIB, f"{grown} MiB more"
     return found
