@@ -27,9 +27,10 @@ KERNELS = {
 """Environment by name; `best` is what the processor has."""
 THREADS = (1, 2)
 NUMERICAL = (
-    "tests/models", "tests/launch/test_estimates.py", "tests/launch/test_scores.py", "tests/launch/test_showcase.py",
-    "tests/pipeline/test_bouncing_balls.py", "tests/pipeline/test_mocap.py", "tests/pipeline/test_rotating_mnist.py",
-    "tests/pipeline/test_skeleton.py", "tests/pipeline/test_stats.py",
+    "tests/models", "tests/launch/test_engine.py", "tests/launch/test_estimates.py", "tests/launch/test_export.py",
+    "tests/launch/test_generate.py", "tests/launch/test_scores.py", "tests/launch/test_showcase.py",
+    "tests/launch/test_showcase_speech.py", "tests/pipeline/test_bouncing_balls.py", "tests/pipeline/test_mocap.py",
+    "tests/pipeline/test_rotating_mnist.py", "tests/pipeline/test_skeleton.py", "tests/pipeline/test_stats.py",
 )  # fmt: skip
 """Files whose assertions depend on rounding."""
 CHILD = """

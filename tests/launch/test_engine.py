@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from launch.job import launcher
 from launch.training.engine import _Files, _without_pickle
+from tests import rounding
 from tests.datasets import write_rolls
 from tests.launch.ranks import MODELS, STAGES
 
@@ -34,7 +35,7 @@ def test_one_rank_with_the_whole_batch_trains_as_two_with_half_each(trained, mod
     one, two = trained[model, stage, 1], trained[model, stage, 2]
     assert one.keys() == two.keys()
     for name in one:
-        tolerance = {"rtol": 1e-4, "atol": 0} if name == "norms" else {"rtol": 0, "atol": 1e-5}
+        tolerance = {"rtol": 1e-4, "atol": 0} if name == "norms" else {"rtol": 0, "atol": rounding.ADAM}
         torch.testing.assert_close(one[name], two[name], **tolerance, msg=name)
 
 
@@ -43,7 +44,7 @@ def test_one_rank_with_the_whole_batch_trains_as_two_with_half_each(trained, mod
 def test_what_zero_divides_among_the_ranks_does_not_change_the_result(trained, model, stage):
     for name, x in trained[model, 0, 2].items():
         if name != "norms":
-            torch.testing.assert_close(x, trained[model, stage, 2][name], rtol=0, atol=1e-5, msg=name)
+            torch.testing.assert_close(x, trained[model, stage, 2][name], rtol=0, atol=rounding.ADAM, msg=name)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from launch.training import checkpoint, file_list, watchdog
 from models.errors import DriftworkError
+from tests import rounding
 from tests.datasets import write_rolls
 
 ROOT = Path(__file__).parent.parent.parent
@@ -77,11 +78,11 @@ def test_a_run_that_is_told_to_leave_goes_on_with_another_number_of_ranks(runs, 
     assert "parameters, from step 12" in said(moved)
     assert json.loads((moved / "run.json").read_text())["interrupted"] is None
     for name, x in weights(whole).items():
-        torch.testing.assert_close(weights(moved)[name], x, rtol=0, atol=1e-5, msg=name)
+        torch.testing.assert_close(weights(moved)[name], x, rtol=0, atol=rounding.ADAM, msg=name)
     found, expected = metrics(moved), metrics(whole)
     assert found.keys() == expected.keys()
     for step, record in expected.items():
-        assert found[step] == pytest.approx(record, rel=1e-5, abs=1e-5), step
+        assert found[step] == pytest.approx(record, rel=rounding.ADAM, abs=rounding.ADAM), step
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from launch.training.watchdog import Watchdog
 from models.batch import Batch
 from models.config_base import load
 from pipeline.manifest import read_manifest
+from tests import rounding
 from tests.datasets import write_rolls, write_walks
 
 CPU = torch.device("cpu")
@@ -75,7 +76,9 @@ def same(one, other):
                 for metric, found in metrics.items():
                     x = other[who][task][column][metric]
                     assert found[:2] == x[:2]
-                    close = partial(np.testing.assert_allclose, rtol=0 if who != "model" else 1e-4, err_msg=metric)
+                    close = partial(
+                        np.testing.assert_allclose, rtol=0 if who != "model" else rounding.SINGLE, err_msg=metric
+                    )
                     close(x.x, found.x)
                     close(x.w, found.w)
 
