@@ -64,35 +64,50 @@ class Equation(NamedTuple):
     grid: TimeGrid
     shape: Shape
     solver: SolverName
+    informed: Tensor
+    """[M, B] whether an observation ends the step or comes after it. Where none does the posterior is the prior: the
+    future has nothing more to say, and the path KL of the observations ends (eq. 9 of the paper)."""
 
     def dt(self, steps: slice = slice(None)) -> Tensor:
         """[steps, 1, B, 1]"""
         return self.grid.dt.T[steps, None, :, None].to(self.pre.dtype)
 
+    def gap(self, paths: Solution) -> Tensor:
+        """H_Q - H_G along all steps of paths of the posterior, [M, S, B, Z]."""
+        _, S, B, _ = paths.diffusion.shape
+        informed = self.informed[:, None, :, None].to(paths.states).expand(-1, S, -1, -1).flatten(1, 2)
+        prior = self.shape._replace(driver=(0,))
+        gap = self.shape.target(paths.outputs, informed) - prior.target(paths.outputs)
+        return gap.unflatten(1, (S, B))
+
     def solve(self, x: Tensor, noise: Tensor, steps: slice = slice(None)) -> Solution:
         """Paths from x [S, B, Z], at the start of the first of `steps`, with noise [steps, S, B, Z]."""
         (S, B, _), pre = x.shape, self.pre[steps]
-        dt = self.dt(steps).expand(-1, S, -1, -1).flatten(1, 2)
-        paths = solve(
-            x.flatten(0, 1), pre.repeat(1, 1, S, 1), self.weights, dt, noise.flatten(1, 2), self.shape, self.solver
+        dt, informed = (
+            y.expand(-1, S, -1, -1).flatten(1, 2) for y in (self.dt(steps), self.informed[steps, None, :, None].to(pre))
         )
+        paths = solve(
+            x.flatten(0, 1), pre.repeat(1, 1, S, 1), self.weights, dt, noise.flatten(1, 2), self.shape, self.solver,
+            informed,
+        )  # fmt: skip
         states, diffusion = (y.unflatten(1, (S, B)) for y in (paths.states, self.shape.diffusion(paths.outputs)))
         return Solution(torch.cat([x[None], states]), diffusion, paths.outputs)
 
 
 def solve(
-    x0: Tensor, pre: Tensor, weights: Weights, dt: Tensor, noise: Tensor, shape: Shape, solver: SolverName
-) -> Paths:
+    x0: Tensor, pre: Tensor, weights: Weights, dt: Tensor, noise: Tensor, shape: Shape, solver: SolverName,
+    informed: Tensor | None = None,
+) -> Paths:  # fmt: skip
     """See `sde_loop.run`; both solvers agree to rounding."""
     if solver == "direct":
-        return sde_loop.run(x0, pre, weights, dt, noise, shape)
+        return sde_loop.run(x0, pre, weights, dt, noise, shape, informed)
     import torchsde  # takes a second to load and is asked for by no shipped config
 
     M = dt.shape[0]
     with torch.autocast(x0.device.type, enabled=False):
         ts = torch.arange(M + 1, dtype=x0.dtype, device=x0.device)
         path: Tensor = torchsde.sdeint(
-            _Steps(pre, weights, dt, shape), x0, ts, bm=_Increments(noise), method="euler", dt=1.0
+            _Steps(pre, weights, dt, shape, informed), x0, ts, bm=_Increments(noise), method="euler", dt=1.0
         )
         return Paths(path[1:], networks(path[:-1], pre, weights))
 
@@ -110,14 +125,15 @@ class _Steps(nn.Module):
 
     noise_type, sde_type = "diagonal", "ito"
 
-    def __init__(self, pre: Tensor, weights: Weights, dt: Tensor, shape: Shape) -> None:
+    def __init__(self, pre: Tensor, weights: Weights, dt: Tensor, shape: Shape, informed: Tensor | None) -> None:
         super().__init__()
-        self.pre, self.weights, self.dt, self.shape = pre, weights, dt, shape
+        self.pre, self.weights, self.dt, self.shape, self.informed = pre, weights, dt, shape, informed
 
     def f_and_g(self, tau: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         m = int(tau)
         u = networks(x, self.pre[m], self.weights)[None]
-        drift = self.shape.target(u, self.shape.driver)[0] - x
+        informed = None if self.informed is None else self.informed[m : m + 1]
+        drift = self.shape.target(u, informed)[0] - x
         return self.dt[m] * drift, self.dt[m].sqrt() * self.shape.diffusion(u)[0]
 
 

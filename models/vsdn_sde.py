@@ -5,6 +5,7 @@
     decoder    P(Y_n | X_n, past) = D(X_n, h->-)
     bound      sum_n E_Q log P(Y_n | X_n, past) - beta KL,     KL = 1/2 E_Q integral |R^-1 (H_Q - H_G)|^2 dt
 
+The integral ends at the last observation: after it the posterior is the prior.
 X_0 is a constant. Euler-Maruyama on a grid that contains the observation times; for the model of these steps, KL and
 bound are exact. Both drifts pull towards a bounded target (`sde_loop`), so that no path runs away.
 
@@ -84,7 +85,8 @@ class Latent(NamedTuple):
     past: Tensor
     """[B, T, C] what else the decoder reads of the past."""
     kl: Tensor
-    """[S, B] sum over steps of 1/2 |u|^2, where u = R^-1 (H_Q - H_G) sqrt(dt); 0 for the prior's own paths."""
+    """[S, B] sum over steps of 1/2 |u|^2, where u = R^-1 (H_Q - H_G) sqrt(dt); 0 for the prior's own paths, and in
+    the steps after the last observation."""
     martingale: Tensor
     """[S, B] sum over steps of u epsilon: log dP/dQ of a path is -(kl + martingale)."""
 
@@ -159,8 +161,7 @@ class VsdnSde(StateSpace):
         paths = equation.solve(self.x0.to(h.dtype).expand(S, B, -1), noise)
         kl = martingale = h.new_zeros(S, B)
         if driver != _PRIOR:
-            target = partial(equation.shape.target, paths.outputs)
-            u = dt.sqrt() * (target(driver) - target(_PRIOR)).view_as(noise) / paths.diffusion
+            u = dt.sqrt() * equation.gap(paths) / paths.diffusion
             kl, martingale = (x.sum((0, 3)) for x in (0.5 * u.square(), u * noise))
         x = paths.read(self._frames(batch, equation.grid, S)).unflatten(0, (B, T)).permute(2, 0, 1, 3)
         return Latent(x, h, self.decoder.past(batch), kl, martingale)
@@ -202,7 +203,9 @@ class VsdnSde(StateSpace):
         pre, weights = self.drifts(start, None if driver == _PRIOR else future)
         grid = timegrid.refine(trajectory.rows(0), c.substeps)
         shape = Shape(c.bound, *c.diffusion, driver)
-        equation = sde.Equation(pre.repeat_interleave(c.substeps, 0), weights, grid, shape, c.solver)
+        last = torch.where(events.valid, grid.stop, -1).amax(1)
+        informed = torch.arange(grid.dt.shape[1], device=last.device)[:, None] <= last
+        equation = sde.Equation(pre.repeat_interleave(c.substeps, 0), weights, grid, shape, c.solver, informed)
         return equation, trajectory.at(0, batch, after=False)
 
     def _noise(self, seed: Tensor, equation: sde.Equation, samples: int) -> Tensor:

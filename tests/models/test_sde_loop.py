@@ -25,7 +25,7 @@ from tests.models.problems import (
 BOUND, LOW, HIGH = 2.0, 0.3, 1.1
 
 
-def formula(x, pre, weights, dt, noise, shape):
+def formula(x, pre, weights, dt, noise, shape, informed=None):
     """The docstring's formulas, network by network, differentiated by autograd."""
     Z, states, outputs = x.shape[1], [], []
     for m in range(len(dt)):
@@ -35,7 +35,9 @@ def formula(x, pre, weights, dt, noise, shape):
             for W, b in zip(weights.hidden, weights.biases, strict=True):
                 y = F.elu(y @ W[g].T + b[g])
             u.append(y @ weights.V[g].T + weights.c[g])
-        drift = sum(shape.bound * torch.tanh(u[g][:, :Z]) for g in shape.driver) - x
+        pulls = [shape.bound * torch.tanh(y[:, :Z]) for y in u]
+        driven = sum(pulls[g] for g in shape.driver)
+        drift = (driven if informed is None else torch.where(informed[m] > 0, driven, pulls[0])) - x
         R = shape.low + (shape.high - shape.low) * torch.sigmoid(u[0][:, Z:])
         x = x + dt[m] * drift + dt[m].sqrt() * R * noise[m]
         states.append(x)
@@ -61,7 +63,8 @@ def case(request):
     )  # fmt: skip
     dt = torch.rand(M, P, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     dt[4:, 2] = 0.0  # a path that has ended
-    return leaf(P, Z), leaf(M, G, P, W), weights, dt, normal(M, P, Z), Shape(BOUND, LOW, HIGH, driver)
+    informed = (torch.arange(M)[:, None] < torch.tensor([M, 4, 0, 2])).double()[..., None] if G == 2 else None
+    return leaf(P, Z), leaf(M, G, P, W), weights, dt, normal(M, P, Z), Shape(BOUND, LOW, HIGH, driver), informed
 
 
 def leaves_of(x0, pre, weights, *_):
@@ -70,7 +73,8 @@ def leaves_of(x0, pre, weights, *_):
 
 @pytest.mark.parametrize("solver", ["direct", "torchsde"])
 def test_states_outputs_and_gradients_are_those_of_the_formula(case, solver):
-    found = tuple(sde.solve(*case, solver))
+    *rest, informed = case
+    found = tuple(sde.solve(*rest, solver, informed))
     rounding.assert_equal(found, lambda: formula(*case))
     incoming = [normal(*x.shape, seed=3 + i) for i, x in enumerate(found)]
 
@@ -86,20 +90,21 @@ def test_a_path_that_has_ended_stays_where_it_is(case):
 
 
 def test_hand_derived_gradient_is_that_of_finite_differences(case):
-    x0, pre, weights, dt, noise, shape = case
+    x0, pre, weights, dt, noise, shape, informed = case
     n = len(weights.hidden)
+    short = None if informed is None else informed[:3]
 
     def paths(x0, pre, A, V, c, *layers):
-        return tuple(sde_loop.run(x0, pre, Weights(A, layers[:n], layers[n:], V, c), dt[:3], noise[:3], shape))
+        return tuple(sde_loop.run(x0, pre, Weights(A, layers[:n], layers[n:], V, c), dt[:3], noise[:3], shape, short))
 
     inputs = leaves_of(x0, pre.detach()[:3].requires_grad_(), weights)
     assert torch.autograd.gradcheck(paths, inputs, fast_mode=True)
 
 
 def test_without_gradients_the_paths_are_the_same(case):
-    x0, pre, weights, dt, noise, shape = case
+    x0, pre, weights, dt, noise, shape, informed = case
     with torch.no_grad():
-        plain = sde_loop.run(x0.detach(), pre.detach(), _detached(weights), dt, noise, shape)
+        plain = sde_loop.run(x0.detach(), pre.detach(), _detached(weights), dt, noise, shape, informed)
     with_gradients = sde_loop.run(*case)
     assert torch.equal(plain.states, with_gradients.states)
     assert torch.equal(plain.outputs, with_gradients.outputs)
@@ -189,7 +194,7 @@ def test_path_kl_of_two_ou_processes_converges_to_the_closed_form_with_order_one
         dt = torch.full((M, P, 1), T / M, dtype=torch.float64)
         start = torch.full((P, 1), x0, dtype=torch.float64)
         outputs = sde_loop.run(start, linear_pre(M, 2, P), weights, dt, noise, shape).outputs
-        gap = (shape.target(outputs, (1,)) - shape.target(outputs, (0,))) / shape.diffusion(outputs)
+        gap = (shape.target(outputs) - shape._replace(driver=(0,)).target(outputs)) / shape.diffusion(outputs)
         kl = float(mass @ (0.5 * gap.square() * dt).sum((0, 2)))
         errors.append(abs(kl - exact))
     orders = [math.log2(coarse / fine) for coarse, fine in itertools.pairwise(errors)]
