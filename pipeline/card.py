@@ -1,12 +1,40 @@
-"""The data card: what a prepared data set is, in a page that a person reads. A function of the manifest alone."""
+"""The data card: what a prepared data set is, and what was left out of it, in a page that a person reads."""
+
+from pathlib import Path
+from typing import NamedTuple, Self
 
 from models.config_base import dump
+from pipeline.files import printable
 from pipeline.manifest import Manifest
 from pipeline.plan import Recipe
-from pipeline.sequence import SPLITS
+from pipeline.raw import listing
+from pipeline.sequence import SPLITS, Item
 
 
-def data_card(manifest: Manifest, recipe: Recipe) -> str:
+class LeftOut(NamedTuple):
+    """Of the raw folder, what is neither an item nor a file that no data set would read."""
+
+    ignored: int
+    """Files that macOS leaves beside others."""
+    loops: tuple[str, ...]
+    """Links to folders that are listed already."""
+    dead: tuple[str, ...]
+    """Links that lead nowhere, and which no item is read from."""
+
+    @classmethod
+    def of(cls, source: Path | None, items: list[Item]) -> Self:
+        if source is None or not source.is_dir():
+            return cls(0, (), ())
+        found, read = listing(source), {file for item in items for file in item.files}
+        return cls(len(found.ignored), found.loops, tuple(name for name in found.dead if name not in read))
+
+    def lines(self) -> list[str]:
+        said = [f"{self.ignored} macOS resource files ignored"] if self.ignored else []
+        said += [f"{printable(name)} is a link to a folder that is listed already; not followed" for name in self.loops]
+        return said + [f"{printable(name)} is a link that leads nowhere" for name in self.dead]
+
+
+def data_card(manifest: Manifest, recipe: Recipe, left_out: LeftOut) -> str:
     """Markdown."""
     spec = manifest.spec
     if spec.image is not None:
@@ -14,6 +42,7 @@ def data_card(manifest: Manifest, recipe: Recipe) -> str:
     else:
         kind = "binary, bit-packed" if spec.binary else "float32"
     rows = "\n".join(_row(manifest, split) for split in SPLITS)
+    notes = "".join(f"- {line}\n" for line in _left_out(left_out))
     return f"""# {recipe.title}
 
 {manifest.items} raw items, of which {manifest.unreadable} could not be read (`quarantine.jsonl` says why).
@@ -27,7 +56,7 @@ def data_card(manifest: Manifest, recipe: Recipe) -> str:
 in seconds and a mask of the frames that are there.
 - **Splits:** by group (song, speaker, trial), never by window; where the data set brings no split of its own, a \
 group's split follows from a hash of its name.
-- **Statistics:** mean and scale of each channel, from the train split alone, in `manifest.json`.
+{notes}- **Statistics:** mean and scale of each channel, from the train split alone, in `manifest.json`.
 - **Licence:** {recipe.licence}
 - **Format:** WebDataset tar shards; `manifest.json` lists their sha256, and the sha256 of every raw file.
 
@@ -36,6 +65,10 @@ Prepared with `driftwork prepare RECIPE.yaml source=DIR out=DIR`, where RECIPE.y
 ```yaml
 {dump(recipe)}```
 """
+
+
+def _left_out(left_out: LeftOut) -> list[str]:
+    return [f"**Left out:** {'; '.join(left_out.lines())}."] if left_out.lines() else []
 
 
 def _row(manifest: Manifest, split: str) -> str:

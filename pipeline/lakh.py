@@ -73,11 +73,11 @@ class Lakh:
         )
 
     def find(self, source: Path | None) -> list[Item]:
-        """Every MIDI file below `source`; the song is the path without suffix and version (`Title.2.mid`)."""
-        root = folder(source)
-        names = names_below(root, *SUFFIXES)
+        """Every MIDI file below `source`, or `source` alone if it is one; the song is the path without suffix and version
+        (`Title.2.mid`)."""
+        names = names_below(source, *SUFFIXES)
         if not names:
-            raise DriftworkError(f"source={root}: no MIDI file ({', '.join(SUFFIXES)}) in it or below it")
+            raise DriftworkError(f"source={source}: no MIDI file ({', '.join(SUFFIXES)}) in it or below it")
         return [Item(name, group=_song(name), files=(name,)) for name in names]
 
     def read(self, source: Path | None, item: Item) -> list[Sequence]:

@@ -81,13 +81,16 @@ class Mocap:
         )
 
     def find(self, source: Path | None) -> list[Item]:
-        """Every .amc below `source`, each with the .asf beside it; or every .mat, one item for each of its arrays."""
+        """Every .amc below `source`, each with the .asf beside it; or every .mat, one item for each of its arrays. A
+        single .amc or .mat may be `source` itself."""
         root = folder(source)
-        names = names_below(root, ".amc", ".asf", ".mat")
+        names = names_below(source, ".amc", ".asf", ".mat")
+        if root != source:
+            names += sorted(path.name for path in root.iterdir() if path.suffix.lower() == ".asf")
         trials = [name for name in names if name.lower().endswith(".amc")]
         arrays = [name for name in names if name.lower().endswith(".mat")]
         if not trials and not arrays:
-            raise DriftworkError(f"source={root}: no .amc or .mat file in it or below it")
+            raise DriftworkError(f"source={source}: no .amc or .mat file in it or below it")
         if trials and arrays:
             raise DriftworkError(
                 f"source={root}: holds {trials[0]} and {arrays[0]}, maybe the same walks; give a folder of one kind"

@@ -12,13 +12,13 @@ from pydantic import Field
 from models.errors import DriftworkError
 from pipeline import cluster
 from pipeline.build import Entry, Job, Unreadable, build_shard
-from pipeline.card import data_card
+from pipeline.card import LeftOut, data_card
 from pipeline.guard import Limits
 from pipeline.manifest import MANIFEST, SCHEMA, Manifest
 from pipeline.output import CARD, QUARANTINE, Output, quarantine
 from pipeline.plan import Recipe, ShardPlan, make_plan
 from pipeline.progress import progress
-from pipeline.sequence import SPLITS
+from pipeline.sequence import SPLITS, folder
 from pipeline.sources import reader
 from pipeline.stats import Moments
 from pipeline.storage import Place
@@ -29,7 +29,8 @@ _Output = Output | StoreOutput
 
 class PrepareConfig(Recipe):
     source: Path | None = None
-    """Folder of raw files; none for simulated data."""
+    """Folder of raw files, or a single one where that is a data set (a MIDI file, a .mat file); none for simulated
+    data."""
     out: Place
     """Folder for the shards, or its URL in a store, as in s3://bucket/lakh: new, empty, or one that holds this very
     preparation, finished or not."""
@@ -55,15 +56,17 @@ def prepare(config: PrepareConfig) -> Manifest:
     Raises `DriftworkError` when there is nothing to read, too little of it can be read, or `out` cannot take it.
     """
     dataset, output = reader(config.dataset), _output(config)
-    source = config.source and config.source.absolute()  # workers may stand in another folder
+    source = config.source and folder(config.source).absolute()  # workers may stand in another folder
     limits = Limits(config.seconds_per_file, config.mib_per_file)
     staging = output.staging.absolute() if isinstance(output, Output) else output.staging
     job = Job(config.recipe, dataset, source, staging, limits)
-    plans = make_plan(dataset.find(config.source), config.recipe)
+    items = dataset.find(config.source)
+    plans, left_out = make_plan(items, config.recipe), LeftOut.of(config.source, items)
     finished = output.finished()
     if finished is None:
-        return _make(config, job, output, plans)
-    damaged = output.damaged(finished, plans, config.source)
+        print("".join(f"source={config.source}: {line}\n" for line in left_out.lines()), end="", flush=True)
+        return _make(config, job, output, plans, left_out)
+    damaged = output.damaged(finished, plans, source)
     if damaged:
         _repair(config, job, output, finished, damaged)
     else:
@@ -78,7 +81,9 @@ def _output(config: PrepareConfig) -> _Output:
     return Output(config.out, config.recipe)
 
 
-def _make(config: PrepareConfig, job: Job, output: _Output, plans: list[ShardPlan]) -> Manifest:
+def _make(
+    config: PrepareConfig, job: Job, output: _Output, plans: list[ShardPlan], left_out: LeftOut
+) -> Manifest:
     with output.opened():
         entries = _run(config, job, plans)
         unreadable = [bad for entry in entries for bad in entry.unreadable]
@@ -100,7 +105,7 @@ def _make(config: PrepareConfig, job: Job, output: _Output, plans: list[ShardPla
             inputs=dict(sorted((file, digest) for entry in entries for file, digest in entry.inputs.items())),
             shards=tuple(entry.shard for entry in entries if entry.shard is not None),
         )
-        card = data_card(manifest, job.recipe)
+        card = data_card(manifest, job.recipe, left_out)
         output.publish(manifest, {QUARANTINE: quarantine(unreadable), CARD: card.encode(), MANIFEST: manifest.encode()})
     return manifest
 

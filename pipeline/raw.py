@@ -1,19 +1,87 @@
 """Raw files: which there are, and their bytes. Only regular files are opened, and no more than a limit is read."""
 
 import os
+from collections import deque
 from pathlib import Path
+from typing import NamedTuple
 
-from pipeline.sequence import UnreadableError
+from models.errors import DriftworkError
+from pipeline.files import printable
+from pipeline.sequence import UnreadableError, folder
 
 
-def names_below(root: Path, *endings: str) -> list[str]:
-    """The files below `root` whose names end so, in either case: relative, with `/` between parts, sorted."""
-    return sorted(
-        Path(parent, file).relative_to(root).as_posix()
-        for parent, _, files in os.walk(root)
-        for file in files
-        if file.lower().endswith(endings)
-    )
+class Listing(NamedTuple):
+    """What lies below a folder: relative names, with `/` between parts, sorted."""
+
+    files: tuple[str, ...]
+    """Also those below linked folders."""
+    ignored: tuple[str, ...]
+    """Files that macOS leaves beside others: `._NAME`, `.DS_Store`, and all below `__MACOSX`."""
+    loops: tuple[str, ...]
+    """Links that are not followed: to a folder that they lie in, and, below another link, to one that is listed."""
+    dead: tuple[str, ...]
+    """Links that lead nowhere, which may have been folders. They are among `files` too."""
+
+
+class _Folder(NamedTuple):
+    name: str
+    """Empty for the first one, else with a `/` at its end."""
+    above: frozenset[tuple[int, int]]
+    """(device, inode) of it and of those that it is in."""
+    linked: bool
+    """Reached through a link."""
+    ignored: bool
+
+
+def listing(root: Path) -> Listing:
+    """Raises `DriftworkError` that names a folder whose content cannot be listed: its files would be missed.
+
+    Folders that link to each other have as many paths as there are orders of them; all but the first are left out.
+    """
+    files: list[str] = []
+    ignored: list[str] = []
+    loops: list[str] = []
+    dead: list[str] = []
+    seen = {_identity(root, "")}
+    waiting = deque([_Folder("", frozenset(seen), linked=False, ignored=False)])
+    while waiting:
+        here = waiting.popleft()
+        for entry in _entries(root, here.name):
+            name, is_ignored = here.name + entry.name, here.ignored or _is_of_macos(entry.name)
+            if _is_folder(entry, root, name):
+                identity, is_link = _identity(root, name), entry.is_symlink()
+                if identity in here.above or (here.linked and is_link and identity in seen):
+                    loops.append(name)
+                else:
+                    seen.add(identity)
+                    waiting.append(_Folder(f"{name}/", here.above | {identity}, here.linked or is_link, is_ignored))
+                continue
+            (ignored if is_ignored else files).append(name)
+            if not is_ignored and entry.is_symlink() and not Path(entry.path).exists():
+                dead.append(name)
+    return Listing(*(tuple(sorted(names)) for names in (files, ignored, loops, dead)))
+
+
+def names_below(source: Path | None, *endings: str) -> list[str]:
+    """The files below `source` whose names end so, in either case; where it is a single file, that one's.
+
+    Raises `DriftworkError` for a single file of another ending, or where there is nothing.
+    """
+    root = folder(source)
+    if root == source:
+        return [name for name in listing(root).files if name.lower().endswith(endings)]
+    assert source is not None, "as `folder` has found"
+    if not source.name.lower().endswith(endings):
+        raise DriftworkError(f"source={source}: its name does not end in {' or '.join(endings)}")
+    return [source.name]
+
+
+def only_folder(source: Path | None, holds: str) -> Path:
+    """`folder(source)`, for a data set of several files. Raises `DriftworkError` for a single file."""
+    root = folder(source)
+    if root != source:
+        raise DriftworkError(f"source={source}: is a single file; give the folder that holds {holds}")
+    return root
 
 
 def read_raw(path: Path, limit: int, kind: str) -> bytes:
@@ -31,3 +99,41 @@ def read_raw(path: Path, limit: int, kind: str) -> bytes:
             return handle.read(limit)
     except OSError as error:
         raise UnreadableError(f"cannot be opened: {error.strerror}") from None
+
+
+def _is_of_macos(name: str) -> bool:
+    return name.startswith("._") or name in (".DS_Store", "__MACOSX")
+
+
+def _entries(root: Path, name: str) -> list[os.DirEntry[str]]:
+    """In the order of their names, which is the same on every machine."""
+    try:
+        with os.scandir(root / name) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise _unlistable(root, name, error) from None
+
+
+def _is_folder(entry: os.DirEntry[str], root: Path, name: str) -> bool:
+    """Also of a link to one."""
+    try:
+        return entry.is_dir()
+    except PermissionError as error:
+        raise _unlistable(root, name, error) from None
+    except OSError:  # links that lead to each other
+        return False
+
+
+def _identity(root: Path, name: str) -> tuple[int, int]:
+    try:
+        status = (root / name).stat()
+    except OSError as error:
+        raise _unlistable(root, name, error) from None
+    return status.st_dev, status.st_ino
+
+
+def _unlistable(root: Path, name: str, error: OSError) -> DriftworkError:
+    what = f"{printable(name.rstrip('/'))}: " if name else ""
+    return DriftworkError(
+        f"source={root}: {what}cannot be listed: {error.strerror}; make the folder readable, or move it elsewhere"
+    )

@@ -8,11 +8,10 @@ the first, from which a model starts); the validation and test sequences, the la
 
 import gzip
 import io
-import os
 import struct
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -22,8 +21,8 @@ from pydantic import Field
 from models.config_base import Config
 from models.errors import DriftworkError
 from pipeline.observe import key_seed
-from pipeline.raw import read_raw
-from pipeline.sequence import DataSpec, Item, Sequence, Split, UnreadableError, folder, grey
+from pipeline.raw import names_below, only_folder, read_raw
+from pipeline.sequence import DataSpec, Item, Sequence, Split, UnreadableError, grey
 
 DIGIT = 3
 FRAMES = 16
@@ -71,7 +70,7 @@ class RotatingMnist:
         if source is None:
             count = len(small_digits())
         else:
-            files = _files(folder(source))
+            files = _files(only_folder(source, "images and labels"))
             try:
                 count = int((read_idx(source / files[1], dimensions=1) == DIGIT).sum())
             except UnreadableError as error:
@@ -168,11 +167,11 @@ def _mnist_digits(source: Path, files: Source) -> NDArray[np.uint8]:
 
 def _files(root: Path) -> Source:
     """The first pair of images and labels below `root`."""
-    for parent, folders, names in os.walk(root):
-        folders.sort()
+    names = set(names_below(root, "-ubyte", "-ubyte.gz"))
+    for here in sorted({PurePosixPath(name).parent for name in names}, key=lambda path: path.parts):
         for images, labels in zip(IMAGES, LABELS, strict=True):
             for suffix in ("", ".gz"):
-                if {images + suffix, labels + suffix} <= set(names):
-                    here = Path(parent).relative_to(root)
-                    return Source((here / (images + suffix)).as_posix(), (here / (labels + suffix)).as_posix())
+                pair = Source(str(here / (images + suffix)), str(here / (labels + suffix)))
+                if set(pair) <= names:
+                    return pair
     raise DriftworkError(f"source={root}: no {IMAGES[0]} with {LABELS[0]} (or both .gz) in it or below it")

@@ -125,9 +125,13 @@ def grey(levels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def folder(source: Path | None) -> Path:
-    """`source` as an existing folder, for readers of files."""
+    """The folder of raw files that `source` is, or, where that is a single file, the one that it lies in."""
     if source is None:
         raise DriftworkError("source is missing; give the folder of raw files as source=DIR")
-    if not source.is_dir():
-        raise DriftworkError(f"source={source}: no such folder")
-    return source
+    if source.is_dir():
+        return source
+    if source.is_file():
+        return source.parent
+    raise DriftworkError(
+        f"source={source}: {'is neither folder nor file' if source.exists() else 'no such folder or file'}"
+    )

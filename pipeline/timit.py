@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from models.config_base import Config
 from models.errors import DriftworkError
 from pipeline.files import printable
-from pipeline.raw import names_below, read_raw
+from pipeline.raw import names_below, only_folder, read_raw
 from pipeline.sequence import DataSpec, Item, Sequence, Split, UnreadableError, folder
 from pipeline.sphere import MAGIC, parse_sphere
 from pipeline.wav import FULL_SCALE, Pcm, parse_wav
@@ -64,7 +64,7 @@ class Timit:
         Raises `DriftworkError` when no file lies as in the corpus or the flat sample, when half of the corpus is
         missing, or when a sentence is there twice.
         """
-        root = folder(source)
+        root = only_folder(source, LAYOUTS)
         names = names_below(root, ".wav")
         if not names:
             raise DriftworkError(f"source={root}: no .wav file in it or below it")
