@@ -49,7 +49,7 @@ def seconds(kind: type[Guard], recipe: Recipe, source: Path, *, shards: bool = T
         with suppress(UnreadableError):
             used.read(items[0])
         with mock.patch.object(build, "guard", return_value=used):
-            for plan in make_plan(items, recipe) if shards else []:
+            for plan in make_plan(items, recipe, {}) if shards else []:
                 build.build_shard(job, plan)
         clock = time.perf_counter() - clock
         used.close()  # from here on the child's time is known

@@ -45,7 +45,7 @@ def build(name: str, source: Path, parts: int, part: int) -> float:
         config = load(PrepareConfig, f"configs/prepare/{name}.yaml", [f"source={source}", f"out={out}"])
         limits = Limits(config.seconds_per_file, config.mib_per_file)
         job = Job(config.recipe, reader(config.dataset), source, Path(out), limits)
-        plans: list[ShardPlan] = make_plan(job.reader.find(source), config.recipe)
+        plans: list[ShardPlan] = make_plan(job.reader.find(source), config.recipe, {})
         build_shard(job, plans[-1])  # starts the parser
         started = time.perf_counter()
         for plan in plans[part:-1:parts]:

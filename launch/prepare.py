@@ -48,6 +48,8 @@ def summary(manifest: Manifest) -> str:
         hours = sum(sum(shard.frames) for shard in shards) * manifest.spec.interval / 3600
         parts.append(f"{split} {sum(shard.samples for shard in shards)} sequences ({hours:.2f} h)")
     parts.append(f"{manifest.unreadable} of {manifest.items} items unreadable")
+    if manifest.joined:
+        parts.append(f"{len(manifest.joined)} groups joined to others with the same content")
     return f"{', '.join(parts)}; manifest {manifest.hash[:12]}"
 
 

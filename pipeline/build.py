@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from models.config_base import Config
+from pipeline.duplicates import digest
 from pipeline.files import aside, printable, sha256
 from pipeline.guard import Limits, guard
 from pipeline.manifest import Shard
@@ -40,6 +41,8 @@ class Entry(Config):
     shard: Shard | None
     """None if not one item could be read."""
     inputs: dict[str, str | None]
+    contents: tuple[str | None, ...]
+    """Of each item of the plan, the `digest`; None if it could not be read, or is made and not read."""
     unreadable: tuple[Unreadable, ...]
     frames: int
     mean: tuple[float, ...]
@@ -73,6 +76,7 @@ def build_shard(job: Job, plan: ShardPlan) -> Entry:
         return entry
     spec, guarded = job.reader.spec(), guard(job.reader, job.source, job.limits)
     moments, unreadable = Moments.empty(spec.dim), []
+    contents: list[str | None] = []
 
     def sequences() -> Iterator[tuple[str, Sequence]]:
         nonlocal moments
@@ -81,7 +85,9 @@ def build_shard(job: Job, plan: ShardPlan) -> Entry:
                 read = guarded.read(item)
             except UnreadableError as error:
                 unreadable.append(Unreadable(file=printable(item.name), reason=printable(str(error))))
+                contents.append(None)
                 continue
+            contents.append(digest(read) if item.files else None)
             for sequence in read:
                 moments = moments.merge(Moments.of(sequence.values, sequence.mask))
                 yield printable(item.name), sequence
@@ -91,6 +97,7 @@ def build_shard(job: Job, plan: ShardPlan) -> Entry:
         fingerprint=mark,
         shard=shard,
         inputs=inputs,
+        contents=tuple(contents),
         unreadable=tuple(unreadable),
         frames=moments.frames,
         mean=tuple(moments.mean.tolist()),

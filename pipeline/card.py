@@ -42,7 +42,7 @@ def data_card(manifest: Manifest, recipe: Recipe, left_out: LeftOut) -> str:
     else:
         kind = "binary, bit-packed" if spec.binary else "float32"
     rows = "\n".join(_row(manifest, split) for split in SPLITS)
-    notes = "".join(f"- {line}\n" for line in _left_out(left_out))
+    notes = "".join(f"- {line}\n" for line in (*_duplicates(manifest), *_left_out(left_out)))
     return f"""# {recipe.title}
 
 {manifest.items} raw items, of which {manifest.unreadable} could not be read (`quarantine.jsonl` says why).
@@ -65,6 +65,15 @@ Prepared with `driftwork prepare RECIPE.yaml source=DIR out=DIR`, where RECIPE.y
 ```yaml
 {dump(recipe)}```
 """
+
+
+def _duplicates(manifest: Manifest) -> list[str]:
+    if not manifest.joined:
+        return []
+    return [
+        f"**Duplicates:** {len(manifest.joined)} groups hold a piece that another group holds too, byte for byte or "
+        "value for value; each is counted to that group and lies in its split (`joined` in `manifest.json`)."
+    ]
 
 
 def _left_out(left_out: LeftOut) -> list[str]:

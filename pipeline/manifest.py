@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from models.config_base import Config, build
 from models.errors import DriftworkError
 from pipeline.files import printable
@@ -57,6 +59,8 @@ class Manifest(Config):
     """Of these, left out; quarantine.jsonl has the reasons."""
     inputs: dict[str, str | None]
     """File below the source folder -> sha256, None where it could not be opened."""
+    joined: dict[str, str] = Field({})
+    """Group -> the group that holds the same content, and that it is counted to. Not written where there is none."""
 
     @property
     def dataset(self) -> str:
@@ -82,7 +86,7 @@ class Manifest(Config):
         """Line by line: as one tree and one text, it would be most of what a rank holds of a large data set."""
         yield b"{\n"
         for name in type(self).model_fields:
-            if name != "shards":
+            if name != "shards" and (name != "joined" or self.joined):
                 value = self.model_dump(mode="json", include={name})[name]
                 yield from (f"{json.dumps(name)}: ".encode(), json.dumps(value).encode("ascii"), b",\n")
         yield b'"shards": ['

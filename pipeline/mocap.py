@@ -120,7 +120,7 @@ class Mocap:
             raise UnreadableError("a single frame is no motion")
         channels, about = features(motion, skeleton, self.config)
         about["skeleton"] = bones
-        key = f"{_slug(item.group)}-{hashlib.sha256(os.fsencode(item.name)).hexdigest()[:12]}"
+        key = f"{_slug(_group(item.name))}-{hashlib.sha256(os.fsencode(item.name)).hexdigest()[:12]}"
         return [_sequence(key, item.group, motion.first, channels, about)]
 
     def _read_array(self, root: Path, item: Item) -> list[Sequence]:
@@ -210,7 +210,13 @@ def _item(name: str, skeletons: dict[str, str]) -> Item:
     skeleton = skeletons.get(str(PurePosixPath(name).with_name(f"{subject}.asf")).lower())
     files = (name,) if skeleton is None else (name, skeleton)
     split = next((split for split, numbers in TRIALS.items() if number in numbers), None)
-    return Item(name, f"{subject}_{number:02d}", files, split)
+    return Item(name, _group(name), files, split)
+
+
+def _group(name: str) -> str:
+    """The trial, whatever folder it lies in."""
+    subject, number = _trial(name)
+    return f"{subject}_{number:02d}"
 
 
 def _text(path: Path) -> str:

@@ -6,6 +6,7 @@
 Without the manifest the folder is not a data set; with it, nothing but the repair of a damaged shard changes it.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,7 @@ from pipeline.storage import Place
 QUARANTINE = "quarantine.jsonl"
 CARD = "DATACARD.md"
 LOCK = "lock"
+JOINED = "joined.json"
 
 
 class Output(NamedTuple):
@@ -82,6 +84,19 @@ class Output(NamedTuple):
         if not complete:
             for shard in self.folder.glob("*.tar"):  # the last attempt was killed while it moved them out
                 os.replace(shard, self.staging / shard.name)
+
+    def joins(self) -> dict[str, str]:
+        """What a killed attempt had found of groups with the same content."""
+        try:
+            found: dict[str, str] = json.loads((self.staging / JOINED).read_bytes())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return found
+
+    def keep_joins(self, joins: dict[str, str]) -> None:
+        """For the attempt after this one, should it be killed."""
+        with aside(self.staging / JOINED) as temporary:
+            temporary.write_text(json.dumps(joins), encoding="ascii")
 
     def publish(self, manifest: Manifest, pages: dict[str, bytes]) -> None:
         """Move shards and then pages in place, in this order, and remove the staging folder."""

@@ -1,17 +1,19 @@
 """The recipe of a data set, and the plan that follows from it: which raw items go into which shard.
 
-The plan depends on the recipe and on the names of the items alone, so that any number of workers, and any later
-attempt, makes the same shards.
+The plan depends on the recipe, on the names of the items and on which groups hold the same content, and on nothing
+else, so that any number of workers, and any later attempt, makes the same shards.
 """
 
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
 from models.config_base import Config, build
+from pipeline.duplicates import renamed
 from pipeline.guard import Limits
 from pipeline.manifest import SCHEMA
 from pipeline.sequence import SPLITS, Item, Split
@@ -55,13 +57,20 @@ class ShardPlan(NamedTuple):
     items: tuple[Item, ...]
 
 
-def make_plan(items: list[Item], recipe: Recipe) -> list[ShardPlan]:
-    """Shards of `files_per_shard` items each, train first; within a split the groups lie in the order of a hash."""
-    splits = assign(items, recipe.val, recipe.test)
-    shuffled = sorted(items, key=lambda item: (hashlib.sha256(os.fsencode(item.group)).digest(), item.name))
+def make_plan(items: list[Item], recipe: Recipe, joins: Mapping[str, str]) -> list[ShardPlan]:
+    """Shards of `files_per_shard` items each, train first; within a split the groups lie in the order of a hash.
+
+    Args:
+        joins: what `duplicates.joined` has found. Items keep their places in the order but get the group's new name.
+    """
+    homes = renamed(items, joins)
+    splits = assign(homes, recipe.val, recipe.test)
+    order = sorted(
+        range(len(items)), key=lambda i: (hashlib.sha256(os.fsencode(items[i].group)).digest(), items[i].name)
+    )
     plans = []
     for split in SPLITS:
-        chosen = [item for item in shuffled if splits[item.group] == split]
+        chosen = [homes[i] for i in order if splits[homes[i].group] == split]
         for number, at in enumerate(range(0, len(chosen), recipe.files_per_shard)):
             part = tuple(chosen[at : at + recipe.files_per_shard])
             plans.append(ShardPlan(f"{split}-{number:06d}.tar", split, part))
@@ -70,5 +79,6 @@ def make_plan(items: list[Item], recipe: Recipe) -> list[ShardPlan]:
 
 def fingerprint(recipe: Recipe, plan: ShardPlan, inputs: dict[str, str | None], limits: Limits) -> str:
     """Equal iff the shard would come out the same."""
-    parts = [SCHEMA, recipe.model_dump(mode="json"), plan.file, sorted(inputs.items()), limits]
+    items = [(item.name, item.group) for item in plan.items]
+    parts = [SCHEMA, recipe.model_dump(mode="json"), plan.file, items, sorted(inputs.items()), limits]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

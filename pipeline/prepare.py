@@ -4,7 +4,9 @@ Killed at any point and run again, it ends in the same bytes, whatever the numbe
 """
 
 from collections import deque
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 from pydantic import Field
@@ -13,12 +15,13 @@ from models.errors import DriftworkError
 from pipeline import cluster
 from pipeline.build import Entry, Job, Unreadable, build_shard
 from pipeline.card import LeftOut, data_card
+from pipeline.duplicates import joined
 from pipeline.guard import Limits
 from pipeline.manifest import MANIFEST, SCHEMA, Manifest
 from pipeline.output import CARD, QUARANTINE, Output, quarantine
 from pipeline.plan import Recipe, ShardPlan, make_plan
 from pipeline.progress import progress
-from pipeline.sequence import SPLITS, folder
+from pipeline.sequence import SPLITS, Item, folder
 from pipeline.sources import reader
 from pipeline.stats import Moments
 from pipeline.storage import Place
@@ -61,12 +64,12 @@ def prepare(config: PrepareConfig) -> Manifest:
     staging = output.staging.absolute() if isinstance(output, Output) else output.staging
     job = Job(config.recipe, dataset, source, staging, limits)
     items = dataset.find(config.source)
-    plans, left_out = make_plan(items, config.recipe), LeftOut.of(config.source, items)
+    left_out = LeftOut.of(config.source, items)
     finished = output.finished()
     if finished is None:
         print("".join(f"source={config.source}: {line}\n" for line in left_out.lines()), end="", flush=True)
-        return _make(config, job, output, plans, left_out)
-    damaged = output.damaged(finished, plans, source)
+        return _make(config, job, output, items, left_out)
+    damaged = output.damaged(finished, make_plan(items, config.recipe, finished.joined), source)
     if damaged:
         _repair(config, job, output, finished, damaged)
     else:
@@ -81,11 +84,9 @@ def _output(config: PrepareConfig) -> _Output:
     return Output(config.out, config.recipe)
 
 
-def _make(
-    config: PrepareConfig, job: Job, output: _Output, plans: list[ShardPlan], left_out: LeftOut
-) -> Manifest:
+def _make(config: PrepareConfig, job: Job, output: _Output, items: list[Item], left_out: LeftOut) -> Manifest:
     with output.opened():
-        entries = _run(config, job, plans)
+        joins, plans, entries = _built(config, job, output, items)
         unreadable = [bad for entry in entries for bad in entry.unreadable]
         problem = _too_little(config, output, plans, entries, unreadable)
         if problem:
@@ -103,6 +104,7 @@ def _make(
             items=sum(len(plan.items) for plan in plans),
             unreadable=len(unreadable),
             inputs=dict(sorted((file, digest) for entry in entries for file, digest in entry.inputs.items())),
+            joined=joins,
             shards=tuple(entry.shard for entry in entries if entry.shard is not None),
         )
         card = data_card(manifest, job.recipe, left_out)
@@ -110,10 +112,39 @@ def _make(
     return manifest
 
 
+def _built(
+    config: PrepareConfig, job: Job, output: _Output, items: list[Item]
+) -> tuple[dict[str, str], list[ShardPlan], list[Entry]]:
+    """What groups are joined, and the shards of the plan that follows from it.
+
+    What an item holds is known when it has been read, so that the shards are built as if no two held the same. Where
+    some do, those that change are built once more. What a killed attempt had found is where this one begins.
+    """
+    names = {item.name: item for item in items}
+    joins = output.joins()
+    with _workers(config) as build:
+        while True:
+            plans = make_plan(items, config.recipe, joins)
+            entries = build(job, plans)
+            pairs = [
+                (names[item.name], content)
+                for plan, entry in zip(plans, entries, strict=True)
+                for item, content in zip(plan.items, entry.contents, strict=True)
+                if content is not None
+            ]
+            found = joined(pairs, where=f"source={config.source}")
+            if found == joins:
+                return joins, plans, entries
+            if found:
+                print(f"{len(found)} groups hold a piece that another holds too and are counted to it", flush=True)
+            joins = found
+            output.keep_joins(joins)
+
+
 def _repair(config: PrepareConfig, job: Job, output: _Output, manifest: Manifest, damaged: list[ShardPlan]) -> None:
     """Make shards anew that were lost or damaged since. They come out as the manifest has them, or not at all."""
-    with output.opened():
-        entries = _run(config, job, damaged)
+    with output.opened(), _workers(config) as build:
+        entries = build(job, damaged)
         for entry, plan in zip(entries, damaged, strict=True):
             if entry.shard not in manifest.shards:
                 output.discard([])
@@ -149,14 +180,20 @@ def _too_little(
     return ""
 
 
-def _run(config: PrepareConfig, job: Job, plans: list[ShardPlan]) -> list[Entry]:
-    """Build the shards on Ray; their entries in the order of `plans`."""
+@contextmanager
+def _workers(config: PrepareConfig) -> Iterator[Callable[[Job, list[ShardPlan]], list[Entry]]]:
+    """Yield what builds the shards of a plan on Ray and returns their entries, in the order of the plan."""
+    with cluster.connected(config.address, config.workers) as nodes:
+        yield partial(_run, config, config.workers or nodes.cpus)
+
+
+def _run(config: PrepareConfig, at_once: int, job: Job, plans: list[ShardPlan]) -> list[Entry]:
     entries: dict[int, Entry] = {}
-    with cluster.connected(config.address, config.workers) as nodes, progress("shards", len(plans)) as advance:
+    with progress("shards", len(plans)) as advance:
         shared = cluster.share(job)
         waiting = deque(cluster.Task(index, (shared, plan)) for index, plan in enumerate(plans))
         # A worker that was killed is tried again.
-        with closing(cluster.work(build_shard, waiting, config.workers or nodes.cpus, retries=2)) as ended:
+        with closing(cluster.work(build_shard, waiting, at_once, retries=2)) as ended:
             for index, result in ended:
                 try:
                     entries[index] = result()

@@ -20,11 +20,12 @@ from typing import NamedTuple
 from models.errors import DriftworkError
 from pipeline.build import INCOMPLETE, Unreadable, intact
 from pipeline.manifest import MANIFEST, Manifest, Shard, read_manifest
-from pipeline.output import CARD, QUARANTINE, check_inputs, check_recipe, quarantine
+from pipeline.output import CARD, JOINED, QUARANTINE, check_inputs, check_recipe, quarantine
 from pipeline.plan import Recipe, ShardPlan
 from pipeline.storage import MissingError, Store, shards_among
 
 _RECIPE = f"{INCOMPLETE}/recipe.json"
+_JOINED = f"{INCOMPLETE}/{JOINED}"
 _AT_ONCE = 8
 """Shards that are read back at a time."""
 
@@ -75,6 +76,18 @@ class StoreOutput(NamedTuple):
                 if _below_incomplete(self.staging.names()) == {_RECIPE}:
                     self.clean()
             raise
+
+    def joins(self) -> dict[str, str]:
+        """What a killed attempt had found of groups with the same content."""
+        try:
+            found: dict[str, str] = json.loads(self.staging.read(_JOINED))
+        except (MissingError, ValueError):
+            return {}
+        return found
+
+    def keep_joins(self, joins: dict[str, str]) -> None:
+        """For the attempt after this one, should it be killed."""
+        self.staging.write(json.dumps(joins).encode("ascii"), _JOINED)
 
     def publish(self, manifest: Manifest, pages: dict[str, bytes]) -> None:
         """Write pages, in this order, and remove what was needed for them."""

@@ -1,6 +1,7 @@
 """What tests of several folders share, and how pytest-xdist spreads them over processes."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,10 @@ def without_ray(monkeypatch):
     """`prepare` makes the shards in this process, one after another."""
     from pipeline.build import build_shard
 
-    monkeypatch.setattr("pipeline.prepare._run", lambda config, job, plans: [build_shard(job, plan) for plan in plans])
+    def build(job, plans):
+        return [build_shard(job, plan) for plan in plans]
+
+    monkeypatch.setattr("pipeline.prepare._workers", lambda config: nullcontext(build))
 
 
 def _has(path, marker):

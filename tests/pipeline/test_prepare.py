@@ -75,6 +75,17 @@ def test_two_workers_and_another_place_make_the_same_bytes(raw, reference, tmp_p
 
 
 @pytest.mark.ray
+def test_duplicates_come_out_alike_for_any_number_of_workers(tmp_path, local_ray):
+    raw = corpus(tmp_path / "raw", 20)
+    for number in (1, 4, 7):
+        (raw / f"Another {number}.mid").write_bytes(song(number))
+    one = prepare(config(raw, tmp_path / "one", "workers=1"))
+    assert len(one.joined) == 3
+    prepare(config(raw, tmp_path / "two", "workers=2"))
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+@pytest.mark.ray
 def test_a_second_run_writes_nothing_and_starts_nothing(raw, reference, capsys, no_ray):
     before = stamps(reference)
     prepare(config(raw, reference))

@@ -206,7 +206,7 @@ def test_one_file_of_motion_is_a_data_set(tmp_path):
 @pytest.mark.parametrize(
     ("reader", "name", "said"),
     [
-        (SETS["lakh"][0], "a.txt", "its name does not end in .mid or .midi"),
+        (SETS["lakh"][0], "a.txt", "its name does not end in .mid or .midi or .kar or .rmi"),
         (SETS["mocap"][0], "a.txt", "its name does not end in .amc or .asf or .mat"),
         (SETS["mocap"][0], "07.asf", "no .amc or .mat file"),
         (SETS["timit"][0], "sa1.wav", "is a single file; give the folder that holds TRAIN|TEST"),
