@@ -73,8 +73,8 @@ class Lakh:
         )
 
     def find(self, source: Path | None) -> list[Item]:
-        """Every MIDI file below `source`, or `source` alone if it is one; the song is the path without suffix and version
-        (`Title.2.mid`)."""
+        """Every MIDI file below `source`, or `source` alone if it is one; the song is the path without suffix and
+        version (`Title.2.mid`)."""
         names = names_below(source, *SUFFIXES)
         if not names:
             raise DriftworkError(f"source={source}: no MIDI file ({', '.join(SUFFIXES)}) in it or below it")

@@ -81,7 +81,7 @@ def test_commands_look_where_they_are_told(place, name):
     path = meant(place, name)
     path.mkdir()
     missing = f"{path}: no manifest.json"
-    assert f"source={path}: no .mid" in said(
+    assert f"source={path}: no MIDI file" in said(
         prepare.main, str(CONFIGS / "prepare/lakh.yaml"), f"source={name}", "out=o"
     )
     assert missing in said(train.main, str(TINY), f"data={name}")

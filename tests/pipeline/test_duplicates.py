@@ -25,7 +25,7 @@ from tests.pipeline.preparing import CONFIG, config, contents
 from tests.pipeline.speech import flat, riff, sphere, voice
 
 TIMIT, MOCAP = CONFIG.with_name("timit.yaml"), CONFIG.with_name("mocap.yaml")
-pytestmark = pytest.mark.usefixtures("without_ray")
+pytestmark = [pytest.mark.usefixtures("without_ray"), pytest.mark.process]
 
 
 def item(name, split=None):

@@ -76,7 +76,7 @@ def test_mistakes_are_told_before_ray_starts(raw, tmp_path, no_ray):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").touch()
     for source, out, reason in [
-        (tmp_path / "empty", tmp_path / "out", "no .mid or .midi file"),
+        (tmp_path / "empty", tmp_path / "out", r"no MIDI file \(.mid, .midi, .kar, .rmi\)"),
         (tmp_path / "absent", tmp_path / "out", "no such folder"),
         (raw, tmp_path / "file", "cannot be written"),
         (raw, tmp_path / "file" / "out", "cannot be written"),

@@ -145,6 +145,7 @@ def test_folders_that_link_to_each_other_are_listed_in_no_time(tmp_path):
     assert len(found.loops) == 30 + 30 * 29 * 30
 
 
+@pytest.mark.process
 @pytest.mark.usefixtures("without_ray")
 def test_what_is_left_out_is_said(tmp_path, capsys):
     raw = corpus(tmp_path / "raw", 20)
@@ -166,9 +167,10 @@ def test_what_is_left_out_is_said(tmp_path, capsys):
     assert "Left out" not in (tmp_path / "other/DATACARD.md").read_text()
 
 
-def test_ignored_files_change_no_hash(tmp_path, request):
+@pytest.mark.process
+@pytest.mark.usefixtures("without_ray")
+def test_ignored_files_change_no_hash(tmp_path):
     """A folder that went through a Mac is the same data set."""
-    request.getfixturevalue("without_ray")
     raw = corpus(tmp_path / "raw", 20)
     before = prepare(config(raw, tmp_path / "before"))
     (raw / ".DS_Store").write_bytes(b"")
@@ -177,6 +179,7 @@ def test_ignored_files_change_no_hash(tmp_path, request):
     assert prepare(config(raw, tmp_path / "before")).hash == before.hash
 
 
+@pytest.mark.process
 @pytest.mark.usefixtures("without_ray")
 def test_one_midi_file_is_a_data_set(tmp_path, monkeypatch):
     (tmp_path / "Mix #1.mid").write_bytes(song(1))
@@ -189,6 +192,7 @@ def test_one_midi_file_is_a_data_set(tmp_path, monkeypatch):
         prepare(config(Path("Mix #1.mid"), tmp_path / "whole"))
 
 
+@pytest.mark.process
 @pytest.mark.usefixtures("without_ray")
 def test_one_file_of_motion_is_a_data_set(tmp_path):
     for raw, names in ((arrays(tmp_path / "mat") / "walks.mat", {"walks.mat"}),
