@@ -19,6 +19,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
+import soundfile
 
 from models.config_base import dump, load
 from models.errors import DriftworkError
@@ -60,13 +61,16 @@ def speech_files(n: int, real: bool) -> dict[str, bytes]:
     found = sorted((REAL / "timit").rglob("*.wav")) if real else []
     data = speech.sphere(speech.voice(16000, seed=n))
     if n % 2:
-        data = found[n % len(found)].read_bytes() if found else riff(n)
+        data = found[n % len(found)].read_bytes() if found and n % 4 == 1 else riff(n)
     return {f"dr1-f{n:04d}/sa1.wav": data}
 
 
 def riff(n: int) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        return speech.riff(Path(folder) / "a.wav", speech.voice(16000, seed=n)).read_bytes()
+    """Plain, extensible, or as a program writes it to a pipe."""
+    file, form = io.BytesIO(), "WAVEX" if n % 3 == 1 else "WAV"
+    soundfile.write(file, speech.voice(16000, seed=n), 16000, format=form, subtype="PCM_16")
+    data = file.getvalue()
+    return data if n % 3 else data[:4] + b"\xff" * 4 + data[8:40] + b"\xff" * 4 + data[44:]
 
 
 def motion_files(n: int, real: bool) -> dict[str, bytes]:
