@@ -19,6 +19,7 @@ from launch.training import checkpoint
 from launch.training.distributed import alone
 from models.config_base import build, load
 from models.errors import DriftworkError
+from models.vsdn_sde import VsdnSdeConfig
 from pipeline.cache import find_manifest, local
 from pipeline.manifest import Manifest
 from pipeline.verify import verify
@@ -65,6 +66,7 @@ def _folder(argv: list[str]) -> Path:
         run_folder.keep(folder, config)
         return folder
     config = _placed(parse(argv))
+    _check_memory(config)
     manifest = _check(config)
     store.require(config.tracking.uri)
     if not run_folder.each_host_copies(config):
@@ -92,6 +94,16 @@ def _check(config: RunConfig, known: str | None = None) -> Manifest:
     manifest = find_manifest(config.data, config.cache_dir, known)
     steps(config, run_folder.divided(config, manifest))
     return manifest
+
+
+def _check_memory(config: RunConfig) -> None:
+    """Refuse a new run whose latent would be a chain of unrelated draws. Runs from before have some, and go on."""
+    model = config.model
+    if isinstance(model, VsdnSdeConfig) and model.kept <= 0:
+        raise DriftworkError(
+            f"model.max_step={model.max_step} is a whole time_unit in one step, after which nothing of X is left; "
+            "take model.substeps=3, or a longer model.time_unit"
+        )
 
 
 def steps(config: RunConfig, manifest: Manifest) -> int:

@@ -54,8 +54,8 @@ class VsdnConfig(DrivenConfig):
 class VsdnVaeConfig(VsdnConfig):
     name: Literal["vsdn_vae", "vsdn_vae_res"]
     """`_res` learns the posterior mean as a difference from the prior mean."""
-    unseen_share: float = Field(0.5, ge=0, lt=1)
-    """Share of the loss in which the posterior has not taken in the frame it explains; 0: the published objective."""
+    unseen_share: float = Field(0.0, ge=0, lt=1)
+    """Fraction of the training loss with the target frame withheld from the posterior; 0: the published objective."""
 
 
 class VsdnVae(LatentDynamics):

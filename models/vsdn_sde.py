@@ -61,8 +61,13 @@ class VsdnSdeConfig(VsdnConfig):
     samples: int = Field(1, ge=1)
     """Paths a sequence in training."""
     unseen_share: float = Field(0.0, ge=0, lt=1)
-    """Share of the sequences that train on frames shown to no network; 0: the published objective."""
+    """Fraction of the sequences that train on frames withheld from all networks; 0: the published objective."""
     solver: sde.SolverName = "direct"
+
+    @property
+    def kept(self) -> float:
+        """The part of X that its longest step keeps: 1 - dt, dt in units of time."""
+        return 1.0 - self.max_step / self.time_unit / self.substeps
 
     @model_validator(mode="after")
     def _stable(self) -> Self:

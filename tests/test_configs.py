@@ -7,6 +7,7 @@ import torch
 import yaml
 
 from launch import grid as grids
+from launch import train
 from launch.config import RunConfig, parse
 from models.config_base import Config, build, dump, flatten, load
 from models.errors import DriftworkError
@@ -44,6 +45,33 @@ def test_shipped_grid_expands_and_each_of_its_cells_is_a_config(path):
         assert (path.parent / f"{path.stem.removesuffix('_small')}.yaml").exists()
     else:
         assert path.with_stem(f"{path.stem}_small").exists()
+
+
+def test_new_run_whose_path_keeps_nothing_is_refused():
+    """A run from before, whose config is the same, can be loaded and goes on."""
+    config = load(RunConfig, CONFIGS / "train/vsdn_sde_timit.yaml", ["model.substeps=1"])
+    with pytest.raises(DriftworkError, match=r"a whole time_unit in one step.*take model.substeps=3"):
+        train._check_memory(config)
+    train._check_memory(load(RunConfig, CONFIGS / "train/vsdn_sde_timit.yaml"))
+
+
+VSDN = [path for path in TRAIN if path.stem.startswith("vsdn")]
+
+
+@pytest.mark.parametrize("path", VSDN, ids=lambda path: path.stem)
+def test_vsdn_config_says_its_objective(path):
+    """All have ours: the share is written out, not left to a default, and the published one is told beside it."""
+    config, text = load(RunConfig, path), path.read_text()
+    assert f"unseen_share: {config.model.unseen_share}" in text
+    assert config.model.unseen_share > 0
+    assert config.train.kl_warmup_steps > 0
+    assert "# Objective: ours." in text
+    assert "published one is model.unseen_share=0 train.kl_warmup_steps=0" in text
+
+
+@pytest.mark.parametrize("path", [path for path in VSDN if "sde" in path.stem], ids=lambda path: path.stem)
+def test_longest_step_keeps_half_of_the_path(path):
+    assert load(RunConfig, path).model.kept >= 0.5
 
 
 def test_every_train_file_is_a_config_or_the_base_of_one():

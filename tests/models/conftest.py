@@ -9,9 +9,19 @@ from models.vsdn import VsdnVaeConfig
 from models.vsdn_sde import VsdnSdeConfig
 
 CONFIGS = {
-    "vsdn_vae": VsdnVaeConfig(name="vsdn_vae", latent=3, hidden=6, width=8, depth=2, see_last=True, free_nats=0.5),
+    "vsdn_vae": VsdnVaeConfig(
+        name="vsdn_vae", latent=3, hidden=6, width=8, depth=2, see_last=True, free_nats=0.5, unseen_share=0.5
+    ),
     "vsdn_vae_res": VsdnVaeConfig(
-        name="vsdn_vae_res", latent=3, hidden=6, width=8, depth=1, max_step=0.15, prior_share=0.2, see_gaps=True
+        name="vsdn_vae_res",
+        latent=3,
+        hidden=6,
+        width=8,
+        depth=1,
+        max_step=0.15,
+        unseen_share=0.5,
+        prior_share=0.2,
+        see_gaps=True,
     ),
     "vsdn_sde": VsdnSdeConfig(name="vsdn_sde", latent=3, hidden=6, width=8, depth=2, see_last=True, free_nats=0.1),
     "vsdn_sde_res": VsdnSdeConfig(
@@ -34,6 +44,7 @@ CONFIGS = {
         see_last=True,
         see_next=True,
         gain_shape=True,
+        unseen_share=0.5,
         unseen_beta=0.5,
     ),
     "vsdn_sde of waves": VsdnSdeConfig(
