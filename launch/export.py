@@ -82,7 +82,7 @@ def write(folder: Path, config: RunConfig, manifest: Manifest) -> Path:
             code=[_ROOT / "models"],
             data=data,
             columns=served.COLUMNS,
-            params={"task": tasks[0], "samples": description.samples, "seed": 0},
+            params={"task": tasks[0], "samples": description.samples, "seed": 0, "decision": "probability"},
             requirements=[f"{name}=={version(name).partition('+')[0]}" for name in packages],
         )
         _link(weights, temporary / "data/driftwork" / served.WEIGHTS)

@@ -21,6 +21,7 @@ from launch.training import checkpoint
 from launch.training.distributed import alone
 from models.base import Forecaster, Model, Smoother
 from models.config_base import Config, build, parse
+from models.decisions import Rule
 from models.errors import DriftworkError
 from pipeline.files import aside_folder, writing
 from pipeline.manifest import Manifest
@@ -29,7 +30,7 @@ from pipeline.sequence import Split
 from pipeline.storage import Place, name_of
 
 USAGE = """usage: driftwork generate RUN out=DIR [what=interpolation|continuation|prior] [rate=HZ] [sequences=N]
-       [draws=N] [seconds_given=S] [ratio=0.25] [split=test] [seed=N] [data=DIR|URL]
+       [draws=N] [seconds_given=S] [ratio=0.25] [decision=expected_score|0.5] [split=test] [seed=N] [data=DIR|URL]
 RUN is a run folder, or the id of a run in runs/mlflow.db"""
 
 What = Literal["interpolation", "continuation", "prior"]
@@ -56,6 +57,9 @@ class GenerateConfig(Config):
     ratio: Ratio | None = None
     """1 / n: an interpolation sees every n-th frame, and of frames that follow every n-th is drawn, the rest
     interpolated; null: the first ratio that the run is evaluated at."""
+    decision: Rule = "expected_score"
+    """How the probabilities of binary frames become notes: by the best expected TP / (TP + FP + FN) over all frames
+    that are not given, or where a probability is above 0.5."""
     split: Split = "test"
     seed: int = Field(0, ge=0)
     data: Place | None = None
@@ -85,14 +89,14 @@ def generate(folder: Path, config: RunConfig, request: GenerateConfig) -> None:
     checkpoint.load_best(model, folder, alone().device)
     model.eval()
     what = request.what or ("continuation" if isinstance(model, Forecaster) else "interpolation")
-    _check(what, request, config.model.name, model)
+    _check(what, request, config.model.name, model, manifest.spec.binary)
     own = made_files.own_rate(manifest.spec)
     rate = request.rate or own
     write = made_files.writer(manifest, rate)
     (stream,) = streams.evaluation(config, here.data, manifest, request.split, alone()).values()
     maker = Maker(
         model, stream, manifest.spec.binary, rate, round(1 / config.observe.evaluate.ratios[0]),
-        config.evaluate.samples, request.seed,
+        config.evaluate.samples, request.seed, request.decision,
     )  # fmt: skip
     with writing(f"out={request.out}"), aside_folder(request.out) as temporary:
         files = []
@@ -102,7 +106,8 @@ def generate(folder: Path, config: RunConfig, request: GenerateConfig) -> None:
             films = list(made_files.films(stem, made, rate, manifest.spec))
             about = {"sequence": made.key, "seconds_given": made.given}
             files += [about | entry for entry in write(temporary, stem, made, films, manifest.spec, title)]
-        record = _record(folder, config, request, what, rate, own) | {"files": files}
+        record = _record(folder, config, request, what, rate, own)
+        record |= ({"decision": request.decision} if manifest.spec.binary else {}) | {"files": files}
         (temporary / "generated.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     print(
         f"{request.out}: {what}, {len(files)} files at {rate:g} frames a second, {rate / own:g} times the data's rate"
@@ -121,7 +126,7 @@ def _as_asked(config: RunConfig, request: GenerateConfig) -> RunConfig:
     return config.model_copy(update={"observe": observe, **where})
 
 
-def _check(what: What, request: GenerateConfig, name: str, model: Model) -> None:
+def _check(what: What, request: GenerateConfig, name: str, model: Model, binary: bool) -> None:
     """Raises `DriftworkError` for what this model does not do, and for a setting that would change nothing."""
     idle = _PLAYS_NO_PART[what] & request.model_fields_set
     if isinstance(model, Forecaster):
@@ -130,6 +135,8 @@ def _check(what: What, request: GenerateConfig, name: str, model: Model) -> None
         idle |= {"seconds_given", "ratio"} & request.model_fields_set
     if isinstance(model, Smoother) and what != "interpolation":
         raise DriftworkError(f"what={what}: {name} knows each frame from past and future; it only interpolates")
+    if "decision" in request.model_fields_set and not binary:
+        raise DriftworkError(f"decision={request.decision}: these data are not binary; leave it out")
     if idle:
         raise DriftworkError(f"{min(idle)} plays no part in what={what} of {name}; leave it out")
 

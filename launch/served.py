@@ -16,8 +16,9 @@ from torch import Tensor
 from models.base import Forecaster, Model, Smoother
 from models.batch import Batch
 from models.config_base import Config
+from models.decisions import completed
 from models.errors import DriftworkError
-from models.generation import Question, interpolate_at
+from models.generation import Filled, Question, interpolate_at
 from models.likelihoods import LikelihoodName, Marginal
 from models.registry import ModelConfig, build_model
 
@@ -25,6 +26,8 @@ DESCRIPTION, WEIGHTS = "description.json", "weights.safetensors"
 COLUMNS = ("times", "values", "ask")
 
 Task = Literal["interpolation", "prediction", "forecast"]
+DECISIONS = ("expected_score", "0.5", "probability")
+"""What binary frames are answered with: a set, by one of the rules of `models.decisions`, or probabilities."""
 
 _MOST_FRAMES = 20_000
 """Of a request's sequence: those given and those asked for. A model holds its states at all of them at once."""
@@ -103,29 +106,35 @@ class Served:
         from mlflow.exceptions import MlflowException
 
         try:
-            task, samples, seed = self._asked(params or {})
+            asked = self._asked(params or {})
             rows = [self._checked(row, number) for number, row in enumerate(model_input.to_dict("records"), 1)]
             if not rows:
                 raise DriftworkError("no sequence is given")
-            return [
-                {"times": row.ask.tolist(), "values": self.answer(row, task, samples, seed).tolist()} for row in rows
-            ]
+            return [{"times": row.ask.tolist(), "values": self.answer(row, *asked).tolist()} for row in rows]
         except DriftworkError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from None
 
     @torch.inference_mode()
-    def answer(self, given: Given, task: Task, samples: int, seed: int) -> Tensor:
-        """[Q, D] expectations at the asked times, in the units of the data."""
+    def answer(self, given: Given, task: Task, samples: int, seed: int, decision: str) -> Tensor:
+        """[Q, D] at the asked times: expectations, in the units of the data, or what is decided from them."""
+        filled = self._filled(given, task, samples, seed)
+        if decision == "probability":
+            return filled.frames[0]
+        return completed(*filled, "0.5" if decision == "0.5" else "expected_score")[0].to(filled.frames)
+
+    def _filled(self, given: Given, task: Task, samples: int, seed: int) -> Filled:
         device = next(self._model.parameters()).device
         batch, ask = given.batch(seed).to(device), torch.from_numpy(given.ask).to(device)
+        if task == "interpolation" and not isinstance(self._model, Forecaster):
+            return interpolate_at(self._model, batch, ask, samples)
+        nothing = torch.zeros(1, len(ask), dtype=torch.bool, device=device)
         if isinstance(self._model, Forecaster):
-            return _forecast(self._model, batch, ask, samples)
-        if isinstance(self._model, Smoother) or task == "interpolation":
-            return interpolate_at(self._model, batch, ask, samples)[0]
+            return Filled(_forecast(self._model, batch, ask, samples)[None], nothing)
+        assert not isinstance(self._model, Smoother), "it only interpolates"
         question = Question.of(batch, ask)
-        return self._model.predict(question.batch, samples).mean[0, question.asked]
+        return Filled(self._model.predict(question.batch, samples).mean[:, question.asked], nothing)
 
-    def _asked(self, params: dict[str, Any]) -> tuple[Task, int, int]:
+    def _asked(self, params: dict[str, Any]) -> tuple[Task, int, int, str]:
         known = tasks(self._model)
         task, samples, seed = params.get("task") or known[0], params.get("samples"), int(params.get("seed") or 0)
         if task not in known:
@@ -135,7 +144,12 @@ class Served:
             raise DriftworkError(f"samples={samples}: from 1 to 1000 draws are possible")
         if seed < 0:
             raise DriftworkError(f"seed={seed}: must not be negative")
-        return task, samples, seed
+        decision = str(params.get("decision") or "probability")
+        if decision not in DECISIONS:
+            raise DriftworkError(f"decision={decision}: it is one of {', '.join(DECISIONS)}")
+        if decision != "probability" and not self._description.binary:
+            raise DriftworkError(f"decision={decision}: this model's data are not binary; leave it out")
+        return task, samples, seed, decision
 
     def _checked(self, row: dict[str, Any], number: int) -> Given:
         """Raises `DriftworkError`, which tells the row by its number."""

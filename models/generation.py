@@ -53,17 +53,27 @@ class Question(NamedTuple):
         return cls(dense, own, asked)
 
 
-def interpolate_at(model: LatentDynamics | Smoother, batch: Batch, times: Tensor, samples: int) -> Tensor:
-    """E[Y_t | all observations] at `times` [Q], within the batch's: [B, Q, D]. An observed frame is itself.
+class Filled(NamedTuple):
+    """Frames at asked times."""
+
+    frames: Tensor
+    """[B, Q, D] expectations; an observed frame is itself."""
+    known: Tensor
+    """[B, Q] bool: the frame was observed."""
+
+
+def interpolate_at(model: LatentDynamics | Smoother, batch: Batch, times: Tensor, samples: int) -> Filled:
+    """E[Y_t | all observations] at `times` [Q], within the batch's.
 
     At a time of the batch the answer is that of `model.interpolate(batch)` to the last bit, whatever else is asked.
     """
     question = Question.of(batch, times)
+    observed = question.batch.observed[:, question.asked]
     known = torch.where(batch.observed[..., None], batch.values, model.interpolate(batch, samples).mean)
     if len(question.batch.times[0]) == len(question.own):
-        return known[:, question.asked]
+        return Filled(known[:, question.asked], observed)
     answer = model.interpolate(question.batch, samples).mean
-    return answer.index_copy(1, question.own, known)[:, question.asked]
+    return Filled(answer.index_copy(1, question.own, known)[:, question.asked], observed)
 
 
 def ancestral(model: LatentDynamics, batch: Batch, frames: list[int], binary: bool) -> Batch:

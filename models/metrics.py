@@ -4,17 +4,17 @@ import torch
 from torch import Tensor
 
 
-def accuracy(probability: Tensor, truth: Tensor, scored: Tensor) -> Tensor:
+def accuracy(predicted: Tensor, truth: Tensor, scored: Tensor) -> Tensor:
     """TP / (TP + FP + FN) of each sequence over its scored frames and all channels (design: true negatives never
     count; a sequence silent in both truth and prediction counts 1).
 
     Args:
-        probability, truth: [B, T, D]; a probability above 0.5 is a prediction. scored: [B, T] bool.
+        predicted: bool [B, T, D]. truth: [B, T, D] of 0 and 1. scored: bool [B, T].
 
     Returns:
         [B]
     """
-    predicted, true = probability > 0.5, truth > 0.5
+    true = truth > 0.5
     hits = (predicted & true & scored[..., None]).sum((1, 2))
     either = ((predicted | true) & scored[..., None]).sum((1, 2))
     return torch.where(either > 0, hits / either.clamp_min(1), 1.0)

@@ -18,13 +18,23 @@ from launch.figures.style import HIDDEN, INK
 HIT, FALSE, MISSED = style.BLUE, style.VERMILLION, style.ORANGE
 
 
+class Guess(NamedTuple):
+    """One model's reconstruction."""
+
+    label: str
+    probabilities: np.ndarray
+    """`[T, 128]`"""
+    notes: np.ndarray
+    """bool `[T, 128]`, what was decided from them."""
+
+
 @rc_context(style.STYLE)
 def interpolation(
     path: Path,
     *,
     truth: np.ndarray,
     observed: np.ndarray,
-    rows: Sequence[tuple[str, np.ndarray]],
+    rows: Sequence[Guess],
     rate: float,
     title: str,
 ) -> list[Path]:
@@ -33,17 +43,17 @@ def interpolation(
     Args:
         truth: bool `[T, 128]`, the pitches that sound.
         observed: bool `[T]`, the frames that the models saw.
-        rows: a label and the probabilities `[T, 128]` of each model. At 0.5 a note counts as there; hits, false and
-            missed notes have a colour each, as the accuracy TP / (TP + FP + FN) counts them; grey is the rest.
+        rows: what each model made of it. Hits, false and missed notes have a colour each, as the accuracy
+            TP / (TP + FP + FN) counts them; grey is the probability of the rest.
         rate: frames per second.
     """
-    low, high = _sounding(truth, [probabilities for _, probabilities in rows])
+    low, high = _sounding([truth, *(row.notes for row in rows)])
     figure = style.page(10, 1.0 + 1.55 * (2 + len(rows)), title)
     axes = list(figure.subplots(2 + len(rows), 1, sharex=True, sharey=True))
     extent = (0.0, len(truth) / rate, low - 0.5, high + 0.5)
     seen = np.where(observed[:, None, None], _ink(truth), np.array(to_rgb(HIDDEN)))
     pictures = [("truth", _ink(truth)), (f"observed, {100 * observed.mean():.0f} % of the frames", seen)]
-    pictures += [(label, _scored(truth, probabilities)) for label, probabilities in rows]
+    pictures += [(row.label, _scored(truth, row)) for row in rows]
     for panel, (label, picture) in zip(axes, pictures, strict=True):
         panel.imshow(
             picture[:, low : high + 1].swapaxes(0, 1),
@@ -69,6 +79,8 @@ class Roll(NamedTuple):
     label: str
     probabilities: np.ndarray
     """`[T, 128]`"""
+    notes: np.ndarray
+    """bool `[T, 128]`, what was decided from them."""
     rate: float
     """Frames per second."""
     colour: str = style.BLUE
@@ -76,19 +88,19 @@ class Roll(NamedTuple):
 
 @rc_context(style.STYLE)
 def stacked(path: Path, rows: Sequence[Roll], seen: np.ndarray, given: float, title: str) -> list[Path]:
-    """Piano rolls over one time axis, each at a rate of its own: notes in the row's colour, grey where the probability
-    is below 0.5.
+    """Piano rolls over one time axis, each at a rate of its own: notes in the row's colour, and the probability of the
+    rest in grey.
 
     Args:
         seen: `[K]` seconds, of the observed frames. given: seconds, up to which all was given; a line stands there.
     """
-    lows, highs = zip(*(_sounding(row.probabilities >= 0.5, []) for row in rows), strict=True)
+    lows, highs = zip(*(_sounding([row.notes]) for row in rows), strict=True)
     low, high = min(lows), max(highs)
     figure = style.page(10, 1.0 + 1.55 * len(rows), title)
     axes = figure.subplots(len(rows), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for panel, row in zip(axes, rows, strict=True):
-        picture = np.repeat(1.0 - 0.8 * np.clip(row.probabilities, 0, 1)[..., None], 3, axis=-1)
-        picture[row.probabilities >= 0.5] = to_rgb(row.colour)
+        picture = _grey(row.probabilities)
+        picture[row.notes] = to_rgb(row.colour)
         panel.imshow(
             picture[:, low : high + 1].swapaxes(0, 1), extent=(0.0, len(picture) / row.rate, low - 0.5, high + 0.5),
             origin="lower", aspect="auto", interpolation="nearest",
@@ -101,7 +113,7 @@ def stacked(path: Path, rows: Sequence[Roll], seen: np.ndarray, given: float, ti
     for panel in axes[:-1]:
         panel.tick_params(axis="x", length=0)
     axes[-1].set_xlabel("time [s]")
-    handles: list[Patch | Line2D] = [Patch(color="#BBBBBB", label="probability below 0.5")]
+    handles: list[Patch | Line2D] = [_rest()]
     if len(seen):
         handles.append(Line2D([], [], color=INK, marker="|", linestyle="none", markersize=5, label="observed frame"))
     if given:
@@ -115,21 +127,23 @@ def _ink(roll: np.ndarray) -> np.ndarray:
     return np.where(roll[..., None], np.array(to_rgb(INK)), 1.0)
 
 
-def _scored(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+def _grey(probabilities: np.ndarray) -> np.ndarray:
+    """RGB `[T, 128, 3]`"""
+    return np.repeat(1.0 - 0.8 * np.clip(probabilities, 0, 1)[..., None], 3, axis=-1)
+
+
+def _scored(truth: np.ndarray, guess: Guess) -> np.ndarray:
     """RGB `[T, 128, 3]`: grey by probability, and over it a colour where truth or model has a note."""
-    said = probabilities >= 0.5
-    picture = np.repeat(1.0 - 0.8 * np.clip(probabilities, 0, 1)[..., None], 3, axis=-1)
-    picture[truth & said] = to_rgb(HIT)
-    picture[~truth & said] = to_rgb(FALSE)
-    picture[truth & ~said] = to_rgb(MISSED)
+    picture = _grey(guess.probabilities)
+    picture[truth & guess.notes] = to_rgb(HIT)
+    picture[~truth & guess.notes] = to_rgb(FALSE)
+    picture[truth & ~guess.notes] = to_rgb(MISSED)
     return picture
 
 
-def _sounding(truth: np.ndarray, probabilities: Sequence[np.ndarray]) -> tuple[int, int]:
-    """The lowest and highest pitch to show: all that sounds or is said to, a tone of air, an octave at the least."""
-    sounds = truth.any(axis=0)
-    for row in probabilities:
-        sounds = sounds | (row >= 0.5).any(axis=0)
+def _sounding(rolls: Sequence[np.ndarray]) -> tuple[int, int]:
+    """The lowest and highest pitch to show: all notes of the rolls, a tone of air, an octave at the least."""
+    sounds = np.any([roll.any(axis=0) for roll in rolls], axis=0)
     pitches = np.flatnonzero(sounds)
     low, high = (int(pitches[0]) - 2, int(pitches[-1]) + 2) if len(pitches) else (54, 66)
     missing = max(0, 12 - (high - low))
@@ -149,8 +163,13 @@ def _mark(panel: Axes, observed: np.ndarray, rate: float) -> None:
     panel.vlines(centres, 1.01, 1.04, transform=panel.get_xaxis_transform(), color=INK, linewidth=0.8, clip_on=False)
 
 
+def _rest() -> Patch:
+    return Patch(color="#BBBBBB", label="probability, no note")
+
+
 def _legend(figure: Figure) -> None:
-    kinds = {"hit": HIT, "false note": FALSE, "missed note": MISSED, "probability below 0.5": "#BBBBBB"}
+    kinds = {"hit": HIT, "false note": FALSE, "missed note": MISSED}
     handles: list[Patch | Line2D] = [Patch(color=colour, label=label) for label, colour in kinds.items()]
+    handles.append(_rest())
     handles.append(Line2D([], [], color=INK, marker="|", linestyle="none", markersize=5, label="observed frame"))
     figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, handlelength=1.0)

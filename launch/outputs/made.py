@@ -10,8 +10,9 @@ from torch import Tensor
 
 from models.base import Forecaster, LatentDynamics, Model
 from models.batch import Batch
+from models.decisions import Rule, completed
 from models.errors import DriftworkError
-from models.generation import ancestral, asked_times, interpolate_at
+from models.generation import Filled, ancestral, asked_times, interpolate_at
 from pipeline.observe import key_seed
 from pipeline.stream import Request, Stream
 
@@ -23,6 +24,8 @@ class Made(NamedTuple):
     """Of the sequence; None where nothing was given."""
     draws: NDArray[np.float32]
     """[S, Q, D], at n / rate seconds."""
+    notes: NDArray[np.bool_] | None
+    """[S, Q, D], of binary data what was decided from `draws`."""
     truth: NDArray[np.float32] | None
     """[T, D], at the data's own rate."""
     seen: NDArray[np.float64]
@@ -47,6 +50,8 @@ class Maker(NamedTuple):
     samples: int
     """Latent draws behind an expectation."""
     seed: int
+    decision: Rule = "expected_score"
+    """How probabilities of binary frames become notes, over all frames that are not given."""
 
     def interpolations(self, count: int) -> Iterator[Made]:
         """Every frame, from those that are observed: the mean of `samples` draws."""
@@ -84,7 +89,8 @@ class Maker(NamedTuple):
         batch = batch._replace(values=torch.zeros_like(batch.values), present=nothing, observed=nothing)
         times = asked_times(batch.times[0], self.rate)
         if isinstance(self.model, Forecaster):
-            made = self.model.prior_draws(times.expand(draws, -1), batch.seed, range(1))[1][0]
+            frames = self.model.prior_draws(times.expand(draws, -1), batch.seed, range(1))[1][0]
+            made = Filled(frames, torch.zeros(frames.shape[:2], dtype=torch.bool, device=frames.device))
         else:
             made = self._follow(batch, times, range(0, batch.times.shape[1], self.every))
         yield self._made(position, batch, made)._replace(key=None, truth=None)
@@ -115,21 +121,25 @@ class Maker(NamedTuple):
             )
         return first
 
-    def _follow(self, batch: Batch, times: Tensor, frames: range) -> Tensor:
+    def _follow(self, batch: Batch, times: Tensor, frames: range) -> Filled:
         assert isinstance(self.model, LatentDynamics), "it predicts"
         drawn = ancestral(self.model, batch, list(frames), self.binary)
         return interpolate_at(self.model, drawn, times, self.samples)
 
-    def _made(self, position: int, batch: Batch, draws: Tensor) -> Made:
+    def _made(self, position: int, batch: Batch, filled: Filled) -> Made:
+        draws = filled.frames
+        notes = completed(*filled, self.decision).cpu().numpy() if self.binary else None
         sequence = self.stream.dataset.read(position)
         truth = sequence.values.astype(np.float32)
         seen = batch.times[0][batch.observed[0]].cpu().numpy()
-        return Made(sequence.key, draws.float().cpu().numpy(), truth, seen, 0.0, sequence.about)
+        return Made(sequence.key, draws.float().cpu().numpy(), notes, truth, seen, 0.0, sequence.about)
 
 
-def _forecast(model: Forecaster, batch: Batch, times: Tensor) -> Tensor:
+def _forecast(model: Forecaster, batch: Batch, times: Tensor) -> Filled:
     """Draws of a forecast, in which what was given is itself."""
     drawn = model.draws(batch, range(1), times.expand(len(batch.seed), -1))[1][0]
     at = torch.searchsorted(times, batch.times[0].contiguous()).clamp_max(len(times) - 1)
     kept = batch.observed[0] & (times[at] == batch.times[0])
-    return drawn.index_copy(1, at[kept], batch.values[:, kept])
+    known = torch.zeros(drawn.shape[:2], dtype=torch.bool, device=drawn.device)
+    known[:, at[kept]] = True
+    return Filled(drawn.index_copy(1, at[kept], batch.values[:, kept]), known)

@@ -31,6 +31,8 @@ class Film(NamedTuple):
     """Counted from 1; None for the truth."""
     frames: NDArray[np.float32]
     """[T, D]"""
+    notes: NDArray[np.bool_] | None
+    """[T, D], of binary data."""
     rate: float
     """Frames a second."""
 
@@ -75,20 +77,23 @@ def own_rate(spec: DataSpec) -> float:
 def films(stem: str, made: Made, rate: float, spec: DataSpec) -> Iterator[Film]:
     """The truth, if there is one, and every draw."""
     if made.truth is not None:
-        yield Film(f"{stem}-truth", "truth", None, made.truth, own_rate(spec))
+        notes = made.truth > 0.5 if spec.binary else None
+        yield Film(f"{stem}-truth", "truth", None, made.truth, notes, own_rate(spec))
     for draw, frames in enumerate(made.draws, 1):
+        notes = None if made.notes is None else made.notes[draw - 1]
         several = len(made.draws) > 1 or made.key is None
         name, label = (f"{stem}-{draw}", f"draw {draw}") if several else (stem, f"{rate:g} frames a second")
-        yield Film(name, label, draw, frames, rate)
+        yield Film(name, label, draw, frames, notes, rate)
 
 
 def _music(folder: Path, stem: str, made: Made, films: list[Film], spec: DataSpec, title: str) -> list[dict[str, Any]]:
-    entries = []
+    entries, rows = [], []
     for film in films:
+        assert film.notes is not None, "a piano roll is binary"
         file = folder / f"{film.stem}.mid"
-        write_midi(file, film.frames > 0.5, film.rate)
+        write_midi(file, film.notes, film.rate)
         entries.append(film.entry(file))
-    rows = [Roll(film.label, film.frames, film.rate, _colour(film)) for film in films]
+        rows.append(Roll(film.label, film.frames, film.notes, film.rate, _colour(film)))
     rolls.stacked(folder / stem, rows, made.seen, made.given, title)
     return entries
 

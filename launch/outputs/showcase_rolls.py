@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from launch import streams
 from launch.config import RunConfig
 from launch.figures import rolls
+from launch.figures.rolls import Guess
 from launch.training.distributed import alone
 from models.base import LatentDynamics, Smoother, last_observed
 from models.batch import Batch
+from models.decisions import completed
 from pipeline.manifest import Manifest
 from pipeline.midi import write_midi
 from pipeline.sequence import Split
@@ -31,16 +33,21 @@ def write(
     batch = longest(next(stream.epoch(0)))
     copied = torch.where(batch.observed[..., None], batch.values, last_observed(batch))
     rows = {name: reconstruct(model, batch, config.evaluate.samples) for name, model in models.items()}
+    notes = {name: _roll(completed(x, batch.observed, "expected_score")) for name, x in rows.items()}
+    truth, held = _roll(batch.values > 0.5), _roll(copied > 0.5)
     folder.mkdir(parents=True, exist_ok=True)
     pictures = rolls.interpolation(
-        folder / "interpolation", truth=_numpy(batch.values) > 0.5, observed=batch.observed[0].numpy(),
-        rows=[(name, _numpy(x)) for name, x in [*rows.items(), ("last observed frame", copied)]],
+        folder / "interpolation", truth=truth, observed=batch.observed[0].numpy(),
+        rows=[
+            *(Guess(name, x[0].numpy(), notes[name]) for name, x in rows.items()),
+            Guess("last observed frame", copied[0].numpy(), held),
+        ],
         rate=rate, title=f"{batch.keys[0]} ({split}), {percent} % of the frames observed",
     )  # fmt: skip
     pieces = []
-    for name, roll in [*rows.items(), ("truth", batch.values), ("copied", copied)]:
+    for name, roll in {**notes, "truth": truth, "copied": held}.items():
         pieces.append(folder / f"{name}.mid")
-        write_midi(pieces[-1], _numpy(roll) > 0.5, rate)
+        write_midi(pieces[-1], roll, rate)
     return pictures + pieces
 
 
@@ -58,7 +65,7 @@ def reconstruct(model: LatentDynamics | Smoother, batch: Batch, samples: int) ->
     return torch.where(batch.observed[..., None], batch.values, filled)
 
 
-def _numpy(frames: torch.Tensor) -> NDArray[np.float32]:
+def _roll(notes: torch.Tensor) -> NDArray[np.bool_]:
     """The one sequence [T, D] of a batch [1, T, D]."""
-    array: NDArray[np.float32] = frames[0].numpy()
-    return array
+    roll: NDArray[np.bool_] = notes[0].numpy()
+    return roll

@@ -9,7 +9,9 @@ class Metric(NamedTuple):
     caption: str = ""
     """Below a table in the papers' form; of those that they print."""
     sign: int = -1
-    """1 where more is better, otherwise -1."""
+    """1 where more is better, -1 where less is, 0 where neither is."""
+    beside: bool = False
+    """Whether it has a part of its own in the second table of runs side by side."""
 
 
 METRICS = {
@@ -19,7 +21,12 @@ METRICS = {
     "nll_importance_weighted_nats_per_dimension": Metric("NLL, IW bound"),
     "kl_nats_per_frame": Metric("of it KL"),
     "kl_nats_per_dimension": Metric("of it KL"),
-    "accuracy_percent": Metric("accuracy, %", "pred. and interp. accuracy in %", sign=1),
+    "accuracy_decided_percent": Metric(
+        "accuracy, %", "pred. and interp. accuracy in %, by the decision of the best expected score", sign=1
+    ),
+    "accuracy_percent": Metric(
+        "accuracy at 0.5, %", "pred. and interp. accuracy in %, at the papers' threshold of 0.5", sign=1, beside=True
+    ),
     "rmse": Metric("RMSE", "pred. and interp. RMSE"),
     "mse": Metric("MSE", "MSE of forecasts over so many frames"),
     "mse_of_mean_path": Metric("MSE of the mean path"),

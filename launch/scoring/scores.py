@@ -15,6 +15,7 @@ from launch.scoring.estimates import Scores
 from launch.training.distributed import all_gathered
 from models.base import Forecaster, LatentDynamics, Model, Smoother, Terms, last_observed
 from models.batch import Batch
+from models.decisions import Rule, decided
 from models.metrics import accuracy, rmse
 
 
@@ -119,10 +120,14 @@ class Scoring(NamedTuple):
 
     def _points(self, mean: Tensor, batch: Batch, scored: Tensor) -> dict[str, Ratio]:
         if self.binary:
-            name, x = "accuracy_percent", 100.0 * accuracy(mean, batch.values, scored)
+            rules: dict[str, Rule] = {"accuracy_decided_percent": "expected_score", "accuracy_percent": "0.5"}
+            points = {
+                name: 100.0 * accuracy(decided(mean, scored, rule), batch.values, scored)
+                for name, rule in rules.items()
+            }
         else:
-            name, x = "rmse", rmse(mean, batch.values, scored)
-        return {name: Ratio(x, scored.any(1))}
+            points = {"rmse": rmse(mean, batch.values, scored)}
+        return {name: Ratio(x, scored.any(1)) for name, x in points.items()}
 
     def _forecast(self, means: dict[str, Tensor], batch: Batch, given: int) -> Sheet:
         whole = self.length - given

@@ -25,6 +25,7 @@ from launch.tracker.tracking import TrackingConfig, open_run
 from launch.training import checkpoint
 from launch.training.distributed import alone
 from models.config_base import load
+from models.decisions import decided
 from models.errors import DriftworkError
 from models.generation import interpolate_at
 from pipeline.manifest import read_manifest
@@ -117,11 +118,36 @@ def test_it_answers_as_the_model_does(kind, request, loaded):
             times=own[batch.observed[0]][None], values=batch.values[:, batch.observed[0]],
             present=batch.present[:, batch.observed[0]], observed=batch.observed[:, batch.observed[0]],
         )  # fmt: skip
-        filled = interpolate_at(trained.model, shown, between, 5)[0]
+        filled = interpolate_at(trained.model, shown, between, 5).frames[0]
     found = loaded(trained, {**row, "ask": own.tolist()}, task="prediction", seed=seed)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     found = loaded(trained, {**row, "ask": between.tolist()}, samples=5, seed=seed)
     torch.testing.assert_close(found, filled, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("decision", ["expected_score", "0.5"])
+def test_a_request_can_have_a_decision_taken(music, loaded, decision):
+    """Over the frames that are asked for and not given; those given stay as they are."""
+    batch, row = music.sequence()
+    ask = sorted({*row["times"][::2], *(batch.times[0] + 0.07).tolist()})
+    given = torch.tensor([seconds in row["times"] for seconds in ask])
+    probability = loaded(music, {**row, "ask": ask}, seed=7)
+    found = loaded(music, {**row, "ask": ask}, seed=7, decision=decision)
+    assert torch.equal(found[given], probability[given])
+    assert torch.equal(found[~given] == 1, decided(probability[None], ~given[None], decision)[0, ~given])
+    assert ((found == 0) | (found == 1)).all()
+    predicted = loaded(music, {**row, "ask": ask}, seed=7, task="prediction")
+    found = loaded(music, {**row, "ask": ask}, seed=7, task="prediction", decision=decision)
+    everything = torch.ones(1, len(ask), dtype=torch.bool)
+    assert torch.equal(found == 1, decided(predicted[None], everything, decision)[0])
+
+
+def test_real_values_are_not_decided(motion):
+    from mlflow.exceptions import MlflowException
+
+    twin = served._load_pyfunc(motion.folder / export.FOLDER / "data/driftwork")
+    with pytest.raises(MlflowException, match=r"decision=0\.5: this model's data are not binary"):
+        twin.predict(pd.DataFrame([motion.sequence()[1] | {"ask": [0.1]}]), {"decision": "0.5"})
 
 
 def test_an_interpolation_is_what_generate_makes(music, loaded):
@@ -180,6 +206,7 @@ BAD = [
     ({}, {"task": "forecast"}, "task=forecast: vsdn_vae answers interpolation and prediction"),
     ({}, {"samples": 0}, "samples=0: from 1 to 1000"),
     ({}, {"seed": -1}, "seed=-1: must not be negative"),
+    ({}, {"decision": "loud"}, "decision=loud: it is one of expected_score, 0.5, probability"),
 ]
 
 

@@ -23,9 +23,10 @@ def roll():
     return truth
 
 
-def draw(path, truth, probabilities, title="a scale"):
+def draw(path, truth, probabilities, notes=None, title="a scale"):
     observed = np.arange(len(truth)) % 4 == 0
-    figures.interpolation(path, truth=truth, observed=observed, rows=[("model", probabilities)], rate=5, title=title)
+    guess = figures.Guess("model", probabilities, probabilities > 0.5 if notes is None else notes)
+    figures.interpolation(path, truth=truth, observed=observed, rows=[guess], rate=5, title=title)
     return path
 
 
@@ -48,18 +49,19 @@ def test_hits_false_and_missed_notes_have_their_colours(tmp_path, roll):
     assert pixels(worse, figures.HIT) < 0.7 * hit
 
 
-def test_below_a_half_a_note_counts_as_missed(tmp_path, roll):
-    unsure = draw(tmp_path / "unsure.png", roll, 0.49 * roll)
-    sure = draw(tmp_path / "sure.png", roll, 0.5 * roll)
-    assert pixels(unsure, figures.MISSED) > 5 * pixels(sure, figures.MISSED)
+def test_a_note_that_was_not_decided_counts_as_missed(tmp_path, roll):
+    """Whatever its probability."""
+    silent = draw(tmp_path / "silent.png", roll, 0.9 * roll, notes=np.zeros_like(roll))
+    bold = draw(tmp_path / "bold.png", roll, 0.2 * roll, notes=roll)
+    assert pixels(silent, figures.MISSED) > 5 * pixels(bold, figures.MISSED)
 
 
 @pytest.mark.parametrize("suffix", ["png", "pdf"])
 def test_the_same_numbers_give_the_same_bytes(tmp_path, roll, suffix):
-    first = draw(tmp_path / f"first.{suffix}", roll, roll / 2).read_bytes()
-    assert draw(tmp_path / f"second.{suffix}", roll, roll / 2).read_bytes() == first
+    first = draw(tmp_path / f"first.{suffix}", roll, 1 - roll / 2, notes=roll).read_bytes()
+    assert draw(tmp_path / f"second.{suffix}", roll, 1 - roll / 2, notes=roll).read_bytes() == first
     assert first.startswith({"png": b"\x89PNG", "pdf": b"%PDF"}[suffix])
-    assert draw(tmp_path / f"third.{suffix}", roll, roll / 3).read_bytes() != first
+    assert draw(tmp_path / f"third.{suffix}", roll, 0.9 - roll / 2, notes=roll).read_bytes() != first
 
 
 def test_silence_and_the_ends_of_the_keyboard_can_be_drawn(tmp_path):

@@ -20,6 +20,7 @@ from launch.outputs.made import Maker
 from launch.training import checkpoint
 from launch.training.distributed import alone
 from models.config_base import load
+from models.decisions import decided
 from models.errors import DriftworkError
 from pipeline.manifest import read_manifest
 from pipeline.mocap import MocapConfig, features
@@ -98,7 +99,7 @@ def roll(path, rate, frames):
 
 def test_music_at_four_times_the_rate_holds_that_at_the_data_s_own(music, tmp_path):
     run, sequences = music
-    coarse, fine = (made(tmp_path / rate, run, f"rate={rate}", "sequences=2") for rate in ("5", "20"))
+    coarse, fine = (made(tmp_path / rate, run, f"rate={rate}", "sequences=2", "decision=0.5") for rate in ("5", "20"))
     assert (coarse["what"], coarse["factor"], fine["factor"]) == ("interpolation", 1, 4)
     for own, four in zip(drawn(coarse), drawn(fine), strict=True):
         truth = sequences[own["sequence"]]
@@ -124,6 +125,24 @@ def test_the_answers_are_those_of_the_model(music):
     assert answer.draws.shape == (1, int((T - 1) / 5 * 7.5 + 1e-9) + 1, 128)
     assert np.array_equal(answer.draws[0, ::3], expected[0, ::2][: len(answer.draws[0, ::3])].numpy())
     assert np.array_equal(answer.seen, batch.times[0, batch.observed[0]].numpy())
+
+
+@pytest.mark.parametrize("decision", ["expected_score", "0.5"])
+def test_the_notes_are_those_of_the_decision(music, tmp_path, decision):
+    """Taken over all frames that are not given."""
+    run, sequences = music
+    record = made(tmp_path / "out", run, "sequences=1", "rate=10", f"decision={decision}")
+    assert record["decision"] == decision
+    (entry,) = drawn(record)
+    with torch.inference_mode():
+        (answer,) = maker_of(run, rate=10.0).interpolations(1)
+    truth = sequences[answer.key]
+    known = np.isin(np.arange(entry["frames"]), 2 * np.flatnonzero(np.isin(truth.times - truth.times[0], answer.seen)))
+    probability = torch.from_numpy(answer.draws[0, ~known])[None]
+    notes = decided(probability, torch.ones(probability.shape[:2], dtype=torch.bool), decision)[0].numpy()
+    played = roll(tmp_path / "out" / entry["file"], 10, entry["frames"])
+    assert np.array_equal(played[~known], notes)
+    assert np.array_equal(played[known], answer.draws[0, known] == 1)
 
 
 def maker_of(run, **changes):
@@ -318,6 +337,8 @@ def test_a_piano_roll_of_a_forecaster_is_music_too(music, place, tmp_path):
         ("motion", "what=interpolation", "ode2vae forecasts from first frames; take continuation or prior"),
         ("motion", "seconds_given=1", "seconds_given plays no part in what=continuation of ode2vae"),
         ("motion", "ratio=0.5", "ratio plays no part"),
+        ("motion", "decision=0.5", "decision=0.5: these data are not binary; leave it out"),
+        ("music", "decision=loud", "decision=loud: input should be 'expected_score' or '0.5'"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line_and_leaves_nothing(kind, options, said, request, tmp_path):

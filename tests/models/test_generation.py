@@ -62,12 +62,15 @@ def test_a_question_adds_frames_that_are_not_there_and_nothing_else(irregular):
 def test_a_finer_answer_holds_the_coarse_one_to_the_last_bit(model, irregular):
     batch = one(irregular)
     own = batch.times[0]
-    coarse = interpolate_at(model, batch, own, samples=2)
+    coarse, known = interpolate_at(model, batch, own, samples=2)
+    assert torch.equal(known, batch.observed)
     expected = torch.where(batch.observed[..., None], batch.values, model.interpolate(batch, 2).mean)
     assert torch.equal(coarse, expected)
     times = torch.cat([own, (own[1:] + own[:-1]) / 2]).sort().values
-    fine = interpolate_at(model, batch, times, samples=2)
+    fine, known = interpolate_at(model, batch, times, samples=2)
     assert torch.equal(fine[:, torch.isin(times, own)], coarse)
+    assert torch.equal(known[:, torch.isin(times, own)], batch.observed)
+    assert not known[:, ~torch.isin(times, own)].any()
     between = fine[:, ~torch.isin(times, own)]
     assert between.isfinite().all()
     assert (between.std(1) > 0).all()
@@ -79,8 +82,9 @@ def test_between_two_frames_the_answer_is_that_of_the_model_s_state_there(name):
     model, batch = small(name), one(irregular=True)
     own = batch.times[0]
     middle = (own[1:] + own[:-1]) / 2
-    few = interpolate_at(model, batch, middle[::3], samples=1)
-    torch.testing.assert_close(interpolate_at(model, batch, middle, samples=1)[:, ::3], few, rtol=0, atol=1e-12)
+    few, _ = interpolate_at(model, batch, middle[::3], samples=1)
+    many, _ = interpolate_at(model, batch, middle, samples=1)
+    torch.testing.assert_close(many[:, ::3], few, rtol=0, atol=1e-12)
 
 
 def test_what_is_drawn_does_not_see_what_comes_after_and_leaves_the_rest_alone(dynamics):

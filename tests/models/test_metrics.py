@@ -5,10 +5,10 @@ from models.metrics import accuracy, rmse
 
 def test_accuracy_never_counts_true_negatives_and_silence_is_right():
     truth = torch.tensor([[[1, 0, 1, 0]], [[0, 0, 0, 0]], [[0, 0, 0, 0]]]).float()
-    probability = torch.tensor([[[0.9, 0.6, 0.5, 0.1]], [[0.1, 0.2, 0.3, 0.4]], [[0.9, 0.0, 0.0, 0.0]]])
+    predicted = torch.tensor([[[1, 1, 0, 0]], [[0, 0, 0, 0]], [[1, 0, 0, 0]]]).bool()
     scored = torch.ones(3, 1, dtype=torch.bool)
-    torch.testing.assert_close(accuracy(probability, truth, scored), torch.tensor([1 / 3, 1.0, 0.0]))
-    torch.testing.assert_close(accuracy(probability, truth, ~scored), torch.ones(3))  # nothing scored; weighs nothing
+    torch.testing.assert_close(accuracy(predicted, truth, scored), torch.tensor([1 / 3, 1.0, 0.0]))
+    torch.testing.assert_close(accuracy(predicted, truth, ~scored), torch.ones(3))  # nothing scored; weighs nothing
 
 
 def test_rmse_is_over_scored_frames_and_all_channels():

@@ -1,0 +1,87 @@
+"""The decision is the best of all sets, by enumeration of sets and of truths."""
+
+import itertools
+
+import pytest
+import torch
+
+from models.decisions import best_threshold, decided
+
+
+def every_set(n):
+    """[2^n, n] bool."""
+    return torch.tensor(list(itertools.product((False, True), repeat=n)))
+
+
+def expected_scores(p):
+    """Of every set the ratio of its expected counts, by counting in all 2^n truths; of the empty set, which scores 1 in
+    silence and 0 otherwise, the probability of silence. [2^n] for p [n]."""
+    sets = truths = every_set(len(p))
+    likelihood = torch.where(truths, p, 1 - p).prod(1)
+    hits = (sets[:, None] & truths).sum(2).double() @ likelihood
+    either = (sets[:, None] | truths).sum(2).double() @ likelihood
+    scores = hits / either.clamp_min(1e-300)
+    scores[~sets.any(1)] = likelihood[~truths.any(1)]
+    return scores
+
+
+def random(n, kind, count=20):
+    g = torch.Generator().manual_seed(n)
+    p = torch.rand(count, n, generator=g, dtype=torch.float64)
+    if kind == "ties":
+        return (4 * p).round() / 4  # exact zeros and ones too
+    return {"even": p, "rare": p**6, "sure": p ** (1 / 6)}[kind]
+
+
+def score_of(p, chosen):
+    index = int((every_set(len(p)) == chosen).all(1).nonzero())
+    return expected_scores(p)[index]
+
+
+@pytest.mark.parametrize("kind", ["even", "rare", "sure", "ties"])
+@pytest.mark.parametrize("n", [1, 2, 5, 8])
+def test_no_set_has_a_better_expected_score(n, kind):
+    every = random(n, kind)
+    chosen = decided(every[:, None], torch.ones(len(every), 1, dtype=torch.bool), "expected_score")[:, 0]
+    for p, one in zip(every, chosen, strict=True):
+        torch.testing.assert_close(score_of(p, one), expected_scores(p).max(), rtol=1e-12, atol=0)
+
+
+def test_the_threshold_is_a_fixed_point():
+    """The set above J / (1 + J) has the score J."""
+    p = random(8, "even")
+    threshold = best_threshold(p[:, None], torch.ones(len(p), 1, dtype=torch.bool))
+    for row, t in zip(p, threshold, strict=True):
+        J = t / (1 - t)
+        torch.testing.assert_close(score_of(row, row > t), J, rtol=1e-12, atol=0)
+        assert 0 < t <= 0.5
+
+
+def test_frames_that_are_not_scored_change_nothing():
+    g = torch.Generator().manual_seed(0)
+    p = torch.rand(3, 6, 4, generator=g)
+    scored = torch.tensor([[1, 0, 1, 1, 0, 0], [0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]]).bool()
+    found = decided(p, scored, "expected_score")
+    assert torch.equal(found, decided(torch.where(scored[..., None], p, 1 - p), scored, "expected_score"))
+    assert not found[~scored].any()
+    for b in range(2):
+        alone = p[b, scored[b]][None]
+        expected = decided(alone, torch.ones(alone.shape[:2], dtype=torch.bool), "expected_score")
+        assert torch.equal(found[b, scored[b]], expected[0])
+
+
+@pytest.mark.parametrize("p", [0.0, 1e-9, 1e-4])
+def test_likely_silence_is_answered_with_silence(p):
+    """All of 1000 entries would have the best ratio of counts, a score of p."""
+    assert not decided(torch.full((1, 10, 100), p), torch.ones(1, 10, dtype=torch.bool), "expected_score").any()
+
+
+def test_alike_entries_are_decided_alike():
+    scored = torch.ones(1, 10, dtype=torch.bool)
+    assert decided(torch.full((1, 10, 100), 0.01), scored, "expected_score").all()
+    assert decided(torch.ones(1, 10, 100), scored, "expected_score").all()
+
+
+def test_the_papers_threshold_is_a_half():
+    p = torch.tensor([[[0.4, 0.5, 0.6]]])
+    assert decided(p, torch.ones(1, 1, dtype=torch.bool), "0.5").tolist() == [[[False, False, True]]]
