@@ -11,9 +11,10 @@ from pydantic import Field
 from launch import run_folder, streams
 from launch.config import RunConfig
 from launch.entry import command, run
+from launch.figures.reliability import reliability
 from launch.job import launcher
 from launch.outputs import showcase
-from launch.scoring import scores
+from launch.scoring import calibration, scores
 from launch.scoring.results import estimates, merge, read_results, show, values, write_results
 from launch.scoring.scores import Scored
 from launch.training import checkpoint
@@ -71,15 +72,21 @@ def evaluate(folder: Path, config: RunConfig, split: Split, name: str, ranks: Ra
     model = run_folder.model_for(config, manifest)
     checkpoint.load_best(model, folder, ranks.device)
     model.eval()
-    contenders = run_folder.scoring_for(config, manifest, config.evaluate.samples).contenders(model)
-    scored: dict[str, Scored] = {who: {} for who in contenders}
+    scoring = run_folder.scoring_for(config, manifest, config.evaluate.samples)
+    contenders = scoring.contenders(model)
+    collected: dict[str, Scored] = {who: {} for who in contenders}
     for rate, stream in streams.evaluation(config, config.data, manifest, split, ranks).items():
         for who, score in contenders.items():
-            merge(scored[who], scores.collect(score, model, stream.epoch(0), rate, ranks.device))
+            merge(collected[who], scores.collect(score, model, stream.epoch(0), rate, ranks.device))
     if ranks.rank == 0:
-        written = write_results(folder, name, scored)
+        scored = {who: calibration.metrics(table) for who, table in collected.items()}
+        curves = calibration.curves(collected["model"])
+        written = [*write_results(folder, name, scored), calibration.write(folder, name, curves)]
         if name == split:
+            title = f"{config.model.name} on {manifest.dataset}, {split} split"
             written += showcase.write(folder / "outputs", config, manifest, split, model)
+            (folder / "outputs").mkdir(exist_ok=True)
+            written += reliability(folder / "outputs/reliability", curves, intervals=not scoring.bernoulli, title=title)
         _track(folder, config, name, scored, written)
 
 

@@ -144,7 +144,8 @@ def marginal(manifest: Manifest) -> Marginal:
 
 
 def scoring_for(config: RunConfig, manifest: Manifest, samples: int) -> Scoring:
-    return Scoring(manifest.spec.binary, manifest.spec.length, samples, config.evaluate.horizons)
+    spec = manifest.spec
+    return Scoring(spec.binary, spec.likelihood == "bernoulli", spec.length, samples, config.evaluate.horizons)
 
 
 def _write(path: Path, text: str) -> None:

@@ -30,12 +30,17 @@ class Objective(NamedTuple):
 
 
 class Forecast(NamedTuple):
-    """What a model expects of every frame, having seen the first few."""
+    """What a model believes of every frame, having seen the first few."""
 
-    mean: Tensor
-    """[B, T, D] mean of the draws from the posterior."""
+    predictive: Predictive
+    """Of draws from the posterior."""
     path: Tensor
     """[B, T, D] the single path of the posterior's mean."""
+
+    @property
+    def mean(self) -> Tensor:
+        """[B, T, D] mean of the draws."""
+        return self.predictive.mean
 
 
 class Trained(nn.Module, ABC):

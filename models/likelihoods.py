@@ -44,7 +44,9 @@ class Standardize(nn.Module):
         return (y - self.mean) / self.scale
 
 
-class Likelihood(Protocol):
+class Density(Protocol):
+    """P(Y | parameters) of a frame."""
+
     width: int
     """Parameters of a frame."""
 
@@ -52,13 +54,17 @@ class Likelihood(Protocol):
         """[...], nats, summed over channels. `parameters` [..., width], `y` [..., D]."""
         ...
 
+    def expectation(self, parameters: Tensor) -> Tensor:
+        """E[Y] [..., D]."""
+        ...
+
+
+class Likelihood(Density, Protocol):
+    """And what the VSDN family trains on beside it."""
+
     def beta_log_prob(self, parameters: Tensor, y: Tensor, beta: float) -> Tensor:
         """The same, for training alone: each channel weighted by its predicted standard deviation, in units of the
         marginal's scale, to 2 `beta` (`Normal.beta_log_prob`); where there is none, not weighted."""
-        ...
-
-    def expectation(self, parameters: Tensor) -> Tensor:
-        """E[Y] [..., D]."""
         ...
 
 

@@ -33,12 +33,13 @@ from models.likelihoods import Bernoulli, LikelihoodName, Marginal, Noise, Noisy
 from models.networks import Normal
 from models.noise import keyed_normal
 from models.ode import Path, SolverConfig
+from models.predictive import Predictive
 
 _NOISE_OF_Z, _NOISE_OF_W = 0, 1
 """Streams of a sequence's noise; draw n uses 2 n and 2 n + 1."""
 
 _VALUES_AT_ONCE = 2**21
-"""Of forecast frames that are solved for and decoded together; a convolutional decoder holds 100 bytes for each."""
+"""Values of forecast frames whose states are solved for together."""
 
 
 class Ode2VaeConfig(Config):
@@ -130,12 +131,13 @@ class Ode2Vae(Forecaster):
 
     def forecast(self, batch: Batch, draws: int) -> Forecast:
         """Every frame of the batch's times, from the first A observed ones alone."""
-        total, at_once = torch.zeros_like(batch.values), max(1, _VALUES_AT_ONCE // batch.values.numel())
-        for n in range(0, draws, at_once):
-            total += self.draws(batch, range(n, min(n + at_once, draws)))[1].sum(0)
-        z0 = self._posterior(batch).mean
+        posterior, at_once = self._posterior(batch), max(1, _VALUES_AT_ONCE // batch.values.numel())
+        parts = (range(n, min(n + at_once, draws)) for n in range(0, draws, at_once))
+        z = torch.cat([self._states(posterior, batch.times, batch.seed, numbers) for numbers in parts])
+        predictive = Predictive(self.likelihood, lambda s: self._decode(z[s]), draws)
+        z0 = posterior.mean
         path = self._solve(z0, torch.zeros_like(z0[:, 0]), self.weights.mean_weights(), batch.times)
-        return Forecast(total / draws, self.likelihood.expectation(self._decode(path.z)))
+        return Forecast(predictive, self.likelihood.expectation(self._decode(path.z)))
 
     def draws(self, batch: Batch, numbers: range, times: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Draws from the posterior of the first A frames: states [S, B, T, 2 q], and E[x_t | s_t] [S, B, T, D].
@@ -150,11 +152,15 @@ class Ode2Vae(Forecaster):
         return self._draws(_standard(z0), times, seed, numbers)
 
     def _draws(self, start: Normal, times: Tensor, seed: Tensor, numbers: range) -> tuple[Tensor, Tensor]:
+        z = self._states(start, times, seed, numbers)
+        return z, self.likelihood.expectation(self._decode(z))
+
+    def _states(self, start: Normal, times: Tensor, seed: Tensor, numbers: range) -> Tensor:
+        """[S, B, T, 2 q] of the draws with these numbers."""
         S, B = len(numbers), len(seed)
         n = torch.tensor(numbers, device=seed.device).repeat_interleave(B)
         starts = Normal(*(x.repeat(S, 1) for x in start))
-        z = self._draw_path(starts, times.repeat(S, 1), seed.repeat(S), n).z.unflatten(0, (S, B))
-        return z, self.likelihood.expectation(self._decode(z))
+        return self._draw_path(starts, times.repeat(S, 1), seed.repeat(S), n).z.unflatten(0, (S, B))
 
     def _posterior(self, batch: Batch) -> Normal:
         A = self.config.velocity_frames

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from models.likelihoods import Gaussian, Likelihood, NoisyMean
+from models.likelihoods import Density, Gaussian, NoisyMean
 
 _VALUES_AT_ONCE = 2**20
 """Of a mixture, components times channels, that are compared pair by pair; each holds a few numbers."""
@@ -23,7 +23,7 @@ class Predictive:
 
     def __init__(
         self,
-        likelihood: Likelihood,
+        likelihood: Density,
         parameters: Callable[[int], Tensor],
         draws: int,
         log_weights: Tensor | None = None,

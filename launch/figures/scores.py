@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from launch.figures import style
 from launch.scoring.estimates import Estimate
 
-_LOOKS = list(
+LOOKS = list(
     zip(
         (style.INK, "#E69F00", style.BLUE, style.VERMILLION, "#009E73", "#CC79A7", "#56B4E9", style.GREY),
         ("o", "s", "^", "D", "v", "P", "X", "*"),
@@ -41,7 +41,7 @@ def lines(path: Path, panels: Sequence[Sequence[Panel]], xlabel: str, doubling: 
     alike = all(len({panel.label for panel in row}) == 1 for row in panels)
     axes = figure.subplots(len(panels), len(panels[0]), squeeze=False, sharex=True, sharey="row" if alike else False)
     names = list(dict.fromkeys(name for row in panels for panel in row for name in panel.lines))
-    looks = dict(zip(names, cycle(_LOOKS), strict=False))
+    looks = dict(zip(names, cycle(LOOKS), strict=False))
     ticks = sorted({x for row in panels for panel in row for line in panel.lines.values() for x, _ in line})
     for row, drawn in zip(axes, panels, strict=True):
         for axis, panel in zip(row, drawn, strict=True):

@@ -34,6 +34,7 @@ _CAPTIONS = {
     "latent": "Draws from the posterior: latent trajectories, and channels",
     "forecast-error": "Squared error of forecasts, frame by frame",
     "strips": "Forecasts of held-out sequences",
+    "reliability": "Calibration: how often what the model expects comes true",
 }
 
 

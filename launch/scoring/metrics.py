@@ -30,4 +30,9 @@ METRICS = {
     "rmse": Metric("RMSE", "pred. and interp. RMSE"),
     "mse": Metric("MSE", "MSE of forecasts over so many frames"),
     "mse_of_mean_path": Metric("MSE of the mean path"),
+    "crps": Metric("CRPS", beside=True),
+    "coverage_50_percent": Metric("in 50 % interval, %", sign=0, beside=True),
+    "coverage_90_percent": Metric("in 90 % interval, %", sign=0, beside=True),
+    "brier": Metric("Brier score", beside=True),
+    "ece_percent": Metric("calibration error, %", beside=True),
 }

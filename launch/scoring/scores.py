@@ -10,23 +10,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from launch.scoring import uncertainty
 from launch.scoring.baselines import held, nearest, straight
 from launch.scoring.estimates import Scores
+from launch.scoring.ratio import Ratio
 from launch.training.distributed import all_gathered
 from models.base import Forecaster, LatentDynamics, Model, Smoother, Terms, last_observed
 from models.batch import Batch
 from models.decisions import Rule, decided
 from models.metrics import accuracy, rmse
-
-
-class Ratio(NamedTuple):
-    """x / w is a sequence's score, and sum(x) / sum(w) that of many."""
-
-    x: Tensor
-    """[B]"""
-    w: Tensor
-    """[B]; 0 where nothing is scored."""
-
+from models.predictive import Predictive
 
 Sheet = dict[str, dict[str, dict[str, Ratio]]]
 """task -> rate in percent, or horizon in frames -> metric -> scores of a batch"""
@@ -38,11 +31,17 @@ Score = Callable[[Model, Batch, str], Sheet]
 """Of a batch that was observed at the named rate."""
 
 
+Answer = Predictive | Tensor
+"""What is believed of every frame, or a guess at it [B, T, D]."""
+
+
 class Scoring(NamedTuple):
     """What is scored on one data set, and how."""
 
     binary: bool
     """Whether frames are sets of things that are there or not, as in a piano roll."""
+    bernoulli: bool
+    """Whether values have a Bernoulli likelihood: those of binary frames, and greys."""
     length: int
     """Frames of the longest sequence."""
     samples: int
@@ -80,57 +79,71 @@ class Scoring(NamedTuple):
     def model(self, model: Model, batch: Batch, rate: str) -> Sheet:
         """All tasks that the model is for."""
         if isinstance(model, Forecaster):
-            return {**self.density(model, batch, rate), **self.forecast(model, batch, rate)}
+            return {**self.density(model, batch, rate), **self.forecast(model, batch, rate, whole=True)}
         if isinstance(model, Smoother):
-            return self._interpolation(model.interpolate(batch, self.samples).mean, batch, rate)
-        predicted, interpolated = model.predict(batch, self.samples).mean, model.interpolate(batch, self.samples).mean
-        return {**self.density(model, batch, rate), **self._tasks(predicted, interpolated, batch, rate)}
+            return self._interpolation(model.interpolate(batch, self.samples), batch, rate)
+        return {
+            **self.density(model, batch, rate),
+            **self._prediction(model.predict(batch, self.samples), batch, rate),
+            **self._interpolation(model.interpolate(batch, self.samples), batch, rate),
+        }
 
-    def forecast(self, model: Forecaster, batch: Batch, rate: str) -> Sheet:
-        """MSE after the frames that the model has seen: of the mean of the draws, and of the posterior mean's path."""
+    def forecast(self, model: Forecaster, batch: Batch, rate: str, whole: bool = False) -> Sheet:
+        """MSE after the frames that the model has seen, of the mean of the draws and of the posterior mean's path; and
+        the scores of the `whole` predictive distribution, which take longer."""
         forecast = model.forecast(batch, self.samples)
-        return self._forecast({"mse": forecast.mean, "mse_of_mean_path": forecast.path}, batch, model.given)
+        means = {"mse": forecast.mean, "mse_of_mean_path": forecast.path}
+        return self._forecast(means, batch, model.given, forecast.predictive if whole else None)
 
     def persistence(self, model: Model, batch: Batch, rate: str) -> Sheet:
         """The last observed frame as the answer to every question that the model is asked; it has no density."""
         if isinstance(model, Forecaster):
-            return self._forecast({"mse": held(batch, model.given)}, batch, model.given)
+            frames = held(batch, model.given)
+            return self._forecast({"mse": frames}, batch, model.given, frames)
         last = last_observed(batch)
-        if isinstance(model, Smoother):
-            return self._interpolation(last, batch, rate)
-        return self._tasks(last, last, batch, rate)
+        predicted = {} if isinstance(model, Smoother) else self._prediction(last, batch, rate)
+        return {**predicted, **self._interpolation(last, batch, rate)}
 
     def neighbours(self, model: Model, batch: Batch, rate: str) -> Sheet:
         """Straight lines between the observed frames on both sides or, of binary data, the nearer one of the two."""
         between = nearest(batch) if self.binary else straight(batch)
         return self._interpolation(between, batch, rate)
 
-    def _tasks(self, predicted: Tensor, interpolated: Tensor, batch: Batch, rate: str) -> Sheet:
+    def _prediction(self, answer: Answer, batch: Batch, rate: str) -> Sheet:
         # The first observed frame has no past to be predicted from.
         again = batch.observed & (batch.observed.cumsum(1) > 1)
-        prediction: Sheet = {"prediction": {rate: self._points(predicted, batch, again)}}
-        return {**prediction, **self._interpolation(interpolated, batch, rate)}
+        return {"prediction": {rate: self._frames(answer, batch, rate, again)}}
 
-    def _interpolation(self, mean: Tensor, batch: Batch, rate: str) -> Sheet:
-        return {"interpolation": {rate: self._points(mean, batch, batch.present & ~batch.observed)}}
+    def _interpolation(self, answer: Answer, batch: Batch, rate: str) -> Sheet:
+        return {"interpolation": {rate: self._frames(answer, batch, rate, batch.present & ~batch.observed)}}
 
     def _nats(self, per: dict[str, Tensor], terms: Terms, batch: Batch) -> dict[str, Ratio]:
         dims, unit = (1, "frame") if self.binary else (batch.values.shape[2], "dimension")
         return {f"{name}_nats_per_{unit}": Ratio(x, terms.frames * dims) for name, x in per.items()}
 
-    def _points(self, mean: Tensor, batch: Batch, scored: Tensor) -> dict[str, Ratio]:
+    def _frames(self, answer: Answer, batch: Batch, rate: str, scored: Tensor) -> dict[str, Ratio]:
+        mean, truth = answer.mean if isinstance(answer, Predictive) else answer, batch.values
         if self.binary:
             rules: dict[str, Rule] = {"accuracy_decided_percent": "expected_score", "accuracy_percent": "0.5"}
             points = {
-                name: 100.0 * accuracy(decided(mean, scored, rule), batch.values, scored)
-                for name, rule in rules.items()
+                name: 100.0 * accuracy(decided(mean, scored, rule), truth, scored) for name, rule in rules.items()
             }
         else:
-            points = {"rmse": rmse(mean, batch.values, scored)}
-        return {name: Ratio(x, scored.any(1)) for name, x in points.items()}
+            points = {"rmse": rmse(mean, truth, scored)}
+        ratios = {name: Ratio(x, scored.any(1)) for name, x in points.items()}
+        return ratios | self._uncertainty(answer, truth, {rate: scored})[rate]
 
-    def _forecast(self, means: dict[str, Tensor], batch: Batch, given: int) -> Sheet:
+    def _uncertainty(self, answer: Answer, truth: Tensor, columns: uncertainty.Columns) -> uncertainty.Found:
+        if not isinstance(answer, Predictive):
+            return uncertainty.of_points(answer, truth, columns, self.bernoulli)
+        if self.bernoulli:
+            return uncertainty.of_probabilities(answer.mean, truth, columns)
+        return uncertainty.of_values(answer, truth, columns)
+
+    def _forecast(self, means: dict[str, Tensor], batch: Batch, given: int, answer: Answer | None) -> Sheet:
+        """The squared errors of `means`, and where there is an `answer`, what it is worth as a distribution."""
         whole = self.length - given
+        at = torch.arange(batch.values.shape[1], device=batch.values.device)
         sheet: dict[str, dict[str, Ratio]] = {}
         for horizon in sorted({h for h in self.horizons if h < whole} | {whole}):
             frames = slice(given, given + horizon)
@@ -139,6 +152,10 @@ class Scoring(NamedTuple):
                 name: Ratio(((mean - batch.values)[:, frames].square().mean(2) * scored).sum(1), scored.sum(1))
                 for name, mean in means.items()
             }
+        if answer is not None:
+            columns = {h: batch.present & (at >= given) & (at < given + int(h)) for h in sheet}
+            found = self._uncertainty(answer, batch.values, columns)
+            sheet = {horizon: scores | found[horizon] for horizon, scores in sheet.items()}
         return {"forecast": sheet}
 
 

@@ -190,7 +190,8 @@ def test_every_sequence_is_scored_once_at_any_number_of_ranks(place, here):
     density = tables[0]["model"]["density"]["25"]["nll_nats_per_frame"]
     assert (density["n"], density["groups"]) == (7, 4)
     assert {path.name for path in (folder / "runs/whole/outputs").iterdir()} == {
-        "interpolation.png", "interpolation.pdf", "vsdn_vae.mid", "truth.mid", "copied.mid",
+        "interpolation.png", "interpolation.pdf", "reliability.png", "reliability.pdf", "vsdn_vae.mid", "truth.mid",
+        "copied.mid",
     }  # fmt: skip
     before = {path: path.read_bytes() for path in (folder / "runs/whole").rglob("*") if path.is_file()}
     other = json.loads(here("evaluate", "runs/whole", "ratios=[0.2, 0.5]", "samples=3", "--json")[1])
@@ -198,6 +199,7 @@ def test_every_sequence_is_scored_once_at_any_number_of_ranks(place, here):
     assert all(path.read_bytes() == content for path, content in before.items())
     assert {path.name for path in (folder / "runs/whole").rglob("*") if path.is_file() and path not in before} == {
         "evaluation-test-at-20-50-samples-3.json", "evaluation-test-at-20-50-samples-3-sequences.json",
+        "evaluation-test-at-20-50-samples-3-calibration.json",
     }  # fmt: skip
     assert other["persistence"]["prediction"]["50"] == tables[0]["persistence"]["prediction"]["50"]
     assert "nearest" in here("compare", "runs/whole", "out=table.md")[1]

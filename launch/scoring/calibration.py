@@ -1,0 +1,103 @@
+"""Whether a model is as sure as it should be: calibration curves of a whole split, and the error that they add up to.
+
+A curve has one point a bin of predicted probabilities (binary values) or a level of central intervals (real values).
+The expected calibration error (ECE) is sum_b n_b |frequency_b - confidence_b| / sum_b n_b over bins of all sequences.
+With the sign of each bin's difference known it is a ratio of sums over sequences as all other scores are: a sequence
+contributes sum_b sign_b (ones - probabilities in bin b), and its standard error follows from that. Where a bin's
+difference is within its own error of 0, the sign follows the noise, and the ECE is too large by as much.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+from launch.scoring.estimates import Estimate, Scores, estimate
+from launch.scoring.metrics import METRICS
+from launch.scoring.scores import Scored
+from launch.scoring.uncertainty import BINS, LEVELS
+from pipeline.files import aside
+
+
+class Point(NamedTuple):
+    nominal: float
+    """Percent: level of an interval, or mean probability in a bin."""
+    found: Estimate
+    """Percent: share of values in the interval, or of ones in the bin."""
+    share: float
+    """Of all scored values, those that the point is about."""
+
+
+Curves = dict[str, dict[str, list[Point]]]
+"""task -> rate in percent, or horizon in frames -> points"""
+
+
+def metrics(scored: Scored) -> Scored:
+    """What was collected without what curves are drawn from, and with the ECE where there are bins."""
+    tables: Scored = {}
+    for task, columns in scored.items():
+        for column, found in columns.items():
+            ece = {"ece_percent": _ece(found)} if _binned(found) else {}
+            kept = {name: scores for name, scores in found.items() if name in METRICS}
+            tables.setdefault(task, {})[column] = kept | ece
+    return tables
+
+
+def curves(scored: Scored) -> Curves:
+    """The calibration curves of what was collected; empty where nothing has a distribution."""
+    found: Curves = {}
+    for task, columns in scored.items():
+        for column, scores in columns.items():
+            points = _of_bins(scores) if _binned(scores) else _of_levels(scores)
+            if points:
+                found.setdefault(task, {})[column] = points
+    return found
+
+
+def _binned(found: dict[str, Scores]) -> bool:
+    return "bin_0_frequency" in found
+
+
+def _ece(found: dict[str, Scores]) -> Scores:
+    bins = [(found[f"bin_{k}_frequency"], found[f"bin_{k}_confidence"].x) for k in range(BINS)]
+    keys, groups, *_ = bins[0][0]
+    x, w = [0.0] * len(keys), [0.0] * len(keys)
+    for frequency, confidence in bins:
+        gaps = [ones - expected for ones, expected in zip(frequency.x, confidence, strict=True)]
+        sign = math.copysign(1.0, math.fsum(gaps))
+        x = [total + sign * gap for total, gap in zip(x, gaps, strict=True)]
+        w = [total + count for total, count in zip(w, frequency.w, strict=True)]
+    return Scores(keys, groups, tuple(x), tuple(w))
+
+
+def _of_bins(found: dict[str, Scores]) -> list[Point]:
+    frequencies = [found[f"bin_{k}_frequency"] for k in range(BINS)]
+    total = math.fsum(math.fsum(scores.w) for scores in frequencies)
+    return [
+        Point(estimate(found[f"bin_{k}_confidence"]).value, estimate(scores), math.fsum(scores.w) / total)
+        for k, scores in enumerate(frequencies)
+        if any(scores.w)
+    ]
+
+
+def _of_levels(found: dict[str, Scores]) -> list[Point]:
+    names = {level: f"coverage_{level}_percent" for level in LEVELS}
+    return [Point(level, estimate(found[name]), 1.0) for level, name in names.items() if name in found]
+
+
+def write(folder: Path, name: str, curves: Curves) -> Path:
+    """Write `evaluation-NAME-calibration.json`: task -> column -> nominal, value, stderr and share of each point."""
+    path = folder / f"evaluation-{name}-calibration.json"
+    plain = {task: {column: [_plain(p) for p in points] for column, points in columns.items()}
+             for task, columns in curves.items()}  # fmt: skip
+    with aside(path) as temporary:
+        temporary.write_text(json.dumps(plain, indent=1) + "\n")
+    return path
+
+
+def _plain(point: Point) -> dict[str, float | None]:
+    value, stderr = point.found[:2]
+    return {
+        "nominal": point.nominal, "value": value, "stderr": stderr if math.isfinite(stderr) else None,
+        "share": point.share,
+    }  # fmt: skip
