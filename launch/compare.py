@@ -13,7 +13,7 @@ from launch.entry import command, run
 from launch.scoring import tables
 from launch.scoring.results import concatenated, merge, read_scores
 from launch.scoring.scores import Scored
-from launch.scoring.side_by_side import Column, Rows, columns_of, differences, figures
+from launch.scoring.side_by_side import Column, Rows, beside, columns_of, differences, figures
 from models.config_base import Config, flatten, parse, shortened
 from models.errors import DriftworkError
 from pipeline.files import aside, writing
@@ -55,7 +55,9 @@ def main(argv: list[str]) -> int:
     runs = read_runs([run_folder.find(name) for name in names], request.split)
     rows = rows_of(runs)
     data, _ = run_folder.names(run_folder.config_of(runs[0].folder))
-    made = [figures(f"{data}, {request.split} split", rows), differences(rows, next(iter(rows)))]
+    title, first = f"{data}, {request.split} split", next(iter(rows))
+    further = beside(f"{title}: further scores", rows), beside(f"Further scores, difference to {first}", rows, first)
+    made = [figures(title, rows), differences(rows, first), *(table for table in further if table is not None)]
     for table in made:
         tables.show(table)
     if request.out is not None:
@@ -184,7 +186,7 @@ def of_other_frames(run: Evaluated, first: Evaluated) -> Column | None:
     """Where the two were scored on other frames: copying the last observed frame scores the same where the same
     frames were shown, and asked for."""
     copied, before = run.scored["persistence"], first.scored["persistence"]
-    for column in columns_of([copied]):
+    for column in columns_of([copied, before]):
         one, other = column.of(copied), column.of(before)
         if one and other and not (one.keys == other.keys and all(map(_close, one.x + one.w, other.x + other.w))):
             return column

@@ -1,6 +1,6 @@
 """The papers' figures of a group of runs, where the runs have what a figure shows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,13 +45,14 @@ def _with_points(group: Group, number: Callable[[Kind], int], at_least: int) -> 
 def _observations(group: Group, path: Path) -> Drawn | None:
     """Figure 2: scores against the share of the frames that was observed."""
     panels = []
-    kinds = _with_points(group, lambda kind: max(len(_points(with_other_rates(kind), task)) for task in _TASKS), 3)
+    kinds = _with_points(group, lambda kind: max(len(_own_points(with_other_rates(kind), t)) for t in _TASKS), 3)
     tables = {kind.said: with_other_rates(kind) for kind in kinds}
     for task in _TASKS:
-        lines = {name: _points(scored, task) for name, scored in tables.items()}
+        columns = _columns(tables.values(), task)
+        lines = {name: _points(scored, columns) for name, scored in tables.items()}
         lines = {name: line for name, line in lines.items() if len(line) > 2}
         if lines:
-            panels.append(Panel(task, METRICS[_metric(tables, task)].label, lines))
+            panels.append(Panel(task, METRICS[columns[0].metric].label, lines))
     if not panels:
         return None
     title = "Scores against the share of the frames that was observed"
@@ -61,13 +62,14 @@ def _observations(group: Group, path: Path) -> Drawn | None:
 
 def _horizons(group: Group, path: Path) -> Drawn | None:
     """The error of forecasts against how far they reach."""
-    kinds = _with_points(group, lambda kind: len(_points(kind.tables, "forecast")), 2)
-    lines = {kind.said: _points(kind.tables, "forecast") for kind in kinds}
+    kinds = _with_points(group, lambda kind: len(_own_points(kind.tables, "forecast")), 2)
+    columns = _columns([kind.tables for kind in kinds], "forecast")
+    lines = {kind.said: _points(kind.tables, columns) for kind in kinds}
     free = compare.free([member.evaluated for kind in kinds for member in kind.members])
     if not lines:
         return None
     if "persistence" in free:
-        lines["last observed frame"] = _points(free["persistence"], "forecast")
+        lines["last observed frame"] = _points(free["persistence"], columns)
     title = "Error of forecasts of so many frames"
     files = figures_scores.lines(path, [[Panel("", METRICS["mse"].label, lines)]], "frames", doubling=True)
     caption = "Mean over all frames up to the horizon. Bars: one standard error to either side."
@@ -127,16 +129,20 @@ def _task(column: Column) -> str:
     return f"{column.task}, {column.name} {unit}"
 
 
-def _points(runs: list[Scored], task: str) -> list[Any]:
+def _columns(kinds: Iterable[list[Scored]], task: str) -> list[Column]:
+    """Where any of the kinds was scored on the task, by the metric that all share."""
+    return [column for column in columns_of([table for runs in kinds for table in runs]) if column.task == task]
+
+
+def _points(runs: list[Scored], columns: list[Column]) -> list[Any]:
     """(rate or horizon, mean over the runs) wherever all of them were scored."""
     points = []
-    for column in columns_of(runs):
+    for column in columns:
         scores = [scored for scored in map(column.of, runs) if scored is not None]
-        if column.task == task and len(scores) == len(runs):
+        if len(scores) == len(runs):
             points.append((float(column.name), over_seeds(scores)))
     return points
 
 
-def _metric(tables: dict[str, list[Scored]], task: str) -> str:
-    columns = columns_of([table for runs in tables.values() for table in runs])
-    return next(column.metric for column in columns if column.task == task)
+def _own_points(runs: list[Scored], task: str) -> list[Any]:
+    return _points(runs, _columns([runs], task))

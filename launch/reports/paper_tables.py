@@ -23,8 +23,8 @@ class Tabled(NamedTuple):
 
 
 def of(group: Group, split: str) -> list[Tabled]:
-    """Table 1 of those that predict and interpolate, table 2 of those that forecast; each then as differences, and,
-    where a model was run with several settings, with all of them."""
+    """Table 1 of those that predict and interpolate, table 2 of those that forecast; each then as differences, with
+    further scores, and, where a model was run with several settings, with all of them."""
     made = []
     for number, forecasts in enumerate((False, True), 1):
         name, title = f"table{number}", f"Table {number}. {group.data}, {split} split"
@@ -42,6 +42,9 @@ def of(group: Group, split: str) -> list[Tabled]:
             table = side_by_side.differences(rows, reference)
             table = table._replace(title=f"Table {number}, difference to {reference}")
             made.append(Tabled(f"{name}-differences", table, chosen))
+        further = side_by_side.beside(f"Table {number}, further scores", rows)
+        if further is not None:
+            made.append(Tabled(f"{name}-further", further, chosen))
         if len(everything) > len(chosen):
             table = _figures(f"Table {number}, all settings", everything, {})
             best = f"{table.caption} Of each model, table {number} has the settings with the best validation score."

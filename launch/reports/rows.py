@@ -142,14 +142,18 @@ def _fits(member: Member, members: list[Member], left_out: list[str]) -> bool:
     column = compare.of_other_frames(member.evaluated, first.evaluated)
     for newer in members[: members.index(member)]:
         same = compare.settings(newer.evaluated.config) == compare.settings(member.evaluated.config)
-        rates = columns_of([newer.evaluated.scored["model"]]) == columns_of([member.evaluated.scored["model"]])
-        if same and rates and newer.seed == member.seed:
+        if same and newer.seed == member.seed and _places(newer) == _places(member):
             left_out.append(f"{run.name} ({run.run_id}): the same model, settings and seed as {newer.tracked.run_id}")
             return False
     if column is not None:
         name = first.tracked.run_id
         left_out.append(f"{run.name} ({run.run_id}): {column.task} {column.name} is of other frames than in {name}")
     return column is None
+
+
+def _places(member: Member) -> list[tuple[str, str]]:
+    """Tasks, and rates or horizons, that the model was scored at."""
+    return [(column.task, column.name) for column in columns_of([member.evaluated.scored["model"]])]
 
 
 def _kinds(members: list[Member]) -> list[Kind]:

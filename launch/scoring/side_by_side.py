@@ -2,6 +2,7 @@
 one of them, sequence by sequence."""
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from launch.scoring.estimates import Estimate, Scores, difference, over_seeds
@@ -10,6 +11,9 @@ from launch.scoring.scores import Scored
 from launch.scoring.tables import Cell, Row, Table, figure
 
 _HEADINGS = {"density": "NLL {} %", "prediction": "pred. {} %", "interpolation": "interp. {} %", "forecast": "MSE {}"}
+_HEADINGS_BESIDE = {**_HEADINGS, "forecast": "forecast {}"}
+
+_PAIRED = "Paired by sequence. In brackets, in standard errors: ▲ better, ▼ worse by more than two."
 
 
 class Column(NamedTuple):
@@ -23,7 +27,7 @@ class Column(NamedTuple):
 
     @property
     def sign(self) -> int:
-        """1 where more is better, otherwise -1."""
+        """1 where more is better, -1 where less is, 0 where neither is."""
         return METRICS[self.metric].sign
 
 
@@ -32,30 +36,70 @@ Rows = dict[str, list[Scored]]
 
 
 def columns_of(scored: list[Scored]) -> list[Column]:
-    """Each task at each rate or horizon, by its first metric, the one that the papers print."""
+    """Each task at each rate or horizon, by the first metric that everyone has who was scored on the task: runs that
+    were evaluated before a metric came to be are compared by one that they share."""
     columns = []
     for task in _HEADINGS:
-        metrics = {name: next(iter(scores)) for table in scored for name, scores in table.get(task, {}).items()}
-        columns += [Column(task, name, metrics[name]) for name in sorted(metrics, key=float)]
+        found = [metrics for table in scored for metrics in table.get(task, {}).values()]
+        names = {name for table in scored for name in table.get(task, {})}
+        for first in found[:1]:
+            metric = next((name for name in first if all(name in metrics for metrics in found)), next(iter(first)))
+            columns += [Column(task, name, metric) for name in sorted(names, key=float)]
     return columns
 
 
 def figures(title: str, rows: Rows) -> Table:
     """The figures with their standard errors, the best of each column in bold."""
-    columns = columns_of([table for runs in rows.values() for table in runs])
-    found = {label: [_mean(runs, column) for column in columns] for label, runs in rows.items()}
-    best = [
-        max((x for x in estimates if x and not math.isnan(x.value)), key=lambda x: column.sign * x.value, default=None)
-        for column, estimates in zip(columns, zip(*found.values(), strict=True), strict=True)
-    ]
-    printed = [
-        Row((label,), [Cell(x, best=_as_good(x, top)) for x, top in zip(estimates, best, strict=True)])
-        for label, estimates in found.items()
-    ]
-    most = max((x for estimates in found.values() for x in estimates if x), key=lambda x: x.n)
+    columns = _columns(rows)
+    printed = [Row((label,), cells) for label, cells in _cells(rows, columns).items()]
+    most = max((x.estimate for row in printed for x in row.cells if x.estimate), key=lambda x: x.n)
     units = "; ".join(dict.fromkeys(METRICS[column.metric].caption for column in columns))
     caption = f"{units}. ± one standard error; {most.n} sequences in {most.groups} groups. Bold: best."
     return Table(title, _headings(columns), printed, caption)
+
+
+def beside(title: str, rows: Rows, reference: str = "") -> Table | None:
+    """The metrics that have no column in `figures`, a part of the table each: the figures, the best in bold, or where
+    a `reference` is given the differences to it. None where no such metric was scored."""
+    columns = [column for column in _columns(rows) if column.task != "density"]
+    printed: list[Row] = []
+    for metric, about in METRICS.items():
+        if about.beside and metric not in {column.metric for column in columns}:
+            lines = _lines(rows, [column._replace(metric=metric) for column in columns], reference)
+            for i, (label, cells) in enumerate(lines.items()):
+                printed.append(Row(("" if i else about.label, label), cells, rule=i == 0 and len(printed) > 0))
+    if not printed:
+        return None
+    headings = ["", "", *(_HEADINGS_BESIDE[column.task].format(column.name) for column in columns)]
+    return Table(title, headings, printed, _PAIRED if reference else "± one standard error. Bold: best.")
+
+
+def _lines(rows: Rows, columns: list[Column], reference: str) -> dict[str, list[Cell]]:
+    """Label -> cells, of those that were scored by the metric of the columns."""
+    have = {label: runs for label, runs in rows.items() if any(_of(runs, column) for column in columns)}
+    if reference:
+        others = {label: runs for label, runs in have.items() if label != reference and reference in have}
+        return {label: [_difference(runs, have[reference], c) for c in columns] for label, runs in others.items()}
+    return _cells(have, columns)
+
+
+def _cells(rows: Rows, columns: list[Column]) -> dict[str, list[Cell]]:
+    """Label -> figures, the best of each column in bold."""
+    found = {label: [_mean(runs, column) for column in columns] for label, runs in rows.items()}
+    best = [_best(column, [line[i] for line in found.values()]) for i, column in enumerate(columns)]
+    return {
+        label: [Cell(x, best=_as_good(x, top)) for x, top in zip(estimates, best, strict=True)]
+        for label, estimates in found.items()
+    }
+
+
+def _columns(rows: Rows) -> list[Column]:
+    return columns_of([table for runs in rows.values() for table in runs])
+
+
+def _best(column: Column, estimates: Iterable[Estimate | None]) -> Estimate | None:
+    known = [x for x in estimates if x and not math.isnan(x.value)] if column.sign else []
+    return max(known, key=lambda x: column.sign * x.value, default=None)
 
 
 def _as_good(x: Estimate | None, best: Estimate | None) -> bool:
@@ -65,14 +109,13 @@ def _as_good(x: Estimate | None, best: Estimate | None) -> bool:
 
 def differences(rows: Rows, reference: str) -> Table:
     """Each row minus that of `reference`, paired by sequence."""
-    columns = columns_of(rows[reference])
+    columns = [column for column in _columns(rows) if _of(rows[reference], column)]
     printed = [
         Row((label,), [_difference(runs, rows[reference], column) for column in columns])
         for label, runs in rows.items()
         if label != reference
     ]
-    caption = "Paired by sequence. In brackets, in standard errors: ▲ better, ▼ worse by more than two."
-    return Table(f"Difference to {reference}", _headings(columns), printed, caption)
+    return Table(f"Difference to {reference}", _headings(columns), printed, _PAIRED)
 
 
 def _headings(columns: list[Column]) -> list[str]:

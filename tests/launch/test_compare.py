@@ -126,6 +126,64 @@ def test_models_of_one_rate_each_are_one_row(tmp_path):
         compare.main([*runs, runs[0]])
 
 
+def binary(level, decided):
+    """Tables of a model and of persistence, as evaluation writes them: from before there was a decision, or since."""
+
+    def metrics(level, points=0):
+        old = {"accuracy_percent": scored(level, 25)}
+        new = {"accuracy_decided_percent": scored(level + points, 25), **old, "brier": scored(0.1, 3)}
+        return new if decided else old
+
+    model = metrics(level, 10) | ({"ece_percent": scored(0.2, 4)} if decided else {})
+    return {
+        "model": {"prediction": {"25": model}, "interpolation": {"25": model, "50": model}},
+        "persistence": {"prediction": {"25": metrics(20)}, "interpolation": {"25": metrics(20), "50": metrics(20)}},
+    }
+
+
+def test_old_scores_are_never_compared_with_other_decisions(tmp_path):
+    """One that was scored at 0.5 alone draws all rows there, and the caption says so."""
+    new, newer = (
+        ran(tmp_path / n, 0, f"model.latent={x}", tables=binary(30.0 + x, True)) for n, x in (("a", 3), ("b", 4))
+    )
+    old = ran(tmp_path / "old", 0, "model.latent=5", tables=binary(35.0, False))
+    compare.main([new, newer, f"out={tmp_path / 'new.md'}"])
+    compare.main([new, old, f"out={tmp_path / 'mixed.md'}"])
+    text, mixed = ((tmp_path / f"{name}.md").read_text() for name in ("new", "mixed"))
+    assert "accuracy in %, by the decision of the best expected score" in text
+    assert "at the papers' threshold of 0.5" not in text
+    assert "accuracy in %, at the papers' threshold of 0.5" in mixed
+    assert "by the decision" not in mixed
+    ours, theirs = lines(tmp_path / "new.md")[0], lines(tmp_path / "mixed.md")[0]
+    assert ours["vsdn_vae (latent 3)"][0] == figure(estimate(scored(43.0, 25))).replace("±", " ± ")
+    assert theirs["vsdn_vae (latent 3)"][0] == figure(estimate(scored(33.0, 25))).replace("±", " ± ")
+    assert theirs["vsdn_vae (latent 5)"][0].startswith("**")
+
+
+def test_further_scores_have_a_table_of_their_own(tmp_path):
+    runs = [ran(tmp_path / f"{x}", 0, f"model.latent={x}", tables=binary(30.0 + x, True)) for x in (3, 4)]
+    compare.main([*runs, f"out={tmp_path / 'table.md'}"])
+    text = (tmp_path / "table.md").read_text()
+    assert "rolls, test split: further scores" in text
+    assert text.count("|  |  | pred. 25 % | interp. 25 % | interp. 50 % |") == 2
+    at_half, brier = estimate(scored(33.0, 25)), estimate(scored(0.1, 3))
+    assert f"| accuracy at 0.5, % | vsdn_vae (latent 3) | {figure(at_half).replace('±', ' ± ')} |" in text
+    assert f"| Brier score | vsdn_vae (latent 3) | **{figure(brier).replace('±', ' ± ')}** |" in text  # of equals all
+    rows = [line.split(" | ")[1] for line in text.splitlines() if line.startswith("|") and "calibration error" in line]
+    assert rows == ["vsdn_vae (latent 3)", "vsdn_vae (latent 4)"]  # the second is the difference
+    assert "persistence" in text.partition("Brier score")[2].partition("calibration error")[0]
+
+
+def test_no_coverage_is_the_best():
+    """It is no score: neither more nor less is better."""
+    tables = {"prediction": {"25": {"rmse": scored(1.0, 1), "coverage_50_percent": scored(50.0, 1)}}}
+    further = side_by_side.beside("", {"a": [tables], "b": [tables]})
+    assert [(*row.labels, row.cells[0].best) for row in further.rows] == [
+        ("in 50 % interval, %", "a", False), ("", "b", False),
+    ]  # fmt: skip
+    assert side_by_side.beside("", {"a": [{"density": {"25": {NAMES["density"]: scored(9.0, 1)}}}]}) is None
+
+
 def test_runs_that_differ_in_the_seed_are_one_row(tmp_path):
     runs = [ran(tmp_path / f"{s}", 30.0 + s, f"train.seed={s}", f"tracking.parent=p{s}") for s in range(3)]
     runs.append(ran(tmp_path / "gru", 28.0, "model.name=vsdn_vae_res"))
