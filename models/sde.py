@@ -72,6 +72,15 @@ class Equation(NamedTuple):
         """[steps, 1, B, 1]"""
         return self.grid.dt.T[steps, None, :, None].to(self.pre.dtype)
 
+    def of_prior(self) -> "Equation":
+        """The prior's own, of the same networks and steps."""
+        w = self.weights
+        hidden, biases = (tuple(x[:1] for x in layers) for layers in (w.hidden, w.biases))
+        return self._replace(
+            pre=self.pre[:, :1], weights=Weights(w.A[:1], hidden, biases, w.V[:1], w.c[:1]),
+            shape=self.shape._replace(driver=(0,)),
+        )  # fmt: skip
+
     def gap(self, paths: Solution) -> Tensor:
         """H_Q - H_G along all steps of paths of the posterior, [M, S, B, Z]."""
         _, S, B, _ = paths.diffusion.shape

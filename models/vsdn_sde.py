@@ -112,7 +112,8 @@ class VsdnSde(StateSpace):
     def forward(self, batch: Batch, kl_weight: float) -> Objective:
         """Loss [B] with beta = `kl_weight`, and the terms of the bound (with nothing held out, those of `density`)."""
         c, events, shown = self.config, Events.of(batch), self._shown(batch)
-        latent = self._latent(shown, self.posterior, c.samples)
+        equation, h = self._equation(shown, Events.of(shown), self.posterior)
+        latent = self._paths(equation, h, shown, c.samples)
         log_likelihood = self._sum_of(self.decoder.log_prob, latent, events).mean(0)
         terms = Terms(log_likelihood, latent.kl.mean(0), events.valid.sum(1))
         loss = kl_weight * torch.maximum(terms.kl, c.free_nats * terms.frames) - log_likelihood
@@ -122,7 +123,8 @@ class VsdnSde(StateSpace):
             count = unseen.valid.sum(1)
             loss = torch.where(count > 0, -score * terms.frames / count.clamp_min(1), loss)
         if c.prior_share > 0:
-            predicted = self._sum_of(self.decoder.log_prob, self._latent(shown, _PRIOR, c.samples), events).mean(0)
+            of_prior = self._paths(equation.of_prior(), h, shown, c.samples)
+            predicted = self._sum_of(self.decoder.log_prob, of_prior, events).mean(0)
             loss = torch.lerp(loss, -predicted, c.prior_share)
         return Objective(loss, terms)
 
@@ -160,12 +162,14 @@ class VsdnSde(StateSpace):
 
     def _latent(self, batch: Batch, driver: tuple[int, ...], samples: int) -> Latent:
         """Paths of the SDE whose drift `driver` names, given what the batch shows."""
+        return self._paths(*self._equation(batch, Events.of(batch), driver), batch, samples)
+
+    def _paths(self, equation: sde.Equation, h: Tensor, batch: Batch, samples: int) -> Latent:
         (B, T), S = batch.observed.shape, samples
-        equation, h = self._equation(batch, Events.of(batch), driver)
         dt, noise = equation.dt(), self._noise(batch.seed, equation, S)
         paths = equation.solve(self.x0.to(h.dtype).expand(S, B, -1), noise)
         kl = martingale = h.new_zeros(S, B)
-        if driver != _PRIOR:
+        if equation.shape.driver != _PRIOR:
             u = dt.sqrt() * equation.gap(paths) / paths.diffusion
             kl, martingale = (x.sum((0, 3)) for x in (0.5 * u.square(), u * noise))
         x = paths.read(self._frames(batch, equation.grid, S)).unflatten(0, (B, T)).permute(2, 0, 1, 3)
