@@ -42,7 +42,7 @@ class Entry(Config):
     """None if not one item could be read."""
     inputs: dict[str, str | None]
     contents: tuple[str | None, ...]
-    """Of each item of the plan, the `digest`; None if it could not be read, or is made and not read."""
+    """`digest` of each item of the plan; None for an item that could not be read, or that is simulated."""
     unreadable: tuple[Unreadable, ...]
     frames: int
     mean: tuple[float, ...]

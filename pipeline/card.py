@@ -12,23 +12,25 @@ from pipeline.sequence import SPLITS, Item
 
 
 class LeftOut(NamedTuple):
-    """Of the raw folder, what is neither an item nor a file that no data set would read."""
+    """Files and links below the raw folder that are left out without being unreadable."""
 
     ignored: int
-    """Files that macOS leaves beside others."""
+    """Number of macOS resource files."""
     loops: tuple[str, ...]
     """Links to folders that are listed already."""
     dead: tuple[str, ...]
-    """Links that lead nowhere, and which no item is read from."""
+    """Links that lead nowhere and do not have the name of a raw file."""
 
     @classmethod
     def of(cls, source: Path | None, items: list[Item]) -> Self:
+        """List `source` once more and take out what `items` are read from."""
         if source is None or not source.is_dir():
             return cls(0, (), ())
         found, read = listing(source), {file for item in items for file in item.files}
         return cls(len(found.ignored), found.loops, tuple(name for name in found.dead if name not in read))
 
     def lines(self) -> list[str]:
+        """Return one line for the ignored files, and one for each link."""
         said = [f"{self.ignored} macOS resource files ignored"] if self.ignored else []
         said += [f"{printable(name)} is a link to a folder that is listed already; not followed" for name in self.loops]
         return said + [f"{printable(name)} is a link that leads nowhere" for name in self.dead]
@@ -71,8 +73,8 @@ def _duplicates(manifest: Manifest) -> list[str]:
     if not manifest.joined:
         return []
     return [
-        f"**Duplicates:** {len(manifest.joined)} groups hold a piece that another group holds too, byte for byte or "
-        "value for value; each is counted to that group and lies in its split (`joined` in `manifest.json`)."
+        f"**Duplicates:** {len(manifest.joined)} groups have the content of another group, byte for byte or value "
+        "for value; each is joined to that group and lies in its split (`joined` in `manifest.json`)."
     ]
 
 

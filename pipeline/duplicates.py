@@ -16,7 +16,7 @@ from pipeline.sequence import Item, Sequence
 
 
 def digest(sequences: Iterable[Sequence]) -> str:
-    """sha256 of the values of all sequences of an item."""
+    """Return the sha256 of the values of all sequences of an item."""
     content = hashlib.sha256()
     for sequence in sequences:
         values = sequence.values
@@ -27,10 +27,14 @@ def digest(sequences: Iterable[Sequence]) -> str:
 
 
 def joined(contents: Iterable[tuple[Item, str]], where: str) -> dict[str, str]:
-    """Group -> the group that it is joined to, for those that are, of items and what `digest` says of each. The names
-    are as `escaped` has them.
+    """Return a map from each group that is joined to another to that other one, its names as `escaped` writes them.
 
-    Raises `DriftworkError`, which begins with `where`, if the data set itself puts the same content into two splits.
+    Args:
+        contents: items that could be read, with the `digest` of each.
+        where: the beginning of an error's line.
+
+    Raises:
+        DriftworkError: the data set brings its own splits and has the same content in two of them.
     """
     first: dict[str, str] = {}
 
@@ -54,12 +58,12 @@ def joined(contents: Iterable[tuple[Item, str]], where: str) -> dict[str, str]:
 
 
 def renamed(items: list[Item], joins: Mapping[str, str]) -> list[Item]:
-    """The items under the groups that theirs are joined to."""
+    """Return the items, each in the group that its own is joined to."""
     names = {escaped(item.group): item.group for item in items}
     homes = {group: names.get(joins.get(name, name), group) for name, group in names.items()}
     return [item._replace(group=homes[item.group]) for item in items]
 
 
 def escaped(name: str) -> str:
-    """As `printable` has it, and no two names the same."""
+    """Write a name on one line, as `printable` does, so that different names stay different."""
     return printable(name.replace("\\", "\\\\"))

@@ -60,7 +60,7 @@ class Manifest(Config):
     inputs: dict[str, str | None]
     """File below the source folder -> sha256, None where it could not be opened."""
     joined: dict[str, str] = Field({})
-    """Group -> the group that holds the same content, and that it is counted to. Not written where there is none."""
+    """Group -> the group with the same content that it is joined to. Left out of the file where it is empty."""
 
     @property
     def dataset(self) -> str:

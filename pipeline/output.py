@@ -86,7 +86,7 @@ class Output(NamedTuple):
                 os.replace(shard, self.staging / shard.name)
 
     def joins(self) -> dict[str, str]:
-        """What a killed attempt had found of groups with the same content."""
+        """Return what a killed attempt found out about groups with the same content."""
         try:
             found: dict[str, str] = json.loads((self.staging / JOINED).read_bytes())
         except (FileNotFoundError, ValueError):
@@ -94,7 +94,7 @@ class Output(NamedTuple):
         return found
 
     def keep_joins(self, joins: dict[str, str]) -> None:
-        """For the attempt after this one, should it be killed."""
+        """Keep what was found, for the next attempt if this one is killed."""
         with aside(self.staging / JOINED) as temporary:
             temporary.write_text(json.dumps(joins), encoding="ascii")
 

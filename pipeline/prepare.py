@@ -115,10 +115,10 @@ def _make(config: PrepareConfig, job: Job, output: _Output, items: list[Item], l
 def _built(
     config: PrepareConfig, job: Job, output: _Output, items: list[Item]
 ) -> tuple[dict[str, str], list[ShardPlan], list[Entry]]:
-    """What groups are joined, and the shards of the plan that follows from it.
+    """Build the shards; return which groups are joined, the plan that follows, and the entries of its shards.
 
-    What an item holds is known when it has been read, so that the shards are built as if no two held the same. Where
-    some do, those that change are built once more. What a killed attempt had found is where this one begins.
+    The content of an item is known after it has been read. So shards are first built as if no two items were equal;
+    where some are, the shards that change are built again. An attempt begins with what a killed one has found.
     """
     names = {item.name: item for item in items}
     joins = output.joins()
@@ -136,7 +136,7 @@ def _built(
             if found == joins:
                 return joins, plans, entries
             if found:
-                print(f"{len(found)} groups hold a piece that another holds too and are counted to it", flush=True)
+                print(f"{len(found)} groups have the content of another group and are joined to it", flush=True)
             joins = found
             output.keep_joins(joins)
 
@@ -182,7 +182,7 @@ def _too_little(
 
 @contextmanager
 def _workers(config: PrepareConfig) -> Iterator[Callable[[Job, list[ShardPlan]], list[Entry]]]:
-    """Yield what builds the shards of a plan on Ray and returns their entries, in the order of the plan."""
+    """Yield a function that builds the shards of a plan on Ray and returns their entries, in the plan's order."""
     with cluster.connected(config.address, config.workers) as nodes:
         yield partial(_run, config, config.workers or nodes.cpus)
 

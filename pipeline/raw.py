@@ -34,9 +34,12 @@ class _Folder(NamedTuple):
 
 
 def listing(root: Path) -> Listing:
-    """Raises `DriftworkError` that names a folder whose content cannot be listed: its files would be missed.
+    """List all files below `root`, in linked folders too.
 
-    Folders that link to each other have as many paths as there are orders of them; all but the first are left out.
+    Folders that link to each other can be reached by n! paths; below a link, each is listed once.
+
+    Raises:
+        DriftworkError: a folder cannot be listed; it is named, since its files would be missed without a word.
     """
     files: list[str] = []
     ignored: list[str] = []
@@ -63,9 +66,10 @@ def listing(root: Path) -> Listing:
 
 
 def names_below(source: Path | None, *endings: str) -> list[str]:
-    """The files below `source` whose names end so, in either case; where it is a single file, that one's.
+    """Return the files below `source` whose names end so, in either case, or the name of a single file.
 
-    Raises `DriftworkError` for a single file of another ending, or where there is nothing.
+    Raises:
+        DriftworkError: `source` is missing, or is a single file of another ending.
     """
     root = folder(source)
     if root == source:
@@ -77,7 +81,7 @@ def names_below(source: Path | None, *endings: str) -> list[str]:
 
 
 def only_folder(source: Path | None, holds: str) -> Path:
-    """`folder(source)`, for a data set of several files. Raises `DriftworkError` for a single file."""
+    """Return `folder(source)`, and raise `DriftworkError` for a single file: the data set takes several."""
     root = folder(source)
     if root != source:
         raise DriftworkError(f"source={source}: is a single file; give the folder that holds {holds}")

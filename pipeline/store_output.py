@@ -78,7 +78,7 @@ class StoreOutput(NamedTuple):
             raise
 
     def joins(self) -> dict[str, str]:
-        """What a killed attempt had found of groups with the same content."""
+        """Return what a killed attempt found out about groups with the same content."""
         try:
             found: dict[str, str] = json.loads(self.staging.read(_JOINED))
         except (MissingError, ValueError):
@@ -86,7 +86,7 @@ class StoreOutput(NamedTuple):
         return found
 
     def keep_joins(self, joins: dict[str, str]) -> None:
-        """For the attempt after this one, should it be killed."""
+        """Keep what was found, for the next attempt if this one is killed."""
         self.staging.write(json.dumps(joins).encode("ascii"), _JOINED)
 
     def publish(self, manifest: Manifest, pages: dict[str, bytes]) -> None:

@@ -138,8 +138,8 @@ def test_duplicates_lie_in_one_split_under_one_group(raw, tmp_path, capsys):
     for name, (split, group) in found.items():
         assert split == split_of(group, 0.2, 0.2), name
     assert len(quarantined(tmp_path / "out")) == 2  # equal files that are unreadable join nothing
-    assert "3 groups hold a piece that another" in (tmp_path / "out/DATACARD.md").read_text()
-    assert "3 groups hold a piece that another holds too" in capsys.readouterr().out
+    assert "3 groups have the content of another group" in (tmp_path / "out/DATACARD.md").read_text()
+    assert "3 groups have the content of another group" in capsys.readouterr().out
 
 
 def test_no_content_is_in_two_splits(raw, tmp_path):
