@@ -9,19 +9,14 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-import torch
-
-from launch import compare, evaluate, prepare, run_folder, train
+from launch import compare, evaluate, prepare, train
 from launch.entry import command, run
 from launch.job import launcher
-from launch.outputs import showcase_rolls
+from launch.outputs import showcase_models
 from launch.tracker import tags
 from launch.tracker.tracking import TrackingConfig, open_run
-from launch.training import checkpoint
-from models.base import LatentDynamics
 from models.errors import DriftworkError
 from pipeline.chorales import write_chorales
-from pipeline.manifest import read_manifest
 
 USAGE = "usage: driftwork demo (it takes no arguments; it writes below data_shards/ and runs/)"
 
@@ -58,22 +53,15 @@ def main(argv: list[str]) -> int:
 def _train_arguments(name: str, folder: Path, parent: str) -> list[str]:
     ranks = min(2, launcher.most_ranks())
     config = CONFIGS / f"train/{name}_lakh_small.yaml"
-    return [str(config), f"data={DATA}", f"out={folder}", f"ranks={ranks}", f"tracking.parent={parent}"]
+    length = ["train.max_epochs=120", "train.validate_every=6", "train.patience=20"]  # short pieces: 11 steps an epoch
+    return [str(config), f"data={DATA}", f"out={folder}", f"ranks={ranks}", f"tracking.parent={parent}", *length]
 
 
 def _compare(root: Path) -> list[Path]:
     """The tables and the figure of both models; returns the files."""
     table = root / "table.md"
     _must(compare.main([*(str(root / name) for name in MODELS), f"out={table}"]))
-    manifest = read_manifest(DATA)
-    models = {}
-    for name in MODELS:
-        config = run_folder.config_of(root / name)
-        model = run_folder.model_for(config, manifest)
-        assert isinstance(model, LatentDynamics), "both are"
-        checkpoint.load_best(model, root / name, torch.device("cpu"))
-        models[name] = model
-    return [table, *showcase_rolls.write(root / "outputs", config, manifest, "test", models)]
+    return [table, *showcase_models.write(root / "outputs", [root / name for name in MODELS], "test")]
 
 
 def _say_where(root: Path, seconds: float) -> None:

@@ -24,6 +24,7 @@ from launch.entry import command, run
 from launch.grid import Cell, Grid
 from launch.job import launcher
 from launch.job.signals import sigterm_exits
+from launch.outputs import showcase_models
 from launch.tracker import tags
 from launch.tracker.tracking import Tracker, open_run
 from launch.training import checkpoint
@@ -150,7 +151,20 @@ def _sweep(grid: Grid, todo: list[Cell]) -> None:
         if failed:
             again = "called again, this command goes on with them"
             raise CellsFailedError(f"{len(failed)} of {len(grid.cells)} cells failed, {'; '.join(failed)}: {again}")
+        for file in _figure(grid):
+            tracker.artifact(file, "outputs")
     print(f"{len(grid.cells)} cells done; results in {grid.out}, and `driftwork ui`, experiment '{experiment}'")
+
+
+def _figure(grid: Grid) -> list[Path]:
+    """Draw the first cell of each model beside those of the others; returns the files, none for a single model."""
+    first: dict[str, Cell] = {}
+    for cell in grid.cells:
+        first.setdefault(cell.config.model.name, cell)
+    data = {cell.config.data for cell in first.values()}
+    if len(first) < 2 or len(data) > 1:
+        return []
+    return showcase_models.write(grid.out / "outputs", [cell.folder for cell in first.values()], grid.config.evaluate)
 
 
 def _describe(grid: Grid, tracker: Tracker) -> None:

@@ -1,6 +1,7 @@
 """Speech: the waveform, what was observed of it, what a model made of the rest, and both as spectrograms."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from launch.figures import style
+from launch.figures.scores import LOOKS
 from launch.figures.style import BLUE, GREY, HIDDEN, INK, ORANGE, VERMILLION
 
 CLOSE = 0.05
@@ -78,6 +80,32 @@ def interpolation(path: Path, speech: Speech, title: str) -> list[Path]:
 
 
 @rc_context(style.STYLE)
+def together(path: Path, speeches: Mapping[str, Speech], title: str) -> list[Path]:
+    """Draw the interpolations of several models on one panel, over the loudest `CLOSE` seconds.
+
+    Args:
+        speeches: what each model made of the same samples.
+    """
+    figure = style.page(10, 4.5, title)
+    panel = figure.subplots()
+    first = next(iter(speeches.values()))
+    part = loudest(first.truth, min(len(first.truth), round(CLOSE * first.rate)))
+    at = np.arange(len(first.truth))[part] / first.rate
+    _hidden(panel, at, first.shown[part], first.rate)
+    panel.plot(at, first.truth[part], color=INK, linewidth=1.6, label="truth")
+    for (name, speech), (colour, _) in zip(speeches.items(), cycle(LOOKS[1:]), strict=False):
+        panel.plot(
+            at, np.where(speech.shown[part], np.nan, speech.filled[part]), color=colour, linewidth=1.1, label=name
+        )
+    panel.set_xlim(at[0], at[0] + len(at) / first.rate)
+    panel.set_xlabel("time [s]")
+    _bare(panel)
+    handles = [*panel.get_legend_handles_labels()[0], Patch(color=HIDDEN, label="not observed")]
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
+    return style.save(figure, path)
+
+
+@rc_context(style.STYLE)
 def waveforms(
     path: Path, rows: Sequence[tuple[str, NDArray[np.float32], str]], rate: int, given: float, title: str
 ) -> list[Path]:
@@ -122,9 +150,7 @@ def _close_up(panel: Axes, time: np.ndarray, speech: Speech) -> None:
     """Truth, both answers and the band of the draws, over the frames that were hidden."""
     part = loudest(speech.truth, min(len(time), round(CLOSE * speech.rate)))
     at, truth = time[part], speech.truth[part]
-    hidden = np.concatenate([[0], ~speech.shown[part], [0]]).astype(np.int8)
-    for start, end in zip(np.flatnonzero(np.diff(hidden) > 0), np.flatnonzero(np.diff(hidden) < 0), strict=True):
-        panel.axvspan(at[0] + start / speech.rate, at[0] + end / speech.rate, color=HIDDEN, linewidth=0, zorder=0)
+    _hidden(panel, at, speech.shown[part], speech.rate)
     panel.plot(at, truth, color=INK, linewidth=0.9)
     if len(speech.interpolated) > 1:
         low, high = np.percentile(speech.interpolated[:, part], BAND, axis=0)
@@ -135,6 +161,13 @@ def _close_up(panel: Axes, time: np.ndarray, speech: Speech) -> None:
     panel.set_title(f"close up, {1000 * len(at) / speech.rate:.0f} ms around the loudest instant", loc="left")
     panel.set_xlim(at[0], at[0] + len(at) / speech.rate)
     _bare(panel)
+
+
+def _hidden(panel: Axes, at: np.ndarray, shown: np.ndarray, rate: int) -> None:
+    """Shade the samples that were not observed."""
+    hidden = np.concatenate([[0], ~shown, [0]]).astype(np.int8)
+    for start, end in zip(np.flatnonzero(np.diff(hidden) > 0), np.flatnonzero(np.diff(hidden) < 0), strict=True):
+        panel.axvspan(at[0] + start / rate, at[0] + end / rate, color=HIDDEN, linewidth=0, zorder=0)
 
 
 def loudest(samples: np.ndarray, count: int) -> slice:

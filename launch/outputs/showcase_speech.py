@@ -1,5 +1,6 @@
 """What a model makes of a second of held-out speech: a figure to look at and files to listen to."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,29 @@ def write(
     title = f"{config.model.name} on {batch.keys[0]} ({split}), {percent} % of the frames observed"
     written = figures_speech.interpolation(folder / "interpolation", speech, title)
     for name, samples in (("truth", speech.truth), ("observed", speech.kept), ("interpolation", speech.filled)):
+        written.append(folder / f"{name}.wav")
+        write_wav(written[-1], samples, rate)
+    return written
+
+
+def compare(
+    folder: Path, config: RunConfig, manifest: Manifest, split: Split, models: Mapping[str, LatentDynamics | Smoother]
+) -> list[Path]:
+    """Interpolate the same second with each of `models`; returns the files written.
+
+    `interpolation.png` and `.pdf` show all of them on one panel around the loudest instant, `NAME.wav` plays one, and
+    `truth.wav` is there to compare.
+    """
+    rate = manifest.spec.audio_rate
+    assert rate is not None, "the data are speech"
+    percent, stream = next(iter(streams.evaluation(config, config.data, manifest, split, alone()).items()))
+    batch = typical(next(stream.epoch(0)))
+    speeches = {name: answers(model, batch, rate) for name, model in models.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    title = f"{batch.keys[0]} ({split}), {percent} % of the frames observed"
+    written = figures_speech.together(folder / "interpolation", speeches, title)
+    truth = next(iter(speeches.values())).truth
+    for name, samples in {"truth": truth, **{name: speech.filled for name, speech in speeches.items()}}.items():
         written.append(folder / f"{name}.wav")
         write_wav(written[-1], samples, rate)
     return written
