@@ -248,6 +248,8 @@ def _deepspeed_config(optim: OptimConfig) -> dict[str, Any]:
         "zero_optimization": {"stage": optim.zero_stage, "stage3_param_persistence_threshold": 0},
         "gradient_clipping": optim.clip_norm,
         "zero_allow_untested_optimizer": True,
-        "torch_autocast": {"enabled": optim.autocast, "dtype": "bfloat16"},
+        # With the modules it takes for safe by itself, DeepSpeed would also send their gradients in bfloat16, and a
+        # result would depend on the number of ranks.
+        "torch_autocast": {"enabled": optim.autocast, "dtype": "bfloat16", "lower_precision_safe_modules": []},
         "steps_per_print": 1_000_000_000,
     }

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from deepspeed.utils import safe_get_full_grad
 from safetensors.torch import save_file
 
 from launch import run_folder, streams
 from launch.config import OptimConfig, RunConfig
+from launch.training.distributed import Ranks, all_gathered
 from launch.training.engine import Engine, join_ranks, leave
 from models.base import Model
 from models.config_base import load
@@ -32,6 +34,9 @@ def main() -> None:
             optim = OptimConfig(zero_stage=stage, clip_norm=0.5)
             engine = Engine(run_folder.model_for(config, manifest), optim, ranks, 20)
             stream = streams.training(config, manifest, ranks)
+            gradients = autocast(run_folder.model_for(config, manifest), stage, ranks, next(stream.epoch(0)))
+            if ranks.rank == 0:
+                save_file(gradients, out / f"{name}-autocast-stage{stage}-of{ranks.world}.safetensors")
             # 5 epochs of 4 steps, the last of each short
             batches = [batch for epoch in range(5) for batch in stream.epoch(epoch)]
             assert len(batches) == 20
@@ -69,6 +74,28 @@ def average(engine: Engine, batches) -> None:
         assert torch.equal(found[name], mean), name
         assert torch.equal(live[name], before[name]), name
         assert not torch.equal(live[name], mean), name
+
+
+def autocast(model: Model, stage: int, ranks: Ranks, batch) -> dict[str, torch.Tensor]:
+    """The reduced gradient of a step under autocast is the mean of the ranks' own, to two roundings in float32.
+
+    Returns it, and for each parameter the largest entry that a rank has."""
+    engine = Engine(model, OptimConfig(zero_stage=stage, clip_norm=0.0, autocast=True), ranks, 20)
+    own: dict[str, torch.Tensor] = {}
+    for name, p in engine.module.named_parameters():
+        p.register_hook(lambda g, name=name: own.update({name: g.detach().clone()}))
+    loss = (engine.engine(batch, 0.5).loss * batch.weight).sum() / 20
+    engine.engine.backward(loss)
+    reduced, coarse = {}, 0
+    for name, p in engine.module.named_parameters():
+        everyone = all_gathered(own[name].double())
+        mean, size = sum(everyone) / ranks.world, sum(x.abs() for x in everyone) / ranks.world
+        found = (p.grad if stage == 0 else safe_get_full_grad(p)).double().view_as(mean)
+        assert ((found - mean).abs() <= 4 * 2.0**-24 * size).all(), (stage, name)
+        coarse += int((mean.bfloat16().double() != mean).sum())
+        reduced |= {name: found, f"{name} at most": torch.stack([x.abs().max() for x in everyone]).max()}
+    assert coarse > 0, "bfloat16 could say the same"
+    return reduced
 
 
 def generators() -> tuple[object, ...]:

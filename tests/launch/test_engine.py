@@ -23,10 +23,11 @@ def trained(tmp_path_factory):
     for world in (1, 2):
         code = launcher.start("tests.launch.ranks", [str(folder / "data"), str(folder)], world, stdout=sys.stderr)
         assert code == 0
-    return {
+    weights = {
         key: load_file(folder / "{}-stage{}-of{}.safetensors".format(*key))
         for key in itertools.product(MODELS, STAGES, (1, 2))
     }
+    return {**weights, "folder": folder}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -37,6 +38,20 @@ def test_one_rank_with_the_whole_batch_trains_as_two_with_half_each(trained, mod
     for name in one:
         tolerance = {"rtol": 1e-4, "atol": 0} if name == "norms" else {"rtol": 0, "atol": rounding.ADAM}
         torch.testing.assert_close(one[name], two[name], **tolerance, msg=name)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("model", MODELS)
+def test_one_rank_and_two_agree_under_autocast(trained, model, stage):
+    """A product of gradients is rounded to bfloat16, by u = 2^-9 of itself, where it is made: of each of the two uses
+    of a network once for the whole batch, and once on each of two ranks. What is summed after that is float32."""
+    one, two = (
+        load_file(trained["folder"] / f"{model}-autocast-stage{stage}-of{world}.safetensors") for world in (1, 2)
+    )
+    for name, x in one.items():
+        if not name.endswith("at most"):
+            largest = max(float(found[f"{name} at most"]) for found in (one, two))
+            torch.testing.assert_close(x, two[name], rtol=0, atol=2 * 3 * 2.0**-9 * largest, msg=name)
 
 
 @pytest.mark.parametrize("stage", STAGES[1:])
