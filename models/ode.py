@@ -65,7 +65,10 @@ def solve(
     grid = timegrid.build(later, valid, times[:, -1] - times[:, 0], solver.max_step)
     dt = grid.dt.T.to(z0.dtype)[..., None].view(-1, G, N // G, 1)
     integrate = _direct if solver.backend == "direct" else _torchdiffeq
-    z, log_q, evaluations = integrate(z0.view(G, N // G, Z), log_q0.view(G, N // G), weights, dt, solver, activation)
+    with torch.autocast(z0.device.type, enabled=False):  # solver state and trace keep their precision
+        z, log_q, evaluations = integrate(
+            z0.view(G, N // G, Z), log_q0.view(G, N // G), weights, dt, solver, activation
+        )
     row = torch.arange(N, device=z.device)[:, None]
     return Path(
         torch.cat([z0[:, None], z.view(-1, N, Z)[grid.stop, row]], 1),
