@@ -30,6 +30,8 @@ class Decoder(nn.Module):
         self.see_last, self.see_gaps, self.time_unit = config.see_last, config.see_gaps, config.time_unit
         context = self.standardize.width * config.see_last + config.see_gaps
         self.linear = nn.Linear(inputs + context, self.likelihood.width)
+        with torch.no_grad():
+            self.linear.bias.add_(self.likelihood.of_marginal())
 
     def past(self, batch: Batch) -> Tensor:
         """What it reads of the observations before each frame, beside the state: [B, T, C]."""

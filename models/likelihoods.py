@@ -1,7 +1,7 @@
 """Observation models P(Y | parameters), expressed relative to the training data's own marginal.
 
-A decoder that outputs 0 stands for the marginal of the training split, so that no step of training is spent on finding
-out how loud or how sparse the data are; the same statistics bring inputs to unit scale.
+A decoder starts at the parameters of the training split's marginal, so that no step of training is spent on finding out
+how loud or how sparse the data are; the same statistics bring inputs to unit scale.
 """
 
 from typing import Annotated, Literal, NamedTuple, Protocol
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.networks import Normal, full_precision
+from models.networks import UNIT_STD, Normal, full_precision
 
 LikelihoodName = Literal["bernoulli", "gaussian"]
 Noise = Literal["channel", "frame"] | Annotated[float, Field(gt=0)]
@@ -62,6 +62,10 @@ class Density(Protocol):
 class Likelihood(Density, Protocol):
     """And what the VSDN family trains on beside it."""
 
+    def of_marginal(self) -> Tensor:
+        """Parameters [width] that stand for the marginal, which a decoder starts from."""
+        ...
+
     def beta_log_prob(self, parameters: Tensor, y: Tensor, beta: float) -> Tensor:
         """The same, for training alone: each channel weighted by its predicted standard deviation, in units of the
         marginal's scale, to 2 `beta` (`Normal.beta_log_prob`); where there is none, not weighted."""
@@ -78,6 +82,9 @@ class Bernoulli(nn.Module):
         self.width = len(marginal.mean)
         # A channel that never sounds in training is unlikely, not impossible.
         self.register_buffer("marginal", torch.logit(marginal.mean, eps=1e-4))
+
+    def of_marginal(self) -> Tensor:
+        return torch.zeros(self.width)
 
     def log_prob(self, parameters: Tensor, y: Tensor) -> Tensor:
         logits = full_precision(parameters) + self.marginal
@@ -101,6 +108,10 @@ class Gaussian(nn.Module):
         self.width = 2 * len(marginal.mean)
         self.register_buffer("mean", marginal.mean.clone())
         self.register_buffer("scale", torch.tensor(marginal.scale))
+
+    def of_marginal(self) -> Tensor:
+        D = len(self.mean)
+        return torch.cat([torch.zeros(self.width - D), torch.full((D,), UNIT_STD)])
 
     def normal(self, parameters: Tensor) -> Normal:
         """Of a frame, in units of the marginal's scale."""

@@ -1,5 +1,6 @@
 """Feed-forward networks and diagonal Gaussians, the two things every model here is made of."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,10 @@ def mlp(inputs: int, width: int, depth: int, outputs: int, activation: type[nn.M
 def full_precision(x: Tensor) -> Tensor:
     """Out of what autocast made of it: densities and KL are not for half precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+UNIT_STD = 4.0 * math.atanh(0.5)
+"""The output of a network that `Normal.of` takes for a standard deviation of 1."""
 
 
 class Normal(NamedTuple):

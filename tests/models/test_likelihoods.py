@@ -1,6 +1,11 @@
+import math
+
 import pytest
 import torch
 
+from models.decoder import Decoder
+from models.gain_shape import likelihood as gain_shape_or_not
+from models.gru_ode import DrivenConfig
 from models.likelihoods import LIKELIHOODS, Marginal, NoisyMean
 
 D = 5
@@ -12,6 +17,47 @@ def test_grey_values_are_allowed_as_bernoulli_frames():
     p = bernoulli.expectation(parameters)
     cross_entropy = (y * p.log() + (1 - y) * (1 - p).log()).sum(-1)
     torch.testing.assert_close(bernoulli.log_prob(parameters, y), cross_entropy)
+
+
+def marginal_and_frames():
+    g = torch.Generator().manual_seed(0)
+    marginal = Marginal(torch.arange(float(D)), 3.0)
+    return marginal, marginal.mean + 3.0 * torch.randn(1000, D, generator=g)
+
+
+@pytest.mark.parametrize("gain_shape", [False, True])
+def test_decoder_starts_from_the_marginal(gain_shape):
+    """To rounding in float32 of a log-density of about 10 nats; with other weights it is what these say."""
+    marginal, y = marginal_and_frames()
+    likelihood = gain_shape_or_not("gaussian", marginal, gain_shape)
+    expected = torch.distributions.Normal(marginal.mean, 3.0).log_prob(y).sum(-1)
+    torch.testing.assert_close(likelihood.log_prob(likelihood.of_marginal(), y), expected, rtol=1e-5, atol=1e-5)
+    p = torch.full((D,), 0.3)
+    bernoulli = LIKELIHOODS["bernoulli"](Marginal(p, 0.5))
+    torch.testing.assert_close(bernoulli.expectation(bernoulli.of_marginal()), p)
+
+
+@pytest.mark.parametrize("gain_shape", [False, True])
+def test_an_untrained_decoder_scores_as_the_marginal_does(gain_shape):
+    """Its 64 inputs in [-1, 1], with weights below 1/8, move an output by less than 1 or so."""
+    marginal, y = marginal_and_frames()
+    torch.manual_seed(0)
+    config = DrivenConfig(gain_shape=gain_shape)
+    state = 2 * torch.rand(1000, 64, generator=torch.Generator().manual_seed(1)) - 1
+    nll = -Decoder(64, "gaussian", marginal, config).log_prob(state, state[:, :0], y).mean() / D
+    entropy = 0.5 * math.log(2 * math.pi * math.e) + math.log(3.0)
+    assert abs(float(nll.detach()) - entropy) < 0.5
+
+
+def test_stored_weights_mean_what_they_meant():
+    """A decoder's outputs are read as before it started from the marginal: 0 is a deviation of e^-2."""
+    marginal, y = marginal_and_frames()
+    decoder = Decoder(2, "gaussian", marginal, DrivenConfig())
+    decoder.load_state_dict(
+        {name: torch.zeros_like(x) for name, x in decoder.state_dict().items() if "linear" in name}, strict=False
+    )
+    expected = torch.distributions.Normal(marginal.mean, 3.0 * math.exp(-2)).log_prob(y).sum(-1)
+    torch.testing.assert_close(decoder.log_prob(torch.ones(1000, 2), y[:, :0], y), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("noise", ["channel", "frame", 0.7])
