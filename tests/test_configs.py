@@ -163,7 +163,7 @@ def test_beta_warms_up_linearly_and_stays():
 
 
 def rates(updates, *overrides):
-    config = load(RunConfig, SMALL, ["optim.lr=2.0", *overrides])
+    config = load(RunConfig, SMALL, ["optim.lr=2.0", "optim.schedule=step", "optim.warmup_steps=0", *overrides])
     return [config.lr(update, updates) for update in range(updates)]
 
 
