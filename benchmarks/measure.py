@@ -34,6 +34,11 @@ class Ratio(NamedTuple):
         ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
         return cls(statistics.median(ratios), min(ratios), max(ratios))
 
+    def misses(self, least: float) -> bool:
+        """Whether every round is below what is asked for. The ratio depends on the processor too, so that rounds on
+        both sides decide nothing."""
+        return self.high < least
+
 
 def memory(make: Callable[..., Step], *arguments: object) -> float:
     """MiB that a process which takes the step made by `make(*arguments)` once holds at most, less what it held before;

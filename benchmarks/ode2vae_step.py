@@ -32,13 +32,14 @@ def main() -> int:
         ours, plain = step("ours", q, width), step("plain", q, width)
         check(ours(), plain())
         mine, theirs = in_turn(ours, plain, rounds=PAIRS)
-        ratio = Ratio.of(mine, theirs).median
+        ratio = Ratio.of(mine, theirs)
         ms = [1e3 * statistics.median(times) for times in (mine, theirs)]
         print(f"q = {q}, {width} units: {ms[0]:.0f} ms a step, the plain way {ms[1]:.0f} ms, ratio "
-              f"{ratio:.1f} (medians of {PAIRS} pairs; at least {least:g} is asked)")  # fmt: skip
+              f"{ratio.median:.1f} (medians of {PAIRS} pairs, {ratio.low:.1f} to {ratio.high:.1f}; at least {least:g} "
+              "is asked)")  # fmt: skip
         mib = {name: memory(step, name, q, width) for name in SOLVERS}
         print(f"  memory of a step: {mib['ours']:.0f} MiB, the plain way {mib['plain']:.0f} MiB", flush=True)
-        missed += ratio < least
+        missed += ratio.misses(least)
     return 1 if missed else 0
 
 
