@@ -61,8 +61,12 @@ _OUTSIDE: list[str] = []
 """What the test that runs has started or spoken to."""
 
 
+_QUESTIONS = {"git", "uname", "gcc", "cc", "ld", "ldconfig", "objdump", "fc-list"}
+"""Programs that answer at once: a run asks for the commit, and libraries look at the machine at their first use."""
+
+
 def _note(event, arguments):
-    if event == "subprocess.Popen" and Path(str(arguments[0])).name != "git":  # a run asks for the commit
+    if event == "subprocess.Popen" and Path(str(arguments[0])).name not in _QUESTIONS:
         _OUTSIDE.append(f"process: starts {arguments[1]}")
     elif event in ("os.fork", "os.posix_spawn"):
         _OUTSIDE.append("process: forks")

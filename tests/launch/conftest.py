@@ -32,12 +32,22 @@ def template(tmp_path_factory):
     return folder / "runs/mlflow.db"
 
 
+@pytest.fixture(scope="session")
+def empty_store(template):
+    """Make an empty store at a path; returns its URI."""
+
+    def make(file):
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(template.read_bytes())
+        return f"sqlite:///{file}"
+
+    return make
+
+
 @pytest.fixture
-def uri(tmp_path, template):
+def uri(tmp_path, empty_store):
     """Of an empty store."""
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs/mlflow.db").write_bytes(template.read_bytes())
-    return f"sqlite:///{tmp_path}/runs/mlflow.db"
+    return empty_store(tmp_path / "runs/mlflow.db")
 
 
 @pytest.fixture

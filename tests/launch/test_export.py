@@ -325,8 +325,8 @@ def scoring(model, store, folder, port):
 
 
 @pytest.mark.slow
-def test_a_server_answers_from_the_tracked_run_alone(music, tmp_path, free_port):
-    store = f"sqlite:///{tmp_path}/runs/mlflow.db"
+def test_a_server_answers_from_the_tracked_run_alone(music, tmp_path, free_port, empty_store):
+    store = empty_store(tmp_path / "runs/mlflow.db")
     with open_run(
         TrackingConfig(uri=store), experiment="rolls", run_name="music", run_folder=tmp_path, tags={}
     ) as tracker:

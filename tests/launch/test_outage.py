@@ -60,9 +60,9 @@ def serving(folder, port):
 
 
 @pytest.mark.slow
-def test_a_training_outlives_its_tracker(tmp_path, free_port):
+def test_a_training_outlives_its_tracker(tmp_path, free_port, empty_store):
     write_rolls(tmp_path / "rolls")
-    unsent, store = tmp_path / "runs/outage" / UNSENT, f"sqlite:///{tmp_path}/mlflow.db"
+    unsent, store = tmp_path / "runs/outage" / UNSENT, empty_store(tmp_path / "mlflow.db")
 
     def steps(metric):
         return [point.step for point in client_of(store).get_metric_history(run_id(), metric)]

@@ -166,6 +166,7 @@ def test_threads_of_all_ranks_together_are_no_more_than_the_cores(place, monkeyp
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("uri")
 def test_killed_half_way_and_called_again_every_cell_is_there_once(place, capsys):
     """kill -9 of the sweep alone, in its second cell; the third call finds nothing to do."""
     grid = place("grid: {train.beta: [0.1], model.latent: [2, 4, 8]}", **{"train.max_epochs": 3})
@@ -211,6 +212,7 @@ def test_killed_half_way_and_called_again_every_cell_is_there_once(place, capsys
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.usefixtures("uri")
 def test_a_signal_ends_the_cells_and_marks_them_killed(place, number):
     grid = place("grid: {train.seed: [0, 1]}", **ENDLESS)
     words, environment = command(grid)
@@ -227,6 +229,7 @@ def test_a_signal_ends_the_cells_and_marks_them_killed(place, number):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("uri")
 def test_a_cell_that_fails_is_told_and_the_others_go_on(place):
     grid = place("runs: [{optim.lr: 1.0e+30, optim.clip_norm: 0}, {train.seed: 1}]", **{"train.max_epochs": 10})
     done = driftwork(grid)
@@ -256,6 +259,7 @@ def test_four_at_once_on_a_fresh_store(place, local_ray, capsys):
 
 @pytest.mark.slow
 @pytest.mark.ray
+@pytest.mark.usefixtures("uri")
 def test_a_signal_reaches_cells_on_ray(place):
     grid = place("grid: {train.seed: [0, 1]}\nat_once: 2", **ENDLESS)
     words, environment = command(grid)

@@ -30,11 +30,12 @@ def driftwork(cwd, *arguments, timeout=300, **variables):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tmp_path_factory, empty_store):
     """A working directory with prepared data and a run of four epochs in it, which was made without a compiler, without
     numactl or any other program, and where a killed build had left its lock."""
     folder = tmp_path_factory.mktemp("train")
     write_rolls(folder / "rolls")
+    empty_store(folder / "runs/mlflow.db")
     lock = folder / "extensions/py311_cpu/deepspeed_shm_comm/lock"
     lock.parent.mkdir(parents=True)
     lock.touch()
