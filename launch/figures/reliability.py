@@ -13,13 +13,16 @@ from launch.scoring.calibration import Curves, Point
 
 @rc_context(style.STYLE)
 def reliability(path: Path, curves: Curves, *, intervals: bool, title: str) -> list[Path]:
-    """Draw a panel for each task and in it a line for each rate or horizon; the diagonal is perfect calibration.
+    """Draw a panel for each task and in it a line for each rate or horizon; the diagonal is perfect calibration. Where
+    there is no curve, no file is written.
 
     Args:
         intervals: whether points are levels of central intervals, not bins of probabilities. The area of a point is
             the share of the scored values that are in its bin.
     """
-    figure = style.page(0.8 + 3.4 * len(curves), 4.2, title)
+    if not curves:
+        return []
+    figure = style.page(0.6 + 3.4 * len(curves), 4.0, title)
     axes = figure.subplots(1, len(curves), squeeze=False, sharex=True, sharey=True)[0]
     for panel, (task, columns) in zip(axes, curves.items(), strict=True):
         panel.plot([0, 100], [0, 100], color=style.GREY, linewidth=0.8, linestyle="--", zorder=0)
@@ -27,7 +30,7 @@ def reliability(path: Path, curves: Curves, *, intervals: bool, title: str) -> l
             unit = "frames" if task == "forecast" else "% observed"
             _line(panel, points, f"{column} {unit}", colour, marker)
         panel.set_title(task, loc="left")
-        panel.set_aspect("equal")
+        panel.set(xlim=(-3, 103), ylim=(-3, 103))
         panel.spines[["top", "right"]].set_visible(False)
         panel.set_xlabel("central interval [%]" if intervals else "predicted probability [%]")
         panel.legend(frameon=False, loc="upper left")

@@ -81,8 +81,8 @@ def _of_bins(found: dict[str, Scores]) -> list[Point]:
 
 
 def _of_levels(found: dict[str, Scores]) -> list[Point]:
-    names = {level: f"coverage_{level}_percent" for level in LEVELS}
-    return [Point(level, estimate(found[name]), 1.0) for level, name in names.items() if name in found]
+    levels = [(level, found.get(f"coverage_{level}_percent")) for level in LEVELS]
+    return [Point(level, estimate(scores), 1.0) for level, scores in levels if scores is not None and any(scores.w)]
 
 
 def write(folder: Path, name: str, curves: Curves) -> Path:

@@ -98,6 +98,17 @@ def test_only_scored_frames_count():
         assert torch.equal(same[0][name].w, same[1][name].w), name
 
 
+def test_where_nothing_is_scored_there_is_no_curve(tmp_path):
+    predictive, y = believed()
+    nothing = {"100": torch.zeros(B, T, dtype=torch.bool)}
+    for found in (uncertainty.of_values(predictive, y, nothing), uncertainty.of_probabilities(y, y, nothing)):
+        scored = {"interpolation": collected(found)}
+        metrics = calibration.metrics(scored)["interpolation"]["100"]
+        assert all(math.isnan(estimate(scores).value) for scores in metrics.values())
+        assert calibration.curves(scored) == {}
+    assert reliability(tmp_path / "none", {}, intervals=True, title="") == []
+
+
 def small():
     """Two sequences, of two and of one scored frame, with two channels each."""
     probability = torch.tensor([[[0.05, 0.2], [0.2, 0.9]], [[0.25, 0.3], [0.5, 0.5]]])
