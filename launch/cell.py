@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from launch.entry import run as run_command
 from launch.job.signals import signals_ignored, sigterm_exits
+from pipeline.child import python, search_path
 from pipeline.lock import locked
 from pipeline.parent import end_with_parent
 
@@ -72,7 +73,7 @@ def run(folder: Path, split: str, threads: int, directory: Path) -> Outcome:
     began, log = time.monotonic(), folder / LOG
     try:
         start = log.stat().st_size if log.exists() else 0
-        code = _watched([sys.executable, "-m", "launch.cell", str(folder), split], log, threads, directory)
+        code = _watched(python("-m", "launch.cell", str(folder), split), log, threads, directory)
         with log.open("rb") as handle:
             handle.seek(start)
             said = _reason(handle.read().decode(errors="replace"), code) if code else ""
@@ -85,7 +86,7 @@ def _watched(command: list[str], log: Path, threads: int, directory: Path) -> in
     """Exit code of the command, which ends before an exception here goes on."""
     with log.open("ab") as sink:
         process = subprocess.Popen(
-            command, cwd=directory, env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            command, cwd=directory, env={**os.environ, **search_path(), "OMP_NUM_THREADS": str(threads)},
             stdin=subprocess.DEVNULL, stdout=sink, stderr=sink,
             start_new_session=True, preexec_fn=end_with_parent,  # Ctrl-C is the sweep's to hand on, once
         )  # fmt: skip

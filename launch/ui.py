@@ -24,6 +24,7 @@ from launch.tracker import store_uri
 from models import config_base
 from models.config_base import Config
 from models.errors import DriftworkError
+from pipeline.child import ROOT, python, search_path
 
 USAGE = "usage: driftwork ui [uri=sqlite:///runs/mlflow.db] [port=5000]"
 
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> int:
     _require_free(cfg.port)
     address = f"http://{HOST}:{cfg.port}"
     command = [
-        sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(cfg.port), "--workers", "1",
+        *python("-m", "mlflow", "server"), "--host", HOST, "--port", str(cfg.port), "--workers", "1",
         "--backend-store-uri", uri, "--registry-store-uri", uri,
         "--default-artifact-root", store_uri.artifact_root(file), "--uvicorn-opts", "--log-level warning",
     ]  # fmt: skip
@@ -90,9 +91,10 @@ def _server(command: list[str], said: IO[bytes]) -> Iterator[subprocess.Popen[by
     """The server in a session of its own: Ctrl-C in the terminal reaches us alone, and we end it and its workers."""
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true"}
     no_jobs = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # half a dozen processes that tracking has no use for
-    environment = {**os.environ, **quiet, **no_jobs}
+    environment = {**os.environ, **search_path(), **quiet, **no_jobs}
     with sigterm_exits():
-        server = subprocess.Popen(command, env=environment, stdout=said, stderr=said, start_new_session=True)
+        # uvicorn imports from the working folder first.
+        server = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=said, stderr=said, start_new_session=True)
         try:
             yield server
         finally:

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ import ray
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
 
 from models.errors import DriftworkError
+from pipeline.child import ROOT
 
 _PATIENCE_S = 150.0
 """How long tasks that are told to stop may take to clean up."""
@@ -60,7 +61,8 @@ def connected(address: str, cpus: int | None = None) -> Iterator[Nodes]:
     options = {"num_cpus": cpus, "include_dashboard": False} if address == "local" else {}
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
+        with chdir(ROOT):  # Ray lets workers import from the folder that this process stands in, before all else
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
     except Exception as error:  # a Ray that is too slow to start raises just that
         reason = " ".join(str(error).split())
         what = "Ray does not start" if address == "local" else "no Ray cluster answers, or it refuses our token"

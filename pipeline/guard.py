@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from models.errors import DriftworkError
+from pipeline.child import python, search_path
 from pipeline.parent import end_with_parent
 from pipeline.sequence import Item, Reader, Sequence, UnreadableError
 
-_ROOT = Path(__file__).resolve().parents[1]
 _START_S = 300.0
 """A busy machine, or a cold network disk, may take a while over the imports."""
 _WAITS = 10
@@ -100,11 +100,10 @@ class _Child:
                 "reader": _name(type(reader)), "config": _name(type(config)), "settings": config.model_dump_json(),
                 "source": str(source), **limits._asdict(), "parent": os.getpid(), "fd": there.fileno(),
             }  # fmt: skip
-            path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
             one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")  # each thread takes memory
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "pipeline.guard", json.dumps(told)],
-                env=os.environ | one | {"PYTHONPATH": path},
+                python("-m", "pipeline.guard", json.dumps(told)),
+                env=os.environ | one | search_path(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[there.fileno()],

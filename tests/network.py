@@ -64,9 +64,9 @@ def two_places():
 
 
 @contextmanager
-def serving(places):
-    """Something that `SSH` reaches in each of these places."""
-    servers = [place.popen([*SSH.split(), "--serve", place.address]) for place in places]
+def serving(places, home=None):
+    """Something that `SSH` reaches in each of these places, where commands begin in the folder `home`."""
+    servers = [place.popen([*SSH.split(), "--serve", place.address], cwd=home) for place in places]
     try:
         time.sleep(1)
         yield

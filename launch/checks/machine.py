@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from launch.checks.finding import Finding, error, ok, warning
+from pipeline.child import python
 
 _GB = 10**9
 _BUILD_STARTS_S = 60
@@ -73,7 +74,7 @@ def accelerator(devices: Path = Path("/dev")) -> Finding:
             return warning("accelerator", said, f"unset {name}")
     code = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0, torch.__version__)"
     try:
-        answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+        answer = subprocess.run(python("-c", code), capture_output=True, text=True, timeout=120)
         count, version = answer.stdout.split()
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return warning(

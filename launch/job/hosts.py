@@ -20,9 +20,9 @@ from launch.job.hostfile import Host, HostsConfig, read
 from launch.job.node import Answer, Question
 from launch.job.signals import signals_ignored, sigterm_exits
 from models.errors import DriftworkError
+from pipeline.child import python, search_path
 from pipeline.parent import end_with_parent
 
-_ROOT = Path(__file__).parents[2]
 _PATIENCE_S = 60.0
 """How long hosts that are told to end may take, and"""
 _SAVING_S = 300.0
@@ -87,8 +87,8 @@ class _Connection:
 
     def __init__(self, host: Host, config: HostsConfig) -> None:
         self.host = host
-        path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
-        far = ["env", f"PYTHONPATH={path}", sys.executable, "-m", "launch.job.node", str(config.silence)]
+        variables = [f"{name}={value}" for name, value in search_path().items()]
+        far = ["env", *variables, *python("-m", "launch.job.node", str(config.silence))]
         self.process = subprocess.Popen(
             [*shlex.split(config.ssh), host.name, *map(shlex.quote, far)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,

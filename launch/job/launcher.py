@@ -5,7 +5,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
@@ -13,6 +12,7 @@ import torch
 
 from launch.job.signals import sigterm_exits
 from models.errors import DriftworkError
+from pipeline.child import python, search_path
 from pipeline.parent import end_with_parent
 
 
@@ -52,6 +52,7 @@ def environment(threads: int, *, gpus: bool, given: Mapping[str, str]) -> dict[s
     return {
         "OMP_NUM_THREADS": str(threads),
         **given,
+        **search_path(),
         "PYTHONUNBUFFERED": "1",
         "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger",  # DeepSpeed's to mend
         "DS_ACCELERATOR": "cuda" if gpus else "cpu",  # found by looking, it warns from all ranks
@@ -70,7 +71,7 @@ def command(
     """
     encoded = base64.urlsafe_b64encode(json.dumps(world).encode()).decode()
     return [
-        sys.executable, "-m", "deepspeed.launcher.launch", f"--world_info={encoded}", f"--node_rank={host}",
+        *python("-m", "deepspeed.launcher.launch"), f"--world_info={encoded}", f"--node_rank={host}",
         "--no_local_rank", "--log_level=error", f"--master_addr={address}", f"--master_port={port}",
         "--module", module, *arguments,
     ]  # fmt: skip

@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import psutil
 
+from pipeline.child import python
 from pipeline.parent import end_with_parent
 
 MARK = "driftwork-node "
@@ -98,7 +99,7 @@ def answer(question: Question) -> Answer:
         return Answer(f"{error.filename or ''}: {error.strerror}".removeprefix(": "))
     gpus, cores = 0, os.cpu_count() or 1
     if any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists():  # else torch need not be loaded for it
-        found = subprocess.run([sys.executable, "-c", _DEVICES], capture_output=True, text=True)
+        found = subprocess.run(python("-c", _DEVICES), capture_output=True, text=True)
         if found.returncode:
             return Answer(f"torch does not load there: {[*found.stderr.splitlines(), 'it was killed'][-1]}")
         gpus = int(found.stdout.split()[-1])

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from launch.job import hostfile
 from launch.job.hostfile import Host
 from models.errors import DriftworkError
+from tests import hostile
 from tests.datasets import write_rolls
 from tests.network import ROOT, SSH, serving, two_places
 
@@ -51,9 +52,10 @@ def test_two_hosts_train_as_one_and_go_on_after_one_was_cut_off(tmp_path):
     write_rolls(tmp_path / "rolls")
     options = ["train.save_every=3", "train.validate_every=1000", "train.max_epochs=60"]
     options += ["tracking.uri=null", "restarts=0"]
-    train = [sys.executable, "-m", "launch.cli", "train"]
+    hostile.plant(tmp_path)
+    train = [sys.executable, "-P", "-m", "launch.cli", "train"]
     environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    with two_places() as (here, there), serving([here, there]):
+    with two_places() as (here, there), serving([here, there], tmp_path):
         (tmp_path / "hostfile").write_text(f"{here.address} slots=1\n{there.address} slots=1\n")
         wide = [f"hosts.ssh={SSH}", "hosts.silence=10", "hostfile=hostfile"]
         idle = len(there.processes())
@@ -93,5 +95,6 @@ def test_two_hosts_train_as_one_and_go_on_after_one_was_cut_off(tmp_path):
     one = subprocess.run([*train, TINY, "data=rolls", "out=runs/one", *options], cwd=tmp_path, capture_output=True,
                          env={**os.environ, **environment})  # fmt: skip
     assert one.returncode == 0, one.stderr
+    assert hostile.executed(tmp_path) == []  # in which each host begins, and works
     cut_weights, one_weights = weights(tmp_path / "runs/cut"), weights(tmp_path / "runs/one")
     assert all((cut_weights[name] == one_weights[name]).all() for name in one_weights)

@@ -18,6 +18,7 @@ from launch import grid as grids
 from launch import run_folder, sweep
 from launch.entry import run
 from models.errors import DriftworkError
+from tests import hostile
 from tests.datasets import write_rolls
 
 ROOT = Path(__file__).parent.parent.parent
@@ -42,7 +43,8 @@ def place(tmp_path, monkeypatch):
 
 def command(*arguments):
     """As a process of its own."""
-    return [sys.executable, "-m", "launch.cli", "sweep", *map(str, arguments)], {**os.environ, "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-P", "-m", "launch.cli", "sweep", *map(str, arguments)]
+    return words, {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 def driftwork(*arguments, timeout=1800):
@@ -261,6 +263,8 @@ def test_four_at_once_on_a_fresh_store(place, local_ray, capsys):
 @pytest.mark.ray
 @pytest.mark.usefixtures("uri")
 def test_a_signal_reaches_cells_on_ray(place):
+    """In a folder of files named as modules are, none of which is executed by Ray's workers, cells or ranks."""
+    hostile.plant(Path.cwd())
     grid = place("grid: {train.seed: [0, 1]}\nat_once: 2", **ENDLESS)
     words, environment = command(grid)
     started = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -270,3 +274,4 @@ def test_a_signal_reaches_cells_on_ray(place):
     parent, children = tracked()
     assert len(children) == 2
     assert {one.info.status for one in (parent, *children)} == {"KILLED"}
+    assert hostile.executed(Path.cwd()) == []

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from launch import cli
-from tests import rounding
+from tests import hostile, rounding
 from tests.datasets import write_rolls
 
 ROOT = Path(__file__).parent.parent.parent
@@ -25,17 +25,18 @@ TINY = str(Path(__file__).with_name("tiny_vsdn_vae.yaml"))
 def driftwork(cwd, *arguments, timeout=300, **variables):
     """The console script in a folder of its own."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
-    command = [sys.executable, "-m", "launch.cli", *map(str, arguments)]
+    command = [sys.executable, "-P", "-m", "launch.cli", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, empty_store):
     """A working directory with prepared data and a run of four epochs in it, which was made without a compiler, without
-    numactl or any other program, and where a killed build had left its lock."""
+    numactl or any other program, where a killed build had left its lock, and among files named as modules are."""
     folder = tmp_path_factory.mktemp("train")
     write_rolls(folder / "rolls")
     empty_store(folder / "runs/mlflow.db")
+    hostile.plant(folder)
     lock = folder / "extensions/py311_cpu/deepspeed_shm_comm/lock"
     lock.parent.mkdir(parents=True)
     lock.touch()
@@ -103,7 +104,7 @@ def test_a_run_killed_inside_an_epoch_goes_on_bit_for_bit(place):
     folder, _ = place
     arguments = ["train", TINY, "data=rolls", "train.batch_size=2", "train.save_every=7", "train.validate_every=1000"]
     arguments += ["tracking.uri=null"]
-    command = [sys.executable, "-m", "launch.cli", *arguments, "out=runs/killed", "train.max_epochs=5000"]
+    command = [sys.executable, "-P", "-m", "launch.cli", *arguments, "out=runs/killed", "train.max_epochs=5000"]
     started = subprocess.Popen(
         command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, start_new_session=True,
@@ -134,7 +135,7 @@ def test_the_ranks_end_with_the_command_and_save_before(place, number):
     folder, _ = place
     out = f"runs/ended-{number}"
     endless = ["train.max_epochs=50000", "train.patience=50000", "tracking.uri=null"]
-    command = [sys.executable, "-m", "launch.cli", "train", TINY, "data=rolls", f"out={out}", *endless]
+    command = [sys.executable, "-P", "-m", "launch.cli", "train", TINY, "data=rolls", f"out={out}", *endless]
     started = subprocess.Popen(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)})
     deadline = time.monotonic() + 120
     while not (folder / out / "checkpoints/latest").exists():
@@ -263,3 +264,21 @@ def test_a_process_of_its_own_ends_with_that_line_too(place):
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert done.stderr.startswith(f"driftwork {arguments[0]}: ")
         assert "Traceback" not in done.stdout
+
+
+@pytest.mark.slow
+def test_files_in_the_working_folder_are_not_executed(place):
+    """All tests of this file, with their ranks, ran among such files."""
+    assert hostile.executed(place[0]) == []
+
+
+@pytest.mark.parametrize("module", ["cli", "train", "doctor", "sweep", "ui"])
+def test_a_module_form_ignores_the_working_folder(tmp_path, module):
+    """`python -m launch.x`. A `launch.py` there is beyond our reach: Python executes it in the place of our package."""
+    hostile.plant(tmp_path, without=["launch"])
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", f"launch.{module}", "--help"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: driftwork ")
+    assert hostile.executed(tmp_path) == []

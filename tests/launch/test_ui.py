@@ -14,6 +14,7 @@ import pytest
 from launch import ui
 from launch.tracker import mlflow_store
 from models.errors import DriftworkError
+from tests import hostile
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -27,7 +28,8 @@ def get(address):
 @pytest.mark.slow
 def test_it_shows_the_store_until_ctrl_c(tmp_path, free_port):
     experiment = mlflow_store.prepare_store(f"sqlite:///{tmp_path}/mlflow.db", "lakh")
-    command = [sys.executable, "-m", "launch.ui", "uri=sqlite:///mlflow.db", f"port={free_port}"]
+    hostile.plant(tmp_path)
+    command = [sys.executable, "-P", "-m", "launch.ui", "uri=sqlite:///mlflow.db", f"port={free_port}"]
     server = subprocess.Popen(
         command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -48,7 +50,8 @@ def test_it_shows_the_store_until_ctrl_c(tmp_path, free_port):
     assert (server.returncode, said) == (130, ("", ""))
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", free_port)) != 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
+    assert hostile.executed(tmp_path) == []
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".py") == ["mlflow.db", "mlflow.db.lock"]
 
 
 def test_a_port_that_is_taken_is_named(tmp_path):

@@ -11,11 +11,13 @@ import pytest
 from models.config_base import load
 from models.errors import DriftworkError
 from pipeline import sources
+from pipeline.child import ROOT
 from pipeline.manifest import read_manifest
 from pipeline.output import Output, check_recipe
 from pipeline.prepare import PrepareConfig, prepare
 from pipeline.shards import read_sample
 from pipeline.verify import verify
+from tests import hostile
 from tests.datasets import quarantined
 from tests.pipeline.midi_bytes import corpus, song
 from tests.pipeline.preparing import CONFIG, OVERRIDES, config, contents, stamps
@@ -107,8 +109,10 @@ def test_a_driver_killed_half_way_is_taken_up(raw, reference, tmp_path):
     out, home = tmp_path / "out", tmp_path / "home"
     home.mkdir()
     settings = [*OVERRIDES, f"source={raw}", f"out={out}", "workers=1"]
-    command = [sys.executable, "-m", "launch.prepare", str(CONFIG), *settings]
-    driver = subprocess.Popen(command, env=os.environ | {"HOME": str(home)}, start_new_session=True)
+    hostile.plant(home)  # which neither Ray's workers nor the processes that read raw files may execute
+    command = [sys.executable, "-P", "-m", "launch.prepare", str(CONFIG), *settings]
+    variables = {"HOME": str(home), "PYTHONPATH": str(ROOT)}
+    driver = subprocess.Popen(command, cwd=home, env=os.environ | variables, start_new_session=True)
     try:
         deadline = time.monotonic() + 120
         while not list(out.glob(".incomplete/*.json")):
@@ -119,6 +123,7 @@ def test_a_driver_killed_half_way_is_taken_up(raw, reference, tmp_path):
         driver.kill()
         driver.wait()
     assert not (out / "manifest.json").exists()
+    assert hostile.executed(home) == []
     assert (home / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
     finished = {path.name: path.stat().st_mtime_ns for path in out.glob(".incomplete/*.tar")}
     prepare(config(raw, out, "workers=2"))
