@@ -20,6 +20,7 @@ import ray
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
 
 from models.errors import DriftworkError
+from pipeline import sockets
 from pipeline.child import ROOT
 
 _PATIENCE_S = 150.0
@@ -57,6 +58,8 @@ def connected(address: str, cpus: int | None = None) -> Iterator[Nodes]:
     if ray.is_initialized():
         yield _nodes()
         return
+    if address == "local":
+        sockets.require(sockets.problem_of_ray(), "address=local")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     options = {"num_cpus": cpus, "include_dashboard": False} if address == "local" else {}
     on_sigterm = signal.getsignal(signal.SIGTERM)

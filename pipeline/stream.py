@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from models.batch import Batch
 from models.errors import DriftworkError
+from pipeline import sockets
 from pipeline.augment import NO_CHANGE, AugmentConfig, augment
 from pipeline.manifest import Manifest
 from pipeline.observe import ObservationConfig, key_seed, mask
@@ -48,8 +49,8 @@ class Stream:
         workers: processes that read ahead; 0 reads in this one.
 
     Raises:
-        DriftworkError: the split is empty, the batch is smaller than the number of ranks, or the data do not allow the
-            changes.
+        DriftworkError: the split is empty, the batch is smaller than the number of ranks, the data do not allow the
+            changes, or TMPDIR is too long a path for workers.
     """
 
     def __init__(
@@ -63,6 +64,8 @@ class Stream:
         if batch_size < world:
             raise DriftworkError(f"batch_size={batch_size} is smaller than ranks={world}; each rank needs a sequence")
         changes.check(manifest.spec, str(folder))
+        if workers:
+            sockets.require(sockets.problem_of_loaders(), f"loader_workers={workers}")
         self.length = manifest.spec.length
         """Frames of the longest sequence."""
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle

@@ -5,12 +5,14 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from launch.checks.finding import Finding, error, ok, warning
 from pipeline.child import python
+from pipeline.sockets import problem_of_loaders, problem_of_ray
 
 _GB = 10**9
 _BUILD_STARTS_S = 60
@@ -128,6 +130,17 @@ def shared_memory(path: Path = Path("/dev/shm")) -> Finding:
         cure = "docker run --shm-size=8g, or in Kubernetes an emptyDir of medium Memory; else loader_workers=0"
         return warning("/dev/shm", f"{said}: loader workers may die of a bus error, Ray goes to /tmp", cure)
     return ok("/dev/shm", said)
+
+
+def sockets() -> Iterator[Finding]:
+    """Folders for temporary files that are too deep for Unix sockets."""
+    ray, loaders = problem_of_ray(), problem_of_loaders()
+    if ray is not None:
+        yield error("sockets", *ray)
+    if loaders is not None:
+        yield warning("sockets", *loaders)
+    if ray is None and loaders is None:
+        yield ok("sockets", f"paths in {tempfile.gettempdir()} are short enough")
 
 
 def threads(ranks: int, quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> Finding:
