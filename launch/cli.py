@@ -4,7 +4,7 @@ import importlib
 import os
 import sys
 
-from launch.entry import run
+from launch.entry import home_provided, run
 
 COMMANDS = {
     "demo": "the whole path on the Bach chorales: MIDI, shards, two models, scores, a figure and a playable file",
@@ -34,8 +34,9 @@ def main() -> int:
         print(f"driftwork: no command '{name}'; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     os.environ.setdefault("WDS_SECURE", "1")  # webdataset would otherwise unpickle what a shard asks it to
-    module = importlib.import_module(f"launch.{name}")
-    return run(name, module.main, arguments[1:])
+    with home_provided():  # some libraries look for it as they are imported
+        module = importlib.import_module(f"launch.{name}")
+        return run(name, module.main, arguments[1:])
 
 
 if __name__ == "__main__":

@@ -58,6 +58,7 @@ def examine(config: DoctorConfig) -> Iterator[Finding]:
     yield machine.threads(config.ranks)
     yield machine.hostname()
     yield machine.shared_memory()
+    yield machine.home()
     yield from machine.sockets()
     yield from machine.disk(_folders(config.out))
     yield store.tracking(config.uri)

@@ -2,14 +2,21 @@
 the user can mend."""
 
 import errno
+import getpass
 import os
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 
 from models.errors import AgreedError, DriftworkError
 
 Main = Callable[[list[str]], int]
+
+TEMPORARY_HOME = "driftwork-home-"
+"""Beginning of the name of a home folder that lasts as long as a command."""
 
 
 def command(usage: str, least: int = 1, most: int | None = None) -> Callable[[Main], Main]:
@@ -34,7 +41,8 @@ def run(name: str, main: Main, argv: list[str]) -> int:
     """Call `main(argv)`; a DriftworkError or a full disk becomes `driftwork NAME: line` and exit code 2, Ctrl-C becomes
     130."""
     try:
-        return main(argv)
+        with home_provided():
+            return main(argv)
     except DriftworkError as error:
         if not isinstance(error, AgreedError) or os.environ.get("RANK", "0") == "0":
             print(f"driftwork {name}: {error}", file=sys.stderr)
@@ -47,3 +55,28 @@ def run(name: str, main: Main, argv: list[str]) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+@contextmanager
+def home_provided() -> Iterator[None]:
+    """Provide a temporary home folder and a user name where the system knows none, as in a container whose user id has
+    no passwd entry. Libraries would otherwise fail, or write into a folder named `~`."""
+    try:
+        known = os.path.isdir(Path.home())
+    except RuntimeError:
+        known = False
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # of Python up to 3.12, and later
+        os.environ["USER"] = str(os.getuid())
+    if known:
+        yield
+        return
+    before = os.environ.get("HOME")
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY_HOME) as folder:
+        os.environ["HOME"] = folder
+        try:
+            yield
+        finally:
+            del os.environ["HOME"]
+            os.environ.update({"HOME": before} if before is not None else {})

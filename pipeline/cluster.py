@@ -1,6 +1,7 @@
 """Tasks on Ray, on this machine or on a cluster. The only module that imports Ray."""
 
 import os
+import secrets
 import signal
 import threading
 from collections import deque
@@ -60,6 +61,8 @@ def connected(address: str, cpus: int | None = None) -> Iterator[Nodes]:
         return
     if address == "local":
         sockets.require(sockets.problem_of_ray(), "address=local")
+        if not os.access(Path.home(), os.W_OK):  # Ray would write a token there
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     options = {"num_cpus": cpus, "include_dashboard": False} if address == "local" else {}
     on_sigterm = signal.getsignal(signal.SIGTERM)

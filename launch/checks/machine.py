@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from launch.checks.finding import Finding, error, ok, warning
+from launch.entry import TEMPORARY_HOME
 from pipeline.child import python
 from pipeline.sockets import problem_of_loaders, problem_of_ray
 
@@ -141,6 +142,17 @@ def sockets() -> Iterator[Finding]:
         yield warning("sockets", *loaders)
     if ray is None and loaders is None:
         yield ok("sockets", f"paths in {tempfile.gettempdir()} are short enough")
+
+
+def home() -> Finding:
+    """Caches, logins and tokens are kept in it."""
+    folder = Path.home()
+    if folder.name.startswith(TEMPORARY_HOME):
+        said = f"HOME is no folder and user {os.getuid()} has no other: nothing outlasts a command that is kept there"
+        return warning("home", said, "export HOME=FOLDER, for caches, logins and Ray's token")
+    if not os.access(folder, os.W_OK):
+        return warning("home", f"{folder} may not be written: nothing is cached", "export HOME=FOLDER, one of your own")
+    return ok("home", str(folder))
 
 
 def threads(ranks: int, quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> Finding:
