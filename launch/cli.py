@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+from importlib import metadata
 
 from launch.entry import home_provided, run
 
@@ -26,9 +27,12 @@ COMMANDS = {
 def main() -> int:
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print("usage: driftwork COMMAND ...\n")
+        print("usage: driftwork COMMAND ...\n       driftwork --version\n")
         print("\n".join(f"  {name:9s} {does}" for name, does in COMMANDS.items()))
         return 0 if arguments else 2
+    if arguments[0] in ("--version", "-V"):
+        print(f"driftwork {metadata.version('driftwork')}")
+        return 0
     name = arguments[0]
     if name not in COMMANDS:
         print(f"driftwork: no command '{name}'; there are {', '.join(COMMANDS)}", file=sys.stderr)

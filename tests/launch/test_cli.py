@@ -1,9 +1,13 @@
 """What every command says of itself."""
 
 import importlib
+import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
+from launch import cli
 from launch.cli import COMMANDS
 
 
@@ -22,3 +26,11 @@ def test_words_that_a_command_has_no_use_for_are_no_request(capsys):
     for name, argv in (("verify", ["a", "b"]), ("export", ["a", "b"]), ("demo", ["--fast"]), ("evaluate", ["--json"])):
         assert importlib.import_module(f"launch.{name}").main(argv) == 2
         assert capsys.readouterr().out.startswith(f"usage: driftwork {name}")
+
+
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_the_version_is_that_of_the_package(flag, monkeypatch, capsys):
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    monkeypatch.setattr(sys, "argv", ["driftwork", flag])
+    assert cli.main() == 0
+    assert capsys.readouterr().out == f"driftwork {project['version']}\n"
