@@ -13,10 +13,11 @@ from launch import compare, evaluate, prepare, train
 from launch.entry import command, run
 from launch.job import launcher
 from launch.outputs import showcase_models
-from launch.tracker import tags
+from launch.tracker import dataset, tags
 from launch.tracker.tracking import TrackingConfig, open_run
 from models.errors import DriftworkError
 from pipeline.chorales import write_chorales
+from pipeline.manifest import read_manifest
 
 USAGE = "usage: driftwork demo (it takes no arguments; it writes below data_shards/ and runs/)"
 
@@ -39,6 +40,7 @@ def main(argv: list[str]) -> int:
     with open_run(
         tracking, experiment=DATA.name, run_name=f"demo {datetime.now():%d %b %H:%M}", run_folder=root, tags=about
     ) as tracker:
+        tracker.dataset(dataset.described(read_manifest(DATA), DATA))
         for i, name in enumerate(MODELS):
             _stage(f"{3 + i}/5  {name}: training, then scoring on pieces that training never saw")
             _must(train.main(_train_arguments(name, root / name, str(tracker.run_id))))

@@ -25,7 +25,7 @@ from launch.grid import Cell, Grid
 from launch.job import launcher
 from launch.job.signals import sigterm_exits
 from launch.outputs import showcase_models
-from launch.tracker import tags
+from launch.tracker import dataset, tags
 from launch.tracker.tracking import Tracker, open_run
 from launch.training import checkpoint
 from launch.training.distributed import alone
@@ -66,7 +66,8 @@ def main(argv: list[str]) -> int:
         raise DriftworkError(f"at_once={grid.config.at_once}: Ray is not installed; pip install -e '.[prepare]'")
     manifest_of = cache(find_manifest)  # cells share their data
     steps = [_check(grid, cell, manifest_of) for cell in grid.cells]
-    for where in dict.fromkeys((cell.config.data, cell.config.cache_dir) for cell in grid.cells):
+    places = dict.fromkeys((cell.config.data, cell.config.cache_dir) for cell in grid.cells)
+    for where in places:
         verify(local(*where, manifest_of(*where), thorough=True))
     states = [_state(grid, cell) for cell in grid.cells]
     dry = "--dry-run" in argv
@@ -79,7 +80,8 @@ def main(argv: list[str]) -> int:
         with sigterm_exits(), locked(grid.out / _LOCK, f"out={grid.out}", "sweep"):
             with writing(f"out={grid.out}"):
                 require_room(grid.out)
-            _sweep(grid, [cell for cell, state in zip(grid.cells, states, strict=True) if not state.done])
+            todo = [cell for cell, state in zip(grid.cells, states, strict=True) if not state.done]
+            _sweep(grid, todo, {where[0]: manifest_of(*where) for where in places})
     except CellsFailedError as failed:
         print(failed, flush=True)
         return 1
@@ -127,7 +129,7 @@ def _list(grid: Grid, steps: list[int], states: list[State]) -> None:
         print(f"{number:4d}  {cell.name:{widest}s}  {n:8,d} steps  {about}".rstrip(), flush=True)
 
 
-def _sweep(grid: Grid, todo: list[Cell]) -> None:
+def _sweep(grid: Grid, todo: list[Cell], manifests: dict[Place, Manifest]) -> None:
     """Under the parent run, which creates the store before several processes open it."""
     data = {run_folder.names(cell.config)[0] for cell in grid.cells}
     experiment = data.pop() if len(data) == 1 else grid.name  # parent and children must share one
@@ -138,6 +140,8 @@ def _sweep(grid: Grid, todo: list[Cell]) -> None:
         tags={tags.GRID: grid.name, tags.DATA: experiment}, run_id=run_folder.record_of(grid.out).get("run_id"),
     ) as tracker:  # fmt: skip
         _describe(grid, tracker)
+        for where, manifest in manifests.items():
+            tracker.dataset(dataset.described(manifest, where))
         print(f"what a cell says meanwhile: {grid.out}/CELL/{cells.LOG}", flush=True)
         for cell in todo:
             _make_folder(grid, cell, tracking.experiment or experiment, tracker.run_id)

@@ -103,6 +103,14 @@ class StoredRun:
 
         if new:
             self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in new.items()])
+    def _dataset(self, body: dict[str, str]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+        # `mlflow.data`, which has classes for each kind of data set, would load pandas.
+        used = DatasetInput(Dataset(**body), [InputTag(MLFLOW_DATASET_CONTEXT, "training")])
+        self._client.log_inputs(self.run_id, [used])
+
 
     def _status(self, body: list[Any]) -> None:
         status, at = body

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 BATCH = 1000
 """The most metrics that MLflow takes in one request."""
 
-Kind = Literal["metric", "params", "tags", "status", "artifact", "model"]
+Kind = Literal["metric", "params", "tags", "status", "artifact", "model", "dataset"]
 _FILES = ("artifact", "model")
 
 

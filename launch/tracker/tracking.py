@@ -64,6 +64,9 @@ class Tracker(Protocol):
 
 
 class NullTracker:
+    def dataset(self, fields: Mapping[str, str]) -> None:
+        """Name the data set that the run is trained on, as `launch.tracker.dataset` describes it."""
+
     run_id = None
 
     def params(self, params: Mapping[str, Any]) -> None: ...
@@ -83,6 +86,7 @@ class RunTracker:
 
     def params(self, params: Mapping[str, Any]) -> None:
         self._outbox.add(Message("params", {key: str(value) for key, value in params.items()}))
+    def dataset(self, fields: Mapping[str, str]) -> None: ...
 
     def tags(self, tags: Mapping[str, str]) -> None:
         self._outbox.add(Message("tags", dict(tags)))
@@ -102,6 +106,9 @@ class RunTracker:
 
     def status(self, status: str) -> None:
         """RUNNING, FINISHED, FAILED or KILLED."""
+    def dataset(self, fields: Mapping[str, str]) -> None:
+        self._outbox.add(Message("dataset", dict(fields)))
+
         self._outbox.add(Message("status", [status, _now_ms()]))
 
     def flush(self) -> None:

@@ -14,7 +14,7 @@ from launch.job.signals import TERMINATED, sigterm_noted
 from launch.job.supervisor import INTERRUPTED, LEFT
 from launch.scoring import scores
 from launch.scoring.results import estimates, values
-from launch.tracker import tags
+from launch.tracker import dataset, tags
 from launch.tracker.tracking import Tracker, open_run
 from launch.training import checkpoint, loop, nonfinite
 from launch.training.distributed import Ranks, all_gathered, barrier, on_rank_0
@@ -130,6 +130,7 @@ def _tracked(folder: Path, manifest: Manifest, ranks: Ranks) -> Iterator[Tracker
         if ranks.rank == 0:
             run_folder.remember(folder, run_id=tracker.run_id, manifest=manifest.hash, **{INTERRUPTED: None})
             tracker.params(flatten(config))
+            tracker.dataset(dataset.described(manifest, config.data))
             tracker.artifact(folder / CONFIG_FILE)
         yield tracker
 

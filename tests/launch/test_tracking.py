@@ -256,7 +256,7 @@ def test_no_tracker_leaves_no_trace(tmp_path, monkeypatch, nowhere):
 
 def test_the_twins_speak_the_same_verbs():
     verbs = {name for name, value in vars(Tracker).items() if inspect.isfunction(value) and not name.startswith("_")}
-    assert verbs == {"params", "tags", "metrics", "artifact", "model", "flush"}
+    assert verbs == {"params", "tags", "dataset", "metrics", "artifact", "model", "flush"}
     for verb in verbs:
         expected = inspect.signature(getattr(Tracker, verb))
         assert inspect.signature(getattr(NullTracker, verb)) == expected, verb
