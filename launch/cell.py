@@ -62,18 +62,19 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def run(folder: Path, split: str, threads: int, directory: Path) -> Outcome:
+def run(folder: Path, split: str, threads: int, directory: Path, variables: dict[str, str]) -> Outcome:
     """Run a cell in a process of its own, started in `directory`, and wait for it.
 
     Args:
         threads: of each rank.
+        variables: environment variables beside those of this process, which may be on another machine.
 
     An exception here, Ctrl-C or SIGTERM first of all, ends the cell before it goes on.
     """
     began, log = time.monotonic(), folder / LOG
     try:
         start = log.stat().st_size if log.exists() else 0
-        code = _watched(python("-m", "launch.cell", str(folder), split), log, threads, directory)
+        code = _watched(python("-m", "launch.cell", str(folder), split), log, threads, directory, variables)
         with log.open("rb") as handle:
             handle.seek(start)
             said = _reason(handle.read().decode(errors="replace"), code) if code else ""
@@ -82,11 +83,11 @@ def run(folder: Path, split: str, threads: int, directory: Path) -> Outcome:
     return Outcome(code, said, time.monotonic() - began)
 
 
-def _watched(command: list[str], log: Path, threads: int, directory: Path) -> int:
+def _watched(command: list[str], log: Path, threads: int, directory: Path, variables: dict[str, str]) -> int:
     """Exit code of the command, which ends before an exception here goes on."""
     with log.open("ab") as sink:
         process = subprocess.Popen(
-            command, cwd=directory, env={**os.environ, **search_path(), "OMP_NUM_THREADS": str(threads)},
+            command, cwd=directory, env={**os.environ, **search_path(), **variables, "OMP_NUM_THREADS": str(threads)},
             stdin=subprocess.DEVNULL, stdout=sink, stderr=sink,
             start_new_session=True, preexec_fn=end_with_parent,  # Ctrl-C is the sweep's to hand on, once
         )  # fmt: skip

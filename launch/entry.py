@@ -4,6 +4,7 @@ the user can mend."""
 import errno
 import getpass
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 
-from models.errors import AgreedError, DriftworkError
+from models.errors import AgreedError, DriftworkError, without_login
 
 Main = Callable[[list[str]], int]
 
@@ -35,6 +36,11 @@ def command(usage: str, least: int = 1, most: int | None = None) -> Callable[[Ma
         return decorated
 
     return decorate
+
+
+def typed(name: str, argv: list[str]) -> str:
+    """Return the command as it can be typed again, and kept: without a login."""
+    return shlex.join(["driftwork", name, *map(without_login, argv)])
 
 
 def run(name: str, main: Main, argv: list[str]) -> int:

@@ -13,7 +13,6 @@ import itertools
 import json
 import math
 import re
-import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -21,8 +20,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import AfterValidator, Field
 
 from launch.config import RunConfig
+from launch.entry import typed
+from launch.tracker import login
 from models.config_base import Config, apply, at_home, build, load, read_mapping, shortened
-from models.errors import DriftworkError
+from models.errors import DriftworkError, without_login
 
 BASE = "base"
 """Among a cell's values, the name of its train config where there are several."""
@@ -123,8 +124,7 @@ def read(argv: list[str]) -> Grid:
             overrides.append(argument)
     config = build(GridConfig, raw, where=str(file))
     name = config.name or file.stem
-    command = shlex.join(["driftwork", "sweep", *argv])
-    grid = Grid(command, file, name, config.out or Path("runs") / name, config, ())
+    grid = Grid(typed("sweep", argv), file, name, config.out or Path("runs") / name, config, ())
     return grid._replace(cells=tuple(_cells(grid, overrides)))
 
 
@@ -203,6 +203,11 @@ def _check_keys(grid: Grid, overrides: list[str]) -> None:
     for key in (*first, *given):
         if key in ("out", "tracking.run_name", "tracking.parent", BASE):
             raise DriftworkError(f"{grid.file}: {key} of a cell is the sweep's to set")
+    uri = str(config.set.get("tracking.uri"))
+    if without_login(uri) != uri:  # the file is copied to the tracker
+        raise DriftworkError(f"{grid.file}: tracking.uri: a login does not belong in a grid; export {login.USER}=...")
+    if first.get("tracking.uri", "set") != "set":
+        raise DriftworkError(f"{grid.file}: tracking.uri cannot vary: all cells are in the store of the sweep")
     for key in given:  # the command line may change what all cells share, but not what tells them apart
         if first.get(key, "set") != "set":
             raise DriftworkError(f"{grid.file}: {key} varies from cell to cell; the file alone can change it")

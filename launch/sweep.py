@@ -224,10 +224,11 @@ def _held(ranks: int, devices: int, largest: int, at_once: int) -> float:
     return min(1.0, devices / at_once) if ranks == 1 else float(ranks)
 
 
-def _arguments(grid: Grid, cell: Cell, at_once: int) -> tuple[Path, str, int, Path]:
+def _arguments(grid: Grid, cell: Cell, at_once: int) -> tuple[Path, str, int, Path, dict[str, str]]:
     share = max(1, (os.cpu_count() or 1) // (at_once * cell.config.ranks))
     threads = int(os.environ.get("OMP_NUM_THREADS") or share)
-    return cell.folder.absolute(), grid.config.evaluate, threads, Path.cwd()
+    login = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_TRACKING_")}
+    return cell.folder.absolute(), grid.config.evaluate, threads, Path.cwd(), login
 
 
 if __name__ == "__main__":

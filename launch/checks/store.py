@@ -3,7 +3,9 @@
 import importlib.util
 import os
 import re
+import shlex
 import sqlite3
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -11,11 +13,14 @@ from contextlib import closing
 from pathlib import Path
 
 from launch.checks.finding import Finding, error, ok, warning
-from launch.tracker import store_uri
+from launch.tracker import login, store_uri
 from models.errors import DriftworkError
 from pipeline.files import require_room
 
 _PATIENCE_S = 2.0
+_LONG_PATIENCE_S = 10.0
+"""Of a server that is there, and may have to look up a password first."""
+_REFUSED = (401, 403)
 _HERE = "tracking"
 
 
@@ -23,7 +28,11 @@ def tracking(uri: str | None) -> Finding:
     """Whether a run could write to the store at `uri`."""
     if uri is None:
         return ok(_HERE, "tracking.uri=null: runs are not tracked")
-    file = store_uri.database(uri)
+    try:
+        file = store_uri.database(uri)
+    except DriftworkError as problem:
+        said, _, cure = str(problem).partition("; ")
+        return error(_HERE, said.removeprefix("tracking store "), cure)
     if file is None:
         return _server(uri)
     return _file(file) if file.exists() else _new(file)
@@ -38,15 +47,49 @@ def require(uri: str | None) -> None:
 
 def _server(uri: str) -> Finding:
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_PATIENCE_S) as answer:
-            return ok(_HERE, f"{uri} answers {answer.status}")
+        _ask(uri, "/health", _PATIENCE_S)  # which says at once whether anything is there
     except urllib.error.HTTPError as problem:
-        return error(_HERE, f"{uri} answers {problem.code}", "an MLflow server there? a login or a proxy before it?")
+        if problem.code not in _REFUSED:
+            return error(_HERE, f"{uri} answers {problem.code}", "an MLflow server there? a proxy before it?")
     except OSError as problem:
-        reason = getattr(problem, "reason", None) or problem
-        return error(
-            _HERE, f"{uri} does not answer: {reason}", "start the server, or tracking.uri=sqlite:///runs/mlflow.db"
-        )
+        return _silent(uri, problem)
+    try:
+        _ask(uri, "/api/2.0/mlflow/experiments/search?max_results=1", _LONG_PATIENCE_S)
+    except urllib.error.HTTPError as problem:
+        return _refused(uri, problem.code)
+    except TimeoutError:
+        return warning(_HERE, f"{uri} takes over {_LONG_PATIENCE_S:g} s for an answer", "a server with less to do")
+    except OSError as problem:
+        return _silent(uri, problem)
+    return ok(_HERE, f"{uri} answers")
+
+
+def _ask(uri: str, path: str, patience_s: float) -> None:
+    request = urllib.request.Request(uri.rstrip("/") + path, headers=login.headers(uri))
+    certificate = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or None
+    context = ssl.create_default_context(cafile=certificate) if uri.startswith("https:") else None
+    if context and os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1"):
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with urllib.request.urlopen(request, timeout=patience_s, context=context):
+        pass
+
+
+def _refused(uri: str, code: int) -> Finding:
+    if code not in _REFUSED:
+        return error(_HERE, f"{uri} answers {code}", "an MLflow server there? a proxy before it?")
+    if any(os.environ.get(name) for name in login.OTHERS):
+        return ok(_HERE, f"{uri} answers; MLflow alone knows how to log in")
+    said = "refuses the login" if login.headers(uri) else "asks for a login"
+    return error(_HERE, f"{uri} {said} ({code})", f"export {login.USER} and {login.PASSWORD}, or {login.TOKEN}")
+
+
+def _silent(uri: str, problem: OSError) -> Finding:
+    reason = getattr(problem, "reason", None) or problem
+    if isinstance(reason, ssl.SSLCertVerificationError):  # MLflow has a list of certificates of its own
+        cure = "if MLflow refuses it too: export MLFLOW_TRACKING_SERVER_CERT_PATH=FILE"
+        return warning(_HERE, f"{uri} shows a certificate that is not known here", cure)
+    cure = "start the server, or tracking.uri=sqlite:///runs/mlflow.db"
+    return error(_HERE, f"{uri} does not answer: {reason}", cure)
 
 
 def _new(file: Path) -> Finding:
@@ -72,7 +115,7 @@ def _file(file: Path) -> Finding:
             _HERE, f"{file} cannot grow: {problem.strerror}", "free some space, or tracking.uri=sqlite:///FILE"
         )
     try:
-        with closing(sqlite3.connect(f"file:{file}?mode=rw", uri=True, timeout=_PATIENCE_S)) as database:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True, timeout=_PATIENCE_S)) as database:
             database.isolation_level = None
             database.execute("BEGIN IMMEDIATE")  # what a writer does first
             tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -103,7 +146,11 @@ def _schema(file: Path, version: str | None) -> Finding:
     if version is None or not known or version in newest:
         return ok(_HERE, f"{file}, schema {version or 'not made yet'}")
     if version in known:
-        return error(_HERE, f"{file} is of an older MLflow", f"copy it, then: mlflow db upgrade sqlite:///{file}")
+        return error(
+            _HERE,
+            f"{file} is of an older MLflow",
+            f"copy it, then: mlflow db upgrade {shlex.quote(f'sqlite:///{file}')}",
+        )
     return error(_HERE, f"{file} is of a newer MLflow (schema {version})", "install that MLflow, or take another file")
 
 

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from launch.checks import store
 from launch.tracker import store_uri
-from launch.tracker.mlflow_store import as_user_error, connect
+from launch.tracker.failures import as_user_error
+from launch.tracker.mlflow_store import connect
 from models.errors import DriftworkError
 from pipeline.files import require_room
 

@@ -6,18 +6,17 @@ seconds.
 
 import logging
 import os
-import re
 import socket
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from launch.tracker import store_uri, tags
+from launch.tracker.failures import as_user_error, one_line
 from launch.tracker.outbox import Kind, RefusedError
 from launch.tracker.provenance import COMMIT_TAG, git_tags
 from launch.tracker.system_metrics import SystemSampler
@@ -103,6 +102,7 @@ class StoredRun:
 
         if new:
             self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in new.items()])
+
     def _dataset(self, body: dict[str, str]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
         from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
@@ -110,7 +110,6 @@ class StoredRun:
         # `mlflow.data`, which has classes for each kind of data set, would load pandas.
         used = DatasetInput(Dataset(**body), [InputTag(MLFLOW_DATASET_CONTEXT, "training")])
         self._client.log_inputs(self.run_id, [used])
-
 
     def _status(self, body: list[Any]) -> None:
         status, at = body
@@ -192,7 +191,9 @@ def found(uri: str, run_id: str, *, onwards: bool) -> tuple[StoredRun, dict[str,
             answered = isinstance(error, RestException) and error.get_http_status_code() < 500
             if answered or store_uri.database(uri) is not None:
                 raise
-            logger.warning("tracking server %s is out of reach, what is said is kept: %s", uri, one_line(error))
+            refused = getattr(error, "error_code", None) in ("UNAUTHENTICATED", "PERMISSION_DENIED")
+            what = "refuses this user" if refused else "is out of reach"
+            logger.warning("tracking server %s %s, what is said is kept: %s", uri, what, one_line(error))
             return StoredRun(client, uri, run_id, None, onwards), {}
     commit = git_tags().get(COMMIT_TAG)
     same = commit is None or commit == known.data.tags.get(COMMIT_TAG)
@@ -288,19 +289,3 @@ def _experiment_id(client: "MlflowClient", name: str, location: str | None) -> s
     if known.lifecycle_stage != "active":
         raise DriftworkError(f"experiment '{name}' was deleted; restore it in MLflow or set tracking.experiment")
     return str(known.experiment_id)
-
-
-@contextmanager
-def as_user_error(uri: str) -> Iterator[None]:
-    """What MLflow, its database or the disk say becomes one line that names the store."""
-    try:
-        yield
-    except DriftworkError:
-        raise
-    except Exception as error:
-        raise DriftworkError(f"tracking store {uri}: {one_line(error)}") from error
-
-
-def one_line(error: Exception) -> str:
-    said = re.sub(r"\(raised as a result of [^)]*\) | \[SQL: .*", "", " ".join(str(error).split()))
-    return said[:300] or type(error).__name__

@@ -1,17 +1,27 @@
 """Where a tracking store lies: a SQLite file or the address of a server. No MLflow here: it costs nothing to ask."""
 
+import os
+import re
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator
 
+from launch.tracker import login
 from models.errors import DriftworkError
 from models.values import expanded
 
+DEFAULT = "sqlite:///runs/mlflow.db"
+VARIABLE = "MLFLOW_TRACKING_URI"
+"""The environment variable that names another default, as it does for MLflow's own commands."""
+
 _SQLITE = "sqlite:///"
+_MISREAD = re.compile(r"\?|%[0-9A-Fa-f]{2}")
+"""In a path, what SQLAlchemy takes for the beginning of options, or for the code of another character."""
 
 
 def _checked(uri: str) -> str:
+    uri = login.taken_from(uri)
     is_file = uri.startswith(_SQLITE) and len(uri) > len(_SQLITE)
     if not is_file and not uri.startswith(("http://", "https://")):  # MLflow itself has dropped plain folders
         raise ValueError("must be sqlite:///FILE, http://HOST:PORT, https://HOST or null")
@@ -21,15 +31,52 @@ def _checked(uri: str) -> str:
 StoreUri = Annotated[str, AfterValidator(_checked)]
 
 
+def default() -> str:
+    """Return the store of a command that is given none. Raises `DriftworkError` for a variable that names no store."""
+    given = os.environ.get(VARIABLE)
+    if not given:
+        return DEFAULT
+    try:
+        uri = _checked(given)
+    except ValueError as error:
+        raise DriftworkError(f"{VARIABLE}={given}: {error}; unset it, or give tracking.uri=") from None
+    os.environ[VARIABLE] = uri  # MLflow reads it too, and may print it
+    return uri
+
+
 def database(uri: str) -> Path | None:
-    """The SQLite file, absolute; None for a server."""
-    return Path(uri.removeprefix(_SQLITE)).resolve() if uri.startswith(_SQLITE) else None
+    """Return the SQLite file, absolute; None for a server. The path is taken as it stands: nothing in it is quoted.
+
+    Raises:
+        DriftworkError: MLflow would take the path, which may be that of the working folder, for another one.
+    """
+    if not uri.startswith(_SQLITE):
+        return None
+    file = Path(uri.removeprefix(_SQLITE)).expanduser().resolve()
+    sign = _MISREAD.search(str(file))
+    if sign:
+        raise DriftworkError(
+            f"tracking store {file}: MLflow misreads a path with '{sign[0]}'; "
+            f"give tracking.uri=sqlite:///FILE with another path"
+        )
+    return file
+
+
+def relative(uri: str | None) -> Path | None:
+    """Return the path of a SQLite file that depends on the working folder; None for every other store."""
+    path = Path((uri or "").removeprefix(_SQLITE)).expanduser() if (uri or "").startswith(_SQLITE) else None
+    return None if path is None or path.is_absolute() else path
+
+
+def of(file: Path) -> str:
+    """Return the address of a store in a SQLite file."""
+    return f"{_SQLITE}{file}"
 
 
 def absolute(uri: str) -> str:
     """`uri` with the path of a SQLite file made absolute, so that a later change of directory moves nothing."""
     file = database(uri)
-    return uri if file is None else f"{_SQLITE}{file}"
+    return uri if file is None else of(file)
 
 
 def existing(uri: str) -> str:
@@ -37,7 +84,7 @@ def existing(uri: str) -> str:
     file = database(uri)
     if file is not None and not file.is_file():
         raise DriftworkError(
-            f"{file}: no tracking store here; a training run makes one, uri=sqlite:///FILE names another"
+            f"{file}: no tracking store here; a training run makes one, tracking.uri=sqlite:///FILE names another"
         )
     return absolute(uri)
 

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from pydantic import Field
+
 from launch.job.signals import TERMINATED, signals_ignored, sigterm_exits
 from launch.tracker import mlflow_store, store_uri
 from launch.tracker.mlflow_store import StoredRun
@@ -24,8 +26,9 @@ UNSENT = "unsent.jsonl"
 
 
 class TrackingConfig(Config):
-    uri: StoreUri | None = "sqlite:///runs/mlflow.db"
-    """Where runs are kept: `sqlite:///FILE` (relative to the working directory) or `http://HOST:PORT`; null: none."""
+    uri: StoreUri | None = Field(default_factory=store_uri.default)
+    """Where runs are kept: `sqlite:///FILE` (relative to the working folder) or `http://HOST:PORT`; null: nowhere. By
+    default what MLFLOW_TRACKING_URI names, or `sqlite:///runs/mlflow.db`."""
 
     experiment: str | None = None
     """The experiment that holds the run; null names it after the data."""
@@ -35,6 +38,18 @@ class TrackingConfig(Config):
 
     parent: str | None = None
     """MLflow run id of the run to nest this one under."""
+
+
+class StoreConfig(Config):
+    """Of a command that opens runs of a store."""
+
+    uri: StoreUri | None = None
+    """The store of the run, as `sqlite:///FILE` or `http://HOST:PORT`; null: the one that the run was written to. A run
+    that is named by its id is looked up there, or in the default store."""
+
+
+class OfStore(Config):
+    tracking: StoreConfig = StoreConfig()
 
 
 class Tracker(Protocol):
@@ -48,6 +63,9 @@ class Tracker(Protocol):
         """Log once; a param that the run already has with another value becomes the tag `param_drift.<key>`."""
 
     def tags(self, tags: Mapping[str, str]) -> None: ...
+
+    def dataset(self, fields: Mapping[str, str]) -> None:
+        """Name the data set that the run is trained on, as `launch.tracker.dataset` describes it."""
 
     def metrics(self, metrics: Mapping[str, float], step: int) -> None: ...
 
@@ -64,13 +82,11 @@ class Tracker(Protocol):
 
 
 class NullTracker:
-    def dataset(self, fields: Mapping[str, str]) -> None:
-        """Name the data set that the run is trained on, as `launch.tracker.dataset` describes it."""
-
     run_id = None
 
     def params(self, params: Mapping[str, Any]) -> None: ...
     def tags(self, tags: Mapping[str, str]) -> None: ...
+    def dataset(self, fields: Mapping[str, str]) -> None: ...
     def metrics(self, metrics: Mapping[str, float], step: int) -> None: ...
     def artifact(self, path: Path, folder: str = "") -> None: ...
     def model(self, folder: Path, settings: Mapping[str, Any]) -> None: ...
@@ -86,10 +102,12 @@ class RunTracker:
 
     def params(self, params: Mapping[str, Any]) -> None:
         self._outbox.add(Message("params", {key: str(value) for key, value in params.items()}))
-    def dataset(self, fields: Mapping[str, str]) -> None: ...
 
     def tags(self, tags: Mapping[str, str]) -> None:
         self._outbox.add(Message("tags", dict(tags)))
+
+    def dataset(self, fields: Mapping[str, str]) -> None:
+        self._outbox.add(Message("dataset", dict(fields)))
 
     def metrics(self, metrics: Mapping[str, float], step: int) -> None:
         now = _now_ms()
@@ -106,9 +124,6 @@ class RunTracker:
 
     def status(self, status: str) -> None:
         """RUNNING, FINISHED, FAILED or KILLED."""
-    def dataset(self, fields: Mapping[str, str]) -> None:
-        self._outbox.add(Message("dataset", dict(fields)))
-
         self._outbox.add(Message("status", [status, _now_ms()]))
 
     def flush(self) -> None:

@@ -119,7 +119,7 @@ def test_a_server_answers_or_does_not(monkeypatch, free_port):
 
     class Health(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            self.send_response(200 if self.path == "/health" else 404)
+            self.send_response(200 if self.path.startswith(("/health", "/api/2.0/mlflow/")) else 404)
             self.end_headers()
 
         def log_message(self, *arguments): ...

@@ -29,21 +29,22 @@ def wait_until(condition, *still):
         time.sleep(0.2)
 
 
-def start(folder, *arguments, **settings):
+def start(folder, *arguments, variables=None, **settings):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment.update(variables or {})
     environment["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     command = [sys.executable, "-m", *map(str, arguments)]
     return subprocess.Popen(command, cwd=folder, env=environment, text=True, start_new_session=True, **settings)
 
 
 @contextlib.contextmanager
-def serving(folder, port):
+def serving(folder, port, *options, **variables):
     """`mlflow server`, by the end killed without a chance to say so; artifacts go through it."""
     with (folder / "server.txt").open("a") as said:
         server = start(
             folder, "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", 1,
             "--backend-store-uri", "sqlite:///mlflow.db", "--artifacts-destination", folder / "artifacts",
-            stdout=said, stderr=said,
+            *options, variables=variables, stdout=said, stderr=said,
         )  # fmt: skip
 
     def answers():

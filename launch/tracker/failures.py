@@ -1,0 +1,23 @@
+"""What MLflow, its database or the disk say, in one line."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from models.errors import DriftworkError
+
+
+@contextmanager
+def as_user_error(uri: str) -> Iterator[None]:
+    """What MLflow, its database or the disk say becomes one line that names the store."""
+    try:
+        yield
+    except DriftworkError:
+        raise
+    except Exception as error:
+        raise DriftworkError(f"tracking store {uri}: {one_line(error)}") from error
+
+
+def one_line(error: Exception) -> str:
+    said = re.sub(r"\(raised as a result of [^)]*\) | \[SQL: .*", "", " ".join(str(error).split()))
+    return said[:300] or type(error).__name__
