@@ -9,26 +9,29 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from launch import run_folder
-from launch.entry import command, run
+from launch.entry import command, run, typed
 from launch.scoring import tables
 from launch.scoring.results import concatenated, merge, read_scores
 from launch.scoring.scores import Scored
 from launch.scoring.side_by_side import Column, Rows, beside, columns_of, differences, figures
-from models.config_base import Config, flatten, parse, shortened
+from launch.tracker.tracking import OfStore
+from models.config_base import flatten, parse, shortened
 from models.errors import DriftworkError
 from pipeline.files import aside, writing
 from pipeline.sequence import Split
 
-USAGE = """usage: driftwork compare RUN [RUN ...] [split=test] [out=FILE.md]
-RUN is an evaluated run folder, or the id of a run in runs/mlflow.db; the others are compared with the first"""
+USAGE = """usage: driftwork compare RUN [RUN ...] [split=test] [out=FILE.md] [tracking.uri=STORE]
+RUN is an evaluated run folder, or the id of a run in the store; the others are compared with the first"""
 
 _SEED, _FOLD = "train.seed", "folds.fold"
 _RATES = ("observe.train.ratios", "observe.evaluate.ratios")
-_MAY_DIFFER = (_SEED, "data", "cache_dir", "out", "ranks", "loader_workers", "evaluate.batch_size", "tracking")
+_MAY_DIFFER = (
+    _SEED, "data", "cache_dir", "out", "ranks", "hostfile", "loader_workers", "evaluate.batch_size", "tracking",
+)  # fmt: skip
 """Keys, or sections, of the config in which runs may differ that are told apart by nothing but the seed."""
 
 
-class CompareConfig(Config):
+class CompareConfig(OfStore):
     split: Split = "test"
     out: Path | None = None
     """Markdown file to write the tables to."""
@@ -52,7 +55,7 @@ def main(argv: list[str]) -> int:
         print(USAGE)
         return 2
     request = parse(CompareConfig, options, where="compare")
-    runs = read_runs([run_folder.find(name) for name in names], request.split)
+    runs = read_runs([run_folder.find(name, request.tracking.uri) for name in names], request.split)
     rows = rows_of(runs)
     data, _ = run_folder.names(run_folder.config_of(runs[0].folder))
     title, first = f"{data}, {request.split} split", next(iter(rows))
@@ -62,7 +65,7 @@ def main(argv: list[str]) -> int:
         tables.show(table)
     if request.out is not None:
         with writing(f"out={request.out}"), aside(request.out) as temporary:
-            temporary.write_text("\n".join([f"`driftwork compare {' '.join(argv)}`\n", *map(tables.markdown, made)]))
+            temporary.write_text("\n".join([f"`{typed('compare', argv)}`\n", *map(tables.markdown, made)]))
     return 0
 
 

@@ -14,18 +14,19 @@ from pydantic import Field
 from launch.checks import cluster, machine, packages, store
 from launch.checks.finding import Finding
 from launch.entry import command, run
+from launch.tracker import store_uri
 from launch.tracker.store_uri import StoreUri
 from models.config_base import Config, parse
 
-USAGE = "usage: driftwork doctor [uri=sqlite:///FILE] [ranks=N] [out=DIR] [--json]"
+USAGE = "usage: driftwork doctor [tracking.uri=STORE] [ranks=N] [out=DIR] [--json]"
 
 _SERVICES = {8265: "Ray's dashboard", 10001: "Ray's client server", 5000: "MLflow"}
 """By the port that each takes unless told otherwise."""
 
 
 class DoctorConfig(Config):
-    uri: StoreUri | None = "sqlite:///runs/mlflow.db"
-    """The tracking store that runs would use."""
+    uri: StoreUri | None = Field(default_factory=store_uri.default)
+    """The tracking store that runs would use; `tracking.uri` is the same."""
     ranks: int = Field(1, ge=1)
     """That a run on this machine would have."""
     out: Path = Path("runs")
@@ -34,7 +35,8 @@ class DoctorConfig(Config):
 
 @command(USAGE, least=0)
 def main(argv: list[str]) -> int:
-    config = parse(DoctorConfig, [argument for argument in argv if argument != "--json"], where="arguments")
+    settings = [argument.removeprefix("tracking.") for argument in argv if argument != "--json"]
+    config = parse(DoctorConfig, settings, where="arguments")
     found = []
     for finding in examine(config):
         found.append(finding)

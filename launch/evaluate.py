@@ -17,19 +17,21 @@ from launch.outputs import showcase
 from launch.scoring import calibration, scores
 from launch.scoring.results import estimates, merge, read_results, show, values, write_results
 from launch.scoring.scores import Scored
+from launch.tracker.tracking import OfStore
 from launch.training import checkpoint
 from launch.training.distributed import Ranks, alone
-from models.config_base import Config, build, parse
-from models.errors import DriftworkError
+from models.config_base import build, parse
+from models.errors import DriftworkError, without_login
 from pipeline.observe import ObservationConfig, Ratio
 from pipeline.sequence import Split
 from pipeline.storage import Place
 
-USAGE = """usage: driftwork evaluate RUN [split=test] [data=DIR|URL] [ranks=N] [ratios=[0.1,0.2]] [samples=N] [--json]
-RUN is a run folder, or the id of a run in runs/mlflow.db"""
+USAGE = """usage: driftwork evaluate RUN [split=test] [data=DIR|URL] [ranks=N] [ratios=[0.1,0.2]] [samples=N]
+       [tracking.uri=STORE] [--json]
+RUN is a run folder, or the id of a run in the store"""
 
 
-class EvaluateConfig(Config):
+class EvaluateConfig(OfStore):
     split: Split = "test"
     data: Place | None = None
     """Where the prepared data lie now; by default where the run was trained on them."""
@@ -45,16 +47,16 @@ class EvaluateConfig(Config):
 @command(USAGE)
 def main(argv: list[str]) -> int:
     options = [argument for argument in argv if argument != "--json"]
-    folder = run_folder.find(options[0])
     request = parse(EvaluateConfig, options[1:], where="evaluate")
-    config, name = _requested(run_folder.config_of(folder), request)
+    folder = run_folder.find(options[0], request.tracking.uri)
+    config, name = _requested(run_folder.config_of(folder, request.tracking), request)
     if launcher.launched():
         return _rank(folder, config, request.split, name)
     launcher.check_ranks(request.ranks)
     run_folder.check_data(folder, config)
     if request.ranks == 1:
         evaluate(folder, config, request.split, name, alone())
-    elif launcher.start("launch.evaluate", options, request.ranks, stdout=sys.stderr) != 0:
+    elif launcher.start("launch.evaluate", [*map(without_login, options)], request.ranks, stdout=sys.stderr) != 0:
         raise DriftworkError("a rank failed; its own message stands above")
     results = read_results(folder, name)
     if "--json" in argv:

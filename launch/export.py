@@ -15,16 +15,16 @@ from pathlib import Path
 from launch import run_folder, served
 from launch.config import CONFIG_FILE, RunConfig
 from launch.entry import command, run
-from launch.tracker import mlflow_store
-from launch.tracker.tracking import Tracker
+from launch.tracker import failures, mlflow_store
+from launch.tracker.tracking import OfStore, Tracker
 from launch.training import checkpoint
-from models.config_base import flatten
+from models.config_base import flatten, parse
 from models.errors import DriftworkError
 from pipeline.files import replaced_folder, writing
 from pipeline.manifest import Manifest, read_manifest
 
-USAGE = """usage: driftwork export RUN
-RUN is a run folder, or the id of a run in runs/mlflow.db; afterwards: mlflow models serve -m RUN/model"""
+USAGE = """usage: driftwork export RUN [tracking.uri=STORE]
+RUN is a run folder, or the id of a run in the store; afterwards: mlflow models serve -m RUN/model"""
 
 FOLDER = "model"
 """In the run folder, and the name of the logged model: `runs:/RUN_ID/model`."""
@@ -36,10 +36,11 @@ _ROOT = Path(__file__).resolve().parent.parent
 logger = logging.getLogger(__name__)
 
 
-@command(USAGE, most=1)
+@command(USAGE, most=2)
 def main(argv: list[str]) -> int:
-    folder = run_folder.find(argv[0])
-    config = run_folder.config_of(folder)
+    request = parse(OfStore, argv[1:], where="export")
+    folder = run_folder.find(argv[0], request.tracking.uri)
+    config = run_folder.config_of(folder, request.tracking)
     manifest = run_folder.divided(config, read_manifest(config.data))
     written = write(folder, config, manifest)
     with run_folder.tracked(folder, config) as tracker:
@@ -55,7 +56,7 @@ def after_training(folder: Path, config: RunConfig, manifest: Manifest, tracker:
     try:
         tracker.model(write(folder, config, manifest), flatten(config.model))
     except Exception as error:
-        said = mlflow_store.one_line(error)
+        said = failures.one_line(error)
         logger.warning("the run has no model to serve: %s; driftwork export %s tries again", said, folder)
 
 

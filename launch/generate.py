@@ -17,10 +17,11 @@ from launch.config import RunConfig
 from launch.entry import command, run
 from launch.outputs import made_files
 from launch.outputs.made import Made, Maker
+from launch.tracker.tracking import OfStore
 from launch.training import checkpoint
 from launch.training.distributed import alone
 from models.base import Forecaster, Model, Smoother
-from models.config_base import Config, build, parse
+from models.config_base import build, parse
 from models.decisions import Rule
 from models.errors import DriftworkError
 from pipeline.files import aside_folder, writing
@@ -31,7 +32,8 @@ from pipeline.storage import Place, name_of
 
 USAGE = """usage: driftwork generate RUN out=DIR [what=interpolation|continuation|prior] [rate=HZ] [sequences=N]
        [draws=N] [seconds_given=S] [ratio=0.25] [decision=expected_score|0.5] [split=test] [seed=N] [data=DIR|URL]
-RUN is a run folder, or the id of a run in runs/mlflow.db"""
+       [tracking.uri=STORE]
+RUN is a run folder, or the id of a run in the store"""
 
 What = Literal["interpolation", "continuation", "prior"]
 _PLAYS_NO_PART: dict[What, set[str]] = {
@@ -41,7 +43,7 @@ _PLAYS_NO_PART: dict[What, set[str]] = {
 }
 
 
-class GenerateConfig(Config):
+class GenerateConfig(OfStore):
     out: Path
     """A new folder."""
     what: What | None = None
@@ -70,9 +72,9 @@ class GenerateConfig(Config):
 
 @command(USAGE)
 def main(argv: list[str]) -> int:
-    folder = run_folder.find(argv[0])
     request = parse(GenerateConfig, argv[1:], where="generate")
-    config = _as_asked(run_folder.config_of(folder), request)
+    folder = run_folder.find(argv[0], request.tracking.uri)
+    config = _as_asked(run_folder.config_of(folder, request.tracking), request)
     run_folder.check_data(folder, config)
     if request.out.exists():
         raise DriftworkError(f"out={request.out} is there already; give a new folder")

@@ -1,41 +1,33 @@
 """`driftwork report EXPERIMENT out=DIR`: the papers' tables and figures from the tracked runs alone, and a page that
 shows them with what the models made. The folder is logged to the experiment too, as the artifacts of a run `report`."""
 
-import shlex
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from launch.entry import command, run
+from launch.entry import command, run, typed
 from launch.reports import contents, rows, tracked_runs
 from launch.reports.contents import MARKER, PAGE, RUNS
 from launch.reports.rows import OUTPUTS
 from launch.reports.tracked_runs import TrackedRun
 from launch.scoring import tables
 from launch.tracker import store_uri, tags
-from launch.tracker.store_uri import StoreUri
-from launch.tracker.tracking import TrackingConfig, open_run
-from models.config_base import Config, parse
+from launch.tracker.tracking import OfStore, TrackingConfig, open_run
+from models.config_base import parse
 from models.errors import DriftworkError
 from pipeline.files import replaced_folder, require_room
 from pipeline.sequence import Split
 
-USAGE = """usage: driftwork report EXPERIMENT out=DIR [split=test] [tracking.uri=sqlite:///runs/mlflow.db]
+USAGE = """usage: driftwork report EXPERIMENT out=DIR [split=test] [tracking.uri=STORE]
 EXPERIMENT is the name of an MLflow experiment, as `driftwork ui` lists them; by default it is that of the data"""
 
 
-class StoreConfig(Config):
-    uri: StoreUri = "sqlite:///runs/mlflow.db"
-    """Where the runs are kept: `sqlite:///FILE` or `http://HOST:PORT`."""
-
-
-class ReportConfig(Config):
+class ReportConfig(OfStore):
     out: Path
     """Folder to write; a report that is there already is replaced."""
     split: Split = "test"
-    tracking: StoreConfig = StoreConfig()
 
 
 @command(USAGE)
@@ -45,8 +37,9 @@ def main(argv: list[str]) -> int:
     experiment, request = argv[0], parse(ReportConfig, argv[1:], where="report")
     out = request.out.absolute()
     _check_free(out)
-    runs = tracked_runs.finished(request.tracking.uri, experiment)
-    uri, command = store_uri.absolute(request.tracking.uri), shlex.join(["driftwork", "report", *argv])
+    given = request.tracking.uri or store_uri.default()
+    runs = tracked_runs.finished(given, experiment)
+    uri, command = store_uri.absolute(given), typed("report", argv)
     with _in_place_of(out) as folder:
         groups, left_out = rows.read(uri, runs, folder / RUNS, request.split)
         if not groups:

@@ -2,7 +2,8 @@
 folder or the MLflow id of its run."""
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import torch
 
 from launch.config import CONFIG_FILE, RunConfig
 from launch.scoring.scores import Scoring
+from launch.tracker import store_uri
 from launch.tracker.mlflow_store import find_run_folder
-from launch.tracker.tracking import NullTracker, Tracker, TrackingConfig, open_run
+from launch.tracker.tracking import NullTracker, StoreConfig, Tracker, open_run
 from models.base import Model
 from models.config_base import at_home, dump, load
 from models.errors import DriftworkError
@@ -27,6 +29,8 @@ from pipeline.storage import name_of
 from pipeline.verify import verify
 
 _RECORD = "run.json"
+_DIRECTORY = "directory"
+"""In the record: the working folder in which the run was begun."""
 _LOCK = "train.lock"
 _PATIENCE_S = 60.0
 
@@ -39,16 +43,17 @@ def create(config: RunConfig) -> Path:
     with writing(f"out={folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder / CONFIG_FILE, dump(config))
+        remember(folder, **{_DIRECTORY: str(Path.cwd())})
     return folder
 
 
-def find(run: str) -> Path:
-    """The folder of `RUN`, a path or an MLflow run id."""
+def find(run: str, uri: str | None = None) -> Path:
+    """Return the folder of `RUN`, a path or the id of a run in the store at `uri`, by default the default store."""
     folder = at_home(run)
     if not (folder / CONFIG_FILE).exists():
         if folder.exists() or "/" in run:
             raise DriftworkError(f"{run}: no run folder (it has no {CONFIG_FILE})")
-        folder = find_run_folder(str(TrackingConfig().uri), run)
+        folder = find_run_folder(uri or store_uri.default(), run)
     return folder
 
 
@@ -57,8 +62,56 @@ def keep(folder: Path, config: RunConfig) -> None:
     _write(folder / CONFIG_FILE, dump(config))
 
 
-def config_of(folder: Path) -> RunConfig:
-    return load(RunConfig, folder / CONFIG_FILE)
+def config_of(folder: Path, tracking: StoreConfig | None = None) -> RunConfig:
+    """Return the run's config with its paths as they hold here, and with the store that `tracking` may name."""
+    config = located(folder, written(folder))
+    if tracking is None or tracking.uri is None:
+        return config
+    return config.model_copy(update={"tracking": config.tracking.model_copy(update={"uri": tracking.uri})})
+
+
+def written(folder: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Return the run's config as it stands in the folder, with `overrides`, whose relative paths start here."""
+    config = load(RunConfig, folder / CONFIG_FILE, overrides)
+    origin = _origin(folder, config)
+    if origin is None or origin == Path.cwd():
+        return config
+    return _moved(config, Path.cwd(), {override.partition("=")[0] for override in overrides})
+
+
+def located(folder: Path, config: RunConfig) -> RunConfig:
+    """Return the config of the run with those relative paths made absolute that lead somewhere from where the run was
+    started, so that it can be opened from any folder."""
+    origin = _origin(folder, config)
+    return config if origin is None or origin == Path.cwd() else _moved(config, origin)
+
+
+def _origin(folder: Path, config: RunConfig) -> Path | None:
+    """Return the folder that relative paths of the run's config start from. It may have been moved, runs and all: then
+    it is found by where the run folder lies in it."""
+    ends = Path(os.path.normpath(config.out or ".")).parts
+    here = folder.resolve().parts
+    if config.out and not config.out.is_absolute() and ".." not in ends and here[-len(ends) :] == ends:
+        return Path(*here[: -len(ends)])
+    known = record_of(folder).get(_DIRECTORY)
+    return Path(known) if known else None
+
+
+def _moved(config: RunConfig, origin: Path, given: Collection[str] | None = None) -> RunConfig:
+    """Return the config with relative paths made absolute from `origin`: those of the keys that are `given`, or those
+    under which something is there."""
+
+    def moves(key: str, path: object) -> bool:
+        if not isinstance(path, Path) or path.is_absolute():
+            return False
+        return (origin / path).exists() if given is None else key in given
+
+    paths = {key: getattr(config, key) for key in ("data", "cache_dir", "hostfile")}
+    update: dict[str, Any] = {key: origin / path for key, path in paths.items() if moves(key, path)}
+    file = store_uri.relative(config.tracking.uri)
+    if moves("tracking.uri", file):
+        update["tracking"] = config.tracking.model_copy(update={"uri": store_uri.of(origin / str(file))})
+    return config.model_copy(update=update)
 
 
 def names(config: RunConfig) -> tuple[str, str]:

@@ -4,20 +4,21 @@ Called by a user, it validates everything, writes the run folder and starts itse
 (ours, or `deepspeed --module launch.train ...`), it is one rank.
 """
 
-import shlex
 import sys
 from functools import partial
 from pathlib import Path
 
 from launch import doctor, run_folder, streams
 from launch.checks import store
-from launch.config import CONFIG_FILE, RunConfig, parse
-from launch.entry import command, run
+from launch.config import RunConfig, parse
+from launch.entry import command, run, typed
 from launch.job import hostfile, hosts, launcher
 from launch.job.supervisor import LEFT, supervised
+from launch.tracker.tracking import OfStore
 from launch.training import checkpoint
 from launch.training.distributed import alone
-from models.config_base import build, load
+from models import config_base
+from models.config_base import build
 from models.errors import DriftworkError
 from models.vsdn_sde import VsdnSdeConfig
 from pipeline.cache import find_manifest, local
@@ -27,6 +28,9 @@ from pipeline.verify import verify
 USAGE = """usage: driftwork train CONFIG.yaml data=DIR|URL [ranks=N] [key=value ...]
        driftwork train resume=RUN [key=value ...]
 hostfile=FILE, of lines `NAME slots=N`, trains on several hosts through ssh; see docs/clusters.md"""
+
+
+_SETTLED = ("out", "tracking.experiment", "tracking.run_name", "tracking.parent")
 
 
 @command(USAGE)
@@ -59,11 +63,13 @@ def _start(folder: Path, config: RunConfig) -> int:
 def _folder(argv: list[str]) -> Path:
     """The run folder that the arguments ask for, after all that can be checked has been."""
     if argv[0].startswith("resume="):
-        folder = run_folder.find(argv[0].partition("=")[2])
-        config = _placed(load(RunConfig, folder / CONFIG_FILE, argv[1:]))
+        _check_heeded(argv[0], argv[1:])
+        folder = run_folder.find(argv[0].partition("=")[2], _store(argv[1:]))
+        written = _placed(run_folder.written(folder, argv[1:]))
+        config = run_folder.located(folder, written)
         _check(config, run_folder.record_of(folder).get("manifest"))
         _check_resumable(folder, config)
-        run_folder.keep(folder, config)
+        run_folder.keep(folder, written)
         return folder
     config = _placed(parse(argv))
     _check_memory(config)
@@ -73,8 +79,21 @@ def _folder(argv: list[str]) -> Path:
         # A damaged shard is found now, not in the third epoch.
         verify(local(config.data, config.cache_dir, manifest, thorough=True))
     folder = run_folder.create(config)
-    run_folder.remember(folder, command=shlex.join(["driftwork", "train", *argv]), manifest=manifest.hash)
+    run_folder.remember(folder, command=typed("train", argv), manifest=manifest.hash)
     return folder
+
+
+def _check_heeded(run: str, overrides: list[str]) -> None:
+    """Raise `DriftworkError` for a setting that a run has once and for all, and that would change nothing."""
+    for key in (override.partition("=")[0] for override in overrides):
+        if key in _SETTLED:
+            raise DriftworkError(f"{run}: {key} cannot change in a run; leave it out")
+
+
+def _store(overrides: list[str]) -> str | None:
+    """Return the store in which a run that is named by its id is to be found."""
+    given = [override for override in overrides if override.startswith("tracking.uri=")]
+    return config_base.parse(OfStore, given, where="arguments").tracking.uri
 
 
 def _placed(config: RunConfig) -> RunConfig:

@@ -1,4 +1,4 @@
-"""`driftwork ui [uri=sqlite:///runs/mlflow.db] [port=5000]`: the MLflow dashboard over a SQLite store, on 127.0.0.1.
+"""`driftwork ui [tracking.uri=sqlite:///FILE] [port=5000]`: the MLflow dashboard over a SQLite store, on 127.0.0.1.
 
 The server binds the loopback address only: it has no login.
 """
@@ -26,15 +26,15 @@ from models.config_base import Config
 from models.errors import DriftworkError
 from pipeline.child import ROOT, python, search_path
 
-USAGE = "usage: driftwork ui [uri=sqlite:///runs/mlflow.db] [port=5000]"
+USAGE = "usage: driftwork ui [tracking.uri=sqlite:///runs/mlflow.db] [port=5000]"
 
 HOST = "127.0.0.1"
 START_S = 180  # the server imports for 5 s on an idle machine, and for much longer beside a training run
 
 
 class UiConfig(Config):
-    uri: store_uri.StoreUri = "sqlite:///runs/mlflow.db"
-    """The store to show, as `sqlite:///FILE`."""
+    uri: store_uri.StoreUri = Field(default_factory=store_uri.default)
+    """The store to show, as `sqlite:///FILE`; `tracking.uri` is the same."""
 
     port: int = Field(5000, ge=1, le=65535)
     """The port on 127.0.0.1."""
@@ -47,7 +47,9 @@ def main(argv: list[str]) -> int:
     Raises:
         DriftworkError: an unknown key, a store that is not there, a port that is taken, a server that does not start.
     """
-    cfg = config_base.build(UiConfig, _overrides(argv), where="arguments")
+    cfg = config_base.build(
+        UiConfig, _overrides([argument.removeprefix("tracking.") for argument in argv]), where="arguments"
+    )
     uri = store_uri.existing(cfg.uri)
     file = store_uri.database(uri)
     if file is None:

@@ -129,7 +129,7 @@ def _tracked(folder: Path, manifest: Manifest, ranks: Ranks) -> Iterator[Tracker
     ) as tracker:
         if ranks.rank == 0:
             run_folder.remember(folder, run_id=tracker.run_id, manifest=manifest.hash, **{INTERRUPTED: None})
-            tracker.params(flatten(config))
+            tracker.params(flatten(run_folder.written(folder)))  # wherever this was called, its paths are the same
             tracker.dataset(dataset.described(manifest, config.data))
             tracker.artifact(folder / CONFIG_FILE)
         yield tracker

@@ -23,7 +23,12 @@ def test_every_command_tells_its_usage(name, capsys):
 
 
 def test_words_that_a_command_has_no_use_for_are_no_request(capsys):
-    for name, argv in (("verify", ["a", "b"]), ("export", ["a", "b"]), ("demo", ["--fast"]), ("evaluate", ["--json"])):
+    for name, argv in (
+        ("verify", ["a", "b"]),
+        ("export", ["a", "b", "c"]),
+        ("demo", ["--fast"]),
+        ("evaluate", ["--json"]),
+    ):
         assert importlib.import_module(f"launch.{name}").main(argv) == 2
         assert capsys.readouterr().out.startswith(f"usage: driftwork {name}")
 

@@ -171,12 +171,13 @@ def test_the_run_is_in_the_tracker(place):
 
 
 @pytest.mark.slow
-def test_every_sequence_is_scored_once_at_any_number_of_ranks(place, here):
+def test_every_sequence_is_scored_once_at_any_number_of_ranks(place, here, tmp_path):
     folder, _ = place
     code, one, _ = here("evaluate", "runs/whole", "split=test", "--json")
     assert code == 0
-    two = driftwork(folder, "evaluate", "runs/whole", "split=test", "ranks=2", "--json")
+    two = driftwork(tmp_path, "evaluate", folder / "runs/whole", "split=test", "ranks=2", "--json")  # from elsewhere
     assert two.returncode == 0, two.stderr
+    assert not list(tmp_path.iterdir())
     tables = [json.loads(said) for said in (one, two.stdout)]
     assert set(tables[0]) == {"model", "persistence", "nearest"}
     assert tables[0]["persistence"] == tables[1]["persistence"]  # to the last bit
@@ -223,6 +224,7 @@ def test_every_sequence_is_scored_once_at_any_number_of_ranks(place, here):
         (["train", "configs/none.yaml"], "configs/none.yaml: no such config file"),
         (["train", "resume=runs/none"], "runs/none: no run folder"),
         (["train", "resume=runs/whole", "model.hidden=9"], "resume=runs/whole: model cannot change in a run"),
+        (["train", "resume=runs/whole", "out=x"], "resume=runs/whole: out cannot change in a run; leave it out"),
         (["train", "resume=runs/whole", "data=other"], "is not what runs/whole was trained on"),
         (["train", TINY, "data=rolls", "ranks=9", "train.batch_size=8"], "batch_size must be at least ranks=9"),
         (["train", TINY, "data=rolls", "ranks=9000", *WIDE], "ranks=9000: this machine has"),
