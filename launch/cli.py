@@ -3,7 +3,6 @@
 import importlib
 import os
 import sys
-from importlib import metadata
 
 from launch.entry import home_provided, run
 
@@ -31,6 +30,8 @@ def main() -> int:
         print("\n".join(f"  {name:9s} {does}" for name, does in COMMANDS.items()))
         return 0 if arguments else 2
     if arguments[0] in ("--version", "-V"):
+        from importlib import metadata  # it loads much, and no command needs it
+
         print(f"driftwork {metadata.version('driftwork')}")
         return 0
     name = arguments[0]

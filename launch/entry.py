@@ -2,15 +2,12 @@
 the user can mend."""
 
 import errno
-import getpass
 import os
-import shlex
+import pwd
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from pathlib import Path
 
 from models.errors import AgreedError, DriftworkError, without_login
 
@@ -40,6 +37,8 @@ def command(usage: str, least: int = 1, most: int | None = None) -> Callable[[Ma
 
 def typed(name: str, argv: list[str]) -> str:
     """Return the command as it can be typed again, and kept: without a login."""
+    import shlex  # with `re`, half of what the entry takes to load
+
     return shlex.join(["driftwork", name, *map(without_login, argv)])
 
 
@@ -67,17 +66,17 @@ def run(name: str, main: Main, argv: list[str]) -> int:
 def home_provided() -> Iterator[None]:
     """Provide a temporary home folder and a user name where the system knows none, as in a container whose user id has
     no passwd entry. Libraries would otherwise fail, or write into a folder named `~`."""
-    try:
-        known = os.path.isdir(Path.home())
-    except RuntimeError:
-        known = False
-    try:
-        getpass.getuser()
-    except (KeyError, OSError):  # of Python up to 3.12, and later
-        os.environ["USER"] = str(os.getuid())
-    if known:
+    home = os.path.expanduser("~")  # `~` itself where it is not known
+    if not any(map(os.environ.get, ("LOGNAME", "USER", "LNAME", "USERNAME"))):
+        try:
+            pwd.getpwuid(os.getuid())
+        except KeyError:
+            os.environ["USER"] = str(os.getuid())
+    if home != "~" and os.path.isdir(home):
         yield
         return
+    import tempfile  # it takes longer to load than all else here
+
     before = os.environ.get("HOME")
     with tempfile.TemporaryDirectory(prefix=TEMPORARY_HOME) as folder:
         os.environ["HOME"] = folder
