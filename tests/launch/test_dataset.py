@@ -32,6 +32,7 @@ def test_a_data_set_is_described_by_its_manifest(tmp_path):
     assert described(films, "s3://bucket/films")["source_type"] == "s3"
 
 
+@pytest.mark.process  # MLflow asks `uname` as it is loaded
 def test_the_schema_is_one_that_mlflow_reads(tmp_path):
     from mlflow.types import Schema
 
@@ -58,7 +59,7 @@ def test_runs_are_found_by_their_data_set(open_, uri, tmp_path):
         assert [run.info.run_id for run in client.search_runs([experiment], query)] == [tracker.run_id]
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_pandas_is_not_loaded_for_it(open_, uri, tmp_path):
     with open_() as tracker:
         pass

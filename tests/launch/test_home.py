@@ -73,6 +73,7 @@ def test_ray_needs_no_home_that_can_be_written(monkeypatch):
         pass
 
 
+@pytest.mark.process
 def test_a_command_leaves_nothing_behind(tmp_path):
     if subprocess.run([*WITHOUT, "true"], capture_output=True).returncode:
         pytest.skip("a user id without a passwd entry needs user namespaces")

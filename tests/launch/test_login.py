@@ -103,6 +103,7 @@ def test_a_login_is_looked_for_where_mlflow_does(unknown, monkeypatch):
     assert login.headers(uri) == {"Authorization": basic["me:secret"]}
 
 
+@pytest.mark.network
 def test_mlflow_and_the_doctor_show_the_same_token(unknown, monkeypatch, free_port):
     from launch.tracker.mlflow_store import connect
 

@@ -53,6 +53,7 @@ def those_of(folder):
     return f"{folder}/rolls", f"sqlite:///{folder}/{STORE}"
 
 
+@pytest.mark.process  # MLflow asks `uname` as it is loaded
 def test_a_run_is_opened_from_any_folder(project, monkeypatch):
     folder = begun("runs/one").absolute()
     assert places(run_folder.config_of(folder)) == ("rolls", f"sqlite:///{STORE}")

@@ -274,6 +274,7 @@ def test_files_in_the_working_folder_are_not_executed(place):
     assert hostile.executed(place[0]) == []
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("module", ["cli", "train", "doctor", "sweep", "ui"])
 def test_a_module_form_ignores_the_working_folder(tmp_path, module):
     """`python -m launch.x`. A `launch.py` there is beyond our reach: Python executes it in the place of our package."""
