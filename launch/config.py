@@ -96,7 +96,7 @@ class RunConfig(Config):
     observe: ObserveConfig = ObserveConfig()
     augment: AugmentConfig = NO_CHANGE
     evaluate: EvalConfig = EvalConfig()
-    tracking: TrackingConfig = TrackingConfig()
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     ranks: int = Field(1, ge=1)
     """Processes: one a GPU, or one a CPU core or more. With a hostfile, over all its hosts."""
     hostfile: Path | None = None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import run_folder
+from launch import cli, run_folder
 from launch.config import RunConfig
 from launch.tracker import store_uri
 from launch.tracker.tracking import StoreConfig
@@ -137,6 +137,23 @@ def test_every_command_takes_the_store(project, monkeypatch, name, argv, said):
     assert said in refused()
     assert "no tracking store here" in refused("tracking.uri=sqlite:///none.db")  # what is given comes first
     assert "tracking.experiment" in refused("tracking.experiment=x") or name in ("ui", "doctor")
+
+
+def test_new_runs_are_written_to_the_store_of_the_variable(monkeypatch, capsys):
+    def uri(*more):
+        return load(RunConfig, TINY, ["data=rolls", *more]).tracking.uri
+
+    monkeypatch.setenv(store_uri.VARIABLE, "sqlite:////work/mlflow.db")
+    assert uri() == uri("tracking.run_name=x") == "sqlite:////work/mlflow.db"
+    assert uri("tracking.uri=http://host:1") == "http://host:1"
+    assert uri("tracking.uri=null") is None
+    monkeypatch.setenv(store_uri.VARIABLE, "")
+    assert uri() == store_uri.DEFAULT
+    monkeypatch.setenv(store_uri.VARIABLE, "databricks")
+    monkeypatch.setattr("sys.argv", ["driftwork", "train", str(TINY), "data=rolls"])
+    assert cli.main() == 2
+    allowed = "must be sqlite:///FILE, http://HOST:PORT, https://HOST or null; unset it, or give tracking.uri="
+    assert capsys.readouterr().err == f"driftwork train: {store_uri.VARIABLE}=databricks: {allowed}\n"
 
 
 @pytest.mark.parametrize("path", ["a%20b", "100%25", "q?x", "?mode=memory"])
