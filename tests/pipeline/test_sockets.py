@@ -43,7 +43,9 @@ def deep(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("find", "path"), [(sockets.problem_of_ray, sockets._RAY), (sockets.problem_of_loaders, sockets._LISTENER)]
+    ("find", "path"),
+    [(sockets.problem_of_ray, sockets._RAY), (sockets.problem_of_loaders, sockets._LISTENER)],
+    ids=["ray", "loaders"],  # the paths name the process, and all that share the tests must know them by one name
 )
 def test_the_limit_is_that_of_the_system(deep, find, path):
     longest = sockets._MOST - len(path)
