@@ -31,6 +31,7 @@ from models.generation import interpolate_at
 from pipeline.manifest import read_manifest
 from pipeline.observe import key_seed
 from pipeline.stream import Request
+from tests import rounding
 from tests.datasets import write_rolls, write_walks
 
 SDE = "model={name: vsdn_sde, latent: 4, hidden: 8, width: 16, depth: 1, max_step: 0.1}"
@@ -120,9 +121,9 @@ def test_it_answers_as_the_model_does(kind, request, loaded):
         )  # fmt: skip
         filled = interpolate_at(trained.model, shown, between, 5).frames[0]
     found = loaded(trained, {**row, "ask": own.tolist()}, task="prediction", seed=seed)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found, expected, rtol=0, atol=rounding.SINGLE)
     found = loaded(trained, {**row, "ask": between.tolist()}, samples=5, seed=seed)
-    torch.testing.assert_close(found, filled, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found, filled, rtol=0, atol=rounding.SINGLE)
 
 
 @pytest.mark.parametrize("decision", ["expected_score", "0.5"])
@@ -168,7 +169,7 @@ def test_a_forecast_is_the_model_s(motion, loaded):
     with torch.inference_mode():
         expected = motion.model.forecast(batch._replace(seed=torch.tensor([7])), 11).mean[0]
     found = loaded(motion, {**row, "ask": batch.times[0].tolist()}, samples=11, seed=7)
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found, expected, rtol=0, atol=rounding.SINGLE * float(expected.abs().max()))
 
 
 def test_a_sequence_that_begins_later_and_several_at_once(music):
@@ -340,7 +341,7 @@ def test_a_server_answers_from_the_tracked_run_alone(music, tmp_path, free_port,
         code, said = ask("invocations", {"dataframe_records": [row], "params": {"seed": 3}})
         assert code == 200, said
         (answer,) = json.loads(said)["predictions"]
-        np.testing.assert_allclose(answer["values"], expected[0]["values"], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(answer["values"], expected[0]["values"], rtol=0, atol=rounding.SINGLE)
         for change, params, reason in BAD:
             code, said = ask("invocations", {"dataframe_records": [{**GOOD, **change}], "params": params})
             assert code == 400, (reason, said)
