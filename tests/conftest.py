@@ -50,6 +50,12 @@ def pytest_xdist_make_scheduler(config, log):
     return OneRay(config, log)
 
 
+def pytest_make_parametrize_id(val, argname):
+    """Name a long value after its argument: one with a time or a process id in it has another name in each process,
+    and the processes must agree on the names of the tests."""
+    return argname if isinstance(val, bytes) or (isinstance(val, str) and len(val) > 40) else None
+
+
 def pytest_collection_modifyitems(config, items):
     """Spread over processes, slow files come first, so that quick ones fill the gaps at the end."""
     if hasattr(config, "workerinput"):
