@@ -20,6 +20,7 @@ from launch.training.distributed import alone
 from models import config_base
 from models.config_base import build
 from models.errors import DriftworkError
+from models.ode2vae import Ode2VaeConfig
 from models.vsdn_sde import VsdnSdeConfig
 from pipeline.cache import find_manifest, local
 from pipeline.manifest import Manifest
@@ -126,7 +127,14 @@ def _check_memory(config: RunConfig) -> None:
 
 
 def steps(config: RunConfig, manifest: Manifest) -> int:
-    """The most that training takes. Raises `DriftworkError` where there is nothing to train on, or to validate on."""
+    """The most that training takes. Raises `DriftworkError` where there is nothing to train on, or to validate on, and
+    for a model that cannot learn what such data do."""
+    spec = manifest.spec
+    if isinstance(config.model, Ode2VaeConfig) and (spec.binary or spec.audio_rate is not None):
+        raise DriftworkError(
+            f"model.name={config.model.name}: it makes a sequence of the state at its start, and music and speech "
+            f"do not follow from theirs; take vsdn_vae, vsdn_sde, gru_ode or ode_rnn for {config.data} (docs/models.md)"
+        )
     stream = streams.training(config, manifest, alone())  # an empty split is found now, and not on a rank
     streams.evaluation(config, config.data, manifest, "val", alone())
     return stream.steps * config.train.max_epochs
