@@ -81,6 +81,12 @@ class ObserveConfig(Config):
     train: ObservationConfig = ObservationConfig(pattern="random", ratios=(0.25,))
     evaluate: ObservationConfig = ObservationConfig(pattern="regular", ratios=(0.25, 0.5))
 
+    @model_validator(mode="after")
+    def _a_forecast_sees_a_prefix_alone(self) -> "ObserveConfig":
+        if self.evaluate.pattern == "prefix" and self.evaluate.ratios:
+            raise ValueError("evaluate.ratios must be empty with pattern prefix: all later frames are forecast")
+        return self
+
 
 class RunConfig(Config):
     data: Place
@@ -115,6 +121,20 @@ class RunConfig(Config):
     def _every_rank_has_work(self) -> "RunConfig":
         if self.train.batch_size < self.ranks or self.evaluate.batch_size < self.ranks:
             raise ValueError(f"batch_size must be at least ranks={self.ranks}: every rank needs a sequence")
+        return self
+
+    @model_validator(mode="after")
+    def _a_prefix_is_what_the_model_sees(self) -> "RunConfig":
+        prefix, model = self.observe.evaluate.frames, self.model
+        if prefix is None:
+            return self
+        if model.name == "bi_gru_ode":
+            raise ValueError("observe.evaluate.pattern=prefix: bi_gru_ode knows past and future, and does not forecast")
+        if isinstance(model, Ode2VaeConfig) and prefix != model.velocity_frames:
+            raise ValueError(
+                f"observe.evaluate.frames={prefix}: a forecast of {model.name} sees "
+                f"model.velocity_frames={model.velocity_frames}; make them equal"
+            )
         return self
 
     @model_validator(mode="after")

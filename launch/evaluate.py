@@ -20,9 +20,9 @@ from launch.scoring.scores import Scored
 from launch.tracker.tracking import OfStore
 from launch.training import checkpoint
 from launch.training.distributed import Ranks, alone
-from models.config_base import build, parse
+from models.config_base import parse
 from models.errors import DriftworkError, without_login
-from pipeline.observe import ObservationConfig, Ratio
+from pipeline.observe import Ratio
 from pipeline.sequence import Split
 from pipeline.storage import Place
 
@@ -99,7 +99,7 @@ def _requested(config: RunConfig, request: EvaluateConfig) -> tuple[RunConfig, s
     where = {"data": request.data, "cache_dir": request.cache_dir}
     config = config.model_copy(update={key: value for key, value in where.items() if value is not None})
     if request.ratios is not None and request.ratios != own.ratios:
-        observed = build(ObservationConfig, {"pattern": own.pattern, "ratios": request.ratios}, where="evaluate")
+        observed = own.at(request.ratios, where="evaluate")
         config = config.model_copy(update={"observe": config.observe.model_copy(update={"evaluate": observed})})
         name += "-at-" + "-".join(f"{100 * ratio:g}" for ratio in request.ratios)
     if request.samples is not None and request.samples != config.evaluate.samples:

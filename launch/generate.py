@@ -21,12 +21,12 @@ from launch.tracker.tracking import OfStore
 from launch.training import checkpoint
 from launch.training.distributed import alone
 from models.base import Forecaster, Model, Smoother
-from models.config_base import build, parse
+from models.config_base import parse
 from models.decisions import Rule
 from models.errors import DriftworkError
 from pipeline.files import aside_folder, writing
 from pipeline.manifest import Manifest
-from pipeline.observe import ObservationConfig, Ratio
+from pipeline.observe import Ratio
 from pipeline.sequence import Split
 from pipeline.storage import Place, name_of
 
@@ -47,7 +47,7 @@ class GenerateConfig(OfStore):
     out: Path
     """A new folder."""
     what: What | None = None
-    """Null: an interpolation or, of a model that forecasts, a continuation."""
+    """Null: an interpolation or, of a run that forecasts, a continuation."""
     rate: float | None = Field(None, gt=0)
     """Frames a second; null: the data's own."""
     sequences: int = Field(4, ge=1)
@@ -55,7 +55,8 @@ class GenerateConfig(OfStore):
     draws: int = Field(3, ge=1)
     """Of each sequence, or of the prior."""
     seconds_given: float | None = Field(None, gt=0)
-    """Of a sequence that is continued; null: half of it. A forecaster sees what it is made for."""
+    """Of a sequence that is continued; null: half of it, or the prefix that the run is evaluated on. A forecaster sees
+    what it is made for."""
     ratio: Ratio | None = None
     """1 / n: an interpolation sees every n-th frame, and of frames that follow every n-th is drawn, the rest
     interpolated; null: the first ratio that the run is evaluated at."""
@@ -90,8 +91,11 @@ def generate(folder: Path, config: RunConfig, request: GenerateConfig) -> None:
     model = run_folder.model_for(config, manifest)
     checkpoint.load_best(model, folder, alone().device)
     model.eval()
-    what = request.what or ("continuation" if isinstance(model, Forecaster) else "interpolation")
+    prefix = run_folder.config_of(folder).observe.evaluate.frames
+    forecasts = isinstance(model, Forecaster) or prefix is not None
+    what = request.what or ("continuation" if forecasts else "interpolation")
     _check(what, request, config.model.name, model, manifest.spec.binary)
+    seconds = request.seconds_given or (prefix and prefix * manifest.spec.interval)
     own = made_files.own_rate(manifest.spec)
     rate = request.rate or own
     write = made_files.writer(manifest, rate)
@@ -102,7 +106,7 @@ def generate(folder: Path, config: RunConfig, request: GenerateConfig) -> None:
     )  # fmt: skip
     with writing(f"out={request.out}"), aside_folder(request.out) as temporary:
         files = []
-        for number, made in enumerate(_makings(maker, what, request), 1):
+        for number, made in enumerate(_makings(maker, what, request, seconds), 1):
             stem = what if made.key is None else f"{number:02d}-{re.sub('[^A-Za-z0-9_-]+', '_', made.key)}"
             title = _title(config, manifest, what, made)
             films = list(made_files.films(stem, made, rate, manifest.spec))
@@ -121,8 +125,8 @@ def generate(folder: Path, config: RunConfig, request: GenerateConfig) -> None:
 def _as_asked(config: RunConfig, request: GenerateConfig) -> RunConfig:
     """The run's config with the data and the one ratio of observed frames that are asked for."""
     own = config.observe.evaluate
-    ratios = (request.ratio or own.ratios[0],)
-    observed = build(ObservationConfig, {"pattern": own.pattern, "ratios": ratios}, where="generate")
+    ratio = request.ratio or (own.ratios[0] if own.ratios else 1.0)
+    observed = own.at((ratio,), where="generate")
     observe = config.observe.model_copy(update={"evaluate": observed})
     where = {"data": request.data or config.data, "cache_dir": request.cache_dir or config.cache_dir}
     return config.model_copy(update={"observe": observe, **where})
@@ -143,12 +147,12 @@ def _check(what: What, request: GenerateConfig, name: str, model: Model, binary:
         raise DriftworkError(f"{min(idle)} plays no part in what={what} of {name}; leave it out")
 
 
-def _makings(maker: Maker, what: What, request: GenerateConfig) -> Iterator[Made]:
+def _makings(maker: Maker, what: What, request: GenerateConfig, seconds: float | None) -> Iterator[Made]:
     match what:
         case "interpolation":
             return maker.interpolations(request.sequences)
         case "continuation":
-            return maker.continuations(request.sequences, request.draws, request.seconds_given)
+            return maker.continuations(request.sequences, request.draws, seconds)
         case "prior":
             return maker.priors(request.draws)
 

@@ -198,7 +198,8 @@ def marginal(manifest: Manifest) -> Marginal:
 
 def scoring_for(config: RunConfig, manifest: Manifest, samples: int) -> Scoring:
     spec = manifest.spec
-    return Scoring(spec.binary, spec.likelihood == "bernoulli", spec.length, samples, config.evaluate.horizons)
+    horizons, prefix = config.evaluate.horizons, config.observe.evaluate.frames
+    return Scoring(spec.binary, spec.likelihood == "bernoulli", spec.length, samples, horizons, prefix)
 
 
 def _write(path: Path, text: str) -> None:

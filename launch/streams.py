@@ -3,7 +3,6 @@
 from launch.config import RunConfig
 from launch.training.distributed import Ranks
 from pipeline.manifest import Manifest
-from pipeline.observe import ObservationConfig
 from pipeline.sequence import Split
 from pipeline.storage import Place
 from pipeline.stream import Stream
@@ -20,9 +19,8 @@ def training(config: RunConfig, manifest: Manifest, ranks: Ranks) -> Stream:
 def evaluation(config: RunConfig, folder: Place, manifest: Manifest, split: Split, ranks: Ranks) -> dict[str, Stream]:
     """One stream for each rate that is scored, by its name in percent; the same masks and noise every time."""
     streams = {}
-    for ratio in config.observe.evaluate.ratios:
-        observation = ObservationConfig(pattern=config.observe.evaluate.pattern, ratios=(ratio,))
-        streams[f"{100 * ratio:g}"] = Stream(
+    for percent, observation in config.observe.evaluate.each(manifest.spec.length).items():
+        streams[percent] = Stream(
             folder, manifest, split, observation, batch_size=config.evaluate.batch_size,
             seed=0, shuffle=False, rank=ranks.rank, world=ranks.world, workers=config.loader_workers,
         )  # fmt: skip

@@ -34,8 +34,8 @@ class Forecast(NamedTuple):
 
     predictive: Predictive
     """Of draws from the posterior."""
-    path: Tensor
-    """[B, T, D] the single path of the posterior's mean."""
+    path: Tensor | None = None
+    """[B, T, D] the single path of the posterior's mean; None of a model whose posterior is not one of paths."""
 
     @property
     def mean(self) -> Tensor:

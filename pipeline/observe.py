@@ -1,7 +1,7 @@
 """Which frames a model is shown.
 
 A training mask is a pure function of (run seed, epoch, sequence key): it does not depend on the rank, the batch or the
-worker that reads the sequence. Evaluation observes every n-th frame.
+worker that reads the sequence. Evaluation observes every n-th frame, or the first few.
 """
 
 import hashlib
@@ -11,24 +11,44 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from models.config_base import Config
+from models.config_base import Config, build
 
 Ratio = Annotated[float, Field(gt=0, le=1)]
 
 
 class ObservationConfig(Config):
-    pattern: Literal["random", "regular"]
-    """`random`: a share of the frames, drawn anew for each sequence and epoch; `regular`: every n-th, n = 1 / ratio."""
-    ratios: tuple[Ratio, ...] = Field(min_length=1)
-    """Shares of the frames that are observed; training draws one of them for each sequence and epoch, evaluation scores
-    them one after another."""
+    pattern: Literal["random", "regular", "prefix"]
+    """`random`: a share of the frames, drawn anew for each sequence and epoch; `regular`: every n-th, n = 1 / ratio;
+    `prefix`: the first `frames` and a random share of the later ones."""
+    ratios: tuple[Ratio, ...] = ()
+    """Shares of the frames (after a prefix: of the later frames) that are observed. Training draws one of them for each
+    sequence and epoch, evaluation scores them one after another. A prefix may have none: all later frames are forecast,
+    and evaluation allows nothing else."""
+    frames: int | None = Field(None, ge=1)
+    """Length of a prefix; null for other patterns."""
 
     @model_validator(mode="after")
-    def _regular_is_every_nth(self) -> "ObservationConfig":
+    def _what_the_pattern_needs(self) -> "ObservationConfig":
+        if (self.pattern == "prefix") != (self.frames is not None):
+            raise ValueError("frames is the length of a prefix: pattern prefix needs it, and no other pattern takes it")
+        if self.pattern != "prefix" and not self.ratios:
+            raise ValueError(f"pattern {self.pattern} needs ratios, at least one")
         for ratio in self.ratios:
             if self.pattern == "regular" and abs(1 / ratio - round(1 / ratio)) > 1e-9:
                 raise ValueError(f"ratio {ratio} is no 1/n, and a regular pattern observes every n-th frame")
         return self
+
+    def each(self, length: int) -> dict[str, "ObservationConfig"]:
+        """One config for each share of observed frames, by its percentage of a sequence of `length` frames."""
+        if self.frames is not None:
+            return {f"{100 * self.frames / length:g}": self}
+        return {f"{100 * ratio:g}": self.model_copy(update={"ratios": (ratio,)}) for ratio in self.ratios}
+
+    def at(self, ratios: tuple[float, ...], where: str) -> "ObservationConfig":
+        """The same pattern at other shares of observed frames; in the place of a prefix, every n-th frame. `where` says
+        in an error what was being read."""
+        pattern = "regular" if self.pattern == "prefix" else self.pattern
+        return build(ObservationConfig, {"pattern": pattern, "ratios": ratios}, where)
 
 
 def key_seed(*parts: object) -> int:
@@ -41,15 +61,18 @@ def mask(observation: ObservationConfig, present: NDArray[np.bool_], seed: int) 
     """[T] bool, which of the present frames [T] are observed: a pure function of its arguments.
 
     `random`: `round(ratio * number present)` frames, at least one, all subsets equally likely; `regular`: of frames 0,
-    n, 2 n, ... those that are present. Of several ratios one is drawn.
+    n, 2 n, ... those that are present; `prefix`: of the first frames those that are present, and a random share of the
+    later ones. Of several ratios one is drawn.
     """
     rng = np.random.Generator(np.random.Philox(key=seed))
-    ratio = observation.ratios[int(rng.integers(len(observation.ratios)))]
+    ratio = observation.ratios[int(rng.integers(len(observation.ratios)))] if observation.ratios else 0.0
     shown = np.zeros_like(present)
-    frames = np.flatnonzero(present)
     if observation.pattern == "regular":
         shown[:: round(1 / ratio)] = True
         return shown & present
-    if len(frames):
+    first = observation.frames or 0
+    shown[:first] = present[:first]
+    frames = first + np.flatnonzero(present[first:])
+    if len(frames) and ratio:
         shown[rng.choice(frames, size=max(1, round(ratio * len(frames))), replace=False)] = True
     return shown

@@ -11,7 +11,7 @@ from pipeline.sequence import Split
 
 def write(folder: Path, config: RunConfig, manifest: Manifest, split: Split, model: Model) -> list[Path]:
     """Write into `folder` what there is for this kind of model and data; returns the files."""
-    if isinstance(model, Forecaster):
+    if isinstance(model, Forecaster) or config.observe.evaluate.frames is not None:
         return showcase_forecast.write(folder, config, manifest, split, model)
     if manifest.spec.audio_rate is not None:
         return showcase_speech.write(folder, config, manifest, split, model)

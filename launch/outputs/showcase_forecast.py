@@ -1,4 +1,4 @@
-"""What a forecaster makes of held-out sequences: its error over time and, of the first few, what suits the data."""
+"""What a model forecasts of held-out sequences: its error over time and, of the first few, what suits the data."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,8 +13,9 @@ from launch.figures import error as figures_error
 from launch.figures import pictures
 from launch.outputs import showcase_motion
 from launch.scoring import baselines
+from launch.scoring.scores import forecast_of
 from launch.training.distributed import alone
-from models.base import Forecaster
+from models.base import Forecaster, Model
 from models.batch import Batch
 from pipeline.manifest import Manifest
 from pipeline.sequence import Split
@@ -23,30 +24,33 @@ SHOWN = 4
 """Sequences that are drawn: the first of the split, however well they are forecast."""
 
 
-def write(folder: Path, config: RunConfig, manifest: Manifest, split: Split, model: Forecaster) -> list[Path]:
+def write(folder: Path, config: RunConfig, manifest: Manifest, split: Split, model: Model) -> list[Path]:
     """Forecast the sequences of `split`; returns the files written.
 
     `forecast-error` as PNG and PDF shows the error over time. Pictures give `strips`; for motion see
     `showcase_motion.write`.
     """
     samples = config.evaluate.samples
+    given = model.given if isinstance(model, Forecaster) else config.observe.evaluate.frames
+    assert given is not None, "it forecasts"
     stream = next(iter(streams.evaluation(config, config.data, manifest, split, alone()).values()))
     device = next(model.parameters()).device
-    errors = squared_errors(model, (batch.to(device) for batch in stream.epoch(0)), samples, manifest.spec.length)
+    batches = (batch.to(device) for batch in stream.epoch(0))
+    errors = squared_errors(model, given, batches, samples, manifest.spec.length)
     batch = next(stream.epoch(0)).to(device)
     shown = batch.rows(slice(SHOWN))
     title = f"{config.model.name} on {manifest.dataset}, {split} split"
     folder.mkdir(parents=True, exist_ok=True)
-    written = figures_error.over_time(folder / "forecast-error", errors, model.given, title)
+    written = figures_error.over_time(folder / "forecast-error", errors, given, title)
     if manifest.spec.image is not None:
         with torch.inference_mode():
-            forecast = model.forecast(shown, samples).mean
+            forecast = forecast_of(model, shown, samples).mean
         written += pictures.strips(
             folder / "strips", keys=shown.keys, truth=_numpy(shown.values), present=_numpy(shown.present),
-            forecast=_numpy(forecast), image=manifest.spec.image, given=model.given,
+            forecast=_numpy(forecast), image=manifest.spec.image, given=given,
             title=f"{title}, mean of {samples} draws",
         )  # fmt: skip
-    if manifest.dataset == "mocap":
+    if manifest.dataset == "mocap" and isinstance(model, Forecaster):
         sequences = [stream.dataset.read(position) for position in range(len(shown.keys))]
         written += showcase_motion.write(folder, sequences, shown, model, samples, title)
     return written
@@ -54,22 +58,20 @@ def write(folder: Path, config: RunConfig, manifest: Manifest, split: Split, mod
 
 @torch.inference_mode()
 def squared_errors(
-    forecaster: Forecaster, batches: Iterable[Batch], samples: int, length: int
+    model: Model, given: int, batches: Iterable[Batch], samples: int, length: int
 ) -> dict[str, NDArray[np.float64]]:
     """Of each kind of forecast, the squared error [N, T - given], mean over channels; NaN where no frame is present.
 
     Args:
-        length: T, frames of the longest sequence.
+        given: how many first frames the model sees. length: T, frames of the longest sequence.
     """
-    given = forecaster.given
     errors: dict[str, list[NDArray[np.float64]]] = {}
     for batch in batches:
-        forecast = forecaster.forecast(batch, samples)
-        forecasts = {
-            f"mean of {samples} draws": forecast.mean,
-            "path of the posterior's mean": forecast.path,
-            "persistence": baselines.held(batch, given),
-        }
+        forecast = forecast_of(model, batch, samples)
+        forecasts = {f"mean of {samples} draws": forecast.mean}
+        if forecast.path is not None:
+            forecasts["path of the posterior's mean"] = forecast.path
+        forecasts["persistence"] = baselines.held(batch, given)
         for name, frames in forecasts.items():
             error = (frames - batch.values).square().mean(2).double()
             padded = np.full((len(error), length), np.nan)

@@ -15,7 +15,7 @@ from launch.scoring.baselines import held, nearest, straight
 from launch.scoring.estimates import Scores
 from launch.scoring.ratio import Ratio
 from launch.training.distributed import all_gathered
-from models.base import Forecaster, LatentDynamics, Model, Smoother, Terms, last_observed
+from models.base import Forecast, Forecaster, LatentDynamics, Model, Smoother, Terms, last_observed
 from models.batch import Batch
 from models.decisions import Rule, decided
 from models.metrics import accuracy, rmse
@@ -48,6 +48,9 @@ class Scoring(NamedTuple):
     """Latent draws a sequence."""
     horizons: tuple[int, ...]
     """Of a forecast, frames; the whole sequence is always one of them."""
+    prefix: int | None = None
+    """Number of first frames that are observed where every model forecasts the rest; None where it answers other
+    questions. A `Forecaster` always forecasts."""
 
     def density(self, model: LatentDynamics | Forecaster, batch: Batch, rate: str) -> Sheet:
         """Negative bounds per observed frame (binary data) or per observed dimension (others), nats."""
@@ -63,23 +66,29 @@ class Scoring(NamedTuple):
     def validation(self, model: Model, batch: Batch, rate: str) -> Sheet:
         """The one task that the best weights are chosen by: the forecast of a model that makes one, else its bound or
         what stands in the place of it."""
-        if isinstance(model, Forecaster):
-            return self.forecast(model, batch, rate)
+        if self.given(model) is not None:
+            return self.forecast(model, batch)
         if isinstance(model, Smoother):
             return self.pseudo_likelihood(model, batch, rate)
         return self.density(model, batch, rate)
 
+    def given(self, model: Model) -> int | None:
+        """Number of first frames that the model forecasts the others from; None if it answers other questions."""
+        return model.given if isinstance(model, Forecaster) else self.prefix
+
     def contenders(self, model: Model) -> dict[str, Score]:
         """Who is scored on the tasks of a model: itself, and what costs nothing."""
         scores: dict[str, Score] = {"model": self.model, "persistence": self.persistence}
-        if isinstance(model, Forecaster):
+        if self.given(model) is not None:
             return scores
         return {**scores, "nearest" if self.binary else "linear": self.neighbours}
 
     def model(self, model: Model, batch: Batch, rate: str) -> Sheet:
         """All tasks that the model is for."""
         if isinstance(model, Forecaster):
-            return {**self.density(model, batch, rate), **self.forecast(model, batch, rate, whole=True)}
+            return {**self.density(model, batch, rate), **self.forecast(model, batch, whole=True)}
+        if self.prefix is not None:
+            return self.forecast(model, batch, whole=True)
         if isinstance(model, Smoother):
             return self._interpolation(model.interpolate(batch, self.samples), batch, rate)
         return {
@@ -88,18 +97,22 @@ class Scoring(NamedTuple):
             **self._interpolation(model.interpolate(batch, self.samples), batch, rate),
         }
 
-    def forecast(self, model: Forecaster, batch: Batch, rate: str, whole: bool = False) -> Sheet:
+    def forecast(self, model: Model, batch: Batch, whole: bool = False) -> Sheet:
         """MSE after the frames that the model has seen, of the mean of the draws and of the posterior mean's path; and
         the scores of the `whole` predictive distribution, which take longer."""
-        forecast = model.forecast(batch, self.samples)
-        means = {"mse": forecast.mean, "mse_of_mean_path": forecast.path}
-        return self._forecast(means, batch, model.given, forecast.predictive if whole else None)
+        given, forecast = self.given(model), forecast_of(model, batch, self.samples)
+        assert given is not None, "it forecasts"
+        means = {"mse": forecast.mean}
+        if forecast.path is not None:
+            means["mse_of_mean_path"] = forecast.path
+        return self._forecast(means, batch, given, forecast.predictive if whole else None)
 
     def persistence(self, model: Model, batch: Batch, rate: str) -> Sheet:
         """The last observed frame as the answer to every question that the model is asked; it has no density."""
-        if isinstance(model, Forecaster):
-            frames = held(batch, model.given)
-            return self._forecast({"mse": frames}, batch, model.given, frames)
+        given = self.given(model)
+        if given is not None:
+            frames = held(batch, given)
+            return self._forecast({"mse": frames}, batch, given, frames)
         last = last_observed(batch)
         predicted = {} if isinstance(model, Smoother) else self._prediction(last, batch, rate)
         return {**predicted, **self._interpolation(last, batch, rate)}
@@ -157,6 +170,15 @@ class Scoring(NamedTuple):
             found = self._uncertainty(answer, batch.values, columns)
             sheet = {horizon: scores | found[horizon] for horizon, scores in sheet.items()}
         return {"forecast": sheet}
+
+
+def forecast_of(model: Model, batch: Batch, samples: int) -> Forecast:
+    """What the model believes of the frames after those it is given; a model of each frame given the past is given all
+    that the batch observes."""
+    if isinstance(model, Forecaster):
+        return model.forecast(batch, samples)
+    assert isinstance(model, LatentDynamics), "a smoother knows the future"
+    return Forecast(model.predict(batch, samples))
 
 
 def collect(score: Score, model: Model, batches: Iterable[Batch], rate: str, device: torch.device) -> Scored:

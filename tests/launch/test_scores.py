@@ -22,6 +22,7 @@ from launch.training.rank import _validation_score
 from launch.training.watchdog import Watchdog
 from models.batch import Batch
 from models.config_base import load
+from models.errors import DriftworkError
 from pipeline.manifest import read_manifest
 from tests import rounding
 from tests.datasets import write_rolls, write_walks
@@ -179,3 +180,51 @@ def test_a_smoother_is_validated_on_the_pseudo_likelihood_of_a_frame(rolls):
         f"val/pseudo_likelihood_{rate}_pseudo_nll_nats_per_frame": pytest.approx(x, rel=1e-6)
         for rate, x in expected.items()
     }
+
+
+PREFIX = ["observe.evaluate={pattern: prefix, frames: 4}", "evaluate.horizons=[5]"]
+GRU = "model={name: gru_ode, latent: 4, hidden: 8, width: 16, depth: 1}"
+SDE = "model={name: vsdn_sde, latent: 4, hidden: 8, width: 16, depth: 1}"
+
+
+@pytest.mark.parametrize("model", [None, GRU, SDE])
+def test_prefix_is_forecast_by_models_of_the_next_frame(tmp_path, model):
+    """Scores are the errors of `predict` at the frames after the prefix, which reads nothing of them."""
+    write_walks(tmp_path / "walks", lengths=(20, 14, 17))
+    config, manifest, module = untrained(tmp_path / "walks", *PREFIX, *([model] if model else []))
+    scoring = run_folder.scoring_for(config, manifest, samples=3)
+    assert list(scoring.contenders(module)) == ["model", "persistence"]
+    ((rate, stream),) = streams.evaluation(config, config.data, manifest, "test", alone()).items()
+    assert rate == "20"  # per cent: 4 of 20 frames
+    with torch.inference_mode():
+        batch = next(stream.epoch(0))
+        assert batch.observed.sum(1).tolist() == [4, 4, 4]
+        table = scoring.model(module, batch, rate)
+        assert set(table) == {"forecast"}
+        assert set(table["forecast"]) == {"5", "16"}
+        mean = module.predict(batch, 3).mean
+        for horizon in (5, 16):
+            found = table["forecast"][str(horizon)]["mse"]
+            for b, length in enumerate((20, 14, 17)):
+                frames = slice(4, min(4 + horizon, length))
+                wanted = (mean - batch.values)[b, frames].square().mean(1)
+                torch.testing.assert_close(found.x[b] / found.w[b], wanted.mean())
+        changed = torch.where(torch.arange(20)[:, None] < 4, batch.values, 7.0)
+        assert torch.equal(module.predict(batch._replace(values=changed), 3).mean, mean)
+        held = scoring.persistence(module, batch, rate)["forecast"]["16"]["mse"]
+        wanted = (batch.values[:, 3:4] - batch.values)[:, 4:].square().mean(2) * batch.present[:, 4:]
+        torch.testing.assert_close(held.x, wanted.sum(1))
+        assert set(scoring.validation(module, batch, rate)["forecast"]["5"]) == {"mse"}
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (SMOOTHER, "bi_gru_ode knows past and future, and does not forecast"),
+        ("model={name: ode2vae, velocity_frames: 3}", "frames=4: a forecast of ode2vae sees model.velocity_frames=3"),
+        ("observe.evaluate.ratios=[0.5]", "evaluate.ratios must be empty with pattern prefix"),
+    ],
+)
+def test_prefix_that_a_model_cannot_take_is_refused(model, said):
+    with pytest.raises(DriftworkError, match=said):
+        load(RunConfig, Path(__file__).with_name("tiny_vsdn_vae.yaml"), ["data=walks", *PREFIX, model])

@@ -114,7 +114,7 @@ def test_the_same_run_gives_the_same_bytes(motion, tmp_path):
 def test_the_drawn_error_is_that_of_the_table(tmp_path):
     config, manifest, model = run_on(tmp_path / "films", write_films)
     stream = streams.evaluation(config, config.data, manifest, "test", alone())["100"]
-    errors = squared_errors(model, stream.epoch(0), config.evaluate.samples, manifest.spec.length)
+    errors = squared_errors(model, model.given, stream.epoch(0), config.evaluate.samples, manifest.spec.length)
     scoring = run_folder.scoring_for(config, manifest, config.evaluate.samples)
     ours = results.estimates(scores.collect(scoring.model, model, stream.epoch(0), "100", CPU))["forecast"]
     copied = results.estimates(scores.collect(scoring.persistence, model, stream.epoch(0), "100", CPU))["forecast"]

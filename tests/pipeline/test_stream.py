@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.config_base import build
 from models.errors import DriftworkError
 from pipeline.observe import ObservationConfig, key_seed, mask
 from pipeline.stream import Stream
@@ -117,6 +118,39 @@ def test_a_regular_mask_is_every_nth_frame_and_skips_missing_ones():
     both = ObservationConfig(pattern="regular", ratios=(0.25, 0.5))
     found = {tuple(np.flatnonzero(mask(both, present, key_seed(i)))) for i in range(20)}
     assert found == {(0, 8), (0, 2, 6, 8)}  # of several ratios each has its turn
+
+
+def test_prefix_shows_the_first_frames_and_a_share_of_the_rest():
+    present = np.ones(43, bool)
+    present[[1, 5]] = False
+    first = ObservationConfig(pattern="prefix", frames=3)
+    assert np.flatnonzero(mask(first, present, 0)).tolist() == [0, 2]
+    assert not mask(first, np.zeros(5, bool), 0).any()
+    some = ObservationConfig(pattern="prefix", frames=3, ratios=(0.1, 0.5))
+    counts, sizes = np.zeros(43), set()
+    for i in range(3000):
+        shown = mask(some, present, key_seed(i))
+        assert np.flatnonzero(shown[:3]).tolist() == [0, 2]
+        sizes.add(int(shown[3:].sum()))
+        counts += shown
+    assert sizes == {4, 20}  # round(0.1 * 39) and round(0.5 * 39), half to even
+    assert not counts[[1, 5]].any()
+    later = np.delete(counts, [0, 1, 2, 5])  # each 3000 times with a chance of 12 / 39 on average
+    assert abs(later - 3000 * 12 / 39).max() < 5 * np.sqrt(3000 * 12 / 39)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"pattern": "prefix"}, "frames is the length of a prefix"),
+        ({"pattern": "regular", "ratios": [0.5], "frames": 3}, "frames is the length of a prefix"),
+        ({"pattern": "random"}, "pattern random needs ratios, at least one"),
+        ({"pattern": "regular", "ratios": [0.3]}, "ratio 0.3 is no 1/n"),
+    ],
+)
+def test_pattern_without_what_it_needs_is_refused(config, said):
+    with pytest.raises(DriftworkError, match=said):
+        build(ObservationConfig, config, where="observe")
 
 
 def test_what_cannot_be_streamed_is_refused_in_one_line(data):
