@@ -87,6 +87,11 @@ class StateSpace(LatentDynamics):
         """Filter with so many particles a sequence, without gradients."""
 
     @abstractmethod
+    def log_evidence(self, batch: Batch, particles: int) -> Tensor:
+        """Estimate log P(observed frames) [B], nats, by a filter whose particles the posterior moves: its exponential
+        is unbiased too, and varies less. Without gradients."""
+
+    @abstractmethod
     def rollout(self, batch: Batch, samples: int) -> Predictive:
         """P(Y_t | observations before t) by draws of the latent that no likelihood weighs, as published."""
 

@@ -1,10 +1,10 @@
 """A particle filter (Gordon, Salmond and Smith, 1993): the law of a state given the observations so far, as S weighted
 draws of it.
 
-Particles move by the model's own steps. At an observation the weight of each is multiplied by P(Y_n | X_n, past), and
-P(Y_n | past) is estimated by the weighted mean of these. The product of the estimates is an unbiased estimate of the
-likelihood of all observations. Where few particles carry the weight, all are resampled: systematically (Kitagawa,
-1996), when the effective sample size 1 / sum_k w_k^2 is below S / 2.
+Particles move by the model's own steps, or by others with weights that make up for it. At an observation the weight of
+each is multiplied by P(Y_n | X_n, past), and P(Y_n | past) is estimated by the weighted mean of these. The product of
+the estimates is an unbiased estimate of the likelihood of all observations. Where few particles carry the weight, all
+are resampled: systematically (Kitagawa, 1996), when the effective sample size 1 / sum_k w_k^2 is below S / 2.
 
 Every decision is of one sequence, and its noise is keyed by that sequence (`noise`): neither a later observation nor
 another sequence of the batch has an influence. Use it in double precision: resampling turns a difference of rounding,
@@ -44,6 +44,11 @@ class Cloud(NamedTuple):
         """Particles x [S, B, Z] of equal weight, before any observation."""
         S, B, _ = x.shape
         return cls(x, x.new_full((B, S), -math.log(S)), x.new_zeros(B), x.new_zeros(B))
+
+    def moved(self, x: Tensor, log_ratio: Tensor) -> "Cloud":
+        """The particles at x [S, B, Z]; `log_ratio` [S, B] is the logarithm of the density of their steps under the
+        model over that which they were drawn from. Until the next observation the weights do not sum to 1."""
+        return self._replace(x=x, log_weights=self.log_weights + log_ratio.T)
 
     def observe(self, log_likelihood: Tensor, here: Tensor, uniform: Tensor) -> "Cloud":
         """Weigh the particles by an observation, and resample them where few carry the weight.

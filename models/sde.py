@@ -17,6 +17,9 @@ from models.timegrid import TimeGrid
 
 SolverName = Literal["direct", "torchsde"]
 
+PRIOR = (0,)
+"""Driver of the prior's own paths, see `Shape`."""
+
 
 class Frames(NamedTuple):
     """N times at which paths are read, each within a step of one sequence."""
@@ -31,6 +34,10 @@ class Frames(NamedTuple):
     """[N, 1, 1] length of the step."""
     noise: Tensor
     """[N, S, Z] standard normal, of the Brownian bridge within the step."""
+
+    def within(self, steps: slice) -> Tensor:
+        """Numbers of those that lie in these steps."""
+        return ((self.step >= steps.start) & (self.step < steps.stop)).nonzero()[:, 0]
 
     def take(self, which: Tensor) -> "Frames":
         """Some of them, by number."""
@@ -78,29 +85,33 @@ class Equation(NamedTuple):
         hidden, biases = (tuple(x[:1] for x in layers) for layers in (w.hidden, w.biases))
         return self._replace(
             pre=self.pre[:, :1], weights=Weights(w.A[:1], hidden, biases, w.V[:1], w.c[:1]),
-            shape=self.shape._replace(driver=(0,)),
+            shape=self.shape._replace(driver=PRIOR),
         )  # fmt: skip
-
-    def gap(self, paths: Solution) -> Tensor:
-        """H_Q - H_G along all steps of paths of the posterior, [M, S, B, Z]."""
-        _, S, B, _ = paths.diffusion.shape
-        informed = self.informed[:, None, :, None].to(paths.states).expand(-1, S, -1, -1).flatten(1, 2)
-        prior = self.shape._replace(driver=(0,))
-        gap = self.shape.target(paths.outputs, informed) - prior.target(paths.outputs)
-        return gap.unflatten(1, (S, B))
 
     def solve(self, x: Tensor, noise: Tensor, steps: slice = slice(None)) -> Solution:
         """Paths from x [S, B, Z], at the start of the first of `steps`, with noise [steps, S, B, Z]."""
         (S, B, _), pre = x.shape, self.pre[steps]
-        dt, informed = (
-            y.expand(-1, S, -1, -1).flatten(1, 2) for y in (self.dt(steps), self.informed[steps, None, :, None].to(pre))
-        )
+        dt, informed = self.dt(steps).expand(-1, S, -1, -1).flatten(1, 2), self._informed(steps, S)
         paths = solve(
             x.flatten(0, 1), pre.repeat(1, 1, S, 1), self.weights, dt, noise.flatten(1, 2), self.shape, self.solver,
             informed,
         )  # fmt: skip
         states, diffusion = (y.unflatten(1, (S, B)) for y in (paths.states, self.shape.diffusion(paths.outputs)))
         return Solution(torch.cat([x[None], states]), diffusion, paths.outputs)
+
+    def divergence(self, paths: Solution, noise: Tensor, steps: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Of the paths' law Q from the prior's P: the sum over steps of 1/2 |u|^2, whose mean is KL(Q || P), and that
+        of u epsilon, both [S, B], with u = R^-1 (H_Q - H_G) sqrt(dt); log dP/dQ of a path is minus both."""
+        if self.shape.driver == PRIOR:
+            return (zero := noise.new_zeros(noise.shape[1:3])), zero
+        prior, informed = self.shape._replace(driver=PRIOR), self._informed(steps, noise.shape[1])
+        gap = self.shape.target(paths.outputs, informed) - prior.target(paths.outputs)
+        u = self.dt(steps).sqrt() * gap.view_as(noise) / paths.diffusion
+        return 0.5 * u.square().sum((0, 3)), (u * noise).sum((0, 3))
+
+    def _informed(self, steps: slice, samples: int) -> Tensor:
+        """[steps, S * B, 1]"""
+        return self.informed[steps, None, :, None].to(self.pre).expand(-1, samples, -1, -1).flatten(1, 2)
 
 
 def solve(

@@ -17,7 +17,7 @@ the loss is 1 - p times that, and -p E log P of the observed frames along paths 
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Literal, NamedTuple, Self
 
@@ -36,11 +36,11 @@ from models.likelihoods import LikelihoodName, Marginal
 from models.noise import antithetic_normal, keyed_normal
 from models.particle_filter import Cloud, stretches_of, uniforms
 from models.predictive import Predictive
+from models.sde import PRIOR
 from models.sde_loop import Shape
 from models.timegrid import TimeGrid
 from models.vsdn import VsdnConfig
 
-_PRIOR = (0,)
 _HELD_OUT = 1 << 20
 """Stream of a sequence's noise that says what is held out; the n-th pair of paths uses 2 n at its steps and
 2 n + 1 between them."""
@@ -96,6 +96,17 @@ class Latent(NamedTuple):
     """[S, B] sum over steps of u epsilon: log dP/dQ of a path is -(kl + martingale)."""
 
 
+class Stretch(NamedTuple):
+    """Some steps of a filter, without an observation but at their end."""
+
+    steps: slice
+    paths: sde.Solution
+    before: Cloud
+    """At the start of the first."""
+    after: Cloud
+    """After what is observed at the end of the last."""
+
+
 class VsdnSde(StateSpace):
     def __init__(self, config: VsdnSdeConfig, likelihood: LikelihoodName, marginal: Marginal) -> None:
         super().__init__()
@@ -137,16 +148,31 @@ class VsdnSde(StateSpace):
 
     @torch.no_grad()
     def filter(self, batch: Batch, particles: int) -> Filtered:
+        (B, T), S, exact = batch.observed.shape, particles, copy.deepcopy(self).double()  # see `particle_filter`
         double = batch._replace(values=batch.values.double())
-        found = copy.deepcopy(self).double()._particles(double, particles)  # see `particle_filter`
-        x, log_weights, h, log_evidence, effective = (y.to(batch.values) for y in found)
+        equation, h = exact._equation(double, Events.of(double), PRIOR)
+        frames = exact._frames(double, equation.grid, S)
+        x, log_weights = h.new_empty(B * T, S, len(self.x0)), h.new_empty(B * T, S)
+        for stretch in exact._stretches(double, equation, h, S):
+            here = frames.within(stretch.steps)
+            x[here] = stretch.paths.read(frames.take(here), stretch.steps.start)
+            log_weights[here] = stretch.before.log_weights[frames.row[here]]
+        x, log_weights, h = (y.to(batch.values) for y in (x.view(B, T, S, -1), log_weights.view(B, T, S), h))
         predictive = self.decoder.predictive(
-            lambda s: torch.cat([x[:, :, s], h], -1), self.decoder.past(batch), particles, log_weights.permute(2, 0, 1)
+            lambda s: torch.cat([x[:, :, s], h], -1), self.decoder.past(batch), S, log_weights.permute(2, 0, 1)
         )
-        return Filtered(predictive, log_evidence, effective)
+        return Filtered(predictive, stretch.after.log_evidence.to(h), stretch.after.effective.to(h))
+
+    @torch.no_grad()
+    def log_evidence(self, batch: Batch, particles: int) -> Tensor:
+        exact, double = copy.deepcopy(self).double(), batch._replace(values=batch.values.double())
+        equation, h = exact._equation(double, Events.of(double), self.posterior)
+        for stretch in exact._stretches(double, equation, h, particles):
+            found = stretch.after.log_evidence
+        return found.to(batch.values)
 
     def rollout(self, batch: Batch, samples: int) -> Predictive:
-        return self._predictive(self._latent(batch, _PRIOR, samples))
+        return self._predictive(self._latent(batch, PRIOR, samples))
 
     def interpolate(self, batch: Batch, samples: int) -> Predictive:
         return self._predictive(self._latent(batch, self.posterior, samples))
@@ -166,38 +192,30 @@ class VsdnSde(StateSpace):
 
     def _paths(self, equation: sde.Equation, h: Tensor, batch: Batch, samples: int) -> Latent:
         (B, T), S = batch.observed.shape, samples
-        dt, noise = equation.dt(), self._noise(batch.seed, equation, S)
+        noise = self._noise(batch.seed, equation, S)
         paths = equation.solve(self.x0.to(h.dtype).expand(S, B, -1), noise)
-        kl = martingale = h.new_zeros(S, B)
-        if equation.shape.driver != _PRIOR:
-            u = dt.sqrt() * equation.gap(paths) / paths.diffusion
-            kl, martingale = (x.sum((0, 3)) for x in (0.5 * u.square(), u * noise))
+        kl, martingale = equation.divergence(paths, noise)
         x = paths.read(self._frames(batch, equation.grid, S)).unflatten(0, (B, T)).permute(2, 0, 1, 3)
         return Latent(x, h, self.decoder.past(batch), kl, martingale)
 
-    def _particles(self, batch: Batch, particles: int) -> tuple[Tensor, ...]:
-        """Filter. At every frame, given the observations before it: particles [B, T, S, Z], their log weights
-        [B, T, S], forward state [B, T, H]. Of all observations: log evidence and effective sample sizes [B]."""
-        (B, T), S, events = batch.observed.shape, particles, Events.of(batch)
-        K, row = events.valid.shape[1], torch.arange(B, device=batch.seed.device)
-        equation, h = self._equation(batch, events, _PRIOR)
-        grid, noise, uniform = equation.grid, self._noise(batch.seed, equation, S), uniforms(batch.seed, K)
+    def _stretches(self, batch: Batch, equation: sde.Equation, h: Tensor, particles: int) -> Iterator[Stretch]:
+        """Filter with particles that the equation moves, from one observation of any sequence to the next."""
+        S, events = particles, Events.of(batch)
+        B, K = events.frame.shape
+        noise, uniform = self._noise(batch.seed, equation, S), uniforms(batch.seed, K)
         known = events.take(h), events.take(self.decoder.past(batch)), events.values
-        frames, stretches = self._frames(batch, grid, S), stretches_of(grid)
-        order = frames.step.argsort(stable=True)
-        stops = torch.searchsorted(frames.step[order], torch.tensor([each.stop for each in stretches]).to(order))
+        row = torch.arange(B, device=h.device)
         cloud = Cloud.at(self.x0.expand(S, B, -1))
-        x, log_weights = h.new_empty(B * T, S, len(self.x0)), h.new_empty(B * T, S)
-        for steps, which in zip(stretches, order.tensor_split(stops[:-1].tolist()), strict=True):
+        for steps in stretches_of(equation.grid):
             paths = equation.solve(cloud.x, noise[steps], steps)
-            asked = frames.take(which)
-            x[which], log_weights[which] = paths.read(asked, steps.start), cloud.log_weights[asked.row]
-            event = grid.event[:, steps.stop - 1]
+            event = equation.grid.event[:, steps.stop - 1]
             number = event.clamp_max(K - 1)
             h_n, past, y = (z[row, number].expand(S, -1, -1) for z in known)
-            log_likelihood = self.decoder.log_prob(torch.cat([paths.states[-1], h_n], -1), past, y)
-            cloud = cloud._replace(x=paths.states[-1]).observe(log_likelihood, event < K, uniform[row, number])
-        return x.unflatten(0, (B, T)), log_weights.unflatten(0, (B, T)), h, cloud.log_evidence, cloud.effective
+            x, (kl, martingale) = paths.states[-1], equation.divergence(paths, noise[steps], steps)
+            log_likelihood = self.decoder.log_prob(torch.cat([x, h_n], -1), past, y)
+            after = cloud.moved(x, -kl - martingale).observe(log_likelihood, event < K, uniform[row, number])
+            yield Stretch(steps, paths, cloud, after)
+            cloud = after
 
     def _equation(self, batch: Batch, events: Events, driver: tuple[int, ...]) -> tuple[sde.Equation, Tensor]:
         """The SDE whose drift `driver` names, and the forward state [B, T, H] just before each frame."""
@@ -209,7 +227,7 @@ class VsdnSde(StateSpace):
             future = torch.cat([future, self.decoder.standardize(following)], -1)
         if c.see_gaps:
             future = torch.cat([future, gap.log1p().to(future)], -1)
-        pre, weights = self.drifts(start, None if driver == _PRIOR else future)
+        pre, weights = self.drifts(start, None if driver == PRIOR else future)
         grid = timegrid.refine(trajectory.rows(0), c.substeps)
         shape = Shape(c.bound, *c.diffusion, driver)
         last = torch.where(events.valid, grid.stop, -1).amax(1)
