@@ -20,6 +20,8 @@ from pipeline.storage import Place, name_of
 
 CONFIG_FILE = "config.yaml"
 
+Prediction = Literal["filter", "rollout"]
+
 
 class OptimConfig(Config):
     lr: float = Field(1e-4, gt=0)
@@ -73,6 +75,12 @@ class EvalConfig(Config):
     """Sequences a batch, over all ranks together."""
     samples: int = Field(8, ge=1)
     """Latent draws a sequence: S of a predictive mean, K of the importance-weighted bound."""
+    particles: int = Field(32, ge=1)
+    """Particles a sequence of the filter with which VSDN-SDE predicts, draws and estimates its likelihood; other models
+    have none."""
+    predict: Prediction = "filter"
+    """How VSDN-SDE predicts a frame in evaluation: by the particle filter, or by a `rollout` of `samples` paths of the
+    prior, which earlier observations do not weigh (as published)."""
     horizons: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Frames ahead at which a forecast is scored, beside the whole sequence."""
 

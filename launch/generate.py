@@ -102,7 +102,7 @@ def generate(folder: Path, config: RunConfig, request: GenerateConfig) -> None:
     (stream,) = streams.evaluation(config, here.data, manifest, request.split, alone()).values()
     maker = Maker(
         model, stream, manifest.spec.binary, rate, round(1 / config.observe.evaluate.ratios[0]),
-        config.evaluate.samples, request.seed, request.decision,
+        config.evaluate.samples, config.evaluate.particles, request.seed, request.decision,
     )  # fmt: skip
     with writing(f"out={request.out}"), aside_folder(request.out) as temporary:
         files = []

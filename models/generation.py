@@ -9,12 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from models.base import LatentDynamics, Smoother
+from models.base import LatentDynamics, Smoother, StateSpace
 from models.batch import Batch
-from models.noise import keyed_normal
+from models.noise import keyed_normal, keyed_uniform
 
 _COINS = 1 << 21
 """Stream of a sequence's noise that binary frames are drawn from; beyond those that models use."""
+_PICKS = (1 << 22) + 1
+"""That by which the draw of the latent is picked."""
 _SAME = 1e-6  # seconds: a time of the data and one that is asked for are the same up to rounding
 
 
@@ -76,11 +78,12 @@ def interpolate_at(model: LatentDynamics | Smoother, batch: Batch, times: Tensor
     return Filled(answer.index_copy(1, question.own, known)[:, question.asked], observed)
 
 
-def ancestral(model: LatentDynamics, batch: Batch, frames: list[int], binary: bool) -> Batch:
+def ancestral(model: LatentDynamics, batch: Batch, frames: list[int], binary: bool, particles: int) -> Batch:
     """Draw `frames` of the batch one after another, each given what is observed before it and the frames drawn so far.
 
-    X_n is one draw of the generative model. Y_n is drawn from P(Y_n | X_n, past) where frames are `binary`, channel by
-    channel; elsewhere it is the expectation, without the noise of the observation. Every row draws for itself.
+    X_n is one draw of the generative model given these; where that takes a filter, one of its `particles`, picked by
+    their weights. Y_n is drawn from P(Y_n | X_n, past) where frames are `binary`, channel by channel; elsewhere it is
+    the expectation, without the noise of the observation. Every row draws for itself.
 
     Args:
         frames: increasing; later than all observed ones.
@@ -90,11 +93,14 @@ def ancestral(model: LatentDynamics, batch: Batch, frames: list[int], binary: bo
         read.
     """
     T, D = batch.values.shape[1:]
+    draws = particles if isinstance(model, StateSpace) else 1
     coins = torch.special.ndtr(keyed_normal(batch.seed, T, D, stream=_COINS)).to(batch.values)
+    picks = keyed_uniform(batch.seed, T, stream=_PICKS)
     values, present, observed = batch.values.clone(), batch.present.clone(), batch.observed.clone()
     for n in frames:
         past = batch._replace(values=values, present=present, observed=observed).first(n + 1)
-        mean = model.predict(past, 1).mean[:, n]
+        predictive = model.predict(past, draws)
+        mean = predictive.likelihood.expectation(predictive.component(n, picks[:, n]))
         values[:, n] = (coins[:, n] < mean).to(mean) if binary else mean
         present[:, n] = observed[:, n] = True
     return batch._replace(values=values, present=present, observed=observed)

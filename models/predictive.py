@@ -50,6 +50,21 @@ class Predictive:
             equal = parameters.new_tensor(-math.log(self.draws))
             yield parameters, equal if self._log_weights is None else self._log_weights[s]
 
+    def component(self, frame: int, uniform: Tensor) -> Tensor:
+        """Return the parameters [B, width] that one draw gives for a frame, picked in each row by the weights there.
+
+        Args:
+            uniform: [B], in (0, 1).
+        """
+        rows, last = range(len(uniform)), self.draws - 1
+        if self._log_weights is None:
+            picked = (uniform * self.draws).long().clamp_max(last)
+        else:
+            total = self._log_weights[:, :, frame].T.double().exp().cumsum(1)
+            points = uniform.double()[:, None].contiguous()
+            picked = torch.searchsorted(total / total[:, -1:], points)[:, 0].clamp_max(last)
+        return torch.stack([self._parameters(s)[row, frame] for row, s in zip(rows, picked.tolist(), strict=True)])
+
     @cached_property
     def mean(self) -> Tensor:
         """E[Y_t] [B, T, D]; of binary frames the probability of a 1."""

@@ -49,6 +49,8 @@ class Maker(NamedTuple):
     """A drawn frame follows so many frames after the one before it."""
     samples: int
     """Latent draws behind an expectation."""
+    particles: int
+    """Of the filter behind a drawn frame, for a model that has one."""
     seed: int
     decision: Rule = "expected_score"
     """How probabilities of binary frames become notes, over all frames that are not given."""
@@ -123,7 +125,7 @@ class Maker(NamedTuple):
 
     def _follow(self, batch: Batch, times: Tensor, frames: range) -> Filled:
         assert isinstance(self.model, LatentDynamics), "it predicts"
-        drawn = ancestral(self.model, batch, list(frames), self.binary)
+        drawn = ancestral(self.model, batch, list(frames), self.binary, self.particles)
         return interpolate_at(self.model, drawn, times, self.samples)
 
     def _made(self, position: int, batch: Batch, filled: Filled) -> Made:

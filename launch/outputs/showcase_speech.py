@@ -79,9 +79,9 @@ def typical(batch: Batch) -> Batch:
 @torch.inference_mode()
 def answers(model: LatentDynamics | Smoother, batch: Batch, rate: int) -> Speech:
     """What the model makes of the one sequence of `batch`, in `DRAWS` draws: its noise follows from the seed."""
-    many = batch.draws(batch.seed + torch.arange(DRAWS)).to(next(model.parameters()).device)
-    interpolated = _samples(model.interpolate(many, 1).mean)
-    predicted = None if isinstance(model, Smoother) else _samples(model.predict(many, 1).mean).mean(0)
+    one = batch.to(next(model.parameters()).device)
+    interpolated = _samples(model.interpolate(one.draws(one.seed + torch.arange(DRAWS).to(one.seed)), 1).mean)
+    predicted = None if isinstance(model, Smoother) else _samples(model.predict(one, DRAWS).mean)[0]
     if np.ptp(interpolated, axis=0).max() < 0.5 / FULL_SCALE:  # a model without a latent; rows differ by rounding
         interpolated = interpolated[:1]
     D = batch.values.shape[2]

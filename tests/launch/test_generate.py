@@ -150,7 +150,9 @@ def maker_of(run, **changes):
     manifest = read_manifest(config.data)
     model = run_folder.model_for(config, manifest).eval()
     stream = next(iter(streams.evaluation(config, config.data, manifest, "test", alone()).values()))
-    maker = Maker(model, stream, manifest.spec.binary, 1 / manifest.spec.interval, 4, config.evaluate.samples, seed=0)
+    maker = Maker(
+        model, stream, manifest.spec.binary, 1 / manifest.spec.interval, 4, config.evaluate.samples, 32, seed=0
+    )
     return maker._replace(**changes)
 
 

@@ -1,16 +1,15 @@
 """Frames that are asked for between those of the data, and frames that the model draws."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from scipy.stats import kstest
 
 from models.base import last_observed
 from models.generation import Question, ancestral, asked_times, interpolate_at
-from models.likelihoods import Marginal
+from models.likelihoods import Bernoulli, Marginal
 from models.ode import SolverConfig
 from models.ode2vae import Ode2VaeConfig
+from models.predictive import Predictive
 from models.registry import build_model
 from tests.models.conftest import D, make_batch, small
 
@@ -28,7 +27,8 @@ def hand(share=0.4, level=0.8):
     class Sticky:
         def predict(self, batch, samples):
             assert samples == 1
-            return SimpleNamespace(mean=share + (level - share) * last_observed(batch))
+            logits = torch.logit(share + (level - share) * last_observed(batch))
+            return Predictive(Bernoulli(Marginal(torch.full((D,), 0.5), 0.5)), lambda _: logits, 1)
 
     return Sticky()
 
@@ -92,9 +92,9 @@ def test_what_is_drawn_does_not_see_what_comes_after_and_leaves_the_rest_alone(d
     given = torch.arange(17) < 8
     batch = batch._replace(observed=batch.present & given)
     with torch.no_grad():
-        drawn = ancestral(dynamics, batch, list(range(8, 17, 3)), binary=True)
+        drawn = ancestral(dynamics, batch, list(range(8, 17, 3)), True, 4)
         future = batch._replace(values=torch.where(given[:, None], batch.values, 1 - batch.values))
-        again = ancestral(dynamics, future, list(range(8, 17, 3)), binary=True)
+        again = ancestral(dynamics, future, list(range(8, 17, 3)), True, 4)
     assert torch.equal(drawn.values[drawn.observed], again.values[again.observed])
     assert torch.equal(drawn.values[:, given], batch.values[:, given])
     assert drawn.observed[0].nonzero()[:, 0].tolist() == [*range(8), 8, 11, 14]
@@ -105,8 +105,8 @@ def test_rows_draw_for_themselves_and_the_same_row_again(dynamics):
     batch = one(rows=3)
     batch = batch._replace(observed=torch.zeros_like(batch.observed))
     with torch.no_grad():
-        together = ancestral(dynamics, batch, list(range(0, 17, 4)), binary=True).values[:, ::4]
-        last = ancestral(dynamics, type(batch)._make(x[2:] for x in batch), list(range(0, 17, 4)), binary=True)
+        together = ancestral(dynamics, batch, list(range(0, 17, 4)), True, 4).values[:, ::4]
+        last = ancestral(dynamics, type(batch)._make(x[2:] for x in batch), list(range(0, 17, 4)), True, 4)
     assert torch.equal(together[2:], last.values[:, ::4])
     assert (together[0] != together[1]).any()
 
@@ -115,7 +115,7 @@ def test_a_real_valued_frame_is_the_expectation_given_the_latent():
     batch = one()._replace(observed=torch.zeros(1, 17, dtype=torch.bool))
     model = small("gru_ode")
     with torch.no_grad():
-        drawn = ancestral(model, batch, [0, 5, 9], binary=False)
+        drawn = ancestral(model, batch, [0, 5, 9], False, 4)
         for n, seen in ((0, []), (5, [0]), (9, [0, 5])):
             shown = torch.zeros_like(batch.observed)
             shown[:, seen] = True
@@ -127,13 +127,49 @@ def test_drawn_frames_have_the_frequencies_of_the_predictive():
     """A Markov chain with P(1 | 0) = 0.4 and P(1 | 1) = 0.8 is at 1 in the share 2 / 3 of its steps in the long run."""
     rows = 400
     batch = one(rows=rows)._replace(observed=torch.zeros(rows, 17, dtype=torch.bool))
-    y = ancestral(hand(), batch, list(range(17)), binary=True).values
+    y = ancestral(hand(), batch, list(range(17)), True, 4).values
     before, after = y[:, :-1].flatten(), y[:, 1:].flatten()
     for level, share in ((0.0, 0.4), (1.0, 0.8)):
         from_here = after[before == level]
         assert float(from_here.mean()) == pytest.approx(share, abs=4 * (0.25 / len(from_here)) ** 0.5)
     assert float(y[:, 0].mean()) == pytest.approx(0.4, abs=4 * (0.25 / (rows * D)) ** 0.5)
     assert float(y[:, -1].mean()) == pytest.approx(2 / 3, abs=4 * (0.25 / (rows * D)) ** 0.5)
+
+
+def sharp():
+    """A VSDN-SDE whose frames say much about its latent."""
+    model = small("vsdn_sde")
+    with torch.no_grad():
+        model.decoder.linear.weight[:, : model.config.latent] *= 20
+    return model
+
+
+def test_frame_after_the_past_has_the_law_of_the_filter():
+    """Over rows with noise of their own: the share of ones is the mean of their predictives, not of their rollouts."""
+    model, rows = sharp(), 800
+    batch = one(rows=rows)
+    batch = batch._replace(observed=batch.present & (torch.arange(17) < 8))
+    with torch.no_grad():
+        drawn = ancestral(model, batch, [8], True, 8).values[:, 8]
+        expected, rollout = (found.mean[:, 8].mean(0) for found in (model.predict(batch, 8), model.rollout(batch, 8)))
+    error = 0.5 / rows**0.5
+    assert (abs(drawn.mean(0) - expected) < 5 * error).all()
+    assert (abs(rollout - expected) > 5 * error).any()
+
+
+def test_number_of_particles_leaves_the_law_of_prior_draws():
+    """The evidence is unbiased, so frames drawn one after another from S particles have the model's own joint law
+    whatever S is. One particle is a path of the prior."""
+    model, rows = sharp(), 1500
+    batch = one(rows=rows)._replace(observed=torch.zeros(rows, 17, dtype=torch.bool))
+    moments = []
+    for particles in (1, 3):
+        batch = batch._replace(seed=batch.seed + 10_000)
+        with torch.no_grad():
+            y = ancestral(model, batch, [2, 4, 9], True, particles).values
+        pairs = torch.cat([y[:, 2], y[:, 9], y[:, 2] * y[:, 4], y[:, 4] * y[:, 9], y[:, 2] * y[:, 9]], 1)
+        moments.append(pairs.mean(0))
+    assert (abs(moments[0] - moments[1]) < 5 * (2 * 0.25 / rows) ** 0.5).all()
 
 
 @pytest.fixture
