@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import Field
 
 from launch import run_folder, streams
-from launch.config import RunConfig
+from launch.config import Prediction, RunConfig
 from launch.entry import command, run
 from launch.figures.reliability import reliability
 from launch.job import launcher
@@ -22,12 +22,13 @@ from launch.training import checkpoint
 from launch.training.distributed import Ranks, alone
 from models.config_base import parse
 from models.errors import DriftworkError, without_login
+from models.vsdn_sde import VsdnSdeConfig
 from pipeline.observe import Ratio
 from pipeline.sequence import Split
 from pipeline.storage import Place
 
 USAGE = """usage: driftwork evaluate RUN [split=test] [data=DIR|URL] [ranks=N] [ratios=[0.1,0.2]] [samples=N]
-       [tracking.uri=STORE] [--json]
+       [particles=N] [predict=filter|rollout] [tracking.uri=STORE] [--json]
 RUN is a run folder, or the id of a run in the store"""
 
 
@@ -42,6 +43,10 @@ class EvaluateConfig(OfStore):
     """Shares of the frames that are observed; null: those of the run's config."""
     samples: int | None = Field(None, ge=1)
     """Latent draws a sequence; null: those of the run's config."""
+    particles: int | None = Field(None, ge=1)
+    """Particles of VSDN-SDE's filter; null: those of the run's config."""
+    predict: Prediction | None = None
+    """How VSDN-SDE predicts, see `EvalConfig`; null: as the run's config says."""
 
 
 @command(USAGE)
@@ -102,10 +107,15 @@ def _requested(config: RunConfig, request: EvaluateConfig) -> tuple[RunConfig, s
         observed = own.at(request.ratios, where="evaluate")
         config = config.model_copy(update={"observe": config.observe.model_copy(update={"evaluate": observed})})
         name += "-at-" + "-".join(f"{100 * ratio:g}" for ratio in request.ratios)
-    if request.samples is not None and request.samples != config.evaluate.samples:
-        drawn = config.evaluate.model_copy(update={"samples": request.samples})
-        config = config.model_copy(update={"evaluate": drawn})
-        name += f"-samples-{request.samples}"
+    for key in ("samples", "particles", "predict"):
+        value = getattr(request, key)
+        if value is None:
+            continue
+        if key != "samples" and not isinstance(config.model, VsdnSdeConfig):
+            raise DriftworkError(f"{key}={value} has no effect on {config.model.name}, which has no filter; remove it")
+        if value != getattr(config.evaluate, key):
+            config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={key: value})})
+            name += f"-{key}-{value}"
     return config, name
 
 

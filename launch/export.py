@@ -83,7 +83,13 @@ def write(folder: Path, config: RunConfig, manifest: Manifest) -> Path:
             code=[_ROOT / "models"],
             data=data,
             columns=served.COLUMNS,
-            params={"task": tasks[0], "samples": description.samples, "seed": 0, "decision": "probability"},
+            params={
+                "task": tasks[0],
+                "samples": description.samples,
+                "particles": description.particles,
+                "seed": 0,
+                "decision": "probability",
+            },
             requirements=[f"{name}=={version(name).partition('+')[0]}" for name in packages],
         )
         _link(weights, temporary / "data/driftwork" / served.WEIGHTS)
@@ -95,7 +101,7 @@ def _describe(config: RunConfig, manifest: Manifest) -> served.Description:
     return served.Description(
         model=config.model, likelihood=spec.likelihood, mean=manifest.stats.mean, scale=marginal.scale,
         sequences=marginal.sequences, binary=spec.binary, units=spec.units, interval=spec.interval, length=spec.length,
-        samples=config.evaluate.samples,
+        samples=config.evaluate.samples, particles=config.evaluate.particles,
     )  # fmt: skip
 
 

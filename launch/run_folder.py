@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from launch.config import CONFIG_FILE, RunConfig
+from launch.scoring.draws import Draws
 from launch.scoring.scores import Scoring
 from launch.tracker import store_uri
 from launch.tracker.mlflow_store import find_run_folder
@@ -198,8 +199,9 @@ def marginal(manifest: Manifest) -> Marginal:
 
 def scoring_for(config: RunConfig, manifest: Manifest, samples: int) -> Scoring:
     spec = manifest.spec
+    draws = Draws.of(config.evaluate)._replace(samples=samples)
     horizons, prefix = config.evaluate.horizons, config.observe.evaluate.frames
-    return Scoring(spec.binary, spec.likelihood == "bernoulli", spec.length, samples, horizons, prefix)
+    return Scoring(spec.binary, spec.likelihood == "bernoulli", spec.length, draws, horizons, prefix)
 
 
 def _write(path: Path, text: str) -> None:

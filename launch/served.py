@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models.base import Forecaster, Model, Smoother
+from models.base import Forecaster, Model, Smoother, StateSpace
 from models.batch import Batch
 from models.config_base import Config
 from models.decisions import completed
@@ -53,6 +53,8 @@ class Description(Config):
     """Frames of the longest sequence of the data; ten times as long is the most that is answered."""
     samples: int
     """Latent draws behind an answer, where a request does not say."""
+    particles: int = 32
+    """Particles behind a prediction of a model that has a filter, where a request does not say."""
 
     def build(self) -> Model:
         mean = torch.tensor(self.mean, dtype=torch.float64).float()
@@ -64,6 +66,16 @@ def tasks(model: Model) -> tuple[Task, ...]:
     if isinstance(model, Forecaster):
         return ("forecast",)
     return ("interpolation",) if isinstance(model, Smoother) else ("interpolation", "prediction")
+
+
+class Asked(NamedTuple):
+    """What a request asks of all its sequences, checked."""
+
+    task: Task
+    samples: int
+    particles: int
+    seed: int
+    decision: str
 
 
 class Given(NamedTuple):
@@ -110,38 +122,37 @@ class Served:
             rows = [self._checked(row, number) for number, row in enumerate(model_input.to_dict("records"), 1)]
             if not rows:
                 raise DriftworkError("no sequence is given")
-            return [{"times": row.ask.tolist(), "values": self.answer(row, *asked).tolist()} for row in rows]
+            return [{"times": row.ask.tolist(), "values": self.answer(row, asked).tolist()} for row in rows]
         except DriftworkError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from None
 
     @torch.inference_mode()
-    def answer(self, given: Given, task: Task, samples: int, seed: int, decision: str) -> Tensor:
+    def answer(self, given: Given, asked: Asked) -> Tensor:
         """[Q, D] at the asked times: expectations, in the units of the data, or what is decided from them."""
-        filled = self._filled(given, task, samples, seed)
-        if decision == "probability":
+        filled = self._filled(given, asked)
+        if asked.decision == "probability":
             return filled.frames[0]
-        return completed(*filled, "0.5" if decision == "0.5" else "expected_score")[0].to(filled.frames)
+        return completed(*filled, "0.5" if asked.decision == "0.5" else "expected_score")[0].to(filled.frames)
 
-    def _filled(self, given: Given, task: Task, samples: int, seed: int) -> Filled:
-        device = next(self._model.parameters()).device
-        batch, ask = given.batch(seed).to(device), torch.from_numpy(given.ask).to(device)
-        if task == "interpolation" and not isinstance(self._model, Forecaster):
+    def _filled(self, given: Given, asked: Asked) -> Filled:
+        device, samples = next(self._model.parameters()).device, asked.samples
+        batch, ask = given.batch(asked.seed).to(device), torch.from_numpy(given.ask).to(device)
+        if asked.task == "interpolation" and not isinstance(self._model, Forecaster):
             return interpolate_at(self._model, batch, ask, samples)
         nothing = torch.zeros(1, len(ask), dtype=torch.bool, device=device)
         if isinstance(self._model, Forecaster):
             return Filled(_forecast(self._model, batch, ask, samples)[None], nothing)
         assert not isinstance(self._model, Smoother), "it only interpolates"
         question = Question.of(batch, ask)
-        return Filled(self._model.predict(question.batch, samples).mean[:, question.asked], nothing)
+        draws = asked.particles if isinstance(self._model, StateSpace) else samples
+        return Filled(self._model.predict(question.batch, draws).mean[:, question.asked], nothing)
 
-    def _asked(self, params: dict[str, Any]) -> tuple[Task, int, int, str]:
+    def _asked(self, params: dict[str, Any]) -> Asked:
         known = tasks(self._model)
-        task, samples, seed = params.get("task") or known[0], params.get("samples"), int(params.get("seed") or 0)
+        task, seed = params.get("task") or known[0], int(params.get("seed") or 0)
         if task not in known:
             raise DriftworkError(f"task={task}: {self._description.model.name} answers {' and '.join(known)}")
-        samples = self._description.samples if samples is None else int(samples)
-        if not 1 <= samples <= 1000:
-            raise DriftworkError(f"samples={samples}: from 1 to 1000 draws are possible")
+        samples, particles = (self._number_of(name, params) for name in ("samples", "particles"))
         if seed < 0:
             raise DriftworkError(f"seed={seed}: must not be negative")
         decision = str(params.get("decision") or "probability")
@@ -149,7 +160,13 @@ class Served:
             raise DriftworkError(f"decision={decision}: it is one of {', '.join(DECISIONS)}")
         if decision != "probability" and not self._description.binary:
             raise DriftworkError(f"decision={decision}: this model's data are not binary; leave it out")
-        return task, samples, seed, decision
+        return Asked(task, samples, particles, seed, decision)
+
+    def _number_of(self, name: str, params: dict[str, Any]) -> int:
+        number = int(getattr(self._description, name) if params.get(name) is None else params[name])
+        if not 1 <= number <= 1000:
+            raise DriftworkError(f"{name}={number}: from 1 to 1000 are possible")
+        return number
 
     def _checked(self, row: dict[str, Any], number: int) -> Given:
         """Raises `DriftworkError`, which tells the row by its number."""

@@ -13,7 +13,7 @@ from launch.figures import error as figures_error
 from launch.figures import pictures
 from launch.outputs import showcase_motion
 from launch.scoring import baselines
-from launch.scoring.scores import forecast_of
+from launch.scoring.draws import Draws
 from launch.training.distributed import alone
 from models.base import Forecaster, Model
 from models.batch import Batch
@@ -30,13 +30,13 @@ def write(folder: Path, config: RunConfig, manifest: Manifest, split: Split, mod
     `forecast-error` as PNG and PDF shows the error over time. Pictures give `strips`; for motion see
     `showcase_motion.write`.
     """
-    samples = config.evaluate.samples
+    draws = Draws.of(config.evaluate)
     given = model.given if isinstance(model, Forecaster) else config.observe.evaluate.frames
     assert given is not None, "it forecasts"
     stream = next(iter(streams.evaluation(config, config.data, manifest, split, alone()).values()))
     device = next(model.parameters()).device
     batches = (batch.to(device) for batch in stream.epoch(0))
-    errors = squared_errors(model, given, batches, samples, manifest.spec.length)
+    errors = squared_errors(model, given, batches, draws, manifest.spec.length)
     batch = next(stream.epoch(0)).to(device)
     shown = batch.rows(slice(SHOWN))
     title = f"{config.model.name} on {manifest.dataset}, {split} split"
@@ -44,21 +44,21 @@ def write(folder: Path, config: RunConfig, manifest: Manifest, split: Split, mod
     written = figures_error.over_time(folder / "forecast-error", errors, given, title)
     if manifest.spec.image is not None:
         with torch.inference_mode():
-            forecast = forecast_of(model, shown, samples).mean
+            forecast = draws.forecast(model, shown).mean
         written += pictures.strips(
             folder / "strips", keys=shown.keys, truth=_numpy(shown.values), present=_numpy(shown.present),
             forecast=_numpy(forecast), image=manifest.spec.image, given=given,
-            title=f"{title}, mean of {samples} draws",
+            title=f"{title}, mean of {draws.behind(model)} draws",
         )  # fmt: skip
     if manifest.dataset == "mocap" and isinstance(model, Forecaster):
         sequences = [stream.dataset.read(position) for position in range(len(shown.keys))]
-        written += showcase_motion.write(folder, sequences, shown, model, samples, title)
+        written += showcase_motion.write(folder, sequences, shown, model, draws.samples, title)
     return written
 
 
 @torch.inference_mode()
 def squared_errors(
-    model: Model, given: int, batches: Iterable[Batch], samples: int, length: int
+    model: Model, given: int, batches: Iterable[Batch], draws: Draws, length: int
 ) -> dict[str, NDArray[np.float64]]:
     """Of each kind of forecast, the squared error [N, T - given], mean over channels; NaN where no frame is present.
 
@@ -67,8 +67,8 @@ def squared_errors(
     """
     errors: dict[str, list[NDArray[np.float64]]] = {}
     for batch in batches:
-        forecast = forecast_of(model, batch, samples)
-        forecasts = {f"mean of {samples} draws": forecast.mean}
+        forecast = draws.forecast(model, batch)
+        forecasts = {f"mean of {draws.behind(model)} draws": forecast.mean}
         if forecast.path is not None:
             forecasts["path of the posterior's mean"] = forecast.path
         forecasts["persistence"] = baselines.held(batch, given)

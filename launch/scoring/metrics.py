@@ -19,6 +19,8 @@ METRICS = {
     "nll_nats_per_dimension": Metric("NLL, nats/dim.", "NLL in nats a dimension"),
     "nll_importance_weighted_nats_per_frame": Metric("NLL, IW bound"),
     "nll_importance_weighted_nats_per_dimension": Metric("NLL, IW bound"),
+    "nll_particle_filter_nats_per_frame": Metric("NLL, particle filter"),
+    "nll_particle_filter_nats_per_dimension": Metric("NLL, particle filter"),
     "kl_nats_per_frame": Metric("of it KL"),
     "kl_nats_per_dimension": Metric("of it KL"),
     "accuracy_decided_percent": Metric(

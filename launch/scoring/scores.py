@@ -12,10 +12,11 @@ from torch import Tensor
 
 from launch.scoring import uncertainty
 from launch.scoring.baselines import held, nearest, straight
+from launch.scoring.draws import Draws
 from launch.scoring.estimates import Scores
 from launch.scoring.ratio import Ratio
 from launch.training.distributed import all_gathered
-from models.base import Forecast, Forecaster, LatentDynamics, Model, Smoother, Terms, last_observed
+from models.base import Forecaster, LatentDynamics, Model, Smoother, StateSpace, Terms, last_observed
 from models.batch import Batch
 from models.decisions import Rule, decided
 from models.metrics import accuracy, rmse
@@ -44,18 +45,21 @@ class Scoring(NamedTuple):
     """Whether values have a Bernoulli likelihood: those of binary frames, and greys."""
     length: int
     """Frames of the longest sequence."""
-    samples: int
-    """Latent draws a sequence."""
+    draws: Draws
     horizons: tuple[int, ...]
     """Of a forecast, frames; the whole sequence is always one of them."""
     prefix: int | None = None
     """Number of first frames that are observed where every model forecasts the rest; None where it answers other
     questions. A `Forecaster` always forecasts."""
 
-    def density(self, model: LatentDynamics | Forecaster, batch: Batch, rate: str) -> Sheet:
-        """Negative bounds per observed frame (binary data) or per observed dimension (others), nats."""
-        terms, weighted = model.density(batch, self.samples)
-        per = {"nll": terms.kl - terms.log_likelihood, "nll_importance_weighted": -weighted, "kl": terms.kl}
+    def density(self, model: LatentDynamics | Forecaster, batch: Batch, rate: str, whole: bool = False) -> Sheet:
+        """Negative bounds per observed frame (binary data) or per observed dimension (others), nats; on the `whole`
+        also what a filter estimates, which takes longer."""
+        terms, weighted = model.density(batch, self.draws.samples)
+        per = {"nll": terms.kl - terms.log_likelihood, "nll_importance_weighted": -weighted}
+        if whole and isinstance(model, StateSpace):
+            per["nll_particle_filter"] = -model.log_evidence(batch, self.draws.particles)
+        per["kl"] = terms.kl
         return {"density": {rate: self._nats(per, terms, batch)}}
 
     def pseudo_likelihood(self, model: Smoother, batch: Batch, rate: str) -> Sheet:
@@ -90,17 +94,17 @@ class Scoring(NamedTuple):
         if self.prefix is not None:
             return self.forecast(model, batch, whole=True)
         if isinstance(model, Smoother):
-            return self._interpolation(model.interpolate(batch, self.samples), batch, rate)
+            return self._interpolation(model.interpolate(batch, self.draws.samples), batch, rate)
         return {
-            **self.density(model, batch, rate),
-            **self._prediction(model.predict(batch, self.samples), batch, rate),
-            **self._interpolation(model.interpolate(batch, self.samples), batch, rate),
+            **self.density(model, batch, rate, whole=True),
+            **self._prediction(self.draws.predictive(model, batch), batch, rate),
+            **self._interpolation(model.interpolate(batch, self.draws.samples), batch, rate),
         }
 
     def forecast(self, model: Model, batch: Batch, whole: bool = False) -> Sheet:
         """MSE after the frames that the model has seen, of the mean of the draws and of the posterior mean's path; and
         the scores of the `whole` predictive distribution, which take longer."""
-        given, forecast = self.given(model), forecast_of(model, batch, self.samples)
+        given, forecast = self.given(model), self.draws.forecast(model, batch)
         assert given is not None, "it forecasts"
         means = {"mse": forecast.mean}
         if forecast.path is not None:
@@ -170,15 +174,6 @@ class Scoring(NamedTuple):
             found = self._uncertainty(answer, batch.values, columns)
             sheet = {horizon: scores | found[horizon] for horizon, scores in sheet.items()}
         return {"forecast": sheet}
-
-
-def forecast_of(model: Model, batch: Batch, samples: int) -> Forecast:
-    """What the model believes of the frames after those it is given; a model of each frame given the past is given all
-    that the batch observes."""
-    if isinstance(model, Forecaster):
-        return model.forecast(batch, samples)
-    assert isinstance(model, LatentDynamics), "a smoother knows the future"
-    return Forecast(model.predict(batch, samples))
 
 
 def collect(score: Score, model: Model, batches: Iterable[Batch], rate: str, device: torch.device) -> Scored:

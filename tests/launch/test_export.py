@@ -44,7 +44,14 @@ class Trained:
     def __init__(self, folder, data, kind, *overrides):
         self.folder = folder
         file = Path(__file__).with_name(f"tiny_{kind}.yaml")
-        arguments = [f"data={data}", f"out={folder}", "tracking.uri=null", "evaluate.samples=3", *overrides]
+        arguments = [
+            f"data={data}",
+            f"out={folder}",
+            "tracking.uri=null",
+            "evaluate.samples=3",
+            "evaluate.particles=5",
+            *overrides,
+        ]
         self.config = load(RunConfig, file, arguments)
         run_folder.create(self.config)
         self.manifest = read_manifest(data)
@@ -112,7 +119,7 @@ def test_it_answers_as_the_model_does(kind, request, loaded):
     own, seed = batch.times[0], 7
     asked = batch._replace(seed=torch.tensor([seed]))
     with torch.inference_mode():
-        expected = trained.model.predict(asked, 3).mean[0]
+        expected = trained.model.predict(asked, 5 if kind == "paths" else 3).mean[0]
         between = torch.cat([own, own[:-1] + 0.07]).sort().values
         # Frames that are there but not shown are no frames to who asks.
         shown = asked._replace(
@@ -153,7 +160,7 @@ def test_real_values_are_not_decided(motion):
 
 def test_an_interpolation_is_what_generate_makes(music, loaded):
     _, row = music.sequence()
-    maker = Maker(music.model, music.stream, True, 5.0, 4, 3, seed=0)
+    maker = Maker(music.model, music.stream, True, 5.0, 4, 3, 32, seed=0)
     position = maker.longest(1)[0]
     batch = music.stream.dataset[Request(0, (position,), 1, 1.0)]
     with torch.inference_mode():
@@ -206,6 +213,7 @@ BAD = [
     ({"times": ["a", "b"]}, {}, "times must be numbers"),
     ({}, {"task": "forecast"}, "task=forecast: vsdn_vae answers interpolation and prediction"),
     ({}, {"samples": 0}, "samples=0: from 1 to 1000"),
+    ({}, {"particles": 1001}, "particles=1001: from 1 to 1000"),
     ({}, {"seed": -1}, "seed=-1: must not be negative"),
     ({}, {"decision": "loud"}, "decision=loud: it is one of expected_score, 0.5, probability"),
 ]

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from launch import run_folder, streams
+from launch import evaluate, run_folder, streams
 from launch.config import RunConfig
 from launch.scoring import calibration, results, scores
 from launch.scoring.baselines import nearest, straight
@@ -31,6 +31,7 @@ CPU = torch.device("cpu")
 
 
 SMOOTHER = "model={name: bi_gru_ode, latent: 4, hidden: 8, width: 16, depth: 1}"
+SDE = "model={name: vsdn_sde, latent: 4, hidden: 8, width: 16, depth: 1, max_step: 0.2}"
 
 
 def untrained(data, *overrides):
@@ -89,6 +90,41 @@ def same(one, other):
 @pytest.mark.parametrize("batch_size", [1, 4, 7])
 def test_a_score_does_not_depend_on_batch_or_padding(rolls, batch_size):
     same(score(rolls[0], 3, alone()), score(rolls[0], batch_size, alone()))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_filter_scores_the_same_in_any_batch(rolls, batch_size):
+    same(score(rolls[0], 3, alone(), SDE), score(rolls[0], batch_size, alone(), SDE))
+
+
+def test_state_space_model_is_scored_by_its_filter(rolls):
+    """Likelihood and prediction; and with `predict=rollout` by paths of the prior alone."""
+    config, manifest, model = untrained(rolls[0], SDE, "evaluate.particles=6", "evaluate.batch_size=7")
+    stream = streams.evaluation(config, rolls[0], manifest, "test", alone())["25"]
+    batch = next(iter(stream.epoch(0)))
+    shown = batch.observed & (batch.observed.cumsum(1) > 1)
+    found = {}
+    with torch.inference_mode():
+        for how in ("filter", "rollout"):
+            own = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"predict": how})})
+            scoring = run_folder.scoring_for(own, manifest, own.evaluate.samples)
+            found[how] = scoring.model(model, batch, "25")
+        evidence = found["filter"]["density"]["25"]["nll_particle_filter_nats_per_frame"]
+        torch.testing.assert_close(evidence.x, -model.log_evidence(batch, 6))
+        assert torch.equal(evidence.w, batch.observed.sum(1))
+        for how, predictive in (
+            ("filter", model.predict(batch, 6)),
+            ("rollout", model.rollout(batch, own.evaluate.samples)),
+        ):
+            brier = ((predictive.mean - batch.values).square().mean(2) * shown).sum(1)
+            torch.testing.assert_close(found[how]["prediction"]["25"]["brier"].x, brier, check_dtype=False)
+        assert "nll_particle_filter_nats_per_frame" not in scoring.validation(model, batch, "25")["density"]["25"]
+
+
+def test_results_of_another_filter_have_a_name_of_their_own(rolls):
+    config, _, _ = untrained(rolls[0], SDE)
+    _, name = evaluate._requested(config, evaluate.EvaluateConfig(particles=8, predict="rollout"))
+    assert name == "test-particles-8-predict-rollout"
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from launch.outputs import showcase
 from launch.outputs.showcase_forecast import squared_errors
 from launch.outputs.showcase_motion import DRAWS, principal_plane
 from launch.scoring import results, scores
+from launch.scoring.draws import Draws
 from launch.training.distributed import alone
 from models.config_base import load
 from pipeline.mocap import MocapConfig, features
@@ -114,7 +115,7 @@ def test_the_same_run_gives_the_same_bytes(motion, tmp_path):
 def test_the_drawn_error_is_that_of_the_table(tmp_path):
     config, manifest, model = run_on(tmp_path / "films", write_films)
     stream = streams.evaluation(config, config.data, manifest, "test", alone())["100"]
-    errors = squared_errors(model, model.given, stream.epoch(0), config.evaluate.samples, manifest.spec.length)
+    errors = squared_errors(model, model.given, stream.epoch(0), Draws.of(config.evaluate), manifest.spec.length)
     scoring = run_folder.scoring_for(config, manifest, config.evaluate.samples)
     ours = results.estimates(scores.collect(scoring.model, model, stream.epoch(0), "100", CPU))["forecast"]
     copied = results.estimates(scores.collect(scoring.persistence, model, stream.epoch(0), "100", CPU))["forecast"]

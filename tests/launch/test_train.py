@@ -235,6 +235,10 @@ def test_every_sequence_is_scored_once_at_any_number_of_ranks(place, here, tmp_p
         (["evaluate", "runs/whole", "ratios=[0.3]"], "evaluate: ratio 0.3 is no 1/n"),
         (["evaluate", "runs/whole", "ratios=[]"], "ratios=[]: tuple should have at least 1 item"),
         (["evaluate", "runs/whole", "samples=0"], "samples=0: input should be greater than or equal to 1"),
+        (
+            ["evaluate", "runs/whole", "particles=8"],
+            "particles=8 has no effect on vsdn_vae, which has no filter; remove",
+        ),
         (["compare", "runs/whole", "runs/none"], "runs/none: no run folder"),
         (["train", TINY, "data=damaged"], "train-000001.tar"),
         (["train", TINY, "data=rolls", "tracking.uri=http://127.0.0.1:9"], "http://127.0.0.1:9 does not answer: "),

@@ -77,15 +77,14 @@ def test_evidence_is_unbiased(problem, particles, rows, guided):
     assert not torch.equal(model.log_evidence(batch, particles), model.filter(batch, particles).log_evidence)
 
 
-def test_one_guided_particle_gives_the_importance_weight_of_a_path():
-    """Without resampling it is the importance-weighted bound of one draw, up to the last observation."""
-    model, batch = small("vsdn_sde"), make_batch()
-    last = batch.observed.shape[1] - batch.observed.flip(1).to(torch.int8).argmax(1)
-    for b, frames in enumerate(last.tolist()):
-        alone = batch.rows(slice(b, b + 1)).first(frames)
-        with torch.no_grad():
-            found, (_, bound) = model.log_evidence(alone, 1), model.density(alone, 1)
-        torch.testing.assert_close(found, bound, rtol=1e-12, atol=1e-12)
+@pytest.mark.parametrize("name", SDE)
+@pytest.mark.parametrize("irregular", [False, True])
+def test_one_guided_particle_has_the_weight_of_its_path(name, irregular):
+    """Without resampling: the importance-weighted bound of one draw."""
+    model, batch = small(name), make_batch(irregular=irregular)
+    with torch.no_grad():
+        found, (_, bound) = model.log_evidence(batch, 1), model.density(batch, 1)
+    torch.testing.assert_close(found, bound, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.slow
