@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from launch.job.hostfile import HostsConfig
 from launch.tracker.tracking import TrackingConfig
+from models.baseline import GruOdeConfig
 from models.config_base import Config, load
 from models.errors import DriftworkError
 from models.ode2vae import Ode2VaeConfig
@@ -59,15 +60,16 @@ class TrainConfig(Config):
     save_every: int = Field(500, ge=1)
     """Steps from one checkpoint to the next; there is one after each validation too."""
     patience: int = Field(5, ge=1)
-    """Validations without a better score after which training stops."""
+    """Validations in a row without a better score after which training stops. The score is the bound, or a forecast's
+    error. Validations before the KL has its full weight, or the horizon its full length, do not count."""
     first_horizon: int | None = Field(None, ge=2)
     """Frames of a sequence that training begins with; null: all of them."""
     epochs_per_frame: int = Field(2, ge=1)
     """Epochs after which that horizon grows by a frame."""
     beta: float = Field(1.0, ge=0)
-    """Weight of the KL in training; evaluation always uses 1."""
+    """Weight of the KL in the loss and in validation scores; evaluation always uses 1."""
     kl_warmup_steps: int = Field(0, ge=0)
-    """Steps in which that weight rises from 0, linearly."""
+    """Steps in which that weight rises linearly from 0 to `beta`; 0: it has its full weight from the first step."""
 
 
 class EvalConfig(Config):
@@ -165,6 +167,11 @@ class RunConfig(Config):
                 "optim.ema with optim.zero_stage=3: no rank has all weights; take a stage up to 2, or ema=0"
             )
         return self
+
+    @property
+    def settles_at(self) -> int:
+        """Step from which the KL has its full weight; 0 for a model without one."""
+        return 0 if isinstance(self.model, GruOdeConfig) else self.train.kl_warmup_steps
 
     def horizon(self, epoch: int) -> int | None:
         """Frames of a sequence that an epoch trains on; None: all."""

@@ -191,6 +191,12 @@ def test_warmup_precedes_either_schedule():
     assert rates(3, *warm, "optim.schedule=cosine") == [0.5, 1.0, 1.5]
 
 
+def test_scores_settle_when_the_kl_has_its_weight():
+    """A model without a KL has nothing to wait for."""
+    assert load(RunConfig, SMALL).settles_at == 200
+    assert load(RunConfig, CONFIGS / "train/gru_ode_lakh_small.yaml").settles_at == 0
+
+
 def test_a_missing_key_says_how_to_give_it():
     class Wanted(Config):
         size: int

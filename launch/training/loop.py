@@ -35,7 +35,7 @@ def train(
     run: RunConfig, engine: Engine, stream: Stream, journal: Journal, progress: Progress, watch: Watchdog,
     around: Around,
 ) -> bool:  # fmt: skip
-    """Train until `max_epochs`, or until `patience` validations brought no better score.
+    """Train until `max_epochs`, or until `patience` validations in a row brought no better score.
 
     Returns whether it came to that: when a rank is asked to leave, all save after the step and return.
     """
@@ -89,9 +89,9 @@ def _validate(
     score, found = around.validate(progress.step)
     if not math.isfinite(score):
         raise AgreedError(f"the validation score at step {progress.step} is {score}; try a smaller optim.lr")
-    growing = horizon is not None and horizon < stream.length
-    is_best = growing or score < progress.best
-    if growing:  # what has not been trained on whole sequences yet is kept, but competes with nothing
+    early = not progress.settled or (horizon is not None and horizon < stream.length)
+    is_best = early or score < progress.best
+    if early:  # what has not been trained on whole sequences with the full KL is kept, but competes with nothing
         progress.stale = 0
     elif is_best:
         progress.best, progress.stale = score, 0

@@ -18,9 +18,18 @@ class Progress:
     """Lowest validation score so far."""
     stale: int = 0
     """Validations since then."""
+    score_beta: float = 1.0
+    """Weight of the KL in a validation score; runs from before there was a choice have 1."""
+    settles_at: int = 0
+    """Step from which validations compete for the best weights, and wear out patience; runs from before have 0."""
     skipped: int = 0
     """Updates that were not finite and did not happen."""
     skipped_in_a_row: int = 0
+
+    @property
+    def settled(self) -> bool:
+        """Whether the KL has had its full weight, so that scores can be compared with later ones."""
+        return self.step >= self.settles_at
 
     def took(self, applied: bool) -> None:
         """A step, which updated the weights or was skipped."""

@@ -69,7 +69,8 @@ def _train(
     watch.within = lambda: engine.clock.phase
     watch.at("load")
     known = checkpoint.load(engine, folder)
-    progress = Progress(**known["progress"]) if known else Progress()
+    new = Progress(score_beta=config.train.beta, settles_at=config.settles_at)
+    progress = Progress(**known["progress"]) if known else new
     with _tracked(folder, whole, ranks) as tracker:
         journal = Journal(tracker, ranks, engine.clock)
         if known:
@@ -78,7 +79,7 @@ def _train(
 
         def validate(step: int) -> tuple[float, str]:
             with engine.open():
-                return _validation_score(model, config, manifest, ranks, tracker, watch, step)
+                return _validation_score(model, config, manifest, ranks, tracker, watch, step, progress.score_beta)
 
         def save(is_best: bool) -> None:
             watch.at("save")
@@ -136,10 +137,11 @@ def _tracked(folder: Path, manifest: Manifest, ranks: Ranks) -> Iterator[Tracker
 
 
 def _validation_score(
-    model: Model, config: RunConfig, manifest: Manifest, ranks: Ranks, tracker: Tracker, watch: Watchdog, step: int
-) -> tuple[float, str]:
-    """What the best weights are chosen by (`Scoring.validation`) on the validation split, the mean over rates; and what
-    to say of it, its KL included."""
+    model: Model, config: RunConfig, manifest: Manifest, ranks: Ranks, tracker: Tracker, watch: Watchdog, step: int,
+    beta: float,
+) -> tuple[float, str]:  # fmt: skip
+    """What the best weights are chosen by (`Scoring.validation`) on the validation split, the mean over rates, its KL
+    weighted by `beta`; and what to say of it."""
     model.eval()
     scoring = run_folder.scoring_for(config, manifest, samples=1)
     found: dict[str, list[float]] = {}
@@ -153,4 +155,7 @@ def _validation_score(
             if not name.startswith("nll_importance"):  # with one sample, a noisy twin of the bound
                 found.setdefault(name, []).append(x.value)
     means = {name: fmean(values) for name, values in found.items()}
-    return next(iter(means.values())), ", ".join(f"{name} {value:.4g}" for name, value in means.items())
+    said = ", ".join(f"{name} {value:.4g}" for name, value in means.items())
+    kl = next((value for name, value in means.items() if name.startswith("kl_")), 0.0)
+    score = next(iter(means.values())) + (beta - 1.0) * kl
+    return score, said if beta == 1.0 else f"{said}, score with beta {beta:g}: {score:.4g}"

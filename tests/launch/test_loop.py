@@ -36,6 +36,34 @@ class Journal:
     def validated(self, *args): ...
 
 
+def trained(scores, *overrides, **state):
+    """Progress after validations with these scores, one an epoch, and which of them were saved as best."""
+    run = load(RunConfig, Path(__file__).with_name("tiny_vsdn_vae.yaml"), ["data=x", *overrides])
+    progress, best, left = Progress(**state), [], iter(scores)
+    around = loop.Around(
+        validate=lambda step: (next(left), ""), save=best.append, report=lambda *args: "", asked_to_leave=lambda: False
+    )
+    assert loop.train(run, Engine(), Stream(), Journal(), progress, Watchdog(0), around)
+    return progress, best
+
+
+def test_validations_during_warmup_do_not_compete():
+    """The KL has its full weight after 8 steps, two epochs: the first score that counts is the second, and patience is
+    worn out by the two after the fourth. Scores of the warm-up are better, for their KL is nearly free."""
+    progress, best = trained(
+        [1.0, 5.0, 6.0, 4.0, 4.5, 4.2, 3.0], "train.max_epochs=7", "train.patience=2", settles_at=8
+    )
+    assert best == [True, True, False, True, False, False]
+    assert (progress.best, progress.stale, progress.step) == (4.0, 2, 24)
+
+
+def test_a_run_from_before_goes_on_by_its_own_rule():
+    """Its checkpoints know no step from which scores count: all do."""
+    progress, best = trained([1.0, 5.0, 6.0], "train.max_epochs=7", "train.patience=2")
+    assert best == [True, False, False]
+    assert (progress.best, progress.score_beta) == (1.0, 1.0)
+
+
 @pytest.mark.parametrize(
     ("every", "saved"),
     [(3, [3, 6, 9, 12, 15]), (4, [4, 8, 12, 16]), (8, [8, 12, 16]), (100, [12, 16])],

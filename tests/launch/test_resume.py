@@ -86,6 +86,20 @@ def test_a_run_that_is_told_to_leave_goes_on_with_another_number_of_ranks(runs, 
 
 
 @pytest.mark.slow
+def test_best_score_weighs_the_kl_as_training_does(runs):
+    """The mean over both rates of what the tracker got of each, NLL with beta = 1 and its KL; the lowest so far."""
+    best, validations = float("inf"), 0
+    for record in metrics(runs / "whole-0").values():
+        names = [name for name in record if name.startswith("val/") and "_nll_nats" in name]
+        if names:
+            scores = [record[name] - 0.5 * record[name.replace("_nll_", "_kl_")] for name in names]
+            assert len(scores) == 2
+            best, validations = min(best, sum(scores) / 2), validations + 1
+            assert record["val/best_score"] == pytest.approx(best, rel=1e-12)
+    assert validations == 4
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_step_that_was_not_finite_is_told_with_rank_keys_and_terms(runs, stage):
     whole = runs / f"whole-{stage}"
