@@ -202,7 +202,7 @@ def test_a_smoother_is_validated_on_the_pseudo_likelihood_of_a_frame(rolls):
     config, manifest, model = untrained(rolls[0], SMOOTHER)
     tracked = {}
     tracker = SimpleNamespace(metrics=lambda metrics, step: tracked.update(metrics))
-    value, said = _validation_score(model, config, manifest, alone(), tracker, Watchdog(0), 0)
+    value, said = _validation_score(model, config, manifest, alone(), tracker, Watchdog(0), 0, beta=1.0)
     total, frames = {}, {}
     with torch.no_grad():
         for rate, stream in streams.evaluation(config, rolls[0], manifest, "val", alone()).items():
@@ -238,7 +238,8 @@ def test_prefix_is_forecast_by_models_of_the_next_frame(tmp_path, model):
         table = scoring.model(module, batch, rate)
         assert set(table) == {"forecast"}
         assert set(table["forecast"]) == {"5", "16"}
-        mean = module.predict(batch, 3).mean
+        draws = scoring.draws.behind(module)
+        mean = module.predict(batch, draws).mean
         for horizon in (5, 16):
             found = table["forecast"][str(horizon)]["mse"]
             for b, length in enumerate((20, 14, 17)):
@@ -246,7 +247,7 @@ def test_prefix_is_forecast_by_models_of_the_next_frame(tmp_path, model):
                 wanted = (mean - batch.values)[b, frames].square().mean(1)
                 torch.testing.assert_close(found.x[b] / found.w[b], wanted.mean())
         changed = torch.where(torch.arange(20)[:, None] < 4, batch.values, 7.0)
-        assert torch.equal(module.predict(batch._replace(values=changed), 3).mean, mean)
+        assert torch.equal(module.predict(batch._replace(values=changed), draws).mean, mean)
         held = scoring.persistence(module, batch, rate)["forecast"]["16"]["mse"]
         wanted = (batch.values[:, 3:4] - batch.values)[:, 4:].square().mean(2) * batch.present[:, 4:]
         torch.testing.assert_close(held.x, wanted.sum(1))
