@@ -189,8 +189,9 @@ BAD = {
     "no notes outside the drum channel": midi([(0, on(60, 9)), (960, off(60, 9)), (0, off(60))]),
     "status 0xf4 does not exist": midi([(0, b"\xf4"), *note()]),
     "an event without a status": midi([(0, meta(1, b"")), (0, bytes([60, 64])), *note()]),
-    "a data byte above 127": midi([(0, bytes([0x90, 60, 200])), *note()]),
-    "no whole events before byte": midi([*note(), (0, bytes([0x90, 60]))]),
+    "a data byte above 127": midi([(0, bytes([0xC0, 200])), *note()]),
+    "no whole events up to byte 39, the end of a track": midi([(0, bytes([0x90, 60, 200])), *note()]),
+    "no whole events up to byte": midi([*note(), (0, bytes([0x90, 60]))]),
     "a number of over 9 bytes": midi([(0, b"\xff\1" + b"\x80" * 9 + b"\0"), *note()]),
     "a delta time of over 9 bytes": header(1) + chunk(b"\x80" * 9 + events(note())),
 }
