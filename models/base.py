@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from models.batch import Batch
+from models.particle_filter import Carried
 from models.predictive import Predictive
 
 
@@ -76,6 +77,8 @@ class Filtered(NamedTuple):
     """[B] estimate of log P(observed frames), nats; its exponential is unbiased."""
     effective: Tensor
     """[B] effective sample size, summed over the observed frames."""
+    carried: Carried
+    """Where the filter stood after the last observation."""
 
 
 class StateSpace(LatentDynamics):
@@ -83,8 +86,13 @@ class StateSpace(LatentDynamics):
     frames before, by a filter."""
 
     @abstractmethod
-    def filter(self, batch: Batch, particles: int) -> Filtered:
-        """Filter with so many particles a sequence, without gradients."""
+    def filter(self, batch: Batch, particles: int, carried: Carried | None = None) -> Filtered:
+        """Filter with so many particles a sequence, without gradients.
+
+        Args:
+            carried: of a filter of the same rows, which share their times, and fewer observations: go on from there.
+                The predictive is then of frames after these observations only.
+        """
 
     @abstractmethod
     def log_evidence(self, batch: Batch, particles: int) -> Tensor:

@@ -93,13 +93,17 @@ def ancestral(model: LatentDynamics, batch: Batch, frames: list[int], binary: bo
         read.
     """
     T, D = batch.values.shape[1:]
-    draws = particles if isinstance(model, StateSpace) else 1
     coins = torch.special.ndtr(keyed_normal(batch.seed, T, D, stream=_COINS)).to(batch.values)
     picks = keyed_uniform(batch.seed, T, stream=_PICKS)
     values, present, observed = batch.values.clone(), batch.present.clone(), batch.observed.clone()
+    carried = None
     for n in frames:
         past = batch._replace(values=values, present=present, observed=observed).first(n + 1)
-        predictive = model.predict(past, draws)
+        if isinstance(model, StateSpace):
+            found = model.filter(past, particles, carried)
+            predictive, carried = found.predictive, found.carried
+        else:
+            predictive = model.predict(past, 1)
         mean = predictive.likelihood.expectation(predictive.component(n, picks[:, n]))
         values[:, n] = (coins[:, n] < mean).to(mean) if binary else mean
         present[:, n] = observed[:, n] = True

@@ -74,6 +74,14 @@ class Cloud(NamedTuple):
         )
 
 
+class Carried(NamedTuple):
+    """Where a filter stood after its last observation, from which that of more observations goes on."""
+
+    step: int
+    """The first of the grid after it."""
+    cloud: Cloud
+
+
 def systematic(weights: Tensor, uniform: Tensor) -> Tensor:
     """Numbers of the particles [B, S] int64, non-decreasing, among which k comes up S w_k times, rounded up or down.
 
@@ -92,8 +100,8 @@ def uniforms(seed: Tensor, events: int) -> Tensor:
     return keyed_uniform(seed, events, _RESAMPLING)
 
 
-def stretches_of(grid: TimeGrid) -> list[slice]:
-    """Divide the steps where any sequence has an event at the end of one."""
+def stretches_of(grid: TimeGrid, first: int) -> list[slice]:
+    """Divide the steps from the `first` on where any sequence has an event at the end of one."""
     K, M = grid.stop.shape[1], grid.dt.shape[1]
     stops = {*(1 + (grid.event < K).any(0).nonzero()[:, 0]).tolist(), M}
-    return [slice(*ends) for ends in itertools.pairwise(sorted({0} | stops))]
+    return [slice(*ends) for ends in itertools.pairwise([first, *sorted(stop for stop in stops if stop > first)])]

@@ -34,7 +34,7 @@ from models.gain_shape import reader
 from models.gru_ode import Events, GruOde, Trajectory, clock_of
 from models.likelihoods import LikelihoodName, Marginal
 from models.noise import antithetic_normal, keyed_normal
-from models.particle_filter import Cloud, stretches_of, uniforms
+from models.particle_filter import Carried, Cloud, stretches_of, uniforms
 from models.predictive import Predictive
 from models.sde import PRIOR
 from models.sde_loop import Shape
@@ -147,13 +147,13 @@ class VsdnSde(StateSpace):
         return Terms(log_likelihood.mean(0), latent.kl.mean(0), events.valid.sum(1)), weighted
 
     @torch.no_grad()
-    def filter(self, batch: Batch, particles: int) -> Filtered:
+    def filter(self, batch: Batch, particles: int, carried: Carried | None = None) -> Filtered:
         (B, T), S, exact = batch.observed.shape, particles, copy.deepcopy(self).double()  # see `particle_filter`
         double = batch._replace(values=batch.values.double())
         equation, h = exact._equation(double, Events.of(double), PRIOR)
         frames = exact._frames(double, equation.grid, S)
-        x, log_weights = h.new_empty(B * T, S, len(self.x0)), h.new_empty(B * T, S)
-        for stretch in exact._stretches(double, equation, h, S):
+        x, log_weights = h.new_zeros(B * T, S, len(self.x0)), h.new_full((B * T, S), -math.log(S))
+        for stretch in exact._stretches(double, equation, h, S, carried):
             here = frames.within(stretch.steps)
             x[here] = stretch.paths.read(frames.take(here), stretch.steps.start)
             log_weights[here] = stretch.before.log_weights[frames.row[here]]
@@ -161,7 +161,8 @@ class VsdnSde(StateSpace):
         predictive = self.decoder.predictive(
             lambda s: torch.cat([x[:, :, s], h], -1), self.decoder.past(batch), S, log_weights.permute(2, 0, 1)
         )
-        return Filtered(predictive, stretch.after.log_evidence.to(h), stretch.after.effective.to(h))
+        log_evidence, effective = (y.to(h) for y in (stretch.after.log_evidence, stretch.after.effective))
+        return Filtered(predictive, log_evidence, effective, Carried(stretch.steps.start, stretch.before))
 
     @torch.no_grad()
     def log_evidence(self, batch: Batch, particles: int) -> Tensor:
@@ -198,15 +199,17 @@ class VsdnSde(StateSpace):
         x = paths.read(self._frames(batch, equation.grid, S)).unflatten(0, (B, T)).permute(2, 0, 1, 3)
         return Latent(x, h, self.decoder.past(batch), kl, martingale)
 
-    def _stretches(self, batch: Batch, equation: sde.Equation, h: Tensor, particles: int) -> Iterator[Stretch]:
+    def _stretches(
+        self, batch: Batch, equation: sde.Equation, h: Tensor, particles: int, carried: Carried | None = None
+    ) -> Iterator[Stretch]:
         """Filter with particles that the equation moves, from one observation of any sequence to the next."""
         S, events = particles, Events.of(batch)
         B, K = events.frame.shape
         noise, uniform = self._noise(batch.seed, equation, S), uniforms(batch.seed, K)
         known = events.take(h), events.take(self.decoder.past(batch)), events.values
         row = torch.arange(B, device=h.device)
-        cloud = Cloud.at(self.x0.expand(S, B, -1))
-        for steps in stretches_of(equation.grid):
+        first, cloud = carried or Carried(0, Cloud.at(self.x0.expand(S, B, -1)))
+        for steps in stretches_of(equation.grid, first):
             paths = equation.solve(cloud.x, noise[steps], steps)
             event = equation.grid.event[:, steps.stop - 1]
             number = event.clamp_max(K - 1)

@@ -149,6 +149,25 @@ def test_answer_is_the_same_in_any_batch(name, irregular, dtype):
     assert (together.effective < 16 * batch.observed.sum(1)).all()
 
 
+@pytest.mark.parametrize("name", SDE)
+@pytest.mark.parametrize("irregular", [False, True])
+def test_carried_filter_is_the_whole_one(name, irregular):
+    """Going on after the last observation, for one more frame at a time, up to the rounding of products of other
+    shapes."""
+    model, batch = sharp(small(name)), make_batch(B=1, irregular=irregular)
+    batch = batch.draws(torch.arange(3))
+    carried, frames = None, batch.observed[0].nonzero()[:, 0].tolist()
+    with torch.no_grad():
+        for n in frames:
+            past = batch.first(n + 1)
+            past = past._replace(observed=past.observed & (torch.arange(n + 1) < n))
+            whole, found = model.filter(past, 8), model.filter(past, 8, carried)
+            torch.testing.assert_close(found.predictive.mean[:, n], whole.predictive.mean[:, n], rtol=1e-11, atol=1e-11)
+            torch.testing.assert_close(found.log_evidence, whole.log_evidence, rtol=1e-11, atol=1e-11)
+            carried = found.carried
+    assert len(frames) > 3
+
+
 def sharp(model):
     """The model with a decoder that depends on X as much as to resample at nearly every observation."""
     with torch.no_grad():
