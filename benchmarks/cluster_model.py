@@ -21,12 +21,12 @@ import numpy as np
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from launch.config import RunConfig
-from launch.run_folder import model_for
-from launch.streams import training
-from launch.training.distributed import alone
-from models.config_base import load
-from pipeline.manifest import Manifest, read_manifest
+from driftwork.config_base import load
+from launch.runs.config import RunConfig
+from launch.runs.distributed import alone
+from launch.runs.loaders import training
+from launch.runs.run_folder import model_for
+from pipeline.shards.manifest import Manifest, read_manifest
 
 GPUS = (1, 8, 64, 1024)
 STEPS = 1000

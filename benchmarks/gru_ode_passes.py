@@ -13,7 +13,7 @@ import torch
 from benchmarks.measure import Ratio, in_turn, timed
 from benchmarks.vsdn_step import rolls
 from models.gru_ode import Events, GruOde
-from models.likelihoods import Marginal
+from models.parts.likelihoods import Marginal
 
 B, T, H, D = 32, 100, 256, 128
 SHARE = 0.25

@@ -23,11 +23,11 @@ from pydantic import TypeAdapter
 
 from benchmarks.memory import repeat
 from benchmarks.midi import songs
-from pipeline import build
-from pipeline.guard import Guard, Limits
-from pipeline.plan import Recipe, make_plan
+from pipeline.prepare import build
+from pipeline.prepare.guard import Guard, Limits
+from pipeline.prepare.plan import Recipe, make_plan
+from pipeline.readers.registry import DatasetConfig, reader
 from pipeline.sequence import Item, Sequence, UnreadableError
-from pipeline.sources import DatasetConfig, reader
 
 AT_MOST = 1.5
 REPETITIONS = 5

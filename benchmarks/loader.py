@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 
 from benchmarks.measure import timed
-from launch.config import RunConfig
-from launch.run_folder import model_for
-from launch.streams import training
-from launch.training.distributed import alone
-from models.config_base import load
-from pipeline.manifest import read_manifest
+from driftwork.config_base import load
+from launch.runs.config import RunConfig
+from launch.runs.distributed import alone
+from launch.runs.loaders import training
+from launch.runs.run_folder import model_for
+from pipeline.shards.manifest import read_manifest
 
 AT_LEAST = 20
 ROUNDS = 7

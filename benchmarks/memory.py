@@ -18,13 +18,13 @@ from pathlib import Path
 import psutil
 
 from benchmarks.measure import memory, peak
-from pipeline.chorales import write_chorales
-from pipeline.manifest import read_manifest
+from pipeline.fetch.chorales import write_chorales
 from pipeline.observe import ObservationConfig
-from pipeline.stream import Stream
+from pipeline.reading.stream import Stream
+from pipeline.shards.manifest import read_manifest
 
 SIZES = (1, 10, 100)
-KINDS = {"driver": "launch.cli", "worker": "ray::", "parser": "pipeline.guard"}
+KINDS = {"driver": "launch.cli", "worker": "ray::", "parser": "pipeline.prepare.guard"}
 """Process -> what its command line has in it."""
 
 

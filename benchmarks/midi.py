@@ -17,8 +17,8 @@ import pretty_midi
 import symusic
 from numpy.typing import NDArray
 
-from pipeline.chorales import write_chorales
-from pipeline.midi import roll
+from pipeline.fetch.chorales import write_chorales
+from pipeline.readers.piano_roll import roll
 
 RATE = 5.0
 FILES = 40

@@ -14,9 +14,9 @@ import torch
 
 from benchmarks.measure import Ratio, in_turn, memory
 from models.batch import Batch
-from models.likelihoods import Marginal
-from models.ode import SolverConfig
 from models.ode2vae import Ode2Vae, Ode2VaeConfig
+from models.parts.likelihoods import Marginal
+from models.solvers.ode import SolverConfig
 
 B, T, D = 13, 300, 50
 PAIRS = 3

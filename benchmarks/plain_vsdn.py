@@ -7,7 +7,7 @@ from torch import Tensor
 from models.base import Objective, Terms
 from models.batch import Batch
 from models.gru_ode import GruOde
-from models.noise import keyed_normal
+from models.parts.noise import keyed_normal
 from models.vsdn import VsdnVae
 
 

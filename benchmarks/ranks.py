@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.manifest import read_manifest
+from pipeline.shards.manifest import read_manifest
 
 ROUNDS = 3
 STEPS = 120

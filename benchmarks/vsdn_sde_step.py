@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from benchmarks.measure import Ratio, in_turn, memory
 from models.batch import Batch
 from models.gru_ode import Events, Trajectory
-from models.likelihoods import Marginal
-from models.noise import keyed_normal
+from models.parts.likelihoods import Marginal
+from models.parts.noise import keyed_normal
 from models.vsdn_sde import VsdnSde, VsdnSdeConfig
 
 B, T, D, Z, UNITS = 32, 100, 128, 8, 64

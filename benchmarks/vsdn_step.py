@@ -11,7 +11,7 @@ import torch
 from benchmarks import plain_vsdn
 from benchmarks.measure import Ratio, in_turn
 from models.batch import Batch
-from models.likelihoods import Marginal
+from models.parts.likelihoods import Marginal
 from models.vsdn import VsdnVae, VsdnVaeConfig
 
 PAIRS = 7

@@ -17,14 +17,13 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from benchmarks.memory import repeat
-from models.config_base import load
-from pipeline import cluster
-from pipeline.build import Job, build_shard
-from pipeline.chorales import write_chorales
-from pipeline.guard import Limits
-from pipeline.plan import ShardPlan, make_plan
-from pipeline.prepare import PrepareConfig, prepare
-from pipeline.sources import reader
+from driftwork.config_base import load
+from pipeline.fetch.chorales import write_chorales
+from pipeline.prepare.build import Job, build_shard
+from pipeline.prepare.guard import Limits
+from pipeline.prepare.plan import ShardPlan, make_plan
+from pipeline.prepare.prepare import PrepareConfig, cluster, prepare
+from pipeline.readers.registry import reader
 
 ROUNDS = 3
 

@@ -4,7 +4,7 @@ import importlib
 import os
 import sys
 
-from launch.entry import home_provided, run
+from driftwork.command import home_provided, run
 
 COMMANDS = {
     "demo": "the whole path on the Bach chorales: MIDI, shards, two models, scores, a figure and a playable file",

@@ -9,15 +9,15 @@ import time
 from datetime import datetime
 from pathlib import Path
 
+from driftwork.command import command, run
+from driftwork.errors import DriftworkError
 from launch import compare, evaluate, prepare, train
-from launch.entry import command, run
+from launch.evaluation import showcase_models
 from launch.job import launcher
-from launch.outputs import showcase_models
 from launch.tracker import dataset, tags
 from launch.tracker.tracking import TrackingConfig, open_run
-from models.errors import DriftworkError
-from pipeline.chorales import write_chorales
-from pipeline.manifest import read_manifest
+from pipeline.fetch.chorales import write_chorales
+from pipeline.shards.manifest import read_manifest
 
 USAGE = "usage: driftwork demo (it takes no arguments; it writes below data_shards/ and runs/)"
 

@@ -1,22 +1,22 @@
 """`driftwork doctor [key=value ...] [--json]`: what would hang or fail without a word, each with its cure.
 
-`train` and `prepare` call `glance` before they start: the checks that cost nothing, and only what they find.
+`train` and `prepare` start with the checks that cost nothing, `launch.checks.glance`.
 """
 
 import json
 import sys
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import Field
 
+from driftwork.command import command, run
+from driftwork.config_base import Config, parse
 from launch.checks import cluster, machine, packages, store
 from launch.checks.finding import Finding
-from launch.entry import command, run
+from launch.checks.glance import folders
 from launch.tracker import store_uri
 from launch.tracker.store_uri import StoreUri
-from models.config_base import Config, parse
 
 USAGE = "usage: driftwork doctor [tracking.uri=STORE] [ranks=N] [out=DIR] [--json]"
 
@@ -62,45 +62,12 @@ def examine(config: DoctorConfig) -> Iterator[Finding]:
     yield machine.shared_memory()
     yield machine.home()
     yield from machine.sockets()
-    yield from machine.disk(_folders(config.out))
+    yield from machine.disk(folders(config.out))
     yield store.tracking(config.uri)
     yield cluster.token()
     yield cluster.auth_mode()
     yield from cluster.open_ports(_SERVICES)
     yield cluster.upload(Path.cwd())
-
-
-def glance_before_training(ranks: int, uri: str | None, out: Path) -> None:
-    """Say what stands in the way of a training run; nothing is said of what is well."""
-    _say([
-        *machine.build_locks(),
-        machine.threads(ranks),
-        machine.hostname(),
-        machine.shared_memory(),
-        *machine.disk(_folders(out)),
-        store.tracking(uri),
-    ])  # fmt: skip
-
-
-def glance_before_preparing(out: Path) -> None:
-    """The same for a preparation."""
-    token = cluster.token()
-    _say([
-        *([token] if token.level == "error" else []),  # that there is none only matters to a cluster
-        machine.hostname(),
-        machine.shared_memory(),
-        *machine.disk(_folders(out)),
-    ])  # fmt: skip
-
-
-def _say(findings: Iterable[Finding]) -> None:
-    for finding in findings:
-        if finding.level != "ok":
-            print(f"driftwork doctor: {finding}", file=sys.stderr, flush=True)
-
-
-def _folders(out: Path) -> dict[str, Path]:
-    return {"what is written": out, "temporary files": Path(tempfile.gettempdir()), "caches": Path.home()}
 
 
 if __name__ == "__main__":

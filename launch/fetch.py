@@ -6,12 +6,12 @@ What is fetched from where stands in `configs/fetch/NAME.yaml`; `url=` points to
 import sys
 from pathlib import Path
 
-from launch.entry import command, run
-from models.config_base import load
-from models.errors import DriftworkError
-from pipeline.fetch import LOCK, fetch
-from pipeline.fetch_config import SOURCES, FetchConfig, TimitConfig
-from pipeline.timit_check import check_corpus
+from driftwork.command import command, run
+from driftwork.config_base import load
+from driftwork.errors import DriftworkError
+from pipeline.fetch.fetch import LOCK, fetch
+from pipeline.fetch.sources import SOURCES, FetchConfig, TimitConfig
+from pipeline.fetch.timit_check import check_corpus
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs/fetch"
 USAGE = f"usage: driftwork fetch NAME to=DIR [key=value ...], NAME one of {', '.join(SOURCES)}"

@@ -12,23 +12,22 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
-from launch import run_folder, streams
-from launch.config import RunConfig
-from launch.entry import command, run
-from launch.outputs import made_files
-from launch.outputs.made import Made, Maker
+from driftwork.command import command, run
+from driftwork.config_base import parse
+from driftwork.errors import DriftworkError
+from driftwork.files import aside_folder, writing
+from launch.generation import output_files
+from launch.generation.generator import Made, Maker
+from launch.runs import loaders, run_folder, weights
+from launch.runs.config import RunConfig
+from launch.runs.distributed import alone
 from launch.tracker.tracking import OfStore
-from launch.training import checkpoint
-from launch.training.distributed import alone
 from models.base import Forecaster, Model, Smoother
-from models.config_base import parse
 from models.decisions import Rule
-from models.errors import DriftworkError
-from pipeline.files import aside_folder, writing
-from pipeline.manifest import Manifest
 from pipeline.observe import Ratio
 from pipeline.sequence import Split
-from pipeline.storage import Place, name_of
+from pipeline.shards.manifest import Manifest
+from pipeline.shards.storage import Place, name_of
 
 USAGE = """usage: driftwork generate RUN out=DIR [what=interpolation|continuation|prior] [rate=HZ] [sequences=N]
        [draws=N] [seconds_given=S] [ratio=0.25] [decision=expected_score|0.5] [split=test] [seed=N] [data=DIR|URL]
@@ -89,17 +88,17 @@ def generate(folder: Path, config: RunConfig, request: GenerateConfig) -> None:
     here = run_folder.at_hand(folder, config)
     manifest = run_folder.manifest_of(here)
     model = run_folder.model_for(config, manifest)
-    checkpoint.load_best(model, folder, alone().device)
+    weights.load_best(model, folder, alone().device)
     model.eval()
     prefix = run_folder.config_of(folder).observe.evaluate.frames
     forecasts = isinstance(model, Forecaster) or prefix is not None
     what = request.what or ("continuation" if forecasts else "interpolation")
     _check(what, request, config.model.name, model, manifest.spec.binary)
     seconds = request.seconds_given or (prefix and prefix * manifest.spec.interval)
-    own = made_files.own_rate(manifest.spec)
+    own = output_files.own_rate(manifest.spec)
     rate = request.rate or own
-    write = made_files.writer(manifest, rate)
-    (stream,) = streams.evaluation(config, here.data, manifest, request.split, alone()).values()
+    write = output_files.writer(manifest, rate)
+    (stream,) = loaders.evaluation(config, here.data, manifest, request.split, alone()).values()
     maker = Maker(
         model, stream, manifest.spec.binary, rate, round(1 / config.observe.evaluate.ratios[0]),
         config.evaluate.samples, config.evaluate.particles, request.seed, request.decision,
@@ -109,7 +108,7 @@ def generate(folder: Path, config: RunConfig, request: GenerateConfig) -> None:
         for number, made in enumerate(_makings(maker, what, request, seconds), 1):
             stem = what if made.key is None else f"{number:02d}-{re.sub('[^A-Za-z0-9_-]+', '_', made.key)}"
             title = _title(config, manifest, what, made)
-            films = list(made_files.films(stem, made, rate, manifest.spec))
+            films = list(output_files.films(stem, made, rate, manifest.spec))
             about = {"sequence": made.key, "seconds_given": made.given}
             files += [about | entry for entry in write(temporary, stem, made, films, manifest.spec, title)]
         record = _record(folder, config, request, what, rate, own)

@@ -4,13 +4,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from launch import doctor
-from launch.entry import command, run
-from models.config_base import load
-from models.errors import DriftworkError
-from pipeline.manifest import Manifest
+from driftwork.command import command, run
+from driftwork.config_base import load
+from driftwork.errors import DriftworkError
+from launch.checks import glance
 from pipeline.sequence import SPLITS
-from pipeline.storage import Place
+from pipeline.shards.manifest import Manifest
+from pipeline.shards.storage import Place
 
 USAGE = """usage: driftwork prepare CONFIG.yaml [source=DIR] [out=DIR|URL] [key=value ...]
 address=auto, or HOST:PORT, prepares on a Ray cluster; see docs/ray.md"""
@@ -19,14 +19,14 @@ address=auto, or HOST:PORT, prepares on a Ray cluster; see docs/ray.md"""
 @command(USAGE)
 def main(argv: list[str]) -> int:
     try:
-        from pipeline.prepare import PrepareConfig, prepare  # an installation that only trains has no Ray
+        from pipeline.prepare.prepare import PrepareConfig, prepare  # an installation that only trains has no Ray
     except ModuleNotFoundError as error:
         if error.name not in ("ray", "symusic"):
             raise
         raise DriftworkError(f"{error.name} is not installed; pip install -e '.[prepare]' brings it") from None
     config = load(PrepareConfig, argv[0], argv[1:])
     _check_lasting(source=config.source, out=config.out)
-    doctor.glance_before_preparing(config.out if isinstance(config.out, Path) else Path(tempfile.gettempdir()))
+    glance.before_preparing(config.out if isinstance(config.out, Path) else Path(tempfile.gettempdir()))
     print(f"preparing {config.source or config.dataset.name} -> {config.out}")
     print(summary(prepare(config)))
     return 0

@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from launch.entry import command, run, typed
+from driftwork.command import command, run, typed
+from driftwork.config_base import parse
+from driftwork.errors import DriftworkError
+from driftwork.files import replaced_folder, require_room
 from launch.reports import contents, rows, tracked_runs
 from launch.reports.contents import MARKER, PAGE, RUNS
 from launch.reports.rows import OUTPUTS
@@ -15,9 +18,6 @@ from launch.reports.tracked_runs import TrackedRun
 from launch.scoring import tables
 from launch.tracker import store_uri, tags
 from launch.tracker.tracking import OfStore, TrackingConfig, open_run
-from models.config_base import parse
-from models.errors import DriftworkError
-from pipeline.files import replaced_folder, require_room
 from pipeline.sequence import Split
 
 USAGE = """usage: driftwork report EXPERIMENT out=DIR [split=test] [tracking.uri=STORE]

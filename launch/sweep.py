@@ -14,29 +14,29 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from launch import cell as cells
-from launch import grid as grids
-from launch import run_folder, streams, train
-from launch.cell import Outcome
+from driftwork.command import command, run
+from driftwork.config_base import flatten
+from driftwork.errors import DriftworkError
+from driftwork.files import printable, require_room, writing
+from driftwork.lock import locked
 from launch.checks import store
-from launch.config import CONFIG_FILE
-from launch.entry import command, run
-from launch.grid import Cell, Grid
+from launch.evaluation import showcase_models
 from launch.job import launcher
 from launch.job.signals import sigterm_exits
-from launch.outputs import showcase_models
+from launch.runs import loaders, run_folder
+from launch.runs.config import CONFIG_FILE
+from launch.runs.distributed import alone
+from launch.sweeps import grid as grids
+from launch.sweeps import trial
+from launch.sweeps.grid import Cell, Grid
+from launch.sweeps.trial import Outcome
 from launch.tracker import dataset, tags
 from launch.tracker.tracking import Tracker, open_run
-from launch.training import checkpoint
-from launch.training.distributed import alone
-from models.config_base import flatten
-from models.errors import DriftworkError
-from pipeline.cache import find_manifest, local
-from pipeline.files import printable, require_room, writing
-from pipeline.lock import locked
-from pipeline.manifest import Manifest
-from pipeline.storage import Place
-from pipeline.verify import verify
+from launch.training import checkpoint, setup
+from pipeline.shards.cache import find_manifest, local
+from pipeline.shards.manifest import Manifest
+from pipeline.shards.storage import Place
+from pipeline.shards.verify import verify
 
 USAGE = """usage: driftwork sweep GRID.yaml [--dry-run] [out=DIR] [at_once=N] [key=value ...]
 at_once=N runs N cells at a time on Ray; other keys hold for every cell"""
@@ -97,8 +97,8 @@ def _check(grid: Grid, cell: Cell, manifest_of: Callable[[Place, Path | None], M
         if grid.config.at_once == 1 or grid.config.address == "local":
             launcher.check_ranks(config.ranks)
         manifest = run_folder.divided(config, manifest_of(config.data, config.cache_dir))
-        streams.evaluation(config, config.data, manifest, grid.config.evaluate, alone())
-        return train.steps(config, manifest)
+        loaders.evaluation(config, config.data, manifest, grid.config.evaluate, alone())
+        return setup.steps(config, manifest)
     except DriftworkError as error:
         raise DriftworkError(f"{grid.file}: cell {cell.name}: {error}") from None
 
@@ -115,7 +115,7 @@ def _state(grid: Grid, cell: Cell) -> State:
                 "give the sweep another out, or delete this one"
             )
     record = run_folder.record_of(cell.folder)
-    done = bool(record.get(cells.TRAINED)) and grid.config.evaluate in record.get(cells.EVALUATED, ())
+    done = bool(record.get(trial.TRAINED)) and grid.config.evaluate in record.get(trial.EVALUATED, ())
     return State(done, checkpoint.last_step(cell.folder))
 
 
@@ -142,13 +142,13 @@ def _sweep(grid: Grid, todo: list[Cell], manifests: dict[Place, Manifest]) -> No
         _describe(grid, tracker)
         for where, manifest in manifests.items():
             tracker.dataset(dataset.described(manifest, where))
-        print(f"what a cell says meanwhile: {grid.out}/CELL/{cells.LOG}", flush=True)
+        print(f"what a cell says meanwhile: {grid.out}/CELL/{trial.LOG}", flush=True)
         for cell in todo:
             _make_folder(grid, cell, tracking.experiment or experiment, tracker.run_id)
         start = _at_once if grid.config.at_once > 1 and todo else _in_turn
         with closing(start(grid, todo)) as ended:
             for count, (cell, outcome) in enumerate(ended, 1):
-                result = f"failed: {printable(outcome.said)}; see {cell.folder / cells.LOG}" if outcome.code else "done"
+                result = f"failed: {printable(outcome.said)}; see {cell.folder / trial.LOG}" if outcome.code else "done"
                 print(f"{count}/{len(todo)} {cell.name}: {result} ({outcome.seconds / 60:.1f} min)", flush=True)
                 if outcome.code:
                     failed.append(cell.name)
@@ -193,12 +193,12 @@ def _make_folder(grid: Grid, cell: Cell, experiment: str, parent: str | None) ->
 
 def _in_turn(grid: Grid, todo: list[Cell]) -> Generator[tuple[Cell, Outcome], None, None]:
     for cell in todo:
-        yield cell, cells.run(*_arguments(grid, cell, at_once=1))
+        yield cell, trial.run(*_arguments(grid, cell, at_once=1))
 
 
 def _at_once(grid: Grid, todo: list[Cell]) -> Generator[tuple[Cell, Outcome], None, None]:
     """As Ray tasks that hold the devices while the process of the cell uses them."""
-    from pipeline import cluster
+    from pipeline.prepare import cluster
 
     at_once = min(grid.config.at_once, max(1, len(todo)))
     with cluster.connected(grid.config.address) as nodes:
@@ -208,7 +208,7 @@ def _at_once(grid: Grid, todo: list[Cell]) -> Generator[tuple[Cell, Outcome], No
             held = _held(cell.config.ranks, all_devices, largest, at_once)
             devices = {"gpus": held, "cpus": 0.0} if nodes.gpus else {"cpus": held}
             waiting.append(cluster.Task(number, _arguments(grid, cell, at_once), **devices))
-        with closing(cluster.work(cells.run, waiting, at_once, retries=0)) as ended:
+        with closing(cluster.work(trial.run, waiting, at_once, retries=0)) as ended:
             for number, result in ended:
                 try:
                     yield todo[number], result()

@@ -1,37 +1,20 @@
 """`driftwork train CONFIG.yaml data=DIR [ranks=N] [key=value ...]`, or `driftwork train resume=RUN [key=value ...]`.
 
-Called by a user, it validates everything, writes the run folder and starts itself on every rank. Called by a launcher
-(ours, or `deepspeed --module launch.train ...`), it is one rank.
+Called by a user, it validates everything, writes the run folder and starts the ranks. Called by `deepspeed --module
+launch.train ...`, it is one rank.
 """
 
 import sys
 from functools import partial
-from pathlib import Path
 
-from launch import doctor, run_folder, streams
-from launch.checks import store
-from launch.config import RunConfig, parse
-from launch.entry import command, run, typed
-from launch.job import hostfile, hosts, launcher
-from launch.job.supervisor import LEFT, supervised
-from launch.tracker.tracking import OfStore
-from launch.training import checkpoint
-from launch.training.distributed import alone
-from models import config_base
-from models.config_base import build
-from models.errors import DriftworkError
-from models.ode2vae import Ode2VaeConfig
-from models.vsdn_sde import VsdnSdeConfig
-from pipeline.cache import find_manifest, local
-from pipeline.manifest import Manifest
-from pipeline.verify import verify
+from driftwork.command import command, run
+from launch.job import launcher
+from launch.training.setup import folder_for
+from launch.training.start import start
 
 USAGE = """usage: driftwork train CONFIG.yaml data=DIR|URL [ranks=N] [key=value ...]
        driftwork train resume=RUN [key=value ...]
 hostfile=FILE, of lines `NAME slots=N`, trains on several hosts through ssh; see docs/clusters.md"""
-
-
-_SETTLED = ("out", "tracking.experiment", "tracking.run_name", "tracking.parent")
 
 
 @command(USAGE)
@@ -39,122 +22,8 @@ def main(argv: list[str]) -> int:
     if launcher.launched():
         from launch.training.rank import rank  # loads DeepSpeed, which the launching process can do without
 
-        return rank(partial(_folder, argv))
-    folder = _folder(argv)
-    config = run_folder.config_of(folder)
-    doctor.glance_before_training(1 if config.hostfile else config.ranks, config.tracking.uri, folder)
-    print(f"training {config.model.name} on {config.data}, {config.ranks} rank(s), run folder {folder}", flush=True)
-    code = supervised(folder, partial(_start, folder, config), config.restarts)
-    if code == LEFT:
-        print(f"interrupted, and saved. Go on with: driftwork train resume={folder}", flush=True)
-    if code == 0:
-        print(f"trained. Score it with: driftwork evaluate {folder} split=test", flush=True)
-    return code
-
-
-def _start(folder: Path, config: RunConfig) -> int:
-    """Train on all ranks; returns the exit code."""
-    module, arguments = "launch.train", [f"resume={folder}"]
-    if config.hostfile is None:
-        return launcher.start(module, arguments, config.ranks)
-    shared = [folder, *([config.data] if isinstance(config.data, Path) else [])]
-    return hosts.start(module, arguments, config.hostfile, config.hosts, shared)
-
-
-def _folder(argv: list[str]) -> Path:
-    """The run folder that the arguments ask for, after all that can be checked has been."""
-    if argv[0].startswith("resume="):
-        _check_heeded(argv[0], argv[1:])
-        folder = run_folder.find(argv[0].partition("=")[2], _store(argv[1:]))
-        written = _placed(run_folder.written(folder, argv[1:]))
-        config = run_folder.located(folder, written)
-        _check(config, run_folder.record_of(folder).get("manifest"))
-        _check_resumable(folder, config)
-        run_folder.keep(folder, written)
-        return folder
-    config = _placed(parse(argv))
-    _check_memory(config)
-    manifest = _check(config)
-    store.require(config.tracking.uri)
-    if not run_folder.each_host_copies(config):
-        # A damaged shard is found now, not in the third epoch.
-        verify(local(config.data, config.cache_dir, manifest, thorough=True))
-    folder = run_folder.create(config)
-    run_folder.remember(folder, command=typed("train", argv), manifest=manifest.hash)
-    return folder
-
-
-def _check_heeded(run: str, overrides: list[str]) -> None:
-    """Raise `DriftworkError` for a setting that a run has once and for all, and that would change nothing."""
-    for key in (override.partition("=")[0] for override in overrides):
-        if key in _SETTLED:
-            raise DriftworkError(f"{run}: {key} cannot change in a run; leave it out")
-
-
-def _store(overrides: list[str]) -> str | None:
-    """Return the store in which a run that is named by its id is to be found."""
-    given = [override for override in overrides if override.startswith("tracking.uri=")]
-    return config_base.parse(OfStore, given, where="arguments").tracking.uri
-
-
-def _placed(config: RunConfig) -> RunConfig:
-    """With a hostfile, there are as many ranks as it has slots."""
-    if config.hostfile is None or launcher.launched():  # a rank need not see the file
-        return config
-    slots = sum(host.slots for host in hostfile.read(config.hostfile))
-    if "ranks" in config.model_fields_set and config.ranks != slots:
-        raise DriftworkError(f"ranks={config.ranks}: {config.hostfile} has {slots} slots, and each takes a rank")
-    return build(RunConfig, {**config.model_dump(mode="json"), "ranks": slots}, where=f"hostfile={config.hostfile}")
-
-
-def _check(config: RunConfig, known: str | None = None) -> Manifest:
-    """The manifest of the data, whose hash may be `known`. Raises `DriftworkError` for what nobody could train on."""
-    if config.hostfile is None:
-        launcher.check_ranks(config.ranks)
-    manifest = find_manifest(config.data, config.cache_dir, known)
-    steps(config, run_folder.divided(config, manifest))
-    return manifest
-
-
-def _check_memory(config: RunConfig) -> None:
-    """Refuse a new run whose latent would be a chain of unrelated draws. Runs from before have some, and go on."""
-    model = config.model
-    if isinstance(model, VsdnSdeConfig) and model.kept <= 0:
-        raise DriftworkError(
-            f"model.max_step={model.max_step} is a whole time_unit in one step, after which nothing of X is left; "
-            "take model.substeps=3, or a longer model.time_unit"
-        )
-
-
-def steps(config: RunConfig, manifest: Manifest) -> int:
-    """The most that training takes. Raises `DriftworkError` where there is nothing to train on, or to validate on, and
-    for a model that cannot learn what such data do."""
-    spec = manifest.spec
-    if isinstance(config.model, Ode2VaeConfig) and (spec.binary or spec.audio_rate is not None):
-        raise DriftworkError(
-            f"model.name={config.model.name}: it makes a sequence of the state at its start, and music and speech "
-            f"do not follow from theirs; take vsdn_vae, vsdn_sde, gru_ode or ode_rnn for {config.data} (docs/models.md)"
-        )
-    stream = streams.training(config, manifest, alone())  # an empty split is found now, and not on a rank
-    streams.evaluation(config, config.data, manifest, "val", alone())
-    return stream.steps * config.train.max_epochs
-
-
-def _check_resumable(folder: Path, config: RunConfig) -> None:
-    """Weights and optimizer of the checkpoint fit the same model, data and ZeRO stage only; for another number of ranks
-    they are divided anew, here, before any rank is started."""
-    before = run_folder.config_of(folder)
-    for name, old, new in (
-        ("model", before.model, config.model),
-        ("optim.zero_stage", before.optim.zero_stage, config.optim.zero_stage),
-    ):
-        if old != new:
-            raise DriftworkError(f"resume={folder}: {name} cannot change in a run; start a new one")
-    if not run_folder.each_host_copies(config):
-        run_folder.check_data(folder, config)
-    if before.ranks != config.ranks:
-        with run_folder.alone(folder):
-            checkpoint.ready(folder, config.ranks)
+        return rank(partial(folder_for, argv))
+    return start(folder_for(argv))
 
 
 if __name__ == "__main__":

@@ -18,13 +18,13 @@ from typing import IO
 
 from pydantic import Field
 
-from launch.entry import command, run
+from driftwork import config_base
+from driftwork.command import command, run
+from driftwork.config_base import Config
+from driftwork.errors import DriftworkError
+from driftwork.processes import ROOT, python, search_path
 from launch.job.signals import sigterm_exits
 from launch.tracker import store_uri
-from models import config_base
-from models.config_base import Config
-from models.errors import DriftworkError
-from pipeline.child import ROOT, python, search_path
 
 USAGE = "usage: driftwork ui [tracking.uri=sqlite:///runs/mlflow.db] [port=5000]"
 

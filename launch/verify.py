@@ -2,10 +2,10 @@
 
 import sys
 
-from launch.entry import command, run
-from models.config_base import Config, build
-from pipeline.storage import Place
-from pipeline.verify import verify
+from driftwork.command import command, run
+from driftwork.config_base import Config, build
+from pipeline.shards.storage import Place
+from pipeline.shards.verify import verify
 
 
 class VerifyConfig(Config):

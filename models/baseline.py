@@ -10,13 +10,13 @@ from torch import Tensor
 from models.base import LatentDynamics, Objective, Smoother, Terms, per_sequence, time_until
 from models.batch import Batch
 from models.decoder import Decoder
-from models.flow import ActivationName
-from models.gru_flow import GruFlow
 from models.gru_ode import DrivenConfig, Events, GruOde
-from models.likelihoods import LikelihoodName, Marginal
-from models.mlp_flow import MlpFlow
-from models.networks import mlp
+from models.parts.likelihoods import LikelihoodName, Marginal
+from models.parts.networks import mlp
 from models.predictive import Predictive
+from models.solvers.flow import ActivationName
+from models.solvers.gru_flow import GruFlow
+from models.solvers.mlp_flow import MlpFlow
 
 
 class GruOdeConfig(DrivenConfig):

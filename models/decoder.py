@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from models.base import last_observed, time_since
 from models.batch import Batch
-from models.gain_shape import likelihood as likelihood_of
-from models.gain_shape import reader
 from models.gru_ode import DrivenConfig
-from models.likelihoods import LikelihoodName, Marginal
+from models.parts.gain_shape import likelihood as likelihood_of
+from models.parts.gain_shape import reader
+from models.parts.likelihoods import LikelihoodName, Marginal
 from models.predictive import Predictive
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.base import LatentDynamics, Smoother, StateSpace
 from models.batch import Batch
-from models.noise import keyed_normal, keyed_uniform
+from models.parts.noise import keyed_normal, keyed_uniform
 
 _COINS = 1 << 21
 """Stream of a sequence's noise that binary frames are drawn from; beyond those that models use."""

@@ -12,14 +12,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from models import recurrence, timegrid
+from driftwork.config_base import Config
 from models.batch import Batch
-from models.config_base import Config
-from models.gain_shape import reader
-from models.gru_flow import GruFlow
-from models.likelihoods import Marginal
-from models.networks import full_precision
-from models.noise import keyed_normal
+from models.parts.gain_shape import reader
+from models.parts.likelihoods import Marginal
+from models.parts.networks import full_precision
+from models.parts.noise import keyed_normal
+from models.solvers import recurrence, timegrid
+from models.solvers.gru_flow import GruFlow
 
 _HIDDEN = 1 << 22
 """Stream of a sequence's noise that says which components are hidden; those before it are of latents and frames."""

@@ -22,18 +22,18 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models import ode
+from driftwork.config_base import Config
 from models.base import Forecast, Forecaster, Objective, Terms, per_sequence
 from models.batch import Batch
-from models.bnn import BayesianMlp, Variance
-from models.config_base import Config
-from models.encoders import Encoder, NetworkKind, decoder
-from models.flow import ActivationName, Weights
-from models.likelihoods import Bernoulli, LikelihoodName, Marginal, Noise, NoisyMean
-from models.networks import Normal
-from models.noise import keyed_normal
-from models.ode import Path, SolverConfig
+from models.parts.bnn import BayesianMlp, Variance
+from models.parts.encoders import Encoder, NetworkKind, decoder
+from models.parts.likelihoods import Bernoulli, LikelihoodName, Marginal, Noise, NoisyMean
+from models.parts.networks import Normal
+from models.parts.noise import keyed_normal
 from models.predictive import Predictive
+from models.solvers import ode
+from models.solvers.flow import ActivationName, Weights
+from models.solvers.ode import Path, SolverConfig
 
 _NOISE_OF_Z, _NOISE_OF_W = 0, 1
 """Streams of a sequence's noise; draw n uses 2 n and 2 n + 1."""

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from models.noise import keyed_uniform
-from models.timegrid import TimeGrid
+from models.parts.noise import keyed_uniform
+from models.solvers.timegrid import TimeGrid
 
 _RESAMPLING = 1 << 22
 """Stream of a sequence's noise that resampling draws from, beyond those of paths and frames."""

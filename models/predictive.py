@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from models.likelihoods import Density, Gaussian, NoisyMean
+from models.parts.likelihoods import Density, Gaussian, NoisyMean
 
 _VALUES_AT_ONCE = 2**20
 """Of a mixture, components times channels, that are compared pair by pair; each holds a few numbers."""

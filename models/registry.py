@@ -6,8 +6,8 @@ from pydantic import Field
 
 from models.base import Model
 from models.baseline import BiGruOdeModel, GruOdeConfig, GruOdeModel
-from models.likelihoods import LikelihoodName, Marginal
 from models.ode2vae import Ode2Vae, Ode2VaeConfig
+from models.parts.likelihoods import LikelihoodName, Marginal
 from models.vsdn import VsdnVae, VsdnVaeConfig
 from models.vsdn_sde import VsdnSde, VsdnSdeConfig
 

@@ -22,11 +22,11 @@ from torch import Tensor
 from models.base import LatentDynamics, Objective, Terms, next_observed, per_sequence, time_since, time_until
 from models.batch import Batch
 from models.decoder import Decoder
-from models.gain_shape import reader
 from models.gru_ode import DrivenConfig, Events, GruOde
-from models.likelihoods import LikelihoodName, Marginal
-from models.networks import Normal, mlp
-from models.noise import antithetic_draw, keyed_normal
+from models.parts.gain_shape import reader
+from models.parts.likelihoods import LikelihoodName, Marginal
+from models.parts.networks import Normal, mlp
+from models.parts.noise import antithetic_draw, keyed_normal
 from models.predictive import Predictive
 
 

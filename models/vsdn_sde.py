@@ -25,20 +25,20 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from models import sde, timegrid
 from models.base import Filtered, Objective, StateSpace, Terms, per_sequence
 from models.batch import Batch
 from models.decoder import Decoder
-from models.drifts import Drifts
-from models.gain_shape import reader
 from models.gru_ode import Events, GruOde, Trajectory, clock_of
-from models.likelihoods import LikelihoodName, Marginal
-from models.noise import antithetic_normal, keyed_normal
 from models.particle_filter import Carried, Cloud, stretches_of, uniforms
+from models.parts.drifts import Drifts
+from models.parts.gain_shape import reader
+from models.parts.likelihoods import LikelihoodName, Marginal
+from models.parts.noise import antithetic_normal, keyed_normal
 from models.predictive import Predictive
-from models.sde import PRIOR
-from models.sde_loop import Shape
-from models.timegrid import TimeGrid
+from models.solvers import sde, timegrid
+from models.solvers.sde import PRIOR
+from models.solvers.sde_loop import Shape
+from models.solvers.timegrid import TimeGrid
 from models.vsdn import VsdnConfig
 
 _HELD_OUT = 1 << 20

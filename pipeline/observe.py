@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from models.config_base import Config, build
+from driftwork.config_base import Config, build
 
 Ratio = Annotated[float, Field(gt=0, le=1)]
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from packaging.version import Version
 
-from models.config_base import Config, build, read_mapping
+from driftwork.config_base import Config, build, read_mapping
 
 ROOT = Path(__file__).parent.parent
 PINS = ROOT / "constraints.txt"

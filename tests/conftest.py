@@ -23,12 +23,12 @@ def local_ray():
 @pytest.fixture
 def without_ray(monkeypatch):
     """`prepare` makes the shards in this process, one after another."""
-    from pipeline.build import build_shard
+    from pipeline.prepare.build import build_shard
 
     def build(job, plans):
         return [build_shard(job, plan) for plan in plans]
 
-    monkeypatch.setattr("pipeline.prepare._workers", lambda config: nullcontext(build))
+    monkeypatch.setattr("pipeline.prepare.prepare._workers", lambda config: nullcontext(build))
 
 
 def _has(path, marker):

@@ -4,13 +4,13 @@ import json
 
 import numpy as np
 
-from pipeline.files import aside
-from pipeline.manifest import MANIFEST, Manifest
-from pipeline.mocap import Mocap, MocapConfig
+from driftwork.files import aside
+from pipeline.readers.mocap import Mocap, MocapConfig
+from pipeline.readers.timit import Timit, TimitConfig
 from pipeline.sequence import SPLITS, DataSpec, Sequence, grey
-from pipeline.shards import write_shard
-from pipeline.stats import Moments
-from pipeline.timit import Timit, TimitConfig
+from pipeline.shards.manifest import MANIFEST, Manifest
+from pipeline.shards.shard_files import write_shard
+from pipeline.shards.stats import Moments
 from tests.pipeline import acclaim
 
 

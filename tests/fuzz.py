@@ -21,23 +21,23 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from models.config_base import dump, load
-from models.errors import DriftworkError
-from pipeline.build import Entry, Job, build_shard
-from pipeline.fetch_config import FetchConfig
-from pipeline.files import sha256
-from pipeline.guard import Limits
-from pipeline.lakh import LakhConfig
-from pipeline.manifest import MANIFEST, Manifest, Shard
-from pipeline.mocap import KEPT, MocapConfig
-from pipeline.plan import Recipe, ShardPlan
-from pipeline.rotating_mnist import read_idx
+from driftwork.config_base import dump, load
+from driftwork.errors import DriftworkError
+from driftwork.files import sha256
+from pipeline.fetch.sources import FetchConfig
+from pipeline.prepare.build import Entry, Job, build_shard
+from pipeline.prepare.guard import Limits
+from pipeline.prepare.plan import Recipe, ShardPlan
+from pipeline.readers.midi import LakhConfig
+from pipeline.readers.mocap import KEPT, MocapConfig
+from pipeline.readers.registry import reader
+from pipeline.readers.rotating_mnist import read_idx
+from pipeline.readers.timit import TimitConfig
 from pipeline.sequence import DataSpec, Sequence, UnreadableError
-from pipeline.shards import write_shard
-from pipeline.sources import reader
-from pipeline.stats import Moments
-from pipeline.timit import TimitConfig
-from pipeline.verify import verify
+from pipeline.shards.manifest import MANIFEST, Manifest, Shard
+from pipeline.shards.shard_files import write_shard
+from pipeline.shards.stats import Moments
+from pipeline.shards.verify import verify
 from tests import fuzz_midi
 from tests.damage import GRID_LINES, LAUGHS, LINES, VALUES, damaged, forged
 from tests.pipeline import acclaim, midi_bytes, speech
@@ -249,8 +249,8 @@ def places(node: Any) -> Any:
 
 def configs(folder: Path, random: Random, cases: int) -> Counter[str]:
     """Shipped configs with a line too many, or damaged: refused, or equal to what their dump reads back as."""
-    from launch.config import RunConfig
-    from pipeline.prepare import PrepareConfig
+    from launch.runs.config import RunConfig
+    from pipeline.prepare.prepare import PrepareConfig
 
     kinds = {"prepare": PrepareConfig, "fetch": FetchConfig, "train": RunConfig}
     shipped = [(kinds[kind], path) for kind in kinds for path in sorted((ROOT / "configs" / kind).glob("*.yaml"))]
@@ -285,7 +285,7 @@ runs:
 
 def grids(folder: Path, random: Random, cases: int) -> Counter[str]:
     """A grid with a line too many, or damaged: refused as a whole, or cells that each have a folder of their own."""
-    from launch import grid
+    from launch.sweeps import grid
 
     outcome: Counter[str] = Counter()
     shutil.copytree(ROOT / "configs/train", folder / "train")

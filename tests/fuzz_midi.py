@@ -5,7 +5,7 @@ from random import Random
 
 import numpy as np
 
-from pipeline.midi import roll
+from pipeline.readers.piano_roll import roll
 from tests.pipeline.midi_bytes import piece
 from tests.pipeline.midi_readers import roll_by_mido, roll_by_pretty_midi
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 import yaml
 
-from launch import grid as grids
-from launch import train
-from launch.config import RunConfig, parse
-from models.config_base import Config, build, dump, flatten, load
-from models.errors import DriftworkError
-from pipeline.prepare import PrepareConfig
+from driftwork.config_base import Config, build, dump, flatten, load
+from driftwork.errors import DriftworkError
+from launch.runs.config import RunConfig, parse
+from launch.sweeps import grid as grids
+from launch.training import setup
+from pipeline.prepare.prepare import PrepareConfig
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 TRAIN = sorted(path for path in (CONFIGS / "train").glob("*.yaml") if "model" in yaml.safe_load(path.read_text()))
@@ -51,8 +51,8 @@ def test_new_run_whose_path_keeps_nothing_is_refused():
     """A run from before, whose config is the same, can be loaded and goes on."""
     config = load(RunConfig, CONFIGS / "train/vsdn_sde_timit.yaml", ["model.substeps=1"])
     with pytest.raises(DriftworkError, match=r"a whole time_unit in one step.*take model.substeps=3"):
-        train._check_memory(config)
-    train._check_memory(load(RunConfig, CONFIGS / "train/vsdn_sde_timit.yaml"))
+        setup.check_memory(config)
+    setup.check_memory(load(RunConfig, CONFIGS / "train/vsdn_sde_timit.yaml"))
 
 
 VSDN = [path for path in TRAIN if path.stem.startswith("vsdn")]

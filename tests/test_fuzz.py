@@ -4,8 +4,8 @@ from random import Random
 
 import pytest
 
-from models.config_base import load
-from models.errors import DriftworkError
+from driftwork.config_base import load
+from driftwork.errors import DriftworkError
 from pipeline.sequence import DataSpec
 from tests import fuzz
 from tests.damage import LAUGHS

@@ -3,21 +3,38 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MAY_IMPORT = {"models": {"models"}, "pipeline": {"pipeline", "models"}, "launch": {"launch", "pipeline", "models"}}
+MAY_IMPORT = {
+    "driftwork": {"driftwork"},
+    "models": {"models", "driftwork"},
+    "pipeline": {"pipeline", "models", "driftwork"},
+    "launch": {"launch", "pipeline", "models", "driftwork"},
+}
+ROOMS = {  # each room imports from itself and from those before it; "" is the modules beside the rooms
+    "models": ("solvers", "parts", ""),
+    "pipeline": ("", "shards", "reading", "readers", "fetch", "prepare"),
+    "launch": (
+        "job", "tracker", "checks", "runs", "scoring", "figures", "generation", "evaluation", "serving", "training",
+        "sweeps", "reports", "",
+    ),
+}  # fmt: skip
 HEAVY = {
-    "ray": {"pipeline/cluster.py"},
-    "webdataset": {"pipeline/shards.py"},
+    "ray": {"pipeline/prepare/cluster.py"},
+    "webdataset": {"pipeline/shards/shard_files.py"},
     "deepspeed": {"launch/training/engine.py"},
-    "mlflow": {"launch/tracker/mlflow_store.py", "launch/served.py"},  # MLflow runs the second, which raises its error
-    "fsspec": {"pipeline/storage.py"},
+    "mlflow": {
+        "launch/tracker/mlflow_store.py",
+        "launch/serving/served_model.py",
+    },  # MLflow runs the second, which raises its error
+    "fsspec": {"pipeline/shards/storage.py"},
     "s3fs": set(),  # by fsspec alone
-    "torchdiffeq": {"models/ode.py"},
-    "torchsde": {"models/sde.py"},
+    "torchdiffeq": {"models/solvers/ode.py"},
+    "torchsde": {"models/solvers/sde.py"},
 }
 
 
@@ -28,6 +45,25 @@ def imported(path):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             yield node.module
+
+
+def imported_modules(path):
+    """Names of the modules that a file imports; `from a import b` is the module `a.b` where there is one."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                inner = ROOT.joinpath(*node.module.split("."), f"{alias.name}.py")
+                yield f"{node.module}.{alias.name}" if inner.exists() else node.module
+
+
+def room(parts):
+    return parts[0] if len(parts) > 1 else ""
+
+
+def module(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
@@ -43,10 +79,37 @@ def test_imports_run_one_way_and_heavy_packages_have_one_door(package):
                 assert str(path.relative_to(ROOT)) in HEAVY[top], f"{path} imports {name}"
 
 
+@pytest.mark.parametrize("package", ROOMS)
+def test_no_room_imports_from_a_later_one(package):
+    order = ROOMS[package]
+    for path in sorted((ROOT / package).rglob("*.py")):
+        here = room(path.relative_to(ROOT / package).parts)
+        for name in imported_modules(path):
+            top, *rest = name.split(".")
+            if top == package:
+                assert order.index(room(tuple(rest))) <= order.index(here), f"{path} imports {name}"
+
+
+def test_no_module_imports_itself_through_others():
+    """Imports inside functions count too."""
+    files = {module(path): path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py")}
+    graph = {name: {other for other in imported_modules(path) if other in files} for name, path in files.items()}
+    TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+@pytest.mark.parametrize("folder", [*MAY_IMPORT, "tests", "benchmarks"])
+def test_files_and_folders_are_small(folder):
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        assert len(path.read_text().splitlines()) <= 300, path
+    for place in {path.parent for path in (ROOT / folder).rglob("*.py")}:
+        modules = [path for path in place.glob("*.py") if path.name != "__init__.py"]
+        assert len(modules) <= 15, f"{place} holds {len(modules)} modules"
+
+
 def test_what_is_served_needs_models_alone():
     """MLflow copies it without the rest."""
-    ours = {name for name in imported(ROOT / "launch/served.py") if name.split(".")[0] in MAY_IMPORT}
-    assert {name.split(".")[0] for name in ours} == {"models"}
+    ours = {name for name in imported(ROOT / "launch/serving/served_model.py") if name.split(".")[0] in MAY_IMPORT}
+    assert {name.split(".")[0] for name in ours} == {"models", "driftwork"}
 
 
 def test_package_files_are_empty_so_that_importing_one_module_loads_no_other():
@@ -66,10 +129,10 @@ def test_the_one_package_file_that_is_not_empty_loads_nothing():
     ("modules", "without"),
     [
         (  # in one process, for torch takes seconds to load
-            "launch.train, launch.evaluate, launch.sweep, pipeline.stream",
+            "launch.train, launch.evaluate, launch.sweep, pipeline.reading.stream",
             ["ray", "deepspeed", "mlflow", "fsspec"],
         ),
-        ("pipeline.prepare", ["torch", "deepspeed", "mlflow", "fsspec"]),
+        ("pipeline.prepare.prepare", ["torch", "deepspeed", "mlflow", "fsspec"]),
         ("models.registry", ["ray", "deepspeed", "mlflow", "webdataset"]),
     ],
 )

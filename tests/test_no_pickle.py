@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from models.errors import DriftworkError
-from pipeline.files import sha256
-from pipeline.manifest import MANIFEST
+from driftwork.errors import DriftworkError
+from driftwork.files import sha256
 from pipeline.observe import ObservationConfig
-from pipeline.verify import verify
+from pipeline.shards.manifest import MANIFEST
+from pipeline.shards.verify import verify
 from tests.datasets import write_rolls
 
 ROOT = Path(__file__).parent.parent
@@ -84,7 +84,7 @@ class Exploit:
 @pytest.mark.parametrize("extension", ["pkl", "pickle", "pth", "pt", "pyd"])
 def test_every_reader_of_shards_refuses_a_pickle(tmp_path, extension):
     """In the first sample, with a manifest that fits."""
-    from pipeline.stream import Stream
+    from pipeline.reading.stream import Stream
 
     data, pwned = tmp_path / "data", tmp_path / "pwned"
     manifest, _ = write_rolls(data, D=4, T=8, train=(1,), val=(1,), test=(1,))

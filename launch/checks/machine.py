@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from driftwork.command import TEMPORARY_HOME
+from driftwork.processes import python
+from driftwork.sockets import problem_of_loaders, problem_of_ray
 from launch.checks.finding import Finding, error, ok, warning
-from launch.entry import TEMPORARY_HOME
-from pipeline.child import python
-from pipeline.sockets import problem_of_loaders, problem_of_ray
 
 _GB = 10**9
 _BUILD_STARTS_S = 60

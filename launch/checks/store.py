@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from driftwork.errors import DriftworkError
+from driftwork.files import require_room
 from launch.checks.finding import Finding, error, ok, warning
 from launch.tracker import login, store_uri
-from models.errors import DriftworkError
-from pipeline.files import require_room
 
 _PATIENCE_S = 2.0
 _LONG_PATIENCE_S = 10.0

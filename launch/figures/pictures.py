@@ -10,8 +10,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch, Rectangle
 from PIL import Image
 
+from driftwork.files import aside
 from launch.figures import style
-from pipeline.files import aside
 
 
 @rc_context(style.STYLE)

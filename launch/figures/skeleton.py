@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 from PIL import Image
 
+from driftwork.files import aside
 from launch.figures import style
-from pipeline.files import aside
-from pipeline.skeleton import Skeleton
+from pipeline.readers.skeleton import Skeleton
 
 PICTURES = 40
 """Of a second of motion; each is shown for 50 ms, half the speed of life."""

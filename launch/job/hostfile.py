@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from models.config_base import Config
-from models.errors import DriftworkError
+from driftwork.config_base import Config
+from driftwork.errors import DriftworkError
 
 _LINE = re.compile(r"(\S+)\s+slots=([1-9]\d*)")
 

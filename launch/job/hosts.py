@@ -15,13 +15,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TextIO
 
+from driftwork.errors import DriftworkError
+from driftwork.processes import end_with_parent, python, search_path
 from launch.job import launcher, node
 from launch.job.hostfile import Host, HostsConfig, read
 from launch.job.node import Answer, Question
 from launch.job.signals import signals_ignored, sigterm_exits
-from models.errors import DriftworkError
-from pipeline.child import python, search_path
-from pipeline.parent import end_with_parent
 
 _PATIENCE_S = 60.0
 """How long hosts that are told to end may take, and"""

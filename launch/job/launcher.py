@@ -10,10 +10,9 @@ from typing import TextIO
 
 import torch
 
+from driftwork.errors import DriftworkError
+from driftwork.processes import end_with_parent, python, search_path
 from launch.job.signals import sigterm_exits
-from models.errors import DriftworkError
-from pipeline.child import python, search_path
-from pipeline.parent import end_with_parent
 
 
 def most_ranks() -> int:

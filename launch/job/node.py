@@ -25,8 +25,7 @@ from typing import NamedTuple
 
 import psutil
 
-from pipeline.child import python
-from pipeline.parent import end_with_parent
+from driftwork.processes import end_with_parent, python
 
 MARK = "driftwork-node "
 """Begins the answer: a login script may say something of its own before."""

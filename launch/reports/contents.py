@@ -13,13 +13,13 @@ import shutil
 from datetime import datetime
 from pathlib import Path
 
-from launch.config import CONFIG_FILE
 from launch.reports import page, paper_figures, paper_tables
 from launch.reports.page import Evidence, Section
 from launch.reports.paper_figures import Drawn
 from launch.reports.paper_tables import Tabled
 from launch.reports.rows import BEST, OUTPUTS, Group, Kind, Member
 from launch.reports.tracked_runs import TrackedRun
+from launch.runs.config import CONFIG_FILE
 from launch.scoring import tables
 from launch.scoring.tables import Cell, Row, Table
 from launch.tracker import tags

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from launch import compare
 from launch.figures import scores as figures_scores
 from launch.figures.scores import Panel
 from launch.reports.rows import Group, Kind, with_other_rates
+from launch.scoring import comparison
 from launch.scoring.estimates import over_seeds
 from launch.scoring.metrics import METRICS
 from launch.scoring.scores import Scored
@@ -65,7 +65,7 @@ def _horizons(group: Group, path: Path) -> Drawn | None:
     kinds = _with_points(group, lambda kind: len(_own_points(kind.tables, "forecast")), 2)
     columns = _columns([kind.tables for kind in kinds], "forecast")
     lines = {kind.said: _points(kind.tables, columns) for kind in kinds}
-    free = compare.free([member.evaluated for kind in kinds for member in kind.members])
+    free = comparison.free([member.evaluated for kind in kinds for member in kind.members])
     if not lines:
         return None
     if "persistence" in free:
@@ -113,7 +113,7 @@ def _latent(kind: Kind) -> int:
 def _family(same: list[Kind], families: list[list[Kind]]) -> str:
     label = same[0].label
     rivals = [_rest(other[0]) for other in families if other[0].label == label]
-    return compare.labelled(label, compare.differing(_rest(same[0]), rivals))
+    return comparison.labelled(label, comparison.differing(_rest(same[0]), rivals))
 
 
 def _first_columns(tables: list[Scored]) -> list[Column]:

@@ -2,10 +2,9 @@
 
 from typing import NamedTuple
 
-from launch import compare
 from launch.reports import published
 from launch.reports.rows import Group, Kind
-from launch.scoring import side_by_side
+from launch.scoring import comparison, side_by_side
 from launch.scoring.side_by_side import Rows, columns_of
 from launch.scoring.tables import Cell, Row, Table
 
@@ -59,7 +58,7 @@ def _rows(kinds: list[Kind]) -> Rows:
 def _free(kinds: list[Kind]) -> Rows:
     """Those baselines that cost nothing that answer what these kinds were asked."""
     evaluated = [member.evaluated for kind in kinds for member in kind.members]
-    return {_FREE.get(name, name): tables for name, tables in compare.free(evaluated).items()}
+    return {_FREE.get(name, name): tables for name, tables in comparison.free(evaluated).items()}
 
 
 def _figures(title: str, kinds: list[Kind], free: Rows) -> Table:

@@ -7,17 +7,17 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from launch import compare
-from launch.compare import Evaluated
-from launch.config import CONFIG_FILE, RunConfig
+from driftwork.config_base import flatten, load
+from driftwork.errors import DriftworkError
 from launch.reports import published, tracked_runs
 from launch.reports.tracked_runs import TrackedRun
+from launch.runs.config import CONFIG_FILE, RunConfig
+from launch.scoring import comparison
+from launch.scoring.comparison import Evaluated
 from launch.scoring.results import merge, read_scores
 from launch.scoring.scores import Scored
 from launch.scoring.side_by_side import columns_of
 from launch.tracker import tags
-from models.config_base import flatten, load
-from models.errors import DriftworkError
 from pipeline.sequence import Split
 
 BEST = "val/best_score"
@@ -51,7 +51,7 @@ class Kind(NamedTuple):
     @property
     def tables(self) -> list[Scored]:
         """The scores of each seed."""
-        return compare.by_seed([member.evaluated for member in self.members])
+        return comparison.by_seed([member.evaluated for member in self.members])
 
     @property
     def validation(self) -> float:
@@ -139,9 +139,9 @@ def _scores(folder: Path, name: str) -> dict[str, Scored]:
 def _fits(member: Member, members: list[Member], left_out: list[str]) -> bool:
     """Whether it compares with the first and is not run again later."""
     run, first = member.tracked, members[0]
-    column = compare.of_other_frames(member.evaluated, first.evaluated)
+    column = comparison.of_other_frames(member.evaluated, first.evaluated)
     for newer in members[: members.index(member)]:
-        same = compare.settings(newer.evaluated.config) == compare.settings(member.evaluated.config)
+        same = comparison.settings(newer.evaluated.config) == comparison.settings(member.evaluated.config)
         if same and newer.seed == member.seed and _places(newer) == _places(member):
             left_out.append(f"{run.name} ({run.run_id}): the same model, settings and seed as {newer.tracked.run_id}")
             return False
@@ -159,14 +159,14 @@ def _places(member: Member) -> list[tuple[str, str]]:
 def _kinds(members: list[Member]) -> list[Kind]:
     by_settings: dict[str, list[Member]] = {}
     for member in members:
-        key = json.dumps(compare.settings(member.evaluated.config), sort_keys=True)
+        key = json.dumps(comparison.settings(member.evaluated.config), sort_keys=True)
         by_settings.setdefault(key, []).append(member)
-    all_settings = [compare.settings(same[0].evaluated.config) for same in by_settings.values()]
+    all_settings = [comparison.settings(same[0].evaluated.config) for same in by_settings.values()]
     kinds = []
     for kind, same in zip(all_settings, by_settings.values(), strict=True):
         label = published.label(kind)
         rivals = [rival for rival in all_settings if published.label(rival) == label]
-        said = compare.labelled(label, compare.differing(kind, rivals))
+        said = comparison.labelled(label, comparison.differing(kind, rivals))
         kinds.append(Kind(label, kind, said, sorted(same, key=lambda member: member.seed)))
     return sorted(kinds, key=lambda kind: (published.order(kind.label), [*map(_sortable, kind.settings.values())]))
 

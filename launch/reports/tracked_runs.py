@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from driftwork.errors import DriftworkError
+from driftwork.files import require_room
 from launch.checks import store
 from launch.tracker import store_uri
 from launch.tracker.failures import as_user_error
 from launch.tracker.mlflow_store import connect
-from models.errors import DriftworkError
-from pipeline.files import require_room
 
 
 class TrackedRun(NamedTuple):

@@ -12,11 +12,11 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
+from driftwork.files import aside
 from launch.scoring.estimates import Estimate, Scores, estimate
 from launch.scoring.metrics import METRICS
 from launch.scoring.scores import Scored
 from launch.scoring.uncertainty import BINS, LEVELS
-from pipeline.files import aside
 
 
 class Point(NamedTuple):

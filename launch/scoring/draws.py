@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from launch.config import EvalConfig
+from launch.runs.config import EvalConfig
 from models.base import Forecast, Forecaster, LatentDynamics, Model, StateSpace
 from models.batch import Batch
 from models.predictive import Predictive

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from driftwork.errors import DriftworkError
+from driftwork.files import aside
 from launch.scoring import tables
 from launch.scoring.estimates import Estimate, Scores, estimate
 from launch.scoring.metrics import METRICS
 from launch.scoring.scores import Scored
-from models.errors import DriftworkError
-from pipeline.files import aside
 
 Estimates = dict[str, dict[str, dict[str, Estimate]]]
 """task -> rate in percent, or horizon in frames -> metric -> what all sequences say"""

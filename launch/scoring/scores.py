@@ -10,17 +10,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from launch.runs.config import RunConfig
+from launch.runs.distributed import all_gathered
 from launch.scoring import uncertainty
 from launch.scoring.baselines import held, nearest, straight
 from launch.scoring.draws import Draws
 from launch.scoring.estimates import Scores
 from launch.scoring.ratio import Ratio
-from launch.training.distributed import all_gathered
 from models.base import Forecaster, LatentDynamics, Model, Smoother, StateSpace, Terms, last_observed
 from models.batch import Batch
 from models.decisions import Rule, decided
 from models.metrics import accuracy, rmse
 from models.predictive import Predictive
+from pipeline.shards.manifest import Manifest
 
 Sheet = dict[str, dict[str, dict[str, Ratio]]]
 """task -> rate in percent, or horizon in frames -> metric -> scores of a batch"""
@@ -51,6 +53,13 @@ class Scoring(NamedTuple):
     prefix: int | None = None
     """Number of first frames that are observed where every model forecasts the rest; None where it answers other
     questions. A `Forecaster` always forecasts."""
+
+    @classmethod
+    def of(cls, config: RunConfig, manifest: Manifest, samples: int) -> "Scoring":
+        """Return how a run is scored, with so many latent draws a sequence."""
+        spec, draws = manifest.spec, Draws.of(config.evaluate)._replace(samples=samples)
+        horizons, prefix = config.evaluate.horizons, config.observe.evaluate.frames
+        return cls(spec.binary, spec.likelihood == "bernoulli", spec.length, draws, horizons, prefix)
 
     def density(self, model: LatentDynamics | Forecaster, batch: Batch, rate: str, whole: bool = False) -> Sheet:
         """Negative bounds per observed frame (binary data) or per observed dimension (others), nats; on the `whole`

@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from pipeline.manifest import Manifest
 from pipeline.sequence import SPLITS
-from pipeline.storage import Place, name_of
+from pipeline.shards.manifest import Manifest
+from pipeline.shards.storage import Place, name_of
 
 _DIGITS = 12
 """Of the manifest's hash, as `driftwork prepare` prints it; MLflow takes at most 36."""

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from models.errors import DriftworkError
+from driftwork.errors import DriftworkError
 
 
 @contextmanager

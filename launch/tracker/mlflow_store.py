@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from driftwork.errors import DriftworkError
 from launch.tracker import store_uri, tags
 from launch.tracker.failures import as_user_error, one_line
 from launch.tracker.outbox import Kind, RefusedError
 from launch.tracker.provenance import COMMIT_TAG, git_tags
 from launch.tracker.system_metrics import SystemSampler
-from models.errors import DriftworkError
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

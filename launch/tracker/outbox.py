@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 from filelock import FileLock
 
-from pipeline.files import aside
+from driftwork.files import aside
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
+from driftwork.errors import DriftworkError
+from driftwork.values import expanded
 from launch.tracker import login
-from models.errors import DriftworkError
-from models.values import expanded
 
 DEFAULT = "sqlite:///runs/mlflow.db"
 VARIABLE = "MLFLOW_TRACKING_URI"

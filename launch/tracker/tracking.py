@@ -13,13 +13,13 @@ from typing import Any, Protocol
 
 from pydantic import Field
 
+from driftwork.config_base import Config
 from launch.job.signals import TERMINATED, signals_ignored, sigterm_exits
 from launch.tracker import mlflow_store, store_uri
 from launch.tracker.mlflow_store import StoredRun
 from launch.tracker.outbox import Message, Outbox
 from launch.tracker.store_uri import StoreUri
 from launch.tracker.tags import RUN_FOLDER
-from models.config_base import Config
 
 UNSENT = "unsent.jsonl"
 """In the run folder: what the tracker has not taken yet."""

@@ -1,4 +1,4 @@
-"""What a run leaves on disk: `checkpoints/step-N` to go on from, and `best.safetensors` to evaluate.
+"""What a run leaves on disk: `checkpoints/step-N` to go on from, beside the best weights of `launch.runs.weights`.
 
 All ranks write into `step-N.incomplete`; rank 0 adds where training stands and a list of all files with their hashes,
 and renames the folder when everything is on the disk. A folder without an ending is therefore whole, and its list tells
@@ -16,20 +16,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
-
+from driftwork.errors import DriftworkError
+from driftwork.files import aside, disk_says, sha256, sync
+from launch.runs import weights
+from launch.runs.distributed import on_rank_0
 from launch.training import file_list
-from launch.training.distributed import on_rank_0
-from models.errors import DriftworkError
-from pipeline.files import aside, disk_says, sha256, sync
 
 if TYPE_CHECKING:
     from launch.training.engine import Engine  # DeepSpeed takes seconds to load, and reading weights needs none of it
-
-BEST = "best.safetensors"
 
 _FOLDER = "checkpoints"
 _KEPT = 2
@@ -98,19 +92,7 @@ def last_step(run_folder: Path) -> int:
 
 def save_best(engine: "Engine", run_folder: Path) -> None:
     """Weights as safetensors, without pickle; every rank calls it. Raises as `save` does."""
-    on_rank_0(engine.ranks, partial(_write_weights, engine.weights(), run_folder / BEST))
-
-
-def load_best(model: nn.Module, run_folder: Path, device: torch.device) -> None:
-    """Raises `DriftworkError` when there are no weights, or weights of another model."""
-    path = run_folder / BEST
-    if not path.exists():
-        raise DriftworkError(f"{run_folder}: no {BEST}; has the run finished its first epoch?")
-    try:
-        model.load_state_dict(load_file(path))
-    except RuntimeError as error:
-        raise DriftworkError(f"{path}: does not fit the run's config: {str(error).splitlines()[1].strip()}") from None
-    model.to(device)
+    on_rank_0(engine.ranks, partial(weights.write, engine.weights(), run_folder))
 
 
 def _commit(incomplete: Path, final: Path, about: dict[str, Any], hashes: dict[str, str]) -> None:
@@ -163,14 +145,6 @@ def _told(incomplete: Path) -> Iterator[None]:
     except (OSError, RuntimeError) as error:  # the latter is torch's, where its writer meets a full disk
         shutil.rmtree(incomplete, ignore_errors=True)
         raise DriftworkError(f"{incomplete}: cannot be written: {disk_says(error)}") from None
-
-
-def _write_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
-    try:
-        with aside(path) as temporary:
-            save_file(weights, temporary)
-    except (OSError, SafetensorError) as error:
-        raise DriftworkError(f"{path}: cannot be written: {disk_says(error)}") from None
 
 
 def _about(folder: Path) -> dict[str, Any]:

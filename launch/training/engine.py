@@ -12,7 +12,6 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,21 +25,18 @@ from deepspeed.runtime.zero.config import ZeroStageEnum
 from deepspeed.utils.tensor_fragment import fragment_address
 from torch import Tensor, nn
 
-from launch.config import OptimConfig
+from driftwork.errors import AgreedError
+from driftwork.files import disk_says, sha256
+from launch.runs.config import OptimConfig
+from launch.runs.distributed import Ranks, all_agree, all_gathered
 from launch.training.average import WeightAverage
-from launch.training.distributed import Ranks, all_agree, all_gathered
-from launch.training.stopwatch import Stopwatch
+from launch.training.step_timer import Stopwatch
 from models.base import Objective
 from models.batch import Batch
-from models.errors import AgreedError
-from pipeline.files import disk_says, sha256
 
 # On CPU `init_distributed` would compile a shared-memory kernel: minutes on a first start, and a process killed
 # meanwhile leaves a lock on which every later start waits for ever. Only inference uses that kernel.
 setattr(importlib.import_module("deepspeed.comm.torch"), "build_shm_op", lambda: None)  # noqa: B010
-
-_PATIENCE = timedelta(minutes=10)
-"""How long a collective may wait for a rank before it is an error."""
 
 
 class Step(NamedTuple):
@@ -50,22 +46,6 @@ class Step(NamedTuple):
     """Before clipping."""
     leave: bool = False
     """Whether a rank was asked to leave; all hear of it in the same step."""
-
-
-def join_ranks(patience: timedelta = _PATIENCE) -> Ranks:
-    """Join the process group that the launcher described in the environment."""
-    cuda = torch.cuda.is_available()
-    local = int(os.environ["LOCAL_RANK"])
-    if cuda:
-        torch.cuda.set_device(local)
-    deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", timeout=patience, verbose=False)
-    device = torch.device("cuda", local) if cuda else torch.device("cpu")
-    return Ranks(dist.get_rank(), dist.get_world_size(), device)
-
-
-def leave() -> None:
-    """A group that is not destroyed makes a clean exit look like a crash."""
-    dist.destroy_process_group()
 
 
 class Engine:
@@ -81,6 +61,7 @@ class Engine:
         self.size = sum(p.numel() for p in model.parameters())
         """Weights of the model; at stage 3 a rank holds only its share of each."""
         adam = torch.optim.Adam(model.parameters())
+        deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)  # it takes the group that is there
         self.engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=adam,

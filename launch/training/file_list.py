@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from pipeline.files import aside, sha256
+from driftwork.files import aside, sha256
 
 FILES = "files.json"
 

@@ -5,15 +5,15 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from launch.config import RunConfig
+from driftwork.errors import AgreedError
+from launch.runs.config import RunConfig
 from launch.training import nonfinite
 from launch.training.engine import Engine, Step
-from launch.training.journal import Journal
 from launch.training.progress import Progress
+from launch.training.training_log import Journal
 from launch.training.watchdog import Watchdog
 from models.batch import Batch
-from models.errors import AgreedError
-from pipeline.stream import Stream
+from pipeline.reading.stream import Stream
 
 _MAX_BAD_STEPS = 20
 """Updates in a row that may fail to be finite before training gives up."""

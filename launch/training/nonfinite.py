@@ -4,7 +4,7 @@ import json
 import math
 from pathlib import Path
 
-from launch.training.distributed import Ranks, all_gathered
+from launch.runs.distributed import Ranks, all_gathered
 from launch.training.engine import Step
 from models.batch import Batch
 

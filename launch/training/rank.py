@@ -1,6 +1,7 @@
 """What a rank does, from joining the others to the last weights: engine, tracker and loop, put together."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
@@ -8,24 +9,28 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean
 
-from launch import run_folder, streams
-from launch.config import CONFIG_FILE, RunConfig
+from driftwork.command import run
+from driftwork.config_base import flatten
+from driftwork.processes import end_with_parent
 from launch.job.signals import TERMINATED, sigterm_noted
-from launch.job.supervisor import INTERRUPTED, LEFT
+from launch.runs import loaders, run_folder
+from launch.runs.config import CONFIG_FILE, RunConfig
+from launch.runs.distributed import Ranks, all_gathered, barrier, join_ranks, leave, on_rank_0
+from launch.runs.weights import BEST
 from launch.scoring import scores
 from launch.scoring.results import estimates, values
+from launch.scoring.scores import Scoring
+from launch.serving import export
 from launch.tracker import dataset, tags
 from launch.tracker.tracking import Tracker, open_run
 from launch.training import checkpoint, loop, nonfinite
-from launch.training.distributed import Ranks, all_gathered, barrier, on_rank_0
-from launch.training.engine import Engine, join_ranks, leave
-from launch.training.journal import Journal
+from launch.training.engine import Engine
 from launch.training.progress import Progress
+from launch.training.supervisor import INTERRUPTED, LEFT
+from launch.training.training_log import Journal
 from launch.training.watchdog import Watchdog
 from models.base import Model
-from models.config_base import flatten
-from pipeline.manifest import Manifest, read_manifest
-from pipeline.parent import end_with_parent
+from pipeline.shards.manifest import Manifest, read_manifest
 
 
 def rank(folder_asked_for: Callable[[], Path]) -> int:
@@ -39,7 +44,7 @@ def rank(folder_asked_for: Callable[[], Path]) -> int:
         watch.settle(folder)
         try:
             with run_folder.alone(folder) if ranks.rank == 0 else nullcontext():
-                _train(_with_data_here(config, folder, watch), folder, ranks, watch, asked_to_leave)
+                _train(config, _with_data_here(config, folder, watch), folder, ranks, watch, asked_to_leave)
         except SystemExit:
             barrier()  # the launcher ends all ranks when one has left
             leave()
@@ -59,9 +64,11 @@ def _with_data_here(config: RunConfig, folder: Path, watch: Watchdog) -> RunConf
 
 
 def _train(
-    config: RunConfig, folder: Path, ranks: Ranks, watch: Watchdog, asked_to_leave: Callable[[], bool]
+    given: RunConfig, config: RunConfig, folder: Path, ranks: Ranks, watch: Watchdog, asked_to_leave: Callable[[], bool]
 ) -> None:  # fmt: skip
-    """Raises SystemExit(TERMINATED), so that the tracker sees the run as killed, when a rank was asked to leave."""
+    """Train by `config`, the `given` one with the data on this host.
+
+    Raises SystemExit(TERMINATED), so that the tracker sees the run as killed, when a rank was asked to leave."""
     whole = read_manifest(config.data)
     manifest = run_folder.divided(config, whole)
     model = run_folder.model_for(config, manifest)
@@ -71,7 +78,7 @@ def _train(
     known = checkpoint.load(engine, folder)
     new = Progress(score_beta=config.train.beta, settles_at=config.settles_at)
     progress = Progress(**known["progress"]) if known else new
-    with _tracked(folder, whole, ranks) as tracker:
+    with _tracked(given, folder, whole, ranks) as tracker:
         journal = Journal(tracker, ranks, engine.clock)
         if known:
             journal.restore(known["journal"])
@@ -90,24 +97,21 @@ def _train(
 
         watch.patience = config.hang_after
         around = loop.Around(validate, save, partial(nonfinite.report, folder, ranks), asked_to_leave)
-        if not loop.train(config, engine, streams.training(config, manifest, ranks), journal, progress, watch, around):
+        if not loop.train(config, engine, loaders.training(config, manifest, ranks), journal, progress, watch, around):
             if ranks.rank == 0:
                 run_folder.remember(folder, **{INTERRUPTED: progress.step})
             journal.say(f"asked to leave: saved at step {progress.step}")
             raise SystemExit(TERMINATED)
         watch.at("record")
         if ranks.rank == 0:
-            from launch import export
-
-            tracker.artifact(folder / checkpoint.BEST, "weights")
+            tracker.artifact(folder / BEST, "weights")
             export.after_training(folder, config, manifest, tracker)
 
 
 @contextmanager
-def _tracked(folder: Path, manifest: Manifest, ranks: Ranks) -> Iterator[Tracker]:
+def _tracked(config: RunConfig, folder: Path, manifest: Manifest, ranks: Ranks) -> Iterator[Tracker]:
     """The run at the tracker, described: config as params; as tags the data and their hash, the command that asked for
     it, and those left in the folder."""
-    config = run_folder.config_of(folder)  # the URL that was given, not where this host has its copy
     experiment, run_name = run_folder.names(config)
     record = run_folder.record_of(folder)
     about = {
@@ -143,9 +147,9 @@ def _validation_score(
     """What the best weights are chosen by (`Scoring.validation`) on the validation split, the mean over rates, its KL
     weighted by `beta`; and what to say of it."""
     model.eval()
-    scoring = run_folder.scoring_for(config, manifest, samples=1)
+    scoring = Scoring.of(config, manifest, samples=1)
     found: dict[str, list[float]] = {}
-    for rate, stream in streams.evaluation(config, config.data, manifest, "val", ranks).items():
+    for rate, stream in loaders.evaluation(config, config.data, manifest, "val", ranks).items():
         batches = watch.over("validation", stream.epoch(0))
         table = estimates(scores.collect(scoring.validation, model, batches, rate, ranks.device))
         tracker.metrics({f"val/{name}": value for name, value in values(table).items()}, step)
@@ -159,3 +163,12 @@ def _validation_score(
     kl = next((value for name, value in means.items() if name.startswith("kl_")), 0.0)
     score = next(iter(means.values())) + (beta - 1.0) * kl
     return score, said if beta == 1.0 else f"{said}, score with beta {beta:g}: {score:.4g}"
+
+
+def main(argv: list[str]) -> int:
+    """Run a rank: `python -m launch.training.rank FOLDER`, whose arguments the launcher has checked."""
+    return rank(lambda: Path(argv[0]))
+
+
+if __name__ == "__main__":
+    raise SystemExit(run("train", main, sys.argv[1:]))

@@ -9,13 +9,13 @@ import torch
 from deepspeed.utils import safe_get_full_grad
 from safetensors.torch import save_file
 
-from launch import run_folder, streams
-from launch.config import OptimConfig, RunConfig
-from launch.training.distributed import Ranks, all_gathered
-from launch.training.engine import Engine, join_ranks, leave
+from driftwork.config_base import load
+from launch.runs import loaders, run_folder
+from launch.runs.config import OptimConfig, RunConfig
+from launch.runs.distributed import Ranks, all_gathered, join_ranks, leave
+from launch.training.engine import Engine
 from models.base import Model
-from models.config_base import load
-from pipeline.manifest import read_manifest
+from pipeline.shards.manifest import read_manifest
 
 MODELS = ("vsdn_vae", "ode2vae", "vsdn_sde")
 STAGES = (0, 1, 2, 3)
@@ -33,7 +33,7 @@ def main() -> None:
         for stage in STAGES:
             optim = OptimConfig(zero_stage=stage, clip_norm=0.5)
             engine = Engine(run_folder.model_for(config, manifest), optim, ranks, 20)
-            stream = streams.training(config, manifest, ranks)
+            stream = loaders.training(config, manifest, ranks)
             gradients = autocast(run_folder.model_for(config, manifest), stage, ranks, next(stream.epoch(0)))
             if ranks.rank == 0:
                 save_file(gradients, out / f"{name}-autocast-stage{stage}-of{ranks.world}.safetensors")

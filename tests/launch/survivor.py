@@ -13,14 +13,14 @@ import traceback
 from functools import partial
 from pathlib import Path
 
+from driftwork.command import run
+from driftwork.files import aside
 from launch import train
-from launch.entry import run
 from launch.job import launcher
 from launch.tracker.tracking import NullTracker
 from launch.training import rank as one_rank
 from launch.training.engine import Engine, _Files
 from launch.training.watchdog import Watchdog
-from pipeline.files import aside
 
 TINY = str(Path(__file__).with_name("tiny_vsdn_vae.yaml"))
 PLAN = "plan.json"

@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from launch import compare, run_folder
-from launch.config import RunConfig
-from launch.scoring import side_by_side
+from driftwork.config_base import load
+from driftwork.errors import DriftworkError
+from launch import compare
+from launch.runs import run_folder
+from launch.runs.config import RunConfig
+from launch.scoring import comparison, side_by_side
 from launch.scoring.estimates import Estimate, Scores, difference, estimate, over_seeds
 from launch.scoring.results import write_results
 from launch.scoring.tables import figure
-from models.config_base import load
-from models.errors import DriftworkError
 
 KEYS = tuple(f"song{i // 2}-{i}" for i in range(24))
 GROUPS = tuple(key.partition("-")[0] for key in KEYS)
@@ -224,7 +225,7 @@ def test_folds_are_put_together_before_seeds_are(tmp_path):
 def test_what_differs_is_named_by_as_much_of_its_key_as_tells_it_apart():
     one = {"model.latent": 8, "observe.train.ratios": (0.1,), "observe.evaluate.ratios": (0.1, 0.5), "train.beta": 1}
     other = one | {"model.latent": 32, "observe.train.ratios": (0.5,), "observe.evaluate.ratios": (0.5,)}
-    assert compare.differing(one, [one, other]) == ["latent 8", "train.ratios (0.1,)", "evaluate.ratios (0.1, 0.5)"]
+    assert comparison.differing(one, [one, other]) == ["latent 8", "train.ratios (0.1,)", "evaluate.ratios (0.1, 0.5)"]
 
 
 def test_forecasts_have_a_column_a_horizon(tmp_path):

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from driftwork.errors import DriftworkError
 from launch import doctor
-from models.errors import DriftworkError
+from launch.checks import glance
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -27,6 +28,7 @@ def version(name):
 metadata.version = version
 for name in {gone}: sys.modules[name] = None
 from launch import doctor
+from launch.checks import glance
 sys.exit(doctor.main(["--json", "uri=null"]))
 """
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -42,10 +44,11 @@ def test_it_imports_nothing_heavy_and_a_glance_is_quick(tmp_path):
     code = """
 import sys, time
 from launch import doctor
+from launch.checks import glance
 from pathlib import Path
 began = time.process_time()
-doctor.glance_before_training(1, "sqlite:///runs/none.db", Path("runs/x"))
-doctor.glance_before_preparing(Path("out"))
+glance.before_training(1, "sqlite:///runs/none.db", Path("runs/x"))
+glance.before_preparing(Path("out"))
 print(time.process_time() - began)
 print([name for name in ("ray", "torch", "deepspeed", "mlflow", "webdataset", "numpy") if name in sys.modules])
 """
@@ -77,8 +80,8 @@ def test_the_command_ends_in_1_when_it_found_an_error(home, monkeypatch, capsys)
 
 def test_a_glance_says_what_is_wrong_and_nothing_else(home, capsys, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    doctor.glance_before_training(1, None, home / "runs")
-    doctor.glance_before_preparing(home / "data")
+    glance.before_training(1, None, home / "runs")
+    glance.before_preparing(home / "data")
     quiet = capsys.readouterr().err
     assert "build lock" not in quiet
     assert "token" not in quiet
@@ -89,7 +92,7 @@ def test_a_glance_says_what_is_wrong_and_nothing_else(home, capsys, monkeypatch)
     (home / ".ray").mkdir()
     (home / ".ray/auth_token").write_text("secret")
     (home / ".ray/auth_token").chmod(0o644)
-    doctor.glance_before_training(1, None, home / "runs")
+    glance.before_training(1, None, home / "runs")
     assert f"driftwork doctor: error    build lock   {lock}" in capsys.readouterr().err
-    doctor.glance_before_preparing(home / "data")
+    glance.before_preparing(home / "data")
     assert "driftwork doctor: error    ray token" in capsys.readouterr().err

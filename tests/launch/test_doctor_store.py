@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from driftwork import files
 from launch.checks import store as doctor_store
 from launch.tracker import mlflow_store
-from pipeline import files
 from tests.launch.findings import level_of
 
 

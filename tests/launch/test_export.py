@@ -18,19 +18,21 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from launch import export, run_folder, served, streams
-from launch.config import RunConfig
-from launch.outputs.made import Maker
+from driftwork.config_base import load
+from driftwork.errors import DriftworkError
+from launch import export
+from launch.generation.generator import Maker
+from launch.runs import loaders, run_folder
+from launch.runs.config import RunConfig
+from launch.runs.distributed import alone
+from launch.runs.weights import BEST
+from launch.serving import served_model
 from launch.tracker.tracking import TrackingConfig, open_run
-from launch.training import checkpoint
-from launch.training.distributed import alone
-from models.config_base import load
 from models.decisions import decided
-from models.errors import DriftworkError
 from models.generation import interpolate_at
-from pipeline.manifest import read_manifest
 from pipeline.observe import key_seed
-from pipeline.stream import Request
+from pipeline.reading.stream import Request
+from pipeline.shards.manifest import read_manifest
 from tests import rounding
 from tests.datasets import write_rolls, write_walks
 
@@ -56,11 +58,11 @@ class Trained:
         run_folder.create(self.config)
         self.manifest = read_manifest(data)
         self.model = run_folder.model_for(self.config, self.manifest).eval()
-        save_file(self.model.state_dict(), folder / checkpoint.BEST)
+        save_file(self.model.state_dict(), folder / BEST)
 
     def sequence(self):
         """The first batch of evaluation, of one sequence, and what stands for the frames it shows."""
-        streams_ = streams.evaluation(self.config, self.config.data, self.manifest, "test", alone())
+        streams_ = loaders.evaluation(self.config, self.config.data, self.manifest, "test", alone())
         self.stream = next(iter(streams_.values()))
         batch = self.stream.dataset[Request(0, (0,), 1, 1.0)]
         seen = batch.observed[0]
@@ -153,7 +155,7 @@ def test_a_request_can_have_a_decision_taken(music, loaded, decision):
 def test_real_values_are_not_decided(motion):
     from mlflow.exceptions import MlflowException
 
-    twin = served._load_pyfunc(motion.folder / export.FOLDER / "data/driftwork")
+    twin = served_model._load_pyfunc(motion.folder / export.FOLDER / "data/driftwork")
     with pytest.raises(MlflowException, match=r"decision=0\.5: this model's data are not binary"):
         twin.predict(pd.DataFrame([motion.sequence()[1] | {"ask": [0.1]}]), {"decision": "0.5"})
 
@@ -186,7 +188,7 @@ def test_a_sequence_that_begins_later_and_several_at_once(music):
         {"times": [0.4, 1.0], "values": frames, "ask": [0.0, 0.4, 3]},
         {"times": [0, 1], "values": frames.astype(int), "ask": [0.5]},
     ]
-    twin = served._load_pyfunc(music.folder / export.FOLDER / "data/driftwork")
+    twin = served_model._load_pyfunc(music.folder / export.FOLDER / "data/driftwork")
     together = twin.predict(pd.DataFrame(rows))
     alone_ = [twin.predict(pd.DataFrame([row]))[0] for row in rows]
     assert together == alone_
@@ -223,7 +225,7 @@ BAD = [
 def test_a_bad_request_is_told_so_in_one_line(music, change, params, said):
     from mlflow.exceptions import MlflowException
 
-    twin = served._load_pyfunc(music.folder / export.FOLDER / "data/driftwork")
+    twin = served_model._load_pyfunc(music.folder / export.FOLDER / "data/driftwork")
     with pytest.raises(MlflowException) as caught:
         twin.predict(pd.DataFrame([{**GOOD, **change}]), params)
     assert said in caught.value.message
@@ -234,7 +236,7 @@ def test_a_bad_request_is_told_so_in_one_line(music, change, params, said):
 def test_a_forecast_needs_the_frames_that_the_encoder_takes(motion):
     from mlflow.exceptions import MlflowException
 
-    twin = served._load_pyfunc(motion.folder / export.FOLDER / "data/driftwork")
+    twin = served_model._load_pyfunc(motion.folder / export.FOLDER / "data/driftwork")
     batch, row = motion.sequence()
     for times in (row["times"][:2], [2 * seconds for seconds in row["times"]]):
         short = {"times": times, "values": row["values"][: len(times)], "ask": [0.1]}
@@ -244,13 +246,13 @@ def test_a_forecast_needs_the_frames_that_the_encoder_takes(motion):
 
 def test_a_smoother_only_interpolates(place):
     trained = Trained(place / "both-ways", place / "rolls", "vsdn_vae", BI)
-    assert served.tasks(trained.model) == ("interpolation",)
+    assert served_model.tasks(trained.model) == ("interpolation",)
 
 
 def test_what_is_written_is_no_pickle_and_names_no_more_than_it_needs(music):
     folder = music.folder / export.FOLDER
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert {"MLmodel", "requirements.txt", "code/served.py", "code/models/registry.py"} <= files
+    assert {"MLmodel", "requirements.txt", "code/served_model.py", "code/models/registry.py"} <= files
     assert {"data/driftwork/weights.safetensors", "data/driftwork/config.yaml"} <= files
     assert not [name for name in files if name.endswith((".pkl", ".pyc", ".pt", ".bin"))]
     assert not [name for name in files if name.startswith("code/") and "models/" not in name and "served" not in name]
@@ -260,10 +262,10 @@ def test_what_is_written_is_no_pickle_and_names_no_more_than_it_needs(music):
 
 def test_better_weights_leave_what_was_exported_alone_until_it_is_exported_again(place):
     trained = Trained(place / "again", place / "rolls", "vsdn_vae")
-    weights = export.write(trained.folder, trained.config, trained.manifest) / "data/driftwork" / served.WEIGHTS
+    weights = export.write(trained.folder, trained.config, trained.manifest) / "data/driftwork" / served_model.WEIGHTS
     before = weights.read_bytes()
     better = {name: x + 1 for name, x in trained.model.state_dict().items()}
-    os.replace(_saved(better, place / "better"), trained.folder / checkpoint.BEST)
+    os.replace(_saved(better, place / "better"), trained.folder / BEST)
     assert weights.read_bytes() == before
     export.write(trained.folder, trained.config, trained.manifest)
     assert weights.read_bytes() != before
@@ -287,7 +289,7 @@ def _saved(weights, path):
 
 def test_a_run_without_weights_has_nothing_to_export(place):
     trained = Trained(place / "empty", place / "rolls", "vsdn_vae")
-    (trained.folder / checkpoint.BEST).unlink()
+    (trained.folder / BEST).unlink()
     with pytest.raises(DriftworkError, match=r"no best\.safetensors"):
         export.main([str(trained.folder)])
 
@@ -342,7 +344,7 @@ def test_a_server_answers_from_the_tracked_run_alone(music, tmp_path, free_port,
         export.after_training(music.folder, music.config, music.manifest, tracker)
     batch, row = music.sequence()
     row |= {"ask": (batch.times[0] + 0.03).tolist()}
-    twin = served._load_pyfunc(music.folder / export.FOLDER / "data/driftwork")
+    twin = served_model._load_pyfunc(music.folder / export.FOLDER / "data/driftwork")
     expected = twin.predict(pd.DataFrame([row]), {"seed": 3})
     (tmp_path / "elsewhere").mkdir()
     with scoring(f"runs:/{tracker.run_id}/model", store, tmp_path / "elsewhere", free_port) as ask:

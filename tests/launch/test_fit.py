@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from driftwork.config_base import load
+from driftwork.errors import DriftworkError
 from launch import train
-from launch.config import RunConfig
-from models.config_base import load
-from models.errors import DriftworkError
+from launch.runs.config import RunConfig
 from tests.datasets import write_rolls, write_speech, write_walks
 
 TINY = Path(__file__).with_name("tiny_ode2vae.yaml")

@@ -7,13 +7,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from launch import compare, evaluate, run_folder
-from launch.config import RunConfig
+from driftwork.config_base import load
+from driftwork.errors import DriftworkError
+from launch import compare, evaluate
+from launch.runs import run_folder
+from launch.runs.config import RunConfig
+from launch.runs.weights import BEST
 from launch.scoring.results import read_scores
-from launch.training import checkpoint
-from models.config_base import load
-from models.errors import DriftworkError
-from pipeline.manifest import read_manifest
+from pipeline.shards.manifest import read_manifest
 from tests.datasets import write_walks
 
 TINY = Path(__file__).with_name("tiny_ode2vae.yaml")
@@ -30,7 +31,7 @@ def place(tmp_path_factory):
         config = run_folder.config_of(run)
         run_folder.remember(run, manifest=read_manifest(config.data).hash)
         model = run_folder.model_for(config, run_folder.manifest_of(config))
-        save_file(model.state_dict(), run / checkpoint.BEST)
+        save_file(model.state_dict(), run / BEST)
         assert evaluate.main([str(run), "split=test"]) == 0
     return folder
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from mlflow.exceptions import MlflowException
 
+from driftwork import files
+from driftwork.command import run
+from driftwork.errors import DriftworkError
 from launch import sweep
 from launch.checks import store
-from launch.entry import run
 from launch.reports import tracked_runs
-from models.errors import DriftworkError
-from pipeline import files
 from tests.datasets import write_rolls
 
 FULL = "No space left on device"

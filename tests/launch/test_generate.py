@@ -14,17 +14,18 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from launch import generate, run_folder, streams
-from launch.config import RunConfig
-from launch.outputs.made import Maker
-from launch.training import checkpoint
-from launch.training.distributed import alone
-from models.config_base import load
+from driftwork.config_base import load
+from driftwork.errors import DriftworkError
+from launch import generate
+from launch.generation.generator import Maker
+from launch.runs import loaders, run_folder
+from launch.runs.config import RunConfig
+from launch.runs.distributed import alone
+from launch.runs.weights import BEST
 from models.decisions import decided
-from models.errors import DriftworkError
-from pipeline.manifest import read_manifest
-from pipeline.mocap import MocapConfig, features
-from pipeline.skeleton import parse_amc, parse_asf, positions
+from pipeline.readers.mocap import MocapConfig, features
+from pipeline.readers.skeleton import parse_amc, parse_asf, positions
+from pipeline.shards.manifest import read_manifest
 from tests.datasets import write_films, write_rolls, write_speech, write_walks
 
 MODEL = "model={{name: {}, latent: 4, hidden: 8, width: 16, depth: 1, max_step: {}}}"
@@ -37,7 +38,7 @@ def untrained(place, config, data, *overrides):
     run_folder.create(resolved)
     manifest = read_manifest(data)
     run_folder.remember(place, manifest=manifest.hash)
-    save_file(run_folder.model_for(resolved, manifest).state_dict(), place / checkpoint.BEST)
+    save_file(run_folder.model_for(resolved, manifest).state_dict(), place / BEST)
     return place
 
 
@@ -149,7 +150,7 @@ def maker_of(run, **changes):
     config = run_folder.config_of(run)
     manifest = read_manifest(config.data)
     model = run_folder.model_for(config, manifest).eval()
-    stream = next(iter(streams.evaluation(config, config.data, manifest, "test", alone()).values()))
+    stream = next(iter(loaders.evaluation(config, config.data, manifest, "test", alone()).values()))
     maker = Maker(
         model, stream, manifest.spec.binary, 1 / manifest.spec.interval, 4, config.evaluate.samples, 32, seed=0
     )

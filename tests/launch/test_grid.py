@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from launch import grid as grids
-from models.errors import DriftworkError
+from driftwork.errors import DriftworkError
+from launch.sweeps import grid as grids
 
 TINY = Path(__file__).with_name("tiny_vsdn_vae.yaml")
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from driftwork.command import home_provided
+from driftwork.errors import DriftworkError
 from launch.checks import machine
-from launch.entry import home_provided
-from models.errors import DriftworkError
-from pipeline import cluster
+from pipeline.prepare import cluster
 from tests.launch.findings import level_of
 
 ROOT = Path(__file__).parent.parent.parent

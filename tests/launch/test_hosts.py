@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from driftwork.errors import DriftworkError
 from launch.job import hostfile
 from launch.job.hostfile import Host
-from models.errors import DriftworkError
 from tests import hostile
 from tests.datasets import write_rolls
 from tests.network import ROOT, SSH, serving, two_places

@@ -4,10 +4,10 @@ import json
 
 import torch
 
-from launch.training.distributed import alone
+from launch.runs.distributed import alone
 from launch.training.engine import Step
-from launch.training.journal import Journal
 from launch.training.progress import Progress
+from launch.training.training_log import Journal
 from models.base import Objective, Terms
 from models.batch import Batch
 

@@ -11,13 +11,15 @@ from urllib.parse import quote
 
 import pytest
 
-from launch import cli, grid, run_folder
+from driftwork import config_base
+from driftwork.command import typed
+from driftwork.errors import DriftworkError, without_login
+from launch import cli
 from launch.checks import store
-from launch.entry import typed
+from launch.runs import run_folder
+from launch.sweeps import grid
 from launch.tracker import login, store_uri
 from launch.tracker.tracking import TrackingConfig
-from models import config_base
-from models.errors import DriftworkError, without_login
 from tests.datasets import write_rolls
 from tests.launch.findings import level_of
 from tests.launch.test_outage import serving

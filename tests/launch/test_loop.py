@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from launch.config import RunConfig
+from driftwork.config_base import load
+from launch.runs.config import RunConfig
 from launch.training import loop
 from launch.training.engine import Step
 from launch.training.progress import Progress
 from launch.training.watchdog import Watchdog
 from models.base import Objective, Terms
-from models.config_base import load
 
 STEPS = 4
 """Of an epoch."""

@@ -4,8 +4,8 @@ import json
 
 import torch
 
+from launch.runs.distributed import alone
 from launch.training import nonfinite
-from launch.training.distributed import alone
 from launch.training.engine import Step
 from models.base import Objective, Terms
 

@@ -5,13 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from launch import compare, doctor, evaluate, fetch, generate, grid, prepare, report, sweep, train, ui, verify
-from launch.config import RunConfig
-from launch.run_folder import create
-from models.config_base import load, parse
-from models.errors import DriftworkError
-from pipeline.fetch_config import SOURCES
-from pipeline.prepare import PrepareConfig
+from driftwork.config_base import load, parse
+from driftwork.errors import DriftworkError
+from launch import compare, doctor, evaluate, fetch, generate, prepare, report, sweep, train, ui, verify
+from launch.runs.config import RunConfig
+from launch.runs.run_folder import create
+from launch.sweeps import grid
+from pipeline.fetch.sources import SOURCES
+from pipeline.prepare.prepare import PrepareConfig
 
 TINY = Path(__file__).with_name("tiny_vsdn_vae.yaml")
 CONFIGS = TINY.parents[2] / "configs"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from models.config_base import load
-from pipeline.manifest import read_manifest
-from pipeline.prepare import PrepareConfig, prepare
+from driftwork.config_base import load
+from pipeline.prepare.prepare import PrepareConfig, prepare
+from pipeline.shards.manifest import read_manifest
 from tests.network import ROOT
 from tests.pipeline.midi_bytes import corpus
 

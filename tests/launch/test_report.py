@@ -13,21 +13,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from launch import compare, report, run_folder
-from launch.config import RunConfig
+from driftwork.config_base import load
+from driftwork.errors import DriftworkError
+from launch import report
 from launch.reports import contents, paper_figures, published
 from launch.reports import rows as report_rows
 from launch.reports.rows import Group, Kind, Member
 from launch.reports.tracked_runs import TrackedRun
-from launch.scoring import tables
+from launch.runs import run_folder
+from launch.runs.config import RunConfig
+from launch.scoring import comparison, tables
 from launch.scoring.estimates import Estimate, Scores, difference, estimate, over_seeds
 from launch.scoring.results import write_results
 from launch.scoring.side_by_side import Column
 from launch.scoring.tables import Cell, Row, Table
 from launch.tracker.tracking import TrackingConfig, open_run
-from models.config_base import load
-from models.errors import DriftworkError
-from pipeline.wav import write_wav
+from pipeline.readers.wav import write_wav
 from tests.launch.test_tracking import client_of
 
 KEYS = tuple(f"song{i // 2}-{i}" for i in range(24))
@@ -175,7 +176,7 @@ def test_a_figure_chooses_among_the_runs_that_it_can_show(tmp_path):
     def kind(hidden, rates, best):
         member = Member(
             TrackedRun(str(hidden), "run", 0, {"val/best_score": best}, {}),
-            compare.Evaluated(tmp_path, {"train.seed": 0}, rates_of(10, rates)), {},
+            comparison.Evaluated(tmp_path, {"train.seed": 0}, rates_of(10, rates)), {},
         )  # fmt: skip
         return Kind("VSDN-VAE", {"model.hidden": hidden}, f"VSDN-VAE (hidden {hidden})", [member])
 
@@ -188,7 +189,9 @@ def test_models_of_one_rate_each_share_a_row(tmp_path):
     def member(rate, seed):
         ratios = [int(rate) / 100]
         config = {"train.seed": seed, "model.name": "vsdn_vae", "observe.train.ratios": ratios}
-        evaluated = compare.Evaluated(tmp_path, {**config, "observe.evaluate.ratios": ratios}, rates_of(seed, (rate,)))
+        evaluated = comparison.Evaluated(
+            tmp_path, {**config, "observe.evaluate.ratios": ratios}, rates_of(seed, (rate,))
+        )
         return Member(TrackedRun(f"{rate}-{seed}", "run", 0, {"val/best_score": 1.0}, {}), evaluated, {})
 
     members = [member(rate, seed) for rate in ("25", "50") for seed in (0, 1)]

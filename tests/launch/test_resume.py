@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from driftwork.errors import DriftworkError
+from launch.runs.weights import BEST
 from launch.training import checkpoint, file_list, watchdog
-from models.errors import DriftworkError
 from tests import rounding
 from tests.datasets import write_rolls
 
@@ -46,7 +47,7 @@ def metrics(folder):
 
 
 def weights(folder):
-    return load_file(folder / checkpoint.BEST)
+    return load_file(folder / BEST)
 
 
 @pytest.mark.slow
@@ -59,7 +60,7 @@ def test_a_run_that_was_killed_three_times_ends_as_if_nothing_had_happened(runs,
         assert line.startswith("driftwork train: the job died with ")
         assert cause in line
     assert metrics(killed) == metrics(whole)
-    assert (killed / checkpoint.BEST).read_bytes() == (whole / checkpoint.BEST).read_bytes()
+    assert (killed / BEST).read_bytes() == (whole / BEST).read_bytes()
     assert not list((killed / "checkpoints").glob("*.incomplete"))
     files = [json.loads((run / "checkpoints/step-0000016/files.json").read_text()) for run in (whole, killed)]
     assert files[0].keys() == files[1].keys()
@@ -138,7 +139,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_leads_to_the_same_end(r
     damaged, twin = runs / "damaged", runs / "whole-1"
     assert "step-0000016 is damaged and not used: state/zero_pp_rank_1" in said(damaged)
     assert "parameters, from step 15" in said(damaged)
-    assert (damaged / checkpoint.BEST).read_bytes() == (twin / checkpoint.BEST).read_bytes()
+    assert (damaged / BEST).read_bytes() == (twin / BEST).read_bytes()
     assert metrics(damaged)[16] == metrics(twin)[16]
 
 

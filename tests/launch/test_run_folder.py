@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from launch import cli, run_folder
-from launch.config import RunConfig
+from driftwork.config_base import load
+from driftwork.errors import DriftworkError
+from launch import cli
+from launch.runs import run_folder
+from launch.runs.config import RunConfig
 from launch.tracker import store_uri
 from launch.tracker.tracking import StoreConfig
-from models.config_base import load
-from models.errors import DriftworkError
-from pipeline.manifest import read_manifest
+from pipeline.shards.manifest import read_manifest
 from tests.datasets import write_rolls
 from tests.launch.test_tracking import client_of
 

@@ -11,19 +11,21 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from launch import evaluate, run_folder, streams
-from launch.config import RunConfig
+from driftwork.config_base import load
+from driftwork.errors import DriftworkError
+from launch.evaluation import evaluate
+from launch.runs import loaders, run_folder
+from launch.runs.config import RunConfig
+from launch.runs.distributed import Ranks, alone
 from launch.scoring import calibration, results, scores
 from launch.scoring.baselines import nearest, straight
 from launch.scoring.estimates import estimate
 from launch.scoring.metrics import METRICS
-from launch.training.distributed import Ranks, alone
+from launch.scoring.scores import Scoring
 from launch.training.rank import _validation_score
 from launch.training.watchdog import Watchdog
 from models.batch import Batch
-from models.config_base import load
-from models.errors import DriftworkError
-from pipeline.manifest import read_manifest
+from pipeline.shards.manifest import read_manifest
 from tests import rounding
 from tests.datasets import write_rolls, write_walks
 
@@ -44,9 +46,9 @@ def untrained(data, *overrides):
 def score(data, batch_size, ranks, *overrides):
     """What the contenders score on the test split with an untrained model."""
     config, manifest, model = untrained(data, f"evaluate.batch_size={batch_size}", *overrides)
-    contenders = run_folder.scoring_for(config, manifest, config.evaluate.samples).contenders(model)
+    contenders = Scoring.of(config, manifest, config.evaluate.samples).contenders(model)
     scored = {who: {} for who in contenders}
-    for rate, stream in streams.evaluation(config, data, manifest, "test", ranks).items():
+    for rate, stream in loaders.evaluation(config, data, manifest, "test", ranks).items():
         for who, contender in contenders.items():
             table = calibration.metrics(scores.collect(contender, model, stream.epoch(0), rate, ranks.device))
             assert all(metric in METRICS for columns in table.values() for x in columns.values() for metric in x)
@@ -100,14 +102,14 @@ def test_filter_scores_the_same_in_any_batch(rolls, batch_size):
 def test_state_space_model_is_scored_by_its_filter(rolls):
     """Likelihood and prediction; and with `predict=rollout` by paths of the prior alone."""
     config, manifest, model = untrained(rolls[0], SDE, "evaluate.particles=6", "evaluate.batch_size=7")
-    stream = streams.evaluation(config, rolls[0], manifest, "test", alone())["25"]
+    stream = loaders.evaluation(config, rolls[0], manifest, "test", alone())["25"]
     batch = next(iter(stream.epoch(0)))
     shown = batch.observed & (batch.observed.cumsum(1) > 1)
     found = {}
     with torch.inference_mode():
         for how in ("filter", "rollout"):
             own = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"predict": how})})
-            scoring = run_folder.scoring_for(own, manifest, own.evaluate.samples)
+            scoring = Scoring.of(own, manifest, own.evaluate.samples)
             found[how] = scoring.model(model, batch, "25")
         evidence = found["filter"]["density"]["25"]["nll_particle_filter_nats_per_frame"]
         torch.testing.assert_close(evidence.x, -model.log_evidence(batch, 6))
@@ -205,7 +207,7 @@ def test_a_smoother_is_validated_on_the_pseudo_likelihood_of_a_frame(rolls):
     value, said = _validation_score(model, config, manifest, alone(), tracker, Watchdog(0), 0, beta=1.0)
     total, frames = {}, {}
     with torch.no_grad():
-        for rate, stream in streams.evaluation(config, rolls[0], manifest, "val", alone()).items():
+        for rate, stream in loaders.evaluation(config, rolls[0], manifest, "val", alone()).items():
             terms = [(model.pseudo_likelihood(batch), batch.weight > 0) for batch in stream.epoch(0)]
             total[rate] = sum(float(x.log_likelihood[real].double().sum()) for x, real in terms)
             frames[rate] = sum(int(x.frames[real].sum()) for x, real in terms)
@@ -228,9 +230,9 @@ def test_prefix_is_forecast_by_models_of_the_next_frame(tmp_path, model):
     """Scores are the errors of `predict` at the frames after the prefix, which reads nothing of them."""
     write_walks(tmp_path / "walks", lengths=(20, 14, 17))
     config, manifest, module = untrained(tmp_path / "walks", *PREFIX, *([model] if model else []))
-    scoring = run_folder.scoring_for(config, manifest, samples=3)
+    scoring = Scoring.of(config, manifest, samples=3)
     assert list(scoring.contenders(module)) == ["model", "persistence"]
-    ((rate, stream),) = streams.evaluation(config, config.data, manifest, "test", alone()).items()
+    ((rate, stream),) = loaders.evaluation(config, config.data, manifest, "test", alone()).items()
     assert rate == "20"  # per cent: 4 of 20 frames
     with torch.inference_mode():
         batch = next(stream.epoch(0))

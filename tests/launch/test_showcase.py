@@ -8,18 +8,19 @@ import torch
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from launch import run_folder, streams
-from launch.config import RunConfig
+from driftwork.config_base import load
+from launch.evaluation import showcase
+from launch.evaluation.showcase_forecast import squared_errors
+from launch.evaluation.showcase_motion import DRAWS, principal_plane
 from launch.figures import style
-from launch.outputs import showcase
-from launch.outputs.showcase_forecast import squared_errors
-from launch.outputs.showcase_motion import DRAWS, principal_plane
+from launch.runs import loaders, run_folder
+from launch.runs.config import RunConfig
+from launch.runs.distributed import alone
 from launch.scoring import results, scores
 from launch.scoring.draws import Draws
-from launch.training.distributed import alone
-from models.config_base import load
-from pipeline.mocap import MocapConfig, features
-from pipeline.skeleton import parse_amc, parse_asf
+from launch.scoring.scores import Scoring
+from pipeline.readers.mocap import MocapConfig, features
+from pipeline.readers.skeleton import parse_amc, parse_asf
 from tests.datasets import write_films, write_rolls, write_walks
 
 CPU = torch.device("cpu")
@@ -44,7 +45,7 @@ def motion(tmp_path_factory):
 
 def first_forecast(config, manifest, model, split="test"):
     """The trial of the split that stands first, and the mean of its draws."""
-    stream = streams.evaluation(config, config.data, manifest, split, alone())["100"]
+    stream = loaders.evaluation(config, config.data, manifest, split, alone())["100"]
     trial = stream.dataset.read(0)
     with torch.inference_mode():
         mean = model.forecast(next(stream.epoch(0)), config.evaluate.samples).mean[0]
@@ -114,9 +115,9 @@ def test_the_same_run_gives_the_same_bytes(motion, tmp_path):
 
 def test_the_drawn_error_is_that_of_the_table(tmp_path):
     config, manifest, model = run_on(tmp_path / "films", write_films)
-    stream = streams.evaluation(config, config.data, manifest, "test", alone())["100"]
+    stream = loaders.evaluation(config, config.data, manifest, "test", alone())["100"]
     errors = squared_errors(model, model.given, stream.epoch(0), Draws.of(config.evaluate), manifest.spec.length)
-    scoring = run_folder.scoring_for(config, manifest, config.evaluate.samples)
+    scoring = Scoring.of(config, manifest, config.evaluate.samples)
     ours = results.estimates(scores.collect(scoring.model, model, stream.epoch(0), "100", CPU))["forecast"]
     copied = results.estimates(scores.collect(scoring.persistence, model, stream.epoch(0), "100", CPU))["forecast"]
     draws, path, persistence = errors.values()

@@ -9,16 +9,16 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from launch import run_folder, streams
-from launch.config import RunConfig
-from launch.outputs import showcase_models
-from launch.outputs.showcase_rolls import longest, reconstruct
-from launch.outputs.showcase_speech import answers, typical
-from launch.training import checkpoint
-from launch.training.distributed import alone
-from models.config_base import load
+from driftwork.config_base import load
+from launch.evaluation import showcase_models
+from launch.evaluation.showcase_rolls import longest, reconstruct
+from launch.evaluation.showcase_speech import answers, typical
+from launch.runs import loaders, run_folder
+from launch.runs.config import RunConfig
+from launch.runs.distributed import alone
+from launch.runs.weights import BEST
 from models.decisions import completed
-from pipeline.midi import write_midi
+from pipeline.readers.piano_roll import write_midi
 from tests.datasets import write_films, write_rolls, write_speech
 
 VAE = "tiny_vsdn_vae.yaml"
@@ -32,12 +32,12 @@ def saved(folder, data, *overrides, yaml=VAE):
     run_folder.create(config)
     manifest = run_folder.manifest_of(config)
     model = run_folder.model_for(config, manifest).eval()
-    save_file(model.state_dict(), folder / checkpoint.BEST)
+    save_file(model.state_dict(), folder / BEST)
     return config, manifest, model
 
 
 def first_batch(config, manifest):
-    return next(streams.evaluation(config, config.data, manifest, "test", alone())["25"].epoch(0))
+    return next(loaders.evaluation(config, config.data, manifest, "test", alone())["25"].epoch(0))
 
 
 def test_each_model_is_heard_and_drawn(tmp_path):

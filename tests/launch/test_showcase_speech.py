@@ -7,13 +7,13 @@ import pytest
 import soundfile
 import torch
 
-from launch import run_folder, streams
-from launch.config import RunConfig
+from driftwork.config_base import load
+from launch.evaluation import showcase
+from launch.evaluation.showcase_speech import DRAWS, answers, typical
 from launch.figures.speech import HOP, WINDOW, decibels, loudest
-from launch.outputs import showcase
-from launch.outputs.showcase_speech import DRAWS, answers, typical
-from launch.training.distributed import alone
-from models.config_base import load
+from launch.runs import loaders, run_folder
+from launch.runs.config import RunConfig
+from launch.runs.distributed import alone
 from tests.datasets import write_speech
 
 TINY = Path(__file__).with_name("tiny_vsdn_vae.yaml")
@@ -34,7 +34,7 @@ def run_on(data, *overrides):
 
 
 def first_batch(config, manifest):
-    return next(streams.evaluation(config, config.data, manifest, "test", alone())["25"].epoch(0))
+    return next(loaders.evaluation(config, config.data, manifest, "test", alone())["25"].epoch(0))
 
 
 def test_the_files_are_the_data_and_what_the_model_makes_of_them(data, tmp_path):

@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from launch.training.stopwatch import Stopwatch
+from launch.training.step_timer import Stopwatch
 
 
 @pytest.fixture

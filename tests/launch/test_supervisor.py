@@ -5,9 +5,10 @@ import sys
 
 import pytest
 
-from launch.job import hosts, supervisor
+from launch.job import hosts
 from launch.job.hostfile import HostsConfig
 from launch.job.hosts import AwayError
+from launch.training import supervisor
 
 
 @pytest.fixture

@@ -13,11 +13,12 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from launch import cell as cells
-from launch import grid as grids
-from launch import run_folder, sweep
-from launch.entry import run
-from models.errors import DriftworkError
+from driftwork.command import run
+from driftwork.errors import DriftworkError
+from launch import sweep
+from launch.runs import run_folder
+from launch.sweeps import grid as grids
+from launch.sweeps import trial
 from tests import hostile
 from tests.datasets import write_rolls
 
@@ -107,7 +108,7 @@ def test_a_dry_run_lists_cells_and_steps_and_starts_nothing(place, capsys, tmp_p
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_before_anything_starts(place, tmp_path, capsys, monkeypatch, text, arguments, said):
-    monkeypatch.setattr(cells, "run", lambda *_: pytest.fail("a cell was started"))
+    monkeypatch.setattr(trial, "run", lambda *_: pytest.fail("a cell was started"))
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     damaged = tmp_path / "damaged/val-000003.tar"
     write_rolls(tmp_path / "damaged", seed=2)
@@ -136,7 +137,7 @@ def test_a_mistake_is_one_line_before_anything_starts(place, tmp_path, capsys, m
     ],
 )
 def test_a_cells_last_word_is_what_was_raised_first(text, code, said):
-    assert cells._reason(text, code) == said
+    assert trial._reason(text, code) == said
 
 
 def test_one_at_a_time_needs_no_ray_and_several_say_that_they_do(place, capsys, monkeypatch):

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from driftwork import config_base
+from driftwork.errors import DriftworkError
 from launch.tracker.mlflow_store import find_run_folder
 from launch.tracker.tracking import NullTracker, RunTracker, Tracker, TrackingConfig, open_run
-from models import config_base
-from models.errors import DriftworkError
 
 ROOT = Path(__file__).parent.parent.parent
 

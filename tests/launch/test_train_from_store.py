@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from launch import run_folder, train
-from models.errors import DriftworkError
-from pipeline import storage
-from pipeline.manifest import read_manifest
+from driftwork.errors import DriftworkError
+from launch import train
+from launch.runs import run_folder
+from pipeline.shards.manifest import read_manifest
+from pipeline.shards.shard_files import storage
 from tests.datasets import write_rolls
 from tests.object_store import BUCKET, object_store
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from driftwork.errors import DriftworkError
 from launch import ui
 from launch.tracker import mlflow_store
-from models.errors import DriftworkError
 from tests import hostile
 
 ROOT = Path(__file__).parent.parent.parent

@@ -10,7 +10,7 @@ import torch
 from launch.figures.reliability import reliability
 from launch.scoring import calibration, uncertainty
 from launch.scoring.estimates import Scores, estimate
-from models.likelihoods import Gaussian, Marginal
+from models.parts.likelihoods import Gaussian, Marginal
 from models.predictive import Predictive
 
 B, T, D = 40, 60, 2

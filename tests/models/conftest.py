@@ -3,7 +3,7 @@ import torch
 
 from models.baseline import GruOdeConfig
 from models.batch import Batch
-from models.likelihoods import Marginal
+from models.parts.likelihoods import Marginal
 from models.registry import build_model
 from models.vsdn import VsdnVaeConfig
 from models.vsdn_sde import VsdnSdeConfig

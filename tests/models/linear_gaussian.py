@@ -5,7 +5,7 @@ import math
 import torch
 
 from models.batch import Batch
-from models.likelihoods import Marginal
+from models.parts.likelihoods import Marginal
 from models.vsdn_sde import VsdnSde, VsdnSdeConfig
 from tests.models import problems
 from tests.models.problems import normal

@@ -7,7 +7,7 @@ import torch
 from scipy.integrate import quad
 from torch import Tensor
 
-from models.sde_loop import Weights
+from models.solvers.sde_loop import Weights
 
 LINEAR = 1e4
 """A bound that makes bound * tanh(u / bound) = u to 1e-8 relative, for |u| of order 1."""

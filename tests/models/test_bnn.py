@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from models.bnn import BayesianMlp
+from models.parts.bnn import BayesianMlp
 
 
 def bnn(variance, **options):

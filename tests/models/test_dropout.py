@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.gru_ode import Events, GruOde
-from models.likelihoods import Marginal
+from models.parts.likelihoods import Marginal
 from tests.models.conftest import CONFIGS, D, make_batch, small
 
 P = 0.3

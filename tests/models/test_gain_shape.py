@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import distributions as td
 
-from models.errors import DriftworkError
-from models.gain_shape import GainShape, GainShapeGaussian, likelihood
-from models.likelihoods import Gaussian, Marginal
-from models.networks import Normal
+from driftwork.errors import DriftworkError
+from models.parts.gain_shape import GainShape, GainShapeGaussian, likelihood
+from models.parts.likelihoods import Gaussian, Marginal
+from models.parts.networks import Normal
 from tests.models.problems import normal
 
 MARGINAL = Marginal(torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64), 0.25)

@@ -6,11 +6,11 @@ from scipy.stats import kstest
 
 from models.base import last_observed
 from models.generation import Question, ancestral, asked_times, interpolate_at
-from models.likelihoods import Bernoulli, Marginal
-from models.ode import SolverConfig
 from models.ode2vae import Ode2VaeConfig
+from models.parts.likelihoods import Bernoulli, Marginal
 from models.predictive import Predictive
 from models.registry import build_model
+from models.solvers.ode import SolverConfig
 from tests.models.conftest import D, make_batch, small
 
 

@@ -5,7 +5,7 @@ import torch
 from torchdiffeq import odeint
 
 from models.gru_ode import Events, GruOde
-from models.likelihoods import Marginal
+from models.parts.likelihoods import Marginal
 from tests.models.conftest import D, make_batch
 
 MARGINAL = Marginal(torch.zeros(D), 1.0)

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from models.decoder import Decoder
-from models.gain_shape import likelihood as gain_shape_or_not
 from models.gru_ode import DrivenConfig
-from models.likelihoods import LIKELIHOODS, Marginal, NoisyMean
+from models.parts.gain_shape import likelihood as gain_shape_or_not
+from models.parts.likelihoods import LIKELIHOODS, Marginal, NoisyMean
 
 D = 5
 

@@ -2,9 +2,9 @@ import torch
 from scipy import stats
 from torch import distributions as td
 
-from models.likelihoods import Bernoulli, Gaussian, Marginal
-from models.networks import Normal
-from models.noise import keyed_normal
+from models.parts.likelihoods import Bernoulli, Gaussian, Marginal
+from models.parts.networks import Normal
+from models.parts.noise import keyed_normal
 
 
 def two_normals():

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from models import ode
-from models.flow import ACTIVATIONS, Weights
-from models.ode import SolverConfig
+from models.solvers import ode
+from models.solvers.flow import ACTIVATIONS, Weights
+from models.solvers.ode import SolverConfig
 from tests import rounding
 
 PLAIN = {"backend": "torchdiffeq"}

@@ -9,10 +9,10 @@ from torch.distributions import MultivariateNormal
 
 from models import ode2vae
 from models.batch import Batch
-from models.encoders import ConvDecoder, ConvEncoder, Encoder
-from models.likelihoods import Marginal
-from models.ode import SolverConfig
 from models.ode2vae import Ode2Vae, Ode2VaeConfig
+from models.parts.encoders import ConvDecoder, ConvEncoder, Encoder
+from models.parts.likelihoods import Marginal
+from models.solvers.ode import SolverConfig
 
 B, T, D = 3, 9, 5
 SMALL = {"latent": 2, "encoder_width": 6, "decoder_width": 6, "field_width": 6, "init_std": 0.1}

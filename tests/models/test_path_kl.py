@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from models import sde
 from models.gru_ode import Events, clock_of
+from models.solvers import sde
 from tests.models.conftest import CONFIGS, make_batch, small
 
 S = 2

@@ -12,8 +12,8 @@ from torch.distributions import Bernoulli as TorchBernoulli
 from torch.distributions import Categorical, Independent, MixtureSameFamily
 from torch.distributions import Normal as TorchNormal
 
-from models.gain_shape import GainShapeGaussian
-from models.likelihoods import Bernoulli, Gaussian, Marginal, NoisyMean
+from models.parts.gain_shape import GainShapeGaussian
+from models.parts.likelihoods import Bernoulli, Gaussian, Marginal, NoisyMean
 from models.predictive import GaussianMixture, Predictive
 
 S, B, T, D = 5, 2, 4, 3

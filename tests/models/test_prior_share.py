@@ -5,7 +5,7 @@ import torch
 
 from models.base import last_observed
 from models.gru_ode import Events
-from models.noise import keyed_normal
+from models.parts.noise import keyed_normal
 from tests.models.conftest import CONFIGS, make_batch, small
 from tests.models.linear_gaussian import STEP, LinearGaussian, R
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.gru_flow import GruFlow
 from models.gru_ode import GruOde
-from models.likelihoods import Marginal
-from models.mlp_flow import MlpFlow
-from models.recurrence import run
+from models.parts.likelihoods import Marginal
+from models.solvers.gru_flow import GruFlow
+from models.solvers.mlp_flow import MlpFlow
+from models.solvers.recurrence import run
 from tests import rounding
 
 DEEP = MlpFlow.sized(3, 5, "elu")

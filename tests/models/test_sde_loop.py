@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from scipy import stats
 
-from models import sde, sde_loop
-from models.noise import keyed_normal
-from models.sde_loop import Shape, Weights
+from models.parts.noise import keyed_normal
+from models.solvers import sde, sde_loop
+from models.solvers.sde_loop import Shape, Weights
 from tests import rounding
 from tests.models.problems import (
     LINEAR,

@@ -1,6 +1,6 @@
 import torch
 
-from models import timegrid
+from models.solvers import timegrid
 
 CLOCK = torch.tensor([[0.0, 0.3, 1.0, 0.0], [0.05, 0.1, 0.9, 1.7]], dtype=torch.float64)
 VALID = torch.tensor([[True, True, True, False], [True] * 4])

@@ -6,8 +6,8 @@ from typing import Literal
 import pytest
 from pydantic import Field
 
-from models.config_base import Config, load, parse
-from models.errors import DriftworkError
+from driftwork.config_base import Config, load, parse
+from driftwork.errors import DriftworkError
 
 HOSTILE = (
     "Mix #1", "2024-11-28", "007", "1e3", "yes", "a: b", "- x", "{a}", "*star", "&and", "!tag", "'quoted'", '"two"',

@@ -8,7 +8,7 @@ import torch
 from models import vsdn_sde
 from models.batch import Batch
 from models.gru_ode import Events
-from models.noise import keyed_normal
+from models.parts.noise import keyed_normal
 from tests.models import problems
 from tests.models.conftest import CONFIGS, make_batch, small
 from tests.models.linear_gaussian import R, make_model

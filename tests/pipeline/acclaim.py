@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.mocap import DROPPED, KEPT
+from pipeline.readers.mocap import DROPPED, KEPT
 
 UNITS = ":units\n  mass 1.0\n  length 0.45\n  angle deg\n"
 ROOT = ":root\n  order TX TY TZ RX RY RZ\n  axis XYZ\n  position 0 0 0\n  orientation 0 0 0\n"

@@ -13,4 +13,4 @@ def raw(tmp_path_factory):
 @pytest.fixture
 def no_ray(monkeypatch):
     """For what must be told before Ray is started."""
-    monkeypatch.setattr("pipeline.prepare._workers", lambda *_: pytest.fail("Ray was started"))
+    monkeypatch.setattr("pipeline.prepare.prepare._workers", lambda *_: pytest.fail("Ray was started"))

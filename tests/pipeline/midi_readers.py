@@ -75,7 +75,7 @@ class MalformedError(Exception):
 
 
 Found = tuple[list[tuple[int, int, bool]], list[tuple[int, int]]]
-"""(key, tick, press) of notes and (tick, microseconds) of tempos, as `pipeline.midi_events.Events` has them."""
+"""(key, tick, press) of notes and (tick, microseconds) of tempos, as `pipeline.readers.midi_events.Events` has them."""
 
 
 def byte_by_byte(data: bytes, tracks: list[tuple[int, int]]) -> Found:

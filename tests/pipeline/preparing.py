@@ -3,8 +3,8 @@
 import hashlib
 from pathlib import Path
 
-from models.config_base import load
-from pipeline.prepare import PrepareConfig
+from driftwork.config_base import load
+from pipeline.prepare.prepare import PrepareConfig
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "prepare" / "lakh.yaml"
 OVERRIDES = ["val=0.2", "test=0.2", "files_per_shard=4", "dataset.seconds=6"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.lakh import Lakh
+from pipeline.readers.midi import Lakh
 from pipeline.sequence import DataSpec, Item, Sequence
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from models.errors import DriftworkError
-from pipeline.archive import Limits, unpack
+from driftwork.errors import DriftworkError
+from pipeline.fetch.archive import Limits, unpack
 
 LIMITS = Limits(max_files=20, max_bytes=200_000, max_file_bytes=100_000, max_ratio=50)
 NOISE = random.Random(0).randbytes(9_000)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from models.errors import DriftworkError
-from pipeline.augment import NO_CHANGE, AugmentConfig, augment, resample
+from driftwork.errors import DriftworkError
 from pipeline.observe import ObservationConfig
+from pipeline.reading.augment import NO_CHANGE, AugmentConfig, augment, resample
+from pipeline.reading.stream import Stream
 from pipeline.sequence import DataSpec, Sequence
-from pipeline.stream import Stream
 from tests.datasets import write_films, write_walks
 
 WALKS = DataSpec(dim=2, length=40, interval=0.1, likelihood="gaussian", units="degrees")

@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.config_base import build, load
-from models.errors import DriftworkError
-from pipeline import bouncing_balls
-from pipeline.bouncing_balls import BOX, RADIUS, SPEED, BouncingBalls, BouncingBallsConfig, draw, simulate
-from pipeline.manifest import read_manifest
-from pipeline.prepare import PrepareConfig, prepare
-from pipeline.shards import read_sample
-from pipeline.verify import verify
+from driftwork.config_base import build, load
+from driftwork.errors import DriftworkError
+from pipeline.prepare.prepare import PrepareConfig, prepare
+from pipeline.readers import bouncing_balls
+from pipeline.readers.bouncing_balls import BOX, RADIUS, SPEED, BouncingBalls, BouncingBallsConfig, draw, simulate
+from pipeline.shards.manifest import read_manifest
+from pipeline.shards.shard_files import read_sample
+from pipeline.shards.verify import verify
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "prepare" / "bouncing_balls.yaml"
 

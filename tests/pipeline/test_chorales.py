@@ -2,9 +2,9 @@ import sys
 
 import pytest
 
-from models.errors import DriftworkError
-from pipeline.chorales import write_chorales
-from pipeline.lakh import Lakh, LakhConfig
+from driftwork.errors import DriftworkError
+from pipeline.fetch.chorales import write_chorales
+from pipeline.readers.midi import Lakh, LakhConfig
 
 
 def test_chorales_are_written_once_and_read_as_music(tmp_path, monkeypatch):

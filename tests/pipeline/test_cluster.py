@@ -9,7 +9,7 @@ from contextlib import closing
 
 import pytest
 
-from pipeline import cluster
+from pipeline.prepare import cluster
 
 pytestmark = pytest.mark.ray
 

@@ -10,10 +10,10 @@ import urllib.request
 
 import pytest
 
-from models.errors import DriftworkError
-from pipeline import download as module
-from pipeline import http_get
-from pipeline.download import Patience, download
+from driftwork.errors import DriftworkError
+from pipeline.fetch import download as module
+from pipeline.fetch import http_get
+from pipeline.fetch.download import Patience, download
 from tests.pipeline.bad_server import claims, drips, endless, redirect, serving, stalls, status, whole
 
 pytestmark = pytest.mark.network

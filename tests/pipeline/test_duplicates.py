@@ -7,16 +7,16 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 
-from models.config_base import load
-from models.errors import DriftworkError
-from pipeline.build import build_shard
-from pipeline.duplicates import digest, escaped, joined
-from pipeline.files import sha256
-from pipeline.manifest import MANIFEST, read_manifest
-from pipeline.plan import make_plan
-from pipeline.prepare import PrepareConfig, prepare
+from driftwork.config_base import load
+from driftwork.errors import DriftworkError
+from driftwork.files import sha256
+from pipeline.prepare.build import build_shard
+from pipeline.prepare.duplicates import digest, escaped, joined
+from pipeline.prepare.plan import make_plan
+from pipeline.prepare.prepare import PrepareConfig, prepare
 from pipeline.sequence import SPLITS, Item, Sequence
-from pipeline.shards import read_sample
+from pipeline.shards.manifest import MANIFEST, read_manifest
+from pipeline.shards.shard_files import read_sample
 from pipeline.split import split_of
 from tests.datasets import quarantined
 from tests.pipeline import acclaim
@@ -230,7 +230,7 @@ def test_killed_after_the_search_goes_on_with_what_it_found(raw, tmp_path, monke
             entries.append(build_shard(job, plan))
         return entries
 
-    monkeypatch.setattr("pipeline.prepare._workers", lambda config: nullcontext(build))
+    monkeypatch.setattr("pipeline.prepare.prepare._workers", lambda config: nullcontext(build))
     shards = len(reference.shards)
     for stop in (3, shards + 2):  # before and after it is known what is to be joined
         built, limit = [], stop

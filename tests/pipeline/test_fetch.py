@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 import yaml
 
+from driftwork.config_base import load
+from driftwork.errors import DriftworkError
+from driftwork.lock import locked
 from launch import fetch as command
-from models.config_base import load
-from models.errors import DriftworkError
-from pipeline import fetch as module
-from pipeline.download import Patience
-from pipeline.fetch import fetch
-from pipeline.fetch_config import SOURCES
-from pipeline.lock import locked
-from pipeline.rotating_mnist import IMAGES, LABELS
+from pipeline.fetch import fetch as module
+from pipeline.fetch.download import Patience
+from pipeline.fetch.fetch import fetch
+from pipeline.fetch.sources import SOURCES
+from pipeline.readers.rotating_mnist import IMAGES, LABELS
 from tests.pipeline.bad_server import serving, stalls, status, whole
 
 QUICK = Patience(timeout=10, attempts=2, wait=0.01)
@@ -178,7 +178,7 @@ def test_a_killed_fetch_goes_on_at_every_stage(server, tmp_path, monkeypatch):
         if "unpacked" in facts:
             raise KeyboardInterrupt
 
-    stages = {"pipeline.archive._write": stop, "os.sync": stop, "pipeline.fetch._Book.put": put_and_stop}
+    stages = {"pipeline.fetch.archive._write": stop, "os.sync": stop, "pipeline.fetch.fetch._Book.put": put_and_stop}
     for place, stopped in stages.items():
         with monkeypatch.context() as patch:
             patch.setattr(place, stopped)
@@ -240,7 +240,7 @@ def test_one_fetch_at_a_time_works_in_a_folder(server, tmp_path):
 def test_room_for_unpacking_is_asked_for_first(server, tmp_path, monkeypatch):
     server.files["clean_midi.tar.gz"] = archive("tar", **{"clean_midi/a.mid": b"1"})
     usage = module.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr("pipeline.download._check_room", lambda *arguments: None)
+    monkeypatch.setattr("pipeline.fetch.download._check_room", lambda *arguments: None)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage._replace(free=100))
     with pytest.raises(DriftworkError, match=r"GB are free; unpacking clean_midi.tar.gz takes about"):
         fetch(config("lakh_clean", server, tmp_path), QUICK)

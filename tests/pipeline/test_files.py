@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from pipeline.files import replaced_folder
+from driftwork.files import replaced_folder
 
 
 def content(folder):

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from models.config_base import build
-from models.errors import DriftworkError
-from pipeline.folds import FoldConfig, divide
+from driftwork.config_base import build
+from driftwork.errors import DriftworkError
 from pipeline.observe import ObservationConfig
+from pipeline.reading.folds import FoldConfig, divide
+from pipeline.reading.stream import Stream
 from pipeline.split import position
-from pipeline.stream import Stream
 from tests.datasets import write_rolls
 
 ALL = ObservationConfig(pattern="regular", ratios=(1.0,))

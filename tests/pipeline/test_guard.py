@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.errors import DriftworkError
-from pipeline import guard as module
-from pipeline.guard import Guard, Limits
-from pipeline.lakh import Lakh, LakhConfig
-from pipeline.mocap import Mocap, MocapConfig
+from driftwork.errors import DriftworkError
+from pipeline.prepare import guard as module
+from pipeline.prepare.guard import Guard, Limits
+from pipeline.readers.midi import Lakh, LakhConfig
+from pipeline.readers.mocap import Mocap, MocapConfig
 from pipeline.sequence import Item, UnreadableError
 from tests.pipeline import acclaim
 from tests.pipeline.midi_bytes import song

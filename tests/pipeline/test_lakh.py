@@ -7,10 +7,10 @@ import numpy as np
 import pretty_midi
 import pytest
 
-from models.config_base import build
-from models.errors import DriftworkError
-from pipeline.lakh import Lakh, LakhConfig
-from pipeline.midi import roll, write_midi
+from driftwork.config_base import build
+from driftwork.errors import DriftworkError
+from pipeline.readers.midi import Lakh, LakhConfig
+from pipeline.readers.piano_roll import roll, write_midi
 from pipeline.sequence import UnreadableError
 from tests.pipeline.midi_bytes import midi, off, on, song, tempo
 

@@ -6,10 +6,10 @@ from random import Random
 import numpy as np
 import pytest
 
-from pipeline.lakh import Lakh, LakhConfig
-from pipeline.midi import roll
-from pipeline.midi_chunks import read_chunks
-from pipeline.midi_events import read_events
+from pipeline.readers.midi import Lakh, LakhConfig
+from pipeline.readers.midi_chunks import read_chunks
+from pipeline.readers.midi_events import read_events
+from pipeline.readers.piano_roll import roll
 from pipeline.sequence import UnreadableError
 from tests.damage import damaged
 from tests.fuzz_midi import compare

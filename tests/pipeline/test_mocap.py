@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from models.config_base import load
-from models.errors import DriftworkError
-from pipeline.manifest import read_manifest
-from pipeline.mocap import KEPT, Mocap, MocapConfig, features, read_mat, restore
-from pipeline.prepare import PrepareConfig, prepare
+from driftwork.config_base import load
+from driftwork.errors import DriftworkError
+from pipeline.prepare.prepare import PrepareConfig, prepare
+from pipeline.readers.mocap import KEPT, Mocap, MocapConfig, features, read_mat, restore
+from pipeline.readers.skeleton import parse_amc, parse_asf, positions
 from pipeline.sequence import Item, UnreadableError
-from pipeline.shards import read_sample
-from pipeline.skeleton import parse_amc, parse_asf, positions
-from pipeline.verify import verify
+from pipeline.shards.manifest import read_manifest
+from pipeline.shards.shard_files import read_sample
+from pipeline.shards.verify import verify
 from tests.datasets import quarantined
 from tests.pipeline.acclaim import bone, cmu, walk
 

@@ -8,15 +8,15 @@ import time
 import numpy as np
 import pytest
 
-from models.config_base import load
-from models.errors import DriftworkError
-from pipeline import sources
-from pipeline.child import ROOT
-from pipeline.manifest import read_manifest
-from pipeline.output import Output, check_recipe
-from pipeline.prepare import PrepareConfig, prepare
-from pipeline.shards import read_sample
-from pipeline.verify import verify
+from driftwork.config_base import load
+from driftwork.errors import DriftworkError
+from driftwork.processes import ROOT
+from pipeline.prepare.output import Output, check_recipe
+from pipeline.prepare.prepare import PrepareConfig, prepare
+from pipeline.readers import registry
+from pipeline.shards.manifest import read_manifest
+from pipeline.shards.shard_files import read_sample
+from pipeline.shards.verify import verify
 from tests import hostile
 from tests.datasets import quarantined
 from tests.pipeline.midi_bytes import corpus, song
@@ -134,7 +134,7 @@ def test_a_driver_killed_half_way_is_taken_up(raw, reference, tmp_path):
 
 @pytest.mark.ray
 def test_a_worker_killed_half_way_changes_nothing(reference, tmp_path, monkeypatch):
-    monkeypatch.setitem(sources.READERS, "lakh", KilledOnce)
+    monkeypatch.setitem(registry.READERS, "lakh", KilledOnce)
     raw = corpus(tmp_path / "raw", 20)
     prepare(config(raw, tmp_path / "out"))
     assert len(list((raw / "reads").iterdir())) > 20
@@ -144,7 +144,7 @@ def test_a_worker_killed_half_way_changes_nothing(reference, tmp_path, monkeypat
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_file_that_crashes_the_reader_is_quarantined_and_the_rest_kept(tmp_path, monkeypatch):
-    monkeypatch.setitem(sources.READERS, "lakh", Misbehaves)
+    monkeypatch.setitem(registry.READERS, "lakh", Misbehaves)
     raw = corpus(tmp_path / "raw", 20)
     (raw / "crash.mid").write_bytes(song(1))
     manifest = prepare(config(raw, tmp_path / "out", "files_per_shard=30"))
@@ -215,7 +215,7 @@ def test_a_damaged_or_lost_shard_is_made_anew(raw, reference, tmp_path, capsys):
 
 @pytest.mark.ray
 def test_simulated_real_valued_data_with_its_own_splits(tmp_path, monkeypatch, local_ray):
-    monkeypatch.setitem(sources.READERS, "lakh", Waves)
+    monkeypatch.setitem(registry.READERS, "lakh", Waves)
     overrides = [*OVERRIDES, "test=0", "files_per_shard=2", f"out={tmp_path / 'out'}"]
     manifest = prepare(load(PrepareConfig, CONFIG, overrides))
     assert manifest.inputs == {}

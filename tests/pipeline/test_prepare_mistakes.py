@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from models.errors import DriftworkError
-from pipeline.manifest import read_manifest
-from pipeline.prepare import prepare
+from driftwork.errors import DriftworkError
+from pipeline.prepare.prepare import prepare
+from pipeline.shards.manifest import read_manifest
 from tests.datasets import quarantined
 from tests.pipeline.midi_bytes import corpus, song
 from tests.pipeline.preparing import CONFIG, config

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from models.config_base import load
-from models.errors import DriftworkError
-from pipeline.lakh import Lakh, LakhConfig
-from pipeline.mocap import Mocap, MocapConfig
-from pipeline.prepare import PrepareConfig, prepare
-from pipeline.raw import listing
-from pipeline.rotating_mnist import RotatingMnist, RotatingMnistConfig
-from pipeline.timit import Timit, TimitConfig
+from driftwork.config_base import load
+from driftwork.errors import DriftworkError
+from pipeline.prepare.prepare import PrepareConfig, prepare
+from pipeline.readers.midi import Lakh, LakhConfig
+from pipeline.readers.mocap import Mocap, MocapConfig
+from pipeline.readers.raw_files import listing
+from pipeline.readers.rotating_mnist import RotatingMnist, RotatingMnistConfig
+from pipeline.readers.timit import Timit, TimitConfig
 from tests.pipeline import acclaim
 from tests.pipeline.midi_bytes import corpus, song
 from tests.pipeline.preparing import CONFIG, config

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.config_base import build, load
-from models.errors import DriftworkError
-from pipeline.prepare import PrepareConfig, prepare
-from pipeline.rotating_mnist import RotatingMnist, RotatingMnistConfig, read_idx, small_digits, turn
+from driftwork.config_base import build, load
+from driftwork.errors import DriftworkError
+from pipeline.prepare.prepare import PrepareConfig, prepare
+from pipeline.readers.rotating_mnist import RotatingMnist, RotatingMnistConfig, read_idx, small_digits, turn
 from pipeline.sequence import UnreadableError
-from pipeline.shards import read_sample
-from pipeline.verify import verify
+from pipeline.shards.shard_files import read_sample
+from pipeline.shards.verify import verify
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "prepare" / "rotating_mnist.yaml"
 READER = RotatingMnist(RotatingMnistConfig())

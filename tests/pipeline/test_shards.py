@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import webdataset
 
-from models.errors import DriftworkError
+from driftwork.errors import DriftworkError
 from pipeline.sequence import Sequence
-from pipeline.shards import read_sample, write_shard
+from pipeline.shards.shard_files import read_sample, write_shard
 from tests.pipeline.noise import BINARY, GREY, REAL, sequences
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.readers.skeleton import Motion, Skeleton, parse_amc, parse_asf, positions, write_amc
 from pipeline.sequence import UnreadableError
-from pipeline.skeleton import Motion, Skeleton, parse_amc, parse_asf, positions, write_amc
 from tests.pipeline.acclaim import ROOT, UNITS, bone, cmu, skeleton, walk
 
 SAMPLES = Path(os.environ.get("DRIFTWORK_SAMPLES", Path(__file__).resolve().parents[2] / ".." / "shared" / "data"))

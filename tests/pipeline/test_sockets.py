@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from driftwork import sockets
+from driftwork.errors import DriftworkError
 from launch.checks import machine
-from models.errors import DriftworkError
-from pipeline import sockets
 from pipeline.observe import ObservationConfig
-from pipeline.stream import Stream
+from pipeline.reading.stream import Stream
 from tests.datasets import write_rolls
 from tests.launch.findings import level_of
 
@@ -67,7 +67,7 @@ def test_a_deep_folder_is_refused_with_its_cure(deep, tmp_path):
 
 
 def test_ray_is_not_started_in_a_deep_folder(deep, monkeypatch):
-    from pipeline import cluster
+    from pipeline.prepare import cluster
 
     monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
     folder = deep(100)

@@ -10,9 +10,9 @@ import pytest
 import soundfile
 from scipy.io import wavfile
 
+from pipeline.readers.sphere import parse_sphere
+from pipeline.readers.wav import parse_wav, write_wav
 from pipeline.sequence import UnreadableError
-from pipeline.sphere import parse_sphere
-from pipeline.wav import parse_wav, write_wav
 from tests.pipeline.speech import riff, sphere, voice
 
 SAMPLES = Path(os.environ.get("DRIFTWORK_SAMPLES", Path(__file__).resolve().parents[2] / ".." / "shared" / "data"))

@@ -1,6 +1,6 @@
 import numpy as np
 
-from pipeline.stats import Moments
+from pipeline.shards.stats import Moments
 
 
 def test_merged_pieces_are_the_whole():

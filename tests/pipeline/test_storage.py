@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import s3fs
 
-from models.config_base import Config, build
-from models.errors import DriftworkError
-from pipeline import storage
-from pipeline.cache import find_manifest, local
-from pipeline.manifest import MANIFEST, read_manifest
-from pipeline.prepare import prepare
-from pipeline.storage import Place, Store
-from pipeline.verify import verify
+from driftwork.config_base import Config, build
+from driftwork.errors import DriftworkError
+from pipeline.prepare.prepare import prepare
+from pipeline.shards.cache import find_manifest, local
+from pipeline.shards.manifest import MANIFEST, read_manifest
+from pipeline.shards.shard_files import storage
+from pipeline.shards.storage import Place, Store
+from pipeline.shards.verify import verify
 from tests.datasets import write_rolls
 from tests.object_store import BUCKET, object_store
 from tests.pipeline.midi_bytes import corpus
@@ -248,7 +248,7 @@ def test_of_two_processes_one_copies_and_the_other_waits(store, rolls, tmp_path)
     store.copy(rolls, "lakh")
     store.before = lambda method, key: time.sleep(3) if key.endswith(".tar") else None
     code = (
-        "import sys; from pathlib import Path; from pipeline.cache import find_manifest, local; "
+        "import sys; from pathlib import Path; from pipeline.shards.cache import find_manifest, local; "
         "print(local(sys.argv[1], Path(sys.argv[2]), find_manifest(sys.argv[1], None), thorough=True))"
     )
     command = [sys.executable, "-c", code, URL, tmp_path / "cache"]

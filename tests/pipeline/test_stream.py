@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.config_base import build
-from models.errors import DriftworkError
+from driftwork.config_base import build
+from driftwork.errors import DriftworkError
 from pipeline.observe import ObservationConfig, key_seed, mask
-from pipeline.stream import Stream
+from pipeline.reading.stream import Stream
 from tests.datasets import write_rolls
 
 RANDOM = ObservationConfig(pattern="random", ratios=(0.25, 0.5))

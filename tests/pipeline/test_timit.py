@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
-from models.config_base import load
-from models.errors import DriftworkError
-from pipeline.manifest import read_manifest
-from pipeline.prepare import PrepareConfig, prepare
+from driftwork.config_base import load
+from driftwork.errors import DriftworkError
+from pipeline.prepare.prepare import PrepareConfig, prepare
+from pipeline.readers.timit import MAX_BYTES, Timit, TimitConfig
 from pipeline.sequence import DataSpec, UnreadableError
-from pipeline.shards import read_sample
-from pipeline.timit import MAX_BYTES, Timit, TimitConfig
-from pipeline.verify import verify
+from pipeline.shards.manifest import read_manifest
+from pipeline.shards.shard_files import read_sample
+from pipeline.shards.verify import verify
 from tests.datasets import quarantined
 from tests.pipeline.speech import corpus, flat, riff, speaker, sphere, voice
 

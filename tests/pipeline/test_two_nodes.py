@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from models.config_base import load
-from pipeline.manifest import read_manifest
-from pipeline.prepare import PrepareConfig, prepare
-from pipeline.verify import verify
+from driftwork.config_base import load
+from pipeline.prepare.prepare import PrepareConfig, prepare
+from pipeline.shards.manifest import read_manifest
+from pipeline.shards.verify import verify
 from tests.network import two_places
 from tests.pipeline.midi_bytes import corpus
 
@@ -19,11 +19,11 @@ CONFIG = Path(__file__).resolve().parents[2] / "configs" / "prepare" / "lakh.yam
 OVERRIDES = ["val=0.2", "test=0.2", "files_per_shard=1", "dataset.seconds=6"]
 SLOWLY = """
 import sys
-from models.config_base import load
-from pipeline import sources
-from pipeline.prepare import PrepareConfig, prepare
+from driftwork.config_base import load
+from pipeline.readers import registry
+from pipeline.prepare.prepare import PrepareConfig, prepare
 from tests.pipeline.readers import Slow
-sources.READERS["lakh"] = Slow
+registry.READERS["lakh"] = Slow
 prepare(load(PrepareConfig, sys.argv[1], sys.argv[2:]))
 """
 

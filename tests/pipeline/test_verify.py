@@ -9,11 +9,11 @@ import tarfile
 
 import pytest
 
-from models.errors import DriftworkError
-from pipeline.manifest import MANIFEST, Manifest, read_manifest
-from pipeline.shards import write_shard
-from pipeline.stats import Moments
-from pipeline.verify import verify
+from driftwork.errors import DriftworkError
+from pipeline.shards.manifest import MANIFEST, Manifest, read_manifest
+from pipeline.shards.shard_files import write_shard
+from pipeline.shards.stats import Moments
+from pipeline.shards.verify import verify
 from tests.pipeline.noise import BINARY, sequences
 
 
@@ -133,7 +133,7 @@ def test_two_shards_that_have_changed_places_are_both_named(prepared):
 
 @pytest.mark.parametrize("alone", [10_000, 0], ids=["one process", "all cores"])
 def test_verify_names_all_of_them(prepared, monkeypatch, alone):
-    monkeypatch.setattr("pipeline.verify._ALONE", alone)
+    monkeypatch.setattr("pipeline.shards.verify._ALONE", alone)
     flip(prepared / "train-000000.tar")
     (prepared / "val-000000.tar").unlink()
     with pytest.raises(DriftworkError) as caught:
@@ -159,11 +159,11 @@ def test_shards_are_written_and_read_where_there_is_no_torch(prepared):
 import sys
 sys.modules["torch"] = sys.modules["ray"] = sys.modules["deepspeed"] = None
 from pathlib import Path
-from pipeline.verify import verify
+from pipeline.shards.verify import verify
 assert "webdataset" not in sys.modules and "symusic" not in sys.modules
 from tests.pipeline.noise import BINARY, sequences
-from pipeline.shards import write_shard
-from pipeline.manifest import read_manifest
+from pipeline.shards.shard_files import write_shard
+from pipeline.shards.manifest import read_manifest
 folder = Path({str(prepared)!r})
 verify(folder)
 shard = write_shard(folder / "again.tar", "train", BINARY, sequences(BINARY, seed=0))

@@ -1,0 +1,277 @@
+"""Strict, frozen configs: defaults < YAML file (with at most one `base:`) < `key=value` overrides.
+
+A config class lives beside what it configures and derives from `Config`. A key that no class knows is an error
+that names its neighbours, so that a typo never silently becomes a default.
+"""
+
+import difflib
+from collections.abc import Collection, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from driftwork.errors import DriftworkError
+from driftwork.values import Text, expanded, holds_paths, paths_at_home, read_yaml, resolved
+
+
+class Config(BaseModel):
+    """Frozen and strict about its keys; the docstring under a field is its help text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_fields_want_it(cls, raw: Any) -> Any:
+        """Read what was typed, and expand `~` in paths."""
+        if not isinstance(raw, dict):
+            return raw
+        types, paths = _field_types(cls)
+        changed = {key: resolved(value, types[key]) for key, value in raw.items() if key in types and _typed(value)}
+        for key in paths & raw.keys():
+            try:
+                changed[key] = paths_at_home(changed.get(key, raw[key]), types[key])
+            except ValueError as error:
+                raise ValueError(f"{key}={error}") from None
+        return {**raw, **changed} if changed else raw
+
+
+@cache
+def _field_types(cls: type[Config]) -> tuple[dict[str, Any], frozenset[str]]:
+    """By name, or by alias where a field has one, what a field takes; and which of them take paths."""
+    types = {field.alias or name: field.annotation for name, field in cls.model_fields.items()}
+    return types, frozenset(key for key, annotation in types.items() if holds_paths(annotation))
+
+
+def _typed(value: Any) -> bool:
+    return isinstance(value, Text) or (isinstance(value, dict) and any(map(_typed, value.values())))
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+_MAX_CHARS = 2**18
+"""Of a config file; the longest shipped has some 2,000."""
+
+
+Override = str | tuple[str, Any]
+"""`a.b=value` as it was typed, or the key and a value that is read already."""
+
+
+def load(cls: type[ConfigT], path: str | Path, overrides: Sequence[Override] = ()) -> ConfigT:
+    """Read `path`, lay `overrides` over it and validate the whole.
+
+    Raises:
+        DriftworkError: one line, for a missing or malformed file, an unknown key or a value that is not allowed.
+    """
+    path = at_home(path)
+    raw = _read_with_base(path)
+    for override in overrides:
+        apply(raw, override)
+    return build(cls, raw, where=str(path))
+
+
+def parse(cls: type[ConfigT], overrides: Sequence[Override], where: str) -> ConfigT:
+    """The config that `overrides` alone make; `where` says in an error what was being read."""
+    raw: dict[str, Any] = {}
+    for override in overrides:
+        apply(raw, override)
+    return build(cls, raw, where)
+
+
+def build(cls: type[ConfigT], raw: Mapping[str, Any], where: str) -> ConfigT:
+    """Validate `raw` as `cls`; `where` says in an error what was being read."""
+    try:
+        return cls.model_validate(raw)
+    except ValidationError as error:
+        raise DriftworkError(_one_line(f"{where}: {_explain(error)}")) from None
+
+
+def dump(config: Config) -> str:
+    """The resolved config as YAML that `load` reads back to an equal config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """`{"model.hidden": 256, ...}`: dotted keys and scalar (or list) values, as a tracker wants them."""
+    flat: dict[str, Any] = {}
+
+    def visit(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                visit(f"{prefix}.{key}" if prefix else key, inner)
+        else:
+            flat[prefix] = value
+
+    visit("", config.model_dump(mode="json"))
+    return flat
+
+
+def shortened(keys: Collection[str]) -> dict[str, str]:
+    """Dotted key -> its last words, as many as tell it from the others."""
+    labels = {}
+    for key in keys:
+        words = key.split(".")
+        tails = (".".join(words[-n:]) for n in range(1, len(words) + 1))
+        own = (tail for tail in tails if sum(f".{other}".endswith(f".{tail}") for other in keys) == 1)
+        labels[key] = next(own, key)
+    return labels
+
+
+def _read_with_base(path: Path) -> dict[str, Any]:
+    raw = read_mapping(path)
+    base = raw.pop("base", None)
+    if base is None:
+        return raw
+    parent = read_mapping(path.parent / at_home(str(base)))
+    if "base" in parent:
+        raise DriftworkError(f"{path}: base {base} has a base itself; one level is the limit")
+    return _merge(parent, raw)
+
+
+def at_home(path: str | Path) -> Path:
+    """A path that was typed, with `~` expanded. Raises `DriftworkError` where there is no home folder."""
+    try:
+        return expanded(path)
+    except ValueError as error:
+        raise DriftworkError(_one_line(str(error))) from None
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A YAML file as it stands. Raises `DriftworkError` when there is none, or none of `key: value` lines."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_MAX_CHARS + 1)
+        if len(text) > _MAX_CHARS:
+            raise ValueError(f"more than {_MAX_CHARS} characters")
+        raw = read_yaml(text)
+    except FileNotFoundError:
+        near = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        hint = f"; {path.parent} holds {', '.join(near)}" if near else ""
+        raise DriftworkError(_one_line(f"{path}: no such config file{hint}")) from None
+    except (OSError, ValueError) as error:  # the second also of a path with a NUL in it
+        raise DriftworkError(_one_line(f"{path}: cannot be read as YAML: {error}")) from None
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise DriftworkError(f"{path}: must hold `key: value` lines, not a {type(raw).__name__}")
+    return raw
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def apply(raw: dict[str, Any], override: Override) -> None:
+    """Lay an override over `raw`, in place. Raises `DriftworkError` for what is not of the form key=value."""
+    if isinstance(override, tuple):
+        key, value = override
+    else:
+        key, equals, text = override.partition("=")
+        value = Text(text)
+        if not equals or not key:
+            raise DriftworkError(_one_line(f"override '{override}' is not of the form key=value"))
+    *parents, last = key.split(".")
+    node = raw
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if isinstance(child, Text):  # a whole section, given before one of its keys
+            child = node[parent] = _section(child)
+        if not isinstance(child, dict):
+            raise DriftworkError(_one_line(f"override of '{key}': '{parent}' is a value, not a section"))
+        node = child
+    node[last] = value
+
+
+def _section(text: Text) -> Any:
+    try:
+        return read_yaml(text)
+    except ValueError:
+        return text
+
+
+def _explain(error: ValidationError) -> str:
+    """The first few problems in one line each, joined: key, value, what is allowed."""
+    said = []
+    for item in error.errors()[:3]:
+        location = [str(part)[:80] for part in item["loc"]]
+        key = ".".join(location)
+        if item["type"] == "extra_forbidden":
+            said.append(f"unknown key '{key}'{_neighbours(error, location)}")
+        elif item["type"] == "missing":
+            said.append(f"'{key}' is missing; give it in the file or as {key}=VALUE")
+        elif item["type"] == "union_tag_invalid":
+            tag, known = item["ctx"]["tag"], item["ctx"]["expected_tags"]
+            said.append(f"{key}.name={tag}: input should be one of {known}")  # all our unions are told apart by `name`
+        else:
+            reason = item["msg"].removeprefix("Value error, ")
+            reason = reason[:1].lower() + reason[1:]
+            shown = _shown(item["input"])
+            said.append(f"{key}{shown}: {reason}" if key else reason)
+    more = error.error_count() - len(said)
+    return "; ".join(said) + (f" (and {more} more)" if more > 0 else "")
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = str(value)
+    except ValueError:  # a number of thousands of digits
+        return ""
+    if isinstance(value, dict | list) and len(text) > 60:
+        return ""
+    return f"={text[:200]}"
+
+
+def _one_line(text: str) -> str:
+    """Line ends, and what else cannot be seen, as escapes."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def _neighbours(error: ValidationError, location: list[str]) -> str:
+    fields = _fields_at(_config_class(error.title), location[:-1])
+    close = difflib.get_close_matches(location[-1], fields, n=1, cutoff=0.6)
+    meant = f"; did you mean '{close[0]}'?" if close else ""
+    return f"{meant} (known here: {', '.join(sorted(fields))})" if fields else meant
+
+
+def _config_class(title: str) -> type[Config] | None:
+    pending = list(Config.__subclasses__())
+    while pending:
+        cls = pending.pop()
+        if cls.__name__ == title:
+            return cls
+        pending.extend(cls.__subclasses__())
+    return None
+
+
+def _fields_at(cls: type[Config] | None, location: Sequence[str]) -> list[str]:
+    """The field names of the config that `location` leads to; a union's tag in the path picks its member."""
+    for part in location:
+        if cls is None:
+            return []
+        if part in cls.model_fields:
+            members = _config_members(cls.model_fields[part].annotation)
+            tagged = members
+        else:  # pydantic puts the tag of a discriminated union into the path
+            members = [m for m in tagged if part in _tags(m)]
+        cls = members[0] if members else None
+    return list(cls.model_fields) if cls is not None else []
+
+
+def _config_members(annotation: Any) -> list[type[Config]]:
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        return [annotation]
+    return [member for arg in getattr(annotation, "__args__", ()) for member in _config_members(arg)]
+
+
+def _tags(cls: type[Config]) -> tuple[Any, ...]:
+    field = cls.model_fields.get("name")
+    return getattr(field.annotation, "__args__", ()) if field is not None else ()

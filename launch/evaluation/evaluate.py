@@ -1,0 +1,134 @@
+"""Score a trained run on a split: every task at every rate, for the model and its trivial baselines.
+
+Called by `driftwork evaluate` and by a sweep's trials. On several ranks each of them runs this module.
+"""
+
+import sys
+from pathlib import Path
+
+from pydantic import Field
+
+from driftwork.command import run
+from driftwork.errors import DriftworkError
+from launch.evaluation import showcase
+from launch.figures.reliability import reliability
+from launch.job import launcher
+from launch.runs import loaders, run_folder, weights
+from launch.runs.config import Prediction, RunConfig
+from launch.runs.distributed import Ranks, alone, join_ranks, leave
+from launch.scoring import calibration, scores
+from launch.scoring.results import estimates, merge, values, write_results
+from launch.scoring.scores import Scored, Scoring
+from launch.tracker.tracking import OfStore
+from models.vsdn_sde import VsdnSdeConfig
+from pipeline.observe import Ratio
+from pipeline.sequence import Split
+from pipeline.shards.storage import Place
+
+
+class EvaluateConfig(OfStore):
+    split: Split = "test"
+    data: Place | None = None
+    """Where the prepared data lie now; by default where the run was trained on them."""
+    cache_dir: Path | None = None
+    """Where this machine keeps its copy; null: that of the run's config."""
+    ranks: int = Field(1, ge=1)
+    ratios: tuple[Ratio, ...] | None = Field(None, min_length=1)
+    """Shares of the frames that are observed; null: those of the run's config."""
+    samples: int | None = Field(None, ge=1)
+    """Latent draws a sequence; null: those of the run's config."""
+    particles: int | None = Field(None, ge=1)
+    """Particles of VSDN-SDE's filter; null: those of the run's config."""
+    predict: Prediction | None = None
+    """How VSDN-SDE predicts, see `EvalConfig`; null: as the run's config says."""
+
+
+def evaluate(folder: Path, request: EvaluateConfig) -> str:
+    """Score a run as `request` says, on so many ranks; returns the name that the results are written under.
+
+    Raises:
+        DriftworkError: the request has no effect on the model, the data are not the run's own, or a rank failed.
+    """
+    config, name = _requested(run_folder.config_of(folder, request.tracking), request)
+    launcher.check_ranks(request.ranks)
+    run_folder.check_data(folder, config)
+    if request.ranks == 1:
+        _score(folder, config, request.split, name, alone())
+        return name
+    arguments = [str(folder), request.model_dump_json(exclude_unset=True)]
+    if launcher.start(__name__, arguments, request.ranks, stdout=sys.stderr) != 0:
+        raise DriftworkError("a rank failed; its own message stands above")
+    return name
+
+
+def rank(folder: Path, request: EvaluateConfig) -> int:
+    """Take part in an evaluation as one of its ranks, and return the exit code."""
+    config, name = _requested(run_folder.config_of(folder, request.tracking), request)
+    _score(folder, config, request.split, name, join_ranks())
+    leave()
+    return 0
+
+
+def _score(folder: Path, config: RunConfig, split: Split, name: str, ranks: Ranks) -> None:
+    """Score on all ranks. Rank 0 writes the results, under `name`."""
+    config = run_folder.at_hand(folder, config)
+    manifest = run_folder.manifest_of(config)
+    model = run_folder.model_for(config, manifest)
+    weights.load_best(model, folder, ranks.device)
+    model.eval()
+    scoring = Scoring.of(config, manifest, config.evaluate.samples)
+    contenders = scoring.contenders(model)
+    collected: dict[str, Scored] = {who: {} for who in contenders}
+    for rate, stream in loaders.evaluation(config, config.data, manifest, split, ranks).items():
+        for who, score in contenders.items():
+            merge(collected[who], scores.collect(score, model, stream.epoch(0), rate, ranks.device))
+    if ranks.rank == 0:
+        scored = {who: calibration.metrics(table) for who, table in collected.items()}
+        curves = calibration.curves(collected["model"])
+        written = [*write_results(folder, name, scored), calibration.write(folder, name, curves)]
+        if name == split:
+            title = f"{config.model.name} on {manifest.dataset}, {split} split"
+            written += showcase.write(folder / "outputs", config, manifest, split, model)
+            (folder / "outputs").mkdir(exist_ok=True)
+            written += reliability(folder / "outputs/reliability", curves, intervals=not scoring.bernoulli, title=title)
+        _track(folder, config, name, scored, written)
+
+
+def _requested(config: RunConfig, request: EvaluateConfig) -> tuple[RunConfig, str]:
+    """The run's config as it is to be evaluated, and the name of the results: the split, and what differs from the
+    run's own evaluation."""
+    own, name = config.observe.evaluate, str(request.split)
+    where = {"data": request.data, "cache_dir": request.cache_dir}
+    config = config.model_copy(update={key: value for key, value in where.items() if value is not None})
+    if request.ratios is not None and request.ratios != own.ratios:
+        observed = own.at(request.ratios, where="evaluate")
+        config = config.model_copy(update={"observe": config.observe.model_copy(update={"evaluate": observed})})
+        name += "-at-" + "-".join(f"{100 * ratio:g}" for ratio in request.ratios)
+    for key in ("samples", "particles", "predict"):
+        value = getattr(request, key)
+        if value is None:
+            continue
+        if key != "samples" and not isinstance(config.model, VsdnSdeConfig):
+            raise DriftworkError(f"{key}={value} has no effect on {config.model.name}, which has no filter; remove it")
+        if value != getattr(config.evaluate, key):
+            config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={key: value})})
+            name += f"-{key}-{value}"
+    return config, name
+
+
+def _track(folder: Path, config: RunConfig, name: str, scored: dict[str, Scored], files: list[Path]) -> None:
+    with run_folder.tracked(folder, config) as tracker:
+        for who, table in scored.items():
+            prefix = name if who == "model" else f"{name}_{who}"
+            tracker.metrics({f"{prefix}/{key}": value for key, value in values(estimates(table)).items()}, step=0)
+        for file in files:
+            tracker.artifact(file, "outputs")
+
+
+def main(argv: list[str]) -> int:
+    """Run a rank: `python -m launch.evaluation.evaluate FOLDER REQUEST`, the second as JSON."""
+    return rank(Path(argv[0]), EvaluateConfig.model_validate_json(argv[1]))
+
+
+if __name__ == "__main__":
+    raise SystemExit(run("evaluate", main, sys.argv[1:]))

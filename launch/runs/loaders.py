@@ -1,0 +1,27 @@
+"""The streams that a run's config asks for."""
+
+from launch.runs.config import RunConfig
+from launch.runs.distributed import Ranks
+from pipeline.reading.stream import Stream
+from pipeline.sequence import Split
+from pipeline.shards.manifest import Manifest
+from pipeline.shards.storage import Place
+
+
+def training(config: RunConfig, manifest: Manifest, ranks: Ranks) -> Stream:
+    return Stream(
+        config.data, manifest, "train", config.observe.train, batch_size=config.train.batch_size,
+        seed=config.train.seed, shuffle=True, rank=ranks.rank, world=ranks.world, workers=config.loader_workers,
+        changes=config.augment,
+    )  # fmt: skip
+
+
+def evaluation(config: RunConfig, folder: Place, manifest: Manifest, split: Split, ranks: Ranks) -> dict[str, Stream]:
+    """One stream for each rate that is scored, by its name in percent; the same masks and noise every time."""
+    streams = {}
+    for percent, observation in config.observe.evaluate.each(manifest.spec.length).items():
+        streams[percent] = Stream(
+            folder, manifest, split, observation, batch_size=config.evaluate.batch_size,
+            seed=0, shuffle=False, rank=ranks.rank, world=ranks.world, workers=config.loader_workers,
+        )  # fmt: skip
+    return streams

@@ -1,0 +1,201 @@
+"""A run folder: `config.yaml` as resolved, `run.json`, checkpoints, weights, results. `RUN` on a command line is such a
+folder or the MLflow id of its run."""
+
+import json
+import os
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from driftwork.config_base import at_home, dump, load
+from driftwork.errors import DriftworkError
+from driftwork.files import aside, writing
+from driftwork.lock import locked
+from launch.runs.config import CONFIG_FILE, RunConfig
+from launch.tracker import store_uri
+from launch.tracker.mlflow_store import find_run_folder
+from launch.tracker.tracking import NullTracker, StoreConfig, Tracker, open_run
+from models.base import Model
+from models.parts.likelihoods import Marginal
+from models.registry import build_model
+from pipeline.reading.folds import divide
+from pipeline.shards.cache import find_manifest, is_copied, local
+from pipeline.shards.manifest import Manifest, read_manifest
+from pipeline.shards.storage import name_of
+from pipeline.shards.verify import verify
+
+_RECORD = "run.json"
+_DIRECTORY = "directory"
+"""In the record: the working folder in which the run was begun."""
+_LOCK = "train.lock"
+_PATIENCE_S = 60.0
+
+
+def create(config: RunConfig) -> Path:
+    """Make the folder and write the config into it. Raises `DriftworkError` when it holds a run already."""
+    folder = Path(str(config.out))
+    if (folder / CONFIG_FILE).exists():
+        raise DriftworkError(f"out={folder} holds a run already; go on with resume={folder}, or choose another out")
+    with writing(f"out={folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / CONFIG_FILE, dump(config))
+        remember(folder, **{_DIRECTORY: str(Path.cwd())})
+    return folder
+
+
+def find(run: str, uri: str | None = None) -> Path:
+    """Return the folder of `RUN`, a path or the id of a run in the store at `uri`, by default the default store."""
+    folder = at_home(run)
+    if not (folder / CONFIG_FILE).exists():
+        if folder.exists() or "/" in run:
+            raise DriftworkError(f"{run}: no run folder (it has no {CONFIG_FILE})")
+        folder = find_run_folder(uri or store_uri.default(), run)
+    return folder
+
+
+def keep(folder: Path, config: RunConfig) -> None:
+    """Put `config` in the place of the run's config."""
+    _write(folder / CONFIG_FILE, dump(config))
+
+
+def config_of(folder: Path, tracking: StoreConfig | None = None) -> RunConfig:
+    """Return the run's config with its paths as they hold here, and with the store that `tracking` may name."""
+    config = located(folder, written(folder))
+    if tracking is None or tracking.uri is None:
+        return config
+    return config.model_copy(update={"tracking": config.tracking.model_copy(update={"uri": tracking.uri})})
+
+
+def written(folder: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Return the run's config as it stands in the folder, with `overrides`, whose relative paths start here."""
+    config = load(RunConfig, folder / CONFIG_FILE, overrides)
+    origin = _origin(folder, config)
+    if origin is None or origin == Path.cwd():
+        return config
+    return _moved(config, Path.cwd(), {override.partition("=")[0] for override in overrides})
+
+
+def located(folder: Path, config: RunConfig) -> RunConfig:
+    """Return the config of the run with those relative paths made absolute that lead somewhere from where the run was
+    started, so that it can be opened from any folder."""
+    origin = _origin(folder, config)
+    return config if origin is None or origin == Path.cwd() else _moved(config, origin)
+
+
+def _origin(folder: Path, config: RunConfig) -> Path | None:
+    """Return the folder that relative paths of the run's config start from. It may have been moved, runs and all: then
+    it is found by where the run folder lies in it."""
+    ends = Path(os.path.normpath(config.out or ".")).parts
+    here = folder.resolve().parts
+    if config.out and not config.out.is_absolute() and ".." not in ends and here[-len(ends) :] == ends:
+        return Path(*here[: -len(ends)])
+    known = record_of(folder).get(_DIRECTORY)
+    return Path(known) if known else None
+
+
+def _moved(config: RunConfig, origin: Path, given: Collection[str] | None = None) -> RunConfig:
+    """Return the config with relative paths made absolute from `origin`: those of the keys that are `given`, or those
+    under which something is there."""
+
+    def moves(key: str, path: object) -> bool:
+        if not isinstance(path, Path) or path.is_absolute():
+            return False
+        return (origin / path).exists() if given is None else key in given
+
+    paths = {key: getattr(config, key) for key in ("data", "cache_dir", "hostfile")}
+    update: dict[str, Any] = {key: origin / path for key, path in paths.items() if moves(key, path)}
+    file = store_uri.relative(config.tracking.uri)
+    if moves("tracking.uri", file):
+        update["tracking"] = config.tracking.model_copy(update={"uri": store_uri.of(origin / str(file))})
+    return config.model_copy(update=update)
+
+
+def names(config: RunConfig) -> tuple[str, str]:
+    """What the tracker calls the experiment, after the data, and the run, after what tells it from its neighbours."""
+    return name_of(config.data), f"{config.model.name} seed {config.train.seed}"
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    """What `remember` has noted so far."""
+    path = folder / _RECORD
+    record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return record
+
+
+def remember(folder: Path, **facts: Any) -> None:
+    """Note facts about the run: its MLflow id, the manifest it was trained on."""
+    _write(folder / _RECORD, json.dumps({**record_of(folder), **facts}, indent=2) + "\n")
+
+
+def check_data(folder: Path, config: RunConfig) -> None:
+    """The run's own data set, undamaged, on this machine."""
+    verify(at_hand(folder, config, thorough=True).data)
+
+
+def at_hand(folder: Path, config: RunConfig, *, thorough: bool = False) -> RunConfig:
+    """The config with the run's own data set in a folder on this machine, in the place of the URL that it may have:
+    weights fit no other, and figures of one run from two would not compare. `thorough` is that of
+    `pipeline.shards.cache`."""
+    trained_on = record_of(folder).get("manifest")
+    manifest = find_manifest(config.data, config.cache_dir, trained_on)
+    if trained_on is not None and manifest.hash != trained_on:
+        raise DriftworkError(f"data={config.data} is not what {folder} was trained on (manifest {trained_on[:12]})")
+    return config.model_copy(update={"data": local(config.data, config.cache_dir, manifest, thorough=thorough)})
+
+
+def manifest_of(config: RunConfig) -> Manifest:
+    """Read the manifest of data that lie in a folder on this machine, divided as the run asks."""
+    return divided(config, read_manifest(config.data))
+
+
+def divided(config: RunConfig, manifest: Manifest) -> Manifest:
+    """Return the manifest of the run's fold, or `manifest` itself where the run has none. Data in a store are copied to
+    this machine first."""
+    if config.folds is None:
+        return manifest
+    return divide(local(config.data, config.cache_dir, manifest, thorough=False), manifest, config.folds)
+
+
+def each_host_copies(config: RunConfig) -> bool:
+    """Whether the data are copied to each of several hosts, of which this machine need be none."""
+    return config.hostfile is not None and is_copied(config.data, config.cache_dir)
+
+
+def alone(folder: Path) -> AbstractContextManager[None]:
+    """No other job trains in the folder."""
+    return locked(folder / _LOCK, str(folder), "training", _PATIENCE_S)
+
+
+@contextmanager
+def tracked(folder: Path, config: RunConfig) -> Iterator[Tracker]:
+    """The run at the tracker, opened again; nobody's ears where it was trained without one."""
+    run_id = record_of(folder).get("run_id")
+    if run_id is None:
+        yield NullTracker()
+        return
+    experiment, run_name = names(config)
+    with open_run(
+        config.tracking, experiment=experiment, run_name=run_name, run_folder=folder, tags={}, run_id=run_id
+    ) as tracker:
+        yield tracker
+
+
+def model_for(config: RunConfig, manifest: Manifest) -> Model:
+    """The model of a config for a data set, its weights drawn from the run's seed."""
+    torch.manual_seed(config.train.seed)
+    return build_model(config.model, manifest.spec.likelihood, marginal(manifest))
+
+
+def marginal(manifest: Manifest) -> Marginal:
+    """Of the train split."""
+    mean, deviation = (torch.tensor(x, dtype=torch.float64) for x in (manifest.stats.mean, manifest.stats.scale))
+    scale = float(deviation.square().mean().sqrt()) or 1.0
+    return Marginal(mean.float(), scale, sum(shard.samples for shard in manifest.of("train")))
+
+
+def _write(path: Path, text: str) -> None:
+    with aside(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,39 @@
+"""The best weights of a run, `best.safetensors` in its folder, without pickle."""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from driftwork.errors import DriftworkError
+from driftwork.files import aside, disk_says
+
+BEST = "best.safetensors"
+
+
+def write(weights: dict[str, torch.Tensor], run_folder: Path) -> None:
+    """Replace the weights of a run. Raises `DriftworkError` when they cannot be written; earlier ones are intact."""
+    path = run_folder / BEST
+    try:
+        with aside(path) as temporary:
+            save_file(weights, temporary)
+    except (OSError, SafetensorError) as error:
+        raise DriftworkError(f"{path}: cannot be written: {disk_says(error)}") from None
+
+
+def load_best(model: nn.Module, run_folder: Path, device: torch.device) -> None:
+    """Load the best weights of a run into its model, on `device`.
+
+    Raises:
+        DriftworkError: there are no weights, or they are of another model.
+    """
+    path = run_folder / BEST
+    if not path.exists():
+        raise DriftworkError(f"{run_folder}: no {BEST}; has the run finished its first epoch?")
+    try:
+        model.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        raise DriftworkError(f"{path}: does not fit the run's config: {str(error).splitlines()[1].strip()}") from None
+    model.to(device)

@@ -1,0 +1,162 @@
+"""Evaluated runs as rows of a table: seeds and folds put together, and told apart by their settings."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from driftwork.config_base import flatten, shortened
+from driftwork.errors import DriftworkError
+from launch.runs import run_folder
+from launch.scoring.results import concatenated, merge, read_scores
+from launch.scoring.scores import Scored
+from launch.scoring.side_by_side import Column, Rows, columns_of
+from pipeline.sequence import Split
+
+_SEED, _FOLD = "train.seed", "folds.fold"
+_RATES = ("observe.train.ratios", "observe.evaluate.ratios")
+_MAY_DIFFER = (
+    _SEED, "data", "cache_dir", "out", "ranks", "hostfile", "loader_workers", "evaluate.batch_size", "tracking",
+)  # fmt: skip
+"""Keys, or sections, of the config in which runs may differ that are told apart by nothing but the seed."""
+
+
+class Evaluated(NamedTuple):
+    """A run."""
+
+    folder: Path
+    config: dict[str, Any]
+    """Flat."""
+    scored: dict[str, Scored]
+    """By the model and by each baseline."""
+
+
+def read_runs(folders: list[Path], split: Split) -> list[Evaluated]:
+    """Raises `DriftworkError` when a run is not evaluated, or not on the data or the frames of the first."""
+    runs = [Evaluated(f, flatten(run_folder.config_of(f)), read_scores(f, split)) for f in folders]
+    for other in runs[1:]:
+        _check_same_data(other, runs[0])
+    runs = pooled(runs)
+    for other in runs[1:]:
+        _check_same_frames(other, runs[0])
+    return runs
+
+
+def pooled(runs: list[Evaluated]) -> list[Evaluated]:
+    """Put the folds of a cross-validation together: one run for each model and seed, scored on all parts of the data.
+
+    Raises `DriftworkError` when a fold is missing or there twice.
+    """
+    whole: dict[str, dict[int, Evaluated]] = {}
+    for number, x in enumerate(runs):
+        model = {**settings(x.config), _SEED: x.config[_SEED]}
+        fold = model.pop(_FOLD, None)
+        # A run that is no fold stays alone.
+        folds = whole.setdefault(str(number) if fold is None else json.dumps(model, sort_keys=True), {})
+        if fold in folds:
+            raise DriftworkError(f"{x.folder}: the same model, settings, seed and fold as {folds[fold].folder}")
+        folds[fold] = x
+    return [_together(list(folds.values())) for folds in whole.values()]
+
+
+def _together(folds: list[Evaluated]) -> Evaluated:
+    first = folds[0]
+    if _FOLD not in first.config:
+        return first
+    missing = set(range(first.config["folds.count"])) - {x.config[_FOLD] for x in folds}
+    if missing:
+        raise DriftworkError(
+            f"{first.folder}: fold {min(missing)} of this cross-validation is missing ({len(missing)} of "
+            f"{first.config['folds.count']} are); train and evaluate it, or name its run too"
+        )
+    config = {key: x for key, x in first.config.items() if key != _FOLD}
+    scored = {who: concatenated([x.scored[who] for x in folds]) for who in first.scored}
+    return Evaluated(first.folder, config, scored)
+
+
+def rows_of(runs: list[Evaluated]) -> Rows:
+    """The models, that of the first run first, then the baselines."""
+    kinds: list[tuple[dict[str, Any], list[Evaluated]]] = []
+    for new in runs:
+        kind = settings(new.config)
+        same = next((same for known, same in kinds if known == kind), None)
+        if same is None:
+            kinds.append((kind, [new]))
+            continue
+        for old in same:
+            if all(old.config[key] == new.config[key] for key in (_SEED, *_RATES)):
+                raise DriftworkError(f"{new.folder}: the same model, settings and seed as {old.folder}")
+        same.append(new)
+    rows = {}
+    for kind, same in kinds:
+        said = differing(kind, [known for known, _ in kinds if known["model.name"] == kind["model.name"]])
+        tables = by_seed(same)
+        said += [f"{len(tables)} seeds"] * (len(tables) > 1)
+        rows[labelled(kind["model.name"], said)] = tables
+    return rows | free(runs)
+
+
+def by_seed(runs: list[Evaluated]) -> list[Scored]:
+    """What the model scored with each seed, at all rates that it was trained for one by one."""
+    tables: dict[int, Scored] = {}
+    for x in runs:
+        merge(tables.setdefault(x.config[_SEED], {}), x.scored["model"])
+    return list(tables.values())
+
+
+def free(runs: list[Evaluated]) -> Rows:
+    """The baselines that cost nothing."""
+    rows: Rows = {}
+    for x in runs:  # equal wherever two runs have the same rate or horizon
+        for name, table in x.scored.items():
+            if name != "model":
+                merge(rows.setdefault(name, [{}])[0], table)
+    return rows
+
+
+def settings(config: dict[str, Any]) -> dict[str, Any]:
+    """What of a run's flat config makes it another kind of run; seeds are of one kind, and so are runs that were each
+    trained and scored at one rate of observation."""
+    trained, scored = (config.get(key) for key in _RATES)
+    one_rate = trained == scored and trained is not None and len(trained) == 1
+    shared = _MAY_DIFFER + _RATES * one_rate
+    return {key: x for key, x in config.items() if not key.startswith(shared)}
+
+
+def differing(kind: dict[str, Any], rivals: list[dict[str, Any]]) -> list[str]:
+    """Those settings of a kind that are not in all of its rivals."""
+    keys = [key for key, x in kind.items() if any(rival.get(key) != x for rival in rivals)]
+    return [f"{label} {kind[key]}" for key, label in shortened(keys).items()]
+
+
+def labelled(name: str, said: list[str]) -> str:
+    return name + (f" ({', '.join(said)})" if said else "")
+
+
+def _check_same_data(run: Evaluated, first: Evaluated) -> None:
+    ours, theirs = (run_folder.record_of(x.folder).get("manifest") for x in (run, first))
+    if ours != theirs:
+        raise DriftworkError(
+            f"{run.folder}: trained on other data than {first.folder} (manifests {ours!s:.12} and {theirs!s:.12})"
+        )
+
+
+def _check_same_frames(run: Evaluated, first: Evaluated) -> None:
+    column = of_other_frames(run, first)
+    if column is not None:
+        raise DriftworkError(f"{run.folder}: {column.task} {column.name} is of other frames than in {first.folder}")
+
+
+def of_other_frames(run: Evaluated, first: Evaluated) -> Column | None:
+    """Where the two were scored on other frames: copying the last observed frame scores the same where the same
+    frames were shown, and asked for."""
+    copied, before = run.scored["persistence"], first.scored["persistence"]
+    for column in columns_of([copied, before]):
+        one, other = column.of(copied), column.of(before)
+        if one and other and not (one.keys == other.keys and all(map(_close, one.x + one.w, other.x + other.w))):
+            return column
+    return None
+
+
+def _close(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=1e-3, abs_tol=1e-6)  # a GPU and a CPU round differently

@@ -1,0 +1,97 @@
+"""Write the best weights of a run as a model that MLflow serves, into RUN/model and to the tracker.
+
+The folder holds all that answers need: weights, description, and the code of `models`, `driftwork` and `served_model`.
+Where it is served, neither the data nor the rest of Driftwork is needed.
+"""
+
+import logging
+import os
+import shutil
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+from driftwork.config_base import flatten
+from driftwork.errors import DriftworkError
+from driftwork.files import replaced_folder, writing
+from driftwork.processes import ROOT
+from launch.runs import run_folder
+from launch.runs import weights as best
+from launch.runs.config import CONFIG_FILE, RunConfig
+from launch.serving import served_model
+from launch.tracker import failures, mlflow_store
+from launch.tracker.tracking import Tracker
+from pipeline.shards.manifest import Manifest
+
+FOLDER = "model"
+"""In the run folder, and the name of the logged model: `runs:/RUN_ID/model`."""
+
+_NEEDED, _IF_NAMED = ("numpy", "pydantic", "pyyaml", "safetensors", "torch"), ("torchdiffeq", "torchsde")
+"""Packages that a served model imports: all, and those that its config names as a solver."""
+
+logger = logging.getLogger(__name__)
+
+
+def after_training(folder: Path, config: RunConfig, manifest: Manifest, tracker: Tracker) -> None:
+    """Export to the tracker, where there is one. What fails here does not fail a training that is done."""
+    if tracker.run_id is None:
+        return
+    try:
+        tracker.model(write(folder, config, manifest), flatten(config.model))
+    except Exception as error:
+        said = failures.one_line(error)
+        logger.warning("the run has no model to serve: %s; driftwork export %s tries again", said, folder)
+
+
+def write(folder: Path, config: RunConfig, manifest: Manifest) -> Path:
+    """RUN/model, in the place of one that is there.
+
+    Raises:
+        DriftworkError: there are no weights, or it cannot be written.
+    """
+    weights, target = folder / best.BEST, folder / FOLDER
+    if not weights.exists():
+        raise DriftworkError(f"{folder}: no {best.BEST}; has the run finished its first epoch?")
+    description = _describe(config, manifest)
+    tasks = served_model.tasks(description.build())
+    packages = [*_NEEDED, *(name for name in _IF_NAMED if name in config.model.model_dump_json())]
+    with writing(str(target)), replaced_folder(target) as temporary, tempfile.TemporaryDirectory() as scratch:
+        data = Path(scratch, "driftwork")
+        data.mkdir()
+        (data / served_model.DESCRIPTION).write_text(description.model_dump_json(indent=1), encoding="utf-8")
+        shutil.copy(folder / CONFIG_FILE, data)
+        mlflow_store.save_model(
+            temporary,
+            loader=Path(served_model.__file__),
+            code=[ROOT / "models", ROOT / "driftwork"],
+            data=data,
+            columns=served_model.COLUMNS,
+            params={
+                "task": tasks[0],
+                "samples": description.samples,
+                "particles": description.particles,
+                "seed": 0,
+                "decision": "probability",
+            },
+            requirements=[f"{name}=={version(name).partition('+')[0]}" for name in packages],
+        )
+        _link(weights, temporary / "data/driftwork" / served_model.WEIGHTS)
+    return target
+
+
+def _describe(config: RunConfig, manifest: Manifest) -> served_model.Description:
+    spec, marginal = manifest.spec, run_folder.marginal(manifest)
+    return served_model.Description(
+        model=config.model, likelihood=spec.likelihood, mean=manifest.stats.mean, scale=marginal.scale,
+        sequences=marginal.sequences, binary=spec.binary, units=spec.units, interval=spec.interval, length=spec.length,
+        samples=config.evaluate.samples, particles=config.evaluate.particles,
+    )  # fmt: skip
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under another name, where the file system can do so: better weights replace it, and do not change
+    it."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy(source, target)

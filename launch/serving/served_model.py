@@ -1,0 +1,228 @@
+"""A trained model as MLflow serves it: observed frames in, frames at any time out.
+
+MLflow copies this file and `models/` to the weights and imports it there as `served`, so that of Driftwork it may
+import `models` alone. Nothing is pickled: the description is JSON, the weights are safetensors.
+"""
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor
+
+from driftwork.config_base import Config
+from driftwork.errors import DriftworkError
+from models.base import Forecaster, Model, Smoother, StateSpace
+from models.batch import Batch
+from models.decisions import completed
+from models.generation import Filled, Question, interpolate_at
+from models.parts.likelihoods import LikelihoodName, Marginal
+from models.registry import ModelConfig, build_model
+
+DESCRIPTION, WEIGHTS = "description.json", "weights.safetensors"
+COLUMNS = ("times", "values", "ask")
+
+Task = Literal["interpolation", "prediction", "forecast"]
+DECISIONS = ("expected_score", "0.5", "probability")
+"""What binary frames are answered with: a set, by one of the rules of `models.decisions`, or probabilities."""
+
+_MOST_FRAMES = 20_000
+"""Of a request's sequence: those given and those asked for. A model holds its states at all of them at once."""
+_DRAWS_AT_ONCE = 8
+
+
+class Description(Config):
+    """What a model is built and asked with, beside its weights."""
+
+    model: ModelConfig
+    likelihood: LikelihoodName
+    mean: tuple[float, ...]
+    """[D], of the data it was trained on."""
+    scale: float
+    sequences: int
+    binary: bool
+    """Whether values are 0 or 1, and answers probabilities."""
+    units: str
+    """What a value measures."""
+    interval: float
+    """Seconds between frames of the data."""
+    length: int
+    """Frames of the longest sequence of the data; ten times as long is the most that is answered."""
+    samples: int
+    """Latent draws behind an answer, where a request does not say."""
+    particles: int = 32
+    """Particles behind a prediction of a model that has a filter, where a request does not say."""
+
+    def build(self) -> Model:
+        mean = torch.tensor(self.mean, dtype=torch.float64).float()
+        return build_model(self.model, self.likelihood, Marginal(mean, self.scale, self.sequences))
+
+
+def tasks(model: Model) -> tuple[Task, ...]:
+    """What a model can be asked; the first is what it is asked where a request does not say."""
+    if isinstance(model, Forecaster):
+        return ("forecast",)
+    return ("interpolation",) if isinstance(model, Smoother) else ("interpolation", "prediction")
+
+
+class Asked(NamedTuple):
+    """What a request asks of all its sequences, checked."""
+
+    task: Task
+    samples: int
+    particles: int
+    seed: int
+    decision: str
+
+
+class Given(NamedTuple):
+    """One sequence of a request, checked."""
+
+    times: NDArray[np.float64]
+    """[K] seconds from the beginning of the sequence, strictly increasing."""
+    values: NDArray[np.float64]
+    """[K, D]"""
+    ask: NDArray[np.float64]
+    """[Q] seconds, strictly increasing."""
+
+    def batch(self, seed: int) -> Batch:
+        """Of one row, which begins at 0; there is no frame there unless it was given."""
+        at_0 = self.times[0] == 0
+        times = self.times if at_0 else np.append(0.0, self.times)
+        there = torch.from_numpy(np.isin(times, self.times))[None]
+        values = self.values if at_0 else np.concatenate([np.zeros_like(self.values[:1]), self.values])
+        return Batch(
+            torch.from_numpy(times)[None], torch.from_numpy(values.astype(np.float32))[None], there, there,
+            torch.ones(1), torch.tensor([seed]), ("",),
+        )  # fmt: skip
+
+
+class Served:
+    """What MLflow calls."""
+
+    def __init__(self, description: Description, weights: dict[str, Tensor]) -> None:
+        self._description = description
+        self._model = description.build()
+        self._model.load_state_dict(weights)
+        self._model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+        """For each row of the data frame `times`, which are those asked for, and `values`, [Q][D].
+
+        Raises:
+            MlflowException: INVALID_PARAMETER_VALUE, which a server answers with 400.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            asked = self._asked(params or {})
+            rows = [self._checked(row, number) for number, row in enumerate(model_input.to_dict("records"), 1)]
+            if not rows:
+                raise DriftworkError("no sequence is given")
+            return [{"times": row.ask.tolist(), "values": self.answer(row, asked).tolist()} for row in rows]
+        except DriftworkError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from None
+
+    @torch.inference_mode()
+    def answer(self, given: Given, asked: Asked) -> Tensor:
+        """[Q, D] at the asked times: expectations, in the units of the data, or what is decided from them."""
+        filled = self._filled(given, asked)
+        if asked.decision == "probability":
+            return filled.frames[0]
+        return completed(*filled, "0.5" if asked.decision == "0.5" else "expected_score")[0].to(filled.frames)
+
+    def _filled(self, given: Given, asked: Asked) -> Filled:
+        device, samples = next(self._model.parameters()).device, asked.samples
+        batch, ask = given.batch(asked.seed).to(device), torch.from_numpy(given.ask).to(device)
+        if asked.task == "interpolation" and not isinstance(self._model, Forecaster):
+            return interpolate_at(self._model, batch, ask, samples)
+        nothing = torch.zeros(1, len(ask), dtype=torch.bool, device=device)
+        if isinstance(self._model, Forecaster):
+            return Filled(_forecast(self._model, batch, ask, samples)[None], nothing)
+        assert not isinstance(self._model, Smoother), "it only interpolates"
+        question = Question.of(batch, ask)
+        draws = asked.particles if isinstance(self._model, StateSpace) else samples
+        return Filled(self._model.predict(question.batch, draws).mean[:, question.asked], nothing)
+
+    def _asked(self, params: dict[str, Any]) -> Asked:
+        known = tasks(self._model)
+        task, seed = params.get("task") or known[0], int(params.get("seed") or 0)
+        if task not in known:
+            raise DriftworkError(f"task={task}: {self._description.model.name} answers {' and '.join(known)}")
+        samples, particles = (self._number_of(name, params) for name in ("samples", "particles"))
+        if seed < 0:
+            raise DriftworkError(f"seed={seed}: must not be negative")
+        decision = str(params.get("decision") or "probability")
+        if decision not in DECISIONS:
+            raise DriftworkError(f"decision={decision}: it is one of {', '.join(DECISIONS)}")
+        if decision != "probability" and not self._description.binary:
+            raise DriftworkError(f"decision={decision}: this model's data are not binary; leave it out")
+        return Asked(task, samples, particles, seed, decision)
+
+    def _number_of(self, name: str, params: dict[str, Any]) -> int:
+        number = int(getattr(self._description, name) if params.get(name) is None else params[name])
+        if not 1 <= number <= 1000:
+            raise DriftworkError(f"{name}={number}: from 1 to 1000 are possible")
+        return number
+
+    def _checked(self, row: dict[str, Any], number: int) -> Given:
+        """Raises `DriftworkError`, which tells the row by its number."""
+        where, about = f"sequence {number}", self._description
+        times, values, ask = (_numbers(row, name, where) for name in COLUMNS)
+        for name, x in (("times", times), ("ask", ask)):
+            if x.ndim != 1:
+                raise DriftworkError(f"{where}: {name} must be a list of numbers, seconds")
+            if (np.diff(x) <= 0).any():
+                raise DriftworkError(f"{where}: {name} must increase from each to the next")
+            if x[0] < 0:
+                raise DriftworkError(f"{where}: {name} begins at {x[0]:g}; the sequence begins at 0 s")
+        D = len(about.mean)
+        if values.shape != (len(times), D):
+            shape = " x ".join(map(str, values.shape))
+            raise DriftworkError(f"{where}: values are {shape}, not {len(times)} x {D}: one frame of {D} a time")
+        if about.binary and not np.isin(values, (0, 1)).all():
+            raise DriftworkError(f"{where}: values must be 0 or 1, as this model's data are")
+        last, most = max(times[-1], ask[-1]), 10 * about.interval * about.length
+        if last > most:
+            raise DriftworkError(f"{where}: goes on to {last:g} s; this model answers up to {most:g} s")
+        if len(times) + len(ask) > _MOST_FRAMES:
+            raise DriftworkError(f"{where}: has {len(times) + len(ask)} frames; {_MOST_FRAMES} are the most")
+        if isinstance(self._model, Forecaster):
+            A = self._model.given
+            first = np.arange(A) * about.interval
+            if len(times) < A or not np.allclose(times[:A], first, rtol=0, atol=about.interval / 100):
+                needed = ", ".join(f"{time:g}" for time in first)
+                raise DriftworkError(f"{where}: a forecast sees the first {A} frames, at {needed} s")
+        return Given(times, values, ask)
+
+
+def _forecast(model: Forecaster, batch: Batch, ask: Tensor, samples: int) -> Tensor:
+    """[Q, D], the mean of the draws; a few at a time, for each holds all of its states."""
+    times = torch.cat([ask.new_zeros(1), ask]).unique()
+    total = torch.zeros(len(times), batch.values.shape[2], device=ask.device)
+    for n in range(0, samples, _DRAWS_AT_ONCE):
+        numbers = range(n, min(n + _DRAWS_AT_ONCE, samples))
+        total += model.draws(batch.first(model.given), numbers, times[None])[1].sum(0)[0]
+    return (total / samples)[torch.searchsorted(times, ask)]
+
+
+def _numbers(row: dict[str, Any], name: str, where: str) -> NDArray[np.float64]:
+    try:
+        numbers = np.array(row[name], dtype=np.float64)
+    except (KeyError, TypeError, ValueError):  # of rows of unequal length too
+        raise DriftworkError(f"{where}: {name} must be numbers, and frames of equal length") from None
+    if numbers.ndim == 0 or numbers.size == 0:
+        raise DriftworkError(f"{where}: {name} is empty")
+    if not np.isfinite(numbers).all():
+        raise DriftworkError(f"{where}: {name} holds NaN or an infinite number; leave out a frame that is missing")
+    return numbers
+
+
+def _load_pyfunc(path: str) -> Served:
+    """What MLflow calls first, with the folder of description and weights."""
+    folder = Path(path)
+    description = Description.model_validate_json((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    return Served(description, load_file(folder / WEIGHTS))

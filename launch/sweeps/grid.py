@@ -1,0 +1,228 @@
+"""A grid file: which runs a sweep makes. It is read and checked here; nothing is started.
+
+    base: ../train/vsdn_vae_lakh.yaml            a train config; several are one more thing that varies
+    set: {train.max_epochs: 40}                  what holds for every cell
+    grid: {train.beta: [0.1, 1], train.seed: [0, 1]}                     every combination
+    zip: {model.latent: [8, 32], model.width: [64, 256]}                 first with first, second with second
+    runs: [{model.gamma: 1}, {model.variance: none}]                     one by one
+
+A cell takes one base, one combination, one row and one run, so that there are as many cells as the product of these.
+"""
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import AfterValidator, Field
+
+from driftwork.command import typed
+from driftwork.config_base import Config, apply, at_home, build, load, read_mapping, shortened
+from driftwork.errors import DriftworkError, without_login
+from launch.runs.config import RunConfig
+from launch.tracker import login
+
+BASE = "base"
+"""Among a cell's values, the name of its train config where there are several."""
+
+_MOST_CELLS = 1000
+"""A few short lists make more than anybody could run."""
+_MOST_KEYS = 64
+"""That vary: their values name a cell's folder, in which there is room for"""
+_LONGEST_NAME = 255
+"""characters, on any file system in use."""
+_KEY = re.compile(r"[A-Za-z0-9_.]+")
+
+
+def _dotted(overrides: dict[str, Any]) -> dict[str, Any]:
+    """`train: {beta: 1}` means `train.beta: 1`: as an override, a section would reset all else that is in it."""
+    flat: dict[str, Any] = {}
+    for key, value in overrides.items():
+        inner = {f"{key}.{word}": x for word, x in value.items()} if isinstance(value, dict) else {}
+        flat.update(_dotted(inner) if inner else {key: value})
+    return flat
+
+
+def _writable(values: dict[str, Any]) -> dict[str, Any]:
+    """As overrides on a command line."""
+    for key in values:
+        if not _KEY.fullmatch(key):
+            raise ValueError(f"{key!a} is no dotted key")
+    try:
+        json.dumps(values, default=str)
+    except TypeError as error:  # a date, say, as a key somewhere inside
+        raise ValueError(str(error)) from None
+    return values
+
+
+Overrides = Annotated[dict[str, Any], AfterValidator(_dotted), AfterValidator(_writable)]
+Rows = Annotated[dict[str, tuple[Any, ...]], AfterValidator(_writable)]
+
+
+class GridConfig(Config):
+    base: Path | tuple[Path, ...]
+    """Train config, relative to this file; or several."""
+    set: Overrides = Field({})
+    """Overrides of every cell."""
+    grid: Rows = Field({})
+    """Dotted key -> values; every combination."""
+    zip: Rows = Field({})
+    """Dotted key -> values, equally many; row by row."""
+    runs: tuple[Overrides, ...] = ()
+    """Overrides, one by one."""
+    name: str | None = None
+    """Of the parent run; by default the file's."""
+    out: Path | None = None
+    """Folder of the run folders; by default runs/<name>."""
+    evaluate: Literal["val", "test"] = "test"
+    """Split that a trained cell is scored on."""
+    at_once: int = Field(1, ge=1)
+    """Cells at a time. More than one run on Ray, each reserving as many GPUs, or else cores, as it has ranks."""
+    address: str = "local"
+    """Of Ray, with `at_once` above 1: `local` starts it, `auto` or an address joins a cluster that shares the files."""
+
+
+class Cell(NamedTuple):
+    name: str
+    """What tells it from the others: `beta=0.1, latent=8`."""
+    values: dict[str, Any]
+    """By dotted key."""
+    config: RunConfig
+
+    @property
+    def folder(self) -> Path:
+        return Path(str(self.config.out))
+
+
+class Grid(NamedTuple):
+    command: str
+    """What was typed."""
+    file: Path
+    name: str
+    out: Path
+    config: GridConfig
+    cells: tuple[Cell, ...]
+
+
+def read(argv: list[str]) -> Grid:
+    """`GRID.yaml key=value ...`: a key of `GridConfig` is the sweep's, every other one holds for every cell.
+
+    Raises:
+        DriftworkError: one line, naming the cell when it is one cell's fault.
+    """
+    if not argv or ("=" in argv[0] and not Path(argv[0]).exists()):
+        raise DriftworkError("the first argument is a grid, as in configs/grids/vsdn_lakh_small.yaml data=DIR")
+    file = at_home(argv[0])
+    raw, overrides = read_mapping(file), []
+    for argument in argv[1:]:
+        if argument.partition("=")[0] in ("base", "name", "out", "evaluate", "at_once", "address"):
+            apply(raw, argument)
+        else:
+            overrides.append(argument)
+    config = build(GridConfig, raw, where=str(file))
+    name = config.name or file.stem
+    grid = Grid(typed("sweep", argv), file, name, config.out or Path("runs") / name, config, ())
+    return grid._replace(cells=tuple(_cells(grid, overrides)))
+
+
+def _cells(grid: Grid, overrides: list[str]) -> Iterator[Cell]:
+    names: dict[str, int] = {}
+    configs: dict[str, int] = {}
+    combinations = list(_combinations(grid, overrides))
+    labels = shortened({key for values in combinations for key in values})
+    bases = {base.stem: grid.file.parent / base for base in _bases(grid.config)}
+    for number, values in enumerate(combinations, 1):
+        parts = [_part(labels[key], value) for key, value in values.items()]
+        name, where = ", ".join(parts), f"{grid.file}: cell {number} ({', '.join(parts)})"
+        base = bases[values.get(BASE, next(iter(bases)))]
+        folder = grid.out / ",".join(parts)
+        if len(folder.name) > _LONGEST_NAME:
+            raise DriftworkError(f"{where[:200]}...: its values make a folder's name of {len(folder.name)} characters")
+        own = {**grid.config.set, **{key: value for key, value in values.items() if key != BASE}}
+        last = {"out": str(folder), "tracking.run_name": name}
+        try:
+            config = load(RunConfig, base, [*own.items(), *overrides, *last.items()])
+        except DriftworkError as error:
+            raise DriftworkError(f"{where}: {error}") from None
+        essence = config.model_dump_json(exclude={"out": True, "tracking": True})
+        twin = configs.setdefault(essence, number)
+        if twin != number:
+            raise DriftworkError(f"{where}: the same run as cell {twin}; every cell must differ")
+        if names.setdefault(folder.name, number) != number:
+            raise DriftworkError(f"{where}: its folder {folder} is that of cell {names[folder.name]} too")
+        yield Cell(name, values, config)
+
+
+def _combinations(grid: Grid, overrides: list[str]) -> Iterator[dict[str, Any]]:
+    """The values of each cell, in the order of the file."""
+    config = grid.config
+    _check_keys(grid, overrides)
+    if len({len(values) for values in config.zip.values()}) > 1:
+        lengths = ", ".join(f"{key} has {len(values)}" for key, values in config.zip.items())
+        raise DriftworkError(f"{grid.file}: zip wants equally many values of each key; {lengths}")
+    for key, values in (*config.grid.items(), *config.zip.items(), (BASE, _bases(config))):
+        if not values:
+            raise DriftworkError(f"{grid.file}: {key} has no values, so there is nothing to run")
+    bases = [base.stem for base in _bases(config)]
+    if len(set(bases)) < len(bases):
+        raise DriftworkError(f"{grid.file}: base: each train config may stand there once")
+    if len(bases) == 1 and not (config.grid or config.zip or config.runs):
+        raise DriftworkError(f"{grid.file}: nothing varies, so there is nothing to run; give grid, zip or runs")
+    _check_size(grid)
+    rows = [dict(zip(config.zip, row, strict=True)) for row in zip(*config.zip.values(), strict=True)] or [{}]
+    products = [dict(zip(config.grid, values, strict=True)) for values in itertools.product(*config.grid.values())]
+    for base, run, row, product in itertools.product(bases, config.runs or ({},), rows, products):
+        yield {**({BASE: base} if len(bases) > 1 else {}), **run, **row, **product}
+
+
+def _check_size(grid: Grid) -> None:
+    config = grid.config
+    keys = {*config.grid, *config.zip, *(key for run in config.runs for key in run)}
+    if len(keys) > _MOST_KEYS:
+        raise DriftworkError(f"{grid.file}: {len(keys)} keys vary; a sweep takes at most {_MOST_KEYS}")
+    factors = (_bases(config), config.runs, next(iter(config.zip.values()), ()), *config.grid.values())
+    if math.prod(max(1, len(values)) for values in factors) > _MOST_CELLS:
+        raise DriftworkError(f"{grid.file}: more than {_MOST_CELLS:,} cells, which is the most that a sweep takes")
+
+
+def _check_keys(grid: Grid, overrides: list[str]) -> None:
+    """Each key has one place, and what the sweep decides for a cell is none of them."""
+    config = grid.config
+    in_runs = {key for run in config.runs for key in run}
+    places: dict[str, Iterable[str]] = {"set": config.set, "grid": config.grid, "zip": config.zip, "runs": in_runs}
+    first: dict[str, str] = {}
+    for place, keys in places.items():
+        for key in keys:
+            if key in first:
+                raise DriftworkError(f"{grid.file}: {key} stands under {first[key]} and under {place}")
+            first[key] = place
+    given = [override.partition("=")[0] for override in overrides]
+    for key in (*first, *given):
+        if key in ("out", "tracking.run_name", "tracking.parent", BASE):
+            raise DriftworkError(f"{grid.file}: {key} of a cell is the sweep's to set")
+    uri = str(config.set.get("tracking.uri"))
+    if without_login(uri) != uri:  # the file is copied to the tracker
+        raise DriftworkError(f"{grid.file}: tracking.uri: a login does not belong in a grid; export {login.USER}=...")
+    if first.get("tracking.uri", "set") != "set":
+        raise DriftworkError(f"{grid.file}: tracking.uri cannot vary: all cells are in the store of the sweep")
+    for key in given:  # the command line may change what all cells share, but not what tells them apart
+        if first.get(key, "set") != "set":
+            raise DriftworkError(f"{grid.file}: {key} varies from cell to cell; the file alone can change it")
+
+
+def _bases(config: GridConfig) -> tuple[Path, ...]:
+    return (config.base,) if isinstance(config.base, Path) else config.base
+
+
+def _part(label: str, value: Any) -> str:
+    """`beta=0.1`; of a model or a base the value alone. Fit for the name of a folder."""
+    text = "+".join(map(_text, value)) if isinstance(value, list) else _text(value)
+    return text if label in ("name", BASE) else f"{label}={text}"
+
+
+def _text(value: Any) -> str:
+    said = value if isinstance(value, str) else json.dumps(value, default=str)
+    return re.sub(r"[^A-Za-z0-9_.+-]+", "-", said)

@@ -1,0 +1,126 @@
+"""Run one trial of a sweep in a process of its own: train it unless it is trained, then score it.
+
+`python -m launch.sweeps.trial FOLDER SPLIT` writes its output to FOLDER/log.txt. The run folder records what is done,
+so that a trial goes on where it was, in the same run at the tracker, whatever ended it before.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from driftwork.command import run as run_command
+from driftwork.lock import locked
+from driftwork.processes import end_with_parent, python, search_path
+from launch.job.signals import signals_ignored, sigterm_exits
+
+LOG = "log.txt"
+TRAINED, EVALUATED = "trained", "evaluated"
+"""In the run folder's record: whether training came to its end, and the splits scored since."""
+
+_LOCK = "cell.lock"
+_PATIENCE_S = 120.0
+"""How long a cell may take to end when it is told to."""
+_OWN = re.compile(r"driftwork \w+: (.*)")
+_RAISED = re.compile(r"(?:\[rank\d+\]: )?((?:\w+\.)*\w*(?:Error|Exception)\b.*)")
+
+
+class Outcome(NamedTuple):
+    code: int
+    """0 when the cell is done."""
+    said: str
+    """Why not."""
+    seconds: float
+
+
+def main(argv: list[str]) -> int:
+    """The process itself. Only one at a time works on a folder."""
+    # These load torch, which the process that starts trials may not need.
+    from launch.evaluation.evaluate import EvaluateConfig, evaluate
+    from launch.runs import run_folder
+    from launch.tracker.tracking import open_run
+    from launch.training import setup, start
+
+    folder, split = Path(argv[0]), argv[1]
+    os.environ.setdefault("WDS_SECURE", "1")
+    # A cell of a sweep that was just killed is being cleaned up.
+    with locked(folder / _LOCK, str(folder), "cell", _PATIENCE_S), sigterm_exits():
+        record = run_folder.record_of(folder)
+        if not record.get(TRAINED):
+            code = start.start(setup.folder_for([f"resume={folder}"]))
+            if code != 0:
+                return code
+            run_folder.remember(folder, **{TRAINED: True})
+        config = run_folder.config_of(folder)
+        experiment, name = run_folder.names(config)
+        run_id = run_folder.record_of(folder).get("run_id")
+        # Open around the scoring too, so that a cell that is killed or fails there shows as such.
+        with open_run(config.tracking, experiment=experiment, run_name=name, run_folder=folder, tags={}, run_id=run_id):
+            evaluate(folder, EvaluateConfig(split=split, ranks=config.ranks))
+        run_folder.remember(folder, **{EVALUATED: sorted({split, *record.get(EVALUATED, [])})})
+    return 0
+
+
+def run(folder: Path, split: str, threads: int, directory: Path, variables: dict[str, str]) -> Outcome:
+    """Run a cell in a process of its own, started in `directory`, and wait for it.
+
+    Args:
+        threads: of each rank.
+        variables: environment variables beside those of this process, which may be on another machine.
+
+    An exception here, Ctrl-C or SIGTERM first of all, ends the cell before it goes on.
+    """
+    began, log = time.monotonic(), folder / LOG
+    try:
+        start = log.stat().st_size if log.exists() else 0
+        code = _watched(python("-m", "launch.sweeps.trial", str(folder), split), log, threads, directory, variables)
+        with log.open("rb") as handle:
+            handle.seek(start)
+            said = _reason(handle.read().decode(errors="replace"), code) if code else ""
+    except OSError as error:
+        code, said = 1, str(error)
+    return Outcome(code, said, time.monotonic() - began)
+
+
+def _watched(command: list[str], log: Path, threads: int, directory: Path, variables: dict[str, str]) -> int:
+    """Exit code of the command, which ends before an exception here goes on."""
+    with log.open("ab") as sink:
+        process = subprocess.Popen(
+            command, cwd=directory, env={**os.environ, **search_path(), **variables, "OMP_NUM_THREADS": str(threads)},
+            stdin=subprocess.DEVNULL, stdout=sink, stderr=sink,
+            start_new_session=True, preexec_fn=end_with_parent,  # Ctrl-C is the sweep's to hand on, once
+        )  # fmt: skip
+    try:
+        while process.poll() is None:
+            time.sleep(0.2)  # not in wait(), where Ray's way of cancelling a task does not reach
+        return process.returncode
+    except BaseException:
+        _end(process)
+        raise
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    with signals_ignored():
+        process.terminate()
+        try:
+            process.wait(_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _reason(text: str, code: int) -> str:
+    """A cell's own last word: what was raised first, as the ranks that follow tell only that it is gone."""
+    for pattern in (_OWN, _RAISED):
+        for line in text.splitlines():
+            found = pattern.match(line)
+            if found:
+                return found[1]
+    return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command("cell", main, sys.argv[1:]))

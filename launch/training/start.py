@@ -1,0 +1,31 @@
+"""Start the ranks of a run whose folder is ready, and wait for them."""
+
+from functools import partial
+from pathlib import Path
+
+from launch.checks import glance
+from launch.job import hosts, launcher
+from launch.runs import run_folder
+from launch.runs.config import RunConfig
+from launch.training.supervisor import LEFT, supervised
+
+
+def start(folder: Path) -> int:
+    """Train the run in `folder` on all its ranks, and again after a crash; returns the exit code."""
+    config = run_folder.config_of(folder)
+    glance.before_training(1 if config.hostfile else config.ranks, config.tracking.uri, folder)
+    print(f"training {config.model.name} on {config.data}, {config.ranks} rank(s), run folder {folder}", flush=True)
+    code = supervised(folder, partial(_ranks, folder, config), config.restarts)
+    if code == LEFT:
+        print(f"interrupted, and saved. Go on with: driftwork train resume={folder}", flush=True)
+    if code == 0:
+        print(f"trained. Score it with: driftwork evaluate {folder} split=test", flush=True)
+    return code
+
+
+def _ranks(folder: Path, config: RunConfig) -> int:
+    module, arguments = "launch.training.rank", [str(folder)]
+    if config.hostfile is None:
+        return launcher.start(module, arguments, config.ranks)
+    shared = [folder, *([config.data] if isinstance(config.data, Path) else [])]
+    return hosts.start(module, arguments, config.hostfile, config.hosts, shared)

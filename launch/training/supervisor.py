@@ -1,0 +1,125 @@
+"""A job that died is started again, from its last checkpoint and a bounded number of times; one that is asked to leave
+is given the time to save."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+from launch.job.hosts import AwayError
+from launch.job.signals import TERMINATED
+from launch.runs import run_folder
+from launch.training import watchdog
+
+LEFT = os.EX_TEMPFAIL
+"""Exit code, 75, of a job that was asked to leave, has saved, and can go on with `resume=RUN`."""
+INTERRUPTED = "interrupted"
+"""In the run folder's record: the step that such a job saved at."""
+
+_PAUSES_S = (10, 20, 40, 80, 160, *[300] * 5)
+"""Between tries to reach a host that took part before: half an hour in all, and as long as ssh takes to give up."""
+
+_FINAL = (0, 2, LEFT, 130, TERMINATED)
+"""Exit codes that mean what they say: done, a mistake or a training that cannot go on, asked to leave, ended."""
+
+
+def supervised(folder: Path, start: Callable[[], int], restarts: int) -> int:
+    """Call `start`, and again while what it gives is the exit code of a job that died; returns the last one.
+
+    Raises:
+        AwayError: a host was not there at the first start, or stayed away after the job had died.
+    """
+    for left in range(restarts, -1, -1):
+        watchdog.clear(folder)
+        code = _started(folder, start if left == restarts else partial(_when_back, start))
+        if code in _FINAL:
+            return code
+        again = f"restart {restarts - left + 1} of {restarts} from the last checkpoint" if left else "no restart left"
+        said = ["driftwork train: the job died with " + _named(code), watchdog.lost(folder), again]
+        print("; ".join(filter(None, said)), file=sys.stderr, flush=True)
+    return code
+
+
+def _started(folder: Path, start: Callable[[], int]) -> int:
+    run_folder.remember(folder, **{INTERRUPTED: None})
+    try:
+        with _sigterm_for_ranks() as told:
+            code = start()
+    except SystemExit as ended:  # the launcher was told to end its ranks, which may have taken the time to save
+        if ended.code != TERMINATED or not _has_left(folder):
+            raise
+        return LEFT
+    if not told() or code == 0:
+        return code
+    return LEFT if _has_left(folder) else TERMINATED
+
+
+def _when_back(start: Callable[[], int]) -> int:
+    """Call `start`, and again ever later while a host is away, as one that reboots is; that costs no restart. Raises
+    `AwayError` when it has been away for too long."""
+    for pause in _PAUSES_S:
+        try:
+            return start()
+        except AwayError as away:
+            print(f"driftwork train: {away}; the next try is in {pause} s", file=sys.stderr, flush=True)
+            time.sleep(pause)
+    return start()
+
+
+def _has_left(folder: Path) -> bool:
+    return run_folder.record_of(folder).get(INTERRUPTED) is not None
+
+
+@contextmanager
+def _sigterm_for_ranks() -> Iterator[Callable[[], bool]]:
+    """SIGTERM goes to the ranks on this machine, past DeepSpeed's launcher, which would grant them 30 s. One that comes
+    when there is none here, or a second one, raises SystemExit. A caller's own handler is left in place."""
+    came: list[int] = []
+
+    def hand_on(signum: int, frame: FrameType | None) -> None:
+        ranks = [] if came else _ranks()
+        came.append(signum)
+        if not ranks:
+            raise SystemExit(TERMINATED)
+        for rank in ranks:
+            with suppress(psutil.Error):
+                rank.terminate()
+
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, hand_on)
+    try:
+        yield lambda: bool(came)
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _ranks() -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if "LOCAL_RANK" in process.environ():
+                found.append(process)
+    return found
+
+
+def _named(code: int) -> str:
+    """As a process was killed, its parent's parent sees 256 or 128 and the signal's number."""
+    number = -code if code < 0 else 256 - code if code > 192 else code - 128
+    try:
+        return f"signal {signal.Signals(number).name}" if number > 0 else _own(code)
+    except ValueError:
+        return f"exit code {code}"
+
+
+def _own(code: int) -> str:
+    return "a watchdog's error" if code == watchdog.HUNG else f"exit code {code}"

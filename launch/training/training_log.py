@@ -1,0 +1,109 @@
+"""What a run says while it trains: a line on rank 0's terminal, metrics to the tracker."""
+
+import math
+import time
+from typing import Any
+
+import torch
+
+from launch.runs.distributed import Ranks, all_sum
+from launch.tracker.tracking import Tracker
+from launch.training.engine import Step
+from launch.training.progress import Progress
+from launch.training.step_timer import Stopwatch
+from models.batch import Batch
+
+_EVERY = 10
+"""Steps between two records; each is the mean over the steps since the one before."""
+
+_PHASES = ("forward", "backward", "communication", "update")
+"""Of a step, as the engine's stopwatch tells them: communication is the vote and what is left of the reduction of the
+gradients when backward ends, with the waiting for slower ranks that is in both."""
+_CARRIED = ("taken", "steps", "data_seconds", "step_seconds", "grad_norm", "evaluations", "skipped")
+
+
+class Journal:
+    """Sums over ranks and steps; every rank calls every method, rank 0 speaks."""
+
+    def __init__(self, tracker: Tracker, ranks: Ranks, clock: Stopwatch) -> None:
+        self.tracker, self.ranks, self.clock = tracker, ranks, clock
+        self.skipped = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        self.sums = torch.zeros(4, dtype=torch.float64, device=self.ranks.device)  # log-likelihood, KL, frames, seqs
+        self.taken, self.steps, self.data_seconds, self.step_seconds, self.grad_norm = 0, 0, 0.0, 0.0, 0.0
+        self.evaluations: int | None = None
+
+    def state(self) -> dict[str, Any]:
+        """What the next record will be made of, of this rank."""
+        return {"sums": self.sums.tolist(), **{name: getattr(self, name) for name in _CARRIED}}
+
+    def restore(self, states: list[dict[str, Any]]) -> None:
+        """From the states of all ranks, of which there may have been another number."""
+        for state in states[self.ranks.rank :: self.ranks.world]:
+            self.sums += torch.tensor(state["sums"], dtype=torch.float64).to(self.sums.device)
+        for name in _CARRIED:
+            setattr(self, name, states[0][name])
+
+    def step(
+        self, progress: Progress, batch: Batch, step: Step, kl_weight: float, lr: float, data_seconds: float,
+        step_seconds: float,
+    ) -> None:  # fmt: skip
+        """Take in one step, and record every tenth."""
+        terms = step.objective.terms
+        real = batch.weight.to(self.ranks.device) > 0
+        if step.applied:
+            self.sums += torch.stack([(x.detach() * real).sum().double() for x in (*terms, torch.ones_like(real))])
+            self.grad_norm += step.grad_norm
+            if step.objective.evaluations is not None:
+                self.evaluations = (self.evaluations or 0) + step.objective.evaluations
+            self.steps += 1
+        else:
+            self.skipped += 1
+        self.taken += 1
+        self.data_seconds += data_seconds
+        self.step_seconds += step_seconds
+        if progress.step % _EVERY == 0 and self.steps:
+            self._record(progress, kl_weight, lr)
+            self._reset()
+
+    def _record(self, progress: Progress, kl_weight: float, lr: float) -> None:
+        log_likelihood, kl, frames, sequences = all_sum(self.sums).tolist()
+        spent = {"data": self.data_seconds, **dict.fromkeys(_PHASES, 0.0), **self.clock.seconds()}
+        metrics = {
+            "train/nll_nats_per_frame": (kl - log_likelihood) / frames,
+            "train/reconstruction_nats_per_frame": -log_likelihood / frames,
+            "train/kl_nats_per_frame": kl / frames,
+            "train/kl_weight": kl_weight,
+            "train/learning_rate": lr,
+            "train/grad_norm": self.grad_norm / self.steps,
+            "train/skipped_steps": float(self.skipped),
+            "train/epoch": float(progress.epoch),
+            **{f"time/{phase}_s": seconds / self.taken for phase, seconds in spent.items()},
+            "time/step_s": (self.data_seconds + self.step_seconds) / self.taken,
+            "time/sequences_per_second": sequences / max(self.data_seconds + self.step_seconds, 1e-9),
+        }
+        if self.evaluations is not None:
+            metrics["train/solver_evaluations_per_step"] = self.evaluations / self.steps
+        self.tracker.metrics({key: value for key, value in metrics.items() if math.isfinite(value)}, progress.step)
+        self.say(
+            f"step {progress.step:6d}  epoch {progress.epoch:3d}  nll {metrics['train/nll_nats_per_frame']:8.3f}  "
+            f"kl {metrics['train/kl_nats_per_frame']:6.3f} nats/frame  beta {kl_weight:.2f}  "
+            f"grad {metrics['train/grad_norm']:.3f}  {metrics['time/sequences_per_second']:.0f} seq/s"
+            + "".join(f"  {phase} {1000 * seconds / self.taken:.0f}" for phase, seconds in spent.items())
+            + " ms/step"
+            + (f"  skipped {self.skipped}" if self.skipped else "")
+        )
+
+    def validated(self, progress: Progress, found: str, is_best: bool) -> None:
+        if self.ranks.rank == 0 and math.isfinite(progress.best):  # not while the horizon still grows
+            self.tracker.metrics({"val/best_score": progress.best}, progress.step)
+        self.say(
+            f"epoch {progress.epoch:3d} ends: validation {found}"
+            + (" (best so far)" if is_best else f" (best {progress.best:.4g}, {progress.stale} validations ago)")
+        )
+
+    def say(self, line: str) -> None:
+        if self.ranks.rank == 0:
+            print(f"[{time.strftime('%H:%M:%S')}] {line}", flush=True)

@@ -1,0 +1,64 @@
+"""q(W): a diagonal Gaussian over the weights of the differential function f (ODE2VAE, Yildiz et al., 2019)."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from models.parts.networks import Normal
+from models.parts.noise import keyed_normal
+from models.solvers.flow import Weights
+
+Variance = Literal["per_weight", "shared", "none"]
+"""A variance for each weight, one for all (as published for motion capture), or a point estimate."""
+
+
+class BayesianMlp(nn.Module):
+    """q(W) = N(mean, std^2) for an MLP with two hidden layers, and its prior N(0, prior_std^2).
+
+    A draw belongs to a sequence: every sequence of a batch gets its own network, from its own seed, so that a result
+    depends neither on batch nor on rank, and the gradients of a batch average over as many draws as it has sequences.
+
+    Args:
+        inputs, width, outputs: of f. variance: see `Variance`.
+        init_std: of q(W) before training. prior_std: of p(W).
+    """
+
+    def __init__(
+        self, inputs: int, width: int, outputs: int, variance: Variance, init_std: float, prior_std: float
+    ) -> None:
+        super().__init__()
+        self.shapes = [(width, inputs), (1, width), (width, width), (1, width), (outputs, width), (1, outputs)]
+        self.sizes = [rows * columns for rows, columns in self.shapes]
+        self.count = sum(self.sizes)
+        """Weights of f, biases included."""
+        self.prior_std = prior_std
+        layers = [torch.zeros(shape) for shape in self.shapes]
+        for weight in layers[::2]:
+            nn.init.xavier_uniform_(weight)
+        self.mean = nn.Parameter(torch.cat([layer.flatten() for layer in layers]))
+        entries = {"per_weight": self.count, "shared": 1, "none": 0}[variance]
+        log_std = torch.full((entries,), init_std).log()
+        self.log_std = nn.Parameter(log_std) if entries else None
+
+    def draw(self, seed: Tensor, stream: int | Tensor) -> Weights:
+        """A network for each of the seeds [G] int64, see `keyed_normal`; a point estimate has one for all, G = 1."""
+        if self.log_std is None:
+            return self.mean_weights()
+        noise = keyed_normal(seed, 1, self.count, stream)[:, 0]
+        return self._split(self.mean + self.log_std.exp() * noise.to(self.mean))
+
+    def mean_weights(self) -> Weights:
+        """The one network of the means, G = 1."""
+        return self._split(self.mean[None])
+
+    def kl(self) -> Tensor:
+        """KL(q(W) || p(W)), nats; 0 for a point estimate."""
+        if self.log_std is None:
+            return self.mean.new_zeros(())
+        prior = torch.full_like(self.mean, self.prior_std).log()
+        return Normal(self.mean, self.log_std.expand_as(self.mean)).kl(Normal(torch.zeros_like(prior), prior))
+
+    def _split(self, flat: Tensor) -> Weights:
+        layers = zip(flat.split(self.sizes, 1), self.shapes, strict=True)
+        return Weights(*(x.unflatten(1, shape) for x, shape in layers))

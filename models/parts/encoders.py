@@ -1,0 +1,134 @@
+"""Between frames and latents, for ODE2VAE: dense networks for motion, convolutional ones for square images."""
+
+import math
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from models.parts.likelihoods import Marginal, Standardize
+from models.parts.networks import Normal, mlp
+from models.solvers.flow import ActivationName
+
+NetworkKind = Literal["dense", "conv"]
+
+_MODULES: dict[ActivationName, type[nn.Module]] = {"tanh": nn.Tanh, "elu": nn.ELU, "relu": nn.ReLU}
+
+
+class Encoder(nn.Module):
+    """q(s_0 | x_0) q(v_0 | x_0, ..., x_{A-1}), as one Gaussian over z_0 = (s_0, v_0).
+
+    A frame of the window that is not shown is replaced by the nearest one that is, and both networks are told which
+    are shown. Frames are standardised by the training split's marginal.
+
+    Args:
+        frames: A. latent: q, components of s and of v each.
+        kind, width, activation: of both networks, see `network`.
+    """
+
+    def __init__(
+        self, marginal: Marginal, frames: int, latent: int, kind: NetworkKind, width: int, activation: ActivationName
+    ) -> None:
+        super().__init__()
+        self.frames = frames
+        self.standardize = Standardize(marginal)
+        D = len(marginal.mean)
+        self.position = network(1, D, frames, kind, width, 2 * latent, activation)
+        self.velocity = network(frames, D, frames, kind, width, 2 * latent, activation)
+
+    def forward(self, window: Tensor, shown: Tensor) -> Normal:
+        """[..., 2 q] from the first A frames [..., A, D] and which of them are shown [..., A] bool."""
+        x = self.standardize(_fill(window, shown))
+        flags = shown.to(x.dtype)
+        s_mean, s_raw = self.position(_input(x[..., :1, :], flags)).chunk(2, -1)
+        v_mean, v_raw = self.velocity(_input(x, flags)).chunk(2, -1)
+        return Normal.of(torch.cat([s_mean, v_mean, s_raw, v_raw], -1))
+
+
+def _fill(window: Tensor, shown: Tensor) -> Tensor:
+    """The window with the nearest shown frame (the earlier of two) in the place of each that is not; 0 if none is."""
+    A = shown.shape[-1]
+    at = torch.arange(A, device=shown.device)
+    distance = (2 * (at[:, None] - at).abs() + (at > at[:, None])).expand(*shown.shape, A)  # [..., A, of A]
+    nearest = torch.where(shown[..., None, :], distance, 2 * A).argmin(-1)
+    filled = window.gather(-2, nearest[..., None].expand_as(window))
+    return torch.where(shown.any(-1)[..., None, None], filled, 0.0)
+
+
+def _input(x: Tensor, flags: Tensor) -> Tensor:
+    return torch.cat([x.flatten(-2), flags], -1)
+
+
+def network(
+    frames: int, dim: int, flags: int, kind: NetworkKind, width: int, outputs: int, activation: ActivationName
+) -> nn.Module:
+    """[..., frames * dim + flags] -> [..., outputs]: two hidden layers of `width` units, or four convolutions of
+    `width`, 2, 4 and 8 times `width` channels that halve a square image each time."""
+    if kind == "dense":
+        return mlp(frames * dim + flags, width, 2, outputs, _MODULES[activation])
+    return ConvEncoder(frames, side_of(dim), flags, width, outputs)
+
+
+def decoder(
+    dim: int, latent: int, kind: NetworkKind, width: int, outputs: int, activation: ActivationName
+) -> nn.Module:
+    """s [..., latent] -> parameters of the likelihood [..., outputs]; the mirror of `network`."""
+    if kind == "dense":
+        return mlp(latent, width, 2, outputs, _MODULES[activation])
+    return ConvDecoder(side_of(dim), latent, width)
+
+
+def side_of(dim: int) -> int:
+    """Pixels along a side of a square image of `dim` pixels. Raises `ValueError` if it cannot be halved twice."""
+    side = math.isqrt(dim)
+    if side * side != dim or side % 4:
+        raise ValueError(f"networks=conv needs square images with a side divisible by 4, not {dim} channels")
+    return side
+
+
+class ConvEncoder(nn.Module):
+    """Kernels and strides as published; groups instead of batches are normalised, so that a sequence's encoding does
+    not depend on its neighbours."""
+
+    def __init__(self, frames: int, side: int, flags: int, width: int, outputs: int) -> None:
+        super().__init__()
+        self.shape = (frames, side, side)
+        channels = [frames, width, 2 * width, 4 * width, 8 * width]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(channels):
+            layers += [nn.Conv2d(before, after, 5, stride=2, padding=2), nn.GroupNorm(1, after), nn.ReLU()]
+            side = (side + 1) // 2
+        self.trunk = nn.Sequential(*layers, nn.Flatten())
+        self.head = nn.Linear(channels[-1] * side * side + flags, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = math.prod(self.shape)
+        images = x[..., :pixels].reshape(-1, *self.shape)
+        features = self.trunk(images).view(*x.shape[:-1], -1)
+        encoded: Tensor = self.head(torch.cat([features, x[..., pixels:]], -1))
+        return encoded
+
+
+class ConvDecoder(nn.Module):
+    """Transposed convolutions of 4, 2 and 1 times `width` channels, then one to a single image, as published: 28 x 28
+    grows from 3 x 3, 32 x 32 from 4 x 4."""
+
+    def __init__(self, side: int, latent: int, width: int) -> None:
+        super().__init__()
+        quarter = side // 4
+        start = quarter // 2  # 7 grows from 3, 8 from 4
+        grow = (3, 2, 0, 0) if quarter % 2 else (5, 2, 2, 1)
+        channels = [8, 4 * width, 2 * width, width]
+        layers: list[nn.Module] = [nn.Linear(latent, 8 * start * start), nn.Unflatten(1, (8, start, start))]
+        for i, (before, after) in enumerate(pairwise(channels)):
+            layers += [
+                nn.ConvTranspose2d(before, after, *(grow if i == 0 else (5, 2, 2, 1))),
+                nn.GroupNorm(1, after),
+                nn.ReLU(),
+            ]
+        self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(width, 1, 5, padding=2), nn.Flatten())
+
+    def forward(self, s: Tensor) -> Tensor:
+        images: Tensor = self.layers(s.reshape(-1, s.shape[-1]))
+        return images.view(*s.shape[:-1], -1)

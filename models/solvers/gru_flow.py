@@ -1,0 +1,56 @@
+"""Flow of GRU-ODE (De Brouwer et al., 2019, eq. 6, input-free cell), in Euler steps."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from models.solvers.affine import Affine
+
+
+class GruFlow:
+    """[z, r] = sigmoid(W h + b),  g = tanh(V (r h) + c),  h' = h + dt (1 - z) (g - h); a `recurrence.Flow`."""
+
+    @classmethod
+    def shapes(cls, R: int, H: int) -> dict[str, tuple[int, ...]]:
+        gates = {"gates": (R, 2 * H, H), "gates_bias": (R, 1, 2 * H)}
+        return {**gates, "candidate": (R, H, H), "candidate_bias": (R, 1, H)}
+
+    def __init__(self, weights: Sequence[Tensor], dt: Tensor, kept: Sequence[Tensor] = ()) -> None:
+        W, b, V, c = weights
+        self.gates, self.candidate, self.dt = Affine(W, b), Affine(V, c), dt
+        M, R, B, _ = dt.shape
+        self.H = H = V.shape[1]
+        self.zr, self.g = self.kept = tuple(kept) or (dt.new_empty(M, R, B, 2 * H), dt.new_empty(M, R, B, H))
+
+    @property
+    def gradients(self) -> tuple[Tensor, ...]:
+        return *self.gates.gradients, *self.candidate.gradients
+
+    def forward(self, m: int, h: Tensor, out: Tensor) -> Tensor:
+        z_r = self.gates(h, out=self.zr[m]).sigmoid_()
+        g = self.candidate(z_r[..., self.H :] * h, out=self.g[m]).tanh_()
+        toward = (g - h).mul_(self.dt[m])
+        return torch.add(h, toward.addcmul_(toward, z_r[..., : self.H], value=-1), out=out)
+
+    def open(self, steps: slice, start: Tensor) -> None:
+        dt, zr, g = self.dt[steps], self.zr[steps], self.g[steps]
+        z, self.r = zr.chunk(2, -1)
+        self.start, self.rh = start, self.r * start
+        toward = dt * (1 - z)
+        self.g_slope = toward * (1 - g * g)
+        self.z_slope = dt * (start - g) * z * (1 - z)
+        self.r_slope = self.rh * (1 - self.r)  # of r h in the pre-activation of r
+        self.stay = 1 - toward
+        self.d_zr, self.d_g = torch.empty_like(zr), torch.empty_like(g)
+
+    def backward(self, i: int, delta: Tensor) -> Tensor:
+        d_zr = self.d_zr[i]
+        d_rh = self.candidate.back(torch.mul(delta, self.g_slope[i], out=self.d_g[i]))
+        torch.mul(delta, self.z_slope[i], out=d_zr[..., : self.H])
+        torch.mul(d_rh, self.r_slope[i], out=d_zr[..., self.H :])
+        return self.gates.back_onto((delta * self.stay[i]).addcmul_(d_rh, self.r[i]), d_zr)
+
+    def close(self) -> None:
+        self.gates.accumulate(self.d_zr, self.start)
+        self.candidate.accumulate(self.d_g, self.rh)

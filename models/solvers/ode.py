@@ -1,0 +1,160 @@
+"""Latent trajectories and their density: dz/dt = (v, f_W(s, v)), or the first-order dz/dt = f_W(z).
+
+Along the flow d log q(z_t) / dt = -tr(df/dv) (instantaneous change of variables, Chen et al., 2018). For
+f = W3 a(W2 a(W1 z)) with slopes a1', a2' of the hidden layers,
+    tr(df/dv) = a2'^T [W2 o (W1v W3)^T] a1',    W1v the columns of W1 that read v (all, of a first-order field),
+one small matrix a network and one product a stage, where autograd takes a backward pass for each component of v.
+
+The solver is our own loop (`flow`), or torchdiffeq, of which this is the only importer. Both advance on the same grid,
+so that fixed-step methods agree to rounding.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from driftwork.config_base import Config
+from models.solvers import flow, timegrid
+from models.solvers.affine import by_network
+from models.solvers.flow import ACTIVATIONS, TABLEAUS, ActivationName, Weights
+
+
+class SolverConfig(Config):
+    backend: Literal["direct", "torchdiffeq"] = "direct"
+    method: Literal["rk4", "midpoint", "dopri5"] = "rk4"
+    """rk4 (Kutta's 3/8 rule) and midpoint take fixed steps; dopri5 adapts them, to the whole batch at once."""
+    max_step: float = Field(0.1, gt=0)
+    """Longest fixed step, seconds."""
+    tolerance: float = Field(1e-5, gt=0)
+    """Of dopri5, absolute and relative."""
+    trace: Literal["closed", "autograd"] = "closed"
+    """Autograd takes a second-order graph and one backward pass a component of v: a check, not a way to train."""
+
+    @model_validator(mode="after")
+    def _direct_is_fixed_step(self) -> "SolverConfig":
+        if self.backend == "direct" and (self.method == "dopri5" or self.trace == "autograd"):
+            raise ValueError("method dopri5 and trace autograd need backend=torchdiffeq")
+        return self
+
+
+class Path(NamedTuple):
+    z: Tensor
+    """[N, T, Z] states at the frame times."""
+    log_q: Tensor
+    """[N, T] log density of each state, nats."""
+    evaluations: int
+    """Of the field, a trajectory."""
+
+
+def solve(
+    z0: Tensor, log_q0: Tensor, weights: Weights, times: Tensor, solver: SolverConfig, activation: ActivationName
+) -> Path:
+    """Integrate N trajectories, each through its own times.
+
+    Args:
+        z0: [N, Z]. log_q0: [N] its log density.
+        weights: of N networks, or of one for all trajectories.
+        times: [N, T] seconds, non-decreasing; the first is that of z0, padding repeats the last.
+    """
+    N, Z = z0.shape
+    G = weights.W1.shape[0]
+    # A grid has a step for each interval at least; what repeats a time is padding and takes none.
+    later, valid = times[:, 1:] - times[:, :1], times.diff(dim=1) > 0
+    grid = timegrid.build(later, valid, times[:, -1] - times[:, 0], solver.max_step)
+    dt = grid.dt.T.to(z0.dtype)[..., None].view(-1, G, N // G, 1)
+    integrate = _direct if solver.backend == "direct" else _torchdiffeq
+    with torch.autocast(z0.device.type, enabled=False):  # solver state and trace keep their precision
+        z, log_q, evaluations = integrate(
+            z0.view(G, N // G, Z), log_q0.view(G, N // G), weights, dt, solver, activation
+        )
+    row = torch.arange(N, device=z.device)[:, None]
+    return Path(
+        torch.cat([z0[:, None], z.view(-1, N, Z)[grid.stop, row]], 1),
+        torch.cat([log_q0[:, None], log_q.view(-1, N)[grid.stop, row]], 1), evaluations,
+    )  # fmt: skip
+
+
+def trace_matrix(weights: Weights) -> Tensor:
+    """W2 o (W1v W3)^T, [G, H, H]."""
+    lead = weights.lead
+    return weights.W2 * torch.bmm(weights.W1[..., lead:], weights.W3).mT
+
+
+def _direct(
+    z0: Tensor, log_q0: Tensor, weights: Weights, dt: Tensor, solver: SolverConfig, activation: ActivationName
+) -> tuple[Tensor, Tensor, int]:
+    """States [M, G, P, Z] and log densities [M, G, P] at the end of each step."""
+    method: flow.FixedMethod = "rk4" if solver.method == "rk4" else "midpoint"
+    states, a1, a2 = flow.run(z0, weights, dt, method, activation)
+    slope = ACTIVATIONS[activation].slope
+    M, R, G, P, _ = a1.shape
+    product = torch.bmm(by_network(slope(a1)), trace_matrix(weights).mT)
+    trace = (product * by_network(slope(a2))).sum(-1).view(G, M, R, P)
+    b = torch.tensor(TABLEAUS[method].b, dtype=z0.dtype, device=z0.device)
+    per_step = torch.einsum("gmrp,r->mgp", trace, b) * dt[..., 0]
+    return states, log_q0 - per_step.cumsum(0), M * R
+
+
+def _torchdiffeq(
+    z0: Tensor, log_q0: Tensor, weights: Weights, dt: Tensor, solver: SolverConfig, activation: ActivationName
+) -> tuple[Tensor, Tensor, int]:
+    """The same, in a clock u that advances by 1 a step for every trajectory: dz/du = dt dz/dt."""
+    from torchdiffeq import odeint  # an option: the direct path needs no other solver
+
+    M, evaluations = len(dt), 0
+    matrix = trace_matrix(weights)
+
+    def slope(u: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        nonlocal evaluations
+        evaluations += 1
+        step = dt[min(max(int(u), 0), M - 1)]
+        z = state[0]
+        if solver.trace == "closed":
+            dz, trace = trace_closed(z, weights, activation, matrix)
+        else:
+            dz, trace = trace_autograd(z, weights, activation)
+        return step * dz, -step[..., 0] * trace
+
+    u = torch.arange(M + 1, dtype=torch.float64, device=z0.device)
+    if solver.method == "dopri5":  # it has to know where the slope jumps, which is where a trajectory's step changes
+        changes = ~torch.isclose(dt[1:], dt[:-1], rtol=1e-5, atol=0.0).flatten(1).all(1)
+        options: dict[str, Tensor | bool] = {"jump_t": u[1:-1][changes]}
+    else:
+        options = {"perturb": True}  # a stage at the end of a step belongs to it
+    z, log_q = odeint(
+        slope, (z0, log_q0), u, method=solver.method, rtol=solver.tolerance, atol=solver.tolerance, options=options
+    )
+    return z[1:], log_q[1:], evaluations
+
+
+def field(z: Tensor, weights: Weights, activation: ActivationName) -> tuple[Tensor, Tensor, Tensor]:
+    """dz/dt [G, P, Z] at z [G, P, Z], and the outputs of both hidden layers [G, P, H]."""
+    W1, b1, W2, b2, W3, b3 = weights
+    apply_ = ACTIVATIONS[activation].apply_
+    a1 = apply_(torch.baddbmm(b1, z, W1.mT))
+    a2 = apply_(torch.baddbmm(b2, a1, W2.mT))
+    f = torch.baddbmm(b3, a2, W3.mT)
+    return torch.cat([z[..., z.shape[-1] - weights.lead :], f], -1), a1, a2
+
+
+def trace_closed(z: Tensor, weights: Weights, activation: ActivationName, matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """dz/dt, and tr(df/dv) [G, P] by the formula with `matrix` = `trace_matrix(weights)`."""
+    dz, a1, a2 = field(z, weights, activation)
+    slope = ACTIVATIONS[activation].slope
+    return dz, (torch.bmm(slope(a1), matrix.mT) * slope(a2)).sum(-1)
+
+
+def trace_autograd(z: Tensor, weights: Weights, activation: ActivationName) -> tuple[Tensor, Tensor]:
+    """The same by one backward pass for each component."""
+    differentiable = torch.is_grad_enabled()
+    with torch.enable_grad():
+        z = z if z.requires_grad else z.detach().requires_grad_()
+        dz = field(z, weights, activation)[0]
+        trace = sum(
+            torch.autograd.grad(dz[..., d].sum(), z, create_graph=differentiable, retain_graph=True)[0][..., d]
+            for d in range(weights.lead, z.shape[-1])
+        )
+    assert isinstance(trace, Tensor)
+    return (dz, trace) if differentiable else (dz.detach(), trace.detach())

@@ -1,0 +1,169 @@
+"""VSDN-SDE's equation for a batch, and its solvers: the direct loop, and torchsde as the reference it is held against.
+
+Every sequence has its own steps. torchsde knows one time for the whole batch, so it is given the step's number tau as
+its time: dx = dt_m drift dtau + sqrt(dt_m) R dW(tau) for m <= tau < m + 1. Its Euler step of length 1 is then the
+direct one, on the same Brownian path.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.solvers import sde_loop
+from models.solvers.sde_loop import Paths, Shape, Weights
+from models.solvers.timegrid import TimeGrid
+
+SolverName = Literal["direct", "torchsde"]
+
+PRIOR = (0,)
+"""Driver of the prior's own paths, see `Shape`."""
+
+
+class Frames(NamedTuple):
+    """N times at which paths are read, each within a step of one sequence."""
+
+    row: Tensor
+    """[N] which sequence."""
+    step: Tensor
+    """[N] which of its steps."""
+    fraction: Tensor
+    """[N, 1, 1] how much of the step has passed, in (0, 1] or 1 for a step of no length."""
+    dt: Tensor
+    """[N, 1, 1] length of the step."""
+    noise: Tensor
+    """[N, S, Z] standard normal, of the Brownian bridge within the step."""
+
+    def within(self, steps: slice) -> Tensor:
+        """Numbers of those that lie in these steps."""
+        return ((self.step >= steps.start) & (self.step < steps.stop)).nonzero()[:, 0]
+
+    def take(self, which: Tensor) -> "Frames":
+        """Some of them, by number."""
+        return Frames._make(x[which] for x in self)
+
+
+class Solution(NamedTuple):
+    """S paths of B sequences through some steps."""
+
+    states: Tensor
+    """[1 + steps, S, B, Z] at the start, and at the end of each step."""
+    diffusion: Tensor
+    """[steps, S, B, Z] at the start of each step."""
+    outputs: Tensor
+    """[steps, G, S * B, 2 Z] of the networks at the start of each step."""
+
+    def read(self, frames: Frames, first: int = 0) -> Tensor:
+        """States [N, S, Z]: within a step, from a Brownian bridge. The paths' first step has the number `first`."""
+        row, step, theta = frames.row, frames.step - first, frames.fraction
+        spread = (theta * (1 - theta) * frames.dt).sqrt() * self.diffusion[step, :, row]
+        # Two indices around a slice: [N, S, Z].
+        return torch.lerp(self.states[step, :, row], self.states[step + 1, :, row], theta) + spread * frames.noise
+
+
+class Equation(NamedTuple):
+    """The SDE of B sequences in M steps: all but the paths."""
+
+    pre: Tensor
+    """[M, G, B, W], see `sde_loop.run`."""
+    weights: Weights
+    grid: TimeGrid
+    shape: Shape
+    solver: SolverName
+    informed: Tensor
+    """[M, B] whether an observation ends the step or comes after it. Where none does the posterior is the prior: the
+    future has nothing more to say, and the path KL of the observations ends (eq. 9 of the paper)."""
+
+    def dt(self, steps: slice = slice(None)) -> Tensor:
+        """[steps, 1, B, 1]"""
+        return self.grid.dt.T[steps, None, :, None].to(self.pre.dtype)
+
+    def of_prior(self) -> "Equation":
+        """The prior's own, of the same networks and steps."""
+        w = self.weights
+        hidden, biases = (tuple(x[:1] for x in layers) for layers in (w.hidden, w.biases))
+        return self._replace(
+            pre=self.pre[:, :1], weights=Weights(w.A[:1], hidden, biases, w.V[:1], w.c[:1]),
+            shape=self.shape._replace(driver=PRIOR),
+        )  # fmt: skip
+
+    def solve(self, x: Tensor, noise: Tensor, steps: slice = slice(None)) -> Solution:
+        """Paths from x [S, B, Z], at the start of the first of `steps`, with noise [steps, S, B, Z]."""
+        (S, B, _), pre = x.shape, self.pre[steps]
+        dt, informed = self.dt(steps).expand(-1, S, -1, -1).flatten(1, 2), self._informed(steps, S)
+        paths = solve(
+            x.flatten(0, 1), pre.repeat(1, 1, S, 1), self.weights, dt, noise.flatten(1, 2), self.shape, self.solver,
+            informed,
+        )  # fmt: skip
+        states, diffusion = (y.unflatten(1, (S, B)) for y in (paths.states, self.shape.diffusion(paths.outputs)))
+        return Solution(torch.cat([x[None], states]), diffusion, paths.outputs)
+
+    def divergence(self, paths: Solution, noise: Tensor, steps: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Of the paths' law Q from the prior's P: the sum over steps of 1/2 |u|^2, whose mean is KL(Q || P), and that
+        of u epsilon, both [S, B], with u = R^-1 (H_Q - H_G) sqrt(dt); log dP/dQ of a path is minus both."""
+        if self.shape.driver == PRIOR:
+            return (zero := noise.new_zeros(noise.shape[1:3])), zero
+        prior, informed = self.shape._replace(driver=PRIOR), self._informed(steps, noise.shape[1])
+        gap = self.shape.target(paths.outputs, informed) - prior.target(paths.outputs)
+        u = self.dt(steps).sqrt() * gap.view_as(noise) / paths.diffusion
+        return 0.5 * u.square().sum((0, 3)), (u * noise).sum((0, 3))
+
+    def _informed(self, steps: slice, samples: int) -> Tensor:
+        """[steps, S * B, 1]"""
+        return self.informed[steps, None, :, None].to(self.pre).expand(-1, samples, -1, -1).flatten(1, 2)
+
+
+def solve(
+    x0: Tensor, pre: Tensor, weights: Weights, dt: Tensor, noise: Tensor, shape: Shape, solver: SolverName,
+    informed: Tensor | None = None,
+) -> Paths:  # fmt: skip
+    """See `sde_loop.run`; both solvers agree to rounding."""
+    if solver == "direct":
+        return sde_loop.run(x0, pre, weights, dt, noise, shape, informed)
+    import torchsde  # takes a second to load and is asked for by no shipped config
+
+    M = dt.shape[0]
+    with torch.autocast(x0.device.type, enabled=False):
+        ts = torch.arange(M + 1, dtype=x0.dtype, device=x0.device)
+        path: Tensor = torchsde.sdeint(
+            _Steps(pre, weights, dt, shape, informed), x0, ts, bm=_Increments(noise), method="euler", dt=1.0
+        )
+        return Paths(path[1:], networks(path[:-1], pre, weights))
+
+
+def networks(x: Tensor, pre: Tensor, weights: Weights) -> Tensor:
+    """Outputs u [..., G, P, 2 Z] of all networks at states x [..., P, Z], where `pre` is [..., G, P, W]."""
+    y = F.elu(pre + x.unsqueeze(-3) @ weights.A.mT)
+    for weight, bias in zip(weights.hidden, weights.biases, strict=True):
+        y = F.elu(y @ weight.mT + bias)
+    return y @ weights.V.mT + weights.c
+
+
+class _Steps(nn.Module):
+    """Drift and diffusion as functions of the step's number."""
+
+    noise_type, sde_type = "diagonal", "ito"
+
+    def __init__(self, pre: Tensor, weights: Weights, dt: Tensor, shape: Shape, informed: Tensor | None) -> None:
+        super().__init__()
+        self.pre, self.weights, self.dt, self.shape, self.informed = pre, weights, dt, shape, informed
+
+    def f_and_g(self, tau: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        m = int(tau)
+        u = networks(x, self.pre[m], self.weights)[None]
+        informed = None if self.informed is None else self.informed[m : m + 1]
+        drift = self.shape.target(u, informed)[0] - x
+        return self.dt[m] * drift, self.dt[m].sqrt() * self.shape.diffusion(u)[0]
+
+
+class _Increments:
+    """The Brownian path whose increment over step m is `noise[m]`."""
+
+    levy_area_approximation = "none"
+
+    def __init__(self, noise: Tensor) -> None:
+        self.noise, self.dtype, self.device, self.shape = noise, noise.dtype, noise.device, noise.shape[1:]
+
+    def __call__(self, start: Tensor, end: Tensor) -> Tensor:
+        return self.noise[int(start)]

@@ -1,0 +1,180 @@
+"""The loop of VSDN-SDE: Euler-Maruyama steps through small networks' drifts, with a hand-derived backward.
+
+G networks of the same shape are run side by side on the same state x: network 0 gives the prior's drift and the
+diffusion they share, network 1, if there, the posterior's drift (Z - lead outputs of it are not read). At step m
+    a_1 = elu(p[m] + A x),   a_l = elu(W_l a_(l-1) + b_l),   u = V a_L + c        [G, P, 2 Z]
+    drift   = bound * sum_g s_g tanh(u_g[:Z]) - x
+    R       = low + (high - low) sigmoid(u_0[Z:])
+    x'      = x + dt drift + sqrt(dt) R epsilon
+with p[m] whatever does not depend on the state, computed for all steps beforehand, and s_g, 0 or 1, whether network g
+drives the path in this step. The drift pulls towards a bounded
+target, so that no path runs away, whatever the networks say; the diffusion is bounded away from 0.
+
+Autograd would record some thirty nodes a step. Here the forward pass keeps the activations; the backward pass computes
+all slopes at once, runs a loop of one matrix product a layer, and forms each weight gradient as one product after it.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from models.solvers.affine import weight_gradient
+from models.solvers.flow import ACTIVATIONS
+
+_ELU = ACTIVATIONS["elu"]
+
+
+class Weights(NamedTuple):
+    """Of G networks with L hidden layers of W units."""
+
+    A: Tensor
+    """[G, W, Z] first layer, the share of the state."""
+    hidden: tuple[Tensor, ...]
+    """L - 1 times [G, W, W]."""
+    biases: tuple[Tensor, ...]
+    """L - 1 times [G, 1, W]."""
+    V: Tensor
+    """[G, 2 Z, W]"""
+    c: Tensor
+    """[G, 1, 2 Z]"""
+
+
+class Shape(NamedTuple):
+    """What bounds drift and diffusion, and which networks drive the state."""
+
+    bound: float
+    """Of each component of a drift's target."""
+    low: float
+    """Smallest diffusion, > 0."""
+    high: float
+    """Largest diffusion."""
+    driver: tuple[int, ...]
+    """(0,) the prior; (1,) the posterior; (0, 1) the posterior as prior plus difference."""
+
+    def shares(self, informed: Tensor | None) -> list[tuple[int, Tensor | float]]:
+        """(g, s_g) of the networks that drive a path. Where `informed` [M, P, 1] is 0 that is the prior alone."""
+        if informed is None or self.driver == (0,):
+            return [(g, 1.0) for g in self.driver]
+        return [(0, 1.0 if 0 in self.driver else 1 - informed), (1, informed)]
+
+    def target(self, u: Tensor, informed: Tensor | None = None) -> Tensor:
+        """drift + x, [M, P, Z], from the networks' outputs u [M, G, P, 2 Z]."""
+        Z = u.shape[-1] // 2
+        pulls = [share * u[:, g, :, :Z].tanh() for g, share in self.shares(informed)]
+        return self.bound * (pulls[0] if len(pulls) == 1 else pulls[0] + pulls[1])
+
+    def diffusion(self, u: Tensor) -> Tensor:
+        """R [M, P, Z]."""
+        Z = u.shape[-1] // 2
+        return self.low + (self.high - self.low) * u[:, 0, :, Z:].sigmoid()
+
+
+class Paths(NamedTuple):
+    states: Tensor
+    """[M, P, Z] at the end of each step."""
+    outputs: Tensor
+    """[M, G, P, 2 Z] of the networks, u, at the start of each step."""
+
+
+def run(
+    x0: Tensor, pre: Tensor, weights: Weights, dt: Tensor, noise: Tensor, shape: Shape, informed: Tensor | None = None
+) -> Paths:
+    """Solve for P paths in M steps.
+
+    Args:
+        x0: [P, Z]. pre: [M, G, P, W] first layer, the share of all that is not the state, bias included.
+        dt: [M, P, 1] step lengths, 0 where a path has ended. noise: [M, P, Z] standard normal. Neither gets a gradient.
+        informed: [M, P, 1] 1 where the posterior may drive a path, 0 where the prior does in its place; None: 1.
+    """
+    informed = dt.new_ones(()) if informed is None else informed
+    with torch.autocast(x0.device.type, enabled=False):  # solver state keeps its precision
+        return Paths(
+            *_Loop.apply(
+                shape, dt, noise, informed, x0, pre, weights.A, weights.V, weights.c, *weights.hidden, *weights.biases
+            )
+        )
+
+
+class _Loop(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, shape: Shape, dt: Tensor, noise: Tensor, informed: Tensor, x0: Tensor, pre: Tensor,
+        A: Tensor, V: Tensor, c: Tensor, *layers: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        (M, G, P, W), Z, L = pre.shape, x0.shape[1], len(layers) // 2
+        At, Vt, hidden = A.mT.contiguous(), V.mT.contiguous(), [w.mT.contiguous() for w in layers[:L]]
+        states, u = x0.new_empty(M, P, Z), x0.new_empty(M, G, P, 2 * Z)
+        kept = M if any(ctx.needs_input_grad) else 1  # type: ignore[attr-defined]
+        a = [x0.new_empty(kept, G, P, W) for _ in range(L + 1)]
+        target, s = x0.new_empty(kept, G, P, Z), x0.new_empty(kept, P, Z)
+        stay, gains, low, high = _coefficients(dt, noise, shape, informed)
+        drift, spread = u[..., :Z], u[:, 0, :, Z:]
+        x = x0
+        for m in range(M):
+            k = m % kept
+            y = _ELU.apply_(torch.baddbmm(pre[m], x.expand(G, P, Z), At, out=a[0][k]))
+            for weight, bias, out in zip(hidden, layers[L:], a[1:], strict=True):
+                y = _ELU.apply_(torch.baddbmm(bias, y, weight, out=out[k]))
+            torch.baddbmm(c, y, Vt, out=u[m])
+            torch.tanh(drift[m], out=target[k])
+            x = torch.addcmul(low[m], stay[m], x, out=states[m])
+            for g, gain in gains:
+                x.addcmul_(gain[m], target[k, g])
+            x.addcmul_(high[m], torch.sigmoid(spread[m], out=s[k]))
+        if kept == M:
+            ctx.save_for_backward(A, V, dt, noise, informed, x0, states, target, s, *layers[:L], *a)
+            ctx.shape = shape  # type: ignore[attr-defined]
+        return states, u
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, d_states: Tensor, d_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        A, V, dt, noise, informed, x0, states, target, s, *rest = ctx.saved_tensors  # type: ignore[attr-defined]
+        L, shape = (len(rest) - 1) // 2, ctx.shape  # type: ignore[attr-defined]
+        hidden, a = rest[:L], rest[L:]
+        M, G, P, W = a[0].shape
+        Z = x0.shape[1]
+        stay, gains, _, high = _coefficients(dt, noise, shape, informed)
+        to_spread = high * s * (1 - s)
+        to_drift = [(g, gain * (1 - target[:, g].square())) for g, gain in gains]
+        d_a = [_ELU.slope(x) for x in a]  # times the gradient below: of the sums that the activations are of
+        d_u = d_outputs.clone()
+        d_drift, d_spread = d_u[..., :Z], d_u[:, 0, :, Z:]
+        delta = torch.zeros_like(x0)
+        for m in reversed(range(M)):
+            delta = delta + d_states[m]
+            for g, slope in to_drift:
+                d_drift[m, g].addcmul_(slope[m], delta)
+            d_spread[m].addcmul_(to_spread[m], delta)
+            d = d_a[L][m].mul_(torch.bmm(d_u[m], V))
+            for layer in reversed(range(L)):
+                d = d_a[layer][m].mul_(torch.bmm(d, hidden[layer]))
+            delta = torch.bmm(d, A).sum(0).addcmul_(stay[m], delta)
+        starts = torch.cat([x0[None], states[:-1]])[:, None].expand(M, G, P, Z)
+        d_A, _ = weight_gradient(d_a[0], starts)
+        d_V, d_c = weight_gradient(d_u, a[L])
+        d_hidden = [weight_gradient(d_a[i + 1], a[i]) for i in range(L)]
+        return (
+            None,
+            None,
+            None,
+            None,
+            delta,
+            d_a[0],
+            d_A,
+            d_V,
+            d_c,
+            *(w for w, _ in d_hidden),
+            *(b for _, b in d_hidden),
+        )
+
+
+def _coefficients(
+    dt: Tensor, noise: Tensor, shape: Shape, informed: Tensor
+) -> tuple[Tensor, list[tuple[int, Tensor]], Tensor, Tensor]:
+    """x' = stay x + sum_g gain_g tanh(u_g[:Z]) + low + high sigmoid(u_0[Z:])."""
+    kick, gain = dt.sqrt() * noise, shape.bound * dt
+    gains = [(g, gain * share) for g, share in shape.shares(informed)]
+    return 1 - dt, gains, shape.low * kick, (shape.high - shape.low) * kick

@@ -1,0 +1,261 @@
+"""An archive that may be hostile, unpacked member by member: plain files only, under limits, whole or not at all.
+
+Anything that an honest archive of recordings has no use for refuses the whole of it: names that lead elsewhere, links,
+devices, a name twice, sizes past the limits, an end that is missing.
+"""
+
+import gzip
+import io
+import lzma
+import os
+import re
+import shutil
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple
+
+from pydantic import Field
+
+from driftwork.config_base import Config
+from driftwork.errors import DriftworkError
+from driftwork.files import printable
+
+_PIECE = 1 << 20
+_HEADERS = 4 * 2**20
+"""Bytes of a tar before a member, and after the last: tarfile holds headers in memory, whatever length they claim."""
+_DIRECTORY_ENTRY = 1024
+"""Bytes that an entry of a zip's directory may take on average; zipfile holds all of them in memory."""
+_END_OF_TAR = bytes(1024)
+_SPARE_DISK = 64 * 2**20
+_BROKEN = (
+    tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, struct.error,
+    ValueError, IndexError, KeyError, OverflowError, RecursionError, NotImplementedError, AssertionError, RuntimeError,
+)  # fmt: skip
+"""What the parsers of the standard library raise for bytes that are no archive."""
+
+
+class Limits(Config):
+    max_files: int = Field(ge=1)
+    """Members, those that are left out too."""
+    max_bytes: int = Field(ge=1)
+    """Of all members together, unpacked."""
+    max_file_bytes: int = Field(ge=1)
+    """Of one member, unpacked."""
+    max_ratio: float = Field(50.0, ge=1)
+    """Unpacked bytes for one of the archive's. MIDI and motion capture shrink to a quarter, bombs to a thousandth."""
+
+
+class _Member(NamedTuple):
+    name: str
+    size: int
+    open: Callable[[], IO[bytes]]
+
+
+class Unpacked(NamedTuple):
+    files: int
+    bytes: int
+
+
+def unpack(
+    archive: Path,
+    folder: Path,
+    below: str,
+    suffixes: tuple[str, ...],
+    limits: Limits,
+    approve: Callable[[Path, Unpacked], None] = lambda root, done: None,
+) -> Unpacked:
+    """Unpack the members of a .tar.gz or a .zip that lie below `below` and end in one of `suffixes` into `folder`.
+
+    `folder` is new. It appears when all of it lies beside it and `approve`, which may raise, has seen it there; what a
+    killed attempt left is removed first.
+
+    Raises:
+        DriftworkError: the archive is broken, cut short, hostile or over a limit, holds nothing to take, or fills the
+            disk.
+    """
+    temporary = folder.with_name(f".{folder.name}.unpacking")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        done = _fill(archive, temporary, below, suffixes, limits)
+        os.sync()  # one call for all files: a cut of power after the rename must not leave them empty
+        approve(temporary, done)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise DriftworkError(f"{folder}: cannot be written: {error.strerror or error}") from None
+        raise
+    os.replace(temporary, folder)
+    return done
+
+
+def _fill(archive: Path, root: Path, below: str, suffixes: tuple[str, ...], limits: Limits) -> Unpacked:
+    taken = Unpacked(0, 0)
+    known: set[str] = set()
+    read = _zip_members if archive.suffix == ".zip" else _tar_members
+    with _readable(archive):
+        for member in _within(read(archive, limits), limits, archive.stat().st_size):
+            path = _checked(member.name)
+            if str(path) in known:
+                raise _RefusedError(f"{printable(member.name)}: there twice")
+            known.add(str(path))
+            if not path.is_relative_to(below) or path.suffix.lower() not in suffixes:
+                continue
+            if taken.files % 256 == 0 and shutil.disk_usage(root).free < _SPARE_DISK + limits.max_file_bytes:
+                raise DriftworkError(f"{root.parent}: the disk is full after {taken.files} files of {archive.name}")
+            _write(member, root / path.relative_to(below))
+            taken = Unpacked(taken.files + 1, taken.bytes + member.size)
+        if not taken.files:
+            raise _RefusedError(f"holds no {' or '.join(suffixes)} below {below}/, in {len(known)} members")
+    return taken
+
+
+def _within(members: Iterator[_Member], limits: Limits, packed: int) -> Iterator[_Member]:
+    """The members, up to the first one that breaks a limit."""
+    total, ceiling = 0, limits.max_ratio * max(packed, 4096)
+    for count, member in enumerate(members, start=1):
+        total += member.size
+        name = printable(member.name)
+        if count > limits.max_files:
+            raise _RefusedError(f"{name}: more than max_files={limits.max_files} members")
+        if member.size > limits.max_file_bytes:
+            raise _RefusedError(f"{name}: {member.size} bytes, more than max_file_bytes={limits.max_file_bytes}")
+        if total > limits.max_bytes:
+            raise _RefusedError(f"{name}: {total} bytes in all by then, more than max_bytes={limits.max_bytes}")
+        if total > ceiling:
+            raise _RefusedError(f"{name}: {total} bytes by then, more than {limits.max_ratio:g} times the archive")
+        yield member
+
+
+def _write(member: _Member, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    written = 0
+    with member.open() as source, target.open("xb") as handle:
+        while piece := source.read(_PIECE):
+            written += len(piece)
+            if written > member.size:
+                break
+            handle.write(piece)
+    if written != member.size:
+        raise _RefusedError(f"{printable(member.name)}: holds other than the {member.size} bytes it says")
+
+
+class _RefusedError(Exception):
+    """Of the archive, and why; the caller puts its name before it."""
+
+
+@contextmanager
+def _readable(archive: Path) -> Iterator[None]:
+    try:
+        yield
+    except _RefusedError as error:
+        raise DriftworkError(f"{archive}: {error}") from None
+    except (
+        FileExistsError,
+        NotADirectoryError,
+        IsADirectoryError,
+    ) as error:  # one name to this file system
+        raise DriftworkError(f"{archive}: {Path(error.filename).name}: there twice") from None
+    except _BROKEN as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DriftworkError(f"{archive}: broken or cut short: {printable(reason)}") from None
+
+
+def _checked(name: str) -> PurePosixPath:
+    """The name as a path that stays below where it is put."""
+    parts = name.split("/")
+    if not name or name.startswith(("/", "~")) or "\\" in name or re.match(r"[A-Za-z]:", name):
+        raise _RefusedError(f"{printable(name)!r}: no relative path")
+    if ".." in parts or any(ord(char) < 32 or ord(char) == 127 for char in name):
+        raise _RefusedError(f"{printable(name)!r}: leads elsewhere, or holds control characters")
+    if len(os.fsencode(name)) > 1024 or max(len(os.fsencode(part)) for part in parts) > 255 or len(parts) > 32:
+        raise _RefusedError(f"{printable(name)[:80]!r}...: a name too long")
+    return PurePosixPath(name)
+
+
+def _tar_members(archive: Path, limits: Limits) -> Iterator[_Member]:
+    """Files in their order. The stream is metered: a header that claims gigabytes is refused before they are read."""
+    with gzip.open(archive, "rb") as plain:
+        meter = _Meter(plain)
+        with tarfile.open(fileobj=meter, mode="r|") as tar:  # type: ignore[call-overload]
+            folders = 0
+            while (entry := tar.next()) is not None:
+                tar.members.clear()  # tarfile would keep a kilobyte of each
+                content = 0
+                if entry.isdir():
+                    folders += 1
+                    _checked(entry.name)
+                    if folders > limits.max_files:
+                        raise _RefusedError(f"more than max_files={limits.max_files} folders")
+                elif not entry.isreg() or entry.issparse() or entry.size < 0:
+                    raise _RefusedError(f"{printable(entry.name)}: a link, a device or a sparse file")
+                else:
+                    content = entry.size
+                    meter.limit = entry.offset_data + content + _HEADERS  # what is read ahead included
+                    yield _Member(entry.name, content, lambda entry=entry: _content(tar, entry))  # type: ignore[misc]
+                meter.limit = entry.offset_data + content + _HEADERS
+        while meter.read(_PIECE):  # gzip's own check of the whole stands at its end
+            pass
+        if meter.tail != _END_OF_TAR:
+            raise _RefusedError("cut short: the two empty blocks at the end are missing")
+
+
+def _content(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes]:
+    handle = tar.extractfile(entry)
+    if handle is None:
+        raise _RefusedError(f"{printable(entry.name)}: no content")
+    return handle
+
+
+class _Meter:
+    """A stream that gives no byte beyond `limit`, and remembers the last 1024."""
+
+    def __init__(self, stream: gzip.GzipFile) -> None:
+        self._stream = stream
+        self._given = 0
+        self.limit = _HEADERS
+        self.tail = b""
+
+    def read(self, size: int) -> bytes:
+        piece = self._stream.read(size)
+        self._given += len(piece)
+        if self._given > self.limit:
+            raise _RefusedError(f"a header, or padding, of more than {_HEADERS} bytes")
+        self.tail = (self.tail + piece)[-len(_END_OF_TAR) :]
+        return piece
+
+
+def _zip_members(archive: Path, limits: Limits) -> Iterator[_Member]:
+    _check_directory(archive, limits)
+    with zipfile.ZipFile(archive) as source:
+        for entry in source.infolist():
+            if entry.is_dir():
+                _checked(entry.filename)
+                continue
+            mode = entry.external_attr >> 16
+            if (mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG)) or entry.flag_bits & 1:
+                raise _RefusedError(f"{printable(entry.filename)}: a link, a device or encrypted")
+            yield _Member(entry.filename, entry.file_size, lambda entry=entry: source.open(entry))  # type: ignore[misc]
+
+
+def _check_directory(archive: Path, limits: Limits) -> None:
+    """The directory's size, before zipfile reads it: from the end record, or from its 64-bit twin."""
+    with archive.open("rb") as handle:
+        end = handle.seek(0, io.SEEK_END)
+        handle.seek(max(0, end - 65_557))
+        tail = handle.read()
+        at = tail.rfind(b"PK\x05\x06")
+        if at < 0 or len(tail) < at + 22:
+            raise _RefusedError("no zip archive, or cut short: its end record is missing")
+        count, size = struct.unpack_from("<HI", tail, at + 10)
+        if (count == 0xFFFF or size == 0xFFFFFFFF) and at >= 20 and tail[at - 20 : at - 16] == b"PK\x06\x07":
+            handle.seek(struct.unpack_from("<Q", tail, at - 12)[0])
+            count, size = struct.unpack_from("<32xQQ", handle.read(56))
+    if count > 2 * limits.max_files or size > 2 * limits.max_files * _DIRECTORY_ENTRY:
+        raise _RefusedError(f"a directory of {count} members and {size} bytes; max_files={limits.max_files}")

@@ -1,0 +1,156 @@
+"""Building one shard: hash the inputs, read them, write the tar and its entry. What a worker does; knows no Ray.
+
+A worker may die at any point and its shard be built again by another: the tar comes first, its entry last, both all
+or nothing. An entry with the right fingerprint beside an intact tar is a finished shard. For a store the two are built
+in a folder of the worker's own; the tar goes up under its final name, its entry below `INCOMPLETE`.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from pydantic import ValidationError
+
+from driftwork.config_base import Config
+from driftwork.files import aside, printable, sha256
+from pipeline.prepare.duplicates import digest
+from pipeline.prepare.guard import Limits, guard
+from pipeline.prepare.plan import Recipe, ShardPlan, fingerprint
+from pipeline.sequence import Reader, Sequence, UnreadableError
+from pipeline.shards.manifest import Shard
+from pipeline.shards.shard_files import write_shard
+from pipeline.shards.stats import Moments
+from pipeline.shards.storage import MissingError, Store
+
+INCOMPLETE = ".incomplete"
+"""Folder, in the one that a preparation ends in, of what is in the making."""
+
+
+class Unreadable(Config):
+    file: str
+    reason: str
+
+
+class Entry(Config):
+    """A finished shard, as its worker reports it: small, whatever the size of the data."""
+
+    fingerprint: str
+    shard: Shard | None
+    """None if not one item could be read."""
+    inputs: dict[str, str | None]
+    contents: tuple[str | None, ...]
+    """`digest` of each item of the plan; None for an item that could not be read, or that is simulated."""
+    unreadable: tuple[Unreadable, ...]
+    frames: int
+    mean: tuple[float, ...]
+    squares: tuple[float, ...]
+
+    @property
+    def moments(self) -> Moments:
+        return Moments(self.frames, np.array(self.mean), np.array(self.squares))
+
+
+class Job(NamedTuple):
+    """What every shard of one preparation is built from."""
+
+    recipe: Recipe
+    reader: Reader
+    source: Path | None
+    staging: Path | Store
+    """An existing folder that all workers share, or a store."""
+    limits: Limits
+
+
+def build_shard(job: Job, plan: ShardPlan) -> Entry:
+    """Read the items of `plan` and write its shard and entry to the staging folder, unless both are there."""
+    if isinstance(job.staging, Store):
+        return _build_in_store(job, job.staging, plan)
+    inputs = hash_inputs(job.source, plan)
+    mark = fingerprint(job.recipe, plan, inputs, job.limits)
+    path = job.staging / plan.file
+    entry = _finished(path, mark)
+    if entry is not None:
+        return entry
+    spec, guarded = job.reader.spec(), guard(job.reader, job.source, job.limits)
+    moments, unreadable = Moments.empty(spec.dim), []
+    contents: list[str | None] = []
+
+    def sequences() -> Iterator[tuple[str, Sequence]]:
+        nonlocal moments
+        for item in plan.items:
+            try:
+                read = guarded.read(item)
+            except UnreadableError as error:
+                unreadable.append(Unreadable(file=printable(item.name), reason=printable(str(error))))
+                contents.append(None)
+                continue
+            contents.append(digest(read) if item.files else None)
+            for sequence in read:
+                moments = moments.merge(Moments.of(sequence.values, sequence.mask))
+                yield printable(item.name), sequence
+
+    shard = write_shard(path, plan.split, spec, sequences())
+    entry = Entry(
+        fingerprint=mark,
+        shard=shard,
+        inputs=inputs,
+        contents=tuple(contents),
+        unreadable=tuple(unreadable),
+        frames=moments.frames,
+        mean=tuple(moments.mean.tolist()),
+        squares=tuple(moments.squares.tolist()),
+    )
+    with aside(_entry_path(path)) as temporary:
+        temporary.write_text(entry.model_dump_json(), encoding="utf-8")
+    return entry
+
+
+def _build_in_store(job: Job, store: Store, plan: ShardPlan) -> Entry:
+    with tempfile.TemporaryDirectory(prefix="driftwork-") as scratch:
+        path = Path(scratch, plan.file)
+        note = f"{INCOMPLETE}/{_entry_path(path).name}"
+        with suppress(MissingError):  # built before, and then as good as if it had just been
+            store.fetch(note, _entry_path(path))
+            store.fetch(plan.file, path)
+        before = path.stat().st_ino if path.exists() else None
+        entry = build_shard(job._replace(staging=Path(scratch)), plan)
+        after = path.stat().st_ino if path.exists() else None
+        if after is None or after != before:
+            if after is not None:
+                store.put(path, plan.file)
+            store.put(_entry_path(path), note)
+    return entry
+
+
+def hash_inputs(source: Path | None, plan: ShardPlan) -> dict[str, str | None]:
+    """File -> sha256 of all that the shard is read from; None for what cannot be opened."""
+    inputs: dict[str, str | None] = {}
+    for name in sorted({file for item in plan.items for file in item.files}):
+        assert source is not None, "only a reader of files names files"
+        try:
+            there = (source / name).is_file()  # a pipe would be waited for, a device has no end
+            inputs[printable(name)] = sha256(source / name) if there else None
+        except OSError:
+            inputs[printable(name)] = None
+    return inputs
+
+
+def intact(path: Path, shard: Shard) -> bool:
+    return path.is_file() and path.stat().st_size == shard.bytes and sha256(path) == shard.sha256
+
+
+def _finished(path: Path, mark: str) -> Entry | None:
+    try:
+        entry = Entry.model_validate_json(_entry_path(path).read_bytes())
+    except (OSError, ValidationError):
+        return None
+    if entry.fingerprint != mark or (entry.shard is not None and not intact(path, entry.shard)):
+        return None
+    return entry
+
+
+def _entry_path(path: Path) -> Path:
+    return path.with_suffix(".json")

@@ -1,0 +1,141 @@
+"""Tasks on Ray, on this machine or on a cluster. The only module that imports Ray."""
+
+import os
+import secrets
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import chdir, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# Ray reads these as it is loaded. Its own 5 and 2 minutes are how long a driver waits for a machine whose cable is cut,
+# long after the cluster has declared it dead.
+os.environ.setdefault("RAY_grpc_client_keepalive_time_ms", "10000")
+os.environ.setdefault("RAY_grpc_client_keepalive_timeout_ms", "10000")
+
+import ray
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
+
+from driftwork import sockets
+from driftwork.errors import DriftworkError
+from driftwork.processes import ROOT
+
+_PATIENCE_S = 150.0
+"""How long tasks that are told to stop may take to clean up."""
+
+
+class TaskDiedError(Exception):
+    """The process of a task died, of a crash, for want of memory or with its machine, and so did those after it."""
+
+
+class Task(NamedTuple):
+    key: int
+    arguments: tuple[Any, ...]
+    cpus: float = 1.0
+    """Reserved for it, as are `gpus`; less than one shares a device."""
+    gpus: float = 0.0
+
+
+class Nodes(NamedTuple):
+    """Devices of all machines together, and of the largest one."""
+
+    cpus: int
+    gpus: int
+    cpus_of_one: int
+    gpus_of_one: int
+
+
+@contextmanager
+def connected(address: str, cpus: int | None = None) -> Iterator[Nodes]:
+    """A Ray of our own (`local`, with `cpus` of this machine), a cluster's, or the one that this process has already.
+
+    Raises:
+        DriftworkError: nobody answers at `address`, or Ray does not start.
+    """
+    if ray.is_initialized():
+        yield _nodes()
+        return
+    if address == "local":
+        sockets.require(sockets.problem_of_ray(), "address=local")
+        if not os.access(Path.home(), os.W_OK):  # Ray would write a token there
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    options = {"num_cpus": cpus, "include_dashboard": False} if address == "local" else {}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        with chdir(ROOT):  # Ray lets workers import from the folder that this process stands in, before all else
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
+    except Exception as error:  # a Ray that is too slow to start raises just that
+        reason = " ".join(str(error).split())
+        what = "Ray does not start" if address == "local" else "no Ray cluster answers, or it refuses our token"
+        raise DriftworkError(f"address={address}: {what}: {reason}") from error
+    if on_sigterm is not signal.SIG_DFL and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own in the place of the caller's
+    token = Path.home() / ".ray" / "auth_token"
+    if token.exists():
+        token.chmod(0o600)  # Ray writes it readable for all, and whoever has it can run code here
+    try:
+        yield _nodes()
+    finally:
+        ray.shutdown()
+
+
+def share(value: object) -> ray.ObjectRef:
+    """Sent once to each machine, however many tasks have it among their arguments."""
+    return ray.put(value)
+
+
+def work(
+    function: Callable[..., Any], waiting: deque[Task], at_once: int, *, retries: int
+) -> Generator[tuple[int, Callable[[], Any]], None, None]:
+    """Run `function(*task.arguments)` for each of `waiting`, at most `at_once` at a time.
+
+    Yields, as they end, a task's key and a function that gives what it returned, or raises what it raised, or
+    `TaskDiedError` when its process died `1 + retries` times. What is added to `waiting` meanwhile is done too. When
+    the iterator is closed early, by an exception too, running tasks get a KeyboardInterrupt and time to clean up.
+    """
+    running: dict[Future[Any], tuple[int, ray.ObjectRef]] = {}
+    remote = ray.remote(max_retries=retries)(_cancellable)
+    try:
+        while waiting or running:
+            while waiting and len(running) < max(1, at_once):  # a cluster may have no CPU yet
+                task = waiting.popleft()
+                options = {"name": function.__name__, "num_cpus": task.cpus, "num_gpus": task.gpus}
+                ref = remote.options(**options).remote(function, *task.arguments)
+                running[ref.future()] = task.key, ref
+            # Not ray.wait: an exception of a signal handler would come out of it as another.
+            ended, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in ended:
+                key, ref = running.pop(future)
+                yield key, partial(_result, ref)
+    finally:
+        for _, ref in running.values():
+            ray.cancel(ref)
+        wait(running, timeout=_PATIENCE_S)
+
+
+def _cancellable(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Ray cancels by a SIGINT of its own, which a worker ignores where its driver did, as under nohup."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return function(*arguments)
+
+
+def _result(ref: ray.ObjectRef) -> Any:
+    try:
+        return ray.get(ref)
+    except (WorkerCrashedError, OutOfMemoryError, NodeDiedError) as error:
+        raise TaskDiedError(str(error)) from error
+    except RayTaskError as error:
+        raise error.cause from error
+    except RayError as error:  # of the cluster, as when its head is gone
+        raise DriftworkError(f"Ray: {' '.join(str(error).split())}") from error
+
+
+def _nodes() -> Nodes:
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus, gpus = ([int(node.get(kind, 0)) for node in alive] for kind in ("CPU", "GPU"))
+    return Nodes(sum(cpus), sum(gpus), max(cpus), max(gpus))

@@ -1,0 +1,89 @@
+"""The data card: what a prepared data set is, and what was left out of it, in a page that a person reads."""
+
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from driftwork.config_base import dump
+from driftwork.files import printable
+from pipeline.prepare.plan import Recipe
+from pipeline.readers.raw_files import listing
+from pipeline.sequence import SPLITS, Item
+from pipeline.shards.manifest import Manifest
+
+
+class LeftOut(NamedTuple):
+    """Files and links below the raw folder that are left out without being unreadable."""
+
+    ignored: int
+    """Number of macOS resource files."""
+    loops: tuple[str, ...]
+    """Links to folders that are listed already."""
+    dead: tuple[str, ...]
+    """Links that lead nowhere and do not have the name of a raw file."""
+
+    @classmethod
+    def of(cls, source: Path | None, items: list[Item]) -> Self:
+        """List `source` once more and take out what `items` are read from."""
+        if source is None or not source.is_dir():
+            return cls(0, (), ())
+        found, read = listing(source), {file for item in items for file in item.files}
+        return cls(len(found.ignored), found.loops, tuple(name for name in found.dead if name not in read))
+
+    def lines(self) -> list[str]:
+        """Return one line for the ignored files, and one for each link."""
+        said = [f"{self.ignored} macOS resource files ignored"] if self.ignored else []
+        said += [f"{printable(name)} is a link to a folder that is listed already; not followed" for name in self.loops]
+        return said + [f"{printable(name)} is a link that leads nowhere" for name in self.dead]
+
+
+def data_card(manifest: Manifest, recipe: Recipe, left_out: LeftOut) -> str:
+    """Markdown."""
+    spec = manifest.spec
+    if spec.image is not None:
+        kind = f"a picture of {spec.image[0]} x {spec.image[1]}, stored as bytes"
+    else:
+        kind = "binary, bit-packed" if spec.binary else "float32"
+    rows = "\n".join(_row(manifest, split) for split in SPLITS)
+    notes = "".join(f"- {line}\n" for line in (*_duplicates(manifest), *_left_out(left_out)))
+    return f"""# {recipe.title}
+
+{manifest.items} raw items, of which {manifest.unreadable} could not be read (`quarantine.jsonl` says why).
+
+| split | shards | sequences | frames | hours |
+|---|---:|---:|---:|---:|
+{rows}
+
+- **One frame:** {spec.dim} channels, {kind}; {spec.units}. A frame every {spec.interval:g} s.
+- **One sequence:** at most {spec.length} frames ({spec.length * spec.interval:g} s); each carries its times \
+in seconds and a mask of the frames that are there.
+- **Splits:** by group (song, speaker, trial), never by window; where the data set brings no split of its own, a \
+group's split follows from a hash of its name.
+{notes}- **Statistics:** mean and scale of each channel, from the train split alone, in `manifest.json`.
+- **Licence:** {recipe.licence}
+- **Format:** WebDataset tar shards; `manifest.json` lists their sha256, and the sha256 of every raw file.
+
+Prepared with `driftwork prepare RECIPE.yaml source=DIR out=DIR`, where RECIPE.yaml holds
+
+```yaml
+{dump(recipe)}```
+"""
+
+
+def _duplicates(manifest: Manifest) -> list[str]:
+    if not manifest.joined:
+        return []
+    return [
+        f"**Duplicates:** {len(manifest.joined)} groups have the content of another group, byte for byte or value "
+        "for value; each is joined to that group and lies in its split (`joined` in `manifest.json`)."
+    ]
+
+
+def _left_out(left_out: LeftOut) -> list[str]:
+    return [f"**Left out:** {'; '.join(left_out.lines())}."] if left_out.lines() else []
+
+
+def _row(manifest: Manifest, split: str) -> str:
+    shards = [shard for shard in manifest.shards if shard.split == split]
+    frames = sum(sum(shard.frames) for shard in shards)
+    hours = frames * manifest.spec.interval / 3600
+    return f"| {split} | {len(shards)} | {sum(shard.samples for shard in shards)} | {frames} | {hours:.2f} |"

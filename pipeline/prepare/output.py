@@ -1,0 +1,157 @@
+"""The folder that a preparation ends in.
+
+    FOLDER/.incomplete/   shards and entries in the making; a later attempt goes on from what it holds
+    FOLDER/*.tar, quarantine.jsonl, DATACARD.md, and last of all manifest.json
+
+Without the manifest the folder is not a data set; with it, nothing but the repair of a damaged shard changes it.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from driftwork.config_base import flatten
+from driftwork.errors import DriftworkError
+from driftwork.files import aside
+from driftwork.lock import locked
+from pipeline.prepare.build import INCOMPLETE, Unreadable, hash_inputs, intact
+from pipeline.prepare.plan import Recipe, ShardPlan, recorded
+from pipeline.shards.manifest import MANIFEST, Manifest, read_manifest
+from pipeline.shards.storage import Place
+
+QUARANTINE = "quarantine.jsonl"
+CARD = "DATACARD.md"
+LOCK = "lock"
+JOINED = "joined.json"
+
+
+class Output(NamedTuple):
+    folder: Path
+    recipe: Recipe
+
+    @property
+    def staging(self) -> Path:
+        return self.folder / INCOMPLETE
+
+    @property
+    def reasons(self) -> Path:
+        """Where a failed preparation leaves the list of unreadable items: beside the folder, which stays as it was."""
+        folder = self.folder.absolute()
+        return folder.with_name(f"{folder.name}.{QUARANTINE}")
+
+    def finished(self) -> Manifest | None:
+        """The manifest of a finished preparation of this recipe. Raises `DriftworkError` for one of another."""
+        if not (self.folder / MANIFEST).exists():
+            return None
+        manifest = read_manifest(self.folder)
+        check_recipe(self.recipe, manifest.recipe, self.folder)
+        return manifest
+
+    def damaged(self, manifest: Manifest, plans: list[ShardPlan], source: Path | None) -> list[ShardPlan]:
+        """The shards that are missing or damaged. Raises `DriftworkError` if the raw files are not those of then."""
+        check_inputs(manifest, plans, source, self.folder)
+        bad = {shard.file for shard in manifest.shards if not intact(self.folder / shard.file, shard)}
+        return [plan for plan in plans if plan.file in bad]
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """The staging folder, new or of a killed attempt, for this process alone; a failure leaves no empty folders."""
+        new = not self.folder.exists()
+        with ExitStack() as lock:
+            try:
+                self._begin(lock)
+            except OSError as error:
+                raise DriftworkError(f"out={self.folder}: cannot be written: {error.strerror}") from None
+            try:
+                yield
+            except DriftworkError:
+                if not any(path.name != LOCK for path in self.staging.glob("*")):
+                    self.clean()
+                if new and not any(self.folder.iterdir()):
+                    self.folder.rmdir()
+                raise
+
+    def _begin(self, lock: ExitStack) -> None:
+        complete = (self.folder / MANIFEST).exists()
+        if not (complete or self.staging.is_dir()) and self.folder.is_dir() and any(self.folder.iterdir()):
+            raise DriftworkError(f"out={self.folder}: holds other files; give a new or an empty folder")
+        lock.enter_context(locked(self.staging / LOCK, f"out={self.folder}", "prepare"))
+        if not complete:
+            for shard in self.folder.glob("*.tar"):  # the last attempt was killed while it moved them out
+                os.replace(shard, self.staging / shard.name)
+
+    def joins(self) -> dict[str, str]:
+        """Return what a killed attempt found out about groups with the same content."""
+        try:
+            found: dict[str, str] = json.loads((self.staging / JOINED).read_bytes())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return found
+
+    def keep_joins(self, joins: dict[str, str]) -> None:
+        """Keep what was found, for the next attempt if this one is killed."""
+        with aside(self.staging / JOINED) as temporary:
+            temporary.write_text(json.dumps(joins), encoding="ascii")
+
+    def publish(self, manifest: Manifest, pages: dict[str, bytes]) -> None:
+        """Move shards and then pages in place, in this order, and remove the staging folder."""
+        for name, page in pages.items():
+            with aside(self.staging / name) as temporary:
+                temporary.write_bytes(page)
+        for name in (*(shard.file for shard in manifest.shards), *pages):
+            if (self.staging / name).exists():  # in a repair only the rebuilt shards are there
+                os.replace(self.staging / name, self.folder / name)
+        self.reasons.unlink(missing_ok=True)
+        self.clean()
+
+    def clean(self) -> None:
+        """Remove what no longer is needed once the manifest is there."""
+        shutil.rmtree(self.staging, ignore_errors=True)
+
+    def discard(self, unreadable: Iterable[Unreadable]) -> None:
+        """Give up: leave the folder as it was before, and the reasons beside it if there are any."""
+        self.clean()
+        if not (self.folder / MANIFEST).exists():
+            for name in (QUARANTINE, CARD):
+                (self.folder / name).unlink(missing_ok=True)
+        reasons = quarantine(unreadable)
+        if reasons:
+            self.reasons.write_bytes(reasons)
+
+
+def check_recipe(recipe: Recipe, there: dict[str, Any], out: Place) -> None:
+    """Raises `DriftworkError` when the preparation at `out` is of another recipe."""
+    ours, theirs = flatten(recipe), flatten(recorded(there, where=f"{out}/{MANIFEST}"))
+    for key in sorted(ours.keys() | theirs.keys()):
+        if ours.get(key) != theirs.get(key):
+            raise _other(out, f"{key} is {theirs.get(key)} there and {ours.get(key)} here")
+
+
+def check_inputs(manifest: Manifest, plans: list[ShardPlan], source: Path | None, out: Place) -> None:
+    """Raises `DriftworkError` when the raw files are not those that the data set at `out` was made from."""
+    with ThreadPoolExecutor() as pool:
+        hashed = pool.map(lambda plan: hash_inputs(source, plan), plans)
+        now = {file: digest for inputs in hashed for file, digest in inputs.items()}
+    then = manifest.inputs
+    changes = {
+        "new": sorted(now.keys() - then.keys()),
+        "gone": sorted(then.keys() - now.keys()),
+        "changed": sorted(file for file in now.keys() & then.keys() if now[file] != then[file]),
+    }
+    said = [f"{len(files)} {what} (first: {files[0]})" for what, files in changes.items() if files]
+    if said:
+        raise _other(out, f"raw files {', '.join(said)}")
+
+
+def _other(out: Place, difference: str) -> DriftworkError:
+    return DriftworkError(f"out={out}: holds another preparation ({difference}); give another out, or delete this one")
+
+
+def quarantine(unreadable: Iterable[Unreadable]) -> bytes:
+    """One JSON object a line: file, reason."""
+    return "".join(f"{entry.model_dump_json()}\n" for entry in unreadable).encode()

@@ -1,0 +1,209 @@
+"""The Ray job: raw files to a prepared data set, one task a shard.
+
+Killed at any point and run again, it ends in the same bytes, whatever the number of workers.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+
+from pydantic import Field
+
+from driftwork.errors import DriftworkError
+from driftwork.progress import progress
+from pipeline.prepare import cluster
+from pipeline.prepare.build import Entry, Job, Unreadable, build_shard
+from pipeline.prepare.data_card import LeftOut, data_card
+from pipeline.prepare.duplicates import joined
+from pipeline.prepare.guard import Limits
+from pipeline.prepare.output import CARD, QUARANTINE, Output, quarantine
+from pipeline.prepare.plan import Recipe, ShardPlan, make_plan
+from pipeline.prepare.store_output import StoreOutput
+from pipeline.readers.registry import reader
+from pipeline.sequence import SPLITS, Item, folder
+from pipeline.shards.manifest import MANIFEST, SCHEMA, Manifest
+from pipeline.shards.stats import Moments
+from pipeline.shards.storage import Place
+
+_Output = Output | StoreOutput
+
+
+class PrepareConfig(Recipe):
+    source: Path | None = None
+    """Folder of raw files, or a single one where that is a data set (a MIDI file, a .mat file); none for simulated
+    data."""
+    out: Place
+    """Folder for the shards, or its URL in a store, as in s3://bucket/lakh: new, empty, or one that holds this very
+    preparation, finished or not."""
+    max_unreadable: float = Field(0.1, ge=0, le=1)
+    """Share of unreadable items above which the job fails. Under 0.02 of Lakh is; a wrong folder is far above 0.1."""
+    seconds_per_file: float = Field(20.0, gt=0)
+    """Processor time that reading a raw file may take; one that needs more is unreadable. A MIDI file takes 0.01."""
+    mib_per_file: int = Field(2048, ge=512)
+    """Memory of the process that reads raw files; one that needs more is unreadable."""
+    workers: int | None = Field(None, ge=1)
+    """Shards made at a time; by default one a CPU core."""
+    address: str = "local"
+    """`local` starts Ray on this machine; `auto` or an address joins a cluster that shares `source` and `out`."""
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe.model_validate(self.model_dump(include=set(Recipe.model_fields)))
+
+
+def prepare(config: PrepareConfig) -> Manifest:
+    """Make the data set at `config.out`, finish what a killed attempt left, or find that it is there already.
+
+    Raises `DriftworkError` when there is nothing to read, too little of it can be read, or `out` cannot take it.
+    """
+    dataset, output = reader(config.dataset), _output(config)
+    source = config.source and folder(config.source).absolute()  # workers may stand in another folder
+    limits = Limits(config.seconds_per_file, config.mib_per_file)
+    staging = output.staging.absolute() if isinstance(output, Output) else output.staging
+    job = Job(config.recipe, dataset, source, staging, limits)
+    items = dataset.find(config.source)
+    left_out = LeftOut.of(config.source, items)
+    finished = output.finished()
+    if finished is None:
+        print("".join(f"source={config.source}: {line}\n" for line in left_out.lines()), end="", flush=True)
+        return _make(config, job, output, items, left_out)
+    damaged = output.damaged(finished, make_plan(items, config.recipe, finished.joined), source)
+    if damaged:
+        _repair(config, job, output, finished, damaged)
+    else:
+        output.clean()
+        print(f"{config.out}: already prepared from these files; nothing written")
+    return finished
+
+
+def _output(config: PrepareConfig) -> _Output:
+    if isinstance(config.out, str):
+        return StoreOutput(config.out, config.recipe)
+    return Output(config.out, config.recipe)
+
+
+def _make(config: PrepareConfig, job: Job, output: _Output, items: list[Item], left_out: LeftOut) -> Manifest:
+    with output.opened():
+        joins, plans, entries = _built(config, job, output, items)
+        unreadable = [bad for entry in entries for bad in entry.unreadable]
+        problem = _too_little(config, output, plans, entries, unreadable)
+        if problem:
+            output.discard(unreadable)
+            raise DriftworkError(problem)
+        moments = Moments.empty(job.reader.spec().dim)
+        for entry, plan in zip(entries, plans, strict=True):
+            if plan.split == "train":
+                moments = moments.merge(entry.moments)
+        manifest = Manifest(
+            schema_version=SCHEMA,
+            spec=job.reader.spec(),
+            recipe=job.recipe.model_dump(mode="json"),
+            stats=moments.stats(),
+            items=sum(len(plan.items) for plan in plans),
+            unreadable=len(unreadable),
+            inputs=dict(sorted((file, digest) for entry in entries for file, digest in entry.inputs.items())),
+            joined=joins,
+            shards=tuple(entry.shard for entry in entries if entry.shard is not None),
+        )
+        card = data_card(manifest, job.recipe, left_out)
+        output.publish(manifest, {QUARANTINE: quarantine(unreadable), CARD: card.encode(), MANIFEST: manifest.encode()})
+    return manifest
+
+
+def _built(
+    config: PrepareConfig, job: Job, output: _Output, items: list[Item]
+) -> tuple[dict[str, str], list[ShardPlan], list[Entry]]:
+    """Build the shards; return which groups are joined, the plan that follows, and the entries of its shards.
+
+    The content of an item is known after it has been read. So shards are first built as if no two items were equal;
+    where some are, the shards that change are built again. An attempt begins with what a killed one has found.
+    """
+    names = {item.name: item for item in items}
+    joins = output.joins()
+    with _workers(config) as build:
+        while True:
+            plans = make_plan(items, config.recipe, joins)
+            entries = build(job, plans)
+            pairs = [
+                (names[item.name], content)
+                for plan, entry in zip(plans, entries, strict=True)
+                for item, content in zip(plan.items, entry.contents, strict=True)
+                if content is not None
+            ]
+            found = joined(pairs, where=f"source={config.source}")
+            if found == joins:
+                return joins, plans, entries
+            if found:
+                print(f"{len(found)} groups have the content of another group and are joined to it", flush=True)
+            joins = found
+            output.keep_joins(joins)
+
+
+def _repair(config: PrepareConfig, job: Job, output: _Output, manifest: Manifest, damaged: list[ShardPlan]) -> None:
+    """Make shards anew that were lost or damaged since. They come out as the manifest has them, or not at all."""
+    with output.opened(), _workers(config) as build:
+        entries = build(job, damaged)
+        for entry, plan in zip(entries, damaged, strict=True):
+            if entry.shard not in manifest.shards:
+                output.discard([])
+                raise DriftworkError(
+                    f"out={config.out}: {plan.file} is damaged and this version of driftwork makes it differently; "
+                    "delete the folder and prepare it again"
+                )
+        output.publish(manifest, {})
+    print(f"{config.out}: repaired {', '.join(plan.file for plan in damaged)}")
+
+
+def _too_little(
+    config: PrepareConfig, output: _Output, plans: list[ShardPlan], entries: list[Entry], unreadable: list[Unreadable]
+) -> str:
+    """Why this is no data set, or nothing."""
+    total = sum(len(plan.items) for plan in plans)
+    share = len(unreadable) / total
+    if share > config.max_unreadable or len(unreadable) == total:
+        first = "; ".join(f"{bad.file}: {bad.reason}" for bad in unreadable[:3])
+        limit = f"more than max_unreadable={config.max_unreadable:g}" if len(unreadable) < total else "all of them"
+        return (
+            f"{len(unreadable)} of {total} files are unreadable, {share:.1%}, {limit} ({first}); see {output.reasons}"
+        )
+    filled = {entry.shard.split for entry in entries if entry.shard is not None}
+    shares = {"train": 1 - config.val - config.test, "val": config.val, "test": config.test}
+    empty = [split for split in SPLITS if shares[split] and split not in filled]
+    if empty:
+        readable = total - len(unreadable)
+        return (
+            f"{readable} readable of {total} files leave the {empty[0]} split empty (val={config.val:g} "
+            f"test={config.test:g}); add files, or give larger shares, or val=0 or test=0"
+        )
+    return ""
+
+
+@contextmanager
+def _workers(config: PrepareConfig) -> Iterator[Callable[[Job, list[ShardPlan]], list[Entry]]]:
+    """Yield a function that builds the shards of a plan on Ray and returns their entries, in the plan's order."""
+    with cluster.connected(config.address, config.workers) as nodes:
+        yield partial(_run, config, config.workers or nodes.cpus)
+
+
+def _run(config: PrepareConfig, at_once: int, job: Job, plans: list[ShardPlan]) -> list[Entry]:
+    entries: dict[int, Entry] = {}
+    with progress("shards", len(plans)) as advance:
+        shared = cluster.share(job)
+        waiting = deque(cluster.Task(index, (shared, plan)) for index, plan in enumerate(plans))
+        # A worker that was killed is tried again.
+        with closing(cluster.work(build_shard, waiting, at_once, retries=2)) as ended:
+            for index, result in ended:
+                try:
+                    entries[index] = result()
+                except cluster.TaskDiedError:
+                    raise DriftworkError(
+                        f"{plans[index].file}: its worker died three times; is there enough memory? A smaller "
+                        "files_per_shard, or fewer workers, need less"
+                    ) from None
+                except OSError as error:
+                    raise DriftworkError(f"{config.out}: {plans[index].file} cannot be written: {error}") from None
+                else:
+                    advance()
+    return [entries[index] for index in range(len(plans))]

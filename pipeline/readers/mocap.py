@@ -1,0 +1,242 @@
+"""Walks of the CMU motion capture database, as the published experiments on subject 35 have them, and the way back.
+
+Of a frame's 62 channels 50 are kept: hands, fingers, thumbs and toes go. The three translations of the root become
+steps to the next frame. A trial is its first 300 frames at an interval of 0.1, the time unit of the published models
+(the cameras ran at 120 frames a second). A trial that was cut at its start keeps its place in time (frame n lies at
+0.1 (n - 1)), and a short one its true length.
+"""
+
+import hashlib
+import io
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from driftwork.config_base import Config
+from driftwork.errors import DriftworkError
+from pipeline.readers.raw_files import names_below, read_raw
+from pipeline.readers.skeleton import Motion, Skeleton, parse_amc, parse_asf
+from pipeline.sequence import DataSpec, Item, Sequence, Split, UnreadableError, folder
+
+INTERVAL = 0.1
+UNIT = 0.45
+"""Unit of length of CMU's skeletons: 1/0.45 inch, 5.644 cm."""
+MAX_BYTES = 64 * 2**20
+TRIALS: dict[Split, range] = {"train": range(1, 17), "val": range(28, 31), "test": range(31, 35)}
+ARRAYS: dict[Split, str] = {"train": "Xtr", "val": "Xval", "test": "Xtest"}
+PUBLISHED_MEAN = 1e-5
+"""Mean of every channel of the published arrays, which theirs leave a trial with."""
+KEPT = tuple(
+    (bone, dof)
+    for bone, dofs in {
+        "root": "tx ty tz rx ry rz", "lowerback": "rx ry rz", "upperback": "rx ry rz", "thorax": "rx ry rz",
+        "lowerneck": "rx ry rz", "upperneck": "rx ry rz", "head": "rx ry rz",
+        "rclavicle": "ry rz", "rhumerus": "rx ry rz", "rradius": "rx", "rwrist": "ry",
+        "lclavicle": "ry rz", "lhumerus": "rx ry rz", "lradius": "rx", "lwrist": "ry",
+        "rfemur": "rx ry rz", "rtibia": "rx", "rfoot": "rx rz", "lfemur": "rx ry rz", "ltibia": "rx", "lfoot": "rx rz",
+    }.items()
+    for dof in dofs.split()
+)  # fmt: skip
+"""(bone, dof) of the 50 channels, in the published order, which is that of CMU's .amc files."""
+DROPPED = tuple(
+    (f"{side}{bone}", dof)
+    for side in "rl"
+    for bone, dofs in {"hand": "rx rz", "fingers": "rx", "thumb": "rx rz", "toes": "rx"}.items()
+    for dof in dofs.split()
+)
+
+
+class MocapConfig(Config):
+    name: Literal["mocap"] = "mocap"
+    protocol: Literal["published", "honest"] = "published"
+    """`published`: each trial is centred on its own mean, which sees the future that a model is to forecast. `honest`:
+    nothing is subtracted here; a model centres on the mean of the train split, which the manifest's statistics hold."""
+    frames: int = Field(300, ge=2, le=100_000)
+    """Frames of a trial that are used, from its first on."""
+
+
+@dataclass(frozen=True)
+class Mocap:
+    """Reader of a folder of NN.asf with NN_MM.amc, or of the ODE2VAE authors' mocap35.mat: float32 [T, 50].
+
+    Trials 01-16 train, 28-30 validate and 31-34 test, by their number MM; others are no part of the experiment and go
+    to the quarantine. The arrays Xtr, Xval and Xtest of a .mat file are its splits.
+    """
+
+    config: MocapConfig
+
+    def spec(self) -> DataSpec:
+        return DataSpec(
+            dim=len(KEPT),
+            length=self.config.frames,
+            interval=INTERVAL,
+            likelihood="gaussian",
+            units="joint angles in degrees, root steps in 5.644 cm a frame",
+        )
+
+    def find(self, source: Path | None) -> list[Item]:
+        """Every .amc below `source`, each with the .asf beside it; or every .mat, one item for each of its arrays. A
+        single .amc or .mat may be `source` itself."""
+        root = folder(source)
+        names = names_below(source, ".amc", ".asf", ".mat")
+        if root != source:
+            names += sorted(path.name for path in root.iterdir() if path.suffix.lower() == ".asf")
+        trials = [name for name in names if name.lower().endswith(".amc")]
+        arrays = [name for name in names if name.lower().endswith(".mat")]
+        if not trials and not arrays:
+            raise DriftworkError(f"source={source}: no .amc or .mat file in it or below it")
+        if trials and arrays:
+            raise DriftworkError(
+                f"source={root}: holds {trials[0]} and {arrays[0]}, maybe the same walks; give a folder of one kind"
+            )
+        if arrays and self.config.protocol == "honest":
+            raise DriftworkError(
+                f"protocol=honest: the trials of {arrays[0]} are centred on their own means; give the .amc files"
+            )
+        if arrays:
+            pairs = [(split, name, f"{name}/{array}") for name in arrays for split, array in ARRAYS.items()]
+            return [Item(array, group=array, files=(name,), split=split) for split, name, array in pairs]
+        skeletons = {name.lower(): name for name in names if name.lower().endswith(".asf")}
+        return [_item(name, skeletons) for name in trials]
+
+    def read(self, source: Path | None, item: Item) -> list[Sequence]:
+        """One sequence of a trial; all those of an array of a .mat file."""
+        if not item.name.lower().endswith(".amc"):
+            return self._read_array(folder(source), item)
+        if len(item.files) < 2:
+            raise UnreadableError("the .asf of its subject is not beside it")
+        trial, bones = (_text(folder(source) / file) for file in item.files)
+        skeleton = parse_asf(bones)
+        motion = parse_amc(trial, skeleton)
+        if item.split is None:
+            raise UnreadableError("not NN_MM.amc with MM in 01-16, 28-30 or 31-34, the trials of the experiment")
+        if len(motion.values) < 2:
+            raise UnreadableError("a single frame is no motion")
+        channels, about = features(motion, skeleton, self.config)
+        about["skeleton"] = bones
+        key = f"{_slug(_group(item.name))}-{hashlib.sha256(os.fsencode(item.name)).hexdigest()[:12]}"
+        return [_sequence(key, item.group, motion.first, channels, about)]
+
+    def _read_array(self, root: Path, item: Item) -> list[Sequence]:
+        file, array = item.name.rsplit("/", 1)
+        trials = read_mat(root / file, array)
+        if trials.shape[1] != self.config.frames:
+            raise UnreadableError(f"trials of {trials.shape[1]} frames, not frames={self.config.frames}")
+        keys = [f"{_slug(file)}-{array}-{number:02d}" for number in range(len(trials))]
+        return [_sequence(key, key, 1, trial, None) for key, trial in zip(keys, trials, strict=True)]
+
+
+def features(motion: Motion, skeleton: Skeleton, config: MocapConfig) -> tuple[NDArray[np.float64], dict[str, Any]]:
+    """The channels [T, 50] that are modelled, and what leads back from them (see `restore`).
+
+    Raises `UnreadableError` when the skeleton is not CMU's.
+    """
+    kept, dropped = _columns(skeleton)
+    channels = motion.values[:, kept]
+    start = channels[0, :3].tolist()
+    steps = np.diff(channels[:, :3], axis=0)
+    channels[:, :3] = np.concatenate([steps, steps[-1:]])
+    channels = channels[: config.frames]
+    mean = np.zeros(len(KEPT))
+    if config.protocol == "published":
+        mean = channels.mean(axis=0) - PUBLISHED_MEAN
+    rest = motion.values[: config.frames, dropped].mean(axis=0)
+    about = {"first_frame": motion.first, "start": start, "mean": mean.tolist(), "rest": rest.tolist()}
+    return channels - mean, about
+
+
+def restore(values: NDArray[np.floating[Any]], about: dict[str, Any], finer: float = 1.0) -> tuple[Skeleton, Motion]:
+    """The motion that a trial's `values` [T, 50] stand for, on its skeleton.
+
+    The root starts where the trial does, and the channels that were dropped rest at their mean. `finer` of the frames
+    given here pass in one of the trial's; the root's steps are those to the trial's next frame all the same.
+    """
+    skeleton = parse_asf(about["skeleton"])
+    kept, dropped = _columns(skeleton)
+    channels = values.astype(np.float64) + np.array(about["mean"])
+    steps = np.concatenate([np.array([about["start"]]), channels[:-1, :3] / finer])
+    channels[:, :3] = np.cumsum(steps, axis=0)
+    frames = np.empty((len(values), len(skeleton.channels)))
+    frames[:, kept], frames[:, dropped] = channels, about["rest"]
+    return skeleton, Motion(1 + round((about["first_frame"] - 1) * finer), frames)
+
+
+def read_mat(path: Path, array: str) -> NDArray[np.float64]:
+    """One array [trials, T, 50] of the authors' file. Raises `UnreadableError` with the reason."""
+    from scipy.io import loadmat  # the way back, which needs none of this, is open to an installation that only trains
+
+    data = read_raw(path, MAX_BYTES, "motion capture")
+    try:
+        found = loadmat(io.BytesIO(data), variable_names=[array]).get(array)
+    except MemoryError:
+        raise  # told as such by the guard
+    except Exception as error:  # scipy raises whatever its parser ran into
+        raise UnreadableError(f"cannot be read as a .mat file: {' '.join(str(error).split())[:200]}") from None
+    if not isinstance(found, np.ndarray):
+        raise UnreadableError(f"holds no array {array}")
+    if found.ndim != 3 or found.shape[2] != len(KEPT) or found.dtype != np.float64 or 0 in found.shape:
+        raise UnreadableError(f"{array} is {found.dtype} {found.shape}, not float64 (trials, frames, {len(KEPT)})")
+    return np.ascontiguousarray(found)
+
+
+def _columns(skeleton: Skeleton) -> tuple[list[int], list[int]]:
+    """Where the kept and the dropped channels stand in a frame."""
+    column = {channel: index for index, channel in enumerate(skeleton.channels)}
+    for bone, dof in KEPT + DROPPED + skeleton.channels:
+        if ((bone, dof) in column) != ((bone, dof) in KEPT + DROPPED):
+            wrong = "one too many" if (bone, dof) in column else "missing"
+            raise UnreadableError(f"skeleton: channel {dof} of '{bone}' is {wrong}; it is not that of the other trials")
+    if skeleton.length != UNIT:
+        raise UnreadableError(f"skeleton: unit of length {skeleton.length:g}, not CMU's {UNIT}")
+    return [column[channel] for channel in KEPT], [column[channel] for channel in DROPPED]
+
+
+def _trial(name: str) -> tuple[str, int]:
+    """(subject, number) of NN_MM.amc; number 0 for a name of another form."""
+    stem = PurePosixPath(name).stem
+    match = re.fullmatch(r"(.+)_(\d{1,6})", stem)
+    return (match[1], int(match[2])) if match else (stem, 0)
+
+
+def _item(name: str, skeletons: dict[str, str]) -> Item:
+    """A trial; `skeletons` maps paths in lower case to those that are there."""
+    subject, number = _trial(name)
+    skeleton = skeletons.get(str(PurePosixPath(name).with_name(f"{subject}.asf")).lower())
+    files = (name,) if skeleton is None else (name, skeleton)
+    split = next((split for split, numbers in TRIALS.items() if number in numbers), None)
+    return Item(name, _group(name), files, split)
+
+
+def _group(name: str) -> str:
+    """The trial, whatever folder it lies in."""
+    subject, number = _trial(name)
+    return f"{subject}_{number:02d}"
+
+
+def _text(path: Path) -> str:
+    try:
+        text = read_raw(path, MAX_BYTES, "motion capture").decode("latin-1")
+    except UnreadableError as error:
+        raise UnreadableError(f"{path.name}: {error}") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _sequence(
+    key: str, group: str, first: int, channels: NDArray[np.float64], about: dict[str, Any] | None
+) -> Sequence:
+    with np.errstate(over="ignore"):
+        values = channels.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise UnreadableError("holds NaN, or numbers too large to be angles")
+    times = INTERVAL * np.arange(first - 1, first - 1 + len(values), dtype=np.float64)
+    return Sequence(key, group, times, values, np.ones(len(values), np.bool_), about)
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "_", name)

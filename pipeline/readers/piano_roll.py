@@ -1,0 +1,156 @@
+"""MIDI bytes to piano rolls, and a piano roll back to MIDI.
+
+Frame k lies at k / rate seconds and holds pitch p iff a note of p outside the drum channel has
+start <= k / rate < end. Times follow the tempo map in integers (ticks x microseconds per quarter), so that no frame is
+decided by rounding.
+"""
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import symusic
+from numpy.typing import NDArray
+
+from driftwork.files import aside
+from pipeline.readers.midi_events import MAX_TICK, Events, Integers, read_events
+from pipeline.sequence import UnreadableError
+
+PITCHES = 128
+MAX_HOURS = 4
+"""Longer pieces are refused: a note of a few bytes may claim a length of years."""
+DEFAULT_TEMPO = 500_000
+"""Microseconds per quarter until the first tempo event, as the MIDI standard has it."""
+
+
+def roll(data: bytes, rate: float) -> NDArray[np.bool_]:
+    """Return the piano roll [T, 128] of a MIDI file's bytes, from time 0 to the end of its last note.
+
+    Raises `UnreadableError` with the reason.
+    """
+    events = read_events(data)
+    if not events.press.any():
+        raise UnreadableError("no notes outside the drum channel")
+    key, start, end = _notes(events)
+    if not len(key):
+        raise UnreadableError("no note outside the drum channel ends (no release after a press)")
+    lasts = end > start
+    if not lasts.all():
+        key, start, end = key[lasts], start[lasts], end[lasts]
+    if not len(key):
+        raise UnreadableError("zero length: no note lasts")
+    first, past = _frames(np.stack([start, end]), events, rate)
+    return _sounding(key, first, past)
+
+
+def check_rate(rate: float) -> None:
+    """Raises `ValueError` for frames per second that no MIDI tempo says exactly."""
+    frames, micros = _clock(rate)
+    if frames > 10_000 or micros >= 2**24:  # beyond, int64 overflows, or no MIDI tempo can say it
+        raise ValueError(f"rate={rate:g} has no exact MIDI tempo; take one such as 5, 7.5, 10, 24 or 50")
+
+
+def write_midi(path: Path, frames: NDArray[np.bool_], rate: float) -> None:
+    """Write a piano roll [T, 128]; consecutive frames of a pitch become one note, and `roll` reads back the same
+    frames, up to the last one that sounds."""
+    per_quarter, micros = _clock(rate)
+    stretch = max(1, DEFAULT_TEMPO // micros)  # a quarter of about half a second, as a score would have it
+    per_quarter, micros = per_quarter * stretch, micros * stretch
+    ticks = max(1, 480 // per_quarter)  # per frame
+    padded = np.pad(frames.astype(np.int8), ((1, 1), (0, 0)))
+    pitch, start = np.nonzero((np.diff(padded, axis=0) > 0).T)
+    _, end = np.nonzero((np.diff(padded, axis=0) < 0).T)
+    score = symusic.Score(per_quarter * ticks)
+    score.tempos.append(symusic.Tempo(0, mspq=micros, ttype="tick"))
+    track = symusic.Track()
+    track.notes = symusic.Note.from_numpy(
+        (start * ticks).astype(np.int32),
+        ((end - start) * ticks).astype(np.int32),
+        pitch.astype(np.int8),
+        np.full(len(pitch), 80, np.int8),
+        "tick",
+    )
+    score.tracks.append(track)
+    with aside(path) as temporary:
+        temporary.write_bytes(score.dumps_midi())
+
+
+def _clock(rate: float) -> tuple[int, int]:
+    """(q, u) in lowest terms: q frames last exactly u microseconds."""
+    frames_per_microsecond = Fraction(str(rate)) / 1_000_000
+    return frames_per_microsecond.numerator, frames_per_microsecond.denominator
+
+
+def _notes(events: Events) -> tuple[Integers, Integers, Integers]:
+    """(key, start, end) in ticks of each time that a key is down, sorted by key and start.
+
+    The first release ends all presses of its key, a key being a pitch of a channel of a track. A press without a later
+    release is dropped.
+    """
+    order = np.sort(events.key << 32 | np.arange(len(events.key))) & 0xFFFF_FFFF
+    key, tick, press = events.key[order], events.tick[order], events.press[order]
+    same = key[1:] == key[:-1]
+    if (same & press[:-1] & ~press[1:] & (tick[1:] == tick[:-1])).any():
+        press = _released_first(key, tick, press)
+    run = np.flatnonzero(np.append(True, ~same | (press[1:] != press[:-1])))  # of presses, or of releases, of a key
+    key, tick, press = key[run], tick[run], press[run]
+    note = np.flatnonzero(press[:-1] & (key[1:] == key[:-1]))
+    return key[note], tick[note], tick[note + 1]
+
+
+def _released_first(key: Integers, tick: Integers, press: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return `press`, the release put first where a key that is down is pressed again and released in the same tick.
+
+    Such a release belongs to the earlier press, and the later one stays down. If the key was up, it has no length.
+    """
+    begin = np.flatnonzero(np.append(True, (key[1:] != key[:-1]) | (tick[1:] != tick[:-1])))  # of each key and tick
+    last = np.append(begin[1:], len(key)) - 1
+    again = press[begin] & ~press[last] & (np.add.reduceat(~press, begin, dtype=np.int64) == 1)
+    before = np.maximum.accumulate(np.where(again, -1, np.arange(len(begin))))  # `again` leaves the key as it was
+    before = np.append(-1, before[:-1])
+    again &= (before >= 0) & (key[last[before]] == key[begin]) & press[last[before]]
+    press = press.copy()
+    press[begin[again]], press[last[again]] = False, True
+    return press
+
+
+def _frames(ticks: Integers, events: Events, rate: float) -> Integers:
+    """The first frame at or after each tick.
+
+    Exact: microseconds x ticks per quarter are summed as integers. They stay below 2^62 before the check of the length
+    and, times the at most 10,000 frames of `_clock`, below 2^63 after it.
+    """
+    longest = f"longer than {MAX_HOURS} hours"
+    if ticks.max() >= MAX_TICK:
+        raise UnreadableError(f"{longest}, or of over 2^38 ticks")
+    at = np.append(0, events.tempo_tick)
+    tempo = np.append(DEFAULT_TEMPO, events.tempo)
+    if tempo.min() == 0:
+        raise UnreadableError("a tempo of no duration")
+    order = np.argsort(at, kind="stable")
+    at, tempo = at[order], tempo[order]
+    passed = np.append(0, np.cumsum(np.diff(at) * tempo[:-1]))
+    last = np.searchsorted(at, ticks, side="right") - 1
+    elapsed = passed[last] + (ticks - at[last]) * tempo[last]
+    if elapsed.max() > MAX_HOURS * 3_600_000_000 * events.division:
+        raise UnreadableError(longest)
+    frames, micros = _clock(rate)
+    return -(-elapsed * frames // (micros * events.division))
+
+
+def _sounding(key: Integers, first: Integers, past: Integers) -> NDArray[np.bool_]:
+    """bool [T, 128]: whether a key of the pitch is down, of notes [first, past) sorted by key.
+
+    The keys of a pitch are counted in 8 bits (more where a file has over 255 channels), eight pitches in one integer: a
+    sum over these adds all pitches at once, and none overflows into the next.
+    """
+    pitch = key % PITCHES
+    channels = np.count_nonzero(np.diff(key // PITCHES)) + 1
+    bits = next(bits for bits in (8, 16, 32) if channels < 2**bits)
+    words = PITCHES * bits // 64
+    edges = np.zeros((past.max() + 1, words), np.uint64)
+    word, one = pitch * bits // 64, np.uint64(1) << (pitch * bits % 64).astype(np.uint64)
+    np.add.at(edges.reshape(-1), first * words + word, one)
+    np.subtract.at(edges.reshape(-1), past * words + word, one)
+    counts = np.cumsum(edges, axis=0, out=edges).astype("<u8", copy=False).view(f"<u{bits // 8}")
+    return counts[:-1] > 0

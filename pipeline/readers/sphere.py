@@ -1,0 +1,81 @@
+"""NIST SPHERE, the form in which the LDC gives out speech: a header of text, then the samples.
+
+    NIST_1A
+       1024                      the length of the header in bytes, itself included
+    sample_count -i 46797        a field a line: name, type (-i, -r or -sLENGTH), value
+    end_head
+
+Specification: NIST Speech Header Resources, SPHERE 2.6. Only 16-bit PCM is read, in both byte orders; what is packed
+(`pcm,embedded-shorten-v2.00`) or logarithmic (`ulaw`) is refused by its name.
+"""
+
+import numpy as np
+
+from driftwork.files import printable
+from pipeline.readers.wav import Pcm
+from pipeline.sequence import UnreadableError
+
+MAGIC = b"NIST_1A\n"
+BLOCK = 1024
+"""A header is a whole number of these."""
+BYTE_ORDER = {"01": "<i2", "10": ">i2"}
+
+
+def parse_sphere(data: bytes) -> Pcm:
+    """The samples of a SPHERE file's bytes. Raises `UnreadableError` with the reason."""
+    size = _header_size(data)
+    fields = _fields(data[:size])
+    coding = fields.get("sample_coding", "pcm")  # the files of TIMIT leave it out
+    if coding != "pcm":
+        kind = "is compressed; unpack it first (sph2pipe does)" if "embedded" in coding else "is not pcm"
+        raise UnreadableError(f"SPHERE: sample_coding {coding} {kind}")
+    count, channels, rate = (_number(fields, name) for name in ("sample_count", "channel_count", "sample_rate"))
+    if _number(fields, "sample_n_bytes") != 2:
+        raise UnreadableError(f"SPHERE: sample_n_bytes {fields['sample_n_bytes']}; only 16-bit samples are read")
+    order = BYTE_ORDER.get(fields.get("sample_byte_format", "missing"))
+    if order is None:
+        raise UnreadableError(f"SPHERE: sample_byte_format {fields.get('sample_byte_format', 'missing')}, not 01 or 10")
+    if channels < 1:
+        raise UnreadableError("SPHERE: channel_count 0")
+    wanted, found = 2 * channels * count, len(data) - size
+    if found < wanted:
+        raise UnreadableError(f"SPHERE: truncated: {found // (2 * channels)} of {count} samples are there")
+    if found > wanted:  # samples would be taken for header, or the header for samples
+        raise UnreadableError(f"SPHERE: {found - wanted} bytes more than header ({size}) and samples ({wanted}) take")
+    return Pcm(rate, np.frombuffer(data, order, offset=size).astype(np.int16).reshape(count, channels))
+
+
+def _header_size(data: bytes) -> int:
+    if not data.startswith(MAGIC):
+        raise UnreadableError("SPHERE: does not begin with NIST_1A")
+    line = data[len(MAGIC) : 2 * len(MAGIC)]
+    said = printable(line.decode("latin-1").strip())
+    if line[-1:] != b"\n" or not (said.isascii() and said.isdigit()) or int(said) == 0 or int(said) % BLOCK:
+        raise UnreadableError(f"SPHERE: header size '{said}' is no multiple of {BLOCK}")
+    if int(said) > len(data):
+        raise UnreadableError(f"SPHERE: truncated in the header, {len(data)} of {said} bytes")
+    return int(said)
+
+
+def _fields(header: bytes) -> dict[str, str]:
+    """Name -> value, up to `end_head`."""
+    fields: dict[str, str] = {}
+    for line in header[2 * len(MAGIC) :].decode("latin-1").split("\n"):
+        words = line.split(maxsplit=2)
+        if words == ["end_head"]:
+            return fields
+        if not words or words[0].startswith(";"):
+            continue
+        if len(words) < 3:
+            raise UnreadableError(f"SPHERE: header line '{printable(line)[:80]}' is not NAME TYPE VALUE")
+        fields[words[0]] = printable(words[2].strip())[:80]
+    raise UnreadableError(f"SPHERE: no end_head in the {len(header)} bytes of header")
+
+
+def _number(fields: dict[str, str], name: str) -> int:
+    value = fields.get(name)
+    if value is None:
+        raise UnreadableError(f"SPHERE: the header has no {name}")
+    if not (value.isascii() and value.isdigit()) or len(value) > 15:
+        raise UnreadableError(f"SPHERE: {name} {value} is no whole number")
+    return int(value)

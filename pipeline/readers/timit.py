@@ -1,0 +1,188 @@
+"""TIMIT, read speech of 630 speakers of American English: the corpus as the LDC gives it out, and samples of it.
+
+A frame is 100 samples of 16 kHz speech, a sequence one second, 160 frames. A sentence is cut into sequences from its
+start on. What is left is a shorter sequence of whole frames if it has at least `MIN_FRAMES`; else it is dropped.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from driftwork.config_base import Config
+from driftwork.errors import DriftworkError
+from driftwork.files import printable
+from pipeline.readers.raw_files import names_below, only_folder, read_raw
+from pipeline.readers.sphere import MAGIC, parse_sphere
+from pipeline.readers.wav import FULL_SCALE, Pcm, parse_wav
+from pipeline.sequence import DataSpec, Item, Sequence, Split, UnreadableError, folder
+
+RATE = 16_000
+"""Samples a second."""
+FRAME = 100
+"""Samples of a frame."""
+LENGTH = 160
+"""Frames of a full sequence."""
+MIN_FRAMES = 40
+"""A quarter of a second: ten frames are left to see at the lowest published rate of observation, 25 %."""
+MAX_BYTES = 64 * 2**20
+_ALIGNED_OVER = 200
+"""Samples over which the alignment of the bytes is judged."""
+CORPUS = re.compile(r"(?:.*/)?(?P<half>train|test)/(?P<region>dr\d)/(?P<speaker>[^/]+)/(?P<sentence>[^/]+)", re.I)
+FLAT = re.compile(r"(?:.*/)?(?P<region>dr\d)-(?P<speaker>[^/]+)/(?P<sentence>[^/]+)", re.I)
+LAYOUTS = "TRAIN|TEST/DRn/SPEAKER/*.WAV or drn-speaker/*.wav"
+SPLITS: dict[str, Split | None] = {"train": None, "test": "test", "flat": None}
+"""Of the corpus TEST is brought, and the speakers of TRAIN are drawn; of a flat sample all are."""
+
+
+class TimitConfig(Config):
+    name: Literal["timit"] = "timit"
+
+
+@dataclass(frozen=True)
+class Timit:
+    """Reader of a folder of sentences, NIST SPHERE or RIFF WAVE by their first bytes: float32 [T, 100] in [-1, 1)."""
+
+    config: TimitConfig
+
+    def spec(self) -> DataSpec:
+        return DataSpec(
+            dim=FRAME,
+            length=LENGTH,
+            interval=FRAME / RATE,
+            likelihood="gaussian",
+            units="amplitude (1 is full scale)",
+            audio_rate=RATE,
+        )
+
+    def find(self, source: Path | None) -> list[Item]:
+        """Every .wav below `source`, upper or lower case, with its speaker as the group.
+
+        Raises `DriftworkError` when no file lies as in the corpus or the flat sample, when half of the corpus is
+        missing, or when a sentence is there twice.
+        """
+        root = only_folder(source, LAYOUTS)
+        names = names_below(root, ".wav")
+        if not names:
+            raise DriftworkError(f"source={root}: no .wav file in it or below it")
+        there = set(names)
+        names = [name for name in names if not (name[:-4].lower().endswith(".wav") and name[:-4] in there)]
+        sentences = {name: found for name in names if (found := CORPUS.fullmatch(name) or FLAT.fullmatch(name))}
+        if not sentences:
+            raise DriftworkError(f"source={root}: no file lies as {LAYOUTS}; the first is {printable(names[0])}")
+        _check(root, sentences)
+        return [_item(name, sentences.get(name)) for name in names]
+
+    def read(self, source: Path | None, item: Item) -> list[Sequence]:
+        """Sequences of a second, in order."""
+        found = CORPUS.fullmatch(item.name) or FLAT.fullmatch(item.name)
+        if found is None:
+            raise UnreadableError(f"does not lie as {LAYOUTS}")
+        frames = _frames(_samples(folder(source) / item.name))
+        return [
+            Sequence(
+                key=f"{_key(found)}-{second:02d}",
+                group=item.group,
+                times=np.arange(len(window)) * FRAME / RATE,
+                values=window,
+                mask=np.ones(len(window), np.bool_),
+            )
+            for second in range(-(-len(frames) // LENGTH))
+            if len(window := frames[second * LENGTH : (second + 1) * LENGTH]) >= MIN_FRAMES
+        ]
+
+
+def _samples(path: Path) -> NDArray[np.int16]:
+    pcm = _parse(read_raw(path, MAX_BYTES, "a sentence"))
+    if pcm.samples.shape[1] != 1:
+        raise UnreadableError(f"{pcm.samples.shape[1]} channels; speech here is mono")
+    if pcm.rate != RATE:
+        raise UnreadableError(f"{pcm.rate} samples a second, not {RATE}")
+    if not len(pcm.samples):
+        raise UnreadableError("holds no samples")
+    if len(pcm.samples) < MIN_FRAMES * FRAME:
+        raise UnreadableError(f"too short: {len(pcm.samples)} samples, under {MIN_FRAMES * FRAME}")
+    _check_alignment(pcm.samples[:, 0])
+    return pcm.samples[:, 0]
+
+
+def _check_alignment(samples: NDArray[np.int16]) -> None:
+    """Refuse a file that lost a byte on its way: from there on, each sample is half of one and half of the next, noise
+    at full scale. NLTK's sample has such files (a conversion of line ends took the CR of each CR LF), the louder ones.
+
+    Such noise moves by a third of the range from sample to sample, and speech moves little; where the same bytes, read
+    from the next one on, move a quarter as much, they are the samples. Pulses and 8-bit sound, which have bytes of 0 to
+    spare, read calmly too, but do not move so much as they are.
+    """
+    steps = []
+    for shift in (0, 1):
+        bytes_ = samples.astype("<i2").tobytes()[shift : 2 * len(samples) - shift]
+        moves = np.abs(np.diff(np.frombuffer(bytes_, "<i2").astype(np.int32)))
+        whole = len(moves) // _ALIGNED_OVER
+        steps.append(moves[: whole * _ALIGNED_OVER].reshape(whole, _ALIGNED_OVER).mean(1))
+    count = min(len(steps[0]), len(steps[1]))
+    misread = np.flatnonzero((4 * steps[1][:count] < steps[0][:count]) & (steps[0][:count] > FULL_SCALE / 4))
+    if len(misread):
+        second = misread[0] * _ALIGNED_OVER / RATE
+        raise UnreadableError(f"a byte is missing at about {second:.2f} s: the samples after it are cut in two")
+
+
+def _parse(data: bytes) -> Pcm:
+    if not data:
+        raise UnreadableError("an empty file")
+    if data.startswith(MAGIC):
+        return parse_sphere(data)
+    if data.startswith(b"RIFF"):
+        return parse_wav(data)
+    raise UnreadableError("neither NIST SPHERE nor RIFF WAVE")
+
+
+def _frames(samples: NDArray[np.int16]) -> NDArray[np.float32]:
+    """The whole frames [T, 100] of the samples [N]; exact, as a float32 holds 24 bits."""
+    whole = len(samples) // FRAME
+    return samples[: whole * FRAME].reshape(whole, FRAME).astype(np.float32) / np.float32(FULL_SCALE)
+
+
+def _item(name: str, found: re.Match[str] | None) -> Item:
+    if found is None:  # for the quarantine; a split of its own keeps it out of the draw
+        return Item(name, name, (name,), "train")
+    return Item(name, _speaker(found), (name,), SPLITS[_half(found)])
+
+
+def _half(found: re.Match[str]) -> str:
+    return (found.groupdict().get("half") or "flat").lower()
+
+
+def _speaker(found: re.Match[str]) -> str:
+    return f"{found['region']}-{found['speaker']}".lower()
+
+
+def _key(found: re.Match[str]) -> str:
+    sentence = re.sub(r"(\.wav)+$", "", found["sentence"].lower())
+    return re.sub(r"[^a-z0-9-]+", "_", f"{_speaker(found)}-{sentence}")
+
+
+def _check(root: Path, sentences: dict[str, re.Match[str]]) -> None:
+    """What would leave a split empty, put a speaker into two, or count a sentence twice."""
+    halves = {_half(found) for found in sentences.values()}
+    if len(halves) == 1 and halves != {"flat"}:
+        here, missing = ("TRAIN", "TEST") if halves == {"train"} else ("TEST", "TRAIN")
+        raise DriftworkError(f"source={root}: holds {here} but no {missing}; give the folder that holds both")
+    if "flat" in halves and len(halves) > 1:
+        raise DriftworkError(
+            f"source={root}: holds TRAIN or TEST and drn-speaker folders too; give a folder of one kind"
+        )
+    sayings: dict[str, str] = {}
+    homes: dict[str, str] = {}
+    for name, found in sentences.items():
+        other = sayings.setdefault(_key(found), name)
+        if other != name:
+            raise DriftworkError(f"source={root}: {printable(other)} and {printable(name)} are the same sentence")
+        other = homes.setdefault(_speaker(found), name)
+        if _half(found) != _half(sentences[other]):
+            raise DriftworkError(
+                f"source={root}: {printable(other)} and {printable(name)} put a speaker into two splits"
+            )

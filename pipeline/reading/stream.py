@@ -1,0 +1,171 @@
+"""Shards to batches: batch k of rank r is a pure function of (seed, epoch, manifest).
+
+The order of an epoch is one permutation of the whole split. A step takes the next `batch_size` of it and deals them to
+the ranks in turn, so that ranks are disjoint, get equally many steps and, between them, see the same sequences however
+many they are. The last step of an epoch may be short: what is missing is filled with sequences of weight 0. The state
+of a stream is therefore two integers, epoch and step.
+"""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from driftwork import sockets
+from driftwork.errors import DriftworkError
+from models.batch import Batch
+from pipeline.observe import ObservationConfig, key_seed, mask
+from pipeline.reading.augment import NO_CHANGE, AugmentConfig, augment
+from pipeline.sequence import Sequence, Split
+from pipeline.shards.manifest import Manifest
+from pipeline.shards.shard_files import read_sample
+from pipeline.shards.storage import Place
+
+
+class Request(NamedTuple):
+    """What one rank reads for one step."""
+
+    epoch: int
+    samples: tuple[int, ...]
+    """Positions in the split; those past `real` are filling."""
+    real: int
+    weight: float
+    """Weight of each real sequence."""
+
+
+class Stream:
+    """Batches of one split for one rank.
+
+    Args:
+        folder, manifest: the prepared data set; batches can be read from a folder only, not from a URL.
+        batch_size: sequences a step over all ranks together.
+        shuffle: draw a new order each epoch; otherwise the order of the manifest.
+        changes: how sequences are changed, anew each epoch; by default not at all.
+        workers: processes that read ahead; 0 reads in this one.
+
+    Raises:
+        DriftworkError: the split is empty, the batch is smaller than the number of ranks, the data do not allow the
+            changes, or TMPDIR is too long a path for workers.
+    """
+
+    def __init__(
+        self, folder: Place, manifest: Manifest, split: Split, observation: ObservationConfig, *,
+        batch_size: int, seed: int, shuffle: bool, rank: int = 0, world: int = 1, workers: int = 0,
+        changes: AugmentConfig = NO_CHANGE,
+    ) -> None:  # fmt: skip
+        self.samples = sum(shard.samples for shard in manifest.of(split))
+        if self.samples == 0:
+            raise DriftworkError(f"{folder}: the {split} split is empty; prepare with a larger share for it")
+        if batch_size < world:
+            raise DriftworkError(f"batch_size={batch_size} is smaller than ranks={world}; each rank needs a sequence")
+        changes.check(manifest.spec, str(folder))
+        if workers:
+            sockets.require(sockets.problem_of_loaders(), f"loader_workers={workers}")
+        self.length = manifest.spec.length
+        """Frames of the longest sequence."""
+        self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
+        self.rank, self.world, self.workers = rank, world, workers
+        self.hash = manifest.hash
+        self.dataset = _Batches(folder, manifest, split, observation, changes, seed)
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch, the same on every rank."""
+        return -(-self.samples // self.batch_size)
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from `first_step` on."""
+        order = self.order(epoch)
+        starts = range(first_step * self.batch_size, self.samples, self.batch_size)
+        requests = (self._request(epoch, order[at : at + self.batch_size]) for at in starts)
+        return iter(DataLoader(self.dataset, sampler=requests, batch_size=None, collate_fn=_as_it_is,
+                               num_workers=self.workers, worker_init_fn=_leave_sigterm_to_the_rank,
+                               pin_memory=torch.cuda.is_available()))  # fmt: skip
+
+    def _request(self, epoch: int, dealt: NDArray[np.int64]) -> Request:
+        mine = dealt[self.rank :: self.world]
+        filling = -(-len(dealt) // self.world) - len(mine)
+        samples = tuple(int(i) for i in mine) + (int(dealt[0]),) * filling
+        return Request(epoch, samples, len(mine), self.world / len(dealt))
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The positions of all sequences of the split in the order of this epoch."""
+        if not self.shuffle:
+            return np.arange(self.samples)
+        return np.random.Generator(np.random.Philox(key=key_seed(self.seed, epoch, self.hash))).permutation(
+            self.samples
+        )
+
+
+class _Batches(Dataset[Batch]):
+    """Request -> Batch; what a reading process holds."""
+
+    def __init__(
+        self, folder: Place, manifest: Manifest, split: Split, observation: ObservationConfig, changes: AugmentConfig,
+        seed: int,
+    ) -> None:  # fmt: skip
+        self.folder, self.spec, self.observation, self.seed = folder, manifest.spec, observation, seed
+        self.changes = changes
+        self.shards = manifest.of(split)
+        self.ends = np.cumsum([shard.samples for shard in self.shards])
+
+    def __getitem__(self, request: Request) -> Batch:
+        sequences = [self._changed(self.read(i), request.epoch) for i in request.samples]
+        masks = [self._observe(sequence, request.epoch) for sequence in sequences]
+        weight = [request.weight if i < request.real else 0.0 for i in range(len(sequences))]
+        seeds = [key_seed(self.seed, "noise", request.epoch, sequence.key) for sequence in sequences]
+        return collate(sequences, masks, weight, seeds)
+
+    def read(self, position: int) -> Sequence:
+        shard = int(np.searchsorted(self.ends, position, side="right"))
+        index = position - int(self.ends[shard] - self.shards[shard].samples)
+        assert isinstance(self.folder, Path), "pipeline.shards.cache puts a folder in the place of a URL"
+        path = self.folder / self.shards[shard].file
+        try:
+            with path.open("rb") as handle:
+                return read_sample(handle, self.shards[shard], index, self.spec)
+        except OSError as error:
+            raise DriftworkError(f"{path}: cannot be read: {error.strerror}") from None
+
+    def _changed(self, sequence: Sequence, epoch: int) -> Sequence:
+        if self.changes == NO_CHANGE:
+            return sequence
+        return augment(self.changes, self.spec, sequence, key_seed(self.seed, "augment", epoch, sequence.key))
+
+    def _observe(self, sequence: Sequence, epoch: int) -> NDArray[np.bool_]:
+        return mask(self.observation, sequence.mask, key_seed(self.seed, "mask", epoch, sequence.key))
+
+
+def collate(
+    sequences: list[Sequence], observed: list[NDArray[np.bool_]], weight: list[float], seeds: list[int]
+) -> Batch:
+    """Pad to the longest: values with 0, masks with False, times with the last one."""
+    B, T, D = len(sequences), max(len(s.times) for s in sequences), sequences[0].values.shape[1]
+    times, values = np.empty((B, T)), np.zeros((B, T, D), np.float32)
+    present, shown = np.zeros((B, T), np.bool_), np.zeros((B, T), np.bool_)
+    for b, sequence in enumerate(sequences):
+        n = len(sequence.times)
+        times[b, :n] = sequence.times - sequence.times[0]
+        times[b, n:] = times[b, n - 1]
+        values[b, :n] = np.where(sequence.mask[:, None], sequence.values, 0)
+        present[b, :n], shown[b, :n] = sequence.mask, observed[b]
+    return Batch(
+        torch.from_numpy(times), torch.from_numpy(values), torch.from_numpy(present), torch.from_numpy(shown),
+        torch.tensor(weight, dtype=torch.float32), torch.tensor(seeds, dtype=torch.int64),
+        tuple(sequence.key for sequence in sequences), tuple(sequence.group for sequence in sequences),
+    )  # fmt: skip
+
+
+def _leave_sigterm_to_the_rank(worker: int) -> None:
+    """SIGTERM is often sent to all processes of a job. A rank answers it after its step; a worker that died of it would
+    be an error before that."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch  # the data set makes whole batches

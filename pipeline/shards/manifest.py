@@ -1,0 +1,137 @@
+"""The manifest: what a prepared data set holds. It is written last, so that a folder with one is complete.
+
+Its bytes are a pure function of the raw files and of the recipe: no paths of the machine, no time, no number of
+workers. Everything that reads shards begins here.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from driftwork.config_base import Config, build
+from driftwork.errors import DriftworkError
+from driftwork.files import printable
+from pipeline.sequence import DataSpec, Split
+from pipeline.shards.stats import Stats
+from pipeline.shards.storage import MissingError, Place, Store
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+
+
+class Shard(Config):
+    """One tar file. Sample i is the bytes from `offsets[i]` up to `offsets[i + 1]`, the last one up to the end."""
+
+    file: str
+    split: Split
+    samples: int
+    bytes: int
+    sha256: str
+    offsets: tuple[int, ...]
+    """[samples], in bytes."""
+    frames: tuple[int, ...]
+    """[samples], T of each."""
+
+    def span(self, index: int) -> tuple[int, int]:
+        """(offset, length) in bytes of a sample."""
+        start = self.offsets[index]
+        end = self.offsets[index + 1] if index + 1 < self.samples else self.bytes
+        return start, end - start
+
+
+class Manifest(Config):
+    schema_version: Literal[1]
+    spec: DataSpec
+    recipe: dict[str, Any]
+    """What of the prepare config decides the bytes: data set, shares, shard size, licence."""
+    stats: Stats
+    shards: tuple[Shard, ...]
+    """Train, then validation, then test; in each in the order of the plan."""
+    items: int
+    """Raw items found."""
+    unreadable: int
+    """Of these, left out; quarantine.jsonl has the reasons."""
+    inputs: dict[str, str | None]
+    """File below the source folder -> sha256, None where it could not be opened."""
+    joined: dict[str, str] = Field({})
+    """Group -> the group with the same content that it is joined to. Left out of the file where it is empty."""
+
+    @property
+    def dataset(self) -> str:
+        """What the recipe calls the data set, as in `pipeline.readers.registry`."""
+        return str(self.recipe["dataset"]["name"])
+
+    @cached_property
+    def hash(self) -> str:
+        """sha256 of the manifest file; names the exact data set in a run's record."""
+        digest = hashlib.sha256()
+        for line in self._lines():
+            digest.update(line)
+        return digest.hexdigest()
+
+    def of(self, split: Split) -> tuple[Shard, ...]:
+        return tuple(shard for shard in self.shards if shard.split == split)
+
+    def encode(self) -> bytes:
+        """The file's bytes: JSON, one shard a line."""
+        return b"".join(self._lines())
+
+    def _lines(self) -> Iterator[bytes]:
+        """Line by line: as one tree and one text, it would be most of what a rank holds of a large data set."""
+        yield b"{\n"
+        for name in type(self).model_fields:
+            if name != "shards" and (name != "joined" or self.joined):
+                value = self.model_dump(mode="json", include={name})[name]
+                yield from (f"{json.dumps(name)}: ".encode(), json.dumps(value).encode("ascii"), b",\n")
+        yield b'"shards": ['
+        for number, shard in enumerate(self.shards):
+            yield b",\n  " if number else b"\n  "
+            yield json.dumps(shard.model_dump(mode="json")).encode("ascii")
+        yield b"\n]\n}\n"
+
+
+def read_manifest(where: Place) -> Manifest:
+    """Raises `DriftworkError` when there is none, or none of this schema."""
+    path = f"{where}/{MANIFEST}"
+    try:
+        raw = json.loads(Store(where).read(MANIFEST) if isinstance(where, str) else Path(path).read_bytes())
+    except (FileNotFoundError, NotADirectoryError, MissingError) as error:
+        why = f" ({error.reason})" if isinstance(error, MissingError) else ""
+        raise DriftworkError(
+            f"{where}: no {MANIFEST}{why}, so no complete data set; make one with "
+            f"`driftwork prepare CONFIG out={where}`"
+        ) from None
+    except OSError as error:
+        raise DriftworkError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise DriftworkError(f"{path}: is no JSON; prepare the data set again") from None
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if version != SCHEMA:
+        found = printable(str(version))[:40]
+        raise DriftworkError(f"{path}: schema version {found}, this driftwork reads {SCHEMA}; prepare it again")
+    manifest = build(Manifest, raw, where=path)
+    for shard in manifest.shards:
+        _check(shard, manifest.spec, path)
+    if not len(manifest.stats.mean) == len(manifest.stats.scale) == manifest.spec.dim:
+        raise DriftworkError(f"{path}: the statistics are not of {manifest.spec.dim} channels; prepare it again")
+    return manifest
+
+
+def _check(shard: Shard, spec: DataSpec, path: str) -> None:
+    """A shard's own fields must agree, and its name must stay in the folder."""
+    ends = (*shard.offsets[1:], shard.bytes)
+    if not (
+        len(shard.offsets) == len(shard.frames) == shard.samples > 0
+        and shard.offsets[0] == 0
+        and all(start < end for start, end in zip(shard.offsets, ends, strict=True))
+        and 0 < min(shard.frames) <= max(shard.frames) <= spec.length
+        and re.fullmatch(r"[A-Za-z0-9_-]+\.tar", shard.file)
+    ):
+        name = printable(shard.file)[:80]
+        raise DriftworkError(f"{path}: the entry of '{name}' contradicts itself; prepare the data set again")

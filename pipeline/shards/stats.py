@@ -1,0 +1,57 @@
+"""Mean and scale of each channel, in one pass and in pieces that merge (Chan, Golub and LeVeque 1979), in float64.
+
+The order of merging is part of the result's last bits: shards are merged in the order of the plan.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from driftwork.config_base import Config
+
+
+class Stats(Config):
+    """Of the train split alone, over the frames that are there."""
+
+    frames: int
+    mean: tuple[float, ...]
+    """[D], in the units of the data."""
+    scale: tuple[float, ...]
+    """[D], the standard deviation; 0 for a channel that never changes."""
+
+
+class Moments(NamedTuple):
+    frames: int
+    mean: NDArray[np.float64]
+    """[D]"""
+    squares: NDArray[np.float64]
+    """[D], the sum of squared distances from the mean."""
+
+    @classmethod
+    def empty(cls, dim: int) -> "Moments":
+        return cls(0, np.zeros(dim), np.zeros(dim))
+
+    @classmethod
+    def of(cls, values: NDArray[np.generic], mask: NDArray[np.bool_]) -> "Moments":
+        """Of the frames of `values` [T, D] where `mask` [T] is true."""
+        there = values[mask].astype(np.float64)
+        if not len(there):
+            return cls.empty(values.shape[1])
+        mean = there.mean(axis=0)
+        return cls(len(there), mean, np.square(there - mean).sum(axis=0))
+
+    def merge(self, other: "Moments") -> "Moments":
+        frames = self.frames + other.frames
+        if frames == 0:
+            return self
+        step = other.mean - self.mean
+        return Moments(
+            frames,
+            self.mean + step * (other.frames / frames),
+            self.squares + other.squares + np.square(step) * (self.frames * other.frames / frames),
+        )
+
+    def stats(self) -> Stats:
+        scale = np.sqrt(self.squares / max(self.frames, 1))
+        return Stats(frames=self.frames, mean=tuple(self.mean.tolist()), scale=tuple(scale.tolist()))
