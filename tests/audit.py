@@ -17,8 +17,8 @@ from typing import Any
 from packaging.version import Version
 
 from driftwork.config_base import Config, build, read_mapping
+from tests.places import ROOT
 
-ROOT = Path(__file__).parent.parent
 PINS = ROOT / "constraints.txt"
 _PATIENCE_S = 300
 

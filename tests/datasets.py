@@ -11,7 +11,7 @@ from pipeline.sequence import SPLITS, DataSpec, Sequence, grey
 from pipeline.shards.manifest import MANIFEST, Manifest
 from pipeline.shards.shard_files import write_shard
 from pipeline.shards.stats import Moments
-from tests.pipeline import acclaim
+from tests.pipeline.readers import acclaim
 
 
 def write_rolls(folder, *, D=128, T=20, interval=0.2, seed=0, train=(10, 1, 18), val=(6,), test=(7,)):

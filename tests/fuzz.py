@@ -40,9 +40,9 @@ from pipeline.shards.stats import Moments
 from pipeline.shards.verify import verify
 from tests import fuzz_midi
 from tests.damage import GRID_LINES, LAUGHS, LINES, VALUES, damaged, forged
-from tests.pipeline import acclaim, midi_bytes, speech
+from tests.pipeline.readers import acclaim, midi_bytes, speech
+from tests.places import ROOT
 
-ROOT = Path(__file__).parent.parent
 REAL = ROOT.parent / "shared" / "data"
 LIMITS = Limits(seconds=10, mib=1024)
 GROWTH_MIB = 1024

@@ -6,8 +6,8 @@ from random import Random
 import numpy as np
 
 from pipeline.readers.piano_roll import roll
-from tests.pipeline.midi_bytes import piece
-from tests.pipeline.midi_readers import roll_by_mido, roll_by_pretty_midi
+from tests.pipeline.readers.midi_bytes import piece
+from tests.pipeline.readers.midi_readers import roll_by_mido, roll_by_pretty_midi
 
 RATES = [5.0, 7.5, 24.0, 100.0]
 

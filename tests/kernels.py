@@ -9,7 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from tests.places import ROOT
+
 NEWEST = "X86_V4 AVX512_ICL AVX512_SPR"
 KERNELS = {
     "default": {
@@ -27,11 +28,20 @@ KERNELS = {
 """Environment by name; `best` is what the processor has."""
 THREADS = (1, 2)
 NUMERICAL = (
-    "tests/models", "tests/launch/test_engine.py", "tests/launch/test_estimates.py", "tests/launch/test_export.py",
-    "tests/launch/test_generate.py", "tests/launch/test_scores.py", "tests/launch/test_showcase.py",
-    "tests/launch/test_showcase_speech.py", "tests/pipeline/test_bouncing_balls.py", "tests/pipeline/test_mocap.py",
-    "tests/pipeline/test_rotating_mnist.py", "tests/pipeline/test_skeleton.py", "tests/pipeline/test_stats.py",
-)  # fmt: skip
+    "tests/models",
+    "tests/launch/training/test_engine.py",
+    "tests/launch/scoring/test_estimates.py",
+    "tests/launch/serving/test_export.py",
+    "tests/launch/generation/test_generate.py",
+    "tests/launch/scoring/test_scores.py",
+    "tests/launch/evaluation/test_showcase.py",
+    "tests/launch/evaluation/test_showcase_speech.py",
+    "tests/pipeline/readers/test_bouncing_balls.py",
+    "tests/pipeline/readers/test_mocap.py",
+    "tests/pipeline/readers/test_rotating_mnist.py",
+    "tests/pipeline/readers/test_skeleton.py",
+    "tests/pipeline/shards/test_stats.py",
+)
 """Files whose assertions depend on rounding."""
 CHILD = """
 import sys, pytest, torch

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.places import ROOT
+
 SSH = f"{sys.executable} {Path(__file__).with_name('standin_ssh.py')}"
 
 

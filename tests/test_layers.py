@@ -4,11 +4,11 @@ import ast
 import subprocess
 import sys
 from graphlib import TopologicalSorter
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.places import ROOT
+
 MAY_IMPORT = {
     "driftwork": {"driftwork"},
     "models": {"models", "driftwork"},

@@ -15,8 +15,8 @@ from pipeline.observe import ObservationConfig
 from pipeline.shards.manifest import MANIFEST
 from pipeline.shards.verify import verify
 from tests.datasets import write_rolls
+from tests.places import ROOT
 
-ROOT = Path(__file__).parent.parent
 PACKAGES = ("models", "pipeline", "launch", "benchmarks")
 SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}

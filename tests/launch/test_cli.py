@@ -3,12 +3,12 @@
 import importlib
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
 
 from launch import cli
 from launch.cli import COMMANDS
+from tests.places import ROOT
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -35,7 +35,7 @@ def test_words_that_a_command_has_no_use_for_are_no_request(capsys):
 
 @pytest.mark.parametrize("flag", ["--version", "-V"])
 def test_the_version_is_that_of_the_package(flag, monkeypatch, capsys):
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     monkeypatch.setattr(sys, "argv", ["driftwork", flag])
     assert cli.main() == 0
     assert capsys.readouterr().out == f"driftwork {project['version']}\n"

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from pathlib import Path
 
 import pytest
 
@@ -15,8 +14,7 @@ from driftwork.errors import DriftworkError
 from launch import ui
 from launch.tracker import mlflow_store
 from tests import hostile
-
-ROOT = Path(__file__).parent.parent.parent
+from tests.places import ROOT
 
 
 def get(address):

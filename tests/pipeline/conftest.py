@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.pipeline.midi_bytes import corpus
+from tests.pipeline.readers.midi_bytes import corpus
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,96 @@
+"""The command and the glance: what they load, say and end with."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from driftwork.errors import DriftworkError
+from launch import doctor
+from launch.checks import glance
+from tests.places import ROOT
+
+
+@pytest.mark.process
+def test_it_runs_where_heavy_packages_are_missing_and_says_so():
+    gone = ["ray", "deepspeed", "mlflow", "torch"]
+    code = f"""
+import sys, json
+from importlib import metadata
+true = metadata.version
+def version(name):
+    if name in {gone}: raise metadata.PackageNotFoundError(name)
+    return true(name)
+metadata.version = version
+for name in {gone}: sys.modules[name] = None
+from launch import doctor
+from launch.checks import glance
+sys.exit(doctor.main(["--json", "uri=null"]))
+"""
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    found = json.loads(answer.stdout)
+    missing = [one for one in found if one["check"] == "packages" and one["level"] == "warning"]
+    assert {one["said"].split()[0] for one in missing} == set(gone)
+    assert "pip install -e '.[prepare]'" in next(one["cure"] for one in missing if one["said"].startswith("ray"))
+    assert answer.stderr == ""
+
+
+@pytest.mark.process
+def test_it_imports_nothing_heavy_and_a_glance_is_quick(tmp_path):
+    code = """
+import sys, time
+from launch import doctor
+from launch.checks import glance
+from pathlib import Path
+began = time.process_time()
+glance.before_training(1, "sqlite:///runs/none.db", Path("runs/x"))
+glance.before_preparing(Path("out"))
+print(time.process_time() - began)
+print([name for name in ("ray", "torch", "deepspeed", "mlflow", "webdataset", "numpy") if name in sys.modules])
+"""
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    seconds, loaded = answer.stdout.splitlines()
+    assert loaded == "[]"
+    assert float(seconds) < 0.3
+
+
+def test_the_command_ends_in_1_when_it_found_an_error(home, monkeypatch, capsys):
+    arguments = ["uri=null", f"out={home}"]
+    (home / ".ray").mkdir()
+    (home / ".ray/auth_token").write_text("secret")
+    (home / ".ray/auth_token").chmod(0o644)
+    assert doctor.main(arguments) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.split()[0] in ("ok", "warning", "error") for line in lines)
+    assert [line.split()[1] for line in lines if line.startswith("error")] == ["ray"]
+    (home / ".ray/auth_token").chmod(0o600)
+    assert doctor.main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"check", "level", "said", "cure"} == set(found[0])
+    with pytest.raises(DriftworkError, match="did you mean 'ranks'"):
+        doctor.main(["rank=2"])
+
+
+def test_a_glance_says_what_is_wrong_and_nothing_else(home, capsys, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    glance.before_training(1, None, home / "runs")
+    glance.before_preparing(home / "data")
+    quiet = capsys.readouterr().err
+    assert "build lock" not in quiet
+    assert "token" not in quiet
+    lock = home / ".cache/torch_extensions/py311_cpu/shm/lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    os.utime(lock, (0, 0))
+    (home / ".ray").mkdir()
+    (home / ".ray/auth_token").write_text("secret")
+    (home / ".ray/auth_token").chmod(0o644)
+    glance.before_training(1, None, home / "runs")
+    assert f"driftwork doctor: error    build lock   {lock}" in capsys.readouterr().err
+    glance.before_preparing(home / "data")
+    assert "driftwork doctor: error    ray token" in capsys.readouterr().err

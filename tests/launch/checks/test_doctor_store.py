@@ -1,0 +1,140 @@
+"""Tracking stores as MLflow makes them, and as they break."""
+
+import http.server
+import io
+import os
+import socket
+import sqlite3
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from driftwork import files
+from launch.checks import store as doctor_store
+from launch.tracker import mlflow_store
+from tests.launch.checks.findings import level_of
+
+
+@pytest.fixture
+def store(tmp_path):
+    """What a check reads of a store that the MLflow of this environment has made."""
+    file = tmp_path / "store.db"
+    revisions = dict(doctor_store._revisions())
+    (newest,) = revisions.keys() - set(revisions.values())
+    with sqlite3.connect(file) as database:
+        database.execute("CREATE TABLE alembic_version (version_num VARCHAR(32))")
+        database.execute("INSERT INTO alembic_version VALUES (?)", (newest,))
+    database.close()
+    return file
+
+
+@pytest.mark.slow
+def test_the_schema_is_the_one_that_mlflow_makes(store, tmp_path):
+    mlflow_store.prepare_store(f"sqlite:///{tmp_path}/mlflow.db", "x")
+    found = [doctor_store.tracking(f"sqlite:///{file}") for file in (store, tmp_path / "mlflow.db")]
+    assert [level_of(finding) for finding in found] == ["ok", "ok"]
+    assert found[0].said.split()[-1] == found[1].said.split()[-1]
+
+
+def test_a_store_is_new_or_fits_the_mlflow_that_is_here(home, store):
+    assert level_of(doctor_store.tracking(None)) == "ok"
+    assert "made by the first run" in doctor_store.tracking(f"sqlite:///{home}/a/b/mlflow.db").said
+    assert not (home / "a").exists()
+    before = store.read_bytes()
+    finding = doctor_store.tracking(f"sqlite:///{store}")
+    assert level_of(finding) == "ok"
+    assert store.read_bytes() == before
+    assert finding.said.split()[-1] in dict(doctor_store._revisions())
+
+
+def test_a_store_that_cannot_grow_is_an_error(home, store, monkeypatch):
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", lambda dir: io.FileIO("/dev/full", "w"))
+    finding = doctor_store.tracking(f"sqlite:///{store}")
+    assert level_of(finding) == "error"
+    assert finding.said == f"{store} cannot grow: No space left on device"
+
+
+@pytest.mark.parametrize(("version", "said"), [("0a8213491aaa", "older"), ("ffffffffffff", "newer")])
+def test_a_store_of_another_mlflow_is_an_error(home, store, version, said):
+    file = home / "other.db"
+    file.write_bytes(store.read_bytes())
+    with sqlite3.connect(file) as database:
+        database.execute("UPDATE alembic_version SET version_num = ?", (version,))
+    database.close()
+    finding = doctor_store.tracking(f"sqlite:///{file}")
+    assert level_of(finding) == "error"
+    assert f"of a{'n' if said == 'older' else ''} {said} MLflow" in finding.said
+
+
+def test_a_locked_store_is_named_in_seconds(home, store):
+    holder = sqlite3.connect(store)
+    holder.execute("BEGIN EXCLUSIVE")
+    try:
+        began = time.monotonic()
+        assert "has been locked" in doctor_store.tracking(f"sqlite:///{store}").said
+        assert time.monotonic() - began < 10
+    finally:
+        holder.close()
+    assert level_of(doctor_store.tracking(f"sqlite:///{store}")) == "ok"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"no database at all" * 99, "not a database"), (None, "no MLflow store")]
+)
+def test_a_file_that_is_no_store_is_an_error(home, content, said):
+    file = home / "x.db"
+    if content is None:
+        with sqlite3.connect(file) as database:
+            database.execute("CREATE TABLE other (x)")
+        database.close()
+    else:
+        file.write_bytes(content)
+    finding = doctor_store.tracking(f"sqlite:///{file}")
+    assert level_of(finding) == "error"
+    assert said in finding.said
+
+
+def test_a_store_that_may_not_be_written_is_an_error(store):
+    assert level_of(doctor_store.tracking("sqlite:////proc/none/mlflow.db")) == "error"
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        file = Path(folder, "mlflow.db")
+        file.write_bytes(store.read_bytes())
+        file.chmod(0o444)
+        os.seteuid(65534 if os.geteuid() == 0 else os.geteuid())  # root may write whatever the mode says
+        try:
+            finding = doctor_store.tracking(f"sqlite:///{file}")
+        finally:
+            os.seteuid(os.getuid())
+    assert level_of(finding) == "error"
+    assert finding.said == f"{file} may not be written"
+
+
+@pytest.mark.network
+def test_a_server_answers_or_does_not(monkeypatch, free_port):
+    monkeypatch.setenv("no_proxy", "*")
+
+    class Health(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200 if self.path.startswith(("/health", "/api/2.0/mlflow/")) else 404)
+            self.end_headers()
+
+        def log_message(self, *arguments): ...
+
+    uri = f"http://127.0.0.1:{free_port}"
+    finding = doctor_store.tracking(uri)
+    assert level_of(finding) == "error"
+    assert "does not answer" in finding.said
+    with http.server.HTTPServer(("127.0.0.1", free_port), Health) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        assert level_of(doctor_store.tracking(uri)) == "ok"
+        assert "answers 404" in doctor_store.tracking(f"{uri}/other").said
+        server.shutdown()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = time.monotonic()
+        assert level_of(doctor_store.tracking(f"http://127.0.0.1:{silent.getsockname()[1]}")) == "error"
+        assert time.monotonic() - began < 10

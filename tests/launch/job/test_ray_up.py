@@ -1,0 +1,112 @@
+"""`ray up`, `ray submit` and `ray down` with configs/clusters/ray.yaml, as docs/ray.md has them, on two hosts."""
+
+import re
+import shlex
+import sys
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from driftwork.config_base import load
+from pipeline.prepare.prepare import PrepareConfig, prepare
+from pipeline.shards.manifest import read_manifest
+from tests.network import ROOT, SSH, two_places
+from tests.pipeline.readers.midi_bytes import corpus
+
+CONFIG = ROOT / "configs/prepare/lakh.yaml"
+OVERRIDES = ["val=0.2", "test=0.2", "files_per_shard=4", "dataset.seconds=6"]
+BIN = Path(sys.executable).parent
+STANDINS = {
+    "ssh": f"""
+        while [ "${{1#-}}" != "$1" ]; do case $1 in -tt) shift ;; *) shift 2 ;; esac; done
+        host=${{1#*@}}; shift
+        exec {SSH} "$host" "$@" """,
+    "rsync": """
+        # --rsh SSH -avz FILE USER@HOST:FILE
+        exec ssh "${5%%:*}" "umask 077; cat > ${5#*:}" < "$4" """,
+}
+
+
+@contextmanager
+def opened(place, address, home):
+    """A host that the stand-in for ssh reaches, with processes of its own: `ray stop` ends all Ray that it sees."""
+    home.mkdir()
+    (home / ".bash_profile").write_text(f"PATH={home.parent}/bin:$PATH\n")
+    inside = f"mount -t tmpfs ray /tmp/ray && mount -t tmpfs shm /dev/shm && {{ {SSH} --serve {address} & wait; }}"
+    apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", inside]
+    # A worker waits a minute for a head that is lost, and then another.
+    patience = {"RAY_gcs_rpc_server_reconnect_timeout_s": "15", "RAY_gcs_server_request_timeout_seconds": "15"}
+    process = place.popen(apart, env={"HOME": str(home), **patience})
+    try:
+        yield
+    finally:
+        process.kill()  # it takes no notice of SIGTERM
+        process.wait()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_cluster_by_ssh_prepares_the_same_bytes_and_goes_down(tmp_path, without_ray):
+    raw = corpus(tmp_path / "raw", 20)
+    alone = prepare(load(PrepareConfig, CONFIG, [*OVERRIDES, f"source={raw}", f"out={tmp_path / 'alone'}"]))
+    (tmp_path / "bin").mkdir()
+    for name, does in STANDINS.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / "bin" / name).chmod(0o700)
+    Path("/tmp/ray").mkdir(exist_ok=True)  # each host has another there
+    token = tmp_path / "here/.ray/auth_token"
+
+    with two_places() as (head, worker), ExitStack() as hosts:
+        for place, address, home in (
+            (head, "127.0.0.1", "here"), (head, head.address, "head"), (worker, worker.address, "worker")
+        ):  # fmt: skip
+            hosts.enter_context(opened(place, address, tmp_path / home))
+        time.sleep(1)
+        idle = len(head.processes()), len(worker.processes())
+        text = (ROOT / "configs/clusters/ray.yaml").read_text().replace("WORKER1, WORKER2", worker.address)
+        for word, meant in {"HEAD": head.address, "USER": "me", "REPOSITORY/.venv": sys.prefix}.items():
+            text = re.sub(rf"\b{word}\b", meant, text)
+        cluster = tmp_path / "ray.yaml"
+        cluster.write_text(text)
+
+        def here(*words):
+            clean = ["env", "-i", f"HOME={tmp_path / 'here'}", f"PATH={tmp_path / 'bin'}:{BIN}:/usr/bin:/bin"]
+            command = [*SSH.split(), "127.0.0.1", f"cd {ROOT} && {shlex.join([*clean, *map(str, words)])} 2>&1"]
+            process = head.popen(command, stdin=-3, stdout=-1, text=True)
+            said, _ = process.communicate()
+            assert not token.exists() or token.read_text() not in said
+            return process.returncode, said
+
+        code, said = here("sh", "-c", "ray get-auth-token --generate > /dev/null && chmod 600 ~/.ray/auth_token")
+        assert code == 0, said
+        code, said = here("ray", "up", "-y", "--no-config-cache", cluster)
+        assert code == 0, said
+        deadline = time.monotonic() + 300
+        while "raylet" not in [Path(f"/proc/{process}/comm").read_text().strip() for process in worker.processes()]:
+            assert time.monotonic() < deadline, worker.processes()
+            time.sleep(1)
+
+        settings = [CONFIG, *OVERRIDES, f"source={raw}", "address=auto"]
+        code, said = here("ray", "submit", cluster, "launch/prepare.py", *settings, f"out={tmp_path / 'out'}")
+        assert code == 0, said
+        assert read_manifest(tmp_path / "out").hash == alone.hash
+        shown = [Path(f"/proc/{process}/cmdline").read_text() for process in head.processes() + worker.processes()]
+        assert not any(token.read_text() in words for words in shown)
+
+        other = (
+            f"RAY_AUTH_TOKEN={'0' * 64} python -m launch.prepare {shlex.join(map(str, settings))} out={tmp_path}/other"
+        )
+        code, said = here("ray", "exec", cluster, other)
+        assert (code, "or it refuses our token" in said) == (1, True), said
+        code, said = here("ray", "submit", cluster, "launch/prepare.py", CONFIG, "no_such_key=1")
+        assert (code, "unknown key 'no_such_key'" in said) == (1, True), said
+
+        code, said = here("ray", "down", "-y", cluster)
+        assert code == 0, said
+        assert len(head.processes()) == idle[0]
+        deadline = time.monotonic() + 300
+        while len(worker.processes()) > idle[1]:
+            assert time.monotonic() < deadline, worker.processes()
+            time.sleep(1)

@@ -1,0 +1,341 @@
+"""`driftwork report` on a store of runs with known scores: what is in tables, figures and page, and what is refused."""
+
+import base64
+import csv
+import errno
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from driftwork.config_base import load
+from driftwork.errors import DriftworkError
+from launch import report
+from launch.reports import contents, paper_figures, published
+from launch.reports import rows as report_rows
+from launch.reports.rows import Group, Kind, Member
+from launch.reports.tracked_runs import TrackedRun
+from launch.runs import run_folder
+from launch.runs.config import RunConfig
+from launch.scoring import comparison, tables
+from launch.scoring.estimates import Estimate, Scores, difference, estimate, over_seeds
+from launch.scoring.results import write_results
+from launch.scoring.side_by_side import Column
+from launch.scoring.tables import Cell, Row, Table
+from launch.tracker.tracking import TrackingConfig, open_run
+from pipeline.readers.wav import write_wav
+from tests.launch.tracker.test_tracking import client_of
+from tests.places import tiny
+
+KEYS = tuple(f"song{i // 2}-{i}" for i in range(24))
+GROUPS = tuple(key.partition("-")[0] for key in KEYS)
+NAMES = {"density": "nll_nats_per_frame", "prediction": "accuracy_percent", "interpolation": "accuracy_percent"}
+MANIFEST = "ab" * 32
+
+
+def scored(level, seed):
+    return Scores(KEYS, GROUPS, tuple((level + np.random.default_rng(seed).normal(size=24)).tolist()), (1.0,) * 24)
+
+
+def rates_of(level, rates):
+    model = {
+        task: {rate: {metric: scored(level, i + int(rate))} for rate in rates}
+        for i, (task, metric) in enumerate(NAMES.items())
+    }
+    copied = {task: {rate: {NAMES[task]: scored(20, int(rate))} for rate in rates} for task in list(NAMES)[1:]}
+    return {"model": model, "persistence": copied}
+
+
+def ran(root, uri, name, level, *overrides, best, command=None, evaluations=("test",), extra=()):
+    """A finished run whose model scored about `level` in everything."""
+    folder = root / name
+    yaml = tiny("vsdn_vae")
+    config = load(RunConfig, yaml, [f"out={folder}", "data=rolls", *overrides])
+    run_folder.create(config)
+    files = []
+    for evaluation in evaluations:
+        rates = ("10", "20", "50") if "-at-" in evaluation else ("25", "50")
+        files += write_results(folder, evaluation, rates_of(level, rates))
+    tags = {"driftwork.model": config.model.name, "driftwork.data": "rolls", "driftwork.manifest": MANIFEST}
+    tags |= {"driftwork.dataset": "lakh"} | ({"driftwork.command": command} if command else {})
+    with open_run(TrackingConfig(uri=uri), experiment="rolls", run_name=name, run_folder=folder, tags=tags) as tracker:
+        tracker.metrics({"val/best_score": best}, 3)
+        tracker.artifact(folder / "config.yaml")
+        for file in [*files, *extra]:
+            tracker.artifact(file, "outputs")
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory):
+    """VSDN-VAE at beta x latent, the best of which has two seeds; its residual form; what is in no table."""
+    root = tmp_path_factory.mktemp("tracked")
+    uri = f"sqlite:///{root}/mlflow.db"
+    media = root / "media"
+    media.mkdir()
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(media / "skeleton.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(media / "interpolation.png")
+    (media / "interpolation.pdf").write_bytes(b"%PDF-1.4\n")
+    (media / "truth.mid").write_bytes(b"MThd\0\0\0\6\0\0\0\1\0\x60")
+    write_wav(media / "truth.wav", np.zeros(160, np.float32), 16000)
+    extra = sorted(media.iterdir())
+    for beta, latent, best, level in ((0.1, 2, 9.5, 31.0), (0.1, 4, 9.4, 32.0), (1, 2, 9.0, 30.0), (1, 4, 9.2, 29.0)):
+        options = (f"train.beta={beta}", f"model.latent={latent}")
+        ran(root, uri, f"{beta}-{latent}", level, *options, best=best, command="driftwork sweep some.yaml")
+    again = ("train.beta=1", "model.latent=2", "train.seed=1")
+    ran(root, uri, "again", 30.5, *again, best=9.1, command="driftwork train some.yaml 'a=<b>'")
+    both = ("test", "test-at-10-20-50")
+    ran(root, uri, "res", 33.0, "model.name=vsdn_vae_res", best=8.0, evaluations=both, extra=extra)
+    ran(root, uri, "unscored", 33.0, "model.latent=7", best=1.0, evaluations=())
+    with pytest.raises(ZeroDivisionError), open_run(
+        TrackingConfig(uri=uri), experiment="rolls", run_name="failed", run_folder=root, tags={"driftwork.model": "x"}
+    ):  # fmt: skip
+        raise ZeroDivisionError
+    return uri
+
+
+@pytest.fixture(scope="module")
+def out(uri, tmp_path_factory):
+    """Made once, as a user would; tests look at it."""
+    out = tmp_path_factory.mktemp("made") / "report"
+    assert report.main(["rolls", f"out={out}", f"tracking.uri={uri}"]) == 0
+    return out
+
+
+def rows(path):
+    with path.open(newline="") as handle:
+        return {row["model"]: row for row in csv.DictReader(handle)}
+
+
+class Page(HTMLParser):
+    """Every tag that is opened must be closed, in the right order; collects what the page refers to."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.links, self.text = [], [], ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.links += [(tag, value) for name, value in attributes if name in ("src", "href", "srcset", "data")]
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_tables_hold_the_scores_to_the_digit(out):
+    found = rows(out / "table1.csv")
+    names = ["VSDN-VAE", "VSDN-VAE (res)", "last observed frame"]
+    assert list(found)[:3] == names
+    assert [found[name]["seeds"] for name in names] == ["2", "1", ""]
+    both = over_seeds([scored(30.0, 25), scored(30.5, 25)])  # latent 2, beta 1: the best by validation
+    one = estimate(scored(33.0, 51))
+    assert float(found["VSDN-VAE"]["NLL 25 %"]) == both.value
+    assert float(found["VSDN-VAE"]["NLL 25 %, standard error"]) == both.stderr
+    assert float(found["VSDN-VAE (res)"]["pred. 50 %"]) == one.value
+    assert found["last observed frame"]["NLL 25 %"] == ""
+    assert found["VSDN-SDE (res), published"]["interp. 50 %"] == "74.14"
+    apart = difference([scored(33.0, 25)], [scored(30.0, 25), scored(30.5, 25)])
+    assert float(rows(out / "table1-differences.csv")["VSDN-VAE (res)"]["NLL 25 %"]) == apart.value
+    markdown, tex = (out / "tables.md").read_text(), (out / "table1.tex").read_text()
+    assert f"**{tables.figure(both).replace('±', ' ± ')}**" in markdown  # of NLL less is better
+    assert f"**{tables.figure(one).replace('±', ' ± ')}**" in markdown
+    value, _, error = tables.figure(both).partition("±")
+    assert rf"\textbf{{{value} $\pm$ {error}}}" in tex
+    assert tex.count(r"\midrule") == 3  # under the head, over what costs nothing, over the published
+    assert MANIFEST in markdown
+
+
+def test_all_settings_have_a_table_where_one_was_chosen(out):
+    found = rows(out / "table1-settings.csv")
+    assert [name for name in found if name != "VSDN-VAE (res)"] == [
+        f"VSDN-VAE (latent {latent}, beta {beta})" for latent in (2, 4) for beta in (0.1, 1.0)
+    ]
+    assert float(found["VSDN-VAE (latent 4, beta 0.1)"]["NLL 25 %"]) == estimate(scored(32.0, 25)).value
+
+
+def test_figures_are_pdf_and_png(out):
+    for name in ("figure2", "figure4"):
+        assert (out / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        with Image.open(out / f"{name}.png") as picture:
+            assert picture.width > 300
+
+
+def test_a_figure_chooses_among_the_runs_that_it_can_show(tmp_path):
+    """Nine settings are too many lines; that the best of them have no third rate leaves those that do."""
+
+    def kind(hidden, rates, best):
+        member = Member(
+            TrackedRun(str(hidden), "run", 0, {"val/best_score": best}, {}),
+            comparison.Evaluated(tmp_path, {"train.seed": 0}, rates_of(10, rates)), {},
+        )  # fmt: skip
+        return Kind("VSDN-VAE", {"model.hidden": hidden}, f"VSDN-VAE (hidden {hidden})", [member])
+
+    kinds = [*(kind(hidden, ("25", "50"), 1.0) for hidden in range(9)), kind(9, ("10", "25", "50"), 2.0)]
+    (figure,) = paper_figures.draw(Group("rolls", "lakh", MANIFEST, kinds), tmp_path, "")
+    assert [shown.settings["model.hidden"] for shown in figure.kinds] == [9]
+
+
+def test_models_of_one_rate_each_share_a_row(tmp_path):
+    def member(rate, seed):
+        ratios = [int(rate) / 100]
+        config = {"train.seed": seed, "model.name": "vsdn_vae", "observe.train.ratios": ratios}
+        evaluated = comparison.Evaluated(
+            tmp_path, {**config, "observe.evaluate.ratios": ratios}, rates_of(seed, (rate,))
+        )
+        return Member(TrackedRun(f"{rate}-{seed}", "run", 0, {"val/best_score": 1.0}, {}), evaluated, {})
+
+    members = [member(rate, seed) for rate in ("25", "50") for seed in (0, 1)]
+    left_out = []
+    assert all(report_rows._fits(one, members, left_out) for one in members)
+    assert left_out == []
+    (kind,) = report_rows._kinds(members)
+    assert len(kind.tables) == 2
+    assert all(list(table["density"]) == ["25", "50"] for table in kind.tables)
+    again = members[0]._replace(tracked=members[0].tracked._replace(run_id="again"))
+    assert not report_rows._fits(again, [*members, again], left_out)
+
+
+def test_the_page_needs_nothing_else_and_says_how_it_was_made(out):
+    text = (out / "index.html").read_text()
+    page = Page(text)
+    kinds = set()
+    for tag, link in page.links:
+        if link.startswith("#"):
+            assert f'id="{link[1:]}"' in text
+            continue
+        kind, payload = re.fullmatch(r"data:([a-z/]+);base64,(.+)", link).groups()
+        assert base64.b64decode(payload, validate=True)
+        kinds.add((tag, kind))
+    assert kinds == {("img", "image/png"), ("img", "image/gif"), ("audio", "audio/wav"), ("a", "audio/midi")}
+    assert not re.search(r"https?://|url\(|@import|<script|<link", text)
+    assert page.text.count(MANIFEST) >= 4
+    assert "driftwork train some.yaml 'a=<b>'" in page.text
+    assert "driftwork sweep some.yaml" in page.text
+    assert re.search(r"driftwork train runs/\w{32}/config.yaml", page.text)
+    assert "driftwork evaluate" in page.text
+    assert "ratios=[0.1,0.2,0.5]" in page.text
+    assert "unscored" in page.text
+    assert "no scores of single sequences" in page.text
+
+
+def test_the_folder_has_what_the_page_shows_and_the_configs(out):
+    record = json.loads((out / "report.json").read_text())
+    assert sorted(record["runs"].values()) == ["0.1-2", "0.1-4", "1-2", "1-4", "again", "res"]
+    assert {folder.name for folder in (out / "runs").iterdir()} == set(record["runs"])
+    for run_id, name in record["runs"].items():
+        assert load(RunConfig, out / "runs" / run_id / "config.yaml").out.name == name
+    (res,) = [run_id for run_id, name in record["runs"].items() if name == "res"]
+    assert (out / "runs" / res / "outputs/truth.wav").stat().st_size > 160
+    assert not list(out.rglob("*-sequences.json"))
+
+
+@pytest.mark.slow
+def test_it_is_logged_and_made_again_without_itself(uri, out, tmp_path):
+    client = client_of(uri)
+    (logged,) = client.search_runs(
+        [client.get_experiment_by_name("rolls").experiment_id], "tags.driftwork.report='true'"
+    )
+    assert (logged.info.run_name, logged.info.status) == ("report", "FINISHED")
+    assert {"index.html", "table1.csv", "figure4.pdf", "runs"} <= {
+        x.path for x in client.list_artifacts(logged.info.run_id)
+    }
+    copy = tmp_path / "report"
+    shutil.copytree(out, copy)
+    (copy / "of-before.txt").write_text("")
+    assert report.main(["rolls", f"out={copy}", f"tracking.uri={uri}"]) == 0
+    assert not (copy / "of-before.txt").exists()
+    assert (copy / "table1.csv").read_text() == (out / "table1.csv").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_and_leaves_the_report_that_was_there(uri, out, tmp_path, monkeypatch):
+    copy = tmp_path / "report"
+    shutil.copytree(out, copy)
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(contents.page, "page", full)
+    with pytest.raises(DriftworkError, match="report: cannot be written: No space left on device; nothing has changed"):
+        report.main(["rolls", f"out={copy}", f"tracking.uri={uri}"])
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["rulls", "out=new"], "has no experiment 'rulls'; there are Default, rolls"),
+        (["Default", "out=new"], "experiment 'Default': no finished run can stand in a table: it has none"),
+        (["rolls", "out=new", "split=val"], "no scores of single sequences; driftwork evaluate .* split=val"),
+        (["rolls", "out=full"], "out=.*full: holds other files"),
+        (["rolls", "out=full/file"], "out=.*file: is a file"),
+        (["rolls", "out=new", "tracking.uri=sqlite:///none.db"], "none.db: no tracking store here"),
+        (["rolls", "out=new", "splot=val"], "unknown key 'splot'"),
+        (["out=new"], "the first argument is an experiment's name"),
+    ],
+)
+def test_a_mistake_is_one_line(uri, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").write_text("mine")
+    store = [] if any(argument.startswith("tracking") for argument in arguments) else [f"tracking.uri={uri}"]
+    with pytest.raises(DriftworkError, match=said) as caught:
+        report.main([*arguments, *store])
+    assert "\n" not in str(caught.value)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "full"]
+
+
+@pytest.mark.network
+def test_a_server_that_does_not_answer_is_one_line(tmp_path, free_port):
+    with pytest.raises(DriftworkError, match=f"tracking store http://127.0.0.1:{free_port} does not answer"):
+        report.main(["rolls", f"out={tmp_path / 'new'}", f"tracking.uri=http://127.0.0.1:{free_port}"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_latex_and_html_escape_what_they_print():
+    table = Table(
+        "a_b & <c>", ["", "50 %"], [Row(("x_1",), [Cell(Estimate(1.0, 0.1, 2, 2), "\n(2.0▲)", best=True)])], "#"
+    )
+    assert r"x\_1 & \textbf{1.00 $\pm$ 0.10 (2.0$\uparrow$)} \\" in tables.latex(table, "t")
+    assert r"\caption{a\_b \& <c>. \#}" in tables.latex(table, "t")
+    assert "a_b &amp; &lt;c&gt;" in tables.html(table)
+    assert tables.as_csv(table) == 'model,50 %,"50 %, standard error"\nx_1,1.0,0.1\n'
+
+
+def test_published_figures_stand_under_their_columns():
+    columns = [
+        Column("density", "50", "rmse"),
+        Column("interpolation", "25", "rmse"),
+        Column("prediction", "10", "rmse"),
+    ]
+    (paper,) = published.of("timit")
+    assert published.printed(paper.figures["VSDN-SDE"], columns) == ["-0.672", "0.1033", ""]
+    horizons = [Column("forecast", name, "mse") for name in ("10", "297")]
+    assert published.printed(published.of("mocap")[0].figures["ODE2VAE"], horizons) == ["", "10.06"]
+
+
+@pytest.mark.parametrize(
+    ("name", "variance", "gamma", "label"),
+    [
+        ("neural_ode", "none", 0.0, "Neural ODE"),
+        ("ode2vae", "shared", 0.0, "ODE2VAE"),
+        ("ode2vae", "shared", 1.0, "ODE2VAE-KL"),
+        ("neural_ode", "shared", 1.0, "ODE2VAE-KL, first order"),
+        ("ode2vae", "none", 0.0, "ODE2VAE, plain f"),
+    ],
+)
+def test_variants_of_ode2vae_have_the_names_of_the_paper(name, variance, gamma, label):
+    assert published.label({"model.name": name, "model.variance": variance, "model.gamma": gamma}) == label

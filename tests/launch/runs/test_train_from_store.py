@@ -1,0 +1,108 @@
+"""Training from object storage, against the same from a folder."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from driftwork.errors import DriftworkError
+from launch import train
+from launch.runs import run_folder
+from pipeline.shards import storage
+from pipeline.shards.manifest import read_manifest
+from tests.datasets import write_rolls
+from tests.object_store import BUCKET, object_store
+from tests.places import ROOT, tiny
+
+TINY = str(tiny("vsdn_vae"))
+URL = f"s3://{BUCKET}/rolls"
+SSH = """# In the place of ssh USER@HOST COMMAND: here, with the cache of a host that is called like the user.
+host=${1%@*}
+shift
+XDG_CACHE_HOME=$PWD/$host exec sh -c "$*"
+"""
+
+
+def own_address():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing
+        except OSError:
+            pytest.skip("this machine has no network address but the loopback's")
+        return probe.getsockname()[0]
+
+
+@pytest.mark.slow
+def test_a_run_from_a_store_is_that_from_a_folder_and_each_host_copies_a_shard_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(storage, "_WAIT_S", 0.01)
+    monkeypatch.setattr(train, "supervised", lambda *_: 0)  # in this process no rank is started
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    write_rolls(Path("rolls"))
+    shards = {f"rolls/{path.name}" for path in Path("rolls").glob("*.tar")}
+
+    def trained(*arguments):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "launch.cli", "train", *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+
+    with object_store(monkeypatch) as store:
+        store.copy(Path("rolls"), "rolls")
+        from_store = [
+            TINY,
+            "tracking.uri=null",
+            "train.max_epochs=2",
+            f"data={URL}",
+            "cache_dir=disk",
+            "out=runs/store",
+        ]
+        store.asked.clear()
+        store.stop_after(2)
+        with pytest.raises(DriftworkError, match=rf"^{URL}/[a-z0-9-]+.tar: .*; given up after 4 attempts$"):
+            train.main(from_store)
+        assert not Path("runs/store").exists()
+        here = {f"rolls/{path.name}" for path in Path("disk").glob("*/*.tar")}
+        store.before = lambda method, key: None
+        store.start()
+        store.asked.clear()
+        assert train.main(from_store) == 0
+        assert sorted(store.fetched(".tar")) == sorted(shards - here)
+        assert f"data: {URL}\n" in Path("runs/store/config.yaml").read_text()
+        manifest = run_folder.record_of(Path("runs/store"))["manifest"]
+        assert manifest == read_manifest(Path("rolls")).hash
+
+        address = own_address()
+        Path("ssh").write_text(SSH)
+        Path("hostfile").write_text(f"one@{address} slots=1\ntwo@{address} slots=1\n")
+        store.asked.clear()
+        trained("resume=runs/store", "cache_dir=null", "hostfile=hostfile", "hosts.ssh=sh ssh")
+        assert sorted(store.fetched(".tar")) == sorted([*shards, *shards])
+        for host in ("one", "two"):
+            copied = Path(host, "driftwork", manifest)
+            assert {path.name: path.read_bytes() for path in copied.iterdir()} == {
+                path.name: path.read_bytes() for path in Path("rolls").iterdir()
+            }
+        write_rolls(Path("other"), seed=1)
+        store.copy(Path("other"), "rolls")
+
+    config = run_folder.config_of(Path("runs/store"))
+    assert config.data == URL
+    trained(TINY, "tracking.uri=null", "train.max_epochs=2", "data=rolls", "out=runs/folder")
+    weights, same = (load_file(f"runs/{name}/best.safetensors") for name in ("folder", "store"))
+    assert weights.keys() == same.keys()
+    assert all((weights[name] == same[name]).all() for name in weights)
+
+    copied = config.model_copy(update={"cache_dir": Path("disk")})
+    run_folder.check_data(Path("runs/store"), copied)  # the store is gone
+    store.start()
+    try:
+        elsewhere = config.model_copy(update={"cache_dir": Path("elsewhere")})
+        with pytest.raises(DriftworkError, match=f"data={URL} is not what runs/store was trained on"):
+            run_folder.check_data(Path("runs/store"), elsewhere)
+    finally:
+        store.stop()

@@ -1,0 +1,278 @@
+"""`driftwork sweep` as a user calls it: killed, called again, with cells that fail, several at once."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+from filelock import FileLock
+
+from driftwork.command import run
+from driftwork.errors import DriftworkError
+from launch import sweep
+from launch.runs import run_folder
+from launch.sweeps import grid as grids
+from launch.sweeps import trial
+from tests import hostile
+from tests.datasets import write_rolls
+from tests.places import ROOT, tiny
+
+TINY = tiny("vsdn_vae")
+ENDLESS = {"train.max_epochs": 9000, "train.patience": 9000}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A working directory with prepared data; gives a function that writes a grid into it."""
+    write_rolls(tmp_path / "rolls")
+    monkeypatch.chdir(tmp_path)
+
+    def write(text, **changed):
+        shared = {"data": "rolls", "ranks": 1, "train.max_epochs": 1, **changed}
+        shared = {key: value for key, value in shared.items() if f"{key}:" not in text}
+        (tmp_path / "some.yaml").write_text(f"base: {TINY}\nset: {json.dumps(shared)}\n{text}")
+        return "some.yaml"
+
+    return write
+
+
+def command(*arguments):
+    """As a process of its own."""
+    words = [sys.executable, "-P", "-m", "launch.cli", "sweep", *map(str, arguments)]
+    return words, {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def driftwork(*arguments, timeout=1800):
+    words, environment = command(*arguments)
+    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=timeout)
+
+
+def tracked(experiment="rolls"):
+    """The parent run and its children, all that the experiment holds."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{Path.cwd()}/runs/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+    (parent,) = [one for one in runs if "mlflow.parentRunId" not in one.data.tags]
+    children = [one for one in runs if one is not parent]
+    assert {child.data.tags["mlflow.parentRunId"] for child in children} == {parent.info.run_id}
+    return parent, children
+
+
+def record(folder):
+    return json.loads((Path(folder) / "run.json").read_text())
+
+
+def until(condition, started, seconds=900):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        assert started.poll() is None
+        time.sleep(0.05)
+
+
+def test_a_dry_run_lists_cells_and_steps_and_starts_nothing(place, capsys, tmp_path):
+    grid = place("grid: {train.beta: [2, 3], model.latent: [2, 4]}")
+    before = sorted(tmp_path.rglob("*"))
+    assert sweep.main([grid, "--dry-run", "train.max_epochs=3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "some: 4 cells in runs/some, at most 48 steps to go"  # 29 sequences in eights, 3 epochs, 4 cells
+    assert [line.split() for line in lines[1:]] == [
+        [str(n), f"beta={beta},", f"latent={latent}", "12", "steps"]
+        for n, (beta, latent) in enumerate(((2, 2), (2, 4), (3, 2), (3, 4)), 1)
+    ]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.network
+@pytest.mark.parametrize(
+    ("text", "arguments", "said"),
+    [
+        ("runs: [{model.latent: 1}, {train.beta: 0}, {model.hiden: 4}]", (), "cell 3 (hiden=4)"),
+        ("grid: {train.beta: []}", (), "there is nothing to run"),
+        ("grid: {train.beta: [0, 0.0]}", (), "cell 2 (beta=0.0): the same run as cell 1"),
+        ("grid: {data: [rolls, nowhere]}", (), "cell data=nowhere: nowhere: no manifest.json"),
+        ("grid: {data: [damaged]}", (), "val-000003.tar"),
+        ("grid: {ranks: [1, 9000]}", ("train.batch_size=9000", "evaluate.batch_size=9000"),
+         "cell ranks=9000: ranks=9000: this machine has"),
+        ("grid: {train.seed: [0]}", ("tracking.uri=http://127.0.0.1:9",), "http://127.0.0.1:9 does not answer: "),
+        ("grid: {train.seed: [0]}", ("out=/proc/out",), "out=/proc/out: cannot be written"),
+        ("grid: {train.seed: [0]}", ("out=locked",), "out=locked: another sweep is at work there"),
+        ("grid: {train.seed: [0]}", ("out=other",), "other/seed=0: holds a run with train.beta=0.5, and the grid"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_before_anything_starts(place, tmp_path, capsys, monkeypatch, text, arguments, said):
+    monkeypatch.setattr(trial, "run", lambda *_: pytest.fail("a cell was started"))
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    damaged = tmp_path / "damaged/val-000003.tar"
+    write_rolls(tmp_path / "damaged", seed=2)
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    (tmp_path / "locked").mkdir()
+    grid = place(text)
+    if "out=other" in arguments:
+        (cell,) = grids.read([grid, "train.beta=0.5", "out=other"]).cells
+        run_folder.create(cell.config)
+    with FileLock(tmp_path / "locked/sweep.lock"):
+        assert run("sweep", sweep.main, [grid, *arguments]) == 2
+    errors = capsys.readouterr().err
+    assert said in errors
+    assert errors.count("\n") == 1
+    assert not (tmp_path / "runs/some/seed=0").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "said"),
+    [
+        ("going\nTraceback ...\n[rank1]: RuntimeError: shapes differ\n", 1, "RuntimeError: shapes differ"),
+        ("torch.cuda.OutOfMemoryError: CUDA\nConnectionError: peer\n", 1, "torch.cuda.OutOfMemoryError: CUDA"),
+        ("ValueError: x\ndriftwork train: 20 steps in a row were not finite\n", 2, "20 steps in a row were not finite"),
+        ("step 1\n", 3, "exit code 3"),
+        ("step 1\n", -9, "killed by signal 9"),
+    ],
+)
+def test_a_cells_last_word_is_what_was_raised_first(text, code, said):
+    assert trial._reason(text, code) == said
+
+
+def test_one_at_a_time_needs_no_ray_and_several_say_that_they_do(place, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    grid = place("grid: {train.seed: [0]}")
+    assert run("sweep", sweep.main, [grid, "--dry-run"]) == 0
+    assert run("sweep", sweep.main, [grid, "--dry-run", "at_once=2"]) == 2
+    assert "at_once=2: Ray is not installed; pip install" in capsys.readouterr().err
+
+
+def test_cells_hold_a_device_a_rank_and_those_of_one_rank_share_where_there_are_too_few():
+    assert sweep._held(ranks=1, devices=8, largest=4, at_once=4) == 1.0
+    assert sweep._held(ranks=1, devices=2, largest=2, at_once=4) == 0.5
+    assert sweep._held(ranks=2, devices=2, largest=2, at_once=4) == 2.0
+    with pytest.raises(DriftworkError, match="ranks=3: the largest machine of this cluster has 2 devices"):
+        sweep._held(ranks=3, devices=4, largest=2, at_once=1)
+
+
+@pytest.mark.parametrize(
+    ("at_once", "ranks", "asked", "threads"), [(1, 1, None, 8), (2, 2, None, 2), (4, 4, None, 1), (2, 1, "3", 3)]
+)
+def test_threads_of_all_ranks_together_are_no_more_than_the_cores(place, monkeypatch, at_once, ranks, asked, threads):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    grid = grids.read([place("grid: {train.seed: [0]}"), f"ranks={ranks}"])
+    assert sweep._arguments(grid, grid.cells[0], at_once)[2] == threads
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("uri")
+def test_killed_half_way_and_called_again_every_cell_is_there_once(place, capsys):
+    """kill -9 of the sweep alone, in its second cell; the third call finds nothing to do."""
+    grid = place("grid: {train.beta: [0.1], model.latent: [2, 4, 8]}", **{"train.max_epochs": 3})
+    words, environment = command(grid)
+    second = Path("runs/some/beta=0.1,latent=4")
+    started = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until(lambda: (second / "checkpoints/latest").exists(), started)
+    below = psutil.Process(started.pid).children(recursive=True)
+    assert below
+    started.kill()
+    started.wait()
+    _, alive = psutil.wait_procs(below, timeout=60)
+    assert not alive
+    first, begun = record("runs/some/beta=0.1,latent=2"), record(second)
+    assert first["evaluated"] == ["test"]
+    assert "trained" not in begun
+    _, children = tracked()
+    params = {child.info.run_id: child.data.params for child in children}
+    assert len(params) == 2
+    again = driftwork(grid)
+    assert again.returncode == 0, again.stderr
+    assert "done" in again.stdout.splitlines()[1]
+    assert "2/2 beta=0.1, latent=8: done" in again.stdout
+    assert record(second)["run_id"] == begun["run_id"]
+    assert first == record("runs/some/beta=0.1,latent=2")
+    parent, children = tracked()
+    assert Counter(child.info.run_name for child in children) == {
+        f"beta=0.1, latent={latent}": 1 for latent in (2, 4, 8)
+    }
+    assert {one.info.status for one in (parent, *children)} == {"FINISHED"}
+    assert all("test/density_25_nll_nats_per_frame" in child.data.metrics for child in children)
+    now = {child.info.run_id: child.data.params for child in children}
+    assert {run_id: now[run_id] for run_id in params} == params
+    assert not [key for child in children for key in child.data.tags if key.startswith("param_drift")]
+    tags = {child.info.run_name: child.data.tags for child in children}["beta=0.1, latent=4"]
+    assert (tags["driftwork.grid"], tags["driftwork.grid.train.beta"], tags["driftwork.grid.model.latent"]) == (
+        "some", "0.1", "4",
+    )  # fmt: skip
+    assert sweep.main([grid]) == 0
+    assert "at most 0 steps to go" in capsys.readouterr().out
+    assert len(tracked()[1]) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.usefixtures("uri")
+def test_a_signal_ends_the_cells_and_marks_them_killed(place, number):
+    grid = place("grid: {train.seed: [0, 1]}", **ENDLESS)
+    words, environment = command(grid)
+    started = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # fmt: skip
+    until(lambda: Path("runs/some/seed=0/checkpoints/latest").exists(), started)
+    below = psutil.Process(started.pid).children(recursive=True)
+    started.send_signal(number)
+    assert started.wait(90) == 128 + number
+    assert not [process for process in below if process.is_running()]
+    parent, children = tracked()
+    assert [child.info.run_name for child in children] == ["seed=0"]
+    assert {parent.info.status, children[0].info.status} == {"KILLED"}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("uri")
+def test_a_cell_that_fails_is_told_and_the_others_go_on(place):
+    grid = place("runs: [{optim.lr: 1.0e+30, optim.clip_norm: 0}, {train.seed: 1}]", **{"train.max_epochs": 10})
+    done = driftwork(grid)
+    assert done.returncode == 1, done.stderr
+    failed = next(line for line in done.stdout.splitlines() if line.startswith("1/2"))
+    assert "were not finite" in failed or "validation score" in failed
+    assert "2/2 seed=1: done" in done.stdout
+    parent, children = tracked()
+    assert {child.info.run_name: child.info.status for child in children} == {
+        "lr=1e+30, clip_norm=0": "FAILED", "seed=1": "FINISHED",
+    }  # fmt: skip
+    assert parent.info.status == "FAILED"
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_four_at_once_on_a_fresh_store(place, local_ray, capsys):
+    grid = place("grid: {train.beta: [0.1, 1], train.seed: [0, 1]}\nat_once: 4")
+    assert sweep.main([grid]) == 0
+    said = capsys.readouterr().out
+    assert all(f"{n}/4 beta=" in said for n in range(1, 5))
+    parent, children = tracked()
+    assert len(children) == 4
+    assert {one.info.status for one in (parent, *children)} == {"FINISHED"}
+    assert all("test/density_25_nll_nats_per_frame" in child.data.metrics for child in children)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.usefixtures("uri")
+def test_a_signal_reaches_cells_on_ray(place):
+    """In a folder of files named as modules are, none of which is executed by Ray's workers, cells or ranks."""
+    hostile.plant(Path.cwd())
+    grid = place("grid: {train.seed: [0, 1]}\nat_once: 2", **ENDLESS)
+    words, environment = command(grid)
+    started = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until(lambda: all(Path(f"runs/some/seed={s}/checkpoints/latest").exists() for s in (0, 1)), started)
+    started.terminate()
+    assert started.wait(150) == 143
+    parent, children = tracked()
+    assert len(children) == 2
+    assert {one.info.status for one in (parent, *children)} == {"KILLED"}
+    assert hostile.executed(Path.cwd()) == []

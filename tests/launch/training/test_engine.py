@@ -1,0 +1,91 @@
+import itertools
+import pickle
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from launch.job import launcher
+from launch.training.engine import _Files, _without_pickle
+from tests import rounding
+from tests.datasets import write_rolls
+from tests.launch.training.ranks import MODELS, STAGES
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Weights after 20 steps, by (model, ZeRO stage, ranks)."""
+    folder = tmp_path_factory.mktemp("engine")
+    write_rolls(folder / "data")
+    for world in (1, 2):
+        code = launcher.start(
+            "tests.launch.training.ranks", [str(folder / "data"), str(folder)], world, stdout=sys.stderr
+        )
+        assert code == 0
+    weights = {
+        key: load_file(folder / "{}-stage{}-of{}.safetensors".format(*key))
+        for key in itertools.product(MODELS, STAGES, (1, 2))
+    }
+    return {**weights, "folder": folder}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("model", MODELS)
+def test_one_rank_with_the_whole_batch_trains_as_two_with_half_each(trained, model, stage):
+    one, two = trained[model, stage, 1], trained[model, stage, 2]
+    assert one.keys() == two.keys()
+    for name in one:
+        tolerance = {"rtol": 1e-4, "atol": 0} if name == "norms" else {"rtol": 0, "atol": rounding.ADAM}
+        torch.testing.assert_close(one[name], two[name], **tolerance, msg=name)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("model", MODELS)
+def test_one_rank_and_two_agree_under_autocast(trained, model, stage):
+    """A product of gradients is rounded to bfloat16, by u = 2^-9 of itself, where it is made: of each of the two uses
+    of a network once for the whole batch, and once on each of two ranks. What is summed after that is float32."""
+    one, two = (
+        load_file(trained["folder"] / f"{model}-autocast-stage{stage}-of{world}.safetensors") for world in (1, 2)
+    )
+    for name, x in one.items():
+        if not name.endswith("at most"):
+            largest = max(float(found[f"{name} at most"]) for found in (one, two))
+            torch.testing.assert_close(x, two[name], rtol=0, atol=2 * 3 * 2.0**-9 * largest, msg=name)
+
+
+@pytest.mark.parametrize("stage", STAGES[1:])
+@pytest.mark.parametrize("model", MODELS)
+def test_what_zero_divides_among_the_ranks_does_not_change_the_result(trained, model, stage):
+    for name, x in trained[model, 0, 2].items():
+        if name != "norms":
+            torch.testing.assert_close(x, trained[model, stage, 2][name], rtol=0, atol=rounding.ADAM, msg=name)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_norm_is_that_before_clipping(trained, model):
+    assert trained[model, 0, 1]["norms"].max() > 0.5
+    assert trained[model, 0, 1]["norms"].isfinite().all()
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_a_full_disk_gives_its_own_reason(size):
+    """torch's writer has another for it, where it meets it inside a tensor."""
+    files = _Files()
+    files.save({"weights": torch.zeros(size)}, "/dev/full")
+    assert files.problem == "No space left on device"
+
+
+class Foreign:
+    """What a checkpoint from elsewhere might hold: code that runs when it is read."""
+
+    def __reduce__(self):
+        return pytest.fail, ("it ran",)
+
+
+def test_a_pickle_in_a_checkpoint_is_refused_even_where_deepspeed_would_read_it(tmp_path):
+    torch.save({"optimizer_state_dict": Foreign()}, tmp_path / "state.pt")
+    with pytest.raises(pickle.UnpicklingError, match="Unsupported global"), _without_pickle():
+        torch.load(tmp_path / "state.pt", weights_only=False)

@@ -1,0 +1,28 @@
+"""What a model is not trained on, and why."""
+
+import pytest
+
+from driftwork.config_base import load
+from driftwork.errors import DriftworkError
+from launch import train
+from launch.runs.config import RunConfig
+from tests.datasets import write_rolls, write_speech, write_walks
+from tests.places import tiny
+
+TINY = tiny("ode2vae")
+
+
+@pytest.mark.parametrize("write", [write_rolls, write_speech])
+def test_ode2vae_is_not_trained_on_music_or_speech(tmp_path, write):
+    manifest, _ = write(tmp_path / "data")
+    config = load(RunConfig, TINY, [f"data={tmp_path / 'data'}"])
+    with pytest.raises(
+        DriftworkError, match=r"music and speech do not follow from theirs; take vsdn_vae.*\(docs/models\.md\)"
+    ):
+        train.steps(config, manifest)
+
+
+def test_ode2vae_is_trained_on_motion(tmp_path):
+    manifest, _ = write_walks(tmp_path / "data")
+    config = load(RunConfig, TINY, [f"data={tmp_path / 'data'}", "ranks=1"])
+    assert train.steps(config, manifest) == 4  # epochs, each of one batch

@@ -1,0 +1,81 @@
+"""When the loop saves, with an engine and a stream that do nothing."""
+
+import pytest
+import torch
+
+from driftwork.config_base import load
+from launch.runs.config import RunConfig
+from launch.training import loop
+from launch.training.engine import Step
+from launch.training.progress import Progress
+from launch.training.watchdog import Watchdog
+from models.base import Objective, Terms
+from tests.places import tiny
+
+STEPS = 4
+"""Of an epoch."""
+
+
+class Engine:
+    module = torch.nn.Identity()
+
+    def step(self, batch, kl_weight, lr, leave):
+        return Step(Objective(torch.zeros(1), Terms(*torch.zeros(3, 1))), applied=True, grad_norm=1.0, leave=leave)
+
+
+class Stream:
+    steps, length = STEPS, 20
+
+    def epoch(self, epoch, first_step):
+        yield from range(first_step, STEPS)
+
+
+class Journal:
+    def step(self, *args, **times): ...
+    def validated(self, *args): ...
+
+
+def trained(scores, *overrides, **state):
+    """Progress after validations with these scores, one an epoch, and which of them were saved as best."""
+    run = load(RunConfig, tiny("vsdn_vae"), ["data=x", *overrides])
+    progress, best, left = Progress(**state), [], iter(scores)
+    around = loop.Around(
+        validate=lambda step: (next(left), ""), save=best.append, report=lambda *args: "", asked_to_leave=lambda: False
+    )
+    assert loop.train(run, Engine(), Stream(), Journal(), progress, Watchdog(0), around)
+    return progress, best
+
+
+def test_validations_during_warmup_do_not_compete():
+    """The KL has its full weight after 8 steps, two epochs: the first score that counts is the second, and patience is
+    worn out by the two after the fourth. Scores of the warm-up are better, for their KL is nearly free."""
+    progress, best = trained(
+        [1.0, 5.0, 6.0, 4.0, 4.5, 4.2, 3.0], "train.max_epochs=7", "train.patience=2", settles_at=8
+    )
+    assert best == [True, True, False, True, False, False]
+    assert (progress.best, progress.stale, progress.step) == (4.0, 2, 24)
+
+
+def test_a_run_from_before_goes_on_by_its_own_rule():
+    """Its checkpoints know no step from which scores count: all do."""
+    progress, best = trained([1.0, 5.0, 6.0], "train.max_epochs=7", "train.patience=2")
+    assert best == [True, False, False]
+    assert (progress.best, progress.score_beta) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("every", "saved"),
+    [(3, [3, 6, 9, 12, 15]), (4, [4, 8, 12, 16]), (8, [8, 12, 16]), (100, [12, 16])],
+)
+def test_a_checkpoint_is_written_every_so_many_steps_and_once_where_a_validation_writes_it(every, saved):
+    """Epochs 3 and 4 end in a validation; every fourth step ends an epoch."""
+    found = []
+    overrides = ["data=x", "train.max_epochs=4", "train.validate_every=3", f"train.save_every={every}"]
+    run = load(RunConfig, tiny("vsdn_vae"), overrides)
+    progress = Progress()
+    around = loop.Around(
+        validate=lambda step: (1.0, ""), save=lambda is_best: found.append(progress.step),
+        report=lambda *args: "", asked_to_leave=lambda: False,
+    )  # fmt: skip
+    assert loop.train(run, Engine(), Stream(), Journal(), progress, Watchdog(0), around)
+    assert found == sorted({*saved, 16})
