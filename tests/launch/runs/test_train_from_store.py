@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from driftwork.errors import DriftworkError
 from launch import train
 from launch.runs import run_folder
+from launch.training import start
 from pipeline.shards import storage
 from pipeline.shards.manifest import read_manifest
 from tests.datasets import write_rolls
@@ -40,7 +41,7 @@ def own_address():
 def test_a_run_from_a_store_is_that_from_a_folder_and_each_host_copies_a_shard_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(storage, "_WAIT_S", 0.01)
-    monkeypatch.setattr(train, "supervised", lambda *_: 0)  # in this process no rank is started
+    monkeypatch.setattr(start, "supervised", lambda *_: 0)  # in this process no rank is started
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     write_rolls(Path("rolls"))
     shards = {f"rolls/{path.name}" for path in Path("rolls").glob("*.tar")}

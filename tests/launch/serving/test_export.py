@@ -20,13 +20,13 @@ from safetensors.torch import save_file
 
 from driftwork.config_base import load
 from driftwork.errors import DriftworkError
-from launch import export
+from launch import export as command
 from launch.generation.generator import Maker
 from launch.runs import loaders, run_folder
 from launch.runs.config import RunConfig
 from launch.runs.distributed import alone
 from launch.runs.weights import BEST
-from launch.serving import served_model
+from launch.serving import export, served_model
 from launch.tracker.tracking import TrackingConfig, open_run
 from models.decisions import decided
 from models.generation import interpolate_at
@@ -292,7 +292,7 @@ def test_a_run_without_weights_has_nothing_to_export(place):
     trained = Trained(place / "empty", place / "rolls", "vsdn_vae")
     (trained.folder / BEST).unlink()
     with pytest.raises(DriftworkError, match=r"no best\.safetensors"):
-        export.main([str(trained.folder)])
+        command.main([str(trained.folder)])
 
 
 @contextlib.contextmanager

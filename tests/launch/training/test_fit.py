@@ -4,8 +4,8 @@ import pytest
 
 from driftwork.config_base import load
 from driftwork.errors import DriftworkError
-from launch import train
 from launch.runs.config import RunConfig
+from launch.training import setup
 from tests.datasets import write_rolls, write_speech, write_walks
 from tests.places import tiny
 
@@ -19,10 +19,10 @@ def test_ode2vae_is_not_trained_on_music_or_speech(tmp_path, write):
     with pytest.raises(
         DriftworkError, match=r"music and speech do not follow from theirs; take vsdn_vae.*\(docs/models\.md\)"
     ):
-        train.steps(config, manifest)
+        setup.steps(config, manifest)
 
 
 def test_ode2vae_is_trained_on_motion(tmp_path):
     manifest, _ = write_walks(tmp_path / "data")
     config = load(RunConfig, TINY, [f"data={tmp_path / 'data'}", "ranks=1"])
-    assert train.steps(config, manifest) == 4  # epochs, each of one batch
+    assert setup.steps(config, manifest) == 4  # epochs, each of one batch
