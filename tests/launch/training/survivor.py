@@ -123,8 +123,8 @@ def launch(arguments, world):
     def live(rank):
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        Fate(Path(arguments[0].removeprefix("resume=")), rank).install()
-        return run("train", train.main, arguments)
+        Fate(Path(arguments[0]), rank).install()
+        return run("train", one_rank.main, arguments)
 
     for rank in range(world):
         ranks[forked(partial(live, rank))] = rank
