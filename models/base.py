@@ -1,4 +1,4 @@
-"""What every model of irregularly observed sequences can be asked."""
+"""Interfaces of models of irregularly observed sequences, and helpers to look up observed frames."""
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple
@@ -7,36 +7,39 @@ import torch
 from torch import Tensor, nn
 
 from models.batch import Batch
-from models.particle_filter import Carried
+from models.particle_filter import FilterState
 from models.predictive import Predictive
 
 
 class Terms(NamedTuple):
-    """Terms of the bound on log P(observed frames), per sequence, in nats, summed over its observed frames."""
+    """Terms of the ELBO, a lower bound on log P(observed frames), per sequence, in nats, summed over observed
+    frames."""
 
     log_likelihood: Tensor
     """[B] E_Q log P(Y_n | X_n, past)."""
     kl: Tensor
     """[B] KL(Q || P); 0 for a model without a latent."""
     frames: Tensor
-    """[B] how many frames were scored."""
+    """[B] number of scored frames."""
 
 
 class Objective(NamedTuple):
+    """The training loss of a batch, with what is reported beside it."""
+
     loss: Tensor
-    """[B] nats per sequence, what training minimises."""
+    """[B] loss that training minimises, nats per sequence."""
     terms: Terms
     evaluations: int | None = None
-    """Of the field that a solver took a trajectory through; None where no solver counts."""
+    """Number of evaluations of the vector field per trajectory; None for a model whose solver does not count them."""
 
 
 class Forecast(NamedTuple):
-    """What a model believes of every frame, having seen the first few."""
+    """Predictive distribution of every frame given the first few."""
 
     predictive: Predictive
-    """Of draws from the posterior."""
+    """Mixture over draws from the posterior."""
     path: Tensor | None = None
-    """[B, T, D] the single path of the posterior's mean; None of a model whose posterior is not one of paths."""
+    """[B, T, D] the single path of the posterior's mean; None for a model without a posterior over paths."""
 
     @property
     def mean(self) -> Tensor:
@@ -44,32 +47,32 @@ class Forecast(NamedTuple):
         return self.predictive.mean
 
 
-class Trained(nn.Module, ABC):
-    """What training asks of every model."""
+class TrainableModel(nn.Module, ABC):
+    """Interface of every model that can be trained."""
 
     @abstractmethod
     def forward(self, batch: Batch, kl_weight: float) -> Objective:
-        """The objective, because DeepSpeed wraps nothing but a module's forward."""
+        """Return the training objective. It is `forward` because DeepSpeed wraps no other method of a module."""
 
 
-class LatentDynamics(Trained):
-    """A model of each frame given the past, and of frames between those observed."""
+class LatentDynamics(TrainableModel):
+    """A model that predicts each frame from the past and interpolates between observed frames."""
 
     @abstractmethod
     def density(self, batch: Batch, samples: int) -> tuple[Terms, Tensor]:
-        """The bound with beta = 1, and the importance-weighted bound [B] (Burda et al., 2016) on the same."""
+        """Return the terms of the ELBO with beta = 1, and the IWAE bound [B] in nats (Burda et al., 2016)."""
 
     @abstractmethod
     def predict(self, batch: Batch, samples: int) -> Predictive:
-        """P(Y_t | observations before t), from the generative model alone."""
+        """Return P(Y_t | observations before t), from the generative model alone."""
 
     @abstractmethod
     def interpolate(self, batch: Batch, samples: int) -> Predictive:
-        """P(Y_t | all observations), by draws from the posterior; of an observed frame it is the reconstruction."""
+        """Return P(Y_t | all observations), by draws from the posterior; at an observed frame, its reconstruction."""
 
 
 class Filtered(NamedTuple):
-    """What a particle filter finds out about a batch."""
+    """Result of a particle filter for a batch."""
 
     predictive: Predictive
     """P(Y_t | observations before t)."""
@@ -77,97 +80,101 @@ class Filtered(NamedTuple):
     """[B] estimate of log P(observed frames), nats; its exponential is unbiased."""
     effective: Tensor
     """[B] effective sample size, summed over the observed frames."""
-    carried: Carried
-    """Where the filter stood after the last observation."""
+    carried: FilterState
+    """State of the filter after the last observation."""
 
 
 class StateSpace(LatentDynamics):
-    """A model whose latent has a memory of its own: what is known of it at a time follows from the likelihoods of the
-    frames before, by a filter."""
+    """A model whose latent is a Markov process, so that prediction takes a filter: the distribution of the latent at a
+    time depends on the likelihoods of the frames before."""
 
     @abstractmethod
-    def filter(self, batch: Batch, particles: int, carried: Carried | None = None) -> Filtered:
-        """Filter with so many particles a sequence, without gradients.
+    def filter(self, batch: Batch, particles: int, carried: FilterState | None = None) -> Filtered:
+        """Run a particle filter, without gradients.
 
         Args:
-            carried: of a filter of the same rows, which share their times, and fewer observations: go on from there.
-                The predictive is then of frames after these observations only.
+            particles: number of particles per sequence.
+            carried: state of an earlier filter of the same rows with fewer observations, to continue from. All rows
+                must share their times. The predictive then covers only frames after the earlier observations.
         """
 
     @abstractmethod
     def log_evidence(self, batch: Batch, particles: int) -> Tensor:
-        """Estimate log P(observed frames) [B], nats, by a filter whose particles the posterior moves: its exponential
-        is unbiased too, and varies less. Without gradients."""
+        """Estimate log P(observed frames) [B], nats, by a filter that proposes particles from the posterior.
+
+        The exponential of the estimate is unbiased, as that of `filter`, and varies less. No gradients are kept."""
 
     @abstractmethod
     def rollout(self, batch: Batch, samples: int) -> Predictive:
-        """P(Y_t | observations before t) by draws of the latent that no likelihood weighs, as published."""
+        """Return P(Y_t | observations before t) by draws of the latent without likelihood weights, as published."""
 
     def predict(self, batch: Batch, samples: int) -> Predictive:
         return self.filter(batch, samples).predictive
 
 
-class Smoother(Trained):
-    """A model of each frame given all others, past and future: it interpolates, and neither predicts nor bounds the
-    likelihood."""
+class Smoother(TrainableModel):
+    """A model of each frame given all others, past and future. It interpolates, but has neither predictions nor a bound
+    on the likelihood."""
 
     @abstractmethod
     def pseudo_likelihood(self, batch: Batch) -> Terms:
-        """sum_n log P(Y_n | all observations but Y_n)."""
+        """Return the pseudo-likelihood sum_n log P(Y_n | all observations but Y_n)."""
 
     @abstractmethod
     def interpolate(self, batch: Batch, samples: int) -> Predictive:
-        """P(Y_t | all observations but Y_t)."""
+        """Return P(Y_t | all observations but Y_t)."""
 
 
-class Forecaster(Trained):
+class Forecaster(TrainableModel):
     """A model that forecasts a whole sequence from its first frames."""
 
     given: int
-    """How many first frames a forecast sees."""
+    """Number of first frames that a forecast is made from."""
 
     @abstractmethod
     def density(self, batch: Batch, samples: int) -> tuple[Terms, Tensor]:
-        """As of `LatentDynamics`."""
+        """Return the terms of the ELBO and the IWAE bound [B], as `LatentDynamics.density` does."""
 
     @abstractmethod
     def forecast(self, batch: Batch, draws: int) -> Forecast:
-        """All frames of the batch's times, from the `given` first ones."""
+        """Forecast the frames at all of the batch's times from the first `given` frames."""
 
     @abstractmethod
     def draws(self, batch: Batch, numbers: range, times: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Draws of a forecast, by number: latent states [S, B, T, Z], and E[Y_t | state] [S, B, T, D]; at the batch's
-        times, or at others [B, T]."""
+        """Return the draws of a forecast with these numbers: latent states [S, B, T, Z] and E[Y_t | state] [S, B, T,
+        D].
+
+        Times are the batch's unless `times` [B, T] are given."""
 
     @abstractmethod
     def prior_draws(self, times: Tensor, seed: Tensor, numbers: range) -> tuple[Tensor, Tensor]:
-        """The same given nothing, at `times` [B, T], for seeds [B]."""
+        """Return draws from the prior, without any observation, at `times` [B, T] for seeds [B]; shapes as `draws`."""
 
 
 Model = LatentDynamics | Smoother | Forecaster
-"""Of one of three kinds, which is what decides what it is trained, scored and asked for: `isinstance` tells it."""
+"""The three kinds of models. `isinstance` on the kind decides how a model is trained, scored and evaluated."""
 
 
 def per_sequence(values: Tensor, valid: Tensor) -> Tensor:
-    """Sum [B, K] over the events that are real: [B]."""
+    """Sum values [B, K] over the valid events: [B]."""
     return torch.where(valid, values, 0.0).sum(1)
 
 
 def last_observed(batch: Batch) -> Tensor:
-    """The most recent frame observed strictly before each time, [B, T, D]; 0 where there is none yet."""
+    """Return the most recent frame observed strictly before each time, [B, T, D]; 0 where there is none yet."""
     before, _ = observed_around(batch)
     return frames_at(batch, torch.cat([torch.full_like(before[:, :1], -1), before[:, :-1]], 1))
 
 
 def next_observed(batch: Batch, *, own: bool) -> Tensor:
-    """The first frame observed after each time, or at it where `own` is set, [B, T, D]; 0 where there is none."""
+    """Return the first frame observed after each time, or at it if `own` is set, [B, T, D]; 0 where there is none."""
     _, after = observed_around(batch)
     return frames_at(batch, after if own else torch.cat([after[:, 1:], torch.full_like(after[:, :1], -1)], 1))
 
 
 def time_since(batch: Batch, unit: float) -> Tensor:
-    """log(1 + x), x being the time since the last frame observed strictly before each, in units of `unit` seconds,
-    [B, T, 1]; since the start of the sequence where there is none yet."""
+    """Return log(1 + x) [B, T, 1], where x is the time since the last frame observed strictly before each time, in
+    units of `unit` seconds. Where there is none yet, x is the time since the start of the sequence."""
     before, _ = observed_around(batch)
     number = torch.cat([torch.full_like(before[:, :1], -1), before[:, :-1]], 1)
     last = torch.where(number >= 0, batch.times.gather(1, number.clamp_min(0)), batch.times[:, :1])
@@ -175,8 +182,8 @@ def time_since(batch: Batch, unit: float) -> Tensor:
 
 
 def time_until(batch: Batch, unit: float, *, own: bool) -> Tensor:
-    """The same of the first frame observed after each, or at it where `own` is set; until the end of the sequence
-    where there is none."""
+    """Return log(1 + x) [B, T, 1], where x is the time until the first frame observed after each time, or at it if
+    `own` is set, in units of `unit` seconds. Where there is none, x is the time until the end of the sequence."""
     _, after = observed_around(batch)
     number = after if own else torch.cat([after[:, 1:], torch.full_like(after[:, :1], -1)], 1)
     following = torch.where(number >= 0, batch.times.gather(1, number.clamp_min(0)), batch.times[:, -1:])
@@ -184,8 +191,8 @@ def time_until(batch: Batch, unit: float, *, own: bool) -> Tensor:
 
 
 def observed_around(batch: Batch) -> tuple[Tensor, Tensor]:
-    """The number of the last frame observed before each time and of the first after it, both its own where it is
-    observed, [B, T]; -1 where there is none."""
+    """Return the indices of the last frame observed up to each time and of the first from it on, [B, T] each; -1 where
+    there is none. At an observed frame both are its own index."""
     T = batch.observed.shape[1]
     at = torch.arange(T, device=batch.observed.device)
     before = torch.where(batch.observed, at, -1).cummax(1).values
@@ -194,6 +201,6 @@ def observed_around(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def frames_at(batch: Batch, number: Tensor) -> Tensor:
-    """The frames of these numbers [B, T]: [B, T, D]; 0 where the number is -1."""
+    """Return the frames [B, T, D] with these indices [B, T]; 0 where the index is -1."""
     frames = batch.values.gather(1, number.clamp_min(0)[..., None].expand_as(batch.values))
     return torch.where((number >= 0)[..., None], frames, 0.0)

@@ -1,5 +1,7 @@
-"""GRU-ODE (De Brouwer et al., 2019) and ODE-RNN (Rubanova et al., 2019) as models of their own: the same states,
-decoder and likelihood as VSDN, no latent. For interpolation, which knows the future too, GRU-ODE in both directions."""
+"""The baselines GRU-ODE (De Brouwer et al., 2019) and ODE-RNN (Rubanova et al., 2019), and a bidirectional GRU-ODE.
+
+They have the same recurrent states, decoder and likelihood as VSDN, but no latent. The bidirectional model reads the
+future too and serves interpolation only."""
 
 from typing import Literal, Self
 
@@ -37,16 +39,18 @@ class GruOdeConfig(DrivenConfig):
     """Width of what those layers hand to the decoder beside the state."""
 
     @model_validator(mode="after")
-    def _flow_of_a_cell_has_no_size(self) -> Self:
+    def _only_ode_rnn_sizes_its_flow(self) -> Self:
         of_network = {"flow_depth", "flow_width", "flow_activation"}
         given = [name for name in of_network if getattr(self, name) != type(self).model_fields[name].default]
         if self.name != "ode_rnn" and given:
-            raise ValueError(f"{min(given)} is a setting of ode_rnn; the flow of {self.name} is that of a GRU cell")
+            raise ValueError(
+                f"{min(given)} is a setting of ode_rnn, but the flow of {self.name} is a GRU cell; remove it"
+            )
         return self
 
 
 class GruOdeModel(LatentDynamics):
-    """P(Y_t | past) = D(N(h->-), h->-). It knows no future: interpolation reads the same state as prediction."""
+    """P(Y_t | past) = D(N(h->-), h->-). It reads no future: interpolation uses the same state as prediction."""
 
     def __init__(self, config: GruOdeConfig, likelihood: LikelihoodName, marginal: Marginal) -> None:
         super().__init__()
@@ -58,12 +62,12 @@ class GruOdeModel(LatentDynamics):
         self.decoder = Decoder(c.latent + c.hidden, likelihood, marginal, c)
 
     def forward(self, batch: Batch, kl_weight: float) -> Objective:
-        """Loss [B]; there is no KL for `kl_weight` to weigh."""
+        """Return the loss [B]. `kl_weight` has no effect, since there is no KL."""
         terms = self._terms(batch)
         return Objective(-terms.log_likelihood, terms)
 
     def density(self, batch: Batch, samples: int) -> tuple[Terms, Tensor]:
-        terms = self._terms(batch)  # exact, so the importance-weighted bound is the same number
+        terms = self._terms(batch)  # exact, so the IWAE bound is the same number
         return terms, terms.log_likelihood
 
     def predict(self, batch: Batch, samples: int) -> Predictive:
@@ -87,8 +91,8 @@ class GruOdeModel(LatentDynamics):
 class BiGruOdeModel(Smoother):
     """P(Y_t | all observations but Y_t) = D(N(h->-, h<--), h->-, h<--): neither direction has taken in Y_t.
 
-    Trained on the pseudo-likelihood, sum_n log P(Y_n | all others) (Besag, 1975), which is neither the likelihood nor a
-    bound on it.
+    It is trained on the pseudo-likelihood, sum_n log P(Y_n | all others) (Besag, 1975), which is neither the likelihood
+    nor a bound on it.
     """
 
     def __init__(self, config: GruOdeConfig, likelihood: LikelihoodName, marginal: Marginal) -> None:
@@ -102,7 +106,7 @@ class BiGruOdeModel(Smoother):
         self.decoder = Decoder(c.latent + 2 * c.hidden, likelihood, marginal, c)
 
     def forward(self, batch: Batch, kl_weight: float) -> Objective:
-        """Loss [B]; there is no KL for `kl_weight` to weigh."""
+        """Return the loss [B]. `kl_weight` has no effect, since there is no KL."""
         terms = self.pseudo_likelihood(batch)
         return Objective(-terms.log_likelihood, terms)
 
@@ -122,7 +126,7 @@ class BiGruOdeModel(Smoother):
         return self.decoder.predictive(lambda _: state, self.decoder.past(batch))
 
     def _until(self, batch: Batch) -> Tensor:
-        """What the layers read of the time until the next observation after each frame, [B, T, 1 or 0]."""
+        """Return the layers' input for the time until the next observation after each frame, [B, T, 1 or 0]."""
         return time_until(batch, self.time_unit, own=False) if self.see_gaps else batch.values[..., :0]
 
     def _read(self, ahead: Tensor, back: Tensor, until: Tensor) -> Tensor:

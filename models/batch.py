@@ -1,4 +1,4 @@
-"""What a model is given. Shape legend, used everywhere:
+"""A batch of sequences, the input of every model. Shape legend, used everywhere:
 
 B sequences, T times, D channels, H recurrent units, Z latent, S samples, K observation events, M solver steps.
 """
@@ -10,6 +10,8 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
+    """B sequences on padded axes of T times and D channels."""
+
     times: Tensor
     """[B, T] float64, seconds from the sequence's first frame; padding repeats the last time."""
     values: Tensor
@@ -17,27 +19,28 @@ class Batch(NamedTuple):
     present: Tensor
     """[B, T] bool: the frame exists (neither missing in the data nor padding)."""
     observed: Tensor
-    """[B, T] bool: the frame is shown to the model; a subset of `present`."""
+    """[B, T] bool: the model observes the frame; a subset of `present`."""
     weight: Tensor
-    """[B] float32: 0 for the filling that makes ranks even; otherwise such that the mean over ranks of the weighted
-    sums is the mean over all sequences of the step."""
+    """[B] float32: 0 for sequences that only pad a rank to the size of the others; otherwise such that the mean over
+    ranks of the weighted sums is the mean over all sequences of the step."""
     seed: Tensor
-    """[B] int64: what the sequence's noise is drawn from; depends on (run seed, epoch, key) alone."""
+    """[B] int64: seed of the sequence's noise; depends on (run seed, epoch, key) alone."""
     keys: tuple[str, ...]
+    """Name of each sequence, unique in its data set."""
     groups: tuple[str, ...] = ()
-    """Of each sequence the song, speaker or trial that it is a part of; only scores ask for it."""
+    """Song, speaker or trial that each sequence is a part of; only scoring reads it."""
 
     def first(self, frames: int) -> "Batch":
-        """The same sequences cut to their first `frames` times."""
+        """Return the same sequences cut to their first `frames` times."""
         names = ("times", "values", "present", "observed")
         return self._replace(**{name: getattr(self, name)[:, :frames] for name in names})
 
     def rows(self, which: slice) -> "Batch":
-        """Some of the sequences, as they are."""
+        """Return a slice of the sequences, unchanged."""
         return Batch._make(field[which] for field in self)
 
     def draws(self, seed: Tensor) -> "Batch":
-        """The one sequence of this batch as a row for each of `seed` [S], which draws its own noise."""
+        """Repeat the only sequence of this batch once for each of `seed` [S], so that each row draws its own noise."""
         S = len(seed)
         many = Batch._make(x.expand(S, *x.shape[1:]) if isinstance(x, Tensor) else x * S for x in self)
         return many._replace(seed=seed)

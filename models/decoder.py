@@ -1,4 +1,4 @@
-"""P(Y_t | X_t, h_t, last frame and its age): the decoder that all models of the VSDN family share."""
+"""The decoder P(Y_t | X_t, h_t, last frame and its age), shared by all models of the VSDN family."""
 
 from collections.abc import Callable
 
@@ -15,12 +15,12 @@ from models.predictive import Predictive
 
 
 class Decoder(nn.Module):
-    """One linear layer (VSDN, section 5) and the likelihood whose parameters it gives.
+    """A linear layer (VSDN, section 5) that outputs the parameters of a likelihood.
 
     Args:
-        inputs: width of what it reads: the latent, the recurrent state, or both.
-        config: of the model. With `see_last` and `see_gaps` it also reads the last observed frame and the time since
-            then, which makes copying that frame free for every model alike.
+        inputs: width of the input: the latent, the recurrent state, or both.
+        config: the model's config. With `see_last` and `see_gaps` the decoder also reads the last observed frame and
+            the time since then, which makes copying that frame trivial for every model alike.
     """
 
     def __init__(self, inputs: int, likelihood: LikelihoodName, marginal: Marginal, config: DrivenConfig) -> None:
@@ -34,7 +34,7 @@ class Decoder(nn.Module):
             self.linear.bias.add_(self.likelihood.of_marginal())
 
     def past(self, batch: Batch) -> Tensor:
-        """What it reads of the observations before each frame, beside the state: [B, T, C]."""
+        """Return the decoder's inputs from the observations before each frame, [B, T, C]; the state is not in them."""
         parts = [batch.values[..., :0]]
         if self.see_last:
             parts.append(self.standardize(last_observed(batch)))
@@ -43,16 +43,16 @@ class Decoder(nn.Module):
         return torch.cat(parts, -1)
 
     def forward(self, state: Tensor, past: Tensor) -> Tensor:
-        """Parameters of the likelihood [..., width] from state [..., inputs] and `past` [..., C]."""
+        """Return the likelihood's parameters [..., width] for states [..., inputs] and `past` [..., C]."""
         parameters: Tensor = self.linear(torch.cat([state, past], -1))
         return parameters
 
     def log_prob(self, state: Tensor, past: Tensor, y: Tensor) -> Tensor:
-        """log P(y | state, past) [...], nats."""
+        """Return log P(y | state, past) [...], nats."""
         return self.likelihood.log_prob(self(state, past), y)
 
     def beta_log_prob(self, state: Tensor, past: Tensor, y: Tensor, beta: float) -> Tensor:
-        """The same, weighted for training as `Likelihood.beta_log_prob` says."""
+        """Return log P(y | state, past) [...], nats, weighted for training by `Likelihood.beta_log_prob`."""
         return self.likelihood.beta_log_prob(self(state, past), y, beta)
 
     def predictive(
@@ -61,7 +61,8 @@ class Decoder(nn.Module):
         """Return the mixture of P(Y | state, past) over draws of the state.
 
         Args:
-            state: number of a draw -> [B, T, inputs]. past: [B, T, C].
-            log_weights: [S, B, T] as of `Predictive`.
+            state: function from the number of a draw to its states [B, T, inputs].
+            past: [B, T, C], see `past`.
+            log_weights: [S, B, T], see `Predictive`.
         """
         return Predictive(self.likelihood, lambda s: self(state(s), past), draws, log_weights)

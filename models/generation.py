@@ -1,5 +1,4 @@
-"""What a model of the VSDN family makes up: frames at times that the data do not have, and frames that follow from
-nothing but the model.
+"""Generate frames with a model of the VSDN family: at times that the data do not have, or drawn one after another.
 
 The rows of a batch are draws of one sequence here: they share their times and differ in their seeds.
 """
@@ -14,83 +13,84 @@ from models.batch import Batch
 from models.parts.noise import keyed_normal, keyed_uniform
 
 _COINS = 1 << 21
-"""Stream of a sequence's noise that binary frames are drawn from; beyond those that models use."""
+"""Stream of a sequence's noise from which binary frames are drawn, apart from those of models."""
 _PICKS = (1 << 22) + 1
-"""That by which the draw of the latent is picked."""
-_SAME = 1e-6  # seconds: a time of the data and one that is asked for are the same up to rounding
+"""Stream of a sequence's noise that picks the draw of the latent."""
+_SAME = 1e-6  # seconds: a requested time this close to one of the data's is the same up to rounding
 
 
-def asked_times(own: Tensor, rate: float) -> Tensor:
-    """n / rate seconds for n = 0, 1, ..., up to the last of the data's times.
+def times_at_rate(own: Tensor, rate: float) -> Tensor:
+    """Return the times n / rate seconds for n = 0, 1, ..., up to the last of the data's times.
 
     Args:
-        own: [T] float64, the data's times from 0 on. A time that is asked for and is one of these is this very number.
+        own: [T] float64, the data's times from 0 on. A requested time that equals one of these up to rounding is
+            returned as exactly this number.
     """
     times = torch.arange(int(own[-1] * rate + _SAME * rate) + 1, dtype=own.dtype, device=own.device) / rate
     nearest = own[(times[:, None] - own).abs().argmin(1)]
     return torch.where((times - nearest).abs() < _SAME, nearest, times)
 
 
-class Question(NamedTuple):
-    """A batch in which further frames are asked for."""
+class BatchAtTimes(NamedTuple):
+    """A batch with additional frames, not observed, at requested times."""
 
     batch: Batch
     own: Tensor
-    """[T] where the frames of the batch that it was made from stand in it."""
-    asked: Tensor
-    """[Q] where the asked times stand in it."""
+    """[T] indices of the original batch's frames."""
+    requested: Tensor
+    """[Q] indices of the requested times."""
 
     @classmethod
-    def of(cls, batch: Batch, times: Tensor) -> "Question":
-        """Put frames that are not there at those of `times` [Q] which the batch does not have."""
+    def of(cls, batch: Batch, times: Tensor) -> "BatchAtTimes":
+        """Insert absent frames at those of `times` [Q] that the batch does not have."""
         B, _, D = batch.values.shape
         union = torch.cat([batch.times[0], times]).unique()
-        own, asked = (torch.searchsorted(union, x.contiguous()) for x in (batch.times[0], times))
+        own, requested = (torch.searchsorted(union, x.contiguous()) for x in (batch.times[0], times))
         values = batch.values.new_zeros(B, len(union), D).index_copy(1, own, batch.values)
         present, observed = (
             torch.zeros(B, len(union), dtype=torch.bool, device=own.device).index_copy(1, own, x)
             for x in (batch.present, batch.observed)
         )
         dense = batch._replace(times=union.expand(B, -1), values=values, present=present, observed=observed)
-        return cls(dense, own, asked)
+        return cls(dense, own, requested)
 
 
-class Filled(NamedTuple):
-    """Frames at asked times."""
+class FramesAtTimes(NamedTuple):
+    """Frames at requested times."""
 
     frames: Tensor
-    """[B, Q, D] expectations; an observed frame is itself."""
+    """[B, Q, D] expectations; at an observed frame, the observation itself."""
     known: Tensor
     """[B, Q] bool: the frame was observed."""
 
 
-def interpolate_at(model: LatentDynamics | Smoother, batch: Batch, times: Tensor, samples: int) -> Filled:
-    """E[Y_t | all observations] at `times` [Q], within the batch's.
+def interpolate_at(model: LatentDynamics | Smoother, batch: Batch, times: Tensor, samples: int) -> FramesAtTimes:
+    """Return E[Y_t | all observations] at `times` [Q], which lie within the batch's times.
 
-    At a time of the batch the answer is that of `model.interpolate(batch)` to the last bit, whatever else is asked.
+    At a time of the batch the result equals that of `model.interpolate(batch)` to the last bit, whatever other times
+    are requested.
     """
-    question = Question.of(batch, times)
-    observed = question.batch.observed[:, question.asked]
+    extended = BatchAtTimes.of(batch, times)
+    observed = extended.batch.observed[:, extended.requested]
     known = torch.where(batch.observed[..., None], batch.values, model.interpolate(batch, samples).mean)
-    if len(question.batch.times[0]) == len(question.own):
-        return Filled(known[:, question.asked], observed)
-    answer = model.interpolate(question.batch, samples).mean
-    return Filled(answer.index_copy(1, question.own, known)[:, question.asked], observed)
+    if len(extended.batch.times[0]) == len(extended.own):
+        return FramesAtTimes(known[:, extended.requested], observed)
+    answer = model.interpolate(extended.batch, samples).mean
+    return FramesAtTimes(answer.index_copy(1, extended.own, known)[:, extended.requested], observed)
 
 
 def ancestral(model: LatentDynamics, batch: Batch, frames: list[int], binary: bool, particles: int) -> Batch:
-    """Draw `frames` of the batch one after another, each given what is observed before it and the frames drawn so far.
+    """Draw `frames` of the batch one after another, each given the observations before it and the frames drawn so far.
 
-    X_n is one draw of the generative model given these; where that takes a filter, one of its `particles`, picked by
-    their weights. Y_n is drawn from P(Y_n | X_n, past) where frames are `binary`, channel by channel; elsewhere it is
-    the expectation, without the noise of the observation. Every row draws for itself.
+    X_n is one draw of the generative model given these; for a model that needs a filter, one of its `particles`, picked
+    by their weights. If frames are `binary`, Y_n is drawn from P(Y_n | X_n, past), channel by channel; otherwise it is
+    the expectation, without observation noise. Every row draws independently.
 
     Args:
-        frames: increasing; later than all observed ones.
+        frames: indices in increasing order, later than all observed frames.
 
     Returns:
-        The batch with these frames observed. What it held at them, and in all others that were not observed, is not
-        read.
+        The batch with these frames observed. Values that were not observed are not read.
     """
     T, D = batch.values.shape[1:]
     coins = torch.special.ndtr(keyed_normal(batch.seed, T, D, stream=_COINS)).to(batch.values)

@@ -2,7 +2,7 @@
 observations and jumps at them.
 
 `GruOde` runs one pass forward in time, or that and one backward in time side by side, over the observed frames of each
-sequence, and can then be asked for the state at any time.
+sequence. The resulting `Trajectory` gives the state at any time.
 """
 
 from statistics import NormalDist
@@ -22,11 +22,11 @@ from models.solvers import recurrence, timegrid
 from models.solvers.gru_flow import GruFlow
 
 _HIDDEN = 1 << 22
-"""Stream of a sequence's noise that says which components are hidden; those before it are of latents and frames."""
+"""Stream of a sequence's noise that picks the dropped components; latents and frames use smaller numbers."""
 
 
 class DrivenConfig(Config):
-    """What all models have that these states drive."""
+    """Settings of all models that GRU-ODE or ODE-RNN states drive."""
 
     hidden: int = Field(512, ge=1)
     """H, recurrent units of a direction."""
@@ -50,9 +50,9 @@ class Events(NamedTuple):
     """The observed frames of each sequence, packed to the front."""
 
     frame: Tensor
-    """[B, K] int64, which frame."""
+    """[B, K] int64, index of the frame."""
     valid: Tensor
-    """[B, K] bool; the rest is padding."""
+    """[B, K] bool; False marks padding."""
     values: Tensor
     """[B, K, D]"""
 
@@ -66,7 +66,7 @@ class Events(NamedTuple):
         return events._replace(values=events.take(batch.values))
 
     def take(self, frames: Tensor) -> Tensor:
-        """The entries of `frames` [B, T, D] at the events: [B, K, D]."""
+        """Return the entries of `frames` [B, T, D] at the events: [B, K, D]."""
         return frames.gather(1, self.frame[..., None].expand(-1, -1, frames.shape[2]))
 
 
@@ -82,29 +82,29 @@ class Trajectory(NamedTuple):
     time_unit: float
 
     def at_events(self, direction: int) -> tuple[Tensor, Tensor]:
-        """States [B, K, H] just before and just after each event takes effect on that pass."""
+        """Return the states [B, K, H] of that pass just before and just after each event."""
         _, R, B, _ = self.before.shape
         stop = self.grid.stop.view(R, B, -1)[direction]
         row = torch.arange(B, device=stop.device)[:, None]
         return self.before[stop, direction, row], self.after[stop, direction, row]
 
     def at(self, direction: int, batch: Batch, *, after: bool) -> Tensor:
-        """State [B, T, H] at every frame of the batch, observed or not.
+        """Return the state [B, T, H] at every frame of the batch, observed or not.
 
-        At an observed frame it is the state just before the observation, or just after it where `after` is set."""
+        At an observed frame it is the state just before the observation, or just after it if `after` is set."""
         clock = clock_of(batch, direction, self.time_unit)
         return self._read(direction, clock, batch.observed if after else torch.zeros_like(batch.observed))
 
     def steps(self) -> tuple[Tensor, Tensor]:
-        """What is known about each step of the forward grid, [M, B, H] each: the forward state at its start, just after
-        what was observed there, and the backward state at its end, just after it took in what is observed there."""
+        """Return two states [M, B, H] for each step of the forward grid: the forward state at its start, just after any
+        observation there, and the backward state at its end, just after it took in any observation there."""
         start = torch.cat([torch.zeros_like(self.after[:1, 0]), self.after[:-1, 0]])
         B, K = self.before.shape[2], self.grid.stop.shape[1]
         end, event = self.grid.end[:B], self.grid.event[:B]
         return start, self._read(1, end[:, -1:] - end, event < K).transpose(0, 1)
 
     def _read(self, direction: int, clock: Tensor, after: Tensor) -> Tensor:
-        """State [B, Q, H] of a pass at times of its own clock [B, Q]; just after the observation where `after`."""
+        """Return the state [B, Q, H] of a pass at times of its own clock [B, Q]; after the observation if `after`."""
         B = self.before.shape[2]
         step, fraction = timegrid.locate(self.rows(direction), clock)
         row = torch.arange(B, device=step.device)[:, None]
@@ -115,7 +115,7 @@ class Trajectory(NamedTuple):
         return torch.where(after[..., None], self.after[step, direction, row], state)
 
     def rows(self, direction: int) -> timegrid.TimeGrid:
-        """The grid of one pass."""
+        """Return the grid of one pass."""
         B = self.before.shape[2]
         return timegrid.TimeGrid(*(x[direction * B : (direction + 1) * B] for x in self.grid))
 
@@ -124,12 +124,12 @@ class GruOde(nn.Module):
     """Flow dh/dt = f(h), update h+ = GRUCell(y, h-).
 
     Args:
-        marginal: of the data, which brings its inputs to unit scale.
+        marginal: moments of the data, which bring the inputs to unit scale.
         hidden: H. passes: 1 forward in time, 2 also backward.
         max_step: longest Euler step, seconds. time_unit: seconds that make one unit of t in dh/dt.
         flow: f, by default (1 - z) (g - h) with the gates of an input-free GRU cell.
         gain_shape: read frames as a gain and a shape.
-        dropout: in training, probability that a component of a state is read as 0; the loop itself goes on with it.
+        dropout: in training, probability that a component of a state is read as 0; the recurrence itself keeps it.
     """
 
     def __init__(
@@ -173,18 +173,20 @@ class GruOde(nn.Module):
             grid.dt.T.reshape(-1, R, B, 1).to(dtype), (event < K).T.reshape(-1, R, B, 1).to(dtype),
         )  # fmt: skip
         if self.training and self.dropout > 0:
-            shown = self._shown(batch.seed).to(dtype)
-            before, after = before * shown, after * shown
+            mask = self._dropout_mask(batch.seed).to(dtype)
+            before, after = before * mask, after * mask
         return Trajectory(before, after, grid, self.time_unit)
 
-    def _shown(self, seed: Tensor) -> Tensor:
-        """[R, B, H] 0 where a component is hidden, else what keeps the mean of what is read. One draw for all times, as
-        Gal and Ghahramani (2016) have it; keyed, so that it does not depend on ranks and batches."""
+    def _dropout_mask(self, seed: Tensor) -> Tensor:
+        """Return the factors [R, B, H] of dropout: 0 for a dropped component, 1 / (1 - dropout) for the others.
+
+        One draw holds for all times (Gal and Ghahramani, 2016). It is keyed, so that it does not depend on ranks and
+        batches."""
         draw = keyed_normal(seed, self.passes, self.hidden, stream=_HIDDEN).transpose(0, 1)
         return (draw > NormalDist().inv_cdf(self.dropout)) / (1 - self.dropout)
 
     def _inputs(self, events: Events, grid: timegrid.TimeGrid) -> Tensor:
-        """Projected observations at the steps that end with one: [M, R, B, 3H]."""
+        """Return the projected observations [M, R, B, 3H] at the steps that end with one."""
         B, K = events.valid.shape
         R, H3 = self.passes, 3 * self.hidden
         projected = (
@@ -200,6 +202,6 @@ def _horizon(batch: Batch, time_unit: float) -> Tensor:
 
 
 def clock_of(batch: Batch, direction: int, time_unit: float) -> Tensor:
-    """[B, T] model time of every frame: since the start, or (direction 1) until the end."""
+    """Return the model time [B, T] of every frame: since the start, or (direction 1) until the end."""
     clock = batch.times / time_unit
     return clock if direction == 0 else _horizon(batch, time_unit)[:, None] - clock

@@ -1,12 +1,13 @@
-"""What a sequence's guesses are worth, one figure a sequence."""
+"""Metrics of predicted frames, one figure per sequence."""
 
 import torch
 from torch import Tensor
 
 
 def accuracy(predicted: Tensor, truth: Tensor, scored: Tensor) -> Tensor:
-    """TP / (TP + FP + FN) of each sequence over its scored frames and all channels (design: true negatives never
-    count; a sequence silent in both truth and prediction counts 1).
+    """Return TP / (TP + FP + FN) of each sequence over its scored frames and all channels.
+
+    True negatives never count. A sequence that is silent in both truth and prediction counts 1.
 
     Args:
         predicted: bool [B, T, D]. truth: [B, T, D] of 0 and 1. scored: bool [B, T].
@@ -21,6 +22,8 @@ def accuracy(predicted: Tensor, truth: Tensor, scored: Tensor) -> Tensor:
 
 
 def rmse(mean: Tensor, truth: Tensor, scored: Tensor) -> Tensor:
-    """Root mean square error of each sequence over its scored frames and all channels: [B], in units of the data."""
+    """Return the root mean square error [B] of each sequence over its scored frames and all channels.
+
+    `mean` and `truth` are [B, T, D], `scored` is bool [B, T]; the result has the units of the data."""
     squares = ((mean - truth).square().mean(2) * scored).sum(1)
     return (squares / scored.sum(1).clamp_min(1)).sqrt()

@@ -3,16 +3,19 @@
     encoder    q(z_0) = q(s_0 | x_0) q(v_0 | x_0, ..., x_{A-1}),   z = (s, v)
     dynamics   ds/dt = v,  dv/dt = f_W(s, v),  W ~ q(W);  q(z_t) by the trace of the field
     decoder    p(x_t | s_t)
-    bound      sum_i E log p(x_i | s_i) - KL(q(W) || p(W)) / N - KL(q(z_0) || p(z_0))
-    objective  bound - sum_{i >= 1} KL(q(z_i) || p(z_i)) - gamma sum_{i >= 1} KL(q(z_i) || q_enc(z_i | x_i, ...))
+    ELBO       sum_i E log p(x_i | s_i) - KL(q(W) || p(W)) / N - KL(q(z_0) || p(z_0))
+    objective  ELBO - sum_{i >= 1} KL(q(z_i) || p(z_i)) - gamma sum_{i >= 1} KL(q(z_i) || q_enc(z_i | x_i, ...))
 
-Per sequence; p(z) = N(0, I), N sequences share W. The trajectory is a function of (z_0, W), so the bound is one on the
-evidence, tight at the exact posterior, and it is what `density` scores; the two sums of the objective are penalties
-that lower it further (gamma > 0 is ODE2VAE-KL, section 3.3 of the paper).
+Both are per sequence; p(z) = N(0, I), and N sequences share W. The trajectory is a function of (z_0, W), so the ELBO
+bounds the log evidence and is tight at the exact posterior. `density` scores the ELBO. The two sums of the objective
+are penalties that lower it further (gamma > 0 is ODE2VAE-KL, section 3.3 of the paper).
 
-The authors' program differs: `objective: published` follows it in that log q(z_0) is log N(epsilon; 0, I), without the
-encoder's entropy; that KL(q(z_0)) is one draw like its successors; that KL(q(W)) weighs q / (number of weights) a
-sequence, not 1 / N; and that the last frames, which have no encoding, still count in the first half of gamma's KL.
+The authors' program differs. `objective: published` follows it in four points:
+
+- log q(z_0) is log N(epsilon; 0, I), without the encoder's entropy;
+- KL(q(z_0)) is estimated by one draw, like the later KL terms;
+- KL(q(W)) weighs q / (number of weights) per sequence, not 1 / N;
+- the last frames, which have no encoding, still count in the first half of gamma's KL.
 """
 
 import math
@@ -39,7 +42,7 @@ _NOISE_OF_Z, _NOISE_OF_W = 0, 1
 """Streams of a sequence's noise; draw n uses 2 n and 2 n + 1."""
 
 _VALUES_AT_ONCE = 2**21
-"""Values of forecast frames whose states are solved for together."""
+"""Maximum number of forecast values whose states are solved for together."""
 
 
 class Ode2VaeConfig(Config):
@@ -77,7 +80,11 @@ class Ode2VaeConfig(Config):
 
 
 class Ode2Vae(Forecaster):
-    """Raises `ValueError` for convolutions on what is no square image."""
+    """ODE2VAE, or its first-order twin, the latent Neural ODE.
+
+    Raises:
+        ValueError: convolutional networks are configured for frames that are not square images.
+    """
 
     def __init__(self, config: Ode2VaeConfig, likelihood: LikelihoodName, marginal: Marginal) -> None:
         super().__init__()
@@ -91,16 +98,16 @@ class Ode2Vae(Forecaster):
         self.weights = BayesianMlp(2 * c.latent, c.field_width, outputs, c.variance, c.init_std, c.prior_std)
 
     def forward(self, batch: Batch, kl_weight: float) -> Objective:
-        """Loss [B] with all KL terms but gamma's weighted by `kl_weight`, and the terms that `density` would report."""
+        """Return the loss [B], with all KL terms but gamma's weighted by `kl_weight`, and the terms of the ELBO."""
         c, published = self.config, self.config.objective == "published"
         posterior = self._posterior(batch)
         path = self._draw_path(posterior, batch.times, batch.seed, 0)
-        seen, later = batch.observed, batch.observed.clone()
+        observed, later = batch.observed, batch.observed.clone()
         later[:, 0] = False
         log_likelihood = self._log_likelihood(path.z, batch)
         prior_gap = path.log_q - _standard(path.z).log_prob(path.z)
         kl_z0, kl_w = posterior.kl(_standard(posterior.mean)), self.weights.kl()
-        terms = Terms(log_likelihood, kl_z0 + kl_w / self.sequences, seen.sum(1))
+        terms = Terms(log_likelihood, kl_z0 + kl_w / self.sequences, observed.sum(1))
         if published:
             # The entropy that the authors' log q(z_0) lacks is a constant along the flow.
             missing = posterior.log_std.sum(-1, keepdim=True)
@@ -111,11 +118,12 @@ class Ode2Vae(Forecaster):
             kl = terms.kl
         loss = kl_weight * (kl + c.path_weight * per_sequence(prior_gap, later)) - log_likelihood
         if c.gamma > 0:
-            loss = loss + c.gamma * self._encoder_gap(batch, path, seen if published else later)
+            loss = loss + c.gamma * self._encoder_gap(batch, path, observed if published else later)
         return Objective(loss, terms, path.evaluations)
 
     def density(self, batch: Batch, samples: int) -> tuple[Terms, Tensor]:
-        """The bound, and the importance-weighted one over z_0; a sequence's draw of W is the same in all samples."""
+        """Return the terms of the ELBO, and the IWAE bound over z_0; a sequence's draw of W is the same in all
+        samples."""
         posterior, weights = self._posterior(batch), self.weights.draw(batch.seed, _NOISE_OF_W)
         log_likelihoods, log_weights = [], []
         for n in range(samples):
@@ -130,7 +138,7 @@ class Ode2Vae(Forecaster):
         return terms, torch.stack(log_weights).logsumexp(0) - math.log(samples) - kl_w
 
     def forecast(self, batch: Batch, draws: int) -> Forecast:
-        """Every frame of the batch's times, from the first A observed ones alone."""
+        """Forecast the frames at all of the batch's times from the observed ones among the first A alone."""
         posterior, at_once = self._posterior(batch), max(1, _VALUES_AT_ONCE // batch.values.numel())
         parts = (range(n, min(n + at_once, draws)) for n in range(0, draws, at_once))
         z = torch.cat([self._states(posterior, batch.times, batch.seed, numbers) for numbers in parts])
@@ -140,14 +148,16 @@ class Ode2Vae(Forecaster):
         return Forecast(predictive, self.likelihood.expectation(self._decode(path.z)))
 
     def draws(self, batch: Batch, numbers: range, times: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Draws from the posterior of the first A frames: states [S, B, T, 2 q], and E[x_t | s_t] [S, B, T, D].
+        """Draw from the posterior given the first A frames: states [S, B, T, 2 q], and E[x_t | s_t] [S, B, T, D].
 
-        Draw n is the same whichever others it is asked for with. `times` [B, T], the first of them 0, if others than
-        the batch's are asked for."""
+        Draw n does not depend on which other draws are requested. `times` [B, T], the first of them 0, replace the
+        batch's times."""
         return self._draws(self._posterior(batch), batch.times if times is None else times, batch.seed, numbers)
 
     def prior_draws(self, times: Tensor, seed: Tensor, numbers: range) -> tuple[Tensor, Tensor]:
-        """The same of z_0 ~ N(0, I) and W ~ q(W), given nothing, at `times` [B, T], the first of them 0."""
+        """Draw from z_0 ~ N(0, I) and W ~ q(W), without observations, at `times` [B, T], the first of them 0.
+
+        Shapes are those of `draws`."""
         z0 = self.weights.mean.new_zeros(len(seed), 2 * self.config.latent)
         return self._draws(_standard(z0), times, seed, numbers)
 
@@ -156,7 +166,7 @@ class Ode2Vae(Forecaster):
         return z, self.likelihood.expectation(self._decode(z))
 
     def _states(self, start: Normal, times: Tensor, seed: Tensor, numbers: range) -> Tensor:
-        """[S, B, T, 2 q] of the draws with these numbers."""
+        """Return the states [S, B, T, 2 q] of the draws with these numbers."""
         S, B = len(numbers), len(seed)
         n = torch.tensor(numbers, device=seed.device).repeat_interleave(B)
         starts = Normal(*(x.repeat(S, 1) for x in start))
@@ -183,12 +193,13 @@ class Ode2Vae(Forecaster):
         return parameters
 
     def _log_likelihood(self, z: Tensor, batch: Batch) -> Tensor:
-        """[B], of the observed frames; no others are decoded, for a convolutional decoder takes most of a step."""
+        """Return the log-likelihood [B] of the observed frames. Only these are decoded, since a convolutional decoder
+        takes most of the time of a step."""
         log_prob = self.likelihood.log_prob(self._decode(z[batch.observed]), batch.values[batch.observed])
         return log_prob.new_zeros(batch.observed.shape).masked_scatter(batch.observed, log_prob).sum(1)
 
     def _encoder_gap(self, batch: Batch, path: Path, counted: Tensor) -> Tensor:
-        """sum_i log q(z_i) - log q_enc(z_i | x_i, ..., x_{i+A-1}), [B], over the frames that have an encoding."""
+        """Return sum_i log q(z_i) - log q_enc(z_i | x_i, ..., x_{i+A-1}) [B] over the frames that have an encoding."""
         A, T = self.config.velocity_frames, batch.values.shape[1]
         if T < A:
             return torch.zeros_like(path.log_q[:, 0])

@@ -1,14 +1,14 @@
-"""A particle filter (Gordon, Salmond and Smith, 1993): the law of a state given the observations so far, as S weighted
-draws of it.
+"""A particle filter (Gordon, Salmond and Smith, 1993), which represents the distribution of a state given the
+observations so far by S weighted draws.
 
-Particles move by the model's own steps, or by others with weights that make up for it. At an observation the weight of
-each is multiplied by P(Y_n | X_n, past), and P(Y_n | past) is estimated by the weighted mean of these. The product of
-the estimates is an unbiased estimate of the likelihood of all observations. Where few particles carry the weight, all
-are resampled: systematically (Kitagawa, 1996), when the effective sample size 1 / sum_k w_k^2 is below S / 2.
+Particles move by the model's own steps, or by a proposal whose importance weights correct for it. At an observation the
+weight of each is multiplied by P(Y_n | X_n, past), and P(Y_n | past) is estimated by the weighted mean of these. The
+product of the estimates is an unbiased estimate of the likelihood of all observations. All particles are resampled
+systematically (Kitagawa, 1996) when the effective sample size 1 / sum_k w_k^2 falls below S / 2.
 
-Every decision is of one sequence, and its noise is keyed by that sequence (`noise`): neither a later observation nor
-another sequence of the batch has an influence. Use it in double precision: resampling turns a difference of rounding,
-which depends on the shape of a batch, into another particle.
+Sequences are filtered independently, each with noise keyed by its seed (`noise`): neither a later observation nor
+another sequence of the batch has an influence. Use double precision: resampling turns a difference of rounding, which
+depends on the shape of a batch, into another particle.
 """
 
 import itertools
@@ -22,13 +22,13 @@ from models.parts.noise import keyed_uniform
 from models.solvers.timegrid import TimeGrid
 
 _RESAMPLING = 1 << 22
-"""Stream of a sequence's noise that resampling draws from, beyond those of paths and frames."""
+"""Stream of a sequence's noise that resampling draws from; paths and frames use smaller numbers."""
 _LEAST_SHARE = 0.5
-"""Share of the particles below which the effective sample size leads to resampling."""
+"""Effective sample size, as a fraction of the particles, below which they are resampled."""
 
 
 class Cloud(NamedTuple):
-    """S weighted particles of each of B sequences, and what the observations have said so far."""
+    """S weighted particles of each of B sequences, and the evidence of the observations so far."""
 
     x: Tensor
     """[S, B, Z]"""
@@ -41,20 +41,20 @@ class Cloud(NamedTuple):
 
     @classmethod
     def at(cls, x: Tensor) -> "Cloud":
-        """Particles x [S, B, Z] of equal weight, before any observation."""
+        """Return particles x [S, B, Z] of equal weight, before any observation."""
         S, B, _ = x.shape
         return cls(x, x.new_full((B, S), -math.log(S)), x.new_zeros(B), x.new_zeros(B))
 
     def moved(self, x: Tensor, log_ratio: Tensor) -> "Cloud":
-        """The particles at x [S, B, Z]; `log_ratio` [S, B] is the logarithm of the density of their steps under the
-        model over that which they were drawn from. Until the next observation the weights do not sum to 1."""
+        """Move the particles to x [S, B, Z] and update their weights by `log_ratio` [S, B], the log density of the
+        moves under the model minus that under the proposal. The weights do not sum to 1 until the next observation."""
         return self._replace(x=x, log_weights=self.log_weights + log_ratio.T)
 
     def observe(self, log_likelihood: Tensor, here: Tensor, uniform: Tensor) -> "Cloud":
-        """Weigh the particles by an observation, and resample them where few carry the weight.
+        """Weigh the particles by an observation, and resample those of sequences with a small effective sample size.
 
         Args:
-            log_likelihood: [S, B], nats. here: [B] bool, which sequences observe.
+            log_likelihood: [S, B], nats. here: [B] bool, which sequences have an observation.
             uniform: [B], in (0, 1), see `systematic`.
         """
         S, here = len(self.x), here[:, None]
@@ -74,20 +74,21 @@ class Cloud(NamedTuple):
         )
 
 
-class Carried(NamedTuple):
-    """Where a filter stood after its last observation, from which that of more observations goes on."""
+class FilterState(NamedTuple):
+    """State of a filter after its last observation, from which a filter of further observations continues."""
 
     step: int
-    """The first of the grid after it."""
+    """First step of the grid after the last observation."""
     cloud: Cloud
 
 
 def systematic(weights: Tensor, uniform: Tensor) -> Tensor:
-    """Numbers of the particles [B, S] int64, non-decreasing, among which k comes up S w_k times, rounded up or down.
+    """Return indices of resampled particles [B, S] int64, non-decreasing. Particle k occurs S w_k times, rounded up or
+    down.
 
     Args:
         weights: [B, S], sum to 1 over S up to rounding.
-        uniform: [B, 1], in (0, 1): over it the mean number of times is S w_k.
+        uniform: [B, 1], uniform on (0, 1), which makes S w_k the mean count of particle k.
     """
     S = weights.shape[1]
     total = weights.cumsum(1)
@@ -96,12 +97,12 @@ def systematic(weights: Tensor, uniform: Tensor) -> Tensor:
 
 
 def uniforms(seed: Tensor, events: int) -> Tensor:
-    """[B, events] float64 in (0, 1), for the resampling at each event of sequences with these seeds [B]."""
+    """Draw [B, events] float64 in (0, 1), for the resampling at each event of sequences with these seeds [B]."""
     return keyed_uniform(seed, events, _RESAMPLING)
 
 
 def stretches_of(grid: TimeGrid, first: int) -> list[slice]:
-    """Divide the steps from the `first` on where any sequence has an event at the end of one."""
+    """Divide the steps from the `first` on into stretches that end wherever any sequence has an event."""
     K, M = grid.stop.shape[1], grid.dt.shape[1]
     stops = {*(1 + (grid.event < K).any(0).nonzero()[:, 0]).tolist(), M}
     return [slice(*ends) for ends in itertools.pairwise([first, *sorted(stop for stop in stops if stop > first)])]

@@ -1,4 +1,4 @@
-"""What a model believes of each frame: the likelihood's own distribution, mixed over draws of the latent."""
+"""The predictive distribution of each frame: a mixture of the likelihood over draws of the latent."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -11,13 +11,13 @@ from torch import Tensor
 from models.parts.likelihoods import Density, Gaussian, NoisyMean
 
 _VALUES_AT_ONCE = 2**20
-"""Of a mixture, components times channels, that are compared pair by pair; each holds a few numbers."""
+"""Maximum components times channels whose pairwise distances are computed together; each takes a few numbers."""
 
 
 class Predictive:
-    """P(Y_t | what is known) = sum_s w_s P(Y_t | parameters_s), a mixture over S weighted draws of the latent.
+    """P(Y_t | observations) = sum_s w_s P(Y_t | parameters_s), a mixture over S weighted draws of the latent.
 
-    A draw is decoded when it is needed, and again when it is needed again: a mean of many takes the memory of one.
+    A draw is decoded each time it is needed and not kept, so that a mean of many draws takes the memory of one.
     Evaluate it under the same `torch.no_grad` or `torch.inference_mode` as the model that it comes from.
     """
 
@@ -28,11 +28,13 @@ class Predictive:
         draws: int,
         log_weights: Tensor | None = None,
     ) -> None:
-        """
+        """Describe the mixture.
+
         Args:
-            parameters: number of a draw -> the likelihood's parameters [B, T, width].
+            likelihood: distribution of a frame given its parameters.
+            parameters: function from the number of a draw to the likelihood's parameters [B, T, width].
             draws: S.
-            log_weights: [S, B, T], their exponentials sum to 1 over S; None: all draws weigh the same.
+            log_weights: [S, B, T], whose exponentials sum to 1 over S; None gives all draws the same weight.
         """
         self.likelihood, self.draws = likelihood, draws
         self._parameters, self._log_weights = parameters, log_weights
@@ -51,7 +53,7 @@ class Predictive:
             yield parameters, equal if self._log_weights is None else self._log_weights[s]
 
     def component(self, frame: int, uniform: Tensor) -> Tensor:
-        """Return the parameters [B, width] that one draw gives for a frame, picked in each row by the weights there.
+        """Return the parameters [B, width] of a frame under one draw, picked in each row by the weights at the frame.
 
         Args:
             uniform: [B], in (0, 1).
@@ -67,24 +69,24 @@ class Predictive:
 
     @cached_property
     def mean(self) -> Tensor:
-        """E[Y_t] [B, T, D]; of binary frames the probability of a 1."""
+        """Expectation E[Y_t] [B, T, D]; for binary frames, the probability of a 1."""
         expectations = (self.likelihood.expectation(parameters) for parameters, _ in self.components())
         if self._log_weights is None:
             return _sum(expectations) / self.draws
         return _sum(w.exp()[..., None] * x for w, x in zip(self._log_weights, expectations, strict=True))
 
     def log_prob(self, y: Tensor) -> Tensor:
-        """log P(y) [B, T], nats, of frames y [B, T, D]."""
+        """Return log P(y) [B, T], nats, of frames y [B, T, D]."""
         total = None
         for parameters, log_weight in self.components():
             one = self.likelihood.log_prob(parameters, y) + log_weight
             total = one if total is None else torch.logaddexp(total, one)
-        assert total is not None, "there is a draw"
+        assert total is not None, "a predictive needs at least one draw"
         return total
 
     def gaussians(self) -> "GaussianMixture":
-        """Return the components themselves, all S at once, where the likelihood is Gaussian."""
-        assert isinstance(self.likelihood, Gaussian | NoisyMean), "its frames are real-valued"
+        """Return all S components together. The likelihood must be Gaussian."""
+        assert isinstance(self.likelihood, Gaussian | NoisyMean), "the likelihood is not Gaussian"
         frames, weights = [], []
         for parameters, log_weight in self.components():
             frames.append(self.likelihood.frame(parameters))
@@ -104,7 +106,7 @@ class GaussianMixture(NamedTuple):
     """[S, ..., D]"""
 
     def cdf(self, y: Tensor) -> Tensor:
-        """P(Y <= y) [..., D], channel by channel."""
+        """Return P(Y <= y) [..., D], channel by channel."""
         return (self.weights[..., None] * torch.special.ndtr((y - self.means) / self.stds)).sum(0)
 
     def crps(self, y: Tensor) -> Tensor:
@@ -118,7 +120,7 @@ class GaussianMixture(NamedTuple):
 
 
 def _crps(y: Tensor, weights: Tensor, means: Tensor, stds: Tensor) -> Tensor:
-    """[N, D] of y [N, D], weights [S, N, 1], means and stds [S, N, D]."""
+    """Return the CRPS [N, D] for y [N, D], weights [S, N, 1], means and stds [S, N, D]."""
     score = (weights * _mean_distance(y - means, stds)).sum(0)
     score -= 0.5 * (weights.square() * _mean_distance(torch.zeros_like(means), math.sqrt(2) * stds)).sum(0)
     for lag in range(1, len(means)):  # each pair of two components once
@@ -129,7 +131,7 @@ def _crps(y: Tensor, weights: Tensor, means: Tensor, stds: Tensor) -> Tensor:
 
 
 def _mean_distance(mean: Tensor, std: Tensor) -> Tensor:
-    """E|Z| of Z ~ N(mean, std^2)."""
+    """Return E|Z| for Z ~ N(mean, std^2)."""
     z = mean / std
     density = (-0.5 * z.square()).exp() / math.sqrt(2 * math.pi)
     return std * (2 * density + z * torch.erf(z / math.sqrt(2)))

@@ -1,4 +1,4 @@
-"""Every model by name; where one is added."""
+"""Registry of all models by name. Add a new model here."""
 
 from typing import Annotated
 
@@ -15,7 +15,8 @@ ModelConfig = Annotated[VsdnVaeConfig | VsdnSdeConfig | GruOdeConfig | Ode2VaeCo
 
 
 def build_model(config: ModelConfig, likelihood: LikelihoodName, marginal: Marginal) -> Model:
-    """For data of this likelihood and marginal, its parameters drawn from torch's global seed."""
+    """Build the model for data with this likelihood and marginal. Parameters are drawn from torch's global
+    generator."""
     match config:
         case VsdnVaeConfig():
             return VsdnVae(config, likelihood, marginal)

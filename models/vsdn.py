@@ -3,13 +3,16 @@
     prior      P(X_n | past)     = N1(h->-)            past: observations before t_n
     posterior  Q(X_n | all)      = N2(h->-, h<-)       the backward state has seen t_n and later
     decoder    P(Y_n | X_n, past) = D(X_n, h->-)
-    bound      sum_n E_Q log P(Y_n | X_n, past) - beta KL(Q || P)
+    ELBO       sum_n E_Q log P(Y_n | X_n, past) - beta KL(Q || P)
 
-At an observation the backward state exists twice: after Y_n was taken in, h<-+, and before, h<--. The bound, and
-`density`, use the first. A share of the training loss is -E log P(Y_n | X_n, past) with X_n ~ N2(h->-, h<--): just what
-interpolation asks of the posterior, a frame it has not seen; with the bound alone it learns to copy a frame that
-interpolation will not give it. The loss is (1 - share) (beta KL - E log P) - share E log P (unseen). With a
-`prior_share` of p it is 1 - p times that, and -p E log P(Y_n | X_n, past) with X_n ~ N1(h->-).
+At an observation the backward state exists twice: after Y_n was taken in, h<-+, and before, h<--. The ELBO, and
+`density`, use the first. A fraction s of the training loss is -E log P(Y_n | X_n, past) with X_n ~ N2(h->-, h<--),
+which is interpolation: the posterior has not observed the frame it explains. Trained on the ELBO alone, the posterior
+learns to copy a frame that interpolation does not provide. The loss is
+
+    (1 - s) (beta KL - E log P) - s E log P (frame held out).
+
+With a `prior_share` of p it is 1 - p times that, and -p E log P(Y_n | X_n, past) with X_n ~ N1(h->-).
 """
 
 import math
@@ -31,7 +34,7 @@ from models.predictive import Predictive
 
 
 class VsdnConfig(DrivenConfig):
-    """What both forms have."""
+    """Settings that VSDN-VAE and VSDN-SDE share."""
 
     latent: int = Field(128, ge=1)
     """Z."""
@@ -75,22 +78,22 @@ class VsdnVae(LatentDynamics):
         self.decoder = Decoder(c.latent + c.hidden, likelihood, marginal, c)
 
     def forward(self, batch: Batch, kl_weight: float) -> Objective:
-        """Loss [B] with beta = `kl_weight`, and the terms of the bound that `density` would report."""
+        """Return the loss [B] with beta = `kl_weight`, and the terms of the ELBO that `density` would report."""
         events = Events.of(batch)
         trajectory = self.gru_ode(batch, events)
         h = trajectory.at_events(0)[0]
-        unseen, seen = trajectory.at_events(1)
+        before, after = trajectory.at_events(1)
         past = events.take(self.decoder.past(batch))
         prior = self._prior(h)
         noise = keyed_normal(batch.seed, h.shape[1], self.latent)
-        posterior = self._posterior(prior, h, seen, events.take(self._around(batch, own=True)))
+        posterior = self._posterior(prior, h, after, events.take(self._around(batch, own=True)))
         log_likelihood = self._log_likelihood(posterior.sample(noise), h, past, events)
         kl = posterior.kl(prior)
         paid = kl_weight * per_sequence(kl.clamp_min(self.free_nats), events.valid)
         terms = Terms(per_sequence(log_likelihood, events.valid), per_sequence(kl, events.valid), events.valid.sum(1))
         loss = paid - terms.log_likelihood
         if self.unseen_share > 0:
-            x = self._posterior(prior, h, unseen, events.take(self._around(batch, own=False))).sample(noise)
+            x = self._posterior(prior, h, before, events.take(self._around(batch, own=False))).sample(noise)
             smoothing = self.decoder.beta_log_prob(torch.cat([x, h], -1), past, events.values, self.unseen_beta)
             loss = torch.lerp(loss, -per_sequence(smoothing, events.valid), self.unseen_share)
         if self.prior_share > 0:
@@ -134,8 +137,10 @@ class VsdnVae(LatentDynamics):
         return Normal.of(self.prior_net(h))
 
     def _around(self, batch: Batch, *, own: bool) -> Tensor:
-        """What N2 reads of the observations around each frame, beside the states, [B, T, C]: the next one, which is the
-        frame's own where `own` is set, and the time since the last one and until that."""
+        """Return N2's inputs from the observations around each frame, beside the states, [B, T, C].
+
+        These are the next observed frame (the frame itself if `own` is set and it is observed), the time since the
+        last observation, and the time until the next."""
         parts = [batch.values[..., :0]]
         if self.see_next:
             parts.append(self.decoder.standardize(next_observed(batch, own=own)))
@@ -151,7 +156,7 @@ class VsdnVae(LatentDynamics):
         return self.decoder.log_prob(torch.cat([x, h], -1), past, events.values)
 
     def _predictive(self, latent: Normal, h: Tensor, batch: Batch, samples: int) -> Predictive:
-        """P(Y_t) under `latent`, by `samples` draws of it."""
+        """Return P(Y_t) under `latent`, as a mixture of `samples` draws."""
 
         def state(s: int) -> Tensor:
             x = latent.sample(antithetic_draw(batch.seed, h.shape[1], self.latent, s))

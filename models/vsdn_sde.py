@@ -1,18 +1,18 @@
 """VSDN-SDE (Liu et al., 2020, section 4): a latent that follows a stochastic differential equation, driven by GRU-ODE.
 
     prior      dX = H_G dt + R dW,  [H_G, R] = N1(h->, X)      h->: observations up to the start of a step
-    posterior  dX = H_Q dt + R dW,  H_Q = N2(h->, h<-, X)      h<-: those from the end of the step on
+    posterior  dX = H_Q dt + R dW,  H_Q = N2(h->, h<-, X)      h<-: observations from the end of the step on
     decoder    P(Y_n | X_n, past) = D(X_n, h->-)
-    bound      sum_n E_Q log P(Y_n | X_n, past) - beta KL,     KL = 1/2 E_Q integral |R^-1 (H_Q - H_G)|^2 dt
+    ELBO       sum_n E_Q log P(Y_n | X_n, past) - beta KL,     KL = 1/2 E_Q integral |R^-1 (H_Q - H_G)|^2 dt
 
-The integral ends at the last observation: after it the posterior is the prior.
-X_0 is a constant. Euler-Maruyama on a grid that contains the observation times; for the model of these steps, KL and
-bound are exact. Both drifts pull towards a bounded target (`sde_loop`), so that no path runs away.
+The integral ends at the last observation: after it the posterior is the prior. X_0 is a constant. Paths are solved by
+Euler-Maruyama steps on a grid that contains the observation times; for this discretised model, KL and ELBO are exact.
+Both drifts pull towards a bounded target (`sde_loop`), so that no path diverges.
 
-A share of the sequences, drawn anew each epoch, trains interpolation instead of the bound: every second observed frame
-is shown to no network, and the loss is -2 E log P of these. The posterior of the bound has seen each frame it explains,
-and would learn to copy one that interpolation does not give it (as VSDN-VAE's would: `vsdn`). With a `prior_share` of p
-the loss is 1 - p times that, and -p E log P of the observed frames along paths of the prior.
+A fraction of the sequences, drawn anew each epoch, trains interpolation instead of the ELBO: every second observed
+frame is held out from all networks, and the loss is -2 E log P of these. In the ELBO the posterior has observed each
+frame that it explains, and would learn to copy a frame that interpolation does not provide (as in `vsdn`). With a
+`prior_share` of p the loss is 1 - p times that, and -p E log P of the observed frames along paths of the prior.
 """
 
 import copy
@@ -29,7 +29,7 @@ from models.base import Filtered, Objective, StateSpace, Terms, per_sequence
 from models.batch import Batch
 from models.decoder import Decoder
 from models.gru_ode import Events, GruOde, Trajectory, clock_of
-from models.particle_filter import Carried, Cloud, stretches_of, uniforms
+from models.particle_filter import Cloud, FilterState, stretches_of, uniforms
 from models.parts.drifts import Drifts
 from models.parts.gain_shape import reader
 from models.parts.likelihoods import LikelihoodName, Marginal
@@ -42,7 +42,7 @@ from models.solvers.timegrid import TimeGrid
 from models.vsdn import VsdnConfig
 
 _HELD_OUT = 1 << 20
-"""Stream of a sequence's noise that says what is held out; the n-th pair of paths uses 2 n at its steps and
+"""Stream of a sequence's noise that picks the held-out frames. The n-th pair of paths uses streams 2 n at its steps and
 2 n + 1 between them."""
 
 
@@ -66,17 +66,17 @@ class VsdnSdeConfig(VsdnConfig):
 
     @property
     def kept(self) -> float:
-        """The part of X that its longest step keeps: 1 - dt, dt in units of time."""
+        """Factor by which the longest step multiplies X: 1 - dt, with dt in units of `time_unit`."""
         return 1.0 - self.max_step / self.time_unit / self.substeps
 
     @model_validator(mode="after")
     def _stable(self) -> Self:
         if self.max_step > self.time_unit:
             raise ValueError(
-                f"max_step={self.max_step} is longer than time_unit={self.time_unit}: a step would overshoot"
+                f"max_step={self.max_step} is longer than time_unit={self.time_unit}, and would overshoot; lower it"
             )
         if not 0 < self.diffusion[0] < self.diffusion[1]:
-            raise ValueError(f"diffusion={self.diffusion} is no range of positive numbers")
+            raise ValueError(f"diffusion={self.diffusion} must be a range of positive numbers, the smaller first")
         return self
 
 
@@ -88,7 +88,7 @@ class Latent(NamedTuple):
     h: Tensor
     """[B, T, H] forward state just before each frame."""
     past: Tensor
-    """[B, T, C] what else the decoder reads of the past."""
+    """[B, T, C] further inputs of the decoder from the past."""
     kl: Tensor
     """[S, B] sum over steps of 1/2 |u|^2, where u = R^-1 (H_Q - H_G) sqrt(dt); 0 for the prior's own paths, and in
     the steps after the last observation."""
@@ -97,14 +97,14 @@ class Latent(NamedTuple):
 
 
 class Stretch(NamedTuple):
-    """Some steps of a filter, without an observation but at their end."""
+    """Consecutive steps of a filter, with observations only at the end of the last."""
 
     steps: slice
     paths: sde.Solution
     before: Cloud
-    """At the start of the first."""
+    """Particles at the start of the first step."""
     after: Cloud
-    """After what is observed at the end of the last."""
+    """Particles after the observations at the end of the last step."""
 
 
 class VsdnSde(StateSpace):
@@ -121,20 +121,22 @@ class VsdnSde(StateSpace):
         self.decoder = Decoder(c.latent + c.hidden, likelihood, marginal, c)
 
     def forward(self, batch: Batch, kl_weight: float) -> Objective:
-        """Loss [B] with beta = `kl_weight`, and the terms of the bound (with nothing held out, those of `density`)."""
-        c, events, shown = self.config, Events.of(batch), self._shown(batch)
-        equation, h = self._equation(shown, Events.of(shown), self.posterior)
-        latent = self._paths(equation, h, shown, c.samples)
+        """Return the loss [B] with beta = `kl_weight`, and the terms of the ELBO.
+
+        If nothing is held out, the terms are those of `density`."""
+        c, events, kept = self.config, Events.of(batch), self._without_held_out(batch)
+        equation, h = self._equation(kept, Events.of(kept), self.posterior)
+        latent = self._paths(equation, h, kept, c.samples)
         log_likelihood = self._sum_of(self.decoder.log_prob, latent, events).mean(0)
         terms = Terms(log_likelihood, latent.kl.mean(0), events.valid.sum(1))
         loss = kl_weight * torch.maximum(terms.kl, c.free_nats * terms.frames) - log_likelihood
         if c.unseen_share > 0:
-            unseen = events._replace(valid=events.valid & ~shown.observed.gather(1, events.frame))
-            score = self._sum_of(partial(self.decoder.beta_log_prob, beta=c.unseen_beta), latent, unseen).mean(0)
-            count = unseen.valid.sum(1)
+            held_out = events._replace(valid=events.valid & ~kept.observed.gather(1, events.frame))
+            score = self._sum_of(partial(self.decoder.beta_log_prob, beta=c.unseen_beta), latent, held_out).mean(0)
+            count = held_out.valid.sum(1)
             loss = torch.where(count > 0, -score * terms.frames / count.clamp_min(1), loss)
         if c.prior_share > 0:
-            of_prior = self._paths(equation.of_prior(), h, shown, c.samples)
+            of_prior = self._paths(equation.of_prior(), h, kept, c.samples)
             predicted = self._sum_of(self.decoder.log_prob, of_prior, events).mean(0)
             loss = torch.lerp(loss, -predicted, c.prior_share)
         return Objective(loss, terms)
@@ -147,7 +149,7 @@ class VsdnSde(StateSpace):
         return Terms(log_likelihood.mean(0), latent.kl.mean(0), events.valid.sum(1)), weighted
 
     @torch.no_grad()
-    def filter(self, batch: Batch, particles: int, carried: Carried | None = None) -> Filtered:
+    def filter(self, batch: Batch, particles: int, carried: FilterState | None = None) -> Filtered:
         (B, T), S, exact = batch.observed.shape, particles, copy.deepcopy(self).double()  # see `particle_filter`
         double = batch._replace(values=batch.values.double())
         equation, h = exact._equation(double, Events.of(double), PRIOR)
@@ -162,7 +164,7 @@ class VsdnSde(StateSpace):
             lambda s: torch.cat([x[:, :, s], h], -1), self.decoder.past(batch), S, log_weights.permute(2, 0, 1)
         )
         log_evidence, effective = (y.to(h) for y in (stretch.after.log_evidence, stretch.after.effective))
-        return Filtered(predictive, log_evidence, effective, Carried(stretch.steps.start, stretch.before))
+        return Filtered(predictive, log_evidence, effective, FilterState(stretch.steps.start, stretch.before))
 
     @torch.no_grad()
     def log_evidence(self, batch: Batch, particles: int) -> Tensor:
@@ -178,17 +180,18 @@ class VsdnSde(StateSpace):
     def interpolate(self, batch: Batch, samples: int) -> Predictive:
         return self._predictive(self._latent(batch, self.posterior, samples))
 
-    def _shown(self, batch: Batch) -> Batch:
-        """The batch without what training holds out: of a share of the sequences every second observed frame."""
+    def _without_held_out(self, batch: Batch) -> Batch:
+        """Return the batch without the frames that training holds out: every second observed frame of a random part of
+        the sequences."""
         share = self.config.unseen_share
         if share == 0:
             return batch
         draw = torch.special.ndtr(keyed_normal(batch.seed, 2, 1, stream=_HELD_OUT)[..., 0])  # uniform, [B, 2]
-        number = batch.observed.cumsum(1) + (draw[:, 1:] < 0.5)  # which is first is drawn too
+        number = batch.observed.cumsum(1) + (draw[:, 1:] < 0.5)  # the first held-out frame is random too
         return batch._replace(observed=batch.observed & ((number % 2 == 0) | (draw[:, :1] >= share)))
 
     def _latent(self, batch: Batch, driver: tuple[int, ...], samples: int) -> Latent:
-        """Paths of the SDE whose drift `driver` names, given what the batch shows."""
+        """Draw paths of the SDE whose drift `driver` names, given the batch's observations."""
         return self._paths(*self._equation(batch, Events.of(batch), driver), batch, samples)
 
     def _paths(self, equation: sde.Equation, h: Tensor, batch: Batch, samples: int) -> Latent:
@@ -200,15 +203,16 @@ class VsdnSde(StateSpace):
         return Latent(x, h, self.decoder.past(batch), kl, martingale)
 
     def _stretches(
-        self, batch: Batch, equation: sde.Equation, h: Tensor, particles: int, carried: Carried | None = None
+        self, batch: Batch, equation: sde.Equation, h: Tensor, particles: int, carried: FilterState | None = None
     ) -> Iterator[Stretch]:
-        """Filter with particles that the equation moves, from one observation of any sequence to the next."""
+        """Yield the filter's stretches, from one observation of any sequence to the next; `equation` moves
+        particles."""
         S, events = particles, Events.of(batch)
         B, K = events.frame.shape
         noise, uniform = self._noise(batch.seed, equation, S), uniforms(batch.seed, K)
         known = events.take(h), events.take(self.decoder.past(batch)), events.values
         row = torch.arange(B, device=h.device)
-        first, cloud = carried or Carried(0, Cloud.at(self.x0.expand(S, B, -1)))
+        first, cloud = carried or FilterState(0, Cloud.at(self.x0.expand(S, B, -1)))
         for steps in stretches_of(equation.grid, first):
             paths = equation.solve(cloud.x, noise[steps], steps)
             event = equation.grid.event[:, steps.stop - 1]
@@ -221,7 +225,7 @@ class VsdnSde(StateSpace):
             cloud = after
 
     def _equation(self, batch: Batch, events: Events, driver: tuple[int, ...]) -> tuple[sde.Equation, Tensor]:
-        """The SDE whose drift `driver` names, and the forward state [B, T, H] just before each frame."""
+        """Return the SDE whose drift `driver` names, and the forward state [B, T, H] just before each frame."""
         c = self.config
         trajectory: Trajectory = self.gru_ode(batch, events)
         start, future = trajectory.steps()
@@ -239,12 +243,12 @@ class VsdnSde(StateSpace):
         return equation, trajectory.at(0, batch, after=False)
 
     def _noise(self, seed: Tensor, equation: sde.Equation, samples: int) -> Tensor:
-        """[M, S, B, Z] of the steps of S paths a sequence."""
+        """Draw the noise [M, S, B, Z] of the steps of S paths per sequence."""
         M = len(equation.pre)
         return antithetic_normal(seed, M, self.config.latent, samples, uses=2).permute(2, 0, 1, 3).to(equation.pre)
 
     def _frames(self, batch: Batch, grid: TimeGrid, samples: int) -> sde.Frames:
-        """All B * T frames of the batch, for S paths."""
+        """Return all B * T frames of the batch, as times at which S paths are read."""
         B, T = batch.observed.shape
         step, fraction = timegrid.locate(grid, clock_of(batch, 0, self.config.time_unit))
         noise = antithetic_normal(batch.seed, T, self.config.latent, samples, uses=2, use=1)
@@ -254,19 +258,20 @@ class VsdnSde(StateSpace):
         return sde.Frames(*(field.flatten(0, 1) for field in fields))
 
     def _sum_of(self, score: Callable[..., Tensor], latent: Latent, events: Events) -> Tensor:
-        """A decoder's score of each event, summed over a sequence's: [S, B]."""
+        """Sum a decoder's score over the events of each sequence: [S, B]."""
         h, past = events.take(latent.h), events.take(latent.past)
         each = [score(torch.cat([events.take(x), h], -1), past, events.values) for x in latent.x]
         return torch.stack([per_sequence(x, events.valid) for x in each])
 
     def _predictive(self, latent: Latent) -> Predictive:
-        """P(Y_t), every path with the same weight."""
+        """Return P(Y_t) as a mixture of all paths with equal weights."""
         return self.decoder.predictive(lambda s: torch.cat([latent.x[s], latent.h], -1), latent.past, len(latent.x))
 
 
 def _next_at_steps(events: Events, grid: TimeGrid) -> tuple[Tensor, Tensor]:
-    """The frame observed at the end of each step, or else next after it, [M, B, D], 0 where there is none; and how long
-    after the end it is, [M, B, 1], or the end of the sequence where there is none."""
+    """Return the frame observed at the end of each step, or else the next one after it, [M, B, D], and the time from
+    the end of the step until it, [M, B, 1]. Where there is none the frame is 0 and the time lasts until the end of the
+    sequence."""
     K, M = events.valid.shape[1], grid.dt.shape[1]
     stop = torch.where(events.valid, grid.stop, M)
     at = torch.searchsorted(stop, torch.arange(M, device=stop.device).expand(len(stop), M).contiguous())

@@ -12,7 +12,7 @@ from driftwork.errors import DriftworkError
 from models.base import Forecaster, LatentDynamics, Model
 from models.batch import Batch
 from models.decisions import Rule, completed
-from models.generation import Filled, ancestral, asked_times, interpolate_at
+from models.generation import FramesAtTimes, ancestral, interpolate_at, times_at_rate
 from pipeline.observe import key_seed
 from pipeline.reading.stream import Request, Stream
 
@@ -60,7 +60,7 @@ class Maker(NamedTuple):
         assert not isinstance(self.model, Forecaster), "it interpolates"
         for position in self.longest(count):
             batch = self._batch(position, 1)
-            filled = interpolate_at(self.model, batch, asked_times(batch.times[0], self.rate), self.samples)
+            filled = interpolate_at(self.model, batch, times_at_rate(batch.times[0], self.rate), self.samples)
             yield self._made(position, batch, filled)
 
     def continuations(self, count: int, draws: int, seconds: float | None) -> Iterator[Made]:
@@ -70,7 +70,7 @@ class Maker(NamedTuple):
         """
         for position in self.longest(count):
             batch = self._batch(position, draws)
-            times = asked_times(batch.times[0], self.rate)
+            times = times_at_rate(batch.times[0], self.rate)
             first = self._first(batch, seconds)
             given = torch.arange(batch.times.shape[1], device=batch.times.device) < first
             batch = batch._replace(
@@ -89,10 +89,10 @@ class Maker(NamedTuple):
         batch = self._batch(position, draws, "prior")
         nothing = torch.zeros_like(batch.present)
         batch = batch._replace(values=torch.zeros_like(batch.values), present=nothing, observed=nothing)
-        times = asked_times(batch.times[0], self.rate)
+        times = times_at_rate(batch.times[0], self.rate)
         if isinstance(self.model, Forecaster):
             frames = self.model.prior_draws(times.expand(draws, -1), batch.seed, range(1))[1][0]
-            made = Filled(frames, torch.zeros(frames.shape[:2], dtype=torch.bool, device=frames.device))
+            made = FramesAtTimes(frames, torch.zeros(frames.shape[:2], dtype=torch.bool, device=frames.device))
         else:
             made = self._follow(batch, times, range(0, batch.times.shape[1], self.every))
         yield self._made(position, batch, made)._replace(key=None, truth=None)
@@ -123,12 +123,12 @@ class Maker(NamedTuple):
             )
         return first
 
-    def _follow(self, batch: Batch, times: Tensor, frames: range) -> Filled:
+    def _follow(self, batch: Batch, times: Tensor, frames: range) -> FramesAtTimes:
         assert isinstance(self.model, LatentDynamics), "it predicts"
         drawn = ancestral(self.model, batch, list(frames), self.binary, self.particles)
         return interpolate_at(self.model, drawn, times, self.samples)
 
-    def _made(self, position: int, batch: Batch, filled: Filled) -> Made:
+    def _made(self, position: int, batch: Batch, filled: FramesAtTimes) -> Made:
         draws = filled.frames
         notes = completed(*filled, self.decision).cpu().numpy() if self.binary else None
         sequence = self.stream.dataset.read(position)
@@ -137,11 +137,11 @@ class Maker(NamedTuple):
         return Made(sequence.key, draws.float().cpu().numpy(), notes, truth, seen, 0.0, sequence.about)
 
 
-def _forecast(model: Forecaster, batch: Batch, times: Tensor) -> Filled:
+def _forecast(model: Forecaster, batch: Batch, times: Tensor) -> FramesAtTimes:
     """Draws of a forecast, in which what was given is itself."""
     drawn = model.draws(batch, range(1), times.expand(len(batch.seed), -1))[1][0]
     at = torch.searchsorted(times, batch.times[0].contiguous()).clamp_max(len(times) - 1)
     kept = batch.observed[0] & (times[at] == batch.times[0])
     known = torch.zeros(drawn.shape[:2], dtype=torch.bool, device=drawn.device)
     known[:, at[kept]] = True
-    return Filled(drawn.index_copy(1, at[kept], batch.values[:, kept]), known)
+    return FramesAtTimes(drawn.index_copy(1, at[kept], batch.values[:, kept]), known)

@@ -18,7 +18,7 @@ from driftwork.errors import DriftworkError
 from models.base import Forecaster, Model, Smoother, StateSpace
 from models.batch import Batch
 from models.decisions import completed
-from models.generation import Filled, Question, interpolate_at
+from models.generation import BatchAtTimes, FramesAtTimes, interpolate_at
 from models.parts.likelihoods import LikelihoodName, Marginal
 from models.registry import ModelConfig, build_model
 
@@ -134,18 +134,18 @@ class Served:
             return filled.frames[0]
         return completed(*filled, "0.5" if asked.decision == "0.5" else "expected_score")[0].to(filled.frames)
 
-    def _filled(self, given: Given, asked: Asked) -> Filled:
+    def _filled(self, given: Given, asked: Asked) -> FramesAtTimes:
         device, samples = next(self._model.parameters()).device, asked.samples
         batch, ask = given.batch(asked.seed).to(device), torch.from_numpy(given.ask).to(device)
         if asked.task == "interpolation" and not isinstance(self._model, Forecaster):
             return interpolate_at(self._model, batch, ask, samples)
         nothing = torch.zeros(1, len(ask), dtype=torch.bool, device=device)
         if isinstance(self._model, Forecaster):
-            return Filled(_forecast(self._model, batch, ask, samples)[None], nothing)
+            return FramesAtTimes(_forecast(self._model, batch, ask, samples)[None], nothing)
         assert not isinstance(self._model, Smoother), "it only interpolates"
-        question = Question.of(batch, ask)
+        extended = BatchAtTimes.of(batch, ask)
         draws = asked.particles if isinstance(self._model, StateSpace) else samples
-        return Filled(self._model.predict(question.batch, draws).mean[:, question.asked], nothing)
+        return FramesAtTimes(self._model.predict(extended.batch, draws).mean[:, extended.requested], nothing)
 
     def _asked(self, params: dict[str, Any]) -> Asked:
         known = tasks(self._model)

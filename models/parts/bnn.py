@@ -20,8 +20,8 @@ class BayesianMlp(nn.Module):
     depends neither on batch nor on rank, and the gradients of a batch average over as many draws as it has sequences.
 
     Args:
-        inputs, width, outputs: of f. variance: see `Variance`.
-        init_std: of q(W) before training. prior_std: of p(W).
+        inputs, width, outputs: numbers of units of f. variance: see `Variance`.
+        init_std: standard deviation of q(W) before training. prior_std: standard deviation of p(W).
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class BayesianMlp(nn.Module):
         self.shapes = [(width, inputs), (1, width), (width, width), (1, width), (outputs, width), (1, outputs)]
         self.sizes = [rows * columns for rows, columns in self.shapes]
         self.count = sum(self.sizes)
-        """Weights of f, biases included."""
+        """Number of weights of f, biases included."""
         self.prior_std = prior_std
         layers = [torch.zeros(shape) for shape in self.shapes]
         for weight in layers[::2]:
@@ -42,18 +42,19 @@ class BayesianMlp(nn.Module):
         self.log_std = nn.Parameter(log_std) if entries else None
 
     def draw(self, seed: Tensor, stream: int | Tensor) -> Weights:
-        """A network for each of the seeds [G] int64, see `keyed_normal`; a point estimate has one for all, G = 1."""
+        """Draw a network for each of the seeds [G] int64, see `keyed_normal`; a point estimate has one for all, G =
+        1."""
         if self.log_std is None:
             return self.mean_weights()
         noise = keyed_normal(seed, 1, self.count, stream)[:, 0]
         return self._split(self.mean + self.log_std.exp() * noise.to(self.mean))
 
     def mean_weights(self) -> Weights:
-        """The one network of the means, G = 1."""
+        """Return the network with the mean weights, G = 1."""
         return self._split(self.mean[None])
 
     def kl(self) -> Tensor:
-        """KL(q(W) || p(W)), nats; 0 for a point estimate."""
+        """Return KL(q(W) || p(W)), a scalar in nats; 0 for a point estimate."""
         if self.log_std is None:
             return self.mean.new_zeros(())
         prior = torch.full_like(self.mean, self.prior_std).log()

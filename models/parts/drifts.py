@@ -1,4 +1,4 @@
-"""The networks of VSDN-SDE's drifts and diffusion, N1 and N2, side by side as `sde_loop` takes them."""
+"""The networks N1 and N2 of VSDN-SDE's drifts and diffusion, stacked as `sde_loop` needs them."""
 
 import torch
 import torch.nn.functional as F
@@ -28,8 +28,9 @@ class Drifts(nn.Module):
             nn.init.uniform_(parameter, -bound, bound)
 
     def forward(self, past: Tensor, future: Tensor | None) -> tuple[Tensor, Weights]:
-        """The share of the first layer that is not X's, [M, G, B, W], and all that X meets; of N1 alone where there is
-        no future."""
+        """Return the part of the first layer that does not depend on X, [M, G, B, W], and the weights applied to X.
+
+        Without `future` both are of N1 alone."""
         G, latent = (1 if future is None else 2), len(self.posterior)
         shares = [self.read_past(past)]
         if future is not None:

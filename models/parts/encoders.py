@@ -1,4 +1,4 @@
-"""Between frames and latents, for ODE2VAE: dense networks for motion, convolutional ones for square images."""
+"""Encoders and decoders of ODE2VAE: dense networks for motion, convolutional ones for square images."""
 
 import math
 from itertools import pairwise
@@ -17,14 +17,14 @@ _MODULES: dict[ActivationName, type[nn.Module]] = {"tanh": nn.Tanh, "elu": nn.EL
 
 
 class Encoder(nn.Module):
-    """q(s_0 | x_0) q(v_0 | x_0, ..., x_{A-1}), as one Gaussian over z_0 = (s_0, v_0).
+    """The encoder q(s_0 | x_0) q(v_0 | x_0, ..., x_{A-1}), as one Gaussian over z_0 = (s_0, v_0).
 
-    A frame of the window that is not shown is replaced by the nearest one that is, and both networks are told which
-    are shown. Frames are standardised by the training split's marginal.
+    A frame of the window that is not observed is replaced by the nearest observed one, and both networks read flags of
+    which frames are observed. Frames are standardised by the training split's marginal.
 
     Args:
-        frames: A. latent: q, components of s and of v each.
-        kind, width, activation: of both networks, see `network`.
+        frames: A. latent: q, the number of components of s, and of v.
+        kind, width, activation: form of both networks, see `network`.
     """
 
     def __init__(
@@ -37,23 +37,23 @@ class Encoder(nn.Module):
         self.position = network(1, D, frames, kind, width, 2 * latent, activation)
         self.velocity = network(frames, D, frames, kind, width, 2 * latent, activation)
 
-    def forward(self, window: Tensor, shown: Tensor) -> Normal:
-        """[..., 2 q] from the first A frames [..., A, D] and which of them are shown [..., A] bool."""
-        x = self.standardize(_fill(window, shown))
-        flags = shown.to(x.dtype)
+    def forward(self, window: Tensor, observed: Tensor) -> Normal:
+        """Encode the first A frames [..., A, D], of which `observed` [..., A] bool are observed, to [..., 2 q]."""
+        x = self.standardize(_fill(window, observed))
+        flags = observed.to(x.dtype)
         s_mean, s_raw = self.position(_input(x[..., :1, :], flags)).chunk(2, -1)
         v_mean, v_raw = self.velocity(_input(x, flags)).chunk(2, -1)
         return Normal.of(torch.cat([s_mean, v_mean, s_raw, v_raw], -1))
 
 
-def _fill(window: Tensor, shown: Tensor) -> Tensor:
-    """The window with the nearest shown frame (the earlier of two) in the place of each that is not; 0 if none is."""
-    A = shown.shape[-1]
-    at = torch.arange(A, device=shown.device)
-    distance = (2 * (at[:, None] - at).abs() + (at > at[:, None])).expand(*shown.shape, A)  # [..., A, of A]
-    nearest = torch.where(shown[..., None, :], distance, 2 * A).argmin(-1)
+def _fill(window: Tensor, observed: Tensor) -> Tensor:
+    """Replace each frame that is not observed by the nearest observed one (the earlier of two); 0 if there is none."""
+    A = observed.shape[-1]
+    at = torch.arange(A, device=observed.device)
+    distance = (2 * (at[:, None] - at).abs() + (at > at[:, None])).expand(*observed.shape, A)  # [..., A, of A]
+    nearest = torch.where(observed[..., None, :], distance, 2 * A).argmin(-1)
     filled = window.gather(-2, nearest[..., None].expand_as(window))
-    return torch.where(shown.any(-1)[..., None, None], filled, 0.0)
+    return torch.where(observed.any(-1)[..., None, None], filled, 0.0)
 
 
 def _input(x: Tensor, flags: Tensor) -> Tensor:
@@ -63,8 +63,10 @@ def _input(x: Tensor, flags: Tensor) -> Tensor:
 def network(
     frames: int, dim: int, flags: int, kind: NetworkKind, width: int, outputs: int, activation: ActivationName
 ) -> nn.Module:
-    """[..., frames * dim + flags] -> [..., outputs]: two hidden layers of `width` units, or four convolutions of
-    `width`, 2, 4 and 8 times `width` channels that halve a square image each time."""
+    """Build an encoder network [..., frames * dim + flags] -> [..., outputs].
+
+    It has two hidden layers of `width` units, or four convolutions of 1, 2, 4 and 8 times `width` channels that each
+    halve a square image."""
     if kind == "dense":
         return mlp(frames * dim + flags, width, 2, outputs, _MODULES[activation])
     return ConvEncoder(frames, side_of(dim), flags, width, outputs)
@@ -73,23 +75,30 @@ def network(
 def decoder(
     dim: int, latent: int, kind: NetworkKind, width: int, outputs: int, activation: ActivationName
 ) -> nn.Module:
-    """s [..., latent] -> parameters of the likelihood [..., outputs]; the mirror of `network`."""
+    """Build a decoder network, the mirror of `network`: s [..., latent] -> parameters of the likelihood [...,
+    outputs]."""
     if kind == "dense":
         return mlp(latent, width, 2, outputs, _MODULES[activation])
     return ConvDecoder(side_of(dim), latent, width)
 
 
 def side_of(dim: int) -> int:
-    """Pixels along a side of a square image of `dim` pixels. Raises `ValueError` if it cannot be halved twice."""
+    """Return the number of pixels along a side of a square image of `dim` pixels.
+
+    Raises:
+        ValueError: the image is not square, or its side is not divisible by 4.
+    """
     side = math.isqrt(dim)
     if side * side != dim or side % 4:
-        raise ValueError(f"networks=conv needs square images with a side divisible by 4, not {dim} channels")
+        raise ValueError(
+            f"networks=conv needs square images with a side divisible by 4, not {dim} channels; set networks=dense"
+        )
     return side
 
 
 class ConvEncoder(nn.Module):
-    """Kernels and strides as published; groups instead of batches are normalised, so that a sequence's encoding does
-    not depend on its neighbours."""
+    """A convolutional encoder with kernels and strides as published. It has group instead of batch normalisation, so
+    that a sequence's encoding does not depend on the others of its batch."""
 
     def __init__(self, frames: int, side: int, flags: int, width: int, outputs: int) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""Frames of a waveform as a gain and a shape, as speech coders take them apart (Sabin and Gray, 1984).
+"""Frames of a waveform as a gain and a shape, a decomposition used in speech coding (Sabin and Gray, 1984).
 
-Loudness runs over four orders of magnitude and says little about the form of the next wave: a network that reads a
-frame divided by its own root mean square, and the logarithm of that, sees quiet and loud speech alike. A decoder that
-says both can put the form of one frame at the loudness of another.
+Loudness spans four orders of magnitude and hardly predicts the form of the next wave. A network that reads a frame
+divided by its own root mean square, and the logarithm of that, treats quiet and loud speech alike. A decoder that
+outputs both can combine the form of one frame with the loudness of another.
 """
 
 import torch
@@ -13,7 +13,7 @@ from models.parts.likelihoods import LIKELIHOODS, Gaussian, Likelihood, Likeliho
 from models.parts.networks import Normal, full_precision
 
 _SILENCE = 0.03
-"""What is added, root of squares, to a gain, in units of the marginal's scale: below it a frame is noise."""
+"""Noise floor of a gain, in units of the marginal's scale: gain = sqrt(mean square + floor^2)."""
 
 
 class GainShape(Standardize):
@@ -30,7 +30,8 @@ class GainShape(Standardize):
 
 
 class GainShapeGaussian(Gaussian):
-    """Parameters are the logarithm of a gain, and mean and log standard deviation a channel in units of it."""
+    """A Gaussian whose parameters are the logarithm of a gain, then each channel's mean and log standard deviation in
+    units of that gain."""
 
     def __init__(self, marginal: Marginal) -> None:
         super().__init__(marginal)
@@ -44,14 +45,18 @@ class GainShapeGaussian(Gaussian):
 
 
 def reader(marginal: Marginal, gain_shape: bool) -> Standardize:
-    """What brings frames to a network's scale; its `width` says how many numbers it makes of one."""
+    """Return the module that scales frames for a network. Its `width` is the number of outputs per frame."""
     return GainShape(marginal) if gain_shape else Standardize(marginal)
 
 
 def likelihood(name: LikelihoodName, marginal: Marginal, gain_shape: bool) -> Likelihood:
-    """Raises `DriftworkError` where frames of zeros and ones are to have a gain."""
+    """Return the likelihood `name`, with a gain and a shape if `gain_shape` is set.
+
+    Raises:
+        DriftworkError: `gain_shape` is set for a likelihood that is not Gaussian.
+    """
     if not gain_shape:
         return LIKELIHOODS[name](marginal)
     if name != "gaussian":
-        raise DriftworkError(f"model.gain_shape=true: frames of a {name} likelihood have no gain")
+        raise DriftworkError(f"model.gain_shape=true: frames of a {name} likelihood have no gain; remove it")
     return GainShapeGaussian(marginal)

@@ -1,7 +1,7 @@
 """Observation models P(Y | parameters), expressed relative to the training data's own marginal.
 
-A decoder starts at the parameters of the training split's marginal, so that no step of training is spent on finding out
-how loud or how sparse the data are; the same statistics bring inputs to unit scale.
+A decoder starts at the parameters of the training split's marginal, so that no training step is spent on learning how
+loud or how sparse the data are. The same statistics bring inputs to unit scale.
 """
 
 from typing import Annotated, Literal, NamedTuple, Protocol
@@ -21,15 +21,15 @@ class Marginal(NamedTuple):
     """First and second moment of the training split, and its size."""
 
     mean: Tensor
-    """[D] a channel's mean."""
+    """[D] mean of each channel."""
     scale: float
-    """Root mean variance over channels, > 0: one number, so that rare channels are not blown up."""
+    """Root of the mean variance over channels, > 0: one number, so that rare channels are not amplified."""
     sequences: int = 1
-    """N: among so many is the KL of what all sequences share divided."""
+    """N, the number of training sequences, among which the KL of shared weights is divided."""
 
 
 class Standardize(nn.Module):
-    """y -> (y - mean) / scale."""
+    """The map y -> (y - mean) / scale."""
 
     mean: Tensor
     scale: Tensor
@@ -45,35 +45,36 @@ class Standardize(nn.Module):
 
 
 class Density(Protocol):
-    """P(Y | parameters) of a frame."""
+    """A distribution P(Y | parameters) of a frame."""
 
     width: int
-    """Parameters of a frame."""
+    """Number of parameters per frame."""
 
     def log_prob(self, parameters: Tensor, y: Tensor) -> Tensor:
-        """[...], nats, summed over channels. `parameters` [..., width], `y` [..., D]."""
+        """Return log P(y) [...], nats, summed over channels, for `parameters` [..., width] and `y` [..., D]."""
         ...
 
     def expectation(self, parameters: Tensor) -> Tensor:
-        """E[Y] [..., D]."""
+        """Return E[Y] [..., D]."""
         ...
 
 
 class Likelihood(Density, Protocol):
-    """And what the VSDN family trains on beside it."""
+    """A density with the further methods that the VSDN family needs in training."""
 
     def of_marginal(self) -> Tensor:
-        """Parameters [width] that stand for the marginal, which a decoder starts from."""
+        """Return the parameters [width] of the marginal, from which a decoder starts."""
         ...
 
     def beta_log_prob(self, parameters: Tensor, y: Tensor, beta: float) -> Tensor:
-        """The same, for training alone: each channel weighted by its predicted standard deviation, in units of the
-        marginal's scale, to 2 `beta` (`Normal.beta_log_prob`); where there is none, not weighted."""
+        """Return the weighted `log_prob` [...] for training: each channel is weighted by its predicted standard
+        deviation, in units of the marginal's scale, to the power 2 `beta` (`Normal.beta_log_prob`). Without a standard
+        deviation the weight is 1."""
         ...
 
 
 class Bernoulli(nn.Module):
-    """Parameters are logits, added to those of the marginal."""
+    """Independent binary channels. The parameters are logits, added to those of the marginal."""
 
     marginal: Tensor
 
@@ -98,7 +99,8 @@ class Bernoulli(nn.Module):
 
 
 class Gaussian(nn.Module):
-    """Parameters are a mean and a log standard deviation a channel, in units of the marginal's scale."""
+    """Independent Gaussian channels. The parameters are each channel's mean and log standard deviation, in units of the
+    marginal's scale."""
 
     mean: Tensor
     scale: Tensor
@@ -114,7 +116,7 @@ class Gaussian(nn.Module):
         return torch.cat([torch.zeros(self.width - D), torch.full((D,), UNIT_STD)])
 
     def normal(self, parameters: Tensor) -> Normal:
-        """Of a frame, in units of the marginal's scale."""
+        """Return the distribution of a frame, in units of the marginal's scale."""
         return Normal.of(parameters)
 
     def frame(self, parameters: Tensor) -> Normal:
@@ -138,9 +140,12 @@ class NoisyMean(nn.Module):
     channels of a frame or all frames of a channel.
 
     Args:
-        noise: "channel": a standard deviation learned for each channel; "frame": one variance in [1, e] in squared
-            units of the data, from the decoder, as published for ODE2VAE; a number: the standard deviation, in units
-            of the data.
+        marginal: moments of the training split.
+        noise: one of
+            "channel": a standard deviation learned for each channel;
+            "frame": one variance per frame in [1, e], in squared units of the data, from the decoder, as published for
+            ODE2VAE;
+            a number: the standard deviation, in units of the data.
     """
 
     mean: Tensor

@@ -1,8 +1,8 @@
 """Standard normal noise as a pure function of a key.
 
-Noise drawn from a global generator depends on how sequences are dealt to ranks and batches. Here entry (n, z) of a
-sequence's noise is a hash of (its seed, stream, n, z), so that the same sequence gets the same draw whatever batch,
-padding or rank it sits in, on every device.
+Noise drawn from a global generator depends on how sequences are distributed over ranks and batches. Here entry (n, z)
+of a sequence's noise is a hash of (its seed, stream, n, z), so that a sequence gets the same draw in every batch, with
+any padding, on every rank and device.
 """
 
 import math
@@ -33,9 +33,9 @@ def keyed_normal(seed: Tensor, steps: int, width: int, stream: int | Tensor = 0)
     """Draw N(0, 1).
 
     Args:
-        seed: [B] int64, one key a sequence.
+        seed: [B] int64, one key per sequence.
         steps, width: shape of one sequence's noise; entry (n, z) does not depend on either.
-        stream: a further key, one or [B] int64, that tells apart the draws one sequence needs (samples, uses).
+        stream: a further key, one or [B] int64, that distinguishes the draws one sequence needs (samples, uses).
 
     Returns:
         [B, steps, width] float32.
@@ -54,16 +54,17 @@ def keyed_uniform(seed: Tensor, steps: int, stream: int | Tensor = 0) -> Tensor:
 
 
 def antithetic_normal(seed: Tensor, steps: int, width: int, draws: int, uses: int = 1, use: int = 0) -> Tensor:
-    """[draws, B, steps, width]; draws 2 n and 2 n + 1 are each other's negative (of stream `uses` n + `use`).
+    """Draw antithetic N(0, 1) noise [draws, B, steps, width].
 
-    A mean over pairs is exact where what is averaged is linear in the noise, as the mean of a real-valued frame nearly
-    is; of independent draws it would take hundreds to be as good.
+    Draws 2 n and 2 n + 1 are each other's negative, from stream `uses` n + `use`. A mean over pairs is exact for a
+    function that is linear in the noise, as the mean of a real-valued frame nearly is; hundreds of independent draws
+    would be needed for the same accuracy.
     """
     pairs = [keyed_normal(seed, steps, width, uses * n + use) for n in range((draws + 1) // 2)]
     return torch.stack([signed for noise in pairs for signed in (noise, -noise)])[:draws]
 
 
 def antithetic_draw(seed: Tensor, steps: int, width: int, draw: int) -> Tensor:
-    """Return one draw [B, steps, width] of those of `antithetic_normal`, without the others."""
+    """Return draw number `draw` [B, steps, width] of `antithetic_normal`, without computing the others."""
     noise = keyed_normal(seed, steps, width, draw // 2)
     return -noise if draw % 2 else noise

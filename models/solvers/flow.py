@@ -1,12 +1,13 @@
 """The loop of ODE2VAE: fixed Runge-Kutta steps through a small network's field, with a hand-derived backward.
 
-Of G networks f = W3 a(W2 a(W1 z + b1) + b2) + b3, each drives P trajectories z. What f leaves open, the first `lead`
-components, is the position s of z = (s, v), and moves with ds/dt = v; `lead` = 0 makes it a first-order field.
+Each of G networks f = W3 a(W2 a(W1 z + b1) + b2) + b3 drives P trajectories z. f gives the derivatives of all but the
+first `lead` components. These are the position s of z = (s, v), with ds/dt = v; `lead` = 0 makes it a first-order
+field.
 
 Autograd would record some twenty nodes a stage. Here the forward pass keeps the states and activations of all stages;
 the backward pass computes all slopes at once, runs a loop of three matrix products a stage, and forms each weight
-gradient as one product after it. The activations are outputs too, so that whatever else reads them (the trace of the
-field, for the density) is one batched formula outside the loop, differentiated by autograd.
+gradient as one product after it. The activations are outputs too, so that other functions of them (the trace of the
+field, for the density) are one batched formula outside the loop, differentiated by autograd.
 """
 
 from collections.abc import Callable
@@ -24,7 +25,7 @@ ActivationName = Literal["tanh", "elu", "relu"]
 
 
 class Weights(NamedTuple):
-    """Of G networks with one input for each of the Z components of a state and O = Z - lead outputs."""
+    """Weights of G networks with one input for each of the Z components of a state and O = Z - lead outputs."""
 
     W1: Tensor
     """[G, H, Z]"""
@@ -41,15 +42,17 @@ class Weights(NamedTuple):
 
     @property
     def lead(self) -> int:
-        """Components of a state that have no output of their own: the positions."""
+        """Number of components of a state without an output of their own: the positions."""
         return self.W1.shape[2] - self.W3.shape[1]
 
 
 class Activation(NamedTuple):
+    """An activation function and its derivative."""
+
     apply_: Callable[[Tensor], Tensor]
-    """In place."""
+    """The activation, computed in place."""
     slope: Callable[[Tensor], Tensor]
-    """As a function of the activation's output."""
+    """The derivative as a function of the activation's output."""
 
 
 ACTIVATIONS: dict[ActivationName, Activation] = {
@@ -60,26 +63,28 @@ ACTIVATIONS: dict[ActivationName, Activation] = {
 
 
 class Tableau(NamedTuple):
-    """k_r = f(z + dt sum_j a[r][j] k_j),  z' = z + dt sum_r b[r] k_r."""
+    """Coefficients of a Runge-Kutta step: k_r = f(z + dt sum_j a[r][j] k_j),  z' = z + dt sum_r b[r] k_r."""
 
     a: tuple[tuple[float, ...], ...]
     b: tuple[float, ...]
 
 
 TABLEAUS: dict[FixedMethod, Tableau] = {
-    # Kutta's 3/8 rule, which is what torchdiffeq means by rk4.
+    # Kutta's 3/8 rule, which torchdiffeq calls rk4.
     "rk4": Tableau(((), (1 / 3,), (-1 / 3, 1.0), (1.0, -1.0, 1.0)), (1 / 8, 3 / 8, 3 / 8, 1 / 8)),
     "midpoint": Tableau(((), (1 / 2,)), (0.0, 1.0)),
 }
 
 
 class Stages(NamedTuple):
+    """Trajectories through M steps of R stages, with the networks' activations."""
+
     states: Tensor
-    """[M, G, P, Z] at the end of each step."""
+    """[M, G, P, Z] states at the end of each step."""
     a1: Tensor
-    """[M, R, G, P, H] outputs of the first hidden layer at each of the R stages of a step."""
+    """[M, R, G, P, H] outputs of the first hidden layer at each stage."""
     a2: Tensor
-    """[M, R, G, P, H] of the second."""
+    """[M, R, G, P, H] outputs of the second hidden layer at each stage."""
 
 
 def run(z0: Tensor, weights: Weights, dt: Tensor, method: FixedMethod, activation: ActivationName) -> Stages:
@@ -151,7 +156,7 @@ class _Flow(torch.autograd.Function):
 
 
 def _combine(out: Tensor, z: Tensor, k: tuple[Tensor, ...], coefficients: tuple[float, ...]) -> Tensor:
-    """z + sum_j coefficients[j] k_j, written to `out`."""
+    """Write z + sum_j coefficients[j] k_j to `out`."""
     sum_so_far = z
     for k_j, c in zip(k, coefficients, strict=False):
         if c:
@@ -160,5 +165,5 @@ def _combine(out: Tensor, z: Tensor, k: tuple[Tensor, ...], coefficients: tuple[
 
 
 def _views(x: Tensor) -> tuple[Tensor, ...]:
-    """x [M, R, ...] stage by stage: indexing in the loop would take as long as the arithmetic."""
+    """Return a view of x [M, R, ...] for each stage: indexing in the loop would take as long as the arithmetic."""
     return x.flatten(0, 1).unbind()

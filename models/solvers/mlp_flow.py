@@ -12,18 +12,18 @@ from models.solvers.flow import ACTIVATIONS, ActivationName
 class MlpFlow:
     """a_1 = f(W_1 h + b_1),  a_l = f(W_l a_(l-1) + b_l),  h' = h + dt (V a_L + c); a `recurrence.Flow`.
 
-    As it stands it has one hidden layer of as many tanh units as the state has. The rate of change of tanh units is
-    bounded, |V a + c| <= |V|_1 + |c|, so that a state cannot blow up within a gap; that of ELU units is not.
+    The default has one hidden layer of tanh units, as wide as the state. With tanh units the rate of change is bounded,
+    |V a + c| <= |V|_1 + |c|, so that a state cannot diverge within a gap; with ELU units it is not.
     """
 
     depth = 1
     width: int | None = None
-    """Units of a hidden layer; None: as many as the state has."""
+    """Units of a hidden layer; None means as many as the state has."""
     activation: ActivationName = "tanh"
 
     @classmethod
     def sized(cls, depth: int, width: int | None, activation: ActivationName) -> type["MlpFlow"]:
-        """The flow with so many hidden layers of so many units."""
+        """Return the class of flows with `depth` hidden layers of `width` units."""
         return type("SizedMlpFlow", (cls,), {"depth": depth, "width": width, "activation": activation})
 
     @classmethod

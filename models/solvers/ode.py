@@ -2,11 +2,12 @@
 
 Along the flow d log q(z_t) / dt = -tr(df/dv) (instantaneous change of variables, Chen et al., 2018). For
 f = W3 a(W2 a(W1 z)) with slopes a1', a2' of the hidden layers,
-    tr(df/dv) = a2'^T [W2 o (W1v W3)^T] a1',    W1v the columns of W1 that read v (all, of a first-order field),
-one small matrix a network and one product a stage, where autograd takes a backward pass for each component of v.
+    tr(df/dv) = a2'^T [W2 o (W1v W3)^T] a1',    W1v the columns of W1 that read v (all, in a first-order field),
+which takes one small matrix per network and one product per stage, where autograd takes a backward pass for each
+component of v.
 
-The solver is our own loop (`flow`), or torchdiffeq, of which this is the only importer. Both advance on the same grid,
-so that fixed-step methods agree to rounding.
+The solver is our own loop (`flow`) or torchdiffeq, which only this module imports. Both advance on the same grid,
+so that fixed-step methods agree up to rounding.
 """
 
 from typing import Literal, NamedTuple
@@ -41,11 +42,11 @@ class SolverConfig(Config):
 
 class Path(NamedTuple):
     z: Tensor
-    """[N, T, Z] states at the frame times."""
+    """[N, T, Z] latent states at the frame times."""
     log_q: Tensor
     """[N, T] log density of each state, nats."""
     evaluations: int
-    """Of the field, a trajectory."""
+    """Number of evaluations of the vector field per trajectory."""
 
 
 def solve(
@@ -54,13 +55,13 @@ def solve(
     """Integrate N trajectories, each through its own times.
 
     Args:
-        z0: [N, Z]. log_q0: [N] its log density.
-        weights: of N networks, or of one for all trajectories.
-        times: [N, T] seconds, non-decreasing; the first is that of z0, padding repeats the last.
+        z0: [N, Z] initial states. log_q0: [N] their log densities, nats.
+        weights: weights of N networks, or of one network for all trajectories.
+        times: [N, T] seconds, non-decreasing; the first is the time of z0, padding repeats the last.
     """
     N, Z = z0.shape
     G = weights.W1.shape[0]
-    # A grid has a step for each interval at least; what repeats a time is padding and takes none.
+    # A grid has at least one step for each interval; repeated times are padding and take none.
     later, valid = times[:, 1:] - times[:, :1], times.diff(dim=1) > 0
     grid = timegrid.build(later, valid, times[:, -1] - times[:, 0], solver.max_step)
     dt = grid.dt.T.to(z0.dtype)[..., None].view(-1, G, N // G, 1)
@@ -77,7 +78,7 @@ def solve(
 
 
 def trace_matrix(weights: Weights) -> Tensor:
-    """W2 o (W1v W3)^T, [G, H, H]."""
+    """Return W2 o (W1v W3)^T, [G, H, H]."""
     lead = weights.lead
     return weights.W2 * torch.bmm(weights.W1[..., lead:], weights.W3).mT
 
@@ -85,7 +86,7 @@ def trace_matrix(weights: Weights) -> Tensor:
 def _direct(
     z0: Tensor, log_q0: Tensor, weights: Weights, dt: Tensor, solver: SolverConfig, activation: ActivationName
 ) -> tuple[Tensor, Tensor, int]:
-    """States [M, G, P, Z] and log densities [M, G, P] at the end of each step."""
+    """Return states [M, G, P, Z] and log densities [M, G, P] at the end of each step, and the evaluations."""
     method: flow.FixedMethod = "rk4" if solver.method == "rk4" else "midpoint"
     states, a1, a2 = flow.run(z0, weights, dt, method, activation)
     slope = ACTIVATIONS[activation].slope
@@ -100,7 +101,8 @@ def _direct(
 def _torchdiffeq(
     z0: Tensor, log_q0: Tensor, weights: Weights, dt: Tensor, solver: SolverConfig, activation: ActivationName
 ) -> tuple[Tensor, Tensor, int]:
-    """The same, in a clock u that advances by 1 a step for every trajectory: dz/du = dt dz/dt."""
+    """Return what `_direct` does, solved by torchdiffeq in a clock u that advances by 1 per step for every trajectory:
+    dz/du = dt dz/dt."""
     from torchdiffeq import odeint  # an option: the direct path needs no other solver
 
     M, evaluations = len(dt), 0
@@ -118,7 +120,7 @@ def _torchdiffeq(
         return step * dz, -step[..., 0] * trace
 
     u = torch.arange(M + 1, dtype=torch.float64, device=z0.device)
-    if solver.method == "dopri5":  # it has to know where the slope jumps, which is where a trajectory's step changes
+    if solver.method == "dopri5":  # it must know where the slope jumps: where a trajectory's step length changes
         changes = ~torch.isclose(dt[1:], dt[:-1], rtol=1e-5, atol=0.0).flatten(1).all(1)
         options: dict[str, Tensor | bool] = {"jump_t": u[1:-1][changes]}
     else:
@@ -130,7 +132,7 @@ def _torchdiffeq(
 
 
 def field(z: Tensor, weights: Weights, activation: ActivationName) -> tuple[Tensor, Tensor, Tensor]:
-    """dz/dt [G, P, Z] at z [G, P, Z], and the outputs of both hidden layers [G, P, H]."""
+    """Return dz/dt [G, P, Z] at z [G, P, Z], and the outputs of both hidden layers [G, P, H]."""
     W1, b1, W2, b2, W3, b3 = weights
     apply_ = ACTIVATIONS[activation].apply_
     a1 = apply_(torch.baddbmm(b1, z, W1.mT))
@@ -140,14 +142,14 @@ def field(z: Tensor, weights: Weights, activation: ActivationName) -> tuple[Tens
 
 
 def trace_closed(z: Tensor, weights: Weights, activation: ActivationName, matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """dz/dt, and tr(df/dv) [G, P] by the formula with `matrix` = `trace_matrix(weights)`."""
+    """Return dz/dt, and tr(df/dv) [G, P] by the closed formula with `matrix` = `trace_matrix(weights)`."""
     dz, a1, a2 = field(z, weights, activation)
     slope = ACTIVATIONS[activation].slope
     return dz, (torch.bmm(slope(a1), matrix.mT) * slope(a2)).sum(-1)
 
 
 def trace_autograd(z: Tensor, weights: Weights, activation: ActivationName) -> tuple[Tensor, Tensor]:
-    """The same by one backward pass for each component."""
+    """Return dz/dt, and tr(df/dv) [G, P] by one backward pass for each component."""
     differentiable = torch.is_grad_enabled()
     with torch.enable_grad():
         z = z if z.requires_grad else z.detach().requires_grad_()

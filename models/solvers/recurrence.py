@@ -1,15 +1,15 @@
-"""The one loop that cannot be parallelised: a state that flows between observations and jumps at them, with a
-hand-derived backward.
+"""The loop over time that cannot be parallelised, with a hand-derived backward: a state that flows between observations
+and jumps at them.
 
-Between observations it takes an Euler step of a flow, h' = h + dt f(h) (`gru_flow`, `mlp_flow`), and at an observation,
-whose input has been projected for all times beforehand (x = A y + a),
+Between observations the state takes an Euler step of a flow, h' = h + dt f(h) (`gru_flow`, `mlp_flow`), and at an
+observation, whose input has been projected for all times beforehand (x = A y + a),
     [r, z, n] of a GRU cell with recurrent part u = U h' + d,   h'' = h' + m (1 - z) (n - h'),
-m = 1 where the sequence observes and 0 elsewhere.
+with m = 1 where the sequence has an observation and 0 elsewhere.
 
 Autograd would record some thirty nodes a step. Here the forward pass keeps the gates, and the backward pass goes
 through blocks of steps, from the last: it computes every local slope of a block at once, runs a loop of few matrix
-products a step, and forms the block's share of each weight gradient as one product. What a block needs stays in cache;
-for two passes, 256 units and 32 sequences that is a quarter faster than all steps at once.
+products a step, and forms the block's part of each weight gradient as one product. The tensors of a block stay in
+cache; for two passes, 256 units and 32 sequences that is a quarter faster than all steps at once.
 
 R is the number of independent passes run side by side (1: forward; 2: forward and backward in time).
 """
@@ -24,46 +24,46 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from models.solvers.affine import Affine
 
 _BLOCK = 16
-"""Steps."""
+"""Number of steps per block of the backward pass."""
 
 
 class Flow(Protocol):
     """The Euler steps h' = h + dt f(h) of one call, and their derivative.
 
-    Forward, `forward` is called for every step; backward, on a new object that is given what the first one `kept`, for
-    each block `open`, `backward` for its steps from the last, and `close`.
+    The forward pass calls `forward` for every step. The backward pass makes a new object from the tensors that the
+    first one `kept`. For each block it calls `open`, then `backward` for the block's steps from the last, then `close`.
     """
 
     kept: tuple[Tensor, ...]
 
     def __init__(self, weights: Sequence[Tensor], dt: Tensor, kept: Sequence[Tensor] = ()) -> None:
-        """`weights` in the order of `shapes`, `dt` [M, R, B, 1]."""
+        """Take `weights` in the order of `shapes`, step lengths `dt` [M, R, B, 1], and tensors of an earlier pass."""
         ...
 
     @classmethod
     def shapes(cls, R: int, H: int) -> dict[str, tuple[int, ...]]:
-        """Of the weights, by name."""
+        """Return the shapes of the weights by name."""
         ...
 
     def forward(self, m: int, h: Tensor, out: Tensor) -> Tensor:
-        """Step m from h [R, B, H], into `out`."""
+        """Take step m from h [R, B, H], write the result to `out` and return it."""
         ...
 
     def open(self, steps: slice, start: Tensor) -> None:
-        """Local slopes of the steps of a block, which begin at `start` [K, R, B, H]."""
+        """Compute the local slopes of a block of steps, which begin at the states `start` [K, R, B, H]."""
         ...
 
     def backward(self, i: int, delta: Tensor) -> Tensor:
-        """From the gradient after the block's i-th step to that before it, [R, B, H]."""
+        """Return the gradient [R, B, H] before the block's i-th step, given the gradient `delta` after it."""
         ...
 
     def close(self) -> None:
-        """Add the block's share to `gradients`."""
+        """Add the block's contribution to `gradients`."""
         ...
 
     @property
     def gradients(self) -> tuple[Tensor, ...]:
-        """Of the weights."""
+        """Gradients of the weights, in the order of `shapes`."""
         ...
 
 
@@ -71,7 +71,7 @@ def run(
     h0: Tensor, x: Tensor, flow: type[Flow], weights: Sequence[Tensor], update: tuple[Tensor, Tensor], dt: Tensor,
     observe: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Trajectories of R passes over B sequences in M steps.
+    """Compute the trajectories of R passes over B sequences in M steps.
 
     Args:
         h0: [R, B, H] initial state.
@@ -130,14 +130,14 @@ class _Recurrence(torch.autograd.Function):
 
 
 class _Update:
-    """The GRU cell at an observation, block by block as a `Flow`."""
+    """The GRU cell at an observation, differentiated block by block like a `Flow`."""
 
     def __init__(
         self, U: Tensor, d: Tensor, observe: Tensor, everywhere: bool = True, kept: tuple[Tensor, ...] = ()
     ) -> None:
         self.recurrent, self.observe = Affine(U, d), observe
         self.H = H = U.shape[2]
-        if not kept:  # what is not computed must still be finite: its slope is multiplied by m = 0
+        if not kept:  # entries that are not computed must be finite: their slope is multiplied by m = 0
             new = observe.new_empty if everywhere else observe.new_zeros
             M, R, B, _ = observe.shape
             kept = new(M, R, B, 3 * H), new(M, R, B, H)

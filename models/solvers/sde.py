@@ -1,8 +1,8 @@
-"""VSDN-SDE's equation for a batch, and its solvers: the direct loop, and torchsde as the reference it is held against.
+"""VSDN-SDE's equation for a batch, and its two solvers: the direct loop, and torchsde as the reference for tests.
 
-Every sequence has its own steps. torchsde knows one time for the whole batch, so it is given the step's number tau as
-its time: dx = dt_m drift dtau + sqrt(dt_m) R dW(tau) for m <= tau < m + 1. Its Euler step of length 1 is then the
-direct one, on the same Brownian path.
+Every sequence has its own steps. torchsde has one time for the whole batch, so the step's number tau is its time: dx =
+dt_m drift dtau + sqrt(dt_m) R dW(tau) for m <= tau < m + 1. Its Euler step of length 1 is then the direct one, on the
+same Brownian path.
 """
 
 from typing import Literal, NamedTuple
@@ -18,29 +18,29 @@ from models.solvers.timegrid import TimeGrid
 SolverName = Literal["direct", "torchsde"]
 
 PRIOR = (0,)
-"""Driver of the prior's own paths, see `Shape`."""
+"""Value of `Shape.driver` for paths of the prior."""
 
 
 class Frames(NamedTuple):
     """N times at which paths are read, each within a step of one sequence."""
 
     row: Tensor
-    """[N] which sequence."""
+    """[N] index of the sequence."""
     step: Tensor
-    """[N] which of its steps."""
+    """[N] index of the step in the sequence's grid."""
     fraction: Tensor
-    """[N, 1, 1] how much of the step has passed, in (0, 1] or 1 for a step of no length."""
+    """[N, 1, 1] fraction of the step that has passed, in (0, 1]; 1 for a step of no length."""
     dt: Tensor
     """[N, 1, 1] length of the step."""
     noise: Tensor
-    """[N, S, Z] standard normal, of the Brownian bridge within the step."""
+    """[N, S, Z] standard normal noise of the Brownian bridge within the step."""
 
     def within(self, steps: slice) -> Tensor:
-        """Numbers of those that lie in these steps."""
+        """Return the indices of the times that lie in these steps."""
         return ((self.step >= steps.start) & (self.step < steps.stop)).nonzero()[:, 0]
 
     def take(self, which: Tensor) -> "Frames":
-        """Some of them, by number."""
+        """Return the times with these indices."""
         return Frames._make(x[which] for x in self)
 
 
@@ -48,14 +48,15 @@ class Solution(NamedTuple):
     """S paths of B sequences through some steps."""
 
     states: Tensor
-    """[1 + steps, S, B, Z] at the start, and at the end of each step."""
+    """[1 + steps, S, B, Z] states at the start, and at the end of each step."""
     diffusion: Tensor
-    """[steps, S, B, Z] at the start of each step."""
+    """[steps, S, B, Z] diffusion R at the start of each step."""
     outputs: Tensor
-    """[steps, G, S * B, 2 Z] of the networks at the start of each step."""
+    """[steps, G, S * B, 2 Z] outputs of the networks at the start of each step."""
 
     def read(self, frames: Frames, first: int = 0) -> Tensor:
-        """States [N, S, Z]: within a step, from a Brownian bridge. The paths' first step has the number `first`."""
+        """Return the states [N, S, Z] at `frames`, within a step by a Brownian bridge. The paths' first step has index
+        `first`."""
         row, step, theta = frames.row, frames.step - first, frames.fraction
         spread = (theta * (1 - theta) * frames.dt).sqrt() * self.diffusion[step, :, row]
         # Two indices around a slice: [N, S, Z].
@@ -63,24 +64,24 @@ class Solution(NamedTuple):
 
 
 class Equation(NamedTuple):
-    """The SDE of B sequences in M steps: all but the paths."""
+    """The SDE of B sequences in M steps: networks, step lengths and inputs."""
 
     pre: Tensor
-    """[M, G, B, W], see `sde_loop.run`."""
+    """[M, G, B, W] part of the first layer that does not depend on the state, see `sde_loop.run`."""
     weights: Weights
     grid: TimeGrid
     shape: Shape
     solver: SolverName
     informed: Tensor
-    """[M, B] whether an observation ends the step or comes after it. Where none does the posterior is the prior: the
-    future has nothing more to say, and the path KL of the observations ends (eq. 9 of the paper)."""
+    """[M, B] whether an observation is at the end of the step or later. Where there is none, the posterior equals the
+    prior, and the path KL of the observations ends (eq. 9 of the paper)."""
 
     def dt(self, steps: slice = slice(None)) -> Tensor:
-        """[steps, 1, B, 1]"""
+        """Return the step lengths [steps, 1, B, 1]."""
         return self.grid.dt.T[steps, None, :, None].to(self.pre.dtype)
 
     def of_prior(self) -> "Equation":
-        """The prior's own, of the same networks and steps."""
+        """Return the equation of the prior with the same networks and steps."""
         w = self.weights
         hidden, biases = (tuple(x[:1] for x in layers) for layers in (w.hidden, w.biases))
         return self._replace(
@@ -89,7 +90,7 @@ class Equation(NamedTuple):
         )  # fmt: skip
 
     def solve(self, x: Tensor, noise: Tensor, steps: slice = slice(None)) -> Solution:
-        """Paths from x [S, B, Z], at the start of the first of `steps`, with noise [steps, S, B, Z]."""
+        """Solve for paths from x [S, B, Z], at the start of the first of `steps`, with noise [steps, S, B, Z]."""
         (S, B, _), pre = x.shape, self.pre[steps]
         dt, informed = self.dt(steps).expand(-1, S, -1, -1).flatten(1, 2), self._informed(steps, S)
         paths = solve(
@@ -100,8 +101,10 @@ class Equation(NamedTuple):
         return Solution(torch.cat([x[None], states]), diffusion, paths.outputs)
 
     def divergence(self, paths: Solution, noise: Tensor, steps: slice = slice(None)) -> tuple[Tensor, Tensor]:
-        """Of the paths' law Q from the prior's P: the sum over steps of 1/2 |u|^2, whose mean is KL(Q || P), and that
-        of u epsilon, both [S, B], with u = R^-1 (H_Q - H_G) sqrt(dt); log dP/dQ of a path is minus both."""
+        """Return two sums over steps, [S, B] each, with u = R^-1 (H_Q - H_G) sqrt(dt): of 1/2 |u|^2 and of u epsilon.
+
+        The mean of the first over paths is KL(Q || P), for Q the distribution of the paths and P that of the prior.
+        Minus the sum of both is log dP/dQ of a path."""
         if self.shape.driver == PRIOR:
             return (zero := noise.new_zeros(noise.shape[1:3])), zero
         prior, informed = self.shape._replace(driver=PRIOR), self._informed(steps, noise.shape[1])
@@ -110,7 +113,7 @@ class Equation(NamedTuple):
         return 0.5 * u.square().sum((0, 3)), (u * noise).sum((0, 3))
 
     def _informed(self, steps: slice, samples: int) -> Tensor:
-        """[steps, S * B, 1]"""
+        """Return `informed` for all paths, [steps, S * B, 1]."""
         return self.informed[steps, None, :, None].to(self.pre).expand(-1, samples, -1, -1).flatten(1, 2)
 
 
@@ -118,10 +121,10 @@ def solve(
     x0: Tensor, pre: Tensor, weights: Weights, dt: Tensor, noise: Tensor, shape: Shape, solver: SolverName,
     informed: Tensor | None = None,
 ) -> Paths:  # fmt: skip
-    """See `sde_loop.run`; both solvers agree to rounding."""
+    """Solve for paths with the chosen solver; arguments as of `sde_loop.run`. Both solvers agree up to rounding."""
     if solver == "direct":
         return sde_loop.run(x0, pre, weights, dt, noise, shape, informed)
-    import torchsde  # takes a second to load and is asked for by no shipped config
+    import torchsde  # takes a second to load, and no shipped config selects it
 
     M = dt.shape[0]
     with torch.autocast(x0.device.type, enabled=False):
@@ -133,7 +136,7 @@ def solve(
 
 
 def networks(x: Tensor, pre: Tensor, weights: Weights) -> Tensor:
-    """Outputs u [..., G, P, 2 Z] of all networks at states x [..., P, Z], where `pre` is [..., G, P, W]."""
+    """Return the outputs u [..., G, P, 2 Z] of all networks at states x [..., P, Z], where `pre` is [..., G, P, W]."""
     y = F.elu(pre + x.unsqueeze(-3) @ weights.A.mT)
     for weight, bias in zip(weights.hidden, weights.biases, strict=True):
         y = F.elu(y @ weight.mT + bias)
@@ -141,7 +144,7 @@ def networks(x: Tensor, pre: Tensor, weights: Weights) -> Tensor:
 
 
 class _Steps(nn.Module):
-    """Drift and diffusion as functions of the step's number."""
+    """Drift and diffusion as functions of the step's number, in torchsde's interface."""
 
     noise_type, sde_type = "diagonal", "ito"
 
@@ -158,7 +161,7 @@ class _Steps(nn.Module):
 
 
 class _Increments:
-    """The Brownian path whose increment over step m is `noise[m]`."""
+    """The Brownian path whose increment over step m is `noise[m]`, in torchsde's interface."""
 
     levy_area_approximation = "none"
 

@@ -6,9 +6,9 @@ diffusion they share, network 1, if there, the posterior's drift (Z - lead outpu
     drift   = bound * sum_g s_g tanh(u_g[:Z]) - x
     R       = low + (high - low) sigmoid(u_0[Z:])
     x'      = x + dt drift + sqrt(dt) R epsilon
-with p[m] whatever does not depend on the state, computed for all steps beforehand, and s_g, 0 or 1, whether network g
-drives the path in this step. The drift pulls towards a bounded
-target, so that no path runs away, whatever the networks say; the diffusion is bounded away from 0.
+with p[m] the part of the first layer that does not depend on the state, computed for all steps beforehand, and s_g, 0
+or 1, whether network g drives the path in this step. The drift pulls towards a bounded target, so that no path
+diverges, whatever the networks' outputs; the diffusion is bounded away from 0.
 
 Autograd would record some thirty nodes a step. Here the forward pass keeps the activations; the backward pass computes
 all slopes at once, runs a loop of one matrix product a layer, and forms each weight gradient as one product after it.
@@ -27,14 +27,14 @@ _ELU = ACTIVATIONS["elu"]
 
 
 class Weights(NamedTuple):
-    """Of G networks with L hidden layers of W units."""
+    """Weights of G networks with L hidden layers of W units."""
 
     A: Tensor
-    """[G, W, Z] first layer, the share of the state."""
+    """[G, W, Z] weights of the first layer for the state."""
     hidden: tuple[Tensor, ...]
-    """L - 1 times [G, W, W]."""
+    """L - 1 tensors [G, W, W]."""
     biases: tuple[Tensor, ...]
-    """L - 1 times [G, 1, W]."""
+    """L - 1 tensors [G, 1, W]."""
     V: Tensor
     """[G, 2 Z, W]"""
     c: Tensor
@@ -42,10 +42,10 @@ class Weights(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """What bounds drift and diffusion, and which networks drive the state."""
+    """Bounds of drift and diffusion, and the networks that drive the state."""
 
     bound: float
-    """Of each component of a drift's target."""
+    """Largest absolute value of each component of a drift's target."""
     low: float
     """Smallest diffusion, > 0."""
     high: float
@@ -54,28 +54,30 @@ class Shape(NamedTuple):
     """(0,) the prior; (1,) the posterior; (0, 1) the posterior as prior plus difference."""
 
     def shares(self, informed: Tensor | None) -> list[tuple[int, Tensor | float]]:
-        """(g, s_g) of the networks that drive a path. Where `informed` [M, P, 1] is 0 that is the prior alone."""
+        """Return (g, s_g) of the networks that drive a path. Where `informed` [M, P, 1] is 0, only the prior does."""
         if informed is None or self.driver == (0,):
             return [(g, 1.0) for g in self.driver]
         return [(0, 1.0 if 0 in self.driver else 1 - informed), (1, informed)]
 
     def target(self, u: Tensor, informed: Tensor | None = None) -> Tensor:
-        """drift + x, [M, P, Z], from the networks' outputs u [M, G, P, 2 Z]."""
+        """Return the drift's target, drift + x, [M, P, Z], from the networks' outputs u [M, G, P, 2 Z]."""
         Z = u.shape[-1] // 2
         pulls = [share * u[:, g, :, :Z].tanh() for g, share in self.shares(informed)]
         return self.bound * (pulls[0] if len(pulls) == 1 else pulls[0] + pulls[1])
 
     def diffusion(self, u: Tensor) -> Tensor:
-        """R [M, P, Z]."""
+        """Return the diffusion R [M, P, Z]."""
         Z = u.shape[-1] // 2
         return self.low + (self.high - self.low) * u[:, 0, :, Z:].sigmoid()
 
 
 class Paths(NamedTuple):
+    """P paths through M steps."""
+
     states: Tensor
-    """[M, P, Z] at the end of each step."""
+    """[M, P, Z] states at the end of each step."""
     outputs: Tensor
-    """[M, G, P, 2 Z] of the networks, u, at the start of each step."""
+    """[M, G, P, 2 Z] outputs u of the networks at the start of each step."""
 
 
 def run(
@@ -84,9 +86,9 @@ def run(
     """Solve for P paths in M steps.
 
     Args:
-        x0: [P, Z]. pre: [M, G, P, W] first layer, the share of all that is not the state, bias included.
+        x0: [P, Z]. pre: [M, G, P, W] part of the first layer that does not depend on the state, bias included.
         dt: [M, P, 1] step lengths, 0 where a path has ended. noise: [M, P, Z] standard normal. Neither gets a gradient.
-        informed: [M, P, 1] 1 where the posterior may drive a path, 0 where the prior does in its place; None: 1.
+        informed: [M, P, 1] 1 where the posterior may drive a path, 0 where the prior replaces it; None means 1.
     """
     informed = dt.new_ones(()) if informed is None else informed
     with torch.autocast(x0.device.type, enabled=False):  # solver state keeps its precision
@@ -139,7 +141,7 @@ class _Loop(torch.autograd.Function):
         stay, gains, _, high = _coefficients(dt, noise, shape, informed)
         to_spread = high * s * (1 - s)
         to_drift = [(g, gain * (1 - target[:, g].square())) for g, gain in gains]
-        d_a = [_ELU.slope(x) for x in a]  # times the gradient below: of the sums that the activations are of
+        d_a = [_ELU.slope(x) for x in a]  # times the gradient below: the gradient of the activations' arguments
         d_u = d_outputs.clone()
         d_drift, d_spread = d_u[..., :Z], d_u[:, 0, :, Z:]
         delta = torch.zeros_like(x0)
@@ -174,7 +176,8 @@ class _Loop(torch.autograd.Function):
 def _coefficients(
     dt: Tensor, noise: Tensor, shape: Shape, informed: Tensor
 ) -> tuple[Tensor, list[tuple[int, Tensor]], Tensor, Tensor]:
-    """x' = stay x + sum_g gain_g tanh(u_g[:Z]) + low + high sigmoid(u_0[Z:])."""
+    """Return (stay, gains, low, high) of the step x' = stay x + sum_g gain_g tanh(u_g[:Z]) + low + high
+    sigmoid(u_0[Z:])."""
     kick, gain = dt.sqrt() * noise, shape.bound * dt
     gains = [(g, gain * share) for g, share in shape.shares(informed)]
     return 1 - dt, gains, shape.low * kick, (shape.high - shape.low) * kick

@@ -1,8 +1,8 @@
-"""The solver's time grid: every sequence has its own, and it contains that sequence's observation times.
+"""The solver's time grid. Every sequence has its own grid, which contains the sequence's observation times.
 
 A grid starts at clock 0 and advances in steps of `max_step`; the last step before an observation is shortened so that
-it ends there. It depends on past observation *times* only, so that neither a later observation nor a question asked in
-between changes a state. States between grid points are read off by linear interpolation, which for an Euler step is the
+it ends there. It depends on past observation *times* only, so that neither a later observation nor a requested time in
+between changes a state. States between grid points are found by linear interpolation, which for an Euler step is the
 same as taking a shorter step.
 
 The clock is model time: seconds since the first frame for a forward pass, until the last frame for a backward one.
@@ -17,23 +17,25 @@ _TOLERANCE = 1e-3  # of a step: times given in decimal seconds are no exact mult
 
 
 class TimeGrid(NamedTuple):
+    """Time grids of B sequences with M steps and K events."""
+
     dt: Tensor
     """[B, M] length of each step; 0 where a sequence has fewer steps than the longest."""
     end: Tensor
     """[B, M] clock at the end of each step, non-decreasing."""
     event: Tensor
-    """[B, M] int64: the observation event at the end of the step, or K where there is none."""
+    """[B, M] int64: index of the observation event at the end of the step, or K where there is none."""
     stop: Tensor
-    """[B, K] int64: the step that ends at each event; 0 for padding."""
+    """[B, K] int64: index of the step that ends at each event; 0 for padding."""
 
 
 def build(clock: Tensor, valid: Tensor, horizon: Tensor, max_step: float) -> TimeGrid:
-    """Lay a grid through the events of each sequence and on to its horizon.
+    """Build a grid for each sequence through its events and on to its horizon.
 
     Args:
         clock: [B, K] event times, increasing among the valid ones of a row.
         valid: [B, K] bool, which entries are events.
-        horizon: [B] where the grid ends, at or after the last event.
+        horizon: [B] clock at which the grid ends, at or after the last event.
         max_step: the longest step, in units of the clock.
     """
     B, K = clock.shape
@@ -48,7 +50,7 @@ def build(clock: Tensor, valid: Tensor, horizon: Tensor, max_step: float) -> Tim
 
     m = torch.arange(M, device=clock.device).expand(B, M).contiguous()
     interval = torch.searchsorted(total, m, right=True)
-    within = interval <= K  # beyond: this sequence has ended
+    within = interval <= K  # beyond it the sequence has ended
     interval = interval.clamp_max(K)
     order = m - (total - steps).gather(1, interval)  # which step of its interval
     last = within & (order == steps.gather(1, interval) - 1)
@@ -61,7 +63,7 @@ def build(clock: Tensor, valid: Tensor, horizon: Tensor, max_step: float) -> Tim
 
 
 def refine(grid: TimeGrid, substeps: int) -> TimeGrid:
-    """Each step in so many equal ones; an event is at the end of the last."""
+    """Divide each step into `substeps` equal ones; an event is at the end of the last."""
     if substeps == 1:
         return grid
     K, after = grid.stop.shape[1], torch.arange(substeps - 1, -1, -1, device=grid.dt.device)  # steps to come
@@ -72,11 +74,11 @@ def refine(grid: TimeGrid, substeps: int) -> TimeGrid:
 
 
 def locate(grid: TimeGrid, clock: Tensor) -> tuple[Tensor, Tensor]:
-    """Find asked times [B, Q] on the grid.
+    """Find the requested times `clock` [B, Q] on the grid.
 
     Returns:
-        step [B, Q], the step that ends at or after the asked time, and fraction [B, Q] of it that has passed by then;
-        at a grid point that is 1, so that an asked time at an event reads the state just *before* it.
+        step [B, Q], the step that ends at or after the requested time, and fraction [B, Q], the part of it that has
+        passed by then. At a grid point the fraction is 1, so that a time at an event gives the state just *before* it.
     """
     step = torch.searchsorted(grid.end.contiguous(), clock.contiguous()).clamp_max(grid.end.shape[1] - 1)
     dt = grid.dt.gather(1, step)

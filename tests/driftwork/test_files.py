@@ -1,4 +1,4 @@
-"""A folder that takes the place of another, or leaves it."""
+"""A filled folder replaces another, or leaves it as it was."""
 
 import os
 
@@ -18,7 +18,7 @@ def old(tmp_path):
     return tmp_path / "it"
 
 
-def test_it_takes_the_place_of_one_that_is_there_and_of_none(old, tmp_path):
+def test_filled_folder_replaces_the_old(old, tmp_path):
     for path in (old, tmp_path / "other"):
         with replaced_folder(path) as folder:
             (folder / "b").write_text("new")
@@ -26,14 +26,14 @@ def test_it_takes_the_place_of_one_that_is_there_and_of_none(old, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["it", "other"]
 
 
-def test_an_exception_while_it_is_filled_leaves_the_old_one(old, tmp_path):
+def test_exception_while_filling_keeps_old_folder(old, tmp_path):
     with pytest.raises(FileNotFoundError), replaced_folder(old) as folder:
         (folder / "nowhere/b").write_text("new")
     assert content(old) == {"a": "old"}
     assert [path.name for path in tmp_path.iterdir()] == ["it"]
 
 
-def test_an_exchange_that_breaks_off_half_way_puts_the_old_one_back(old, tmp_path, monkeypatch):
+def test_failed_exchange_restores_old_folder(old, tmp_path, monkeypatch):
     rename = os.rename
 
     def refused(source, target):

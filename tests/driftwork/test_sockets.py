@@ -1,4 +1,4 @@
-"""Folders for temporary files, as deep as a socket's path allows and one byte deeper, judged by the system itself."""
+"""Temporary folders as deep as a socket's path allows, and one byte deeper, checked against the system itself."""
 
 import socket
 import tempfile
@@ -16,7 +16,7 @@ from tests.launch.checks.findings import level_of
 
 
 def takes(path):
-    """Whether the system binds a socket to the path."""
+    """Return whether the system binds a socket to the path."""
     path.parent.mkdir(parents=True)
     with socket.socket(socket.AF_UNIX) as probe:
         try:
@@ -28,7 +28,7 @@ def takes(path):
 
 @pytest.fixture
 def deep(monkeypatch):
-    """Give a function that makes the folder for temporary files one whose path has so many bytes."""
+    """Return a function that sets a temporary folder whose path has a given number of bytes."""
     with tempfile.TemporaryDirectory(dir="/tmp") as base:
 
         def set_to(length):
@@ -45,16 +45,16 @@ def deep(monkeypatch):
 @pytest.mark.parametrize(
     ("find", "path"),
     [(sockets.problem_of_ray, sockets._RAY), (sockets.problem_of_loaders, sockets._LISTENER)],
-    ids=["ray", "loaders"],  # the paths name the process, and all that share the tests must know them by one name
+    ids=["ray", "loaders"],  # the paths contain the process id, and all test processes need the same ids
 )
-def test_the_limit_is_that_of_the_system(deep, find, path):
+def test_limit_matches_the_system(deep, find, path):
     longest = sockets._MOST - len(path)
     for length in (longest, longest + 1):
         folder = deep(length)
         assert takes(Path(folder + path)) is (find() is None) is (length == longest)
 
 
-def test_a_deep_folder_is_refused_with_its_cure(deep, tmp_path):
+def test_deep_folder_is_refused_with_cure(deep, tmp_path):
     manifest, _ = write_rolls(tmp_path / "rolls")
     observation = ObservationConfig(pattern="random", ratios=(0.25,))
     deep(100)

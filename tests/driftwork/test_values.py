@@ -1,4 +1,4 @@
-"""What is typed for a field, and what the field gets."""
+"""Values of fields, given as typed text."""
 
 from pathlib import Path
 from typing import Literal
@@ -59,7 +59,7 @@ def test_items_of_lists_are_taken_literally(text):
     assert one(f"paths=[a,{text}]").paths == (Path("a"), Path(text.strip()))
 
 
-def test_quotes_hold_a_comma_in_a_list():
+def test_quoted_list_items_may_hold_commas():
     assert one("""texts=["a, b", 'c, d',e's, "f \\" g"]""").texts == ("a, b", "c, d", "e's", 'f " g')
     assert one("texts=[]").texts == ()
     assert one("several=[a, b]").several == (Path("a"), Path("b"))
@@ -72,10 +72,10 @@ def test_other_fields_read_yaml():
     config = parse(Outer, ["numbers=[1, 3e-4]", "flag=yes", "rate=1e-3", "size=all", "inner={count: 3}"], "here")
     assert (config.numbers, config.flag, config.rate, config.size) == ((1.0, 3e-4), True, 1e-3, "all")
     assert config.inner == Inner(count=3)
-    assert one("choice=on").choice == "on"  # a truth to YAML 1.1
+    assert one("choice=on").choice == "on"  # true in YAML 1.1
 
 
-def test_null_empties_what_may_be_empty():
+def test_null_empties_optional_fields():
     for text in ("", "null"):
         config = parse(Outer, [f"maybe={text}", f"note={text}", f"text={text}"], "here")
         assert (config.maybe, config.note, config.text) == (None, None, text)
@@ -91,14 +91,14 @@ def test_home_is_expanded_in_every_path(tmp_path, monkeypatch):
     assert one("path=~nobody-of-this-name/a").path == Path("~nobody-of-this-name/a")
 
 
-def test_no_home_is_one_line(monkeypatch):
+def test_missing_home_folder_is_reported(monkeypatch):
     monkeypatch.setattr("os.path.expanduser", lambda path: path)
     with pytest.raises(DriftworkError, match=r"^here: path=~/a: there is no home folder") as caught:
         one("path=~/a")
     assert "\n" not in str(caught.value)
 
 
-def test_key_of_a_section_given_before():
+def test_key_may_follow_its_section():
     assert parse(Outer, ["inner={count: 1, where: a}", "inner.count=2"], "here").inner == Inner(count=2, where="a")
     with pytest.raises(DriftworkError, match="'text' is a value, not a section"):
         parse(Outer, ["text=a", "text.b=c"], "here")

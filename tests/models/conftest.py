@@ -62,13 +62,13 @@ D = 5
 
 @pytest.fixture(params=CONFIGS)
 def model(request):
-    """Each registered model, small, in float64."""
+    """Provide each registered model, small, in float64."""
     return small(request.param)
 
 
 @pytest.fixture(params=[name for name in CONFIGS if name != "bi_gru_ode"])
 def dynamics(request):
-    """Each that predicts and has a density."""
+    """Provide each model that predicts and has a density."""
     return small(request.param)
 
 
@@ -84,7 +84,7 @@ def batch(request):
 
 
 def make_batch(B=3, T=17, irregular=False, share=0.4, seed=0):
-    """Binary sequences of different lengths, a random share of the frames observed."""
+    """Return binary sequences of different lengths, with a random part of the frames observed."""
     g = torch.Generator().manual_seed(seed)
     if irregular:
         times = torch.rand(B, T, generator=g, dtype=torch.float64).mul(0.5).add(0.01).cumsum(1)

@@ -1,4 +1,4 @@
-"""A small VSDN-SDE, and one that is linear and Gaussian, of which the likelihood is known exactly."""
+"""A small VSDN-SDE, and a linear-Gaussian one whose likelihood is known exactly."""
 
 import math
 
@@ -26,10 +26,10 @@ def make_model(likelihood="gaussian", channels=3, seed=1, **options):
 
 
 class LinearGaussian:
-    """A model whose prior is dX = -X dt + R dW, seen through y = C x + d + noise, and sequences drawn from it.
+    """A model whose prior is dX = -X dt + R dW, observed as y = C x + d + noise, and sequences drawn from it.
 
-    The posterior's steps are as wide as the prior's, where the true posterior's would be narrower; the bound can
-    therefore be tight only to the order of the step, and there are several to a frame.
+    The posterior's steps have the variance of the prior's, where the true posterior's would be smaller. The ELBO can
+    therefore be tight only to the order of the step; there are several steps per frame.
     """
 
     def __init__(self):
@@ -63,36 +63,36 @@ class LinearGaussian:
         return torch.tensor([method(*problem) for problem in self.problems()]).double()
 
     def kalman(self):
-        """Exact moments of Y at every frame given the observations before it: mean and variance [B, T, D]."""
+        """Return the exact mean and variance [B, T, D] of Y at every frame given the observations before it."""
         found = [problems.kalman(*problem) for problem in self.problems()]
         means, covariances = (torch.stack([getattr(f, name)[::5] for f in found]) for name in ("mean", "covariance"))
         variances = torch.einsum("dz,btzy,dy->btd", self.C, covariances, self.C)
         return means @ self.C.T + self.d, variances + self.std**2
 
     def problems(self):
-        """What `problems.kalman` takes, for each sequence: a row for each step of STEP, of which every fifth is a
-        frame."""
+        """Return the arguments of `problems.kalman` for each sequence, with a row per step of length STEP; every fifth
+        row is a frame."""
         B, T, D = self.batch.values.shape
         rows = 5 * (T - 1) + 1
-        y, seen = torch.zeros(B, rows, D, dtype=torch.float64), torch.zeros(B, rows, dtype=torch.bool)
-        y[:, ::5], seen[:, ::5] = self.batch.values, self.batch.observed
+        y, observed = torch.zeros(B, rows, D, dtype=torch.float64), torch.zeros(B, rows, dtype=torch.bool)
+        y[:, ::5], observed[:, ::5] = self.batch.values, self.batch.observed
         dt, std = torch.full((rows,), STEP, dtype=torch.float64), torch.full((D,), self.std, dtype=torch.float64)
         dt[0] = 0
-        return [(self.x0, dt, R, y, seen, self.C, self.d, std) for y, seen in zip(y, seen, strict=True)]
+        return [(self.x0, dt, R, y, observed, self.C, self.d, std) for y, observed in zip(y, observed, strict=True)]
 
     def draws(self, n):
-        """Every sequence n times, each copy with noise of its own."""
+        """Return every sequence n times, each copy with its own noise."""
         B = len(self.batch.observed)
         copies = [x.repeat_interleave(n, 0) for x in self.batch[:5]]
         return Batch(*copies, torch.arange(B * n) + 5000, ("",) * (B * n))
 
     def bounds(self, K, n):
-        """The importance-weighted bound with K samples [B, n]."""
+        """Return the IWAE bound with K samples [B, n], nats."""
         with torch.no_grad():
             return self.model.density(self.draws(n), K)[1].view(-1, n)
 
     def train_posterior(self, steps):
-        """Maximise the bound over what the posterior alone has; prior and decoder stay what they are."""
+        """Maximise the ELBO over the parameters of the posterior; prior and decoder are fixed."""
         model = self.model
         posterior = [
             *model.drifts.read_all.parameters(),

@@ -19,14 +19,14 @@ def normal(*shape, seed=1):
 
 
 def zero_networks(Z, G=1):
-    """Networks that say 0: drift -x, diffusion half-way."""
+    """Return networks with outputs 0: drift -x, and diffusion midway between its bounds."""
     zeros = [torch.zeros(shape, dtype=torch.float64) for shape in ((G, 1, Z), (G, 2 * Z, 1), (G, 1, 2 * Z))]
     return Weights(zeros[0], (), (), *zeros[1:])
 
 
 def linear_networks(rates, levels, spread=0.0):
-    """One latent, a network for each (rate, level): drift rate (level - x), if `Shape.bound` is LINEAR; diffusion
-    low + (high - low) sigmoid(spread). What they are given as `pre` must be `_OFFSET`, see `linear_pre`."""
+    """Return one-dimensional networks with drift rate (level - x) for each (rate, level), if `Shape.bound` is LINEAR,
+    and diffusion low + (high - low) sigmoid(spread). Their input `pre` must be `_OFFSET`, see `linear_pre`."""
     slopes = [1 - rate for rate in rates]  # target = drift + x
     one = torch.ones(len(rates), 1, 1, dtype=torch.float64)
     V = torch.tensor([[[a / LINEAR], [0.0]] for a in slopes], dtype=torch.float64)
@@ -47,7 +47,7 @@ def ou_covariance(s, t, R, rate=1.0):
 
 
 def ou_path_kl(T, x0, R, posterior, prior):
-    """KL of the laws on [0, T] of two OU processes, each (rate, level), from closed moments of the first."""
+    """Return the KL of two OU processes on [0, T], each given as (rate, level), from closed moments of the first."""
     (q, m), (p, n) = posterior, prior
     slope, constant = p - q, q * m - p * n  # H_Q - H_P = slope x + constant
 
@@ -59,8 +59,8 @@ def ou_path_kl(T, x0, R, posterior, prior):
 
 
 def sigma_points(M):
-    """2 M + 1 noise paths [M, P, 1], and weights [P]: over them the mean of a quadratic function of M standard normal
-    variables is its expectation."""
+    """Return 2 M + 1 noise paths [M, P, 1] and weights [P], over which the weighted mean of a quadratic function of M
+    standard normal variables equals its expectation."""
     eye = torch.eye(M, dtype=torch.float64)
     points = torch.cat([torch.zeros(M, 1, dtype=torch.float64), eye, -eye], 1)[..., None]
     weights = torch.full((2 * M + 1,), 0.5, dtype=torch.float64)
@@ -99,17 +99,17 @@ def kalman(x0: Tensor, dt: Tensor, R: float, y: Tensor, observed: Tensor, C: Ten
 
 
 def kalman_log_likelihood(*problem) -> float:
-    """log P(observed rows of y), by the Kalman filter."""
+    """Return log P(observed rows of y), by the Kalman filter."""
     return kalman(*problem).log_likelihood
 
 
 def dense_log_likelihood(
     x0: Tensor, dt: Tensor, R: float, y: Tensor, observed: Tensor, C: Tensor, d: Tensor, std: Tensor
 ) -> float:
-    """The same as `kalman_log_likelihood`, from the joint Gaussian of all observed rows."""
+    """Return the same as `kalman_log_likelihood`, from the joint Gaussian of all observed rows."""
     T, Z = len(y), len(x0)
     stay = torch.cumprod(1 - dt, 0)
-    factor = torch.diag(R * dt.sqrt())  # of increment k in x_n
+    factor = torch.diag(R * dt.sqrt())  # contribution of increment k to x_n
     for n in range(1, T):
         factor[n, :n] = (1 - dt[n]) * factor[n - 1, :n]
     cov_x = torch.kron(factor @ factor.T, torch.eye(Z, dtype=x0.dtype))

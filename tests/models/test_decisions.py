@@ -1,4 +1,4 @@
-"""The decision is the best of all sets, by enumeration of sets and of truths."""
+"""The decided set against the best of all sets, by enumeration of sets and truths."""
 
 import itertools
 
@@ -14,8 +14,9 @@ def every_set(n):
 
 
 def expected_scores(p):
-    """Of every set the ratio of its expected counts, by counting in all 2^n truths; of the empty set, which scores 1 in
-    silence and 0 otherwise, the probability of silence. [2^n] for p [n]."""
+    """Return the expected score of every set, [2^n] for p [n]: the ratio of its expected counts over all 2^n truths.
+
+    The empty set scores 1 in silence and 0 otherwise, so its expected score is the probability of silence."""
     sets = truths = every_set(len(p))
     likelihood = torch.where(truths, p, 1 - p).prod(1)
     hits = (sets[:, None] & truths).sum(2).double() @ likelihood
@@ -29,7 +30,7 @@ def random(n, kind, count=20):
     g = torch.Generator().manual_seed(n)
     p = torch.rand(count, n, generator=g, dtype=torch.float64)
     if kind == "ties":
-        return (4 * p).round() / 4  # exact zeros and ones too
+        return (4 * p).round() / 4  # exact zeros and ones are included
     return {"even": p, "rare": p**6, "sure": p ** (1 / 6)}[kind]
 
 
@@ -47,7 +48,7 @@ def test_no_set_has_a_better_expected_score(n, kind):
         torch.testing.assert_close(score_of(p, one), expected_scores(p).max(), rtol=1e-12, atol=0)
 
 
-def test_the_threshold_is_a_fixed_point():
+def test_threshold_is_a_fixed_point():
     """The set above J / (1 + J) has the score J."""
     p = random(8, "even")
     threshold = best_threshold(p[:, None], torch.ones(len(p), 1, dtype=torch.bool))
@@ -57,7 +58,7 @@ def test_the_threshold_is_a_fixed_point():
         assert 0 < t <= 0.5
 
 
-def test_frames_that_are_not_scored_change_nothing():
+def test_unscored_frames_change_nothing():
     g = torch.Generator().manual_seed(0)
     p = torch.rand(3, 6, 4, generator=g)
     scored = torch.tensor([[1, 0, 1, 1, 0, 0], [0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]]).bool()
@@ -71,17 +72,17 @@ def test_frames_that_are_not_scored_change_nothing():
 
 
 @pytest.mark.parametrize("p", [0.0, 1e-9, 1e-4])
-def test_likely_silence_is_answered_with_silence(p):
-    """All of 1000 entries would have the best ratio of counts, a score of p."""
+def test_likely_silence_is_predicted_as_silence(p):
+    """The set of all 1000 entries would have the best ratio of counts, a score of p."""
     assert not decided(torch.full((1, 10, 100), p), torch.ones(1, 10, dtype=torch.bool), "expected_score").any()
 
 
-def test_alike_entries_are_decided_alike():
+def test_equal_probabilities_get_equal_decisions():
     scored = torch.ones(1, 10, dtype=torch.bool)
     assert decided(torch.full((1, 10, 100), 0.01), scored, "expected_score").all()
     assert decided(torch.ones(1, 10, 100), scored, "expected_score").all()
 
 
-def test_the_papers_threshold_is_a_half():
+def test_rule_of_the_papers_is_one_half():
     p = torch.tensor([[[0.4, 0.5, 0.6]]])
     assert decided(p, torch.ones(1, 1, dtype=torch.bool), "0.5").tolist() == [[[False, False, True]]]

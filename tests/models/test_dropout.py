@@ -1,4 +1,4 @@
-"""Dropout of recurrent states: keyed masks that only training has."""
+"""Dropout of recurrent states by keyed masks, in training only."""
 
 import pytest
 import torch
@@ -11,14 +11,14 @@ P = 0.3
 
 
 def nets(hidden=6):
-    """The same weights without and with dropout."""
+    """Return two networks of equal weights, without and with dropout."""
     for dropout in (0.0, P):
         torch.manual_seed(0)
         yield GruOde(Marginal(torch.zeros(D), 1.0), hidden, 2, 0.2, 1.0, dropout=dropout).double()
 
 
-def test_a_hidden_component_is_zero_at_all_times():
-    """All others are read 1 / (1 - p) times as large; evaluation reads all as they are."""
+def test_dropped_component_is_zero_at_all_times():
+    """All other components are multiplied by 1 / (1 - p) in training; evaluation changes none."""
     batch = make_batch()
     without, hiding = (net(batch, Events.of(batch)) for net in nets())
     for plain, read in ((without.before, hiding.before), (without.after, hiding.after)):
@@ -32,19 +32,19 @@ def test_a_hidden_component_is_zero_at_all_times():
     assert torch.equal(net(batch, Events.of(batch)).after, without.after)
 
 
-def test_components_are_hidden_with_the_probability_asked_for():
-    """2 x 40 x 500 draws; 4 standard errors. Both passes and two sequences differ."""
+def test_components_drop_with_the_given_probability():
+    """The frequency over 2 x 40 x 500 draws is within 4 standard errors. Passes and sequences have their own masks."""
     net, n = list(nets(500))[1], 2 * 40 * 500
-    shown = net._shown(torch.arange(40))
-    assert float((shown == 0).double().mean()) == pytest.approx(P, abs=4 * (P * (1 - P) / n) ** 0.5)
-    assert shown.unique().tolist() == pytest.approx([0.0, 1 / (1 - P)])
-    assert (shown[0] != shown[1]).any()
-    assert (shown[:, 0] != shown[:, 1]).any()
+    mask = net._dropout_mask(torch.arange(40))
+    assert float((mask == 0).double().mean()) == pytest.approx(P, abs=4 * (P * (1 - P) / n) ** 0.5)
+    assert mask.unique().tolist() == pytest.approx([0.0, 1 / (1 - P)])
+    assert (mask[0] != mask[1]).any()
+    assert (mask[:, 0] != mask[:, 1]).any()
 
 
 @pytest.mark.parametrize("name", ["vsdn_vae", "vsdn_sde", "gru_ode", "bi_gru_ode"])
-def test_masks_depend_on_the_sequence_alone(name, monkeypatch):
-    """Loss and gradient of a sequence are the same alone and in a batch, and no global generator is asked."""
+def test_dropout_masks_depend_on_the_sequence_alone(name, monkeypatch):
+    """Loss and gradient of a sequence are equal alone and in a batch, and no global generator is used."""
     monkeypatch.setitem(CONFIGS, name, CONFIGS[name].model_copy(update={"dropout": P}))
     model, batch = small(name), make_batch()
     before = torch.get_rng_state()

@@ -1,11 +1,11 @@
-"""Frames that are asked for between those of the data, and frames that the model draws."""
+"""Frames at requested times between those of the data, and frames drawn from a model."""
 
 import pytest
 import torch
 from scipy.stats import kstest
 
 from models.base import last_observed
-from models.generation import Question, ancestral, asked_times, interpolate_at
+from models.generation import BatchAtTimes, ancestral, interpolate_at, times_at_rate
 from models.ode2vae import Ode2VaeConfig
 from models.parts.likelihoods import Bernoulli, Marginal
 from models.predictive import Predictive
@@ -15,14 +15,14 @@ from tests.models.conftest import D, make_batch, small
 
 
 def one(irregular=False, rows=1):
-    """A sequence of full length, as so many draws."""
+    """Return a sequence of full length, repeated in `rows` rows with their own seeds."""
     batch = make_batch(B=1, irregular=irregular)
     batch = type(batch)._make(x.expand(rows, *x.shape[1:]) if isinstance(x, torch.Tensor) else x * rows for x in batch)
     return batch._replace(seed=batch.seed + torch.arange(rows))
 
 
 def hand(share=0.4, level=0.8):
-    """A model whose predictive is that of the last frame: P(Y_n = 1) is `level` where it sounded, else `share`."""
+    """Return a model whose P(Y_n = 1) is `level` where the last frame is 1, and `share` elsewhere."""
 
     class Sticky:
         def predict(self, batch, samples):
@@ -33,24 +33,24 @@ def hand(share=0.4, level=0.8):
     return Sticky()
 
 
-def test_asked_times_are_the_data_s_own_numbers_where_these_are_asked_for():
+def test_requested_times_reuse_the_data_times():
     own = torch.arange(7, dtype=torch.float64) * 0.1  # 0.30000000000000004
-    assert torch.equal(asked_times(own, 10.0), own)
-    fine = asked_times(own, 40.0)
+    assert torch.equal(times_at_rate(own, 10.0), own)
+    fine = times_at_rate(own, 40.0)
     assert torch.equal(fine[::4], own)
     torch.testing.assert_close(fine, torch.arange(25, dtype=torch.float64) / 40)
-    torch.testing.assert_close(asked_times(own, 4.0), torch.tensor([0.0, 0.25, 0.5], dtype=torch.float64))
+    torch.testing.assert_close(times_at_rate(own, 4.0), torch.tensor([0.0, 0.25, 0.5], dtype=torch.float64))
     uneven = torch.tensor([0.0, 0.31, 0.5], dtype=torch.float64)
-    assert asked_times(uneven, 10.0).tolist() == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
+    assert times_at_rate(uneven, 10.0).tolist() == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
 
 
 @pytest.mark.parametrize("irregular", [False, True])
-def test_a_question_adds_frames_that_are_not_there_and_nothing_else(irregular):
+def test_extended_batch_adds_absent_frames_only(irregular):
     batch = one(irregular, rows=2)
-    times = asked_times(batch.times[0], 20.0)
-    dense, own, asked = Question.of(batch, times)
+    times = times_at_rate(batch.times[0], 20.0)
+    dense, own, requested = BatchAtTimes.of(batch, times)
     assert torch.equal(dense.times[:, own], batch.times)
-    assert torch.equal(dense.times[:, asked], times.expand(2, -1))
+    assert torch.equal(dense.times[:, requested], times.expand(2, -1))
     assert (dense.times.diff() > 0).all()
     for name in ("values", "present", "observed"):
         assert torch.equal(getattr(dense, name)[:, own], getattr(batch, name))
@@ -59,7 +59,7 @@ def test_a_question_adds_frames_that_are_not_there_and_nothing_else(irregular):
 
 
 @pytest.mark.parametrize("irregular", [False, True])
-def test_a_finer_answer_holds_the_coarse_one_to_the_last_bit(model, irregular):
+def test_finer_interpolation_contains_the_coarse_one(model, irregular):
     batch = one(irregular)
     own = batch.times[0]
     coarse, known = interpolate_at(model, batch, own, samples=2)
@@ -77,8 +77,8 @@ def test_a_finer_answer_holds_the_coarse_one_to_the_last_bit(model, irregular):
 
 
 @pytest.mark.parametrize("name", ["gru_ode", "ode_rnn", "bi_gru_ode"])
-def test_between_two_frames_the_answer_is_that_of_the_model_s_state_there(name):
-    """A model of means has one answer at a time, whichever others are asked for with it."""
+def test_interpolation_between_frames_reads_the_state(name):
+    """A model without a latent gives one result per time, whichever other times are requested."""
     model, batch = small(name), one(irregular=True)
     own = batch.times[0]
     middle = (own[1:] + own[:-1]) / 2
@@ -87,7 +87,8 @@ def test_between_two_frames_the_answer_is_that_of_the_model_s_state_there(name):
     torch.testing.assert_close(many[:, ::3], few, rtol=0, atol=1e-12)
 
 
-def test_what_is_drawn_does_not_see_what_comes_after_and_leaves_the_rest_alone(dynamics):
+def test_drawn_frames_read_only_the_past(dynamics):
+    """Observed frames are left as they are."""
     batch = one(rows=2)
     given = torch.arange(17) < 8
     batch = batch._replace(observed=batch.present & given)
@@ -101,7 +102,7 @@ def test_what_is_drawn_does_not_see_what_comes_after_and_leaves_the_rest_alone(d
     assert set(drawn.values[drawn.observed].unique().tolist()) <= {0.0, 1.0}
 
 
-def test_rows_draw_for_themselves_and_the_same_row_again(dynamics):
+def test_rows_draw_independently_and_repeatably(dynamics):
     batch = one(rows=3)
     batch = batch._replace(observed=torch.zeros_like(batch.observed))
     with torch.no_grad():
@@ -111,20 +112,20 @@ def test_rows_draw_for_themselves_and_the_same_row_again(dynamics):
     assert (together[0] != together[1]).any()
 
 
-def test_a_real_valued_frame_is_the_expectation_given_the_latent():
+def test_real_valued_frame_is_its_expectation():
     batch = one()._replace(observed=torch.zeros(1, 17, dtype=torch.bool))
     model = small("gru_ode")
     with torch.no_grad():
         drawn = ancestral(model, batch, [0, 5, 9], False, 4)
-        for n, seen in ((0, []), (5, [0]), (9, [0, 5])):
-            shown = torch.zeros_like(batch.observed)
-            shown[:, seen] = True
-            mean = model.predict(drawn._replace(observed=shown), 1).mean[:, n]
+        for n, given in ((0, []), (5, [0]), (9, [0, 5])):
+            observed = torch.zeros_like(batch.observed)
+            observed[:, given] = True
+            mean = model.predict(drawn._replace(observed=observed), 1).mean[:, n]
             torch.testing.assert_close(drawn.values[:, n], mean, rtol=0, atol=1e-12)
 
 
-def test_drawn_frames_have_the_frequencies_of_the_predictive():
-    """A Markov chain with P(1 | 0) = 0.4 and P(1 | 1) = 0.8 is at 1 in the share 2 / 3 of its steps in the long run."""
+def test_drawn_frames_follow_the_predictive():
+    """A Markov chain with P(1 | 0) = 0.4 and P(1 | 1) = 0.8 is at 1 in 2 / 3 of its steps in the long run."""
     rows = 400
     batch = one(rows=rows)._replace(observed=torch.zeros(rows, 17, dtype=torch.bool))
     y = ancestral(hand(), batch, list(range(17)), True, 4).values
@@ -137,15 +138,16 @@ def test_drawn_frames_have_the_frequencies_of_the_predictive():
 
 
 def sharp():
-    """A VSDN-SDE whose frames say much about its latent."""
+    """Return a VSDN-SDE whose frames are highly informative of its latent."""
     model = small("vsdn_sde")
     with torch.no_grad():
         model.decoder.linear.weight[:, : model.config.latent] *= 20
     return model
 
 
-def test_frame_after_the_past_has_the_law_of_the_filter():
-    """Over rows with noise of their own: the share of ones is the mean of their predictives, not of their rollouts."""
+def test_next_frame_follows_the_filter():
+    """Over rows with their own noise, the frequency of ones is the mean of the filter's predictives, not of
+    rollouts."""
     model, rows = sharp(), 800
     batch = one(rows=rows)
     batch = batch._replace(observed=batch.present & (torch.arange(17) < 8))
@@ -157,9 +159,9 @@ def test_frame_after_the_past_has_the_law_of_the_filter():
     assert (abs(rollout - expected) > 5 * error).any()
 
 
-def test_number_of_particles_leaves_the_law_of_prior_draws():
-    """The evidence is unbiased, so frames drawn one after another from S particles have the model's own joint law
-    whatever S is. One particle is a path of the prior."""
+def test_particle_count_leaves_prior_draws_unbiased():
+    """The evidence is unbiased, so frames drawn one after another from S particles have the model's joint distribution
+    for any S. One particle is a path of the prior."""
     model, rows = sharp(), 1500
     batch = one(rows=rows)._replace(observed=torch.zeros(rows, 17, dtype=torch.bool))
     moments = []
@@ -181,18 +183,18 @@ def forecaster():
     return build_model(config, "gaussian", Marginal(torch.full((D,), 0.3), 0.45)).double()
 
 
-def test_a_forecast_can_be_asked_for_at_other_times(forecaster):
+def test_forecast_accepts_other_times(forecaster):
     batch = one()
     with torch.no_grad():
         z, mean = forecaster.draws(batch, range(2))
-        fine_z, fine = forecaster.draws(batch, range(2), asked_times(batch.times[0], 20.0)[None])
+        fine_z, fine = forecaster.draws(batch, range(2), times_at_rate(batch.times[0], 20.0)[None])
     assert fine.shape == (2, 1, 65, D)
-    # Steps of 0.05 through all of them: the same steps, up to rounding of their ends.
+    # All times lie on steps of 0.05, so the steps are the same up to rounding of their ends.
     torch.testing.assert_close(fine_z[:, :, ::4], z, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(fine[:, :, ::4], mean, rtol=1e-9, atol=1e-9)
 
 
-def test_given_nothing_a_path_starts_from_the_prior(forecaster):
+def test_path_without_observations_starts_from_prior(forecaster):
     times = torch.arange(4, dtype=torch.float64).mul(0.2).expand(500, -1)
     with torch.no_grad():
         z, mean = forecaster.prior_draws(times, torch.arange(500), range(3))

@@ -10,8 +10,8 @@ from tests.models.conftest import D, make_batch
 
 MARGINAL = Marginal(torch.zeros(D), 1.0)
 ROUNDING = 51 * 30 * torch.finfo(torch.float64).eps
-"""Of a state within [-1, 1] after 17 intervals of up to three steps: 30 roundings in a step and an update, which do not
-spread two states by much."""
+"""Bound on the rounding error of a state within [-1, 1] after 17 intervals of up to three steps, with 30 roundings per
+step and update; the flow hardly amplifies the difference of two states."""
 
 
 def gru_ode(passes=1, max_step=0.2, time_unit=1.0):
@@ -20,7 +20,7 @@ def gru_ode(passes=1, max_step=0.2, time_unit=1.0):
 
 
 def fine_state(net, batch, b, until):
-    """State just before time `until` of sequence b by torchdiffeq's dopri5 and torch's own GRU cell."""
+    """Return the state just before time `until` of sequence b, by torchdiffeq's dopri5 and torch's own GRU cell."""
     cell = torch.nn.GRUCell(D, 6).double()
     H = 6
     cell.weight_ih.data, cell.bias_ih.data = net.project[1].weight.data, net.project[1].bias.data
@@ -43,7 +43,7 @@ def fine_state(net, batch, b, until):
     return h
 
 
-def test_flow_and_update_converge_to_a_fine_solution_with_order_one():
+def test_flow_and_update_have_order_one():
     batch = make_batch(irregular=True)
     until = float(batch.times[0, -1])
     errors = []
@@ -65,14 +65,14 @@ def test_time_unit_only_rescales_time():
     torch.testing.assert_close(a, b, rtol=0, atol=ROUNDING)
 
 
-def test_the_backward_pass_is_the_forward_pass_of_the_reversed_sequence():
+def test_backward_pass_mirrors_forward_pass():
     batch = make_batch(B=1, irregular=True)
     net = gru_ode(passes=2)
     mirrored = batch._replace(
         times=(batch.times[:, -1:] - batch.times).flip(1), values=batch.values.flip(1), observed=batch.observed.flip(1)
     )
     for parameter in (net.flow_gates, net.flow_candidate, net.update, net.update_bias):
-        parameter.data[0] = parameter.data[1]  # the same weights both ways
+        parameter.data[0] = parameter.data[1]  # equal weights in both directions
     for parameter in (net.flow_gates_bias, net.flow_candidate_bias):
         parameter.data[0] = parameter.data[1]
     net.project[1].weight.data[:18], net.project[1].bias.data[:18] = (
@@ -83,7 +83,7 @@ def test_the_backward_pass_is_the_forward_pass_of_the_reversed_sequence():
     torch.testing.assert_close(backward, forward.flip(1), rtol=0, atol=ROUNDING)
 
 
-def test_a_state_does_not_depend_on_what_else_is_in_the_batch():
+def test_state_does_not_depend_on_batch():
     batch = make_batch(irregular=True)
     net = gru_ode(passes=2)
     together = net(batch, Events.of(batch))
@@ -98,7 +98,7 @@ def test_a_state_does_not_depend_on_what_else_is_in_the_batch():
             )  # fmt: skip
 
 
-def test_asking_for_more_times_does_not_change_a_state():
+def test_requested_times_change_no_state():
     batch = make_batch()
     net = gru_ode(passes=2)
     trajectory = net(batch, Events.of(batch))

@@ -1,4 +1,4 @@
-"""What holds for every registered model, on regular and on irregular times."""
+"""Properties of every registered model, on regular and irregular times."""
 
 import itertools
 
@@ -25,7 +25,7 @@ def test_every_parameter_gets_a_gradient(model, batch):
         assert gradient.abs().max() > 0, name
 
 
-def test_frames_that_are_not_observed_change_neither_loss_nor_gradient(model, batch):
+def test_unobserved_frames_change_nothing(model, batch):
     objective, before = gradients(model, batch)
     noise = torch.where(batch.observed[..., None], 0.0, torch.randn_like(batch.values))
     changed, after = gradients(model, batch._replace(values=batch.values + noise))
@@ -35,7 +35,7 @@ def test_frames_that_are_not_observed_change_neither_loss_nor_gradient(model, ba
 
 
 def test_no_leak_to_the_last_bit(dynamics, batch):
-    """What predicts Y_n has seen observations before t_n only: for every n, change all Y_m with m >= n."""
+    """Changing all Y_m with m >= n leaves the prediction of Y_n the same, for every n."""
     model = dynamics.eval()
     with torch.no_grad():
         predicted = model.predict(batch, 2).mean
@@ -52,9 +52,9 @@ def test_no_leak_to_the_last_bit(dynamics, batch):
         )
 
 
-def test_prediction_knows_no_later_observation_times(dynamics, batch):
-    """Observing other frames from the n-th on leaves what is predicted up to it. A path of VSDN-SDE is drawn in other
-    steps then, so of that model what the decoder reads beside the path is compared."""
+def test_prediction_ignores_later_observation_times(dynamics, batch):
+    """Observing other frames from the n-th on leaves the predictions up to it the same. VSDN-SDE then draws its path in
+    other steps, so for that model the decoder's other inputs are compared."""
     model = dynamics.eval()
     answer = model.decoder.past if hasattr(model, "drifts") else lambda batch: model.predict(batch, 2).mean
     with torch.no_grad():
@@ -69,7 +69,7 @@ def test_prediction_knows_no_later_observation_times(dynamics, batch):
 
 @pytest.mark.parametrize("name", ["vsdn_vae_res", "vsdn_sde_res", "ode_rnn", "bi_gru_ode"])
 def test_decoder_reads_the_age_of_the_last_frame(name):
-    """A decoder that reads nothing else: its logits rise by log(1 + the seconds since that frame)."""
+    """The logits of a decoder that reads nothing else rise by log(1 + the seconds since that frame)."""
     model, batch = small(name), make_batch(irregular=True)
     with torch.no_grad():
         for parameter in model.decoder.parameters():
@@ -83,15 +83,15 @@ def test_decoder_reads_the_age_of_the_last_frame(name):
 
 
 def past_reader(model):
-    """A module that is given h->- of every event, and from which entry of its input on."""
+    """Return a module that reads h->- of every event, and the index in its input at which h->- begins."""
     if hasattr(model, "drifts"):
         return model.decoder, model.config.latent
     return (model.prior_net if hasattr(model, "prior_net") else model.features), 0
 
 
 @pytest.mark.parametrize("score", [lambda m, b: m(b, 1.0), lambda m, b: m.density(b, 2)], ids=["training", "density"])
-def test_what_explains_a_frame_in_the_bound_has_not_seen_it(dynamics, batch, score):
-    """The networks that read h->- in the bound are given the same to the last bit when Y_m, m >= n, changes."""
+def test_elbo_networks_do_not_read_their_target(dynamics, batch, score):
+    """The inputs of the networks that read h->- in the ELBO are equal to the last bit when Y_m, m >= n, changes."""
     model = dynamics
     reads, first = past_reader(model)
     read = []
@@ -108,13 +108,13 @@ def test_what_explains_a_frame_in_the_bound_has_not_seen_it(dynamics, batch, sco
             rows = events.valid[:, k]
             assert torch.equal(read[-1][rows, : k + 1], read[0][rows, : k + 1])
             if k + 1 < int(events.valid[0].sum()):
-                assert not torch.equal(read[-1][0, k + 1], read[0][0, k + 1])  # but the next one has seen it
+                assert not torch.equal(read[-1][0, k + 1], read[0][0, k + 1])  # but the next one has observed it
     handle.remove()
 
 
-def test_what_smooths_a_frame_has_not_seen_it(batch):
-    """Change any Y_n: the distribution that its pseudo-likelihood and its interpolation come from is the same to the
-    last bit, and that of other frames is not."""
+def test_smoother_does_not_read_its_target(batch):
+    """When any Y_n changes, the distribution behind its pseudo-likelihood and its interpolation stays the same to the
+    last bit, and that of other frames changes."""
     model, events, given = small("bi_gru_ode").eval(), Events.of(batch), []
     model.decoder.register_forward_hook(lambda module, inputs, output: given.append(output))
     row = torch.arange(3)
@@ -137,8 +137,8 @@ def test_what_smooths_a_frame_has_not_seen_it(batch):
 
 
 @pytest.mark.parametrize("name", ["gru_ode", "ode_rnn"])
-def test_the_density_of_a_model_without_a_latent_sums_to_one(name):
-    """Over all 2^D values of the last observed frame, given those before it."""
+def test_exact_density_sums_to_one(name):
+    """The sum is over all 2^D values of the last observed frame, given the frames before it."""
     model = small(name)
     batch = make_batch(B=1)
     last = int(batch.observed[0].nonzero()[-1, 0])
@@ -153,7 +153,7 @@ def test_the_density_of_a_model_without_a_latent_sums_to_one(name):
     torch.testing.assert_close(conditional.exp().sum(), torch.tensor(1.0, dtype=torch.float64), rtol=1e-6, atol=0)
 
 
-def test_a_score_does_not_depend_on_the_batch_it_sits_in(model, batch):
+def test_scores_do_not_depend_on_the_batch(model, batch):
     def scores(batch):
         if isinstance(model, Smoother):
             return list(model.pseudo_likelihood(batch))
@@ -174,7 +174,7 @@ def has_posterior(model):
     return hasattr(model, "posterior_net") or hasattr(model, "drifts")
 
 
-def test_the_bound_tightens_with_the_number_of_samples(dynamics):
+def test_iwae_bound_tightens_with_samples(dynamics):
     model = dynamics
     batch = make_batch(B=1, T=17)
     many = Batch(*(x.expand(400, *x.shape[1:]).contiguous() for x in batch[:5]), torch.arange(400), batch.keys * 400)
@@ -186,12 +186,12 @@ def test_the_bound_tightens_with_the_number_of_samples(dynamics):
         assert bounds[0].mean() < bounds[1].mean() < bounds[2].mean()
     else:
         assert torch.equal(bounds[0], bounds[2])
-    # With one sample it is the bound itself, up to the Monte Carlo error of the KL.
+    # With one sample it is the ELBO itself, up to the Monte Carlo error of the KL.
     error = float((bounds[0] - (terms.log_likelihood - terms.kl)).mean())
     assert abs(error) <= 4 * float(bounds[0].std()) / 400**0.5
 
 
-def test_interpolation_uses_the_future_where_the_model_knows_it(model, batch):
+def test_only_posteriors_and_smoothers_read_the_future(model, batch):
     model.eval()
     values = batch.values.clone()
     last = batch.observed[0].nonzero()[-1, 0]
@@ -201,7 +201,7 @@ def test_interpolation_uses_the_future_where_the_model_knows_it(model, batch):
     assert (moved[0, :2].abs().max() > 0) == (model.gru_ode.passes == 2)
 
 
-def test_last_observed_is_strictly_before():
+def test_last_observed_frame_is_strictly_earlier():
     batch = make_batch()
     last = last_observed(batch)
     for b in range(3):

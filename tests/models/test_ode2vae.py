@@ -1,4 +1,4 @@
-"""ODE2VAE and its first-order baseline: the bound against exact evidence, what it may depend on, and its switches."""
+"""ODE2VAE and its first-order baseline: the ELBO against exact evidence, invariances, and settings."""
 
 import math
 from itertools import product
@@ -62,7 +62,7 @@ def test_every_parameter_gets_a_gradient(model):
         assert gradient.abs().max() > 0, name
 
 
-def test_frames_that_are_not_observed_change_neither_loss_nor_gradient(model):
+def test_unobserved_frames_change_nothing(model):
     batch = make_batch()
     loss, before = gradients(model, batch)
     noise = torch.where(batch.observed[..., None], 0.0, torch.randn_like(batch.values))
@@ -72,7 +72,7 @@ def test_frames_that_are_not_observed_change_neither_loss_nor_gradient(model):
         assert torch.equal(before[name], after[name]), name
 
 
-def test_the_gradient_is_that_of_finite_differences(model):
+def test_gradient_matches_finite_differences(model):
     batch = make_batch()
     g = torch.Generator().manual_seed(2)
     _, gradient = gradients(model, batch)
@@ -87,7 +87,7 @@ def test_the_gradient_is_that_of_finite_differences(model):
     torch.testing.assert_close((losses[0] - losses[1]) / (2 * eps), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_a_loss_does_not_depend_on_the_batch_it_sits_in(model):
+def test_loss_does_not_depend_on_batch(model):
     batch = make_batch()
     with torch.no_grad():
         together, forecast = model(batch, 1.0).loss, model.forecast(batch, 3)
@@ -100,7 +100,7 @@ def test_a_loss_does_not_depend_on_the_batch_it_sits_in(model):
                 torch.testing.assert_close(of_one[0], of_all[b, :n], rtol=0, atol=1e-12)
 
 
-def test_draws_are_the_same_one_by_one_and_together(model, monkeypatch):
+def test_draws_are_equal_singly_and_together(model, monkeypatch):
     batch = make_batch()
     with torch.no_grad():
         together = model.draws(batch, range(2, 7))
@@ -114,7 +114,7 @@ def test_draws_are_the_same_one_by_one_and_together(model, monkeypatch):
             torch.testing.assert_close(model.forecast(batch, 7).mean, frames.mean(0), rtol=0, atol=1e-12)
 
 
-def test_a_forecast_sees_the_first_frames_alone(model):
+def test_forecast_reads_the_first_frames_alone(model):
     batch = make_batch(missing=False)
     values = batch.values.clone()
     values[:, 3:] = torch.randn_like(values[:, 3:])
@@ -127,7 +127,7 @@ def test_a_forecast_sees_the_first_frames_alone(model):
     assert not torch.equal(before.mean, moved.mean)
 
 
-def test_a_cut_batch_is_the_beginning_of_the_whole(model):
+def test_first_frames_cut_the_batch(model):
     batch = make_batch(missing=False)
     with torch.no_grad():
         whole, cut = model.forecast(batch, 2), model.forecast(batch.first(5), 2)
@@ -138,8 +138,8 @@ OSCILLATOR, FRAMES, NOISE = 2 * math.pi, 8, 0.25
 
 
 def oscillator(encoder_mean, encoder_std, path_weight=0.0):
-    """s'' = -omega^2 s with one frame per eighth of a turn, x = (s, 2 s) + noise, and an encoder that says the same of
-    every sequence. ELU units far in their linear part make every network affine."""
+    """Return a model of s'' = -omega^2 s with one frame per eighth of a turn, x = (s, 2 s) + noise, whose encoder has
+    constant outputs. ELU units far in their linear part make every network affine."""
     config = {"latent": 1, "activation": "elu", "encoder_width": 1, "decoder_width": 2, "field_width": 2}
     model = make(
         2, **config, variance="none", noise=NOISE, path_weight=path_weight, solver=SolverConfig(max_step=0.002)
@@ -164,7 +164,7 @@ def oscillator(encoder_mean, encoder_std, path_weight=0.0):
 
 
 def exact(x):
-    """Log evidence, and mean and covariance of z_0, given frames [T, 2] of the oscillator."""
+    """Return log evidence, and mean and covariance of z_0, given frames [T, 2] of the oscillator."""
     t = torch.arange(FRAMES, dtype=torch.float64) / FRAMES
     read = torch.stack([torch.cos(OSCILLATOR * t), torch.sin(OSCILLATOR * t) / OSCILLATOR], 1)
     C = torch.cat([read, 2 * read])
@@ -176,11 +176,13 @@ def exact(x):
 
 def oscillator_batch(x, copies):
     times = (torch.arange(FRAMES, dtype=torch.float64) / FRAMES).expand(copies, FRAMES).contiguous()
-    seen = torch.ones(copies, FRAMES, dtype=torch.bool)
-    return Batch(times, x.expand(copies, -1, -1), seen, seen, torch.ones(copies), torch.arange(copies), ("x",) * copies)
+    observed = torch.ones(copies, FRAMES, dtype=torch.bool)
+    return Batch(
+        times, x.expand(copies, -1, -1), observed, observed, torch.ones(copies), torch.arange(copies), ("x",) * copies
+    )
 
 
-def test_the_bound_is_the_evidence_at_the_exact_posterior_and_below_it_elsewhere():
+def test_elbo_is_evidence_at_exact_posterior():
     """A full turn makes the exact posterior diagonal, so that the encoder can express it."""
     g = torch.Generator().manual_seed(4)
     x = torch.randn(FRAMES, 2, generator=g, dtype=torch.float64)
@@ -191,7 +193,7 @@ def test_the_bound_is_the_evidence_at_the_exact_posterior_and_below_it_elsewhere
     with torch.no_grad():
         at_best = oscillator(mean, std)
         terms, weighted = at_best.density(batch, 1)
-        # log p(x, z) - log q(z | x) is the same for every draw, but for the solver's error.
+        # log p(x, z) - log q(z | x) is the same for every draw, up to the solver's error.
         torch.testing.assert_close(weighted, evidence.expand(n), rtol=0, atol=1e-5)
         bound = terms.log_likelihood - terms.kl
         assert abs(bound.mean() - evidence) < 4 * bound.std() / n**0.5
@@ -219,7 +221,7 @@ def test_log_q_of_z0_includes_the_entropy():
         assert float(posterior.log_std.sum(-1).abs().min()) > 0.1
 
 
-def test_published_differs_by_what_its_docstring_names():
+def test_published_objective_differs_as_documented():
     ours, theirs = (make(objective=name, gamma=0.0, sequences=20) for name in ("correct", "published"))
     batch = make_batch()
     with torch.no_grad():
@@ -237,13 +239,13 @@ def test_published_differs_by_what_its_docstring_names():
         torch.testing.assert_close(theirs(batch, 1.0).loss - ours(batch, 1.0).loss, expected, rtol=0, atol=1e-9)
 
 
-def test_the_weights_of_the_bound_are_shared_among_the_sequences():
+def test_weight_kl_is_shared_among_sequences():
     batch = make_batch()
     one, many = (make(sequences=n)(batch, 1.0).terms.kl.detach() for n in (1, 100))
     torch.testing.assert_close(one - many, make().weights.kl().detach().expand(B) * 0.99)
 
 
-def test_solvers_give_the_same_loss():
+def test_solvers_give_equal_loss():
     batch = make_batch()
     options = [{}, {"backend": "torchdiffeq"}, {"backend": "torchdiffeq", "trace": "autograd"}]
     results = [gradients(make(solver=SolverConfig(**o)), batch) for o in options]
@@ -252,7 +254,7 @@ def test_solvers_give_the_same_loss():
 
 
 @pytest.mark.parametrize("side", [28, 32])
-def test_convolutions_read_and_write_images_of_the_published_sizes(side):
+def test_convolutions_handle_published_image_sizes(side):
     model = make(side * side, "bernoulli", networks="conv", gamma=1.0, encoder_width=2, decoder_width=2)
     model = model.float()
     batch = make_batch(side * side)
@@ -265,18 +267,18 @@ def test_convolutions_read_and_write_images_of_the_published_sizes(side):
 
 
 @pytest.mark.parametrize("dim", [50, 900])
-def test_convolutions_of_what_cannot_be_halved_twice_are_refused(dim):
+def test_indivisible_images_are_refused(dim):
     with pytest.raises(ValueError, match="side divisible by 4"):
         make(dim, networks="conv")
 
 
-def test_the_encoder_takes_the_nearest_shown_frame_for_a_missing_one():
+def test_encoder_fills_missing_frames_with_nearest():
     torch.manual_seed(0)
     encoder = Encoder(Marginal(torch.zeros(D), 1.0), 3, 2, "dense", 6, "tanh").double()
     window = torch.randn(1, 3, D, dtype=torch.float64)
-    shown = torch.tensor([[True, False, True]])
+    observed = torch.tensor([[True, False, True]])
     filled = window.clone()
     filled[:, 1] = window[:, 0]
-    assert torch.equal(encoder(window, shown).mean, encoder(filled, shown).mean)
-    assert not torch.equal(encoder(window, shown).mean, encoder(window, torch.ones_like(shown)).mean)
-    assert encoder(window, torch.zeros_like(shown)).mean.isfinite().all()
+    assert torch.equal(encoder(window, observed).mean, encoder(filled, observed).mean)
+    assert not torch.equal(encoder(window, observed).mean, encoder(window, torch.ones_like(observed)).mean)
+    assert encoder(window, torch.zeros_like(observed)).mean.isfinite().all()

@@ -1,4 +1,4 @@
-"""The particle filter of VSDN-SDE against a Kalman filter, against plain averages, and against itself."""
+"""The particle filter of VSDN-SDE against a Kalman filter and plain averages, and its invariances."""
 
 import math
 
@@ -15,7 +15,7 @@ SDE = [name for name in CONFIGS if name.startswith("vsdn_sde")]
 
 @pytest.fixture(scope="module")
 def problem():
-    """Its posterior drift differs from the prior's by little enough that weights do not all vanish."""
+    """Return a problem whose posterior drift is close enough to the prior's that not all weights vanish."""
     problem = LinearGaussian()
     with torch.no_grad():
         problem.model.drifts.posterior.mul_(0.1)
@@ -25,7 +25,8 @@ def problem():
 
 @torch.no_grad()
 def filtered(problem, particles, rows):
-    """Mean and variance of every frame [B, rows, T, D] and log evidence [B, rows], each row with noise of its own."""
+    """Return mean and variance of every frame [B, rows, T, D] and log evidence [B, rows]; each row has its own
+    noise."""
     found = problem.model.filter(problem.draws(rows), particles)
     B, T, D = problem.batch.values.shape
     w, means, stds = found.predictive.gaussians()
@@ -34,21 +35,21 @@ def filtered(problem, particles, rows):
     return mean.view(B, rows, T, D), variance.view(B, rows, T, D), found.log_evidence.view(B, rows)
 
 
-def test_moments_and_evidence_are_those_of_the_kalman_filter(problem):
-    """By the means over independent filters. The bias of one is of order 1 / particles, the standard error of 20 of
-    order 1 / sqrt(20 particles): a seventh of that with 1000 particles."""
+def test_moments_and_evidence_match_kalman_filter(problem):
+    """Means over independent filters are compared. The bias of one filter is of order 1 / particles, the standard error
+    of 20 of order 1 / sqrt(20 particles): with 1000 particles the bias is a seventh of the standard error."""
     rows = 20
     found = filtered(problem, 1000, rows)
     for x, exact in zip(found, (*problem.kalman(), problem.exact()), strict=True):
         assert (abs(x.mean(1) - exact) < 5 * x.std(1) / rows**0.5 + 1e-9).all()
     mean, variance = problem.kalman()
-    spread = (variance - problem.std**2).sqrt()  # of the state, in what is observed
+    spread = (variance - problem.std**2).sqrt()  # of the state, in units of the observations
     assert (found[0].std(1) <= 0.2 * spread).all()
     assert float(mean.std()) > 5 * float(found[0].std(1).max())
 
 
 def test_error_falls_with_the_root_of_the_particles(problem):
-    """The slope of log RMSE over log S, through S = 16, 64, 256.
+    """The slope of log RMSE over log S, for S = 16, 64, 256, is -1/2.
 
     A mean square over n independent rows has a relative standard deviation of about sqrt(2 / n), the logarithm of its
     root one of 1 / sqrt(2 n); the slope between two ends log 16 apart has sqrt(2) / log 16 of that. A bias of order
@@ -68,7 +69,7 @@ def test_error_falls_with_the_root_of_the_particles(problem):
 @pytest.mark.parametrize("guided", [False, True])
 @pytest.mark.parametrize(("particles", "rows"), [(8, 600), (16, 400)])
 def test_evidence_is_unbiased(problem, particles, rows, guided):
-    """However few particles, and whichever drift moves them: the mean of its exponential is the likelihood itself."""
+    """The mean of its exponential is the likelihood, for any number of particles and with either drift."""
     model, batch = problem.model, problem.draws(rows)
     found = model.log_evidence(batch, particles) if guided else model.filter(batch, particles).log_evidence
     ratio = (found.view(-1, rows) - problem.exact()[:, None]).exp()
@@ -79,8 +80,8 @@ def test_evidence_is_unbiased(problem, particles, rows, guided):
 
 @pytest.mark.parametrize("name", SDE)
 @pytest.mark.parametrize("irregular", [False, True])
-def test_one_guided_particle_has_the_weight_of_its_path(name, irregular):
-    """Without resampling: the importance-weighted bound of one draw."""
+def test_one_guided_particle_gives_iwae_weight(name, irregular):
+    """Without resampling the evidence is the IWAE bound with one draw."""
     model, batch = small(name), make_batch(irregular=irregular)
     with torch.no_grad():
         found, (_, bound) = model.log_evidence(batch, 1), model.density(batch, 1)
@@ -88,8 +89,8 @@ def test_one_guided_particle_has_the_weight_of_its_path(name, irregular):
 
 
 @pytest.mark.slow
-def test_posterior_drift_makes_the_evidence_surer():
-    """Of a posterior that was trained: a smaller variance, so a higher mean of the logarithm."""
+def test_guided_evidence_has_lower_variance():
+    """With a trained posterior the variance is smaller, and so the mean of the logarithm higher."""
     problem = LinearGaussian().train_posterior(300)
     batch, exact = problem.draws(200), problem.exact()
     plain, guided = (
@@ -102,7 +103,7 @@ def test_posterior_drift_makes_the_evidence_surer():
 
 @pytest.mark.parametrize("name", SDE)
 @pytest.mark.parametrize("irregular", [False, True])
-def test_without_observations_it_is_the_plain_average(name, irregular):
+def test_filter_without_observations_is_plain_average(name, irregular):
     model, batch = small(name), make_batch(irregular=irregular)
     batch = batch._replace(observed=torch.zeros_like(batch.observed))
     with torch.no_grad():
@@ -111,7 +112,7 @@ def test_without_observations_it_is_the_plain_average(name, irregular):
     assert (found.log_evidence == 0).all()
 
 
-def test_before_the_first_observation_it_is_the_plain_average():
+def test_filter_before_observations_is_plain_average():
     model, batch = small("vsdn_sde"), make_batch()
     first = batch.observed.to(torch.int8).argmax(1)
     with torch.no_grad():
@@ -124,10 +125,10 @@ def test_before_the_first_observation_it_is_the_plain_average():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", SDE)
 @pytest.mark.parametrize("irregular", [False, True])
-def test_answer_is_the_same_in_any_batch(name, irregular, dtype):
-    """Alone, without padding, and in a large batch in another order, though resampling turns a difference of rounding
-    into another particle. The evidence shows that all decisions are the same: of a model in single precision it is the
-    same to the last bit. What is decoded differs by the rounding of logits of up to 100.
+def test_filter_result_does_not_depend_on_batch(name, irregular, dtype):
+    """Results are equal alone, without padding, and in a large batch in another order, though resampling turns a
+    difference of rounding into another particle. Equal evidence shows that all resampling decisions are equal: for a
+    model in single precision it is equal to the last bit. Decoded values differ by the rounding of logits of up to 100.
     """
     model, batch = sharp(small(name)).to(dtype), make_batch(irregular=irregular)
     batch = batch._replace(values=batch.values.to(dtype))
@@ -151,9 +152,9 @@ def test_answer_is_the_same_in_any_batch(name, irregular, dtype):
 
 @pytest.mark.parametrize("name", SDE)
 @pytest.mark.parametrize("irregular", [False, True])
-def test_carried_filter_is_the_whole_one(name, irregular):
-    """Going on after the last observation, for one more frame at a time, up to the rounding of products of other
-    shapes."""
+def test_continued_filter_equals_the_whole(name, irregular):
+    """Continuing after the last observation, one more frame at a time, gives the same result up to the rounding of
+    products of other shapes."""
     model, batch = sharp(small(name)), make_batch(B=1, irregular=irregular)
     batch = batch.draws(torch.arange(3))
     carried, frames = None, batch.observed[0].nonzero()[:, 0].tolist()
@@ -169,15 +170,15 @@ def test_carried_filter_is_the_whole_one(name, irregular):
 
 
 def sharp(model):
-    """The model with a decoder that depends on X as much as to resample at nearly every observation."""
+    """Make the decoder depend on X so strongly that the filter resamples at nearly every observation."""
     with torch.no_grad():
         model.decoder.linear.weight[:, : model.config.latent] *= 20
     return model
 
 
 @pytest.mark.parametrize("name", SDE)
-def test_no_leak_though_later_frames_resample(name):
-    """Changing all Y_m with m >= n leaves the prediction of Y_n the same to the last bit, and moves later ones."""
+def test_resampling_leaks_no_later_frames(name):
+    """Changing all Y_m with m >= n leaves the prediction of Y_n the same to the last bit, and changes later ones."""
     model, batch = sharp(small(name)), make_batch()
     with torch.no_grad():
         predicted = model.filter(batch, 8)
@@ -192,7 +193,7 @@ def test_no_leak_though_later_frames_resample(name):
 
 
 def test_systematic_resampling_rounds_the_expected_numbers():
-    """Particle k comes up floor or ceil of S w_k times, and S w_k on average over the uniform number."""
+    """Particle k occurs floor or ceil of S w_k times, and S w_k times on average over the uniform number."""
     S, n = 9, 2000
     weights = torch.rand(1, S, generator=torch.Generator().manual_seed(0)).double().pow(3)
     weights = weights / weights.sum()

@@ -1,4 +1,4 @@
-"""A predictive is the mixture it says it is: torch's and scipy's distributions, numerical integration and samples."""
+"""Predictive mixtures against the distributions of torch and scipy, numerical integration and samples."""
 
 import itertools
 import math
@@ -29,7 +29,7 @@ LIKELIHOODS = {
 
 
 def draws(likelihood, weighted=True):
-    """A predictive, and the parameters and weights behind it."""
+    """Return a predictive with its parameters and weights."""
     g = torch.Generator().manual_seed(3)
     parameters = torch.randn(S, B, T, likelihood.width, generator=g, dtype=torch.float64)
     logits = torch.randn(S, B, T, generator=g, dtype=torch.float64) * weighted
@@ -39,7 +39,7 @@ def draws(likelihood, weighted=True):
 
 
 def as_torch(likelihood, parameters, log_weights):
-    """The same mixture in torch.distributions, of whole frames."""
+    """Return the same mixture of whole frames as a torch distribution."""
     if isinstance(likelihood, Bernoulli):
         frames = TorchBernoulli(logits=parameters + likelihood.marginal)
     else:
@@ -56,7 +56,7 @@ def names(frames):
 
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("name", LIKELIHOODS)
-def test_mean_and_density_are_the_mixtures(name, weighted):
+def test_mean_and_density_match_torch_mixtures(name, weighted):
     likelihood = LIKELIHOODS[name]().double()
     predictive, parameters, log_weights = draws(likelihood, weighted)
     expected = as_torch(likelihood, parameters, log_weights)
@@ -75,7 +75,7 @@ def test_mean_and_density_are_the_mixtures(name, weighted):
 
 
 @pytest.mark.parametrize("frames", [(slice(None), [2, 0]), torch.tensor([[1, 0, 0, 1], [0, 1, 1, 1]]).bool(), 1])
-def test_an_indexed_predictive_is_that_of_the_frames(frames):
+def test_indexed_predictive_covers_those_frames(frames):
     predictive, *_ = draws(Gaussian(MARGINAL).double())
     y = torch.ones(B, T, D, dtype=torch.float64)
     part = predictive[frames]
@@ -84,8 +84,8 @@ def test_an_indexed_predictive_is_that_of_the_frames(frames):
     torch.testing.assert_close(part.gaussians().crps(y[frames]), predictive.gaussians().crps(y)[frames])
 
 
-def test_a_mean_decodes_one_draw_at_a_time():
-    """And no frame before it is asked for."""
+def test_mean_decodes_one_draw_at_once():
+    """No frame is decoded before it is needed."""
     alive, most = [0], [0]
 
     class Counted(torch.Tensor):
@@ -104,14 +104,14 @@ def test_a_mean_decodes_one_draw_at_a_time():
 
 
 def mixture(*components):
-    """Of one frame and channel: (weight, mean, standard deviation) each."""
+    """Return a mixture of one frame and channel from components (weight, mean, standard deviation)."""
     weights, means, stds = torch.tensor(components, dtype=torch.float64).T
     return GaussianMixture(weights[:, None], means[:, None, None], stds[:, None, None])
 
 
 @pytest.mark.parametrize("y", [-3.0, 0.2, 0.9, 7.0])
-def test_crps_of_one_gaussian_is_the_published_form(y):
-    """sigma (z (2 Phi(z) - 1) + 2 phi(z) - 1 / sqrt(pi)) (Gneiting and Raftery, 2007, equation 21)."""
+def test_gaussian_crps_matches_the_published_form(y):
+    """CRPS = sigma (z (2 Phi(z) - 1) + 2 phi(z) - 1 / sqrt(pi)) (Gneiting and Raftery, 2007, equation 21)."""
     mean, std = 0.4, 1.7
     z = (y - mean) / std
     expected = std * (z * (2 * stats.norm.cdf(z) - 1) + 2 * stats.norm.pdf(z) - 1 / math.sqrt(math.pi))
@@ -130,8 +130,8 @@ MIXTURES = [
 
 @pytest.mark.parametrize("y", [-2.0, 0.6, 2.6])
 @pytest.mark.parametrize("components", MIXTURES)
-def test_crps_of_a_mixture_is_the_integral(components, y):
-    """Of (F(x) - 1{x >= y})^2 over x."""
+def test_mixture_crps_matches_the_integral(components, y):
+    """CRPS is the integral of (F(x) - 1{x >= y})^2 over x."""
 
     def cdf(x):
         return sum(w * stats.norm.cdf(x, m, s) for w, m, s in components)
@@ -141,13 +141,13 @@ def test_crps_of_a_mixture_is_the_integral(components, y):
         quad(lambda x: (cdf(x) - (x >= y)) ** 2, *part, epsabs=1e-13, epsrel=1e-12)[0]
         for part in itertools.pairwise(edges)
     ]
-    # Beyond nine standard deviations of all components there is nothing.
+    # Beyond nine standard deviations of all components the integrand is negligible.
     found = float(mixture(*components).crps(torch.tensor([[y]], dtype=torch.float64)))
     assert found == pytest.approx(sum(pieces), rel=1e-9, abs=1e-10)
 
 
-def test_crps_is_what_samples_estimate():
-    """E|Y - y| - E|Y - Y'| / 2 over draws of Y, within four standard errors of the estimate."""
+def test_crps_matches_sample_estimate():
+    """E|Y - y| - E|Y - Y'| / 2 over draws of Y is within four standard errors of the estimate."""
     rng, n, y = np.random.default_rng(0), 200_000, 0.1
     weights, means, stds = np.array(MIXTURES[0]).T
     which = rng.choice(3, size=(2, n), p=weights)
@@ -157,8 +157,8 @@ def test_crps_is_what_samples_estimate():
     assert abs(found - samples.mean()) < 4 * samples.std() / n**0.5
 
 
-def test_crps_of_many_frames_is_that_of_each(monkeypatch):
-    """However they are cut into parts that fit the memory."""
+def test_crps_is_computed_frame_by_frame(monkeypatch):
+    """The division into parts that fit the memory has no influence."""
     predictive, *_ = draws(Gaussian(MARGINAL).double())
     gaussians, y = predictive.gaussians(), torch.full((B, T, D), 0.3, dtype=torch.float64)
     whole = gaussians.crps(y)

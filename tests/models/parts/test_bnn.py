@@ -16,14 +16,14 @@ def bnn(variance, **options):
 
 
 @pytest.mark.parametrize("variance", ["per_weight", "shared"])
-def test_kl_is_that_of_torch_distributions(variance):
+def test_weight_kl_matches_torch_distributions(variance):
     module = bnn(variance)
     q = Normal(module.mean, module.log_std.exp().expand_as(module.mean))
     expected = kl_divergence(q, Normal(torch.zeros_like(module.mean), 0.7)).sum()
     torch.testing.assert_close(module.kl(), expected, rtol=1e-13, atol=0)
 
 
-def test_a_point_estimate_has_no_kl_and_one_network():
+def test_point_estimate_has_no_kl():
     module = bnn("none")
     assert float(module.kl()) == 0
     drawn = module.draw(torch.arange(5), 0)
@@ -44,7 +44,7 @@ def test_draws_have_the_moments_of_q(variance):
     assert float(neighbours.abs().max()) < 4.5 / n**0.5
 
 
-def test_a_draw_depends_on_seed_and_stream_alone():
+def test_draw_depends_on_seed_and_stream_alone():
     module = bnn("per_weight")
     together = module.draw(torch.tensor([11, 12, 13]), 1)
     alone = module.draw(torch.tensor([12]), 1)
@@ -53,7 +53,7 @@ def test_a_draw_depends_on_seed_and_stream_alone():
     assert not torch.equal(together.W1[0], together.W1[1])
 
 
-def test_a_draw_is_differentiable_in_mean_and_std():
+def test_draw_is_differentiable_in_its_moments():
     module = bnn("per_weight")
     seed = torch.tensor([5])
     sum(w.sum() for w in module.draw(seed, 0)).backward()

@@ -11,11 +11,11 @@ from tests.models.problems import normal
 MARGINAL = Marginal(torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64), 0.25)
 
 
-def test_a_louder_frame_has_the_same_shape():
+def test_louder_frame_has_equal_shape():
     reader = GainShape(MARGINAL)
     wave = normal(7, 3)
     quiet, loud = (reader(MARGINAL.mean + a * wave) for a in (1.0, 20.0))
-    torch.testing.assert_close(quiet[:, :3], loud[:, :3], rtol=0.02, atol=0)  # but for the floor under silence
+    torch.testing.assert_close(quiet[:, :3], loud[:, :3], rtol=0.02, atol=0)  # up to the noise floor
     rms = wave.square().mean(1).sqrt()
     torch.testing.assert_close(loud[:, 3], (20 * rms / 0.25).log(), rtol=0, atol=1e-4)
 
@@ -25,7 +25,7 @@ def test_silence_has_no_shape_and_a_finite_gain():
     assert GainShape(MARGINAL)(MARGINAL.mean)[3].isfinite()
 
 
-def test_its_density_is_that_of_a_gaussian_stretched_by_the_gain():
+def test_gain_scales_the_gaussian_density():
     parameters, y = normal(11, 7), normal(11, 3, seed=2)
     ours = GainShapeGaussian(MARGINAL).double()
     gain = (4 * torch.tanh(parameters[:, :1] / 4)).exp()
@@ -35,21 +35,22 @@ def test_its_density_is_that_of_a_gaussian_stretched_by_the_gain():
     torch.testing.assert_close(ours.expectation(parameters), theirs.mean, rtol=1e-6, atol=1e-6)
 
 
-def test_without_a_gain_it_is_the_plain_gaussian():
+def test_likelihood_without_gain_is_plain_gaussian():
     parameters, y = normal(11, 6), normal(11, 3, seed=2)
     no_gain = torch.cat([torch.zeros(11, 1, dtype=torch.float64), parameters], 1)
     ours, plain = GainShapeGaussian(MARGINAL).double(), Gaussian(MARGINAL).double()
     assert torch.equal(ours.log_prob(no_gain, y), plain.log_prob(parameters, y))
 
 
-def test_zeros_and_ones_have_no_gain():
+def test_gain_of_binary_frames_is_refused():
     with pytest.raises(DriftworkError, match="gain_shape=true: frames of a bernoulli likelihood"):
         likelihood("bernoulli", MARGINAL, gain_shape=True)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
-def test_the_gradient_of_beta_nll_is_that_of_the_likelihood_times_a_power_of_the_deviation(beta):
-    """Seitzer et al., 2022, equations 3 to 5; at beta = 1 the mean's is that of half the squared error."""
+def test_beta_nll_scales_the_gradient(beta):
+    """The gradient is that of the likelihood times std^(2 beta) (Seitzer et al., 2022, equations 3 to 5). At beta = 1
+    the mean's gradient is that of half the squared error."""
     mean, log_std, x = normal(5, 3).requires_grad_(), normal(5, 3, seed=2).requires_grad_(), normal(5, 3, seed=3)
     weight = (2 * beta * log_std.detach()).exp()
     plain = torch.autograd.grad(td.Normal(mean, log_std.exp()).log_prob(x).sum(), (mean, log_std))

@@ -11,7 +11,7 @@ from models.parts.likelihoods import LIKELIHOODS, Marginal, NoisyMean
 D = 5
 
 
-def test_grey_values_are_allowed_as_bernoulli_frames():
+def test_bernoulli_frames_may_be_grey():
     y, parameters = torch.rand(4, D, dtype=torch.float64), torch.randn(4, D, dtype=torch.float64)
     bernoulli = LIKELIHOODS["bernoulli"](Marginal(torch.full((D,), 0.3), 0.5)).double()
     p = bernoulli.expectation(parameters)
@@ -27,7 +27,7 @@ def marginal_and_frames():
 
 @pytest.mark.parametrize("gain_shape", [False, True])
 def test_decoder_starts_from_the_marginal(gain_shape):
-    """To rounding in float32 of a log-density of about 10 nats; with other weights it is what these say."""
+    """It does so up to float32 rounding of a log density of about 10 nats; other weights change it."""
     marginal, y = marginal_and_frames()
     likelihood = gain_shape_or_not("gaussian", marginal, gain_shape)
     expected = torch.distributions.Normal(marginal.mean, 3.0).log_prob(y).sum(-1)
@@ -38,8 +38,8 @@ def test_decoder_starts_from_the_marginal(gain_shape):
 
 
 @pytest.mark.parametrize("gain_shape", [False, True])
-def test_an_untrained_decoder_scores_as_the_marginal_does(gain_shape):
-    """Its 64 inputs in [-1, 1], with weights below 1/8, move an output by less than 1 or so."""
+def test_untrained_decoder_scores_like_the_marginal(gain_shape):
+    """Its 64 inputs in [-1, 1], with weights below 1/8, change an output by less than about 1."""
     marginal, y = marginal_and_frames()
     torch.manual_seed(0)
     config = DrivenConfig(gain_shape=gain_shape)
@@ -49,8 +49,8 @@ def test_an_untrained_decoder_scores_as_the_marginal_does(gain_shape):
     assert abs(float(nll.detach()) - entropy) < 0.5
 
 
-def test_stored_weights_mean_what_they_meant():
-    """A decoder's outputs are read as before it started from the marginal: 0 is a deviation of e^-2."""
+def test_stored_weights_keep_their_meaning():
+    """A decoder's outputs mean the same as before decoders started from the marginal: 0 is a deviation of e^-2."""
     marginal, y = marginal_and_frames()
     decoder = Decoder(2, "gaussian", marginal, DrivenConfig())
     decoder.load_state_dict(

@@ -12,7 +12,7 @@ def two_normals():
     return [Normal(*torch.randn(2, 7, 4, generator=g, dtype=torch.float64)) for _ in range(2)]
 
 
-def test_kl_and_density_are_those_of_torch_distributions():
+def test_kl_and_density_match_torch_distributions():
     q, p = two_normals()
     theirs = [td.Normal(x.mean, x.log_std.exp()) for x in (q, p)]
     torch.testing.assert_close(q.kl(p), td.kl_divergence(*theirs).sum(-1), rtol=1e-12, atol=1e-12)
@@ -20,7 +20,7 @@ def test_kl_and_density_are_those_of_torch_distributions():
     torch.testing.assert_close(q.log_prob(x), theirs[0].log_prob(x).sum(-1), rtol=1e-12, atol=1e-12)
 
 
-def test_likelihoods_are_those_of_torch_distributions_in_units_of_the_data():
+def test_likelihoods_match_torch_distributions():
     g = torch.Generator().manual_seed(0)
     marginal = Marginal(torch.rand(5, generator=g), 0.7)
     parameters = torch.randn(3, 5, generator=g)
@@ -38,7 +38,7 @@ def test_likelihoods_are_those_of_torch_distributions_in_units_of_the_data():
     torch.testing.assert_close(gaussian.expectation(parameters), theirs.mean)
 
 
-def test_a_decoder_that_says_nothing_stands_for_the_marginal():
+def test_zero_output_stands_for_the_marginal():
     mean = torch.tensor([0.1, 0.6, 0.0])
     expectation = Bernoulli(Marginal(mean, 1.0)).expectation(torch.zeros(3))
     torch.testing.assert_close(expectation, torch.tensor([0.1, 0.6, 1e-4]))
@@ -53,7 +53,7 @@ def test_keyed_noise_is_standard_normal_and_uncorrelated():
     assert abs(float((noise * other).mean())) < 4 / noise.numel() ** 0.5
 
 
-def test_keyed_noise_of_a_sequence_depends_on_its_key_alone():
+def test_keyed_noise_depends_on_key_alone():
     whole = keyed_normal(torch.tensor([3, 2**62 + 5, 7]), 40, 8)
     assert torch.equal(whole[1:2, :10, :5], keyed_normal(torch.tensor([2**62 + 5]), 10, 5))
     assert not torch.equal(whole[0], whole[2])

@@ -10,7 +10,7 @@ PLAIN = {"backend": "torchdiffeq"}
 
 
 def network(G=3, q=2, H=5, lead=None, seed=0):
-    """Random weights in float64, as leaves."""
+    """Return random float64 weights as leaves of the graph."""
     g = torch.Generator().manual_seed(seed)
     lead = q if lead is None else lead
     shapes = [(G, H, 2 * q), (G, 1, H), (G, H, H), (G, 1, H), (G, 2 * q - lead, H), (G, 1, 2 * q - lead)]
@@ -18,7 +18,7 @@ def network(G=3, q=2, H=5, lead=None, seed=0):
 
 
 def linear(A, offset=50.0):
-    """The network of f(z) = A z for |z| << offset: ELU units kept in their linear part."""
+    """Return a network with f(z) = A z for |z| << offset, whose ELU units stay in their linear part."""
     outputs, Z = A.shape
     one = torch.eye(Z, dtype=A.dtype)[None]
     zero = torch.zeros(1, 1, Z, dtype=A.dtype)
@@ -46,7 +46,7 @@ def solve(weights, z0, times, activation="tanh", **options):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(("q", "lead", "G", "P"), [(3, 3, 4, 1), (5, 5, 1, 4), (3, 0, 4, 2)])
 @pytest.mark.parametrize("seed", range(5))
-def test_the_trace_is_that_of_autograd_and_of_the_jacobian(activation, q, lead, G, P, seed):
+def test_trace_matches_autograd_and_jacobian(activation, q, lead, G, P, seed):
     weights, z = network(G, q, 30, lead, seed), normal(G, P, 2 * q, seed=seed)
     dz, closed = ode.trace_closed(z, weights, activation, ode.trace_matrix(weights))
     dz_too, by_autograd = ode.trace_autograd(z, weights, activation)
@@ -59,9 +59,9 @@ def test_the_trace_is_that_of_autograd_and_of_the_jacobian(activation, q, lead, 
 
 @pytest.mark.parametrize(("method", "order"), [("midpoint", 2), ("rk4", 4)])
 @pytest.mark.parametrize("backend", ["direct", "torchdiffeq"])
-def test_a_linear_field_moves_mean_and_density_as_its_matrix_exponential(method, order, backend):
+def test_linear_flow_matches_matrix_exponential(method, order, backend):
     """z_t = exp(t J) z_0 and log q(z_t) = log q(z_0) - t tr(J), with the order of the method. The density of a linear
-    field is exact at every step size, so that its error is of rounding only."""
+    field is exact at every step size, so that its only error is rounding."""
     A = normal(2, 4)
     J = torch.cat([torch.eye(4, dtype=torch.float64)[2:], A])
     z0, times = normal(3, 4), frames(irregular=False)
@@ -75,8 +75,8 @@ def test_a_linear_field_moves_mean_and_density_as_its_matrix_exponential(method,
     assert errors[0] / errors[1] == pytest.approx(2**order, rel=0.15)
 
 
-def test_the_density_of_a_nonlinear_flow_is_the_change_of_variables():
-    """log q(z_t) = log q(z_0) - log |det dz_t / dz_0|, to the order of the method."""
+def test_nonlinear_density_matches_change_of_variables():
+    """log q(z_t) = log q(z_0) - log |det dz_t / dz_0| holds to the order of the method."""
     weights, z0, times = network(G=1, q=2), normal(1, 4), frames(N=1, irregular=False)
     errors = []
     for step in (0.05, 0.025):
@@ -92,7 +92,7 @@ def test_the_density_of_a_nonlinear_flow_is_the_change_of_variables():
 @pytest.mark.parametrize("G", [1, 3])
 @pytest.mark.parametrize("method", ["rk4", "midpoint"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_direct_path_and_torchdiffeq_agree_in_states_and_gradients(lead, G, method, activation):
+def test_direct_solver_agrees_with_torchdiffeq(lead, G, method, activation):
     weights, z0, times = network(G, lead=lead), normal(3, 4).requires_grad_(), frames()
     results = []
     for options in ({}, PLAIN, {**PLAIN, "trace": "autograd"}):
@@ -104,7 +104,7 @@ def test_direct_path_and_torchdiffeq_agree_in_states_and_gradients(lead, G, meth
         torch.testing.assert_close(results[0], other, rtol=1e-11, atol=1e-11)
 
 
-def test_gradients_are_those_of_finite_differences():
+def test_gradients_match_finite_differences():
     weights, z0, times = network(G=3), normal(3, 4).requires_grad_(), frames(T=4)
 
     def loss(z0, *weights):
@@ -114,7 +114,7 @@ def test_gradients_are_those_of_finite_differences():
     assert torch.autograd.gradcheck(loss, (z0, *weights), eps=1e-6, atol=1e-7)
 
 
-def test_dopri5_finds_the_fine_solution():
+def test_dopri5_matches_the_fine_solution():
     weights, z0, times = network(), normal(3, 4), frames()
     fine = solve(weights, z0, times, max_step=0.002)
     adaptive = solve(weights, z0, times, **PLAIN, method="dopri5", tolerance=1e-9)
@@ -123,13 +123,13 @@ def test_dopri5_finds_the_fine_solution():
     assert coarse.evaluations < adaptive.evaluations
 
 
-def test_evaluations_are_counted_alike():
+def test_solvers_count_evaluations_alike():
     weights, z0, times = network(), normal(3, 4), frames(irregular=False)
     counts = [solve(weights, z0, times, **options).evaluations for options in ({}, PLAIN)]
     assert counts == [20, 20]  # 5 intervals of one step, 4 stages each
 
 
-def test_a_trajectory_does_not_depend_on_its_neighbours_nor_on_padding():
+def test_trajectory_ignores_neighbours_and_padding():
     weights, z0, times = network(), normal(3, 4), frames()
     together = solve(weights, z0, times)
     of_z, of_log_q = rounding.bounds(lambda: solve(weights, z0, times, **PLAIN)[:2])
@@ -142,14 +142,14 @@ def test_a_trajectory_does_not_depend_on_its_neighbours_nor_on_padding():
         torch.testing.assert_close(alone.log_q[0, :6], together.log_q[n], rtol=0, atol=of_log_q)
 
 
-def test_what_the_direct_path_cannot_do_is_refused():
+def test_unsupported_direct_solver_options_are_refused():
     for options in ({"method": "dopri5"}, {"trace": "autograd"}):
         with pytest.raises(ValueError, match="backend=torchdiffeq"):
             SolverConfig(**options)
 
 
 @pytest.mark.parametrize("options", [{}, PLAIN], ids=["direct", "torchdiffeq"])
-def test_autocast_does_not_reach_solver_and_trace(options):
+def test_autocast_leaves_solver_and_trace_alone(options):
     """In half precision log q would move by about 2^-9 of the trace's integral; values and gradients stay the same."""
     weights = Weights(*(x.float().requires_grad_() for x in network(3, 3, 30, 3, seed=0)))
     z0, times, found = normal(3, 6).float(), frames(), []

@@ -31,7 +31,7 @@ def deep(h, W1, b1, W2, b2, W3, b3, V, c):
 
 
 def formula(h, x, flow, weights, update, dt, observe):
-    """The docstrings' formulas, a line each, differentiated by autograd."""
+    """Compute the docstrings' formulas, one line each, differentiable by autograd."""
     H, before, after = h.shape[-1], [], []
     U, d = update
     for m in range(len(dt)):
@@ -62,11 +62,11 @@ def case(request):
     return tensor(R, B, H), tensor(M, R, B, 3 * H), FLOWS[name], weights, update, dt, observe
 
 
-def test_states_are_those_of_the_formula(case):
+def test_states_match_the_formula(case):
     rounding.assert_equal(run(*case), lambda: formula(*case))
 
 
-def test_hand_derived_gradient_is_that_of_autograd(case):
+def test_hand_derived_gradient_matches_autograd(case):
     h0, x, _, weights, update, *_ = case
     leaves = [h0, x, *weights, *update]
     outputs = run(*case)
@@ -79,7 +79,7 @@ def test_hand_derived_gradient_is_that_of_autograd(case):
     rounding.assert_equal(torch.autograd.grad(outputs, leaves, incoming), by_autograd)
 
 
-def test_hand_derived_gradient_is_that_of_finite_differences(case):
+def test_hand_derived_gradient_matches_finite_differences(case):
     h0, x, flow, weights, update, dt, observe = case
 
     def last_state(h0, U, d, *weights):
@@ -88,8 +88,8 @@ def test_hand_derived_gradient_is_that_of_finite_differences(case):
     assert torch.autograd.gradcheck(last_state, (h0, *update, *weights))
 
 
-def test_the_network_flow_converges_to_a_closed_form_with_order_one():
-    """dh/dt = -tanh(h), one unit: sinh h(t) = sinh h(0) exp(-t)."""
+def test_network_flow_converges_with_order_one():
+    """The closed form for one unit with dh/dt = -tanh(h) is sinh h(t) = sinh h(0) exp(-t)."""
     one, none = torch.ones(1, 1, 1, dtype=torch.float64), torch.zeros(1, 1, 1, dtype=torch.float64)
     update, h0, errors = (torch.zeros(1, 3, 1).double(), torch.zeros(1, 1, 3).double()), 1.5 * one, []
     for M in (10, 20, 40, 80):
@@ -102,8 +102,8 @@ def test_the_network_flow_converges_to_a_closed_form_with_order_one():
     assert all(0.9 < order < 1.1 for order in orders), (errors, orders)
 
 
-def test_default_flow_keeps_names_and_initial_weights_of_earlier_runs():
-    """One layer of H units: names and shapes of a run's weights, and the draws they start from."""
+def test_default_flow_keeps_initial_weights():
+    """A flow with one layer of H units has the parameter names, shapes and initial draws of earlier runs."""
     assert MlpFlow.sized(1, None, "tanh").shapes(1, 4) == MlpFlow.shapes(1, 4)
     assert list(MlpFlow.shapes(1, 4)) == ["hidden", "hidden_bias", "rate", "rate_bias"]
     torch.manual_seed(0)
@@ -114,7 +114,7 @@ def test_default_flow_keeps_names_and_initial_weights_of_earlier_runs():
         assert torch.equal(net.get_parameter(name), expected), name
 
 
-def test_a_second_derivative_is_refused(case):
+def test_second_derivative_is_refused(case):
     after = run(*case)[1]
     (gradient,) = torch.autograd.grad(after, case[0], torch.ones_like(after).requires_grad_(), create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):

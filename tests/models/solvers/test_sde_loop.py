@@ -26,7 +26,7 @@ BOUND, LOW, HIGH = 2.0, 0.3, 1.1
 
 
 def formula(x, pre, weights, dt, noise, shape, informed=None):
-    """The docstring's formulas, network by network, differentiated by autograd."""
+    """Compute the docstring's formulas, network by network, differentiable by autograd."""
     Z, states, outputs = x.shape[1], [], []
     for m in range(len(dt)):
         u = []
@@ -72,7 +72,7 @@ def leaves_of(x0, pre, weights, *_):
 
 
 @pytest.mark.parametrize("solver", ["direct", "torchsde"])
-def test_states_outputs_and_gradients_are_those_of_the_formula(case, solver):
+def test_paths_and_gradients_match_the_formula(case, solver):
     *rest, informed = case
     found = tuple(sde.solve(*rest, solver, informed))
     rounding.assert_equal(found, lambda: formula(*case))
@@ -84,12 +84,12 @@ def test_states_outputs_and_gradients_are_those_of_the_formula(case, solver):
     rounding.assert_equal(gradients(found), lambda: gradients(formula(*case)))
 
 
-def test_a_path_that_has_ended_stays_where_it_is(case):
+def test_ended_path_stays_constant(case):
     states = sde_loop.run(*case).states
     assert torch.equal(states[4:, 2], states[3, 2].expand(3, -1))
 
 
-def test_hand_derived_gradient_is_that_of_finite_differences(case):
+def test_hand_derived_gradient_matches_finite_differences(case):
     x0, pre, weights, dt, noise, shape, informed = case
     n = len(weights.hidden)
     short = None if informed is None else informed[:3]
@@ -101,7 +101,7 @@ def test_hand_derived_gradient_is_that_of_finite_differences(case):
     assert torch.autograd.gradcheck(paths, inputs, fast_mode=True)
 
 
-def test_without_gradients_the_paths_are_the_same(case):
+def test_paths_are_equal_without_gradients(case):
     x0, pre, weights, dt, noise, shape, informed = case
     with torch.no_grad():
         plain = sde_loop.run(x0.detach(), pre.detach(), _detached(weights), dt, noise, shape, informed)
@@ -117,19 +117,19 @@ def _detached(w):
     )  # fmt: skip
 
 
-R = 0.5 * (LOW + HIGH)  # of networks that say 0
+R = 0.5 * (LOW + HIGH)  # the diffusion if the networks' outputs are 0
 
 
 def free_paths(x0, dt, noise):
-    """Of networks that say 0, dX = -X dt + R dW, in equal steps."""
+    """Return paths of networks whose outputs are 0, dX = -X dt + R dW, in equal steps."""
     M, P, Z = noise.shape
     steps = torch.full((M, P, 1), dt, dtype=torch.float64)
     start, pre = torch.full((P, Z), x0, dtype=torch.float64), torch.zeros(M, 1, P, 1, dtype=torch.float64)
     return sde_loop.run(start, pre, zero_networks(Z), steps, noise, Shape(BOUND, LOW, HIGH, (0,))).states
 
 
-def test_samples_have_the_law_of_the_linear_sde():
-    """Mean, variance, autocovariance and distribution, with the noise that models use."""
+def test_samples_follow_the_linear_sde():
+    """Mean, variance, autocovariance and distribution match, with the noise that models use."""
     P, dt, x0, times = 20_000, 0.01, 1.5, (0.5, 1.0, 3.0)
     noise = keyed_normal(torch.arange(P), 300, 1).double().transpose(0, 1)
     paths = free_paths(x0, dt, noise)[..., 0]
@@ -141,16 +141,16 @@ def test_samples_have_the_law_of_the_linear_sde():
         assert float(at[t].var()) == pytest.approx(variance, rel=4 * (2 / P) ** 0.5 + dt / 2)
         standard = ((at[t] - mean) / std).numpy()
         assert stats.kstest(standard, "norm").pvalue > 0.01
-        assert stats.kstest(1.05 * standard, "norm").pvalue < 1e-3  # and a wrong variance would be seen
+        assert stats.kstest(1.05 * standard, "norm").pvalue < 1e-3  # a wrong variance would be detected
         assert stats.kstest(standard + 0.05, "norm").pvalue < 1e-3
     for s, t in itertools.combinations(times, 2):
         found = float(torch.cov(torch.stack([at[s], at[t]]))[0, 1])
         assert found == pytest.approx(ou_covariance(s, t, R), abs=5 * R**2 / 2 / P**0.5 + dt * R**2)
 
 
-def test_strong_order_of_euler_maruyama_is_one_where_noise_is_additive():
-    """Against the exact solution on the same Brownian path: increments and their exponential integrals are drawn
-    jointly on the finest grid."""
+def test_strong_order_is_one_with_additive_noise():
+    """The reference is the exact solution on the same Brownian path: increments and their exponential integrals are
+    drawn jointly on the finest grid."""
     T, M, P, x0 = 2.0, 256, 400, 1.5
     h = T / M
     joint = torch.tensor([[h, 1 - math.exp(-h)], [1 - math.exp(-h), 0.5 * (1 - math.exp(-2 * h))]]).double()
@@ -167,8 +167,8 @@ def test_strong_order_of_euler_maruyama_is_one_where_noise_is_additive():
     assert all(0.85 < order < 1.2 for order in orders), (errors, orders)
 
 
-def test_weak_order_of_euler_maruyama_is_one():
-    """Mean and variance at the end; expectations are exact, see `sigma_points`."""
+def test_weak_order_is_one():
+    """Mean and variance at the end converge with order one; expectations are exact, see `sigma_points`."""
     T, x0, errors = 2.0, 1.5, []
     for M in (10, 20, 40, 80):
         noise, weights = sigma_points(M)
@@ -182,8 +182,9 @@ def test_weak_order_of_euler_maruyama_is_one():
 
 
 @pytest.mark.parametrize(("posterior", "prior"), [((0.5, 1.0), (1.2, -0.4)), ((2.0, 0.3), (0.7, 0.3))])
-def test_path_kl_of_two_ou_processes_converges_to_the_closed_form_with_order_one(posterior, prior):
-    """1/2 E sum |R^-1 (H_Q - H_G)|^2 dt along paths of Q; expectations are exact, see `sigma_points`."""
+def test_path_kl_converges_with_order_one(posterior, prior):
+    """1/2 E sum |R^-1 (H_Q - H_G)|^2 dt along paths of Q converges to the KL of two Ornstein-Uhlenbeck processes;
+    expectations are exact, see `sigma_points`."""
     T, x0, errors = 2.0, 1.5, []
     weights = linear_networks(*zip(prior, posterior, strict=True))
     shape = Shape(LINEAR, LOW, HIGH, (1,))

@@ -7,7 +7,8 @@ VALID = torch.tensor([[True, True, True, False], [True] * 4])
 HORIZON = torch.tensor([1.2, 1.7], dtype=torch.float64)
 
 
-def test_the_grid_contains_every_event_and_the_horizon_in_steps_no_longer_than_asked():
+def test_grid_contains_every_event_and_horizon():
+    """No step is longer than the maximum."""
     grid = timegrid.build(CLOCK, VALID, HORIZON, 0.25)
     for b in range(2):
         for k in range(int(VALID[b].sum())):
@@ -19,7 +20,7 @@ def test_the_grid_contains_every_event_and_the_horizon_in_steps_no_longer_than_a
     assert grid.dt.max() <= 0.25 * (1 + 1e-3)
 
 
-def test_a_later_event_does_not_move_an_earlier_grid_point():
+def test_later_event_leaves_earlier_grid_points():
     grid = timegrid.build(CLOCK, VALID, HORIZON, 0.25)
     moved = timegrid.build(CLOCK + torch.tensor([[0, 0, 0.13, 0], [0, 0, 0.2, 0]]), VALID, HORIZON, 0.25)
     for b in range(2):
@@ -27,13 +28,13 @@ def test_a_later_event_does_not_move_an_earlier_grid_point():
         assert torch.equal(grid.end[b, :common], moved.end[b, :common])
 
 
-def test_decimal_seconds_make_as_many_steps_as_one_counts_by_hand():
+def test_decimal_seconds_give_exact_step_counts():
     times = torch.arange(1, 51, dtype=torch.float64)[None] * 0.1
     grid = timegrid.build(times, torch.ones(1, 50, dtype=torch.bool), times[:, -1], 0.1)
     assert grid.dt.shape == (1, 50)
 
 
-def test_a_time_between_grid_points_is_found_with_its_fraction():
+def test_time_between_points_has_its_fraction():
     grid = timegrid.build(CLOCK, VALID, HORIZON, 0.25)
     asked = torch.tensor([[0.0, 0.1, 0.3, 1.1], [0.0, 0.05, 0.6, 1.7]], dtype=torch.float64)
     step, fraction = timegrid.locate(grid, asked)
@@ -43,7 +44,7 @@ def test_a_time_between_grid_points_is_found_with_its_fraction():
     assert step[0, 2] == grid.stop[0, 1]
 
 
-def test_a_refined_grid_is_the_grid_with_points_between():
+def test_refined_grid_contains_the_coarse_one():
     clock = torch.tensor([[0.0, 0.3, 1.0], [0.2, 0.0, 0.0]], dtype=torch.float64)
     grid = timegrid.build(clock, torch.tensor([[1, 1, 1], [1, 0, 0]]).bool(), torch.tensor([1.4, 1.4]).double(), 0.4)
     fine = timegrid.refine(grid, 3)
@@ -53,5 +54,5 @@ def test_a_refined_grid_is_the_grid_with_points_between():
     assert torch.equal(fine.event.gather(1, fine.stop)[0], torch.arange(3))
     assert torch.equal((fine.event < 3).sum(1), torch.tensor([3, 1]))
     step, fraction = timegrid.locate(fine, clock)
-    assert torch.equal(step[0, 1:], fine.stop[0, 1:])  # the first is the first of three steps of no length
+    assert torch.equal(step[0, 1:], fine.stop[0, 1:])  # event 0 ends the first of three steps of no length
     assert torch.equal(fraction[0], torch.ones(3).double())

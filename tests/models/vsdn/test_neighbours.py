@@ -29,7 +29,7 @@ def first(batch, b, frames):
     return next((batch.values[b, t] for t in frames if batch.observed[b, t]), torch.zeros(D))
 
 
-def test_the_last_observed_frame_is_strictly_before_each_time():
+def test_last_observed_frame_matches_search():
     x = batch()
     for b in range(B):
         for t in range(T):
@@ -37,8 +37,8 @@ def test_the_last_observed_frame_is_strictly_before_each_time():
 
 
 @pytest.mark.parametrize("own", [True, False])
-def test_gaps_reach_to_the_neighbours_or_the_ends(own):
-    """In units of half a second, as log(1 + x)."""
+def test_gaps_reach_neighbours_or_ends(own):
+    """Gaps are log(1 + x), with x in units of half a second."""
     x = batch()
     since, until = time_since(x, 0.5), time_until(x, 0.5, own=own)
     for b in range(B):
@@ -51,14 +51,14 @@ def test_gaps_reach_to_the_neighbours_or_the_ends(own):
 
 
 @pytest.mark.parametrize("own", [True, False])
-def test_the_next_observed_frame_may_be_its_own(own):
+def test_next_observed_frame_matches_search(own):
     x = batch()
     for b in range(B):
         for t in range(T):
             assert torch.equal(next_observed(x, own=own)[b, t], first(x, b, range(t if own else t + 1, T)))
 
 
-def test_each_step_of_a_grid_knows_the_frame_that_is_observed_at_its_end_or_after_it():
+def test_each_step_has_its_next_observation():
     x = batch()
     events = Events.of(x)
     clock = x.times.gather(1, events.frame)

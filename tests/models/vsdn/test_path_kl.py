@@ -1,4 +1,4 @@
-"""The path KL of VSDN-SDE, step by step by hand: up to the last observation, and no further."""
+"""The path KL of VSDN-SDE against a computation step by step: it ends at the last observation."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ S = 2
 
 
 def by_hand(model, batch, b):
-    """KL, martingale and last state of the S paths of sequence b, in plain Euler steps."""
+    """Return KL, martingale and last state of the S paths of sequence b, in plain Euler steps."""
     c = model.config
     equation, _ = model._equation(batch, Events.of(batch), model.posterior)
     noise, grid = model._noise(batch.seed, equation, S), equation.grid
@@ -60,8 +60,8 @@ def test_kl_ends_at_the_last_observation(name, substeps, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["vsdn_sde", "vsdn_sde_res"])
-def test_posterior_of_nothing_is_the_prior(name):
-    """Without an observation, to the last bit."""
+def test_posterior_without_observations_is_prior(name):
+    """Without any observation both are equal to the last bit."""
     model, batch = small(name), make_batch()
     batch = batch._replace(observed=torch.zeros_like(batch.observed))
     with torch.no_grad():

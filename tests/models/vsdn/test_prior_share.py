@@ -1,4 +1,4 @@
-"""The share of the loss in which the latent is drawn from the prior."""
+"""The fraction of the loss in which the latent is drawn from the prior."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ SHARE = 0.3
 
 
 def pair(name):
-    """The same weights without and with the share."""
+    """Return two models with equal weights, without and with the prior term."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(CONFIGS, name, CONFIGS[name].model_copy(update={"prior_share": 0.0}))
         without = small(name)
@@ -22,14 +22,15 @@ def pair(name):
 
 
 def prior_term(name, batch):
-    """What the share weighs, [B]: the loss is (1 - share) of the loss without it, plus share times this."""
+    """Return the prior term [B]: the loss is (1 - share) times the loss without it, plus share times this term."""
     without, shared = pair(name)
     assert torch.equal(without(batch, 0.7).terms.kl, shared(batch, 0.7).terms.kl)
     return (shared(batch, 0.7).loss - (1 - SHARE) * without(batch, 0.7).loss) / SHARE, shared
 
 
 def test_vae_prior_term_matches_its_formula(batch):
-    """X_n = mu0 + sigma0 epsilon, the squashing of `Normal.of` written out, decoded with h->- and the last frame."""
+    """X_n = mu0 + sigma0 epsilon, with the limits of `Normal.of` written out, is decoded with h->- and the last
+    frame."""
     term, model = prior_term("vsdn_vae", batch)
     events = Events.of(batch)
     h = model.gru_ode(batch, events).at_events(0)[0]
@@ -43,7 +44,7 @@ def test_vae_prior_term_matches_its_formula(batch):
 
 @pytest.mark.parametrize("name", ["vsdn_vae", "vsdn_sde", "vsdn_sde_res"])
 def test_prior_term_trains_no_posterior(name):
-    """The posterior's gradient is that of the loss without the share, times 1 - share; the decoder's is not."""
+    """The posterior's gradient is 1 - share times that of the loss without the term; the decoder's is not."""
     batch, found = make_batch(), []
     for model in pair(name):
         model(batch, 0.7).loss.sum().backward()
@@ -56,8 +57,8 @@ def test_prior_term_trains_no_posterior(name):
 
 
 @pytest.mark.parametrize("name", ["vsdn_sde", "vsdn_sde_res"])
-def test_sde_prior_term_is_the_likelihood_where_posterior_is_prior(name):
-    """A decoder that does not read X gives every path the same likelihood."""
+def test_sde_prior_term_is_constant_likelihood(name):
+    """With a decoder that does not read X, the term is minus the log-likelihood of the ELBO."""
     batch = make_batch()
     without, shared = pair(name)
     for model in (without, shared):
@@ -67,8 +68,8 @@ def test_sde_prior_term_is_the_likelihood_where_posterior_is_prior(name):
     torch.testing.assert_close(term, -shared(batch, 0.7).terms.log_likelihood, rtol=1e-9, atol=1e-9)
 
 
-def test_sde_prior_term_has_its_closed_form():
-    """E log N(y; C x + d, s^2) over the law of x_n of dX = -X dt + R dW in Euler steps, started at x_0."""
+def test_sde_prior_term_matches_closed_form():
+    """The closed form is E log N(y; C x + d, s^2) over x_n of dX = -X dt + R dW in Euler steps from x_0."""
     problem, n = LinearGaussian(), 2000
     model, batch = problem.model, problem.draws(n)
     losses = []
@@ -79,7 +80,9 @@ def test_sde_prior_term_has_its_closed_form():
     term = ((losses[1] - (1 - SHARE) * losses[0]) / SHARE).view(-1, n)
     steps = 5 * torch.arange(8, dtype=torch.float64)[:, None]
     mean = (1 - STEP) ** steps * problem.x0 @ problem.C.T + problem.d
-    variance = R**2 * STEP * (1 - (1 - STEP) ** (2 * steps)) / (1 - (1 - STEP) ** 2)  # of each component of x_n
+    variance = (
+        R**2 * STEP * (1 - (1 - STEP) ** (2 * steps)) / (1 - (1 - STEP) ** 2)
+    )  # variance of each component of x_n
     spread = variance * problem.C.square().sum(1)
     frames = torch.distributions.Normal(mean, problem.std).log_prob(problem.batch.values) - spread / 2 / problem.std**2
     expected = -(frames.sum(-1) * problem.batch.observed).sum(1)

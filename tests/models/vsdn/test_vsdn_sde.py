@@ -1,4 +1,4 @@
-"""VSDN-SDE against closed forms of its path, and against itself."""
+"""VSDN-SDE against closed forms of its path, and its invariances."""
 
 import itertools
 
@@ -16,23 +16,23 @@ from tests.models.problems import LINEAR, normal
 
 
 def repeat(batch, n):
-    """n copies of a batch of one, each with noise of its own."""
+    """Return n copies of a batch of one sequence, each with its own noise."""
     copies = [x.expand(n, *x.shape[1:]).contiguous() for x in batch[:5]]
     return Batch(*copies, torch.arange(n) + 1000, batch.keys * n)
 
 
-def test_a_share_of_the_sequences_trains_on_every_second_frame_alone():
-    """Those are explained and shown to no network; the other sequences have the bound that they have without."""
+def test_held_out_sequences_train_every_second_frame():
+    """The other frames are the target and no network reads them; other sequences keep their ELBO."""
     model, batch = make_model(channels=5, unseen_share=0.3), make_batch(B=1)
     rows = 400
     batch = Batch(
         *(x.expand(rows, *x.shape[1:]).contiguous() for x in batch[:5]), torch.arange(rows), batch.keys * rows
     )
-    shown = model._shown(batch).observed
-    part = (shown != batch.observed).any(1)
+    kept = model._without_held_out(batch).observed
+    part = (kept != batch.observed).any(1)
     assert float(part.double().mean()) == pytest.approx(0.3, abs=0.07)
     observed = batch.observed[0].nonzero()[:, 0]
-    halves = {tuple(row[observed].tolist()) for row in shown[part]}
+    halves = {tuple(row[observed].tolist()) for row in kept[part]}
     even = tuple(n % 2 == 0 for n in range(len(observed)))
     assert halves == {even, tuple(not x for x in even)}
 
@@ -42,16 +42,16 @@ def test_a_share_of_the_sequences_trains_on_every_second_frame_alone():
         assert torch.equal(loss[~part], model(batch, 0.7).loss[~part])
         model.config = config
         events = Events.of(batch)
-        latent = model._latent(batch._replace(observed=shown), model.posterior, 1)
+        latent = model._latent(batch._replace(observed=kept), model.posterior, 1)
         h, past = events.take(latent.h), events.take(latent.past)
         each = model.decoder.log_prob(torch.cat([events.take(latent.x[0]), h], -1), past, events.values)
-        hidden = ~shown.gather(1, events.frame)
-        mean = torch.where(hidden, each, 0.0).sum(1) / hidden.sum(1)
+        held_out = ~kept.gather(1, events.frame)
+        mean = torch.where(held_out, each, 0.0).sum(1) / held_out.sum(1)
         torch.testing.assert_close(loss[part], (-len(observed) * mean)[part], rtol=1e-12, atol=1e-12)
 
 
-def test_the_kl_of_the_bound_is_that_of_two_ou_processes():
-    """Through the whole model, observations included: its networks are linear and read no recurrent state."""
+def test_model_kl_matches_two_ou_processes():
+    """The KL is that of the whole model, observations included; its networks are linear and read no recurrent state."""
     rates, levels, x0, T, P = (1.2, 0.5), (-0.4, 1.0), 1.5, 2.0, 4000
     model = make_model(latent=1, width=1, bound=LINEAR, max_step=0.02, hidden=2)
     weights = problems.linear_networks(rates, levels)
@@ -67,8 +67,8 @@ def test_the_kl_of_the_bound_is_that_of_two_ou_processes():
         drifts.posterior_bias.copy_(weights.c[1, 0, :1])
         model.x0.fill_(x0)
         times = torch.tensor([[0.0, 0.37, 0.9, 1.41, T]], dtype=torch.float64)
-        seen = torch.ones(1, 5, dtype=torch.bool)
-        batch = Batch(times, normal(1, 5, 3), seen, seen, torch.ones(1), torch.arange(1), ("a",))
+        observed = torch.ones(1, 5, dtype=torch.bool)
+        batch = Batch(times, normal(1, 5, 3), observed, observed, torch.ones(1), torch.arange(1), ("a",))
         kl = model.density(repeat(batch, P), 1)[0].kl
     exact = problems.ou_path_kl(T, x0, R, *zip(rates[::-1], levels[::-1], strict=True))
     error = 4 * float(kl.std()) / P**0.5
@@ -76,8 +76,8 @@ def test_the_kl_of_the_bound_is_that_of_two_ou_processes():
     assert float(kl.mean()) == pytest.approx(exact, abs=error + 0.02 * exact)  # the step's bias
 
 
-def test_between_two_steps_the_path_has_the_variance_of_a_brownian_bridge():
-    """With networks that say 0, X at a fraction theta of a step has variance (1 - theta dt)^2 v + theta dt R^2."""
+def test_path_within_step_is_brownian_bridge():
+    """With network outputs 0, X at a fraction theta of a step has variance (1 - theta dt)^2 v + theta dt R^2."""
     P, dt = 20_000, 0.5
     model = make_model(max_step=dt, hidden=2)
     times = (torch.arange(11, dtype=torch.float64) * 0.1)[None]
@@ -101,18 +101,18 @@ def test_between_two_steps_the_path_has_the_variance_of_a_brownian_bridge():
         mean, v = m, variance
 
 
-def test_a_finer_grid_moves_the_score_in_proportion_to_the_step(monkeypatch):
-    """On the same Brownian paths, so that what is left is the step's own error."""
+def test_score_error_is_proportional_to_step(monkeypatch):
+    """All grids share the same Brownian paths, so that only the error of the step remains."""
     T, B, finest = 9, 400, 64
     fine = keyed_normal(torch.arange(B), (T - 1) * finest, 2)
-    seen = torch.ones(1, T, dtype=torch.bool)
-    seen[0, 0] = False  # no step of no length, so that all grids are regular
+    observed = torch.ones(1, T, dtype=torch.bool)
+    observed[0, 0] = False  # no step of no length, so that all grids are regular
     times = (torch.arange(T, dtype=torch.float64) * 0.4)[None]
-    batch = repeat(Batch(times, normal(1, T, 3), seen | True, seen, torch.ones(1), torch.arange(1), ("a",)), B)
+    batch = repeat(Batch(times, normal(1, T, 3), observed | True, observed, torch.ones(1), torch.arange(1), ("a",)), B)
     scores = []
     for steps in (4, 8, 16, 32):
         increments = fine.view(B, (T - 1) * steps, -1, 2).sum(2) / (finest / steps) ** 0.5
-        # The grid has a step more, of no length: the backward pass needs it.
+        # The grid has one more step, of no length, for the backward pass.
         padded = torch.nn.functional.pad(increments, (0, 0, 0, 1))
         monkeypatch.setattr(vsdn_sde, "antithetic_normal", lambda seed, n, *_, x=padded, **__: x[None, :, :n])
         model = make_model(max_step=0.4 / steps, depth=2)
@@ -125,8 +125,8 @@ def test_a_finer_grid_moves_the_score_in_proportion_to_the_step(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["vsdn_sde", "vsdn_sde_res"])
-def test_torchsde_gives_the_same_loss_and_gradients(name):
-    """Sequences with grids of their own in one batch."""
+def test_torchsde_gives_equal_loss_and_gradients(name):
+    """The sequences of the batch have different grids."""
     batch, found = make_batch(irregular=True), []
     for solver in ("direct", "torchsde"):
         model = small(name)
@@ -139,7 +139,7 @@ def test_torchsde_gives_the_same_loss_and_gradients(name):
 
 @pytest.mark.parametrize("irregular", [False, True])
 @pytest.mark.parametrize("unseen_share", [0.0, 0.6])
-def test_a_training_loss_does_not_depend_on_the_batch_it_sits_in(irregular, unseen_share):
+def test_training_loss_does_not_depend_on_batch(irregular, unseen_share):
     model = make_model("bernoulli", channels=5, unseen_share=unseen_share, samples=2)
     batch = make_batch(irregular=irregular)
     with torch.no_grad():
@@ -150,8 +150,8 @@ def test_a_training_loss_does_not_depend_on_the_batch_it_sits_in(irregular, unse
 
 
 @pytest.mark.parametrize("irregular", [False, True])
-def test_the_prior_drift_of_a_step_has_not_seen_what_comes_after_its_start(irregular):
-    """To the last bit: what N1 is given, in the bound and in prediction, when Y_m changes for all m >= n."""
+def test_prior_drift_does_not_read_the_future(irregular):
+    """N1's inputs, in the ELBO and in prediction, are equal to the last bit when Y_m changes for all m >= n."""
     model, batch = small("vsdn_sde").eval(), make_batch(irregular=irregular)
     given = []
     model.drifts.read_past.register_forward_hook(lambda module, inputs, output: given.append(inputs[0]))
@@ -171,8 +171,8 @@ def test_the_prior_drift_of_a_step_has_not_seen_what_comes_after_its_start(irreg
                     assert until == len(given[0]) or not torch.equal(given[-1][until, b], given[0][until, b])
 
 
-def test_prediction_is_of_the_prior_alone():
-    """Neither N2 nor the backward state has a say."""
+def test_prediction_uses_the_prior_alone():
+    """Neither N2 nor the backward state has an influence."""
     model, batch = small("vsdn_sde").eval(), make_batch()
     with torch.no_grad():
         predicted, interpolated = model.predict(batch, 2).mean, model.interpolate(batch, 2).mean
@@ -186,13 +186,13 @@ def test_prediction_is_of_the_prior_alone():
     ("options", "reason"),
     [({"max_step": 2.0}, "overshoot"), ({"diffusion": (0.5, 0.1)}, "range"), ({"diffusion": (0.0, 1.0)}, "range")],
 )
-def test_settings_without_a_stable_or_finite_path_are_refused(options, reason):
+def test_unstable_settings_are_refused(options, reason):
     with pytest.raises(ValueError, match=reason):
         make_model(**options)
 
 
-def test_substeps_are_steps_of_the_path_alone():
-    """Where the networks say nothing, they are what a shorter step is; the recurrent state keeps its grid."""
+def test_substeps_refine_the_path_alone():
+    """With network outputs 0, substeps equal shorter steps; the recurrent state keeps its grid."""
     batch = Batch(
         (torch.arange(9, dtype=torch.float64) * 0.4)[None], normal(1, 9, 3), torch.ones(1, 9, dtype=torch.bool),
         (torch.arange(9) % 3 == 2)[None], torch.ones(1), torch.arange(1), ("a",),

@@ -1,4 +1,4 @@
-"""The bounds of VSDN-SDE against the exact likelihood of a linear-Gaussian model."""
+"""ELBO and IWAE bound of VSDN-SDE against the exact likelihood of a linear-Gaussian model."""
 
 import pytest
 import torch
@@ -17,12 +17,13 @@ def trained():
     return LinearGaussian().train_posterior(300)
 
 
-def test_the_oracle_is_the_dense_joint_gaussian(untrained):
+def test_kalman_oracle_matches_dense_gaussian(untrained):
     torch.testing.assert_close(untrained.exact(), untrained.exact(problems.dense_log_likelihood), rtol=0, atol=1e-9)
 
 
 @pytest.mark.slow
-def test_the_bound_is_at_most_the_exact_log_likelihood_and_close_to_it_after_training(untrained, trained):
+def test_elbo_is_below_exact_log_likelihood(untrained, trained):
+    """After training the posterior it is also close to it."""
     exact, per_frame = untrained.exact(), untrained.batch.observed.sum()
     gaps = []
     for problem in (untrained, trained):
@@ -32,13 +33,13 @@ def test_the_bound_is_at_most_the_exact_log_likelihood_and_close_to_it_after_tra
         error = bound.std(1) / 500**0.5
         assert (bound.mean(1) < exact + 4 * error).all()
         gaps.append(float((exact - bound.mean(1)).sum() / per_frame))
-    assert gaps[1] < 0.1, gaps  # nats an observation
+    assert gaps[1] < 0.1, gaps  # nats per observation
     assert gaps[1] < 0.1 * gaps[0], gaps
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["untrained", "trained"])
-def test_the_importance_weighted_bound_rises_towards_the_exact_log_likelihood(which, request):
+def test_iwae_bound_rises_to_exact_log_likelihood(which, request):
     problem = request.getfixturevalue(which)
     bounds = [problem.bounds(K, 64) for K in (1, 8, 64)]
     exact = problem.exact()
@@ -52,7 +53,7 @@ def test_the_importance_weighted_bound_rises_towards_the_exact_log_likelihood(wh
 
 @pytest.mark.slow
 def test_importance_weights_are_unbiased(trained):
-    """E of the weights is the likelihood itself."""
+    """The expectation of the weights is the likelihood."""
     exact = trained.exact()
     weights = (trained.bounds(1, 2000) - exact[:, None]).exp()
     assert (abs(weights.mean(1) - 1) < 5 * weights.std(1) / 2000**0.5).all()
