@@ -4,7 +4,6 @@ A config class lives beside what it configures and derives from `Config`. A key 
 that names its neighbours, so that a typo never silently becomes a default.
 """
 
-import difflib
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from driftwork.errors import DriftworkError
+from driftwork.explain import explain
 from driftwork.values import Text, expanded, holds_paths, paths_at_home, read_yaml, resolved
 
 
@@ -86,7 +86,7 @@ def build(cls: type[ConfigT], raw: Mapping[str, Any], where: str) -> ConfigT:
     try:
         return cls.model_validate(raw)
     except ValidationError as error:
-        raise DriftworkError(_one_line(f"{where}: {_explain(error)}")) from None
+        raise DriftworkError(_one_line(f"{where}: {explain(cls, error)}")) from None
 
 
 def dump(config: Config) -> str:
@@ -198,80 +198,6 @@ def _section(text: Text) -> Any:
         return text
 
 
-def _explain(error: ValidationError) -> str:
-    """The first few problems in one line each, joined: key, value, what is allowed."""
-    said = []
-    for item in error.errors()[:3]:
-        location = [str(part)[:80] for part in item["loc"]]
-        key = ".".join(location)
-        if item["type"] == "extra_forbidden":
-            said.append(f"unknown key '{key}'{_neighbours(error, location)}")
-        elif item["type"] == "missing":
-            said.append(f"'{key}' is missing; give it in the file or as {key}=VALUE")
-        elif item["type"] == "union_tag_invalid":
-            tag, known = item["ctx"]["tag"], item["ctx"]["expected_tags"]
-            said.append(f"{key}.name={tag}: input should be one of {known}")  # all our unions are told apart by `name`
-        else:
-            reason = item["msg"].removeprefix("Value error, ")
-            reason = reason[:1].lower() + reason[1:]
-            shown = _shown(item["input"])
-            said.append(f"{key}{shown}: {reason}" if key else reason)
-    more = error.error_count() - len(said)
-    return "; ".join(said) + (f" (and {more} more)" if more > 0 else "")
-
-
-def _shown(value: Any) -> str:
-    try:
-        text = str(value)
-    except ValueError:  # a number of thousands of digits
-        return ""
-    if isinstance(value, dict | list) and len(text) > 60:
-        return ""
-    return f"={text[:200]}"
-
-
 def _one_line(text: str) -> str:
     """Line ends, and what else cannot be seen, as escapes."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-
-
-def _neighbours(error: ValidationError, location: list[str]) -> str:
-    fields = _fields_at(_config_class(error.title), location[:-1])
-    close = difflib.get_close_matches(location[-1], fields, n=1, cutoff=0.6)
-    meant = f"; did you mean '{close[0]}'?" if close else ""
-    return f"{meant} (known here: {', '.join(sorted(fields))})" if fields else meant
-
-
-def _config_class(title: str) -> type[Config] | None:
-    pending = list(Config.__subclasses__())
-    while pending:
-        cls = pending.pop()
-        if cls.__name__ == title:
-            return cls
-        pending.extend(cls.__subclasses__())
-    return None
-
-
-def _fields_at(cls: type[Config] | None, location: Sequence[str]) -> list[str]:
-    """The field names of the config that `location` leads to; a union's tag in the path picks its member."""
-    for part in location:
-        if cls is None:
-            return []
-        if part in cls.model_fields:
-            members = _config_members(cls.model_fields[part].annotation)
-            tagged = members
-        else:  # pydantic puts the tag of a discriminated union into the path
-            members = [m for m in tagged if part in _tags(m)]
-        cls = members[0] if members else None
-    return list(cls.model_fields) if cls is not None else []
-
-
-def _config_members(annotation: Any) -> list[type[Config]]:
-    if isinstance(annotation, type) and issubclass(annotation, Config):
-        return [annotation]
-    return [member for arg in getattr(annotation, "__args__", ()) for member in _config_members(arg)]
-
-
-def _tags(cls: type[Config]) -> tuple[Any, ...]:
-    field = cls.model_fields.get("name")
-    return getattr(field.annotation, "__args__", ()) if field is not None else ()

@@ -71,9 +71,9 @@ def paths_at_home(value: Any, annotation: Any) -> Any:
 
     Raises `ValueError` where there is no home folder.
     """
-    if isinstance(value, list | tuple) and any(map(_is_path, _items_of(annotation))):
+    if isinstance(value, list | tuple) and any(map(_is_path, items_of(annotation))):
         return [paths_at_home(item, Path) for item in value]
-    if isinstance(value, str | Path) and str(value).startswith("~") and any(map(_is_path, _members(annotation))):
+    if isinstance(value, str | Path) and str(value).startswith("~") and any(map(_is_path, union_members(annotation))):
         return str(expanded(value))
     return value
 
@@ -90,11 +90,11 @@ def expanded(path: str | Path) -> Path:
 
 
 def holds_paths(annotation: Any) -> bool:
-    return any(map(_is_path, [*_members(annotation), *_items_of(annotation)]))
+    return any(map(_is_path, [*union_members(annotation), *items_of(annotation)]))
 
 
 def _read(text: str, annotation: Any) -> Any:
-    members = _members(annotation)
+    members = union_members(annotation)
     if NoneType in members and text in ("", "null"):
         return None
     kinds = [kind for kind in members if kind is not NoneType]
@@ -133,19 +133,19 @@ def _unquoted(item: str) -> str:
         return item[1:-1]
 
 
-def _members(annotation: Any) -> list[Any]:
+def union_members(annotation: Any) -> list[Any]:
     """The types of a union, flat; of any other type, that one."""
     if get_origin(annotation) is Annotated:
-        return _members(get_args(annotation)[0])
+        return union_members(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
-        return [member for part in get_args(annotation) for member in _members(part)]
+        return [member for part in get_args(annotation) for member in union_members(part)]
     return [annotation]
 
 
-def _items_of(annotation: Any) -> list[Any]:
+def items_of(annotation: Any) -> list[Any]:
     """The types that the items of a list may have."""
-    lists = [member for member in _members(annotation) if get_origin(member) in (tuple, list)]
-    return [kind for member in lists for part in get_args(member) if part is not ... for kind in _members(part)]
+    lists = [member for member in union_members(annotation) if get_origin(member) in (tuple, list)]
+    return [kind for member in lists for part in get_args(member) if part is not ... for kind in union_members(part)]
 
 
 def _is_path(kind: Any) -> bool:
@@ -159,5 +159,5 @@ def _is_text(kind: Any) -> bool:
 
 
 def _lists_text(kind: Any) -> bool:
-    items = _items_of(kind)
+    items = items_of(kind)
     return bool(items) and all(map(_is_text, items))

@@ -89,7 +89,7 @@ def test_set_lies_over_the_base_and_the_command_line_over_it(read):
     [
         ("grid: {model.latent: [1, 2, 0]}", (), "some.yaml: cell 3 (latent=0): .*latent=0: input should be greater"),
         ("runs: [{model.latent: 1}, {train.beta: 0}, {model.hiden: 4}]", (),
-         "some.yaml: cell 3 (hiden=4): .*unknown key 'model.vsdn_vae.hiden'; did you mean 'hidden'?"),
+         "some.yaml: cell 3 (hiden=4): .*unknown key 'model.hiden'; did you mean 'model.hidden'?"),
         ("grdi: {train.beta: [0]}", (), "some.yaml: unknown key 'grdi'; did you mean 'grid'?"),
         ("", (), "some.yaml: nothing varies, so there is nothing to run"),
         ("grid: {}", (), "some.yaml: nothing varies, so there is nothing to run"),

@@ -97,7 +97,7 @@ def test_mistakes_are_told_before_ray_starts(raw, tmp_path, no_ray):
         ("val=0.8 test=0.3", "leave nothing to train on"),
         ("workers=0", "workers=0"),
         ("datset.rate=5", "did you mean 'dataset'"),
-        ("dataset.rte=5", "did you mean 'rate'"),
+        ("dataset.rte=5", "did you mean 'dataset.rate'"),
         ("dataset.name=lahk", "dataset.name=lahk"),
         ("files_per_shard=0", "files_per_shard=0"),
         ("max_unreadable=7", "max_unreadable=7"),

@@ -1,0 +1,97 @@
+"""What is wrong with a config, in one line: the key as it can be typed, its value, and what is allowed."""
+
+import difflib
+from collections.abc import Sequence
+from typing import Any, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from driftwork import settings
+from driftwork.values import union_members
+
+_MOST = 3
+"""Problems, and guesses of a key, that one line holds."""
+
+
+def explain(cls: type[BaseModel], error: ValidationError) -> str:
+    """Return the first few problems of a config of class `cls`, joined by semicolons."""
+    said = []
+    for item in error.errors()[:_MOST]:
+        path, members = _typed(cls, item["loc"])
+        key, at = _key(path)
+        if item["type"] == "extra_forbidden":
+            said.append(f"unknown key '{key}'{_meant(cls, path, members)}")
+        elif item["type"] == "missing":
+            said.append(f"'{key}' is missing; give it in the file or as {key}=VALUE")
+        elif item["type"] == "union_tag_invalid":
+            tag, known = item["ctx"]["tag"], item["ctx"]["expected_tags"]
+            said.append(f"{key}.name={tag}: input should be one of {known}")  # all our unions are told apart by `name`
+        else:
+            reason = item["msg"].removeprefix("Value error, ")
+            reason = reason[:1].lower() + reason[1:]
+            said.append(f"{key}{_shown(item['input'])}{at}: {reason}" if key else reason)
+    more = error.error_count() - len(said)
+    return "; ".join(said) + (f" (and {more} more)" if more > 0 else "")
+
+
+def _typed(cls: type[BaseModel], location: Sequence[str | int]) -> tuple[list[str | int], list[type[BaseModel]]]:
+    """Return a location without the names of union members that pydantic puts into it, and the configs that have, or
+    lack, its last part."""
+    path: list[str | int] = []
+    here, classes, annotation, choosing = [cls], [cls], None, False
+    for part in location:
+        owners = [owner for owner in classes if _field(owner, part) is not None]
+        if choosing and not owners and (chosen := [owner for owner in classes if part in settings.names_of(owner)]):
+            classes, choosing = chosen, False
+        elif owners:
+            here, annotation = classes, _field(owners[0], part).annotation
+            classes = settings.configs_in(annotation)
+            choosing = len(classes) > 1
+            path.append(part)
+        elif classes or isinstance(part, int) or any(get_origin(kind) is dict for kind in union_members(annotation)):
+            here = classes
+            path.append(part)
+    return path, here
+
+
+def _field(cls: type[BaseModel], part: str | int) -> Any:
+    return next((field for name, field in cls.model_fields.items() if part in (name, field.alias)), None)
+
+
+def _key(path: Sequence[str | int]) -> tuple[str, str]:
+    """Return the dotted key, and the item of a list where the last part is one."""
+    at = f" (item {path[-1] + 1})" if path and isinstance(path[-1], int) else ""
+    return ".".join(str(part)[:80] for part in (path[:-1] if at else path)), at
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = str(value)
+    except ValueError:  # a number of thousands of digits
+        return ""
+    if isinstance(value, dict | list) and len(text) > 60:
+        return ""
+    return f"={text[:200]}"
+
+
+def _meant(cls: type[BaseModel], path: Sequence[str | int], here: Sequence[type[BaseModel]]) -> str:
+    """Return what an unknown key may have meant, of all keys of the tree; or else the keys beside it."""
+    key, last = _key(path)[0], str(path[-1])
+    known = settings.keys(cls)
+    own = [name for owner in here for name in settings.names_of(owner)]
+    if known.get(key) and own:
+        return f"; it is a setting of {', '.join(known[key])}, not of {', '.join(own)}"
+    beside = sorted({field.alias or name for owner in here for name, field in owner.model_fields.items()})
+    parent = key.rpartition(".")[0]
+    guesses = [other for other in known if other.rpartition(".")[2] == last]
+    if not guesses:
+        near = difflib.get_close_matches(last, beside, n=1, cutoff=0.6)
+        guesses = [f"{parent}.{word}" if parent else word for word in near]
+    if not guesses:
+        words = {other.rpartition(".")[2] for other in known}
+        near = difflib.get_close_matches(last, sorted(words), n=1, cutoff=0.8)
+        guesses = [other for other in known if other.rpartition(".")[2] in near]
+    if guesses:
+        quoted = [f"'{guess}'" for guess in guesses[:_MOST]]
+        return f"; did you mean {' or '.join(quoted)}?"
+    return f" (known here: {', '.join(beside)})" if beside else ""

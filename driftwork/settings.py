@@ -1,0 +1,89 @@
+"""The settings that a config class holds, by the dotted keys under which they can be typed.
+
+A config that is nested in another is a section. Where it is a union of configs that differ by `name`, each member is a
+section of its own.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from driftwork.values import items_of, union_members
+
+
+class Setting(NamedTuple):
+    key: str
+    """Dotted, as it is typed; `files[].path` for a field of each item of a list."""
+    field: FieldInfo
+    default: Any
+    """`PydanticUndefined` where a value must be given."""
+
+
+class Section(NamedTuple):
+    key: str
+    """Dotted; empty for the config itself."""
+    members: tuple[str, ...]
+    """Values of the section's `name` that have these settings; empty where there is no choice."""
+    about: str
+    """Text of the field that holds the section; empty for the config itself."""
+    optional: bool
+    """Whether the section may be null."""
+    settings: tuple[Setting, ...]
+
+
+def sections(cls: type[BaseModel], config: BaseModel | None = None) -> list[Section]:
+    """Return the sections of a config class, each before those nested in it; of a union the member that `config` has,
+    where one is given."""
+    return list(_sections(cls, config, "", (), "", False))
+
+
+def keys(cls: type[BaseModel]) -> dict[str, tuple[str, ...]]:
+    """Return every dotted key, of sections and of settings, with the members that have it: all where there are none."""
+    found: dict[str, tuple[str, ...]] = {}
+    for section in sections(cls):
+        for key in (section.key, *(setting.key for setting in section.settings)):
+            found[key] = found.get(key, ()) + section.members
+    return {key: members for key, members in found.items() if key and "[]" not in key}
+
+
+def configs_in(annotation: Any) -> list[type[BaseModel]]:
+    """Return the config classes that a value of this type may be, or that the items of a list of this type may be."""
+    kinds = [*union_members(annotation), *items_of(annotation)]
+    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+
+
+def names_of(cls: type[BaseModel]) -> tuple[str, ...]:
+    """Return the values of `name` that tell this member of a union from the others."""
+    field = cls.model_fields.get("name")
+    literal = field is not None and get_origin(field.annotation) is Literal
+    return tuple(map(str, get_args(field.annotation))) if field is not None and literal else ()
+
+
+def _sections(
+    cls: type[BaseModel], given: BaseModel | None, key: str, members: tuple[str, ...], about: str, optional: bool
+) -> Iterator[Section]:
+    plain: list[Setting] = []
+    nested: list[Iterator[Section]] = []
+    for name, field in cls.model_fields.items():
+        word = field.alias or name
+        path = f"{key}.{word}" if key else word
+        value = getattr(given, name) if given is not None else field.get_default()
+        classes = configs_in(field.annotation)
+        if not classes:
+            plain.append(Setting(path, field, value))
+            continue
+        if not isinstance(value, BaseModel):
+            value = None
+        several = len(classes) > 1
+        chosen = [type(value)] if several and value is not None else classes
+        path += "[]" * any(kind in classes for kind in items_of(field.annotation))
+        may_lack = type(None) in union_members(field.annotation)
+        nested += [
+            _sections(one, value, path, names_of(one) if several else (), field.description or "", may_lack)
+            for one in chosen
+        ]
+    yield Section(key, members, about, optional, tuple(plain))
+    for inner in nested:
+        yield from inner
