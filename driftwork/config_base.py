@@ -4,10 +4,12 @@ A config class lives beside what it configures and derives from `Config`. A key 
 that names its neighbours, so that a typo never silently becomes a default.
 """
 
+import os
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -22,12 +24,16 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Earlier name of a field -> its name; configs of old runs have the earlier ones."""
+
     @model_validator(mode="before")
     @classmethod
     def _as_the_fields_want_it(cls, raw: Any) -> Any:
-        """Read what was typed, and expand `~` in paths."""
+        """Read what was typed, expand `~` in paths, and put the fields' names in the place of earlier ones."""
         if not isinstance(raw, dict):
             return raw
+        raw = _with_names_of_today(raw, cls.renamed)
         types, paths = _field_types(cls)
         changed = {key: resolved(value, types[key]) for key, value in raw.items() if key in types and _typed(value)}
         for key in paths & raw.keys():
@@ -43,6 +49,27 @@ def _field_types(cls: type[Config]) -> tuple[dict[str, Any], frozenset[str]]:
     """By name, or by alias where a field has one, what a field takes; and which of them take paths."""
     types = {field.alias or name: field.annotation for name, field in cls.model_fields.items()}
     return types, frozenset(key for key, annotation in types.items() if holds_paths(annotation))
+
+
+def _with_names_of_today(raw: dict[str, Any], renamed: Mapping[str, str]) -> dict[str, Any]:
+    """Where a field stands under several of its names, the last one holds: layers are laid over each other so."""
+    if not renamed.keys() & raw.keys():
+        return raw
+    named: dict[str, Any] = {}
+    for key, value in raw.items():
+        name = renamed.get(key, key)
+        if name != key:
+            _warn(f"{key} is now called {name}; the earlier name still works")
+        named.pop(name, None)
+        named[name] = value
+    return named
+
+
+@cache
+def _warn(line: str) -> None:
+    """Print a line on stderr once in a process, and in one process of a job."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"driftwork: {line}", file=sys.stderr)
 
 
 def _typed(value: Any) -> bool:
@@ -163,10 +190,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
-        if isinstance(value, dict) and isinstance(merged.get(key), dict):
-            merged[key] = _merge(merged[key], value)
-        else:
-            merged[key] = value
+        before = merged.pop(key, None)  # so that the order of keys is that of their layers
+        merged[key] = _merge(before, value) if isinstance(value, dict) and isinstance(before, dict) else value
     return merged
 
 
@@ -188,6 +213,7 @@ def apply(raw: dict[str, Any], override: Override) -> None:
         if not isinstance(child, dict):
             raise DriftworkError(_one_line(f"override of '{key}': '{parent}' is a value, not a section"))
         node = child
+    node.pop(last, None)  # the last key of an order that tells which layer a value is of
     node[last] = value
 
 
