@@ -33,7 +33,7 @@ def objective(model: VsdnVae, batch: Batch, kl_weight: float) -> Objective:
             (paid, kl.clamp_min(model.free_nats)),
         ):
             total += shown * x
-    loss = torch.lerp(kl_weight * paid - log_likelihood, -smoothing, model.unseen_share)
+    loss = torch.lerp(kl_weight * paid - log_likelihood, -smoothing, model.held_out_fraction)
     return Objective(loss, Terms(log_likelihood, divergence, batch.observed.sum(1)))
 
 

@@ -21,7 +21,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     config = VsdnVaeConfig(
-        name="vsdn_vae", latent=64, hidden=256, width=512, depth=4, max_step=0.2, free_nats=2.0, unseen_share=0.5
+        name="vsdn_vae", latent=64, hidden=256, width=512, depth=4, max_step=0.2, free_nats=2.0, held_out_fraction=0.5
     )
     model = VsdnVae(config, "bernoulli", Marginal(torch.full((128,), 0.03), 0.17))
     batch = rolls(B=16, T=300, share=0.25)

@@ -12,11 +12,12 @@ learns to copy a frame that interpolation does not provide. The loss is
 
     (1 - s) (beta KL - E log P) - s E log P (frame held out).
 
-With a `prior_share` of p it is 1 - p times that, and -p E log P(Y_n | X_n, past) with X_n ~ N1(h->-).
+With a `prior_fraction` of p it is 1 - p times that, and -p E log P(Y_n | X_n, past) with X_n ~ N1(h->-).
 """
 
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -36,6 +37,12 @@ from models.predictive import Predictive
 class VsdnConfig(DrivenConfig):
     """Settings that VSDN-VAE and VSDN-SDE share."""
 
+    renamed: ClassVar[Mapping[str, str]] = {
+        "unseen_share": "held_out_fraction",
+        "unseen_beta": "held_out_beta",
+        "prior_share": "prior_fraction",
+    }
+
     latent: int = Field(128, ge=1)
     """Z."""
     width: int = Field(1024, ge=1)
@@ -46,10 +53,10 @@ class VsdnConfig(DrivenConfig):
     """Let the posterior read the next observed frame."""
     free_nats: float = Field(0.0, ge=0)
     """KL per frame that costs nothing, nats: keeps the posterior from collapsing onto the prior."""
-    prior_share: float = Field(0.0, ge=0, lt=1)
+    prior_fraction: float = Field(0.0, ge=0, lt=1)
     """Fraction of the training loss with the latent drawn from the prior: -E log P(Y_n | X_n, past) with X_n from the
     prior given the past, which is what forecasting asks; 0: none of it, as published."""
-    unseen_beta: float = Field(0.0, ge=0, le=1)
+    held_out_beta: float = Field(0.0, ge=0, le=1)
     """Beta of the beta-NLL that stands, in training, for the log-likelihood of frames that the posterior has not taken
     in (`Likelihood.beta_log_prob`); 0: the log-likelihood itself."""
 
@@ -57,7 +64,7 @@ class VsdnConfig(DrivenConfig):
 class VsdnVaeConfig(VsdnConfig):
     name: Literal["vsdn_vae", "vsdn_vae_res"]
     """`_res` learns the posterior mean as a difference from the prior mean."""
-    unseen_share: float = Field(0.0, ge=0, lt=1)
+    held_out_fraction: float = Field(0.0, ge=0, lt=1)
     """Fraction of the training loss with the target frame withheld from the posterior; 0: the published objective."""
 
 
@@ -66,7 +73,8 @@ class VsdnVae(LatentDynamics):
         super().__init__()
         c = config
         self.latent, self.free_nats = c.latent, c.free_nats
-        self.unseen_share, self.unseen_beta, self.prior_share = c.unseen_share, c.unseen_beta, c.prior_share
+        self.held_out_fraction, self.held_out_beta = c.held_out_fraction, c.held_out_beta
+        self.prior_fraction = c.prior_fraction
         self.residual = c.name == "vsdn_vae_res"
         self.gru_ode = GruOde(
             marginal, c.hidden, 2, c.max_step, c.time_unit, gain_shape=c.gain_shape, dropout=c.dropout
@@ -92,13 +100,13 @@ class VsdnVae(LatentDynamics):
         paid = kl_weight * per_sequence(kl.clamp_min(self.free_nats), events.valid)
         terms = Terms(per_sequence(log_likelihood, events.valid), per_sequence(kl, events.valid), events.valid.sum(1))
         loss = paid - terms.log_likelihood
-        if self.unseen_share > 0:
+        if self.held_out_fraction > 0:
             x = self._posterior(prior, h, before, events.take(self._around(batch, own=False))).sample(noise)
-            smoothing = self.decoder.beta_log_prob(torch.cat([x, h], -1), past, events.values, self.unseen_beta)
-            loss = torch.lerp(loss, -per_sequence(smoothing, events.valid), self.unseen_share)
-        if self.prior_share > 0:
+            smoothing = self.decoder.beta_log_prob(torch.cat([x, h], -1), past, events.values, self.held_out_beta)
+            loss = torch.lerp(loss, -per_sequence(smoothing, events.valid), self.held_out_fraction)
+        if self.prior_fraction > 0:
             predicted = self._log_likelihood(prior.sample(noise), h, past, events)
-            loss = torch.lerp(loss, -per_sequence(predicted, events.valid), self.prior_share)
+            loss = torch.lerp(loss, -per_sequence(predicted, events.valid), self.prior_fraction)
         return Objective(loss, terms)
 
     def density(self, batch: Batch, samples: int) -> tuple[Terms, Tensor]:

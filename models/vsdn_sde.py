@@ -12,7 +12,7 @@ Both drifts pull towards a bounded target (`sde_loop`), so that no path diverges
 A fraction of the sequences, drawn anew each epoch, trains interpolation instead of the ELBO: every second observed
 frame is held out from all networks, and the loss is -2 E log P of these. In the ELBO the posterior has observed each
 frame that it explains, and would learn to copy a frame that interpolation does not provide (as in `vsdn`). With a
-`prior_share` of p the loss is 1 - p times that, and -p E log P of the observed frames along paths of the prior.
+`prior_fraction` of p the loss is 1 - p times that, and -p E log P of the observed frames along paths of the prior.
 """
 
 import copy
@@ -60,7 +60,7 @@ class VsdnSdeConfig(VsdnConfig):
     posterior get narrower than its prior."""
     samples: int = Field(1, ge=1)
     """Paths a sequence in training."""
-    unseen_share: float = Field(0.0, ge=0, lt=1)
+    held_out_fraction: float = Field(0.0, ge=0, lt=1)
     """Fraction of the sequences that train on frames withheld from all networks; 0: the published objective."""
     solver: sde.SolverName = "direct"
 
@@ -130,15 +130,15 @@ class VsdnSde(StateSpace):
         log_likelihood = self._sum_of(self.decoder.log_prob, latent, events).mean(0)
         terms = Terms(log_likelihood, latent.kl.mean(0), events.valid.sum(1))
         loss = kl_weight * torch.maximum(terms.kl, c.free_nats * terms.frames) - log_likelihood
-        if c.unseen_share > 0:
+        if c.held_out_fraction > 0:
             held_out = events._replace(valid=events.valid & ~kept.observed.gather(1, events.frame))
-            score = self._sum_of(partial(self.decoder.beta_log_prob, beta=c.unseen_beta), latent, held_out).mean(0)
+            score = self._sum_of(partial(self.decoder.beta_log_prob, beta=c.held_out_beta), latent, held_out).mean(0)
             count = held_out.valid.sum(1)
             loss = torch.where(count > 0, -score * terms.frames / count.clamp_min(1), loss)
-        if c.prior_share > 0:
+        if c.prior_fraction > 0:
             of_prior = self._paths(equation.of_prior(), h, kept, c.samples)
             predicted = self._sum_of(self.decoder.log_prob, of_prior, events).mean(0)
-            loss = torch.lerp(loss, -predicted, c.prior_share)
+            loss = torch.lerp(loss, -predicted, c.prior_fraction)
         return Objective(loss, terms)
 
     def density(self, batch: Batch, samples: int) -> tuple[Terms, Tensor]:
@@ -183,7 +183,7 @@ class VsdnSde(StateSpace):
     def _without_held_out(self, batch: Batch) -> Batch:
         """Return the batch without the frames that training holds out: every second observed frame of a random part of
         the sequences."""
-        share = self.config.unseen_share
+        share = self.config.held_out_fraction
         if share == 0:
             return batch
         draw = torch.special.ndtr(keyed_normal(batch.seed, 2, 1, stream=_HELD_OUT)[..., 0])  # uniform, [B, 2]

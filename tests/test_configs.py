@@ -62,11 +62,11 @@ VSDN = [path for path in TRAIN if path.stem.startswith("vsdn")]
 def test_vsdn_config_says_its_objective(path):
     """All have ours: the share is written out, not left to a default, and the published one is told beside it."""
     config, text = load(RunConfig, path), path.read_text()
-    assert f"unseen_share: {config.model.unseen_share}" in text
-    assert config.model.unseen_share > 0
+    assert f"held_out_fraction: {config.model.held_out_fraction}" in text
+    assert config.model.held_out_fraction > 0
     assert config.train.kl_warmup_steps > 0
     assert "# Objective: ours." in text
-    assert "published one is model.unseen_share=0 train.kl_warmup_steps=0" in text
+    assert "published one is model.held_out_fraction=0 train.kl_warmup_steps=0" in text
 
 
 @pytest.mark.parametrize("path", [path for path in VSDN if "sde" in path.stem], ids=lambda path: path.stem)
@@ -207,3 +207,17 @@ def test_a_missing_key_says_how_to_give_it():
 
     with pytest.raises(DriftworkError, match="'size' is missing; give it in the file or as size=VALUE"):
         build(Wanted, {}, where="x")
+
+
+def test_configs_of_old_runs_have_the_fields_of_today(tmp_path):
+    """Fields were renamed; a run's `config.yaml` is not written anew."""
+    earlier = {"held_out_fraction": "unseen_share", "held_out_beta": "unseen_beta", "prior_fraction": "prior_share"}
+    given = [f"model.{name}={value}" for name, value in zip(earlier, (0.25, 0.5, 0.125), strict=True)]
+    for path in VSDN:
+        config = load(RunConfig, path, ["data=x", *given])
+        text = dump(config)
+        for name, before in earlier.items():
+            assert f" {name}: " in text
+            text = text.replace(f" {name}: ", f" {before}: ")
+        (tmp_path / "config.yaml").write_text(text)
+        assert load(RunConfig, tmp_path / "config.yaml") == config

@@ -10,7 +10,7 @@ from models.vsdn_sde import VsdnSdeConfig
 
 CONFIGS = {
     "vsdn_vae": VsdnVaeConfig(
-        name="vsdn_vae", latent=3, hidden=6, width=8, depth=2, see_last=True, free_nats=0.5, unseen_share=0.5
+        name="vsdn_vae", latent=3, hidden=6, width=8, depth=2, see_last=True, free_nats=0.5, held_out_fraction=0.5
     ),
     "vsdn_vae_res": VsdnVaeConfig(
         name="vsdn_vae_res",
@@ -19,8 +19,8 @@ CONFIGS = {
         width=8,
         depth=1,
         max_step=0.15,
-        unseen_share=0.5,
-        prior_share=0.2,
+        held_out_fraction=0.5,
+        prior_fraction=0.2,
         see_gaps=True,
     ),
     "vsdn_sde": VsdnSdeConfig(name="vsdn_sde", latent=3, hidden=6, width=8, depth=2, see_last=True, free_nats=0.1),
@@ -32,7 +32,7 @@ CONFIGS = {
         depth=1,
         max_step=0.15,
         samples=2,
-        prior_share=0.2,
+        prior_fraction=0.2,
         see_gaps=True,
     ),
     "vsdn_vae of waves": VsdnVaeConfig(
@@ -44,8 +44,8 @@ CONFIGS = {
         see_last=True,
         see_next=True,
         gain_shape=True,
-        unseen_share=0.5,
-        unseen_beta=0.5,
+        held_out_fraction=0.5,
+        held_out_beta=0.5,
     ),
     "vsdn_sde of waves": VsdnSdeConfig(
         name="vsdn_sde", latent=3, hidden=6, width=8, depth=1, see_last=True, see_next=True, gain_shape=True

@@ -23,7 +23,7 @@ def repeat(batch, n):
 
 def test_held_out_sequences_train_every_second_frame():
     """The other frames are the target and no network reads them; other sequences keep their ELBO."""
-    model, batch = make_model(channels=5, unseen_share=0.3), make_batch(B=1)
+    model, batch = make_model(channels=5, held_out_fraction=0.3), make_batch(B=1)
     rows = 400
     batch = Batch(
         *(x.expand(rows, *x.shape[1:]).contiguous() for x in batch[:5]), torch.arange(rows), batch.keys * rows
@@ -38,7 +38,7 @@ def test_held_out_sequences_train_every_second_frame():
 
     with torch.no_grad():
         loss = model(batch, 0.7).loss
-        model.config, config = model.config.model_copy(update={"unseen_share": 0.0}), model.config
+        model.config, config = model.config.model_copy(update={"held_out_fraction": 0.0}), model.config
         assert torch.equal(loss[~part], model(batch, 0.7).loss[~part])
         model.config = config
         events = Events.of(batch)
@@ -138,9 +138,9 @@ def test_torchsde_gives_equal_loss_and_gradients(name):
 
 
 @pytest.mark.parametrize("irregular", [False, True])
-@pytest.mark.parametrize("unseen_share", [0.0, 0.6])
-def test_training_loss_does_not_depend_on_batch(irregular, unseen_share):
-    model = make_model("bernoulli", channels=5, unseen_share=unseen_share, samples=2)
+@pytest.mark.parametrize("held_out_fraction", [0.0, 0.6])
+def test_training_loss_does_not_depend_on_batch(irregular, held_out_fraction):
+    model = make_model("bernoulli", channels=5, held_out_fraction=held_out_fraction, samples=2)
     batch = make_batch(irregular=irregular)
     with torch.no_grad():
         together = model(batch, 0.7).loss

@@ -15,9 +15,9 @@ SHARE = 0.3
 def pair(name):
     """Return two models with equal weights, without and with the prior term."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(CONFIGS, name, CONFIGS[name].model_copy(update={"prior_share": 0.0}))
+        patch.setitem(CONFIGS, name, CONFIGS[name].model_copy(update={"prior_fraction": 0.0}))
         without = small(name)
-        patch.setitem(CONFIGS, name, CONFIGS[name].model_copy(update={"prior_share": SHARE}))
+        patch.setitem(CONFIGS, name, CONFIGS[name].model_copy(update={"prior_fraction": SHARE}))
         return without, small(name)
 
 
@@ -75,7 +75,7 @@ def test_sde_prior_term_matches_closed_form():
     losses = []
     with torch.no_grad():
         for share in (0.0, SHARE):
-            model.config = model.config.model_copy(update={"prior_share": share})
+            model.config = model.config.model_copy(update={"prior_fraction": share})
             losses.append(model(batch, 1.0).loss)
     term = ((losses[1] - (1 - SHARE) * losses[0]) / SHARE).view(-1, n)
     steps = 5 * torch.arange(8, dtype=torch.float64)[:, None]
