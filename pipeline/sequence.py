@@ -17,6 +17,15 @@ from driftwork.errors import DriftworkError
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
+Kind = Literal["notes", "speech", "motion", "pictures"]
+"""What frames are, which decides the figures and the file formats of generated outputs."""
+
+_KIND_OF_UNITS: dict[str, Kind] = {
+    "MIDI pitch sounding (0 or 1)": "notes",
+    "joint angles in degrees, root steps in 5.644 cm a frame": "motion",
+}
+"""Kinds that data sets have which were prepared before `DataSpec.kind` was known, by their units."""
+
 
 class UnreadableError(Exception):
     """One raw item cannot be used; the message is the reason that goes into the quarantine list."""
@@ -56,6 +65,16 @@ class DataSpec(Config):
     """Height and width where a frame is a picture, row by row; its values are grey, multiples of 1/255 in [0, 1]."""
     audio_rate: int | None = None
     """Samples a second where a frame is D samples of sound that follow one another; 1 is full scale."""
+    kind: Kind | None = None
+    """What the frames are; null: numbers without a file format of their own. Data prepared before this field was known
+    have the kind that follows from their other fields."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kind_of_older_data(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict) or "kind" in raw:
+            return raw
+        return {**raw, "kind": _implied_kind(raw.get("units"), raw.get("image"), raw.get("audio_rate"))}
 
     @classmethod
     def of_pictures(cls, side: int, length: int, interval: float) -> Self:
@@ -67,6 +86,7 @@ class DataSpec(Config):
             likelihood="bernoulli",
             units="grey (0 to 1)",
             image=(side, side),
+            kind="pictures",
         )
 
     @model_validator(mode="after")
@@ -75,18 +95,37 @@ class DataSpec(Config):
             raise ValueError(f"a picture of {self.image[0]} x {self.image[1]} has no {self.dim} pixels")
         return self
 
+    @model_validator(mode="after")
+    def _kind_has_what_it_needs(self) -> Self:
+        if (self.kind == "pictures") != (self.image is not None):
+            raise ValueError("kind=pictures and image=(height, width) come together")
+        if (self.kind == "speech") != (self.audio_rate is not None):
+            raise ValueError("kind=speech and audio_rate come together")
+        if self.kind == "notes" and not (self.binary and self.dim <= 128):
+            raise ValueError("kind=notes takes likelihood=bernoulli and at most 128 channels, one a MIDI pitch")
+        return self
+
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `audio_rate` where there is no sound: manifests written before it was known keep their hash."""
+        """Return the fields without those that older manifests lack, so that these keep their hash: `audio_rate` where
+        there is no sound, `kind` where it follows from the others."""
         fields: dict[str, Any] = handler(self)
         if self.audio_rate is None:
             del fields["audio_rate"]
+        if self.kind == _implied_kind(self.units, self.image, self.audio_rate):
+            del fields["kind"]
         return fields
 
     @property
     def binary(self) -> bool:
         """Values are 0 or 1; pictures have Bernoulli likelihoods too, and the greys between."""
         return self.likelihood == "bernoulli" and self.image is None
+
+
+def _implied_kind(units: Any, image: Any, audio_rate: Any) -> Kind | None:
+    if image is not None:
+        return "pictures"
+    return "speech" if audio_rate is not None else _KIND_OF_UNITS.get(units)
 
 
 class Item(NamedTuple):

@@ -20,7 +20,7 @@ def write_rolls(folder, *, D=128, T=20, interval=0.2, seed=0, train=(10, 1, 18),
 
     Returns the manifest and the sequences by key.
     """
-    spec = DataSpec(dim=D, length=T, interval=interval, likelihood="bernoulli", units="sounding (0 or 1)")
+    spec = DataSpec(dim=D, length=T, interval=interval, likelihood="bernoulli", units="sounding (0 or 1)", kind="notes")
     rng = np.random.default_rng(seed)
     shards = [
         (split, [_roll(f"{split}{k}", i, rng, int(rng.integers(6, T + 1)), D, interval) for i in range(size)])

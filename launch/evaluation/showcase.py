@@ -13,8 +13,8 @@ def write(folder: Path, config: RunConfig, manifest: Manifest, split: Split, mod
     """Write into `folder` what there is for this kind of model and data; returns the files."""
     if isinstance(model, Forecaster) or config.observe.evaluate.frames is not None:
         return showcase_forecast.write(folder, config, manifest, split, model)
-    if manifest.spec.audio_rate is not None:
+    if manifest.spec.kind == "speech":
         return showcase_speech.write(folder, config, manifest, split, model)
-    if manifest.dataset == "lakh":
+    if manifest.spec.kind == "notes":
         return showcase_rolls.write(folder, config, manifest, split, {config.model.name: model})
     return []

@@ -50,7 +50,7 @@ def write(folder: Path, config: RunConfig, manifest: Manifest, split: Split, mod
             forecast=_numpy(forecast), image=manifest.spec.image, given=given,
             title=f"{title}, mean of {draws.behind(model)} draws",
         )  # fmt: skip
-    if manifest.dataset == "mocap" and isinstance(model, Forecaster):
+    if manifest.spec.kind == "motion" and isinstance(model, Forecaster):
         sequences = [stream.dataset.read(position) for position in range(len(shown.keys))]
         written += showcase_motion.write(folder, sequences, shown, model, draws.samples, title)
     return written

@@ -29,8 +29,8 @@ def write(folder: Path, runs: Sequence[Path], split: Split) -> list[Path]:
             return []
         weights.load_best(model, run, torch.device("cpu"))
         models[config.model.name] = model.eval()
-    if manifest.spec.audio_rate is not None:
+    if manifest.spec.kind == "speech":
         return showcase_speech.compare(folder, configs[0], manifest, split, models)
-    if manifest.spec.binary:
+    if manifest.spec.kind == "notes":
         return showcase_rolls.write(folder, configs[0], manifest, split, models)
     return []

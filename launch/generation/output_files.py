@@ -17,7 +17,7 @@ from launch.generation.generator import Made
 from launch.generation.motion_files import RATE, Take
 from pipeline.readers.piano_roll import check_rate, write_midi
 from pipeline.readers.wav import write_wav
-from pipeline.sequence import DataSpec
+from pipeline.sequence import DataSpec, Kind
 from pipeline.shards.manifest import Manifest
 
 
@@ -47,26 +47,25 @@ Write = Callable[[Path, str, Made, list[Film], DataSpec, str], list[dict[str, An
 
 
 def writer(manifest: Manifest, rate: float) -> Write:
-    """Who writes data of this kind at this rate. Raises `DriftworkError` where there is nobody."""
+    """Return the function that writes data of this kind. Raises `DriftworkError` where there is none, or where it
+    cannot write this rate."""
     spec, own = manifest.spec, own_rate(manifest.spec)
-    if spec.image is not None:
-        return _pictures
-    if spec.audio_rate is not None:
-        if rate != own:
-            raise DriftworkError(
-                f"rate={rate:g}: a frame of speech is {spec.dim} samples that follow on those before it; at another "
-                f"rate than the data's {own:g} frames would overlap or leave gaps"
-            )
-        return _speech
-    if manifest.dataset == "mocap":
-        return _motion
-    if manifest.dataset != "lakh":
-        raise DriftworkError(f"data set '{manifest.dataset}' has no form that could be written")
-    try:
-        check_rate(rate)
-    except ValueError as error:
-        raise DriftworkError(str(error)) from None
-    return _music
+    if spec.kind is None:
+        raise DriftworkError(
+            f"data set '{manifest.dataset}' has no file format (its kind is null); see docs/generate.md"
+        )
+    if spec.kind == "speech" and rate != own:
+        raise DriftworkError(
+            f"rate={rate:g}: a frame of speech is {spec.dim} samples that follow on those before it; at another "
+            f"rate than the data's {own:g} frames would overlap or leave gaps"
+        )
+    if spec.kind == "notes":
+        try:
+            check_rate(rate)
+        except ValueError as error:
+            raise DriftworkError(str(error)) from None
+    writers: dict[Kind, Write] = {"notes": _music, "speech": _speech, "motion": _motion, "pictures": _pictures}
+    return writers[spec.kind]
 
 
 def own_rate(spec: DataSpec) -> float:

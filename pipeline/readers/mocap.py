@@ -78,6 +78,7 @@ class Mocap:
             interval=INTERVAL,
             likelihood="gaussian",
             units="joint angles in degrees, root steps in 5.644 cm a frame",
+            kind="motion",
         )
 
     def find(self, source: Path | None) -> list[Item]:

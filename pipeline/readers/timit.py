@@ -56,6 +56,7 @@ class Timit:
             likelihood="gaussian",
             units="amplitude (1 is full scale)",
             audio_rate=RATE,
+            kind="speech",
         )
 
     def find(self, source: Path | None) -> list[Item]:
