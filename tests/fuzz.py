@@ -28,7 +28,7 @@ from pipeline.fetch.sources import FetchConfig
 from pipeline.prepare.build import Entry, Job, build_shard
 from pipeline.prepare.guard import Limits
 from pipeline.prepare.plan import Recipe, ShardPlan
-from pipeline.readers.midi import LakhConfig
+from pipeline.readers.midi import MidiConfig
 from pipeline.readers.mocap import KEPT, MocapConfig
 from pipeline.readers.registry import reader
 from pipeline.readers.rotating_mnist import read_idx
@@ -91,7 +91,7 @@ def array_files(n: int, real: bool) -> dict[str, bytes]:
 
 
 MEDIA: dict[str, tuple[Any, Callable[[int, bool], dict[str, bytes]]]] = {
-    "midi": (LakhConfig(seconds=6.0), midi_files),
+    "midi": (MidiConfig(seconds=6.0), midi_files),
     "speech": (TimitConfig(), speech_files),
     "motion": (MocapConfig(), motion_files),
     "arrays": (MocapConfig(frames=4), array_files),

@@ -1,4 +1,4 @@
-"""The Lakh data set, or any other folder of MIDI files, as piano rolls."""
+"""A folder of MIDI files, such as the Lakh data set, as piano rolls."""
 
 import hashlib
 import math
@@ -26,8 +26,9 @@ MIN_SECONDS = 8.0
 whole minute."""
 
 
-class LakhConfig(Config):
-    name: Literal["lakh"] = "lakh"
+class MidiConfig(Config):
+    name: Literal["midi", "lakh"] = "midi"
+    """`midi`, or its earlier name `lakh`, which data sets keep that were prepared by it."""
     rate: float = Field(5.0, gt=0, le=100)
     """Frames per second."""
     seconds: float = Field(60.0, gt=0, le=3600)
@@ -58,10 +59,10 @@ class LakhConfig(Config):
 
 
 @dataclass(frozen=True)
-class Lakh:
+class Midi:
     """Reader of a folder of MIDI files: bool [T, 128], all tracks but the drums merged."""
 
-    config: LakhConfig
+    config: MidiConfig
 
     def spec(self) -> DataSpec:
         return DataSpec(
@@ -70,6 +71,7 @@ class Lakh:
             interval=1 / self.config.rate,
             likelihood="bernoulli",
             units="MIDI pitch sounding (0 or 1)",
+            kind="notes",
         )
 
     def find(self, source: Path | None) -> list[Item]:

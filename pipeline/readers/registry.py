@@ -6,19 +6,20 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from pipeline.readers.bouncing_balls import BouncingBalls, BouncingBallsConfig
-from pipeline.readers.midi import Lakh, LakhConfig
+from pipeline.readers.midi import Midi, MidiConfig
 from pipeline.readers.mocap import Mocap, MocapConfig
 from pipeline.readers.rotating_mnist import RotatingMnist, RotatingMnistConfig
 from pipeline.readers.timit import Timit, TimitConfig
 from pipeline.sequence import Reader
 
 DatasetConfig = Annotated[
-    BouncingBallsConfig | LakhConfig | MocapConfig | RotatingMnistConfig | TimitConfig, Field(discriminator="name")
+    BouncingBallsConfig | MidiConfig | MocapConfig | RotatingMnistConfig | TimitConfig, Field(discriminator="name")
 ]
 
 READERS: dict[str, Callable[..., Reader]] = {
     "bouncing_balls": BouncingBalls,
-    "lakh": Lakh,
+    "lakh": Midi,
+    "midi": Midi,
     "mocap": Mocap,
     "rotating_mnist": RotatingMnist,
     "timit": Timit,

@@ -13,7 +13,7 @@ import pytest
 from driftwork.errors import DriftworkError
 from pipeline.prepare import guard as module
 from pipeline.prepare.guard import Guard, Limits
-from pipeline.readers.midi import Lakh, LakhConfig
+from pipeline.readers.midi import Midi, MidiConfig
 from pipeline.readers.mocap import Mocap, MocapConfig
 from pipeline.sequence import Item, UnreadableError
 from tests.pipeline.readers import acclaim
@@ -49,7 +49,7 @@ def same(one, other) -> bool:
 
 @pytest.fixture
 def guard(tmp_path):
-    made = Guard(Misbehaves(LakhConfig()), tmp_path, LIMITS)
+    made = Guard(Misbehaves(MidiConfig()), tmp_path, LIMITS)
     yield made
     made.close()
 
@@ -61,10 +61,10 @@ def test_what_is_read_is_what_the_reader_reads_and_the_child_stays(tmp_path, gua
     (tmp_path / "bad.mid").write_bytes(song(1)[:60])
     (tmp_path / "35.asf").write_text(acclaim.cmu())
     (tmp_path / "35_01.amc").write_text(acclaim.walk(20))
-    assert same(guard.read(item(names[0])), Lakh(LakhConfig()).read(tmp_path, item(names[0])))
+    assert same(guard.read(item(names[0])), Midi(MidiConfig()).read(tmp_path, item(names[0])))
     child = guard._child
     for name in names[1:]:
-        assert same(guard.read(item(name)), Lakh(LakhConfig()).read(tmp_path, item(name)))
+        assert same(guard.read(item(name)), Midi(MidiConfig()).read(tmp_path, item(name)))
     with pytest.raises(UnreadableError, match="truncated: track 1 of 1 ends early"):
         guard.read(item("bad.mid"))
     assert guard._child is child
@@ -79,7 +79,7 @@ def test_each_misdeed_costs_its_own_file_alone(tmp_path, guard):
     good = song(1)
     for name in (*REASONS, "fine"):
         (tmp_path / f"{name}.mid").write_bytes(good)
-    wanted = Lakh(LakhConfig()).read(tmp_path, item("fine.mid"))
+    wanted = Midi(MidiConfig()).read(tmp_path, item("fine.mid"))
     for name, reason in REASONS.items():
         with pytest.raises(UnreadableError) as caught:
             guard.read(item(f"{name}.mid"))
@@ -109,7 +109,7 @@ def test_a_child_dies_with_its_parent_in_whatever_it_does(tmp_path):
 import threading, time
 from pathlib import Path
 from tests.pipeline.prepare.test_guard import *
-guard = Guard(Misbehaves(LakhConfig()), Path({str(tmp_path)!r}), Limits(100, 512))
+guard = Guard(Misbehaves(MidiConfig()), Path({str(tmp_path)!r}), Limits(100, 512))
 guard._child = child = module._Child(guard.reader, guard.source, guard.limits)
 print(child.process.pid, flush=True)
 guard.read(item("sleep.mid"))
@@ -128,7 +128,7 @@ guard.read(item("sleep.mid"))
 def test_a_child_that_cannot_start_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_name", lambda thing: "pipeline.nowhere:Reader")
     with pytest.raises(DriftworkError, match=r"does not start: .*\(code 1\)$"):
-        Guard(Lakh(LakhConfig()), tmp_path, LIMITS).read(item("a.mid"))
+        Guard(Midi(MidiConfig()), tmp_path, LIMITS).read(item("a.mid"))
 
 
 def test_a_reader_without_files_needs_no_child(tmp_path):

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.readers.midi import Lakh
+from pipeline.readers.midi import Midi
 from pipeline.sequence import DataSpec, Item, Sequence
 
 
 @dataclass(frozen=True)
-class Misbehaves(Lakh):
-    """The Lakh reader, but for files whose names say what reading them does."""
+class Misbehaves(Midi):
+    """The MIDI reader, but for files whose names say what reading them does."""
 
     def read(self, source: Path | None, item: Item) -> list[Sequence]:
         for name, does in DEEDS.items():
@@ -49,8 +49,8 @@ _read: list[str] = []
 
 
 @dataclass(frozen=True)
-class KilledOnce(Lakh):
-    """The Lakh reader; its worker is killed from outside in the middle of the third file, and well from then on."""
+class KilledOnce(Midi):
+    """The MIDI reader; its worker is killed from outside in the middle of the third file, and well from then on."""
 
     def read(self, source: Path | None, item: Item) -> list[Sequence]:
         assert source is not None
@@ -63,8 +63,8 @@ class KilledOnce(Lakh):
 
 
 @dataclass(frozen=True)
-class Slow(Lakh):
-    """The Lakh reader, which takes two seconds a file and notes beside the raw files in which network it is."""
+class Slow(Midi):
+    """The MIDI reader, which takes two seconds a file and notes beside the raw files in which network it is."""
 
     def read(self, source: Path | None, item: Item) -> list[Sequence]:
         assert source is not None

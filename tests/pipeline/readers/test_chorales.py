@@ -4,7 +4,7 @@ import pytest
 
 from driftwork.errors import DriftworkError
 from pipeline.fetch.chorales import write_chorales
-from pipeline.readers.midi import Lakh, LakhConfig
+from pipeline.readers.midi import Midi, MidiConfig
 
 
 def test_chorales_are_written_once_and_read_as_music(tmp_path, monkeypatch):
@@ -19,7 +19,7 @@ def test_chorales_are_written_once_and_read_as_music(tmp_path, monkeypatch):
         "bwv227.3.mid",
         "bwv269.mid",
     ]
-    lakh = Lakh(LakhConfig())
+    lakh = Midi(MidiConfig())
     items = lakh.find(folder)
     assert [item.group for item in items] == ["bwv227", "bwv227", "bwv269"]
     for item in items:

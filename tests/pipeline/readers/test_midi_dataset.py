@@ -8,7 +8,7 @@ import pytest
 
 from driftwork.config_base import build
 from driftwork.errors import DriftworkError
-from pipeline.readers.midi import Lakh, LakhConfig
+from pipeline.readers.midi import Midi, MidiConfig
 from pipeline.readers.piano_roll import roll, write_midi
 from pipeline.sequence import UnreadableError
 from tests.pipeline.readers.midi_bytes import midi, off, on, song, tempo
@@ -109,7 +109,7 @@ BAD = {
 @pytest.mark.parametrize("reason", BAD)
 def test_an_unusable_file_says_why(tmp_path, reason):
     (tmp_path / "bad.mid").write_bytes(BAD[reason])
-    lakh = Lakh(LakhConfig())
+    lakh = Midi(MidiConfig())
     (item,) = lakh.find(tmp_path)
     with pytest.raises(UnreadableError, match=reason):
         lakh.read(tmp_path, item)
@@ -137,7 +137,7 @@ def test_bytes_at_random_never_end_in_another_exception():
 
 def test_windows_hold_a_minute_each_and_the_tail_keeps_its_length(tmp_path):
     (tmp_path / "a.mid").write_bytes(song(1, notes=4 * 150))  # 150 s
-    lakh = Lakh(LakhConfig())
+    lakh = Midi(MidiConfig())
     sequences = lakh.read(tmp_path, lakh.find(tmp_path)[0])
     assert [len(s.times) for s in sequences] == [300, 300, 150]
     assert np.array_equal(np.concatenate([s.values for s in sequences]), roll(song(1, notes=4 * 150), 5.0))
@@ -149,7 +149,7 @@ def test_windows_hold_a_minute_each_and_the_tail_keeps_its_length(tmp_path):
 def lengths(folder, frames, **settings):
     """Frames of each sequence that a piece of so many frames gives, at 5 a second."""
     (folder / "a.mid").write_bytes(midi([(0, on(60)), (192 * frames, off(60))]))
-    lakh = Lakh(LakhConfig(**settings))
+    lakh = Midi(MidiConfig(**settings))
     return [len(s.times) for s in lakh.read(folder, lakh.find(folder)[0])]
 
 
@@ -158,7 +158,7 @@ def lengths(folder, frames, **settings):
     [({}, 40), ({"seconds": 30}, 38), ({"seconds": 6}, 8), ({"min_seconds": 0}, 2), ({"min_seconds": 1.4}, 7)],
 )
 def test_tail_under_minimum_is_dropped(tmp_path, settings, shortest):
-    full = LakhConfig(**settings).length
+    full = MidiConfig(**settings).length
     assert lengths(tmp_path, full + shortest - 1, **settings) == [full]
     assert lengths(tmp_path, full + shortest, **settings) == [full, shortest]
 
@@ -171,7 +171,7 @@ def test_piece_under_minimum_is_unreadable(tmp_path):
 
 def test_minimum_counts_frames_exactly():
     assert 0.55 * 100 > 55
-    assert LakhConfig(rate=100, min_seconds=0.55).shortest == 55
+    assert MidiConfig(rate=100, min_seconds=0.55).shortest == 55
 
 
 def test_find_names_songs_without_versions_and_makes_keys_of_any_name(tmp_path):
@@ -179,7 +179,7 @@ def test_find_names_songs_without_versions_and_makes_keys_of_any_name(tmp_path):
     for name in [*names, "Artist/notes.txt"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(song(1))
-    lakh = Lakh(LakhConfig())
+    lakh = Midi(MidiConfig())
     items = lakh.find(tmp_path)
     assert [item.name for item in items] == sorted(names)
     assert [item.group for item in items].count("Artist/Title") == 2
@@ -189,7 +189,7 @@ def test_find_names_songs_without_versions_and_makes_keys_of_any_name(tmp_path):
 
 
 def test_a_folder_without_midi_or_no_folder_is_one_clear_line(tmp_path):
-    lakh = Lakh(LakhConfig())
+    lakh = Midi(MidiConfig())
     with pytest.raises(DriftworkError, match=r"no MIDI file \(.mid, .midi, .kar, .rmi\)"):
         lakh.find(tmp_path)
     with pytest.raises(DriftworkError, match="no such folder"):
@@ -203,7 +203,7 @@ def test_a_folder_without_midi_or_no_folder_is_one_clear_line(tmp_path):
 )
 def test_a_rate_or_length_without_whole_frames_is_refused(wrong):
     with pytest.raises(DriftworkError, match=next(iter(wrong))):
-        build(LakhConfig, wrong, where="here")
+        build(MidiConfig, wrong, where="here")
 
 
 def test_real_files_against_pretty_midi():

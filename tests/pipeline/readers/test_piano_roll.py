@@ -6,7 +6,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from pipeline.readers.midi import Lakh, LakhConfig
+from pipeline.readers.midi import Midi, MidiConfig
 from pipeline.readers.midi_chunks import read_chunks
 from pipeline.readers.midi_events import read_events
 from pipeline.readers.piano_roll import roll
@@ -155,7 +155,7 @@ def test_midi_files_of_all_endings_are_found(tmp_path):
     names = ["a.mid", "b.MIDI", "c.Kar", "d.rmi"]
     for name in [*names, "e.txt"]:
         (tmp_path / name).write_bytes(FILE)
-    assert [item.name for item in Lakh(LakhConfig()).find(tmp_path)] == names
+    assert [item.name for item in Midi(MidiConfig()).find(tmp_path)] == names
 
 
 FILE = midi(note())

@@ -11,7 +11,7 @@ from scipy.io import savemat
 from driftwork.config_base import load
 from driftwork.errors import DriftworkError
 from pipeline.prepare.prepare import PrepareConfig, prepare
-from pipeline.readers.midi import Lakh, LakhConfig
+from pipeline.readers.midi import Midi, MidiConfig
 from pipeline.readers.mocap import Mocap, MocapConfig
 from pipeline.readers.raw_files import listing
 from pipeline.readers.rotating_mnist import RotatingMnist, RotatingMnistConfig
@@ -47,7 +47,7 @@ def digits(folder):
 
 
 SETS = {
-    "lakh": (Lakh(LakhConfig()), lambda folder: corpus(folder, 4)),
+    "lakh": (Midi(MidiConfig()), lambda folder: corpus(folder, 4)),
     "timit": (Timit(TimitConfig()), lambda folder: flat(folder, 4)),
     "mocap": (Mocap(MocapConfig(frames=12)), walks),
     "mat": (Mocap(MocapConfig(frames=12)), arrays),
