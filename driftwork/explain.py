@@ -44,8 +44,9 @@ def _typed(cls: type[BaseModel], location: Sequence[str | int]) -> tuple[list[st
         if choosing and not owners and (chosen := [owner for owner in classes if part in settings.names_of(owner)]):
             classes, choosing = chosen, False
         elif owners:
-            here, annotation = classes, _field(owners[0], part).annotation
-            classes = settings.configs_in(annotation)
+            field = _field(owners[0], part)
+            here, annotation = classes, field.annotation
+            classes = settings.configs_of(field)
             choosing = len(classes) > 1
             path.append(part)
         elif classes or isinstance(part, int) or any(get_origin(kind) is dict for kind in union_members(annotation)):

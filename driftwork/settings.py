@@ -48,6 +48,13 @@ def keys(cls: type[BaseModel]) -> dict[str, tuple[str, ...]]:
     return {key: members for key, members in found.items() if key and "[]" not in key}
 
 
+def configs_of(field: FieldInfo) -> list[type[BaseModel]]:
+    """Return the config classes that a field's value, or an item of it, may be: those of the registry that the field is
+    annotated with (`driftwork.registry`), or else those of its type."""
+    registered = [config for registry in field.metadata for config in getattr(registry, "configs", ())]
+    return registered or configs_in(field.annotation)
+
+
 def configs_in(annotation: Any) -> list[type[BaseModel]]:
     """Return the config classes that a value of this type may be, or that the items of a list of this type may be."""
     kinds = [*union_members(annotation), *items_of(annotation)]
@@ -70,7 +77,7 @@ def _sections(
         word = field.alias or name
         path = f"{key}.{word}" if key else word
         value = getattr(given, name) if given is not None else field.get_default()
-        classes = configs_in(field.annotation)
+        classes = configs_of(field)
         if not classes:
             plain.append(Setting(path, field, value))
             continue

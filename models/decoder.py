@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from models.base import last_observed, time_since
 from models.batch import Batch
 from models.gru_ode import DrivenConfig
-from models.parts.gain_shape import likelihood as likelihood_of
 from models.parts.gain_shape import reader
+from models.parts.likelihood_choice import likelihood as likelihood_of
 from models.parts.likelihoods import LikelihoodName, Marginal
 from models.predictive import Predictive
 
@@ -25,7 +25,7 @@ class Decoder(nn.Module):
 
     def __init__(self, inputs: int, likelihood: LikelihoodName, marginal: Marginal, config: DrivenConfig) -> None:
         super().__init__()
-        self.likelihood = likelihood_of(likelihood, marginal, config.gain_shape)
+        self.likelihood = likelihood_of(config.likelihood, likelihood, marginal, config.gain_shape)
         self.standardize = reader(marginal, config.gain_shape)
         self.see_last, self.see_gaps, self.time_unit = config.see_last, config.see_gaps, config.time_unit
         context = self.standardize.width * config.see_last + config.see_gaps

@@ -6,15 +6,16 @@ sequence. The resulting `Trajectory` gives the state at any time.
 """
 
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
-from driftwork.config_base import Config
+from driftwork.registry import Named
 from models.batch import Batch
 from models.parts.gain_shape import reader
+from models.parts.likelihood_choice import known
 from models.parts.likelihoods import Marginal
 from models.parts.networks import full_precision
 from models.parts.noise import keyed_normal
@@ -25,7 +26,7 @@ _HIDDEN = 1 << 22
 """Stream of a sequence's noise that picks the dropped components; latents and frames use smaller numbers."""
 
 
-class DrivenConfig(Config):
+class DrivenConfig(Named):
     """Settings of all models that GRU-ODE or ODE-RNN states drive."""
 
     hidden: int = Field(512, ge=1)
@@ -42,6 +43,8 @@ class DrivenConfig(Config):
     dropout: float = Field(0.0, ge=0, lt=1)
     """Probability, in training, that a component of the recurrent states is hidden from whatever reads them, for a
     whole sequence; 0: none is."""
+    likelihood: Annotated[str | None, AfterValidator(known)] = None
+    """Observation model, by name; null: the one that suits the data, `bernoulli` or `gaussian`."""
     gain_shape: bool = False
     """Read and say every frame as a gain and a shape; for waveforms."""
 

@@ -25,7 +25,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from driftwork.config_base import Config
+from driftwork.registry import Named
 from models.base import Forecast, Forecaster, Objective, Terms, per_sequence
 from models.batch import Batch
 from models.parts.bnn import BayesianMlp, Variance
@@ -45,7 +45,7 @@ _VALUES_AT_ONCE = 2**21
 """Maximum number of forecast values whose states are solved for together."""
 
 
-class Ode2VaeConfig(Config):
+class Ode2VaeConfig(Named):
     name: Literal["ode2vae", "neural_ode"]
     """`neural_ode` shares all but the field, which is first-order: dz/dt = f_W(z)."""
     latent: int = Field(3, ge=1)

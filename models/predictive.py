@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from models.parts.likelihoods import Density, Gaussian, NoisyMean
+from models.parts.likelihoods import Density, RealValued
 
 _VALUES_AT_ONCE = 2**20
 """Maximum components times channels whose pairwise distances are computed together; each takes a few numbers."""
@@ -86,7 +86,7 @@ class Predictive:
 
     def gaussians(self) -> "GaussianMixture":
         """Return all S components together. The likelihood must be Gaussian."""
-        assert isinstance(self.likelihood, Gaussian | NoisyMean), "the likelihood is not Gaussian"
+        assert isinstance(self.likelihood, RealValued), "the likelihood is not Gaussian"
         frames, weights = [], []
         for parameters, log_weight in self.components():
             frames.append(self.likelihood.frame(parameters))

@@ -2,8 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field
-
+from driftwork.registry import Named, Registry
 from models.base import Model
 from models.baseline import BiGruOdeModel, GruOdeConfig, GruOdeModel
 from models.ode2vae import Ode2Vae, Ode2VaeConfig
@@ -11,20 +10,24 @@ from models.parts.likelihoods import LikelihoodName, Marginal
 from models.vsdn import VsdnVae, VsdnVaeConfig
 from models.vsdn_sde import VsdnSde, VsdnSdeConfig
 
-ModelConfig = Annotated[VsdnVaeConfig | VsdnSdeConfig | GruOdeConfig | Ode2VaeConfig, Field(discriminator="name")]
+MODELS = Registry[Model]("model")
+"""Each is made of its config, the likelihood that suits the data, and the marginal of the training split."""
 
 
-def build_model(config: ModelConfig, likelihood: LikelihoodName, marginal: Marginal) -> Model:
+def _gru_ode(config: GruOdeConfig, likelihood: LikelihoodName, marginal: Marginal) -> Model:
+    kind = BiGruOdeModel if config.name == "bi_gru_ode" else GruOdeModel
+    return kind(config, likelihood, marginal)
+
+
+MODELS.add(VsdnVaeConfig, VsdnVae)
+MODELS.add(VsdnSdeConfig, VsdnSde)
+MODELS.add(GruOdeConfig, _gru_ode)
+MODELS.add(Ode2VaeConfig, Ode2Vae)
+
+ModelConfig = Annotated[Named, MODELS]
+
+
+def build_model(config: Named, likelihood: LikelihoodName, marginal: Marginal) -> Model:
     """Build the model for data with this likelihood and marginal. Parameters are drawn from torch's global
     generator."""
-    match config:
-        case VsdnVaeConfig():
-            return VsdnVae(config, likelihood, marginal)
-        case VsdnSdeConfig():
-            return VsdnSde(config, likelihood, marginal)
-        case GruOdeConfig(name="bi_gru_ode"):
-            return BiGruOdeModel(config, likelihood, marginal)
-        case GruOdeConfig():
-            return GruOdeModel(config, likelihood, marginal)
-        case Ode2VaeConfig():
-            return Ode2Vae(config, likelihood, marginal)
+    return MODELS.make(config, likelihood, marginal)

@@ -8,8 +8,7 @@ outputs both can combine the form of one frame with the loudness of another.
 import torch
 from torch import Tensor
 
-from driftwork.errors import DriftworkError
-from models.parts.likelihoods import LIKELIHOODS, Gaussian, Likelihood, LikelihoodName, Marginal, Standardize
+from models.parts.likelihoods import Gaussian, Marginal, Standardize
 from models.parts.networks import Normal, full_precision
 
 _SILENCE = 0.03
@@ -47,16 +46,3 @@ class GainShapeGaussian(Gaussian):
 def reader(marginal: Marginal, gain_shape: bool) -> Standardize:
     """Return the module that scales frames for a network. Its `width` is the number of outputs per frame."""
     return GainShape(marginal) if gain_shape else Standardize(marginal)
-
-
-def likelihood(name: LikelihoodName, marginal: Marginal, gain_shape: bool) -> Likelihood:
-    """Return the likelihood `name`, with a gain and a shape if `gain_shape` is set.
-
-    Raises:
-        DriftworkError: `gain_shape` is set for a likelihood that is not Gaussian.
-    """
-    if not gain_shape:
-        return LIKELIHOODS[name](marginal)
-    if name != "gaussian":
-        raise DriftworkError(f"model.gain_shape=true: frames of a {name} likelihood have no gain; remove it")
-    return GainShapeGaussian(marginal)

@@ -4,7 +4,7 @@ A decoder starts at the parameters of the training split's marginal, so that no 
 loud or how sparse the data are. The same statistics bring inputs to unit scale.
 """
 
-from typing import Annotated, Literal, NamedTuple, Protocol
+from typing import Annotated, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +56,15 @@ class Density(Protocol):
 
     def expectation(self, parameters: Tensor) -> Tensor:
         """Return E[Y] [..., D]."""
+        ...
+
+
+@runtime_checkable
+class RealValued(Density, Protocol):
+    """A density of frames that is a Gaussian, so that intervals and CRPS of its mixtures have closed forms."""
+
+    def frame(self, parameters: Tensor) -> Normal:
+        """Return the distribution of a frame [..., D], in the units of the data."""
         ...
 
 
@@ -175,6 +184,3 @@ class NoisyMean(nn.Module):
 
     def expectation(self, parameters: Tensor) -> Tensor:
         return self.mean + self.scale * full_precision(parameters)[..., : self.dim]
-
-
-LIKELIHOODS: dict[LikelihoodName, type[Bernoulli] | type[Gaussian]] = {"bernoulli": Bernoulli, "gaussian": Gaussian}

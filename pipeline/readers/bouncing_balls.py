@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from driftwork.config_base import Config
+from driftwork.registry import Named
 from pipeline.observe import key_seed
 from pipeline.sequence import DataSpec, Item, Sequence, Split, grey
 
@@ -32,7 +32,7 @@ INTERVAL = 0.1
 """Time units between frames, as in ODE2VAE."""
 
 
-class BouncingBallsConfig(Config):
+class BouncingBallsConfig(Named):
     name: Literal["bouncing_balls"] = "bouncing_balls"
     train: int = Field(500, ge=1)
     """Films in the training split."""

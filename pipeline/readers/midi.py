@@ -12,8 +12,8 @@ from typing import Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from driftwork.config_base import Config
 from driftwork.errors import DriftworkError
+from driftwork.registry import Named
 from pipeline.readers.piano_roll import PITCHES, check_rate, roll
 from pipeline.readers.raw_files import names_below, read_raw
 from pipeline.sequence import DataSpec, Item, Sequence, UnreadableError, folder
@@ -26,7 +26,7 @@ MIN_SECONDS = 8.0
 whole minute."""
 
 
-class MidiConfig(Config):
+class MidiConfig(Named):
     name: Literal["midi", "lakh"] = "midi"
     """`midi`, or its earlier name `lakh`, which data sets keep that were prepared by it."""
     rate: float = Field(5.0, gt=0, le=100)

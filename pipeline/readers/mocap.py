@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from driftwork.config_base import Config
 from driftwork.errors import DriftworkError
+from driftwork.registry import Named
 from pipeline.readers.raw_files import names_below, read_raw
 from pipeline.readers.skeleton import Motion, Skeleton, parse_amc, parse_asf
 from pipeline.sequence import DataSpec, Item, Sequence, Split, UnreadableError, folder
@@ -52,7 +52,7 @@ DROPPED = tuple(
 )
 
 
-class MocapConfig(Config):
+class MocapConfig(Named):
     name: Literal["mocap"] = "mocap"
     protocol: Literal["published", "honest"] = "published"
     """`published`: each trial is centred on its own mean, which sees the future that a model is to forecast. `honest`:

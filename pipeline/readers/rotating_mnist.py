@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from driftwork.config_base import Config
 from driftwork.errors import DriftworkError
+from driftwork.registry import Named
 from pipeline.observe import key_seed
 from pipeline.readers.raw_files import names_below, only_folder, read_raw
 from pipeline.sequence import DataSpec, Item, Sequence, Split, UnreadableError, grey
@@ -38,7 +38,7 @@ IMAGES = ("train-images-idx3-ubyte", "train-images.idx3-ubyte")
 LABELS = ("train-labels-idx1-ubyte", "train-labels.idx1-ubyte")
 
 
-class RotatingMnistConfig(Config):
+class RotatingMnistConfig(Named):
     name: Literal["rotating_mnist"] = "rotating_mnist"
     digits: int = Field(450, ge=3)
     """At most this many, the first in the file; of 450 the published number of 360 train."""

@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from driftwork.config_base import Config
 from driftwork.errors import DriftworkError
 from driftwork.files import printable
+from driftwork.registry import Named
 from pipeline.readers.raw_files import names_below, only_folder, read_raw
 from pipeline.readers.sphere import MAGIC, parse_sphere
 from pipeline.readers.wav import FULL_SCALE, Pcm, parse_wav
@@ -38,7 +38,7 @@ SPLITS: dict[str, Split | None] = {"train": None, "test": "test", "flat": None}
 """Of the corpus TEST is brought, and the speakers of TRAIN are drawn; of a flat sample all are."""
 
 
-class TimitConfig(Config):
+class TimitConfig(Named):
     name: Literal["timit"] = "timit"
 
 

@@ -3,7 +3,8 @@ import torch
 from torch import distributions as td
 
 from driftwork.errors import DriftworkError
-from models.parts.gain_shape import GainShape, GainShapeGaussian, likelihood
+from models.parts.gain_shape import GainShape, GainShapeGaussian
+from models.parts.likelihood_choice import likelihood
 from models.parts.likelihoods import Gaussian, Marginal
 from models.parts.networks import Normal
 from tests.models.problems import normal
@@ -44,7 +45,7 @@ def test_likelihood_without_gain_is_plain_gaussian():
 
 def test_gain_of_binary_frames_is_refused():
     with pytest.raises(DriftworkError, match="gain_shape=true: frames of a bernoulli likelihood"):
-        likelihood("bernoulli", MARGINAL, gain_shape=True)
+        likelihood(None, "bernoulli", MARGINAL, gain_shape=True)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])

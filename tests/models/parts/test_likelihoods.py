@@ -5,15 +5,15 @@ import torch
 
 from models.decoder import Decoder
 from models.gru_ode import DrivenConfig
-from models.parts.gain_shape import likelihood as gain_shape_or_not
-from models.parts.likelihoods import LIKELIHOODS, Marginal, NoisyMean
+from models.parts.likelihood_choice import likelihood as gain_shape_or_not
+from models.parts.likelihoods import Bernoulli, Marginal, NoisyMean
 
 D = 5
 
 
 def test_bernoulli_frames_may_be_grey():
     y, parameters = torch.rand(4, D, dtype=torch.float64), torch.randn(4, D, dtype=torch.float64)
-    bernoulli = LIKELIHOODS["bernoulli"](Marginal(torch.full((D,), 0.3), 0.5)).double()
+    bernoulli = Bernoulli(Marginal(torch.full((D,), 0.3), 0.5)).double()
     p = bernoulli.expectation(parameters)
     cross_entropy = (y * p.log() + (1 - y) * (1 - p).log()).sum(-1)
     torch.testing.assert_close(bernoulli.log_prob(parameters, y), cross_entropy)
@@ -29,11 +29,11 @@ def marginal_and_frames():
 def test_decoder_starts_from_the_marginal(gain_shape):
     """It does so up to float32 rounding of a log density of about 10 nats; other weights change it."""
     marginal, y = marginal_and_frames()
-    likelihood = gain_shape_or_not("gaussian", marginal, gain_shape)
+    likelihood = gain_shape_or_not(None, "gaussian", marginal, gain_shape)
     expected = torch.distributions.Normal(marginal.mean, 3.0).log_prob(y).sum(-1)
     torch.testing.assert_close(likelihood.log_prob(likelihood.of_marginal(), y), expected, rtol=1e-5, atol=1e-5)
     p = torch.full((D,), 0.3)
-    bernoulli = LIKELIHOODS["bernoulli"](Marginal(p, 0.5))
+    bernoulli = Bernoulli(Marginal(p, 0.5))
     torch.testing.assert_close(bernoulli.expectation(bernoulli.of_marginal()), p)
 
 
@@ -42,7 +42,7 @@ def test_untrained_decoder_scores_like_the_marginal(gain_shape):
     """Its 64 inputs in [-1, 1], with weights below 1/8, change an output by less than about 1."""
     marginal, y = marginal_and_frames()
     torch.manual_seed(0)
-    config = DrivenConfig(gain_shape=gain_shape)
+    config = DrivenConfig(name="gru_ode", gain_shape=gain_shape)
     state = 2 * torch.rand(1000, 64, generator=torch.Generator().manual_seed(1)) - 1
     nll = -Decoder(64, "gaussian", marginal, config).log_prob(state, state[:, :0], y).mean() / D
     entropy = 0.5 * math.log(2 * math.pi * math.e) + math.log(3.0)
@@ -52,7 +52,7 @@ def test_untrained_decoder_scores_like_the_marginal(gain_shape):
 def test_stored_weights_keep_their_meaning():
     """A decoder's outputs mean the same as before decoders started from the marginal: 0 is a deviation of e^-2."""
     marginal, y = marginal_and_frames()
-    decoder = Decoder(2, "gaussian", marginal, DrivenConfig())
+    decoder = Decoder(2, "gaussian", marginal, DrivenConfig(name="gru_ode"))
     decoder.load_state_dict(
         {name: torch.zeros_like(x) for name, x in decoder.state_dict().items() if "linear" in name}, strict=False
     )

@@ -134,7 +134,7 @@ def test_a_driver_killed_half_way_is_taken_up(raw, reference, tmp_path):
 
 @pytest.mark.ray
 def test_a_worker_killed_half_way_changes_nothing(reference, tmp_path, monkeypatch):
-    monkeypatch.setitem(registry.READERS, "lakh", KilledOnce)
+    monkeypatch.setitem(registry.DATASETS.makers, "lakh", KilledOnce)
     raw = corpus(tmp_path / "raw", 20)
     prepare(config(raw, tmp_path / "out"))
     assert len(list((raw / "reads").iterdir())) > 20
@@ -144,7 +144,7 @@ def test_a_worker_killed_half_way_changes_nothing(reference, tmp_path, monkeypat
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_file_that_crashes_the_reader_is_quarantined_and_the_rest_kept(tmp_path, monkeypatch):
-    monkeypatch.setitem(registry.READERS, "lakh", Misbehaves)
+    monkeypatch.setitem(registry.DATASETS.makers, "lakh", Misbehaves)
     raw = corpus(tmp_path / "raw", 20)
     (raw / "crash.mid").write_bytes(song(1))
     manifest = prepare(config(raw, tmp_path / "out", "files_per_shard=30"))
@@ -215,7 +215,7 @@ def test_a_damaged_or_lost_shard_is_made_anew(raw, reference, tmp_path, capsys):
 
 @pytest.mark.ray
 def test_simulated_real_valued_data_with_its_own_splits(tmp_path, monkeypatch, local_ray):
-    monkeypatch.setitem(registry.READERS, "lakh", Waves)
+    monkeypatch.setitem(registry.DATASETS.makers, "lakh", Waves)
     overrides = [*OVERRIDES, "test=0", "files_per_shard=2", f"out={tmp_path / 'out'}"]
     manifest = prepare(load(PrepareConfig, CONFIG, overrides))
     assert manifest.inputs == {}

@@ -24,7 +24,7 @@ from driftwork.config_base import load
 from pipeline.readers import registry
 from pipeline.prepare.prepare import PrepareConfig, prepare
 from tests.pipeline.readers.readers import Slow
-registry.READERS["lakh"] = Slow
+registry.DATASETS.makers["lakh"] = Slow
 prepare(load(PrepareConfig, sys.argv[1], sys.argv[2:]))
 """
 

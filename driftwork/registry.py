@@ -1,0 +1,83 @@
+"""What a config chooses by `name`: one class of config for each choice, and what is made of it.
+
+A registry stands in the place of a union of config classes that are told apart by their `name`, and unlike a union it
+can grow: `Annotated[Named, REGISTRY]` is validated by the choices that there are when a config is read.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin
+
+from pydantic import Field, GetCoreSchemaHandler, TypeAdapter
+from pydantic_core import CoreSchema, core_schema
+
+from driftwork.config_base import Config
+from driftwork.errors import DriftworkError
+
+MadeT = TypeVar("MadeT")
+ConfigT = TypeVar("ConfigT", bound="Named")
+
+
+class Named(Config):
+    """A config that is chosen by its name."""
+
+    name: str
+    """Which of the choices this is."""
+
+
+class Registry(Generic[MadeT]):
+    """The choices of one field, by name."""
+
+    def __init__(self, what: str) -> None:
+        """
+        Args:
+            what: what is chosen, for errors: "data set".
+        """
+        self.what = what
+        self.makers: dict[str, Callable[..., MadeT]] = {}
+        """Name -> function that makes the thing, of its config first."""
+        self._configs: dict[str, type[Named]] = {}
+        self._adapter: TypeAdapter[Any] | None = None
+
+    def add(self, config: type[ConfigT], make: Callable[..., MadeT]) -> None:
+        """Add a choice: `make(config, ...)` makes it.
+
+        Args:
+            config: its class; the field `name` is a `Literal` of the name, or of several.
+
+        Raises:
+            DriftworkError: `config` has no such name, or the name is taken.
+        """
+        annotation = config.model_fields["name"].annotation
+        if get_origin(annotation) is not Literal:
+            raise DriftworkError(f'{config.__name__}.name must be a Literal, as in name: Literal["mine"] = "mine"')
+        for name in get_args(annotation):
+            other = self._configs.get(name)
+            if other is not None and source_of(other) != source_of(config):
+                raise DriftworkError(f"there is a {self.what} '{name}' already, {source_of(other)}; take another name")
+            self._configs[name], self.makers[name] = config, make
+        self._adapter = None
+
+    def make(self, config: Named, *arguments: Any) -> MadeT:
+        """Make what `config` describes."""
+        return self.makers[config.name](config, *arguments)
+
+    @property
+    def configs(self) -> tuple[type[Named], ...]:
+        """The config class of each choice."""
+        return tuple(dict.fromkeys(self._configs.values()))
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._validated)
+
+    def _validated(self, value: Any) -> Any:
+        """Validate as the union of all choices would; its errors are told like those of any other field."""
+        if self._adapter is None:
+            choices: Any = Union[self.configs]  # noqa: UP007  # of classes that are known only now
+            self._adapter = TypeAdapter(Annotated[choices, Field(discriminator="name")])
+        return self._adapter.validate_python(value)
+
+
+def source_of(thing: Any) -> str:
+    """Return the full name of a class or function, by which it is told from others: of a module that is imported
+    again, it stays the same."""
+    return f"{thing.__module__}.{thing.__qualname__}"
