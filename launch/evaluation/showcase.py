@@ -1,16 +1,45 @@
 """What a model makes of held-out data: figures to look at, and files in the form that the data came in."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+from driftwork.errors import DriftworkError
+from driftwork.registry import source_of
 from launch.evaluation import showcase_forecast, showcase_rolls, showcase_speech
 from launch.runs.config import RunConfig
 from models.base import Forecaster, Model
 from pipeline.sequence import Split
 from pipeline.shards.manifest import Manifest
 
+Draw = Callable[[Path, RunConfig, Manifest, Split, Model], list[Path]]
+"""(folder, config, manifest, split, trained model) -> the files that it has written into the folder."""
+
+ADDED: dict[str, Draw] = {}
+"""Figures of plugins by name."""
+
+
+def add(name: str, draw: Draw) -> None:
+    """Add figures, or other files, that each evaluation writes into the run's `outputs/`.
+
+    Raises:
+        DriftworkError: the name is taken.
+    """
+    if name in ADDED and source_of(ADDED[name]) != source_of(draw):
+        raise DriftworkError(f"there is a figure '{name}' already, {source_of(ADDED[name])}; take another name")
+    ADDED[name] = draw
+
 
 def write(folder: Path, config: RunConfig, manifest: Manifest, split: Split, model: Model) -> list[Path]:
-    """Write into `folder` what there is for this kind of model and data; returns the files."""
+    """Write into `folder` what there is for this kind of model and data, and the figures of plugins; returns the
+    files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = _for_kind(folder, config, manifest, split, model)
+    for draw in ADDED.values():
+        written += draw(folder, config, manifest, split, model)
+    return written
+
+
+def _for_kind(folder: Path, config: RunConfig, manifest: Manifest, split: Split, model: Model) -> list[Path]:
     if isinstance(model, Forecaster) or config.observe.evaluate.frames is not None:
         return showcase_forecast.write(folder, config, manifest, split, model)
     if manifest.spec.kind == "speech":

@@ -1,6 +1,13 @@
 """What is scored, by the names under which results keep it."""
 
+from collections.abc import Callable
 from typing import NamedTuple
+
+from torch import Tensor
+
+from driftwork.errors import DriftworkError
+from driftwork.registry import source_of
+from launch.scoring.ratio import Ratio
 
 
 class Metric(NamedTuple):
@@ -38,3 +45,21 @@ METRICS = {
     "brier": Metric("Brier score", beside=True),
     "ece_percent": Metric("calibration error, %", beside=True),
 }
+
+Score = Callable[[Tensor, Tensor, Tensor], Ratio]
+"""(expectation [B, T, D], truth [B, T, D], which frames are scored [B, T]) -> score of each sequence."""
+
+ADDED: dict[str, Score] = {}
+"""Scores of plugins by name, beside those that `scores` computes."""
+
+
+def add(name: str, metric: Metric, score: Score) -> None:
+    """Add a metric of predictions, interpolations and forecasts.
+
+    Raises:
+        DriftworkError: the name is taken.
+    """
+    known = source_of(ADDED[name]) if name in ADDED else "one of Driftwork's"
+    if name in METRICS and known != source_of(score):
+        raise DriftworkError(f"there is a metric '{name}' already, {known}; take another name")
+    METRICS[name], ADDED[name] = metric, score

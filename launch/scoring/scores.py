@@ -16,11 +16,13 @@ from launch.scoring import uncertainty
 from launch.scoring.baselines import held, nearest, straight
 from launch.scoring.draws import Draws
 from launch.scoring.estimates import Scores
+from launch.scoring.metrics import ADDED
 from launch.scoring.ratio import Ratio
 from models.base import Forecaster, LatentDynamics, Model, Smoother, StateSpace, Terms, last_observed
 from models.batch import Batch
 from models.decisions import Rule, decided
 from models.metrics import accuracy, rmse
+from models.parts.likelihoods import RealValued
 from models.predictive import Predictive
 from pipeline.shards.manifest import Manifest
 
@@ -157,13 +159,16 @@ class Scoring(NamedTuple):
         else:
             points = {"rmse": rmse(mean, truth, scored)}
         ratios = {name: Ratio(x, scored.any(1)) for name, x in points.items()}
-        return ratios | self._uncertainty(answer, truth, {rate: scored})[rate]
+        added = {name: score(mean, truth, scored) for name, score in ADDED.items()}
+        return ratios | added | self._uncertainty(answer, truth, {rate: scored})[rate]
 
     def _uncertainty(self, answer: Answer, truth: Tensor, columns: uncertainty.Columns) -> uncertainty.Found:
         if not isinstance(answer, Predictive):
             return uncertainty.of_points(answer, truth, columns, self.bernoulli)
         if self.bernoulli:
             return uncertainty.of_probabilities(answer.mean, truth, columns)
+        if not isinstance(answer.likelihood, RealValued):  # one of a plugin, whose mixtures have no closed form here
+            return {column: {} for column in columns}
         return uncertainty.of_values(answer, truth, columns)
 
     def _forecast(self, means: dict[str, Tensor], batch: Batch, given: int, answer: Answer | None) -> Sheet:
@@ -181,7 +186,9 @@ class Scoring(NamedTuple):
         if answer is not None:
             columns = {h: batch.present & (at >= given) & (at < given + int(h)) for h in sheet}
             found = self._uncertainty(answer, batch.values, columns)
-            sheet = {horizon: scores | found[horizon] for horizon, scores in sheet.items()}
+            for name, scores in sheet.items():
+                own = {metric: score(means["mse"], batch.values, columns[name]) for metric, score in ADDED.items()}
+                scores.update(own | found[name])
         return {"forecast": sheet}
 
 
