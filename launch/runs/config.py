@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from driftwork.config_base import Config, load
 from driftwork.errors import DriftworkError
+from driftwork.plugins import Plugged
 from launch.job.hostfile import HostsConfig
 from launch.tracker.tracking import TrackingConfig
 from models.baseline import GruOdeConfig
@@ -98,7 +99,7 @@ class ObserveConfig(Config):
         return self
 
 
-class RunConfig(Config):
+class RunConfig(Plugged):
     data: Place
     """Folder that `driftwork prepare` wrote, or its URL in a store, as in s3://bucket/lakh."""
     cache_dir: Path | None = None

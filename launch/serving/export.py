@@ -1,6 +1,7 @@
 """Write the best weights of a run as a model that MLflow serves, into RUN/model and to the tracker.
 
-The folder holds all that answers need: weights, description, and the code of `models`, `driftwork` and `served_model`.
+The folder holds all that answers need: weights, description, and the code of `models`, `driftwork`, `served_model` and
+of the plugins that the model is defined in.
 Where it is served, neither the data nor the rest of Driftwork is needed.
 """
 
@@ -11,6 +12,7 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
+from driftwork import plugins
 from driftwork.config_base import flatten
 from driftwork.errors import DriftworkError
 from driftwork.files import replaced_folder, writing
@@ -21,6 +23,7 @@ from launch.runs.config import CONFIG_FILE, RunConfig
 from launch.serving import served_model
 from launch.tracker import failures, mlflow_store
 from launch.tracker.tracking import Tracker
+from models.parts.likelihood_choice import LIKELIHOODS
 from pipeline.shards.manifest import Manifest
 
 FOLDER = "model"
@@ -63,7 +66,11 @@ def write(folder: Path, config: RunConfig, manifest: Manifest) -> Path:
         mlflow_store.save_model(
             temporary,
             loader=Path(served_model.__file__),
-            code=[ROOT / "models", ROOT / "driftwork"],
+            code=[
+                ROOT / "models",
+                ROOT / "driftwork",
+                *sorted({plugins.code_of(name) for name in description.plugins}),
+            ],
             data=data,
             columns=served_model.COLUMNS,
             params={
@@ -82,10 +89,23 @@ def write(folder: Path, config: RunConfig, manifest: Manifest) -> Path:
 def _describe(config: RunConfig, manifest: Manifest) -> served_model.Description:
     spec, marginal = manifest.spec, run_folder.marginal(manifest)
     return served_model.Description(
+        plugins=_plugins(config),
         model=config.model, likelihood=spec.likelihood, mean=manifest.stats.mean, scale=marginal.scale,
         sequences=marginal.sequences, binary=spec.binary, units=spec.units, interval=spec.interval, length=spec.length,
         samples=config.evaluate.samples, particles=config.evaluate.particles,
     )  # fmt: skip
+
+
+def _plugins(config: RunConfig) -> tuple[str, ...]:
+    """Return the modules outside `models` that the run's model and likelihood are defined in."""
+    likelihood = LIKELIHOODS.get(getattr(config.model, "likelihood", None) or "")
+    modules = {type(config.model).__module__} | ({likelihood.make.__module__} if likelihood else set())
+    return tuple(sorted(name for name in modules if name.partition(".")[0] != "models"))
+
+
+def _code(description: served_model.Description) -> list[Path]:
+    """Return the files and folders of its plugins."""
+    return sorted({plugins.code_of(name) for name in description.plugins})
 
 
 def _link(source: Path, target: Path) -> None:

@@ -5,16 +5,18 @@ import `models` alone. Nothing is pickled: the description is JSON, the weights 
 """
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import AfterValidator
 from safetensors.torch import load_file
 from torch import Tensor
 
 from driftwork.config_base import Config
 from driftwork.errors import DriftworkError
+from driftwork.plugins import imported
 from models.base import Forecaster, Model, Smoother, StateSpace
 from models.batch import Batch
 from models.decisions import completed
@@ -37,6 +39,8 @@ _DRAWS_AT_ONCE = 8
 class Description(Config):
     """What a model is built and asked with, beside its weights."""
 
+    plugins: Annotated[tuple[str, ...], AfterValidator(imported)] = ()
+    """Modules that the model needs beside `models`; they are copied with it."""
     model: ModelConfig
     likelihood: LikelihoodName
     mean: tuple[float, ...]

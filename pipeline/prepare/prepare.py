@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import Field
 
 from driftwork.errors import DriftworkError
+from driftwork.plugins import Plugged
 from driftwork.progress import progress
 from pipeline.prepare import cluster
 from pipeline.prepare.build import Entry, Job, Unreadable, build_shard
@@ -30,7 +31,7 @@ from pipeline.shards.storage import Place
 _Output = Output | StoreOutput
 
 
-class PrepareConfig(Recipe):
+class PrepareConfig(Recipe, Plugged):
     source: Path | None = None
     """Folder of raw files, or a single one where that is a data set (a MIDI file, a .mat file); none for simulated
     data."""

@@ -1,0 +1,79 @@
+"""Modules of the user's own, which register models, data sets, likelihoods, metrics and figures as they are imported.
+
+They are found by name on the import path and nowhere else: those that installed packages name in the entry point group
+`driftwork.plugins`, and those that a config lists. No file that is read as data can bring code with it.
+"""
+
+import importlib
+import sys
+import traceback
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from driftwork.config_base import Config
+from driftwork.errors import DriftworkError
+
+GROUP = "driftwork.plugins"
+
+
+def imported(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Import the modules `names`, and return them. Raises `DriftworkError` with the reason and the cure in one line."""
+    for name in names:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise DriftworkError(f"plugins: '{name}' is no module name; its folder goes into PYTHONPATH")
+        _import(name)
+    return names
+
+
+def _imported_after_installed(names: tuple[str, ...]) -> tuple[str, ...]:
+    _import_installed()
+    return imported(names)
+
+
+class Plugged(Config):
+    """A config in which plugins may add choices. The field stands first, and so its modules are imported before the
+    other fields are validated."""
+
+    plugins: Annotated[tuple[str, ...], AfterValidator(_imported_after_installed)] = Field((), validate_default=True)
+    """Modules to import first, as in [my_model, my_data]. They register your own models, data sets, likelihoods,
+    metrics and figures. Their folder must be in PYTHONPATH. Default: only those of installed packages."""
+
+
+@cache
+def _import_installed() -> None:
+    for entry in metadata.entry_points(group=GROUP):
+        _import(entry.module, f"entry point {entry.name} of {entry.dist.name if entry.dist else 'a package'}: ")
+
+
+def _import(name: str, origin: str = "plugins: ") -> None:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            raise DriftworkError(
+                f"{origin}there is no module {name}; put its folder into PYTHONPATH, as in "
+                "`PYTHONPATH=FOLDER driftwork ...`, or install its package"
+            ) from None
+        raise DriftworkError(f"{origin}{name} needs {error.name}, which is not installed{_line(error)}") from None
+    except Exception as error:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise DriftworkError(f"{origin}{name} cannot be imported: {said}{_line(error)}") from None
+
+
+def code_of(module: str) -> Path:
+    """Return the file of a module that is imported, or the folder of the package that it is in."""
+    top = sys.modules[module.partition(".")[0]]
+    if top.__file__ is None:
+        raise DriftworkError(f"{top.__name__} has no __init__.py, so its code cannot be copied; add one")
+    file = Path(top.__file__)
+    return file.parent if file.name == "__init__.py" else file
+
+
+def _line(error: Exception) -> str:
+    """The last line of Python that the error came through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
