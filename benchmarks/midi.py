@@ -12,9 +12,9 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import mido
 import numpy as np
 import pretty_midi
-import symusic
 from numpy.typing import NDArray
 
 from pipeline.fetch.chorales import write_chorales
@@ -42,12 +42,13 @@ def theirs(path: Path) -> NDArray[np.bool_]:
 
 def join(chorales: list[Path], path: Path) -> None:
     """One piece after the other, track by track."""
-    whole = symusic.Score(chorales[0])
+    whole = mido.MidiFile(chorales[0])
     for chorale in chorales[1:]:
-        piece = symusic.Score(chorale).shift_time(whole.end())
-        for ours, theirs in zip(whole.tracks, piece.tracks, strict=False):
-            ours.notes.extend(theirs.notes)
-    whole.dump_midi(path)
+        ends = [sum(message.time for message in track) for track in whole.tracks]
+        for ours, theirs, end in zip(whole.tracks, mido.MidiFile(chorale).tracks, ends, strict=False):
+            theirs[0].time += max(ends) - end
+            ours.extend(theirs)
+    whole.save(path)
 
 
 def songs(folder: Path) -> Path:

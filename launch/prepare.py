@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int:
     try:
         from pipeline.prepare.prepare import PrepareConfig, prepare  # an installation that only trains has no Ray
     except ModuleNotFoundError as error:
-        if error.name not in ("ray", "symusic"):
+        if error.name != "ray":
             raise
         raise DriftworkError(f"{error.name} is not installed; pip install -e '.[prepare]' brings it") from None
     config = load(PrepareConfig, argv[0], argv[1:])

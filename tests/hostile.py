@@ -5,7 +5,7 @@ from pathlib import Path
 OURS = ("launch", "pipeline", "models", "tests", "benchmarks")
 OTHERS = (
     "deepspeed", "numpy", "torch", "mlflow", "ray", "psutil", "pydantic", "yaml", "sqlalchemy", "uvicorn", "flask",
-    "matplotlib", "symusic", "scipy", "json", "random", "shlex", "socket", "tempfile", "typing_extensions",
+    "matplotlib", "scipy", "json", "random", "shlex", "socket", "tempfile", "typing_extensions",
 )  # fmt: skip
 
 

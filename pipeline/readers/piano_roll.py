@@ -5,11 +5,11 @@ start <= k / rate < end. Times follow the tempo map in integers (ticks x microse
 decided by rounding.
 """
 
+import struct
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-import symusic
 from numpy.typing import NDArray
 
 from driftwork.files import aside
@@ -21,6 +21,8 @@ MAX_HOURS = 4
 """Longer pieces are refused: a note of a few bytes may claim a length of years."""
 DEFAULT_TEMPO = 500_000
 """Microseconds per quarter until the first tempo event, as the MIDI standard has it."""
+VELOCITY = 80
+"""Of the notes that are written."""
 
 
 def roll(data: bytes, rate: float) -> NDArray[np.bool_]:
@@ -57,22 +59,24 @@ def write_midi(path: Path, frames: NDArray[np.bool_], rate: float) -> None:
     stretch = max(1, DEFAULT_TEMPO // micros)  # a quarter of about half a second, as a score would have it
     per_quarter, micros = per_quarter * stretch, micros * stretch
     ticks = max(1, 480 // per_quarter)  # per frame
-    padded = np.pad(frames.astype(np.int8), ((1, 1), (0, 0)))
-    pitch, start = np.nonzero((np.diff(padded, axis=0) > 0).T)
-    _, end = np.nonzero((np.diff(padded, axis=0) < 0).T)
-    score = symusic.Score(per_quarter * ticks)
-    score.tempos.append(symusic.Tempo(0, mspq=micros, ttype="tick"))
-    track = symusic.Track()
-    track.notes = symusic.Note.from_numpy(
-        (start * ticks).astype(np.int32),
-        ((end - start) * ticks).astype(np.int32),
-        pitch.astype(np.int8),
-        np.full(len(pitch), 80, np.int8),
-        "tick",
-    )
-    score.tracks.append(track)
+    edges = np.diff(frames.astype(np.int8), axis=0, prepend=0, append=0)
+    events, now = [_timed(0, b"\xff\x51\x03" + micros.to_bytes(3, "big"))], 0
+    for frame, pitch in np.argwhere(edges).tolist():
+        velocity = VELOCITY if edges[frame, pitch] > 0 else 0  # 0 is a release
+        events.append(_timed((frame - now) * ticks, bytes([0x90, pitch, velocity])))
+        now = frame
+    track = b"".join([*events, _timed(0, b"\xff\x2f\0")])
+    header = struct.pack(">4sIHHH", b"MThd", 6, 0, 1, per_quarter * ticks)
     with aside(path) as temporary:
-        temporary.write_bytes(score.dumps_midi())
+        temporary.write_bytes(header + struct.pack(">4sI", b"MTrk", len(track)) + track)
+
+
+def _timed(ticks: int, event: bytes) -> bytes:
+    """The event behind its delta time."""
+    delta = bytes([ticks & 0x7F])
+    while ticks := ticks >> 7:
+        delta = bytes([0x80 | ticks & 0x7F]) + delta
+    return delta + event
 
 
 def _clock(rate: float) -> tuple[int, int]:

@@ -160,7 +160,7 @@ import sys
 sys.modules["torch"] = sys.modules["ray"] = sys.modules["deepspeed"] = None
 from pathlib import Path
 from pipeline.shards.verify import verify
-assert "webdataset" not in sys.modules and "symusic" not in sys.modules
+assert "webdataset" not in sys.modules
 from tests.pipeline.noise import BINARY, sequences
 from pipeline.shards.shard_files import write_shard
 from pipeline.shards.manifest import read_manifest
