@@ -7,13 +7,15 @@ decided by rounding.
 
 import struct
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from driftwork.files import aside
-from pipeline.readers.midi_events import MAX_TICK, Events, Integers, read_events
+from pipeline.readers.midi_events import MAX_TICK, Events, read_events
+from pipeline.readers.midi_other_events import Integers
 from pipeline.sequence import UnreadableError
 
 PITCHES = 128
@@ -22,7 +24,9 @@ MAX_HOURS = 4
 DEFAULT_TEMPO = 500_000
 """Microseconds per quarter until the first tempo event, as the MIDI standard has it."""
 VELOCITY = 80
-"""Of the notes that are written."""
+"""Velocity of every note that is written, of 127."""
+WORD, ONE = np.dtype("<u8"), np.uint64(1)
+"""An integer that counts the keys of several pitches, the lowest one in its lowest bits."""
 
 
 def roll(data: bytes, rate: float) -> NDArray[np.bool_]:
@@ -41,12 +45,12 @@ def roll(data: bytes, rate: float) -> NDArray[np.bool_]:
         key, start, end = key[lasts], start[lasts], end[lasts]
     if not len(key):
         raise UnreadableError("zero length: no note lasts")
-    first, past = _frames(np.stack([start, end]), events, rate)
-    return _sounding(key, first, past)
+    frames = _frames(np.concatenate((start, end)), events, rate)
+    return _sounding(key, frames[: len(key)], frames[len(key) :])
 
 
 def check_rate(rate: float) -> None:
-    """Raises `ValueError` for frames per second that no MIDI tempo says exactly."""
+    """Raise `ValueError` for frames per second that no MIDI tempo gives exactly."""
     frames, micros = _clock(rate)
     if frames > 10_000 or micros >= 2**24:  # beyond, int64 overflows, or no MIDI tempo can say it
         raise ValueError(f"rate={rate:g} has no exact MIDI tempo; take one such as 5, 7.5, 10, 24 or 50")
@@ -72,33 +76,37 @@ def write_midi(path: Path, frames: NDArray[np.bool_], rate: float) -> None:
 
 
 def _timed(ticks: int, event: bytes) -> bytes:
-    """The event behind its delta time."""
+    """Return the event with its delta time before it."""
     delta = bytes([ticks & 0x7F])
     while ticks := ticks >> 7:
         delta = bytes([0x80 | ticks & 0x7F]) + delta
     return delta + event
 
 
+@cache
 def _clock(rate: float) -> tuple[int, int]:
-    """(q, u) in lowest terms: q frames last exactly u microseconds."""
+    """Return (q, u) in lowest terms: q frames last exactly u microseconds."""
     frames_per_microsecond = Fraction(str(rate)) / 1_000_000
     return frames_per_microsecond.numerator, frames_per_microsecond.denominator
 
 
 def _notes(events: Events) -> tuple[Integers, Integers, Integers]:
-    """(key, start, end) in ticks of each time that a key is down, sorted by key and start.
+    """Return (key, start, end) in ticks of each time that a key is down, sorted by key and start.
 
     The first release ends all presses of its key, a key being a pitch of a channel of a track. A press without a later
     release is dropped.
     """
-    order = np.sort(events.key << 32 | np.arange(len(events.key))) & 0xFFFF_FFFF
-    key, tick, press = events.key[order], events.tick[order], events.press[order]
+    order = events.key << 24 | np.arange(len(events.key))  # a file has under 2^23 events
+    order.sort()
+    key, order = order >> 24, order & 0xFF_FFFF
+    tick, press = events.tick[order], events.press[order]
     same = key[1:] == key[:-1]
     if (same & press[:-1] & ~press[1:] & (tick[1:] == tick[:-1])).any():
         press = _released_first(key, tick, press)
-    run = np.flatnonzero(np.append(True, ~same | (press[1:] != press[:-1])))  # of presses, or of releases, of a key
+    turn = (~same | (press[1:] != press[:-1])).nonzero()[0] + 1  # presses of a key, then its releases, then presses
+    run = np.concatenate(([0], turn))
     key, tick, press = key[run], tick[run], press[run]
-    note = np.flatnonzero(press[:-1] & (key[1:] == key[:-1]))
+    note = (press[:-1] & (key[1:] == key[:-1])).nonzero()[0]
     return key[note], tick[note], tick[note + 1]
 
 
@@ -119,7 +127,7 @@ def _released_first(key: Integers, tick: Integers, press: NDArray[np.bool_]) -> 
 
 
 def _frames(ticks: Integers, events: Events, rate: float) -> Integers:
-    """The first frame at or after each tick.
+    """Return the first frame at or after each tick.
 
     Exact: microseconds x ticks per quarter are summed as integers. They stay below 2^62 before the check of the length
     and, times the at most 10,000 frames of `_clock`, below 2^63 after it.
@@ -127,34 +135,45 @@ def _frames(ticks: Integers, events: Events, rate: float) -> Integers:
     longest = f"longer than {MAX_HOURS} hours"
     if ticks.max() >= MAX_TICK:
         raise UnreadableError(f"{longest}, or of over 2^38 ticks")
-    at = np.append(0, events.tempo_tick)
-    tempo = np.append(DEFAULT_TEMPO, events.tempo)
+    at = np.concatenate(([0], events.tempo_tick))
+    tempo = np.concatenate(([DEFAULT_TEMPO], events.tempo))
     if tempo.min() == 0:
         raise UnreadableError("a tempo of no duration")
-    order = np.argsort(at, kind="stable")
+    order = at.argsort(kind="stable")
     at, tempo = at[order], tempo[order]
-    passed = np.append(0, np.cumsum(np.diff(at) * tempo[:-1]))
-    last = np.searchsorted(at, ticks, side="right") - 1
-    elapsed = passed[last] + (ticks - at[last]) * tempo[last]
+    change = np.concatenate((tempo[:1], tempo[:-1])) - tempo  # the tempo before, less this one
+    offset = (at * change).cumsum()  # of the time under a tempo, against a piece that has this tempo throughout
+    last = at.searchsorted(ticks, side="right") - 1
+    elapsed = offset[last] + ticks * tempo[last]
     if elapsed.max() > MAX_HOURS * 3_600_000_000 * events.division:
         raise UnreadableError(longest)
     frames, micros = _clock(rate)
-    return -(-elapsed * frames // (micros * events.division))
+    frame = micros * events.division
+    return (elapsed * frames + (frame - 1)) // frame
 
 
 def _sounding(key: Integers, first: Integers, past: Integers) -> NDArray[np.bool_]:
-    """bool [T, 128]: whether a key of the pitch is down, of notes [first, past) sorted by key.
+    """Return, as bool [T, 128], whether a key of the pitch is down, of notes [first, past) sorted by key.
 
     The keys of a pitch are counted in 8 bits (more where a file has over 255 channels), eight pitches in one integer: a
-    sum over these adds all pitches at once, and none overflows into the next.
+    sum over these adds all pitches at once, and none overflows into the next. Pitches below the lowest and above the
+    highest note are left out of the sum.
     """
-    pitch = key % PITCHES
-    channels = np.count_nonzero(np.diff(key // PITCHES)) + 1
-    bits = next(bits for bits in (8, 16, 32) if channels < 2**bits)
-    words = PITCHES * bits // 64
-    edges = np.zeros((past.max() + 1, words), np.uint64)
-    word, one = pitch * bits // 64, np.uint64(1) << (pitch * bits % 64).astype(np.uint64)
+    channels = int(key[-1] >> 7) + 1  # at most
+    if channels > 255:
+        channel = key >> 7
+        channels = 1 + int(np.count_nonzero(channel[1:] != channel[:-1]))
+    bits = 8 if channels < 2**8 else 16 if channels < 2**16 else 32
+    per_word = 64 // bits
+    pitch = key & (PITCHES - 1)
+    lowest = int(pitch.min()) // per_word * per_word
+    place = (pitch - lowest) * bits
+    word, one = place >> 6, ONE << (place & 63).view(np.uint64)
+    length, words = int(past.max()), int(word.max()) + 1
+    edges = np.zeros((length + 1, words), WORD)
     np.add.at(edges.reshape(-1), first * words + word, one)
     np.subtract.at(edges.reshape(-1), past * words + word, one)
-    counts = np.cumsum(edges, axis=0, out=edges).astype("<u8", copy=False).view(f"<u{bits // 8}")
-    return counts[:-1] > 0
+    np.add.accumulate(edges, axis=0, out=edges)
+    frames = np.zeros((length, PITCHES), np.bool_)
+    np.greater(edges[:-1].view(f"<u{bits // 8}"), 0, out=frames[:, lowest : lowest + words * per_word])
+    return frames
