@@ -1,5 +1,4 @@
-"""How every command begins and ends: with its usage for who asks, an exit code, and one line on stderr for a mistake
-the user can mend."""
+"""Common frame of all commands: usage on request, exit codes, and one line on stderr for a mistake of the user."""
 
 import errno
 import os
@@ -14,12 +13,13 @@ from driftwork.errors import AgreedError, DriftworkError, without_login
 Main = Callable[[list[str]], int]
 
 TEMPORARY_HOME = "driftwork-home-"
-"""Beginning of the name of a home folder that lasts as long as a command."""
+"""Prefix of the name of a temporary home folder, which lasts as long as the command."""
 
 
 def command(usage: str, least: int = 1, most: int | None = None) -> Callable[[Main], Main]:
-    """Decorate a `main` that takes at least so many words, flags not counted, and at most so many arguments: with
-    others it prints `usage` instead and returns 2, as with -h, and then 0."""
+    """Decorate a `main` so that it prints `usage` on -h and --help and returns 0.
+
+    With fewer than `least` words (flags not counted) or more than `most` arguments it prints `usage` and returns 2."""
 
     def decorate(main: Main) -> Main:
         @wraps(main)
@@ -36,15 +36,15 @@ def command(usage: str, least: int = 1, most: int | None = None) -> Callable[[Ma
 
 
 def typed(name: str, argv: list[str]) -> str:
-    """Return the command as it can be typed again, and kept: without a login."""
-    import shlex  # with `re`, half of what the entry takes to load
+    """Return the command line as it can be typed again, without logins so that it can be stored."""
+    import shlex  # with `re`, half of the time that the entry takes to load
 
     return shlex.join(["driftwork", name, *map(without_login, argv)])
 
 
 def run(name: str, main: Main, argv: list[str]) -> int:
-    """Call `main(argv)`; a DriftworkError or a full disk becomes `driftwork NAME: line` and exit code 2, Ctrl-C becomes
-    130."""
+    """Call `main(argv)` and return its exit code. A DriftworkError or a full disk becomes the line
+    `driftwork NAME: ...` on stderr and exit code 2, Ctrl-C exit code 130."""
     try:
         with home_provided():
             return main(argv)
@@ -56,7 +56,7 @@ def run(name: str, main: Main, argv: list[str]) -> int:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         where = f"{error.filename}: " if error.filename else ""
-        print(f"driftwork {name}: {where}{error.strerror}; what was whole before still is", file=sys.stderr)
+        print(f"driftwork {name}: {where}{error.strerror}; existing files are intact", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -66,7 +66,7 @@ def run(name: str, main: Main, argv: list[str]) -> int:
 def home_provided() -> Iterator[None]:
     """Provide a temporary home folder and a user name where the system knows none, as in a container whose user id has
     no passwd entry. Libraries would otherwise fail, or write into a folder named `~`."""
-    home = os.path.expanduser("~")  # `~` itself where it is not known
+    home = os.path.expanduser("~")  # `~` itself if it is not known
     if not any(map(os.environ.get, ("LOGNAME", "USER", "LNAME", "USERNAME"))):
         try:
             pwd.getpwuid(os.getuid())
@@ -75,7 +75,7 @@ def home_provided() -> Iterator[None]:
     if home != "~" and os.path.isdir(home):
         yield
         return
-    import tempfile  # it takes longer to load than all else here
+    import tempfile  # takes longer to load than the rest of this module
 
     before = os.environ.get("HOME")
     with tempfile.TemporaryDirectory(prefix=TEMPORARY_HOME) as folder:

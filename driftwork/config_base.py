@@ -1,7 +1,7 @@
 """Strict, frozen configs: defaults < YAML file (with at most one `base:`) < `key=value` overrides.
 
-A config class lives beside what it configures and derives from `Config`. A key that no class knows is an error
-that names its neighbours, so that a typo never silently becomes a default.
+A config class lives beside the code that it configures and derives from `Config`. An unknown key is an error that
+names similar keys, so that a typo never silently becomes a default.
 """
 
 import os
@@ -20,17 +20,17 @@ from driftwork.values import Text, expanded, holds_paths, paths_at_home, read_ya
 
 
 class Config(BaseModel):
-    """Frozen and strict about its keys; the docstring under a field is its help text."""
+    """Base of all configs: frozen, without unknown keys. The docstring below a field is its help text."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     renamed: ClassVar[Mapping[str, str]] = {}
-    """Earlier name of a field -> its name; configs of old runs have the earlier ones."""
+    """Map from earlier names of fields, which configs of old runs have, to the names now."""
 
     @model_validator(mode="before")
     @classmethod
     def _as_the_fields_want_it(cls, raw: Any) -> Any:
-        """Read what was typed, expand `~` in paths, and put the fields' names in the place of earlier ones."""
+        """Read typed text, expand `~` in paths, and replace earlier names of fields."""
         if not isinstance(raw, dict):
             return raw
         raw = _with_names_of_today(raw, cls.renamed)
@@ -46,13 +46,13 @@ class Config(BaseModel):
 
 @cache
 def _field_types(cls: type[Config]) -> tuple[dict[str, Any], frozenset[str]]:
-    """By name, or by alias where a field has one, what a field takes; and which of them take paths."""
+    """Return the type of each field by its name (or alias), and the names of fields that take paths."""
     types = {field.alias or name: field.annotation for name, field in cls.model_fields.items()}
     return types, frozenset(key for key, annotation in types.items() if holds_paths(annotation))
 
 
 def _with_names_of_today(raw: dict[str, Any], renamed: Mapping[str, str]) -> dict[str, Any]:
-    """Where a field stands under several of its names, the last one holds: layers are laid over each other so."""
+    """Replace earlier names of fields. If a field has several of its names, the last one holds, as with layers."""
     if not renamed.keys() & raw.keys():
         return raw
     named: dict[str, Any] = {}
@@ -67,7 +67,7 @@ def _with_names_of_today(raw: dict[str, Any], renamed: Mapping[str, str]) -> dic
 
 @cache
 def _warn(line: str) -> None:
-    """Print a line on stderr once in a process, and in one process of a job."""
+    """Print a line on stderr once per process, and in only one process of a job."""
     if os.environ.get("RANK", "0") == "0":
         print(f"driftwork: {line}", file=sys.stderr)
 
@@ -80,18 +80,18 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 
 
 _MAX_CHARS = 2**18
-"""Of a config file; the longest shipped has some 2,000."""
+"""Maximum size of a config file; the longest shipped has some 2,000 characters."""
 
 
 Override = str | tuple[str, Any]
-"""`a.b=value` as it was typed, or the key and a value that is read already."""
+"""`a.b=value` as it was typed, or the key and a parsed value."""
 
 
 def load(cls: type[ConfigT], path: str | Path, overrides: Sequence[Override] = ()) -> ConfigT:
-    """Read `path`, lay `overrides` over it and validate the whole.
+    """Read `path`, apply `overrides` and validate the result.
 
     Raises:
-        DriftworkError: one line, for a missing or malformed file, an unknown key or a value that is not allowed.
+        DriftworkError: the file is missing or malformed, a key is unknown or a value is not allowed.
     """
     path = at_home(path)
     raw = _read_with_base(path)
@@ -101,7 +101,7 @@ def load(cls: type[ConfigT], path: str | Path, overrides: Sequence[Override] = (
 
 
 def parse(cls: type[ConfigT], overrides: Sequence[Override], where: str) -> ConfigT:
-    """The config that `overrides` alone make; `where` says in an error what was being read."""
+    """Return the config given by `overrides` alone. `where` names the source in error messages."""
     raw: dict[str, Any] = {}
     for override in overrides:
         apply(raw, override)
@@ -109,7 +109,7 @@ def parse(cls: type[ConfigT], overrides: Sequence[Override], where: str) -> Conf
 
 
 def build(cls: type[ConfigT], raw: Mapping[str, Any], where: str) -> ConfigT:
-    """Validate `raw` as `cls`; `where` says in an error what was being read."""
+    """Validate `raw` as `cls`. `where` names the source in error messages."""
     try:
         return cls.model_validate(raw)
     except ValidationError as error:
@@ -117,12 +117,12 @@ def build(cls: type[ConfigT], raw: Mapping[str, Any], where: str) -> ConfigT:
 
 
 def dump(config: Config) -> str:
-    """The resolved config as YAML that `load` reads back to an equal config."""
+    """Return the resolved config as YAML that `load` reads back to an equal config."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
 def flatten(config: Config) -> dict[str, Any]:
-    """`{"model.hidden": 256, ...}`: dotted keys and scalar (or list) values, as a tracker wants them."""
+    """Return dotted keys with scalar (or list) values, as in `{"model.hidden": 256, ...}`, for a tracker."""
     flat: dict[str, Any] = {}
 
     def visit(prefix: str, value: Any) -> None:
@@ -137,7 +137,7 @@ def flatten(config: Config) -> dict[str, Any]:
 
 
 def shortened(keys: Collection[str]) -> dict[str, str]:
-    """Dotted key -> its last words, as many as tell it from the others."""
+    """Map each dotted key to its shortest ending that no other key has."""
     labels = {}
     for key in keys:
         words = key.split(".")
@@ -159,7 +159,7 @@ def _read_with_base(path: Path) -> dict[str, Any]:
 
 
 def at_home(path: str | Path) -> Path:
-    """A path that was typed, with `~` expanded. Raises `DriftworkError` where there is no home folder."""
+    """Return a typed path with `~` expanded. Raises `DriftworkError` if there is no home folder."""
     try:
         return expanded(path)
     except ValueError as error:
@@ -167,7 +167,8 @@ def at_home(path: str | Path) -> Path:
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """A YAML file as it stands. Raises `DriftworkError` when there is none, or none of `key: value` lines."""
+    """Read a YAML file of `key: value` lines, without its base. Raises `DriftworkError` if it is missing or
+    malformed."""
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(_MAX_CHARS + 1)
@@ -178,7 +179,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         near = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         hint = f"; {path.parent} holds {', '.join(near)}" if near else ""
         raise DriftworkError(_one_line(f"{path}: no such config file{hint}")) from None
-    except (OSError, ValueError) as error:  # the second also of a path with a NUL in it
+    except (OSError, ValueError) as error:  # ValueError also for a path that contains a NUL
         raise DriftworkError(_one_line(f"{path}: cannot be read as YAML: {error}")) from None
     if raw is None:
         return {}
@@ -196,7 +197,7 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def apply(raw: dict[str, Any], override: Override) -> None:
-    """Lay an override over `raw`, in place. Raises `DriftworkError` for what is not of the form key=value."""
+    """Apply an override to `raw` in place. Raises `DriftworkError` if it is not of the form key=value."""
     if isinstance(override, tuple):
         key, value = override
     else:
@@ -213,7 +214,7 @@ def apply(raw: dict[str, Any], override: Override) -> None:
         if not isinstance(child, dict):
             raise DriftworkError(_one_line(f"override of '{key}': '{parent}' is a value, not a section"))
         node = child
-    node.pop(last, None)  # the last key of an order that tells which layer a value is of
+    node.pop(last, None)  # the order of keys shows the layer of a value
     node[last] = value
 
 
@@ -225,5 +226,5 @@ def _section(text: Text) -> Any:
 
 
 def _one_line(text: str) -> str:
-    """Line ends, and what else cannot be seen, as escapes."""
+    """Write line ends and other unprintable characters as escapes."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

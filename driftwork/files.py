@@ -1,4 +1,4 @@
-"""Files that are either there in full or not at all, and what they hash to."""
+"""Atomic writing of files and folders, their hashes, and errors of the disk."""
 
 import hashlib
 import os
@@ -14,9 +14,9 @@ from driftwork.errors import DriftworkError
 
 @contextmanager
 def aside(path: Path) -> Iterator[Path]:
-    """Yield a name beside `path` to write to; on a clean exit it is synced to disk and takes the place of `path`.
+    """Yield a temporary path beside `path` to write to; on a clean exit it is synced to disk and replaces `path`.
 
-    On an exception, or after a crash, `path` is what it was.
+    On an exception, or after a crash, `path` is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -30,9 +30,9 @@ def aside(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def aside_folder(path: Path) -> Iterator[Path]:
-    """Yield a new folder beside `path` to fill; on a clean exit it takes the name `path`, which must be free.
+    """Yield a new folder beside `path` to fill; on a clean exit it is renamed to `path`, which must not exist.
 
-    On an exception there is nothing.
+    On an exception nothing is left.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     temporary.mkdir(parents=True)
@@ -46,9 +46,9 @@ def aside_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replaced_folder(path: Path) -> Iterator[Path]:
-    """Yield a new folder beside `path` to fill; on a clean exit it takes the place of `path`, if that is there.
+    """Yield a new folder beside `path` to fill; on a clean exit it replaces `path`, which may exist.
 
-    On an exception `path` is what it was.
+    On an exception `path` is unchanged.
     """
     fresh, old = (path.with_name(f".{path.name}.{word}.{uuid.uuid4().hex}") for word in ("new", "old"))
     with aside_folder(fresh) as folder:
@@ -67,24 +67,24 @@ def replaced_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def writing(where: str) -> Iterator[None]:
-    """An OSError inside becomes a `DriftworkError`: `where`, as in out=FOLDER, cannot be written, and why."""
+    """Turn an OSError inside into a `DriftworkError`: `where`, as in out=FOLDER, cannot be written, and the reason."""
     try:
         yield
-    except shutil.Error as error:  # of a tree, with a reason for each file
+    except shutil.Error as error:  # copying a tree failed, with a reason for each file
         raise DriftworkError(f"{where}: cannot be written: {error.args[0][0][-1]}") from None
     except OSError as error:
         raise DriftworkError(f"{where}: cannot be written: {error.strerror or error}") from None
 
 
 def require_room(folder: Path) -> None:
-    """Raises OSError where a megabyte does not fit: a disk or a quota that is full still lets an empty file be made."""
+    """Raise OSError if a megabyte does not fit: with a full disk or quota an empty file can still be created."""
     with tempfile.TemporaryFile(dir=folder) as probe:
         probe.write(bytes(2**20))
 
 
-def disk_says(error: Exception) -> str:
-    """Why something could not be written, in a line. torch's writer, when the disk refuses, may raise an error of its
-    own over that: of positions in a file."""
+def write_error_reason(error: Exception) -> str:
+    """Return the reason of a failed write in one line. When the disk refuses, torch's writer may raise an error of its
+    own about positions in a file, whose context holds the disk's error."""
     found: BaseException | None = error
     while found is not None and not isinstance(found, OSError):
         found = found.__context__
@@ -92,18 +92,18 @@ def disk_says(error: Exception) -> str:
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of the file's bytes, read in pieces."""
+    """Return the hex digest of the file's bytes, read in pieces."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def printable(name: str) -> str:
-    """A file name on one line: control characters, and bytes that are no UTF-8, are written as escapes."""
+    """Return a file name on one line: control characters, and bytes that are not UTF-8, are written as escapes."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in name)
 
 
 def sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk."""
+    """Flush a file, or the entries of a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

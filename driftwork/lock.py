@@ -1,4 +1,4 @@
-"""One process at a time."""
+"""File locks, which let one process work in a place at a time."""
 
 import sys
 from collections.abc import Iterator
@@ -10,23 +10,26 @@ from filelock import FileLock, Timeout
 from driftwork.errors import DriftworkError
 
 _SOON_S = 2.0
-"""Within which waiting is not worth a word."""
+"""Seconds of waiting before a notice is printed."""
 
 
 @contextmanager
 def locked(file: Path, where: str, command: str, patience: float = 0.0) -> Iterator[None]:
-    """Hold the lock of `file`, which is made if it is not there. It is freed with the process, however that ends.
-    One that is about to end, as who started it was killed, is waited for up to `patience` seconds.
+    """Hold the lock of `file`, which is created if missing. It is freed when the process ends, for any reason.
+
+    Args:
+        where: setting that an error names, as in out=FOLDER.
+        command: name of the command that takes this lock.
+        patience: seconds to wait for a holder that is about to end, since its own parent was killed.
 
     Raises:
-        DriftworkError: the file cannot be written, or another process holds it; said of `where`, as in out=FOLDER, and
-        of the `command` that is at work there.
+        DriftworkError: the file cannot be written, or another process holds the lock.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(file).acquire(timeout=patience)
     except Timeout:
-        raise DriftworkError(f"{where}: another {command} is at work there") from None
+        raise DriftworkError(f"{where}: another {command} is at work there; wait until it has ended") from None
     except OSError as error:
         raise DriftworkError(f"{where}: cannot be written: {error.strerror}") from None
     with lock:
@@ -35,8 +38,8 @@ def locked(file: Path, where: str, command: str, patience: float = 0.0) -> Itera
 
 @contextmanager
 def in_turn(file: Path, where: str, notice: str) -> Iterator[None]:
-    """Hold the lock of `file` as soon as nobody else does, however long that takes; `notice` goes to stderr if one has
-    to wait. Raises `DriftworkError`, said of `where`, when the file cannot be written."""
+    """Wait until the lock of `file` is free, however long that takes, and hold it. `notice` is printed to stderr if the
+    wait is long. Raises `DriftworkError`, which names `where`, if the file cannot be written."""
     lock = FileLock(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

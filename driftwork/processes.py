@@ -1,7 +1,7 @@
-"""Start Python processes that run this code, and end with the process that started them.
+"""Start Python processes that run this code, and that end with the process that started them.
 
-`python -m module` puts the working folder before everything else that is imported: a user's own `launch.py` or
-`torch.py` there would be executed in the place of the module of that name.
+`python -m module` puts the working folder first in the import path: a user's own `launch.py` or `torch.py` there would
+be executed instead of the module of that name.
 """
 
 import ctypes
@@ -24,17 +24,18 @@ def python(*arguments: str) -> list[str]:
 
 
 def search_path() -> dict[str, str]:
-    """Return the environment variables by which a process, and each that it starts, finds this code first.
+    """Return the environment variables with which a process, and those that it starts, import this code first.
 
-    Folders that the user has put into PYTHONPATH follow. An empty entry, which stands for the working folder and is
-    mostly left by an accident (`PYTHONPATH=$PYTHONPATH:/more`), is dropped.
+    The user's folders in PYTHONPATH follow. An empty entry, which stands for the working folder and is mostly an
+    accident (`PYTHONPATH=$PYTHONPATH:/more`), is dropped.
     """
     others = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     return {"PYTHONPATH": os.pathsep.join([str(ROOT), *others]), "PYTHONSAFEPATH": "1"}
 
 
 def end_with_parent(number: int = signal.SIGTERM) -> None:
-    """For a process that was just forked (`preexec_fn`), or for oneself: it gets this signal when its parent dies, even
-    of SIGKILL. Linux alone can do so; elsewhere it outlives a parent that had no time to end it."""
+    """Let this process get a signal when its parent dies, even by SIGKILL. Serves as `preexec_fn` too.
+
+    Only Linux can do so; elsewhere the process outlives a parent that had no time to end it."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, number)

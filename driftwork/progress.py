@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar where a person watches, now and then a plain line in a log file."""
+"""Progress on stderr: a bar on a terminal, a plain line now and then in a log file."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ LINE_EVERY = 10.0
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """Yield a function to call after each of `total` steps; `what` says what is counted."""
+    """Yield a function to call after each of `total` steps; `what` names the counted things."""
     console = Console(stderr=True)
     if console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -21,13 +21,13 @@ def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
             task = bar.add_task(what, total=total)
             yield lambda: bar.advance(task)
         return
-    done, said = 0, time.monotonic()
+    done, printed = 0, time.monotonic()
 
     def advance() -> None:
-        nonlocal done, said
+        nonlocal done, printed
         done += 1
-        if done == total or time.monotonic() - said >= LINE_EVERY:
-            said = time.monotonic()
+        if done == total or time.monotonic() - printed >= LINE_EVERY:
+            printed = time.monotonic()
             console.print(f"{what}: {done} of {total}", highlight=False)
 
     yield advance

@@ -1,7 +1,7 @@
-"""Check that Unix sockets in the folder for temporary files have paths that the system takes.
+"""Check that Unix sockets in the temporary folder have paths of allowed length.
 
-An address holds some hundred bytes, and the folder that a batch system makes for each job may take most of them. Ray
-then refuses to start, and a rank waits for ever for the processes that read its batches.
+The path of a socket is limited to some hundred bytes, and the temporary folder that a batch system makes for each job
+may take most of them. Ray then refuses to start, and a rank waits forever for the processes that read its batches.
 """
 
 import os
@@ -11,7 +11,7 @@ import tempfile
 from driftwork.errors import DriftworkError
 
 _MOST = 103 if sys.platform == "darwin" else 107
-"""Bytes of a path."""
+"""Maximum bytes of a socket's path."""
 _RAY = f"/ray/session_2000-01-01_00-00-00_000000_{os.getpid()}/sockets/plasma_store"
 """The longest path that Ray makes."""
 _LISTENER = "/pymp-12345678/listener-12345678"
@@ -19,13 +19,13 @@ _LISTENER = "/pymp-12345678/listener-12345678"
 
 
 def problem_of_ray() -> tuple[str, str] | None:
-    """Return what is wrong with the folder in which a Ray of our own would place its sockets, and the cure."""
+    """Return the problem with the folder for the sockets of a local Ray, and its cure; None if there is none."""
     temporary = os.environ.get("TMPDIR", "/tmp") if sys.platform.startswith("linux") else "/tmp"
     return _problem("Ray", "RAY_TMPDIR", os.environ.get("RAY_TMPDIR", temporary), _RAY)
 
 
 def problem_of_loaders() -> tuple[str, str] | None:
-    """Return what is wrong with the folder in which `loader_workers` would place theirs, and the cure."""
+    """Return the problem with the folder for the sockets of `loader_workers`, and its cure; None if there is none."""
     return _problem("loader_workers", "TMPDIR", tempfile.gettempdir(), _LISTENER)
 
 
@@ -39,5 +39,5 @@ def _problem(who: str, variable: str, folder: str, path: str) -> tuple[str, str]
     needed = len(os.fsencode(os.path.abspath(folder) + path))
     if needed <= _MOST:
         return None
-    said = f"sockets of {who} in {folder} would have paths of {needed} bytes, and the system takes {_MOST}"
-    return said, f"take a shorter one, as in: export {variable}=/tmp"
+    problem = f"sockets of {who} in {folder} would have paths of {needed} bytes, and the system takes {_MOST}"
+    return problem, f"choose a shorter folder, as in: export {variable}=/tmp"

@@ -1,8 +1,8 @@
-"""Values of configs: plain YAML, and the text of an override, read as its field wants it.
+"""Values of configs: plain YAML, and the text of overrides, read according to the field's type.
 
-A string or a path is taken as it stands, `#`, `: ` and what looks like a date or a number included; everything else is
-YAML. `null`, or nothing, is None where a field allows it. A list of strings is `[a, b]`, with quotes round an item that
-holds a comma.
+A string or a path is taken literally, with `#`, `: ` and text that looks like a date or a number; everything else is
+YAML. `null`, or nothing, is None where a field allows it. A list of strings is `[a, b]`, with quotes around an item
+that contains a comma.
 """
 
 import json
@@ -15,17 +15,17 @@ import yaml
 
 
 class Text(str):
-    """A value as it was typed. `Config` reads it, once it is known for which field."""
+    """A value as it was typed. `Config` reads it according to the type of its field."""
 
     __slots__ = ()
 
 
 class _Loader(yaml.SafeLoader):
-    """Without aliases, since a few lines of them stand for gigabytes, and without numbers that no field can take."""
+    """A loader without aliases, since a few lines of them expand to gigabytes, and without numbers over 64 bits."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("an alias (*name) is not allowed; `base:` takes over what configs share")
+            raise yaml.YAMLError("an alias (*name) is not allowed; put shared settings into a `base:` file")
         return super().compose_node(parent, index)
 
 
@@ -37,14 +37,14 @@ def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _integer)
-_Loader.yaml_implicit_resolvers = {  # no field is a date, and a folder may be named like one
+_Loader.yaml_implicit_resolvers = {  # no field is a date, but a folder may be named like one
     first: [(tag, form) for tag, form in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 
 
 def read_yaml(text: str) -> Any:
-    """Plain values only. Raises `ValueError` with the reason in one line."""
+    """Parse YAML of plain values. Raises `ValueError` with the reason in one line."""
     try:
         loader = _Loader(text)
         try:
@@ -53,12 +53,12 @@ def read_yaml(text: str) -> Any:
             loader.dispose()
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    except Exception as error:  # PyYAML raises whatever a tag, a date or a long number made it run into
+    except Exception as error:  # a tag, a date or a long number can raise any error in PyYAML
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
 
 
 def resolved(value: Any, annotation: Any) -> Any:
-    """`value` with each `Text` in it read as `annotation` wants it; nested configs are left to themselves."""
+    """Return `value` with each `Text` in it read according to `annotation`; nested configs read their own."""
     if isinstance(value, Text):
         return _read(str(value), annotation)
     if isinstance(value, dict) and get_origin(annotation) is dict:
@@ -67,9 +67,9 @@ def resolved(value: Any, annotation: Any) -> Any:
 
 
 def paths_at_home(value: Any, annotation: Any) -> Any:
-    """`value` with `~` and `~user` at the start of a path expanded, where `annotation` takes paths.
+    """Return `value` with `~` and `~user` at the start of a path expanded, if `annotation` takes paths.
 
-    Raises `ValueError` where there is no home folder.
+    Raises `ValueError` if there is no home folder.
     """
     if isinstance(value, list | tuple) and any(map(_is_path, items_of(annotation))):
         return [paths_at_home(item, Path) for item in value]
@@ -79,13 +79,13 @@ def paths_at_home(value: Any, annotation: Any) -> Any:
 
 
 def expanded(path: str | Path) -> Path:
-    """`path` with `~` or `~user` at its start expanded; what names no user stays as it is.
+    """Return `path` with `~` or `~user` at its start expanded; an unknown user's name is left as it is.
 
-    Raises `ValueError` where there is no home folder.
+    Raises `ValueError` if there is no home folder.
     """
     found = os.path.expanduser(str(path))
     if found.startswith("~") and found.partition("/")[0] == "~":
-        raise ValueError(f"{path}: there is no home folder that ~ could stand for; give the whole path")
+        raise ValueError(f"{path}: there is no home folder to replace ~; give the whole path")
     return Path(found)
 
 
@@ -105,11 +105,11 @@ def _read(text: str, annotation: Any) -> Any:
     try:
         return read_yaml(text)
     except ValueError:
-        return text  # the field's own check says what is wrong with it
+        return text  # the field's own check reports the problem
 
 
 def _items(text: str) -> list[str]:
-    """The strings of `a, b`; in quotes, commas belong to an item."""
+    """Split `a, b` into strings; commas within quotes belong to an item."""
     items, start, quote = [], 0, ""
     for at, char in enumerate(text):
         if quote:
@@ -134,7 +134,7 @@ def _unquoted(item: str) -> str:
 
 
 def union_members(annotation: Any) -> list[Any]:
-    """The types of a union, flat; of any other type, that one."""
+    """Return the types of a union, flattened; for any other type, the type alone."""
     if get_origin(annotation) is Annotated:
         return union_members(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
@@ -143,7 +143,7 @@ def union_members(annotation: Any) -> list[Any]:
 
 
 def items_of(annotation: Any) -> list[Any]:
-    """The types that the items of a list may have."""
+    """Return the types that the items of a list may have."""
     lists = [member for member in union_members(annotation) if get_origin(member) in (tuple, list)]
     return [kind for member in lists for part in get_args(member) if part is not ... for kind in union_members(part)]
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from driftwork.errors import DriftworkError
-from driftwork.files import aside, disk_says
+from driftwork.files import aside, write_error_reason
 
 BEST = "best.safetensors"
 
@@ -20,7 +20,7 @@ def write(weights: dict[str, torch.Tensor], run_folder: Path) -> None:
         with aside(path) as temporary:
             save_file(weights, temporary)
     except (OSError, SafetensorError) as error:
-        raise DriftworkError(f"{path}: cannot be written: {disk_says(error)}") from None
+        raise DriftworkError(f"{path}: cannot be written: {write_error_reason(error)}") from None
 
 
 def load_best(model: nn.Module, run_folder: Path, device: torch.device) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from driftwork.errors import DriftworkError
-from driftwork.files import aside, disk_says, sha256, sync
+from driftwork.files import aside, sha256, sync, write_error_reason
 from launch.runs import weights
 from launch.runs.distributed import on_rank_0
 from launch.training import file_list
@@ -144,7 +144,7 @@ def _told(incomplete: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:  # the latter is torch's, where its writer meets a full disk
         shutil.rmtree(incomplete, ignore_errors=True)
-        raise DriftworkError(f"{incomplete}: cannot be written: {disk_says(error)}") from None
+        raise DriftworkError(f"{incomplete}: cannot be written: {write_error_reason(error)}") from None
 
 
 def _about(folder: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from deepspeed.utils.tensor_fragment import fragment_address
 from torch import Tensor, nn
 
 from driftwork.errors import AgreedError
-from driftwork.files import disk_says, sha256
+from driftwork.files import sha256, write_error_reason
 from launch.runs.config import OptimConfig
 from launch.runs.distributed import Ranks, all_agree, all_gathered
 from launch.training.average import WeightAverage
@@ -193,7 +193,7 @@ class _Files(CheckpointEngine):
         try:
             yield
         except (OSError, RuntimeError) as error:  # torch raises the latter where its writer meets a full disk
-            self.problem = disk_says(error)
+            self.problem = write_error_reason(error)
 
 
 def to_universal(source: Path, target: Path) -> None:

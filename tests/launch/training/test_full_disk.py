@@ -64,7 +64,7 @@ def test_whatever_runs_into_it_ends_in_one_line(error, said, capsys):
         raise error
 
     assert run("train", main, []) == 2
-    assert capsys.readouterr().err == f"{said}what was whole before still is\n"
+    assert capsys.readouterr().err == f"{said}existing files are intact\n"
 
 
 def test_other_errors_of_the_system_are_ours_to_see():
