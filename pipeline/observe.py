@@ -1,4 +1,4 @@
-"""Which frames a model is shown.
+"""Observation patterns: the frames that a model observes.
 
 A training mask is a pure function of (run seed, epoch, sequence key): it does not depend on the rank, the batch or the
 worker that reads the sequence. Evaluation observes every n-th frame, or the first few.
@@ -30,39 +30,41 @@ class ObservationConfig(Config):
     @model_validator(mode="after")
     def _what_the_pattern_needs(self) -> "ObservationConfig":
         if (self.pattern == "prefix") != (self.frames is not None):
-            raise ValueError("frames is the length of a prefix: pattern prefix needs it, and no other pattern takes it")
+            raise ValueError("frames is the length of a prefix; set it for pattern prefix only")
         if self.pattern != "prefix" and not self.ratios:
             raise ValueError(f"pattern {self.pattern} needs ratios, at least one")
         for ratio in self.ratios:
             if self.pattern == "regular" and abs(1 / ratio - round(1 / ratio)) > 1e-9:
-                raise ValueError(f"ratio {ratio} is no 1/n, and a regular pattern observes every n-th frame")
+                raise ValueError(f"ratio {ratio} is not 1/n; a regular pattern observes every n-th frame")
         return self
 
     def each(self, length: int) -> dict[str, "ObservationConfig"]:
-        """One config for each share of observed frames, by its percentage of a sequence of `length` frames."""
+        """Return one config for each ratio of observed frames, by its percentage of a sequence of `length` frames."""
         if self.frames is not None:
             return {f"{100 * self.frames / length:g}": self}
         return {f"{100 * ratio:g}": self.model_copy(update={"ratios": (ratio,)}) for ratio in self.ratios}
 
     def at(self, ratios: tuple[float, ...], where: str) -> "ObservationConfig":
-        """The same pattern at other shares of observed frames; in the place of a prefix, every n-th frame. `where` says
-        in an error what was being read."""
+        """Return the same pattern at other ratios of observed frames; a prefix is replaced by every n-th frame. `where`
+        names the source in error messages."""
         pattern = "regular" if self.pattern == "prefix" else self.pattern
         return build(ObservationConfig, {"pattern": pattern, "ratios": ratios}, where)
 
 
 def key_seed(*parts: object) -> int:
-    """A 63-bit seed from what names a draw, the same on every machine."""
+    """Return a 63-bit seed from the parts that name a draw, equal on every machine."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
 def mask(observation: ObservationConfig, present: NDArray[np.bool_], seed: int) -> NDArray[np.bool_]:
-    """[T] bool, which of the present frames [T] are observed: a pure function of its arguments.
+    """Return which of the present frames [T] are observed, [T] bool, as a pure function of the arguments.
 
-    `random`: `round(ratio * number present)` frames, at least one, all subsets equally likely; `regular`: of frames 0,
-    n, 2 n, ... those that are present; `prefix`: of the first frames those that are present, and a random share of the
-    later ones. Of several ratios one is drawn.
+    - `random`: `round(ratio * number present)` frames, at least one, all subsets equally likely;
+    - `regular`: those of frames 0, n, 2 n, ... that are present;
+    - `prefix`: those of the first frames that are present, and a random part of the later ones.
+
+    One of several ratios is drawn at random.
     """
     rng = np.random.Generator(np.random.Philox(key=seed))
     ratio = observation.ratios[int(rng.integers(len(observation.ratios)))] if observation.ratios else 0.0

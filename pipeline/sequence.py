@@ -1,7 +1,7 @@
-"""The contract between raw data and everything after it (numpy only).
+"""The interface between raw data and the rest of the pipeline (numpy only).
 
 A reader turns one raw item (a MIDI file, a sentence, a trial, a simulated film) into `Sequence`s; the rest of the
-pipeline knows nothing of formats. Times are data: every sequence carries its own, in seconds.
+pipeline does not depend on formats. Times are data: every sequence carries its own, in seconds.
 """
 
 from pathlib import Path
@@ -18,38 +18,39 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 Kind = Literal["notes", "speech", "motion", "pictures"]
-"""What frames are, which decides the figures and the file formats of generated outputs."""
+"""Kind of data, which decides the figures and the file formats of generated outputs."""
 
 _KIND_OF_UNITS: dict[str, Kind] = {
     "MIDI pitch sounding (0 or 1)": "notes",
     "joint angles in degrees, root steps in 5.644 cm a frame": "motion",
 }
-"""Kinds that data sets have which were prepared before `DataSpec.kind` was known, by their units."""
+"""Kinds of data sets that were prepared before `DataSpec.kind` existed, by their units."""
 
 
 class UnreadableError(Exception):
-    """One raw item cannot be used; the message is the reason that goes into the quarantine list."""
+    """A raw item that cannot be used. The message is the reason in the quarantine list."""
 
 
 class Sequence(NamedTuple):
     """One training example: T frames of D channels."""
 
     key: str
-    """Unique in the data set; letters, digits, `_`, `-` and `/` only (WebDataset cuts a key at its first dot)."""
+    """Name, unique in the data set; letters, digits, `_`, `-` and `/` only (WebDataset cuts a key at its first dot)."""
     group: str
-    """What must not be divided between splits: a song, a speaker, a trial."""
+    """Name of the song, speaker or trial, which must not be divided between splits."""
     times: NDArray[np.float64]
-    """[T], seconds, strictly increasing."""
+    """[T] seconds, strictly increasing."""
     values: NDArray[np.generic]
     """[T, D]; bool for binary data, float32 for real-valued data and pictures."""
     mask: NDArray[np.bool_]
-    """[T], True where the frame is there."""
+    """[T] True where the frame is present."""
     about: dict[str, Any] | None = None
-    """JSON that leads from the values back to the raw form, where the values alone do not."""
+    """JSON needed to restore the raw form from the values; None if the values suffice."""
 
 
 class DataSpec(Config):
-    """What every sequence of a data set has in common; part of the manifest, so that a model can be sized from it."""
+    """Properties shared by all sequences of a data set. They are part of the manifest, so that a model can be sized
+    from it."""
 
     dim: int = Field(ge=1)
     """D, channels of a frame."""
@@ -78,7 +79,7 @@ class DataSpec(Config):
 
     @classmethod
     def of_pictures(cls, side: int, length: int, interval: float) -> Self:
-        """Of films of square pictures."""
+        """Return the spec of films of square pictures with `side` pixels."""
         return cls(
             dim=side * side,
             length=length,
@@ -92,7 +93,7 @@ class DataSpec(Config):
     @model_validator(mode="after")
     def _whole_pictures(self) -> Self:
         if self.image is not None and (min(self.image) < 1 or self.image[0] * self.image[1] != self.dim):
-            raise ValueError(f"a picture of {self.image[0]} x {self.image[1]} has no {self.dim} pixels")
+            raise ValueError(f"a picture of {self.image[0]} x {self.image[1]} does not have {self.dim} pixels")
         return self
 
     @model_validator(mode="after")
@@ -107,8 +108,8 @@ class DataSpec(Config):
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Return the fields without those that older manifests lack, so that these keep their hash: `audio_rate` where
-        there is no sound, `kind` where it follows from the others."""
+        """Return the fields without those that older manifests lack, so that these keep their hash: `audio_rate` if
+        there is no sound, and `kind` if it follows from the others."""
         fields: dict[str, Any] = handler(self)
         if self.audio_rate is None:
             del fields["audio_rate"]
@@ -118,7 +119,7 @@ class DataSpec(Config):
 
     @property
     def binary(self) -> bool:
-        """Values are 0 or 1; pictures have Bernoulli likelihoods too, and the greys between."""
+        """Whether all values are 0 or 1. Pictures have a Bernoulli likelihood too, but also values in between."""
         return self.likelihood == "bernoulli" and self.image is None
 
 
@@ -132,39 +133,41 @@ class Item(NamedTuple):
     """One raw item, before it is read."""
 
     name: str
-    """Path below the source folder with `/` between parts, or an id for what is simulated."""
+    """Path below the source folder with `/` between parts, or an id for simulated data."""
     group: str
     files: tuple[str, ...]
-    """What it is read from, below the source folder: their hashes decide whether a shard is up to date."""
+    """Files of the item, relative to the source folder. Their hashes decide whether a shard is up to date."""
     split: Split | None = None
-    """Given when the data set brings its own split; otherwise it is drawn from the group."""
+    """Split that the data set itself defines; None to derive it from the group."""
 
 
 class Reader(Protocol):
-    """One data set. Pure: no Ray, no torch; the same item gives the same sequences on every machine."""
+    """Reader of one data set, without Ray and torch. An item gives the same sequences on every machine."""
 
     def spec(self) -> DataSpec: ...
 
     def __hash__(self) -> int:
-        """Of its config: frozen, so that a process can keep what belongs to one."""
+        """Return the hash of the frozen config, so that a process can cache by reader."""
         ...
 
     def find(self, source: Path | None) -> list[Item]:
-        """All items, sorted by name. Raises `DriftworkError` when there is nothing to read."""
+        """Return all items, sorted by name. Raises `DriftworkError` if there is nothing to read."""
         ...
 
     def read(self, source: Path | None, item: Item) -> list[Sequence]:
-        """Raises `UnreadableError` with the reason when the item cannot be used."""
+        """Read the sequences of an item. Raises `UnreadableError` with the reason if it cannot be used."""
         ...
 
 
 def grey(levels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Pixels of 0 to 255 as values of 0 to 1, the only ones that a data set of pictures may have."""
+    """Convert pixels of 0 to 255 to values of 0 to 1, the only values that a data set of pictures may have."""
     return levels.astype(np.float32) / np.float32(255)
 
 
 def folder(source: Path | None) -> Path:
-    """The folder of raw files that `source` is, or, where that is a single file, the one that it lies in."""
+    """Return the folder of raw files: `source` itself, or the folder of the single file that it names.
+
+    Raises `DriftworkError` if `source` is None or does not exist."""
     if source is None:
         raise DriftworkError("source is missing; give the folder of raw files as source=DIR")
     if source.is_dir():

@@ -1,8 +1,8 @@
-"""Train, validation and test by a hash of the group, so that no song (speaker, trial) is in two of them.
+"""Train, validation and test splits by a hash of the group, so that no song (speaker, trial) is in two of them.
 
-A group's split depends on its name alone: files can be added or removed and no other group moves. The shares hold on
-average over many groups. A small data set may leave a split empty by chance; then, and only then, the group whose
-hash lies nearest to that split's interval goes there instead.
+A group's split depends on its name alone: files can be added or removed without moving another group. The fractions
+hold on average over many groups. In a small data set a split may be empty by chance; only then the group whose hash is
+nearest to that split's interval is moved there.
 """
 
 import hashlib
@@ -13,13 +13,13 @@ from pipeline.sequence import Item, Split
 
 
 def position(group: str) -> float:
-    """Where a group lies in [0, 1): test from 0, then validation, then train."""
+    """Return the position of a group in [0, 1), where test comes first, then validation, then train."""
     digest = hashlib.sha256(os.fsencode(group)).digest()
     return (int.from_bytes(digest[:8], "big") >> 11) / 2**53  # 53 bits: exact in a double, and never 1.0
 
 
 def split_of(group: str, val: float, test: float) -> Split:
-    """The split of a group, for shares `val` and `test` of all groups; the rest is train."""
+    """Return the split of a group, for fractions `val` and `test` of all groups; the rest is train."""
     at = position(group)
     if at < test:
         return "test"
@@ -27,9 +27,9 @@ def split_of(group: str, val: float, test: float) -> Split:
 
 
 def assign(items: Collection[Item], val: float, test: float) -> dict[str, Split]:
-    """Group -> split. A split that the data set brings itself is kept, and no other group is drawn into it.
+    """Map each group to its split. A split that the data set defines itself is kept, and no other group is put into it.
 
-    With too few groups for every split that has a share, train comes first, then validation.
+    If there are too few groups for every split with a fraction above 0, train is filled first, then validation.
     """
     given = {item.group: item.split for item in items if item.split is not None}
     val, test = (0.0 if name in given.values() else share for name, share in (("val", val), ("test", test)))

@@ -1,8 +1,8 @@
-"""Building one shard: hash the inputs, read them, write the tar and its entry. What a worker does; knows no Ray.
+"""Build one shard, the work of a task: hash the inputs, read them, write the tar and its entry. Needs no Ray.
 
-A worker may die at any point and its shard be built again by another: the tar comes first, its entry last, both all
-or nothing. An entry with the right fingerprint beside an intact tar is a finished shard. For a store the two are built
-in a folder of the worker's own; the tar goes up under its final name, its entry below `INCOMPLETE`.
+A worker may die at any point and another build its shard again: the tar is written first and its entry last, both
+atomically. An entry with the right fingerprint beside an intact tar is a finished shard. For a store the two are built
+in the worker's own folder; the tar is uploaded under its final name, its entry below `INCOMPLETE`.
 """
 
 import tempfile
@@ -26,7 +26,7 @@ from pipeline.shards.stats import Moments
 from pipeline.shards.storage import MissingError, Store
 
 INCOMPLETE = ".incomplete"
-"""Folder, in the one that a preparation ends in, of what is in the making."""
+"""Folder of unfinished shards and entries, within the output folder of a preparation."""
 
 
 class Unreadable(Config):
@@ -35,7 +35,7 @@ class Unreadable(Config):
 
 
 class Entry(Config):
-    """A finished shard, as its worker reports it: small, whatever the size of the data."""
+    """A finished shard as its worker reports it, which is small for any size of the data."""
 
     fingerprint: str
     shard: Shard | None
@@ -54,7 +54,7 @@ class Entry(Config):
 
 
 class Job(NamedTuple):
-    """What every shard of one preparation is built from."""
+    """Inputs common to all shards of a preparation."""
 
     recipe: Recipe
     reader: Reader
@@ -65,7 +65,7 @@ class Job(NamedTuple):
 
 
 def build_shard(job: Job, plan: ShardPlan) -> Entry:
-    """Read the items of `plan` and write its shard and entry to the staging folder, unless both are there."""
+    """Read the items of `plan` and write its shard and entry to the staging folder, unless both exist."""
     if isinstance(job.staging, Store):
         return _build_in_store(job, job.staging, plan)
     inputs = hash_inputs(job.source, plan)
@@ -112,7 +112,7 @@ def _build_in_store(job: Job, store: Store, plan: ShardPlan) -> Entry:
     with tempfile.TemporaryDirectory(prefix="driftwork-") as scratch:
         path = Path(scratch, plan.file)
         note = f"{INCOMPLETE}/{_entry_path(path).name}"
-        with suppress(MissingError):  # built before, and then as good as if it had just been
+        with suppress(MissingError):  # built before, and as valid as if built now
             store.fetch(note, _entry_path(path))
             store.fetch(plan.file, path)
         before = path.stat().st_ino if path.exists() else None
@@ -126,12 +126,12 @@ def _build_in_store(job: Job, store: Store, plan: ShardPlan) -> Entry:
 
 
 def hash_inputs(source: Path | None, plan: ShardPlan) -> dict[str, str | None]:
-    """File -> sha256 of all that the shard is read from; None for what cannot be opened."""
+    """Map each file that the shard is read from to its sha256, or to None if it cannot be opened."""
     inputs: dict[str, str | None] = {}
     for name in sorted({file for item in plan.items for file in item.files}):
-        assert source is not None, "only a reader of files names files"
+        assert source is not None, "only readers with a source have files"
         try:
-            there = (source / name).is_file()  # a pipe would be waited for, a device has no end
+            there = (source / name).is_file()  # reading would wait on a pipe, and never end on a device
             inputs[printable(name)] = sha256(source / name) if there else None
         except OSError:
             inputs[printable(name)] = None

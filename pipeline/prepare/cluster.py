@@ -1,4 +1,4 @@
-"""Tasks on Ray, on this machine or on a cluster. The only module that imports Ray."""
+"""Run tasks on Ray, on this machine or on a cluster. The only module that imports Ray."""
 
 import os
 import secrets
@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Ray reads these as it is loaded. Its own 5 and 2 minutes are how long a driver waits for a machine whose cable is cut,
-# long after the cluster has declared it dead.
+# Ray reads these when it is imported. By its defaults of 5 and 2 minutes, a driver waits for a machine whose cable was
+# cut long after the cluster has declared it dead.
 os.environ.setdefault("RAY_grpc_client_keepalive_time_ms", "10000")
 os.environ.setdefault("RAY_grpc_client_keepalive_timeout_ms", "10000")
 
@@ -25,23 +25,23 @@ from driftwork.errors import DriftworkError
 from driftwork.processes import ROOT
 
 _PATIENCE_S = 150.0
-"""How long tasks that are told to stop may take to clean up."""
+"""Seconds that cancelled tasks may take to clean up."""
 
 
 class TaskDiedError(Exception):
-    """The process of a task died, of a crash, for want of memory or with its machine, and so did those after it."""
+    """The process of a task died in all attempts: by a crash, for lack of memory, or with its machine."""
 
 
 class Task(NamedTuple):
     key: int
     arguments: tuple[Any, ...]
     cpus: float = 1.0
-    """Reserved for it, as are `gpus`; less than one shares a device."""
+    """Number of CPUs reserved for the task, as are `gpus`; less than one shares a device."""
     gpus: float = 0.0
 
 
 class Nodes(NamedTuple):
-    """Devices of all machines together, and of the largest one."""
+    """Numbers of devices of all machines together, and of the largest machine."""
 
     cpus: int
     gpus: int
@@ -51,10 +51,10 @@ class Nodes(NamedTuple):
 
 @contextmanager
 def connected(address: str, cpus: int | None = None) -> Iterator[Nodes]:
-    """A Ray of our own (`local`, with `cpus` of this machine), a cluster's, or the one that this process has already.
+    """Connect to Ray: start one (`local`, with `cpus` of this machine), join a cluster, or use this process's Ray.
 
     Raises:
-        DriftworkError: nobody answers at `address`, or Ray does not start.
+        DriftworkError: no cluster answers at `address`, or Ray does not start.
     """
     if ray.is_initialized():
         yield _nodes()
@@ -67,17 +67,17 @@ def connected(address: str, cpus: int | None = None) -> Iterator[Nodes]:
     options = {"num_cpus": cpus, "include_dashboard": False} if address == "local" else {}
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        with chdir(ROOT):  # Ray lets workers import from the folder that this process stands in, before all else
+        with chdir(ROOT):  # Ray puts this process's working folder first in the workers' import path
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
-    except Exception as error:  # a Ray that is too slow to start raises just that
+    except Exception as error:  # a Ray that is too slow to start raises a plain Exception
         reason = " ".join(str(error).split())
         what = "Ray does not start" if address == "local" else "no Ray cluster answers, or it refuses our token"
         raise DriftworkError(f"address={address}: {what}: {reason}") from error
     if on_sigterm is not signal.SIG_DFL and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own in the place of the caller's
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray has replaced the caller's handler
     token = Path.home() / ".ray" / "auth_token"
     if token.exists():
-        token.chmod(0o600)  # Ray writes it readable for all, and whoever has it can run code here
+        token.chmod(0o600)  # Ray makes it readable for everyone, and whoever has it can run code here
     try:
         yield _nodes()
     finally:
@@ -85,7 +85,7 @@ def connected(address: str, cpus: int | None = None) -> Iterator[Nodes]:
 
 
 def share(value: object) -> ray.ObjectRef:
-    """Sent once to each machine, however many tasks have it among their arguments."""
+    """Store a value that Ray sends once to each machine, however many tasks have it as an argument."""
     return ray.put(value)
 
 
@@ -94,9 +94,9 @@ def work(
 ) -> Generator[tuple[int, Callable[[], Any]], None, None]:
     """Run `function(*task.arguments)` for each of `waiting`, at most `at_once` at a time.
 
-    Yields, as they end, a task's key and a function that gives what it returned, or raises what it raised, or
-    `TaskDiedError` when its process died `1 + retries` times. What is added to `waiting` meanwhile is done too. When
-    the iterator is closed early, by an exception too, running tasks get a KeyboardInterrupt and time to clean up.
+    Yields the key of each task as it ends, with a function that returns or raises the task's result, or raises
+    `TaskDiedError` if its process died `1 + retries` times. Tasks that are added to `waiting` meanwhile are run too.
+    If the iterator is closed early, also by an exception, running tasks get a KeyboardInterrupt and time to clean up.
     """
     running: dict[Future[Any], tuple[int, ray.ObjectRef]] = {}
     remote = ray.remote(max_retries=retries)(_cancellable)
@@ -107,7 +107,7 @@ def work(
                 options = {"name": function.__name__, "num_cpus": task.cpus, "num_gpus": task.gpus}
                 ref = remote.options(**options).remote(function, *task.arguments)
                 running[ref.future()] = task.key, ref
-            # Not ray.wait: an exception of a signal handler would come out of it as another.
+            # Not ray.wait, which would turn an exception of a signal handler into another.
             ended, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in ended:
                 key, ref = running.pop(future)
@@ -119,7 +119,8 @@ def work(
 
 
 def _cancellable(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Ray cancels by a SIGINT of its own, which a worker ignores where its driver did, as under nohup."""
+    """Run a task with SIGINT enabled: Ray cancels by SIGINT, which a worker ignores if its driver did, as under
+    nohup."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     return function(*arguments)
 
@@ -131,7 +132,7 @@ def _result(ref: ray.ObjectRef) -> Any:
         raise TaskDiedError(str(error)) from error
     except RayTaskError as error:
         raise error.cause from error
-    except RayError as error:  # of the cluster, as when its head is gone
+    except RayError as error:  # the cluster failed, for example its head is gone
         raise DriftworkError(f"Ray: {' '.join(str(error).split())}") from error
 
 

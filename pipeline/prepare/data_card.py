@@ -1,4 +1,4 @@
-"""The data card: what a prepared data set is, and what was left out of it, in a page that a person reads."""
+"""The data card: a page that describes a prepared data set and the files left out of it."""
 
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -12,32 +12,34 @@ from pipeline.shards.manifest import Manifest
 
 
 class LeftOut(NamedTuple):
-    """Files and links below the raw folder that are left out without being unreadable."""
+    """Files and links below the raw folder that are left out although they are not unreadable."""
 
     ignored: int
     """Number of macOS resource files."""
     loops: tuple[str, ...]
     """Links to folders that are listed already."""
     dead: tuple[str, ...]
-    """Links that lead nowhere and do not have the name of a raw file."""
+    """Links without a target whose name is not that of a raw file."""
 
     @classmethod
     def of(cls, source: Path | None, items: list[Item]) -> Self:
-        """List `source` once more and take out what `items` are read from."""
+        """List `source` once more, and leave out the files that `items` are read from."""
         if source is None or not source.is_dir():
             return cls(0, (), ())
         found, read = listing(source), {file for item in items for file in item.files}
         return cls(len(found.ignored), found.loops, tuple(name for name in found.dead if name not in read))
 
     def lines(self) -> list[str]:
-        """Return one line for the ignored files, and one for each link."""
-        said = [f"{self.ignored} macOS resource files ignored"] if self.ignored else []
-        said += [f"{printable(name)} is a link to a folder that is listed already; not followed" for name in self.loops]
-        return said + [f"{printable(name)} is a link that leads nowhere" for name in self.dead]
+        """Return a line for the ignored files, and a line for each link."""
+        lines = [f"{self.ignored} macOS resource files ignored"] if self.ignored else []
+        lines += [
+            f"{printable(name)} is a link to a folder that is listed already; not followed" for name in self.loops
+        ]
+        return lines + [f"{printable(name)} is a link without a target" for name in self.dead]
 
 
 def data_card(manifest: Manifest, recipe: Recipe, left_out: LeftOut) -> str:
-    """Markdown."""
+    """Return the data card as Markdown."""
     spec = manifest.spec
     if spec.image is not None:
         kind = f"a picture of {spec.image[0]} x {spec.image[1]}, stored as bytes"
@@ -47,7 +49,7 @@ def data_card(manifest: Manifest, recipe: Recipe, left_out: LeftOut) -> str:
     notes = "".join(f"- {line}\n" for line in (*_duplicates(manifest), *_left_out(left_out)))
     return f"""# {recipe.title}
 
-{manifest.items} raw items, of which {manifest.unreadable} could not be read (`quarantine.jsonl` says why).
+{manifest.items} raw items, of which {manifest.unreadable} could not be read (`quarantine.jsonl` gives the reasons).
 
 | split | shards | sequences | frames | hours |
 |---|---:|---:|---:|---:|
@@ -55,8 +57,8 @@ def data_card(manifest: Manifest, recipe: Recipe, left_out: LeftOut) -> str:
 
 - **One frame:** {spec.dim} channels, {kind}; {spec.units}. A frame every {spec.interval:g} s.
 - **One sequence:** at most {spec.length} frames ({spec.length * spec.interval:g} s); each carries its times \
-in seconds and a mask of the frames that are there.
-- **Splits:** by group (song, speaker, trial), never by window; where the data set brings no split of its own, a \
+in seconds and a mask of the frames that are present.
+- **Splits:** by group (song, speaker, trial), never by window; if the data set does not define them, a \
 group's split follows from a hash of its name.
 {notes}- **Statistics:** mean and scale of each channel, from the train split alone, in `manifest.json`.
 - **Licence:** {recipe.licence}
@@ -73,7 +75,7 @@ def _duplicates(manifest: Manifest) -> list[str]:
     if not manifest.joined:
         return []
     return [
-        f"**Duplicates:** {len(manifest.joined)} groups have the content of another group, byte for byte or value "
+        f"**Duplicates:** {len(manifest.joined)} groups have the same content as another group, byte for byte or value "
         "for value; each is joined to that group and lies in its split (`joined` in `manifest.json`)."
     ]
 

@@ -1,8 +1,8 @@
-"""Groups that hold the same content become one, so that no piece is trained on under one name and tested under another.
+"""Join groups with the same content, so that no piece is trained on under one name and tested under another.
 
-What an item holds is known when it has been read: equal files give equal values, and so do two MIDI files that differ
-in their bytes and not in their notes. A file that cannot be read joins nothing. Groups are joined under the name of the
-first of them, which alone decides their split.
+Content is compared after reading: equal files give equal values, and so do two MIDI files that differ in their bytes
+but not in their notes. A file that cannot be read is joined to none. Joined groups take the name of the first of them,
+which alone decides their split.
 """
 
 import hashlib
@@ -27,14 +27,14 @@ def digest(sequences: Iterable[Sequence]) -> str:
 
 
 def joined(contents: Iterable[tuple[Item, str]], where: str) -> dict[str, str]:
-    """Return a map from each group that is joined to another to that other one, its names as `escaped` writes them.
+    """Map each group that is joined to the group that it joins, with names as `escaped` writes them.
 
     Args:
         contents: items that could be read, with the `digest` of each.
-        where: the beginning of an error's line.
+        where: the beginning of an error message.
 
     Raises:
-        DriftworkError: the data set brings its own splits and has the same content in two of them.
+        DriftworkError: the data set defines its own splits and has the same content in two of them.
     """
     first: dict[str, str] = {}
 
@@ -48,8 +48,8 @@ def joined(contents: Iterable[tuple[Item, str]], where: str) -> dict[str, str]:
         other = seen.setdefault(content, item)
         if other.split != item.split:
             raise DriftworkError(
-                f"{where}: {printable(other.name)} and {printable(item.name)} hold the same, and the data set puts "
-                "them in two splits; take one of them out"
+                f"{where}: {printable(other.name)} and {printable(item.name)} have the same content, but the data set "
+                "puts them in two splits; remove one of them"
             )
         low, high = sorted((root(other.group), root(item.group)))
         if low != high:
@@ -58,12 +58,12 @@ def joined(contents: Iterable[tuple[Item, str]], where: str) -> dict[str, str]:
 
 
 def renamed(items: list[Item], joins: Mapping[str, str]) -> list[Item]:
-    """Return the items, each in the group that its own is joined to."""
+    """Return the items, each in the group that its own group joins."""
     names = {escaped(item.group): item.group for item in items}
     homes = {group: names.get(joins.get(name, name), group) for name, group in names.items()}
     return [item._replace(group=homes[item.group]) for item in items]
 
 
 def escaped(name: str) -> str:
-    """Write a name on one line, as `printable` does, so that different names stay different."""
+    """Return a name on one line, as `printable` does, such that different names stay different."""
     return printable(name.replace("\\", "\\\\"))

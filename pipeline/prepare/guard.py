@@ -1,7 +1,7 @@
-"""Raw files are read in a child process with limits: a parser that crashes, hangs or eats memory costs one file.
+"""Read raw files in a child process with limits: a parser that crashes, hangs or exhausts memory costs one file.
 
-A guard has one child, `python -m pipeline.prepare.guard`, which reads file after file; one that dies is replaced. What
-comes back from it is JSON and the bytes of plain arrays, so that nothing a file may have made of the child is run here.
+A guard has one child, `python -m pipeline.prepare.guard`, which reads file after file; a child that dies is replaced.
+It answers with JSON and the bytes of plain arrays, so that a compromised child cannot run code in this process.
 """
 
 import importlib
@@ -25,56 +25,57 @@ from driftwork.processes import end_with_parent, python, search_path
 from pipeline.sequence import Item, Reader, Sequence, UnreadableError
 
 _START_S = 300.0
-"""A busy machine, or a cold network disk, may take a while over the imports."""
+"""Seconds that a child may take to start: on a busy machine, or a slow network disk, imports take a while."""
 _WAITS = 10
-"""Times its processor time that a file may take by the clock: a parser can hang without computing."""
+"""Limit of wall-clock time as a multiple of processor time: a parser can hang without computing."""
 
 
 class Limits(NamedTuple):
-    """Of one raw file."""
+    """Limits for reading one raw file."""
 
     seconds: float
-    """Of processor time, so that a busy machine makes no file unreadable."""
+    """Seconds of processor time, so that a busy machine makes no file unreadable."""
     mib: int
-    """Memory of the whole process that reads it."""
+    """Memory of the whole process that reads the file, MiB."""
 
 
 class _LostError(UnreadableError):
-    """The child is of no more use; the message says why."""
+    """The child can no longer be used; the message is the reason."""
 
 
 @lru_cache(maxsize=1)
 def guard(reader: Reader, source: Path | None, limits: Limits) -> "Guard":
-    """This process's own, kept from shard to shard: a child takes as long to start as to read some hundred files."""
+    """Return this process's guard, kept from shard to shard: starting a child takes as long as reading some hundred
+    files."""
     return Guard(reader, source, limits)
 
 
 class Guard:
-    """`read` does what `reader.read` does, but for what crashes it, and an item without files is read at once."""
+    """A reader whose `read` is safe from crashes, by way of a child. Items without files are read in this process."""
 
     def __init__(self, reader: Reader, source: Path | None, limits: Limits) -> None:
         self.reader, self.source, self.limits = reader, source, limits
         self._child: _Child | None = None
 
     def read(self, item: Item) -> list[Sequence]:
-        """Raises `UnreadableError` with the reason, and `DriftworkError` if no child can be started.
+        """Read an item. Raises `UnreadableError` with the reason, and `DriftworkError` if no child can be started.
 
-        A file fails for good in a fresh child alone: another that was read before it may have harmed an older one.
+        A file counts as unreadable only if it fails in a fresh child: an earlier file may have damaged an older one.
         """
         if not item.files:
             return self.reader.read(self.source, item)
         if self._child is not None:
             try:
-                return self._ask(self._child, item)
+                return self._request(self._child, item)
             except _LostError:
                 pass
         self._child = _Child(self.reader, self.source, self.limits)
-        return self._ask(self._child, item)
+        return self._request(self._child, item)
 
-    def _ask(self, child: "_Child", item: Item) -> list[Sequence]:
+    def _request(self, child: "_Child", item: Item) -> list[Sequence]:
         try:
-            head, body = child.ask(item)
-        except BaseException:  # a late answer must not be taken for that of the next file
+            head, body = child.request(item)
+        except BaseException:  # a late answer must not be read as that of the next file
             self.close()
             raise
         if "reason" in head:
@@ -88,25 +89,25 @@ class Guard:
 
 
 class _Child:
-    """The process, as the parent sees it."""
+    """The child process, as seen by the parent."""
 
     def __init__(self, reader: Reader, source: Path | None, limits: Limits) -> None:
         self.limits = limits
         config = reader.config  # type: ignore[attr-defined]  # every reader of files has one, and is made of it
         here, there = socket.socketpair()
         with there:
-            told = {
+            settings = {
                 "reader": _name(type(reader)), "config": _name(type(config)), "settings": config.model_dump_json(),
                 "source": str(source), **limits._asdict(), "parent": os.getpid(), "fd": there.fileno(),
             }  # fmt: skip
             one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")  # each thread takes memory
             self.process = subprocess.Popen(
-                python("-m", "pipeline.prepare.guard", json.dumps(told)),
+                python("-m", "pipeline.prepare.guard", json.dumps(settings)),
                 env=os.environ | one | search_path(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[there.fileno()],
-                process_group=0,  # a Ctrl-C is for the parent, which ends the child
+                process_group=0,  # a Ctrl-C must reach only the parent, which ends the child
             )
         self.connection = Connection(here.detach())
         try:
@@ -115,18 +116,18 @@ class _Child:
             self.end()
             raise DriftworkError(f"the process that reads raw files does not start: {error}") from None
 
-    def ask(self, item: Item) -> tuple[dict[str, Any], memoryview]:
-        """What the child says of an item, and the bytes of its arrays. Raises `_LostError`."""
+    def request(self, item: Item) -> tuple[dict[str, Any], memoryview]:
+        """Request an item: return the child's JSON answer and the bytes of its arrays. Raises `_LostError`."""
         try:
             self.connection.send_bytes(json.dumps(item).encode())
         except ConnectionError:
             raise _LostError(self._death()) from None
         data = self._answer(_WAITS * self.limits.seconds)
         end = data.index(b"\n")
-        said = json.loads(data[:end])
-        if "memory" in said:
+        reply = json.loads(data[:end])
+        if "memory" in reply:
             raise _LostError(self._memory)
-        return said, memoryview(data)[end + 1 :]
+        return reply, memoryview(data)[end + 1 :]
 
     def _answer(self, seconds: float) -> bytes:
         try:
@@ -135,7 +136,7 @@ class _Child:
             return self.connection.recv_bytes(maxlength=self.limits.mib * 2**20)
         except (EOFError, ConnectionError):
             raise _LostError(self._death()) from None
-        except OSError:  # the length is beyond that
+        except OSError:  # the length exceeds the limit
             raise _LostError(self._memory) from None
 
     @property
@@ -144,10 +145,10 @@ class _Child:
 
     @property
     def _memory(self) -> str:
-        return f"wanted more than {self.limits.mib} MiB of memory"
+        return f"needed more than {self.limits.mib} MiB of memory"
 
     def _death(self) -> str:
-        code = self.process.wait()  # its end of the socket is closed: it is gone, or about to be
+        code = self.process.wait()  # its end of the socket is closed: it has ended, or is about to
         if code == -signal.SIGPROF:
             return self._time
         return f"the parser crashed (signal {-code})" if code < 0 else f"the parser ended its process (code {code})"
@@ -158,23 +159,23 @@ class _Child:
         self.process.wait()
 
 
-def main(told: dict[str, Any]) -> None:
-    """The child: read what is asked for until the parent goes."""
+def main(settings: dict[str, Any]) -> None:
+    """Read requested items in the child until the parent ends."""
     end_with_parent(signal.SIGKILL)  # also where a parser hangs
-    if os.getppid() != told["parent"]:
+    if os.getppid() != settings["parent"]:
         return
-    config = _named(told["config"]).model_validate_json(told["settings"])
-    reader, source = _named(told["reader"])(config), Path(told["source"])
-    resource.setrlimit(resource.RLIMIT_AS, (told["mib"] * 2**20,) * 2)
+    config = _named(settings["config"]).model_validate_json(settings["settings"])
+    reader, source = _named(settings["reader"])(config), Path(settings["source"])
+    resource.setrlimit(resource.RLIMIT_AS, (settings["mib"] * 2**20,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    connection = Connection(told["fd"])
+    connection = Connection(settings["fd"])
     connection.send_bytes(b"ready")
     while True:
         try:
             name, group, files, split = json.loads(connection.recv_bytes())
         except EOFError:
             return
-        signal.setitimer(signal.ITIMER_PROF, told["seconds"])  # its signal ends the process, whatever that does
+        signal.setitimer(signal.ITIMER_PROF, settings["seconds"])  # its signal ends the process in any state
         outcome = _outcome(reader, source, Item(name, group, tuple(files), split))
         signal.setitimer(signal.ITIMER_PROF, 0)
         connection.send_bytes(outcome)
@@ -184,12 +185,12 @@ def _outcome(reader: Reader, source: Path, item: Item) -> bytes:
     try:
         return _packed(reader.read(source, item))
     except UnreadableError as error:
-        said: dict[str, Any] = {"reason": str(error)}
+        reply: dict[str, Any] = {"reason": str(error)}
     except MemoryError:
-        said = {"memory": True}
-    except Exception as error:  # a reader's mistake, or its library's: the other files are worth no less for it
-        said = {"reason": f"the parser failed: {type(error).__name__}: {error}"[:200]}
-    return json.dumps(said).encode() + b"\n"
+        reply = {"memory": True}
+    except Exception as error:  # an error of a reader or of its library must not affect the other files
+        reply = {"reason": f"the parser failed: {type(error).__name__}: {error}"[:200]}
+    return json.dumps(reply).encode() + b"\n"
 
 
 def _packed(sequences: list[Sequence]) -> bytes:

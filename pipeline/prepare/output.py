@@ -1,6 +1,6 @@
-"""The folder that a preparation ends in.
+"""The output folder of a preparation.
 
-    FOLDER/.incomplete/   shards and entries in the making; a later attempt goes on from what it holds
+    FOLDER/.incomplete/   unfinished shards and entries, from which a later attempt continues
     FOLDER/*.tar, quarantine.jsonl, DATACARD.md, and last of all manifest.json
 
 Without the manifest the folder is not a data set; with it, nothing but the repair of a damaged shard changes it.
@@ -40,12 +40,12 @@ class Output(NamedTuple):
 
     @property
     def reasons(self) -> Path:
-        """Where a failed preparation leaves the list of unreadable items: beside the folder, which stays as it was."""
+        """Path at which a failed preparation leaves the list of unreadable items, beside the unchanged folder."""
         folder = self.folder.absolute()
         return folder.with_name(f"{folder.name}.{QUARANTINE}")
 
     def finished(self) -> Manifest | None:
-        """The manifest of a finished preparation of this recipe. Raises `DriftworkError` for one of another."""
+        """Return the manifest of a finished preparation of this recipe. Raises `DriftworkError` for another recipe."""
         if not (self.folder / MANIFEST).exists():
             return None
         manifest = read_manifest(self.folder)
@@ -53,14 +53,15 @@ class Output(NamedTuple):
         return manifest
 
     def damaged(self, manifest: Manifest, plans: list[ShardPlan], source: Path | None) -> list[ShardPlan]:
-        """The shards that are missing or damaged. Raises `DriftworkError` if the raw files are not those of then."""
+        """Return the shards that are missing or damaged. Raises `DriftworkError` if the raw files have changed."""
         check_inputs(manifest, plans, source, self.folder)
         bad = {shard.file for shard in manifest.shards if not intact(self.folder / shard.file, shard)}
         return [plan for plan in plans if plan.file in bad]
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """The staging folder, new or of a killed attempt, for this process alone; a failure leaves no empty folders."""
+        """Open the staging folder, new or of a killed attempt, for this process alone. A failure leaves no empty
+        folders."""
         new = not self.folder.exists()
         with ExitStack() as lock:
             try:
@@ -82,11 +83,11 @@ class Output(NamedTuple):
             raise DriftworkError(f"out={self.folder}: holds other files; give a new or an empty folder")
         lock.enter_context(locked(self.staging / LOCK, f"out={self.folder}", "prepare"))
         if not complete:
-            for shard in self.folder.glob("*.tar"):  # the last attempt was killed while it moved them out
+            for shard in self.folder.glob("*.tar"):  # the last attempt was killed while it moved them into place
                 os.replace(shard, self.staging / shard.name)
 
     def joins(self) -> dict[str, str]:
-        """Return what a killed attempt found out about groups with the same content."""
+        """Return the joined groups that a killed attempt found."""
         try:
             found: dict[str, str] = json.loads((self.staging / JOINED).read_bytes())
         except (FileNotFoundError, ValueError):
@@ -94,27 +95,27 @@ class Output(NamedTuple):
         return found
 
     def keep_joins(self, joins: dict[str, str]) -> None:
-        """Keep what was found, for the next attempt if this one is killed."""
+        """Store the joined groups for the next attempt, in case this one is killed."""
         with aside(self.staging / JOINED) as temporary:
             temporary.write_text(json.dumps(joins), encoding="ascii")
 
     def publish(self, manifest: Manifest, pages: dict[str, bytes]) -> None:
-        """Move shards and then pages in place, in this order, and remove the staging folder."""
+        """Move shards and then pages into place, in this order, and remove the staging folder."""
         for name, page in pages.items():
             with aside(self.staging / name) as temporary:
                 temporary.write_bytes(page)
         for name in (*(shard.file for shard in manifest.shards), *pages):
-            if (self.staging / name).exists():  # in a repair only the rebuilt shards are there
+            if (self.staging / name).exists():  # a repair has only the rebuilt shards here
                 os.replace(self.staging / name, self.folder / name)
         self.reasons.unlink(missing_ok=True)
         self.clean()
 
     def clean(self) -> None:
-        """Remove what no longer is needed once the manifest is there."""
+        """Remove files that are not needed once the manifest exists."""
         shutil.rmtree(self.staging, ignore_errors=True)
 
     def discard(self, unreadable: Iterable[Unreadable]) -> None:
-        """Give up: leave the folder as it was before, and the reasons beside it if there are any."""
+        """Restore the folder as it was before, and write the reasons of unreadable items beside it, if any."""
         self.clean()
         if not (self.folder / MANIFEST).exists():
             for name in (QUARANTINE, CARD):
@@ -125,7 +126,7 @@ class Output(NamedTuple):
 
 
 def check_recipe(recipe: Recipe, there: dict[str, Any], out: Place) -> None:
-    """Raises `DriftworkError` when the preparation at `out` is of another recipe."""
+    """Raise `DriftworkError` if the preparation at `out` has another recipe."""
     ours, theirs = flatten(recipe), flatten(recorded(there, where=f"{out}/{MANIFEST}"))
     for key in sorted(ours.keys() | theirs.keys()):
         if ours.get(key) != theirs.get(key):
@@ -133,7 +134,7 @@ def check_recipe(recipe: Recipe, there: dict[str, Any], out: Place) -> None:
 
 
 def check_inputs(manifest: Manifest, plans: list[ShardPlan], source: Path | None, out: Place) -> None:
-    """Raises `DriftworkError` when the raw files are not those that the data set at `out` was made from."""
+    """Raise `DriftworkError` if the raw files are not those that the data set at `out` was made from."""
     with ThreadPoolExecutor() as pool:
         hashed = pool.map(lambda plan: hash_inputs(source, plan), plans)
         now = {file: digest for inputs in hashed for file, digest in inputs.items()}
@@ -143,9 +144,9 @@ def check_inputs(manifest: Manifest, plans: list[ShardPlan], source: Path | None
         "gone": sorted(then.keys() - now.keys()),
         "changed": sorted(file for file in now.keys() & then.keys() if now[file] != then[file]),
     }
-    said = [f"{len(files)} {what} (first: {files[0]})" for what, files in changes.items() if files]
-    if said:
-        raise _other(out, f"raw files {', '.join(said)}")
+    changed = [f"{len(files)} {what} (first: {files[0]})" for what, files in changes.items() if files]
+    if changed:
+        raise _other(out, f"raw files {', '.join(changed)}")
 
 
 def _other(out: Place, difference: str) -> DriftworkError:
@@ -153,5 +154,5 @@ def _other(out: Place, difference: str) -> DriftworkError:
 
 
 def quarantine(unreadable: Iterable[Unreadable]) -> bytes:
-    """One JSON object a line: file, reason."""
+    """Return the quarantine list as bytes, one JSON object (file, reason) per line."""
     return "".join(f"{entry.model_dump_json()}\n" for entry in unreadable).encode()

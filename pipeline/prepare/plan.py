@@ -1,7 +1,7 @@
 """The recipe of a data set, and the plan that follows from it: which raw items go into which shard.
 
-The plan depends on the recipe, on the names of the items and on which groups hold the same content, and on nothing
-else, so that any number of workers, and any later attempt, makes the same shards.
+The plan depends only on the recipe, on the names of the items and on which groups have the same content, so that any
+number of workers, and any later attempt, makes the same shards.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from pipeline.split import assign
 
 
 class Recipe(Config):
-    """All that decides the bytes of a prepared data set, besides the raw files themselves."""
+    """All settings that determine the bytes of a prepared data set, given the raw files."""
 
     dataset: DatasetConfig
     title: str
@@ -39,12 +39,12 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _leaves_train(self) -> Self:
         if self.val + self.test >= 1:
-            raise ValueError(f"val={self.val} and test={self.test} leave nothing to train on")
+            raise ValueError(f"val={self.val} and test={self.test} leave nothing to train on; lower them")
         return self
 
 
 def recorded(recipe: dict[str, Any], where: str) -> Recipe:
-    """The recipe that a manifest holds, also one that was written before some field was known."""
+    """Return the recipe of a manifest, which may be from before some fields existed. `where` names it in errors."""
     dataset = recipe.get("dataset")
     if isinstance(dataset, dict):
         recipe = recipe | {"dataset": EARLIER.get(str(dataset.get("name")), {}) | dataset}
@@ -58,10 +58,10 @@ class ShardPlan(NamedTuple):
 
 
 def make_plan(items: list[Item], recipe: Recipe, joins: Mapping[str, str]) -> list[ShardPlan]:
-    """Shards of `files_per_shard` items each, train first; within a split the groups lie in the order of a hash.
+    """Plan shards of `files_per_shard` items each, train first; within a split, groups are in the order of a hash.
 
     Args:
-        joins: what `duplicates.joined` has found. Items keep their places in the order but get the group's new name.
+        joins: result of `duplicates.joined`. Items keep their places in the order but get the group's new name.
     """
     homes = renamed(items, joins)
     splits = assign(homes, recipe.val, recipe.test)
@@ -78,7 +78,7 @@ def make_plan(items: list[Item], recipe: Recipe, joins: Mapping[str, str]) -> li
 
 
 def fingerprint(recipe: Recipe, plan: ShardPlan, inputs: dict[str, str | None], limits: Limits) -> str:
-    """Equal iff the shard would come out the same."""
+    """Return a hash that is equal if and only if the shard would come out the same."""
     items = [(item.name, item.group) for item in plan.items]
     parts = [SCHEMA, recipe.model_dump(mode="json"), plan.file, items, sorted(inputs.items()), limits]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

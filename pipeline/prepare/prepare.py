@@ -1,6 +1,6 @@
-"""The Ray job: raw files to a prepared data set, one task a shard.
+"""The Ray job that turns raw files into a prepared data set, with one task per shard.
 
-Killed at any point and run again, it ends in the same bytes, whatever the number of workers.
+If it is killed at any point and run again, it ends in the same bytes, with any number of workers.
 """
 
 from collections import deque
@@ -55,12 +55,12 @@ class PrepareConfig(Recipe, Plugged):
 
 
 def prepare(config: PrepareConfig) -> Manifest:
-    """Make the data set at `config.out`, finish what a killed attempt left, or find that it is there already.
+    """Prepare the data set at `config.out`, or continue a killed attempt; if it is complete, only check and repair it.
 
-    Raises `DriftworkError` when there is nothing to read, too little of it can be read, or `out` cannot take it.
+    Raises `DriftworkError` if there is nothing to read, too little is readable, or `out` cannot be written.
     """
     dataset, output = reader(config.dataset), _output(config)
-    source = config.source and folder(config.source).absolute()  # workers may stand in another folder
+    source = config.source and folder(config.source).absolute()  # workers may have another working folder
     limits = Limits(config.seconds_per_file, config.mib_per_file)
     staging = output.staging.absolute() if isinstance(output, Output) else output.staging
     job = Job(config.recipe, dataset, source, staging, limits)
@@ -116,10 +116,10 @@ def _make(config: PrepareConfig, job: Job, output: _Output, items: list[Item], l
 def _built(
     config: PrepareConfig, job: Job, output: _Output, items: list[Item]
 ) -> tuple[dict[str, str], list[ShardPlan], list[Entry]]:
-    """Build the shards; return which groups are joined, the plan that follows, and the entries of its shards.
+    """Build the shards; return the joined groups, the resulting plan, and the entries of its shards.
 
-    The content of an item is known after it has been read. So shards are first built as if no two items were equal;
-    where some are, the shards that change are built again. An attempt begins with what a killed one has found.
+    The content of an item is known only after reading. So shards are first built as if no two items were equal, and
+    then the shards that change are built again. An attempt begins with the joined groups that a killed one has found.
     """
     names = {item.name: item for item in items}
     joins = output.joins()
@@ -137,20 +137,20 @@ def _built(
             if found == joins:
                 return joins, plans, entries
             if found:
-                print(f"{len(found)} groups have the content of another group and are joined to it", flush=True)
+                print(f"{len(found)} groups have the same content as another group and are joined to it", flush=True)
             joins = found
             output.keep_joins(joins)
 
 
 def _repair(config: PrepareConfig, job: Job, output: _Output, manifest: Manifest, damaged: list[ShardPlan]) -> None:
-    """Make shards anew that were lost or damaged since. They come out as the manifest has them, or not at all."""
+    """Build lost or damaged shards again. They must come out exactly as in the manifest."""
     with output.opened(), _workers(config) as build:
         entries = build(job, damaged)
         for entry, plan in zip(entries, damaged, strict=True):
             if entry.shard not in manifest.shards:
                 output.discard([])
                 raise DriftworkError(
-                    f"out={config.out}: {plan.file} is damaged and this version of driftwork makes it differently; "
+                    f"out={config.out}: {plan.file} is damaged, and this version of driftwork builds it differently; "
                     "delete the folder and prepare it again"
                 )
         output.publish(manifest, {})
@@ -160,7 +160,7 @@ def _repair(config: PrepareConfig, job: Job, output: _Output, manifest: Manifest
 def _too_little(
     config: PrepareConfig, output: _Output, plans: list[ShardPlan], entries: list[Entry], unreadable: list[Unreadable]
 ) -> str:
-    """Why this is no data set, or nothing."""
+    """Return why too little is readable for a data set, or an empty string."""
     total = sum(len(plan.items) for plan in plans)
     share = len(unreadable) / total
     if share > config.max_unreadable or len(unreadable) == total:
@@ -176,7 +176,7 @@ def _too_little(
         readable = total - len(unreadable)
         return (
             f"{readable} readable of {total} files leave the {empty[0]} split empty (val={config.val:g} "
-            f"test={config.test:g}); add files, or give larger shares, or val=0 or test=0"
+            f"test={config.test:g}); add files, or set larger fractions, or val=0 or test=0"
         )
     return ""
 
@@ -200,8 +200,8 @@ def _run(config: PrepareConfig, at_once: int, job: Job, plans: list[ShardPlan]) 
                     entries[index] = result()
                 except cluster.TaskDiedError:
                     raise DriftworkError(
-                        f"{plans[index].file}: its worker died three times; is there enough memory? A smaller "
-                        "files_per_shard, or fewer workers, need less"
+                        f"{plans[index].file}: its worker died three times, perhaps for lack of memory; set a "
+                        "smaller files_per_shard, or fewer workers"
                     ) from None
                 except OSError as error:
                     raise DriftworkError(f"{config.out}: {plans[index].file} cannot be written: {error}") from None

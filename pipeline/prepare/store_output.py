@@ -1,12 +1,12 @@
-"""The output of a preparation in a store: as `pipeline.prepare.output`, where nothing can be renamed or locked.
+"""The output of a preparation in a store: like `pipeline.prepare.output`, but without renaming and locks.
 
-    URL/.incomplete/recipe.json    what is being prepared there; first of all
-    URL/.incomplete/*.json         the entry of each shard that is there
-    URL/*.tar                      shards, by the workers, under their final names
+    URL/.incomplete/recipe.json    the recipe in preparation, written first
+    URL/.incomplete/*.json         the entry of each finished shard
+    URL/*.tar                      shards, written by the workers under their final names
     URL/quarantine.jsonl, DATACARD.md, and last of all manifest.json
 
-Two preparations of one recipe from the same files write the same bytes, so that it does no harm if they meet. One of
-another recipe is refused, finished or not.
+Two simultaneous preparations of one recipe from the same files write the same bytes, which does no harm. A preparation
+of another recipe is refused, finished or not.
 """
 
 import json
@@ -27,7 +27,7 @@ from pipeline.shards.storage import MissingError, Store, shards_among
 _RECIPE = f"{INCOMPLETE}/recipe.json"
 _JOINED = f"{INCOMPLETE}/{JOINED}"
 _AT_ONCE = 8
-"""Shards that are read back at a time."""
+"""Number of shards that are read back at a time."""
 
 
 class StoreOutput(NamedTuple):
@@ -40,11 +40,11 @@ class StoreOutput(NamedTuple):
 
     @property
     def reasons(self) -> str:
-        """Where a failed preparation leaves the list of unreadable items: beside the folder."""
+        """URL at which a failed preparation leaves the list of unreadable items, beside the folder."""
         return f"{self.url}.{QUARANTINE}"
 
     def finished(self) -> Manifest | None:
-        """The manifest of a finished preparation of this recipe. Raises `DriftworkError` for one of another."""
+        """Return the manifest of a finished preparation of this recipe. Raises `DriftworkError` for another recipe."""
         if MANIFEST not in self.staging.names():
             return None
         manifest = read_manifest(self.url)
@@ -52,7 +52,7 @@ class StoreOutput(NamedTuple):
         return manifest
 
     def damaged(self, manifest: Manifest, plans: list[ShardPlan], source: Path | None) -> list[ShardPlan]:
-        """The shards that are missing or damaged. Raises `DriftworkError` if the raw files are not those of then."""
+        """Return the shards that are missing or damaged. Raises `DriftworkError` if the raw files have changed."""
         check_inputs(manifest, plans, source, self.url)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             whole = list(pool.map(self._whole, manifest.shards))
@@ -61,7 +61,7 @@ class StoreOutput(NamedTuple):
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """For preparations of this recipe from now on; a failure before the first shard leaves nothing."""
+        """Reserve the URL for preparations of this recipe; a failure before the first shard leaves nothing."""
         names = self.staging.names()
         if names and not names & {MANIFEST, _RECIPE}:
             raise DriftworkError(f"out={self.url}: holds other files; give a new or an empty folder")
@@ -72,13 +72,13 @@ class StoreOutput(NamedTuple):
         try:
             yield
         except DriftworkError:
-            with suppress(DriftworkError):  # the first error is the one to tell
+            with suppress(DriftworkError):  # report only the first error
                 if _below_incomplete(self.staging.names()) == {_RECIPE}:
                     self.clean()
             raise
 
     def joins(self) -> dict[str, str]:
-        """Return what a killed attempt found out about groups with the same content."""
+        """Return the joined groups that a killed attempt found."""
         try:
             found: dict[str, str] = json.loads(self.staging.read(_JOINED))
         except (MissingError, ValueError):
@@ -86,11 +86,11 @@ class StoreOutput(NamedTuple):
         return found
 
     def keep_joins(self, joins: dict[str, str]) -> None:
-        """Keep what was found, for the next attempt if this one is killed."""
+        """Store the joined groups for the next attempt, in case this one is killed."""
         self.staging.write(json.dumps(joins).encode("ascii"), _JOINED)
 
     def publish(self, manifest: Manifest, pages: dict[str, bytes]) -> None:
-        """Write pages, in this order, and remove what was needed for them."""
+        """Write pages, in this order, and remove the intermediate objects."""
         self._check_ours()
         listed = {shard.file for shard in manifest.shards}
         self.staging.remove(shards_among(self.staging.names()) - listed)
@@ -100,11 +100,11 @@ class StoreOutput(NamedTuple):
         self.clean()
 
     def clean(self) -> None:
-        """Remove what no longer is needed once the manifest is there; the recipe last."""
+        """Remove objects that are not needed once the manifest exists; the recipe last."""
         self.staging.remove(sorted(_below_incomplete(self.staging.names()), key=lambda name: name == _RECIPE))
 
     def discard(self, unreadable: Iterable[Unreadable]) -> None:
-        """Give up: leave nothing, or the data set that was there, and the reasons beside it if there are any."""
+        """Restore the state before, and write the reasons of unreadable items beside it, if any."""
         names = self.staging.names()
         if MANIFEST not in names:
             self.staging.remove({*shards_among(names), QUARANTINE, CARD})
@@ -121,7 +121,7 @@ class StoreOutput(NamedTuple):
         return json.dumps(self.recipe.model_dump(mode="json")).encode()
 
     def _check_ours(self) -> None:
-        with suppress(MissingError):  # another preparation of the same has just ended
+        with suppress(MissingError):  # another preparation of the same recipe has just ended
             check_recipe(self.recipe, json.loads(self.staging.read(_RECIPE)), self.url)
 
     def _whole(self, shard: Shard) -> bool:

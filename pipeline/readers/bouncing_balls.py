@@ -1,9 +1,9 @@
-"""Bouncing balls (Sutskever and Hinton, 2007, and many since), simulated.
+"""Simulated bouncing balls (Sutskever and Hinton, 2007, and many since).
 
 Three equal balls move in a square box and bounce off its walls and off one another without loss. The motion is exact:
-straight lines from one collision to the next, so that energy, and momentum between two balls, is kept to rounding.
-Only sums, products, quotients and square roots decide it, which are the same on every machine; pictures are rounded to
-256 greys, so that the last bit of an exponential does not show.
+straight lines from one collision to the next, so that energy, and momentum between two balls, is kept up to rounding.
+It is computed by sums, products, quotients and square roots only, which are the same on every machine. Pictures are
+rounded to 256 greys, so that the last bit of an exponential has no effect.
 """
 
 import math
@@ -24,10 +24,10 @@ BALLS = 3
 BOX = 10.0
 RADIUS = 1.2
 SPEED = 0.5
-"""Root of the summed squares of all velocities, in lengths a frame."""
+"""Root of the summed squares of all velocities, in lengths per frame."""
 FRAMES = 20
 SIDE = 32
-"""Pixels."""
+"""Side of a picture, pixels."""
 INTERVAL = 0.1
 """Time units between frames, as in ODE2VAE."""
 
@@ -44,14 +44,14 @@ class BouncingBallsConfig(Named):
 
 class Film(NamedTuple):
     positions: NDArray[np.float64]
-    """[T, balls, 2]: x, y of the centres."""
+    """[T, balls, 2] x, y of the centres, lengths."""
     velocities: NDArray[np.float64]
-    """[T, balls, 2], lengths a frame."""
+    """[T, balls, 2] velocities, lengths per frame."""
 
 
 @dataclass(frozen=True)
 class BouncingBalls:
-    """Reader without files: film n of a split follows from the seed, the split and n. float32 [20, 1024]."""
+    """Reader without files: film n of a split depends on the seed, the split and n. Values are float32 [20, 1024]."""
 
     config: BouncingBallsConfig
 
@@ -59,7 +59,7 @@ class BouncingBalls:
         return DataSpec.of_pictures(SIDE, FRAMES, INTERVAL)
 
     def find(self, source: Path | None) -> list[Item]:
-        """One item a film; `source` is not looked at."""
+        """Return one item per film; `source` is ignored."""
         sizes: dict[Split, int] = {"train": self.config.train, "val": self.config.val, "test": self.config.test}
         named = [(f"{split}-{n:06d}", split) for split, size in sizes.items() for n in range(size)]
         return [Item(name, group=name, files=(), split=split) for name, split in sorted(named)]
@@ -72,13 +72,13 @@ class BouncingBalls:
 
 
 class _Balls:
-    """Where the balls are and where they go: plain floats, since numpy may sum in another order elsewhere."""
+    """Positions and velocities of the balls as plain floats, since numpy's order of summation may vary by machine."""
 
     def __init__(self, x: list[list[float]], v: list[list[float]]) -> None:
         self.x, self.v = x, v
 
     def advance(self, time: float) -> None:
-        """Go on by `time`, through all collisions in it."""
+        """Advance by `time`, through all collisions within it."""
         while True:
             until, what, first, second = min(self._walls() + self._pairs(), default=(math.inf, "", 0, 0))
             step = min(until, time)
@@ -94,7 +94,7 @@ class _Balls:
                 self._collide(first, second)
 
     def _walls(self) -> list[tuple[float, str, int, int]]:
-        """(time until, "wall", ball, axis) for each wall that a ball moves towards."""
+        """Return (time until, "wall", ball, axis) for each wall that a ball moves towards."""
         events = []
         for ball in range(BALLS):
             for axis in (0, 1):
@@ -105,21 +105,21 @@ class _Balls:
         return events
 
     def _pairs(self) -> list[tuple[float, str, int, int]]:
-        """(time until, "pair", ball, ball) for each two that will touch: |dx + t dv| = 2 RADIUS."""
+        """Return (time until, "pair", ball, ball) for each two balls that will touch: |dx + t dv| = 2 RADIUS."""
         events = []
         for i, j in combinations(range(BALLS), 2):
             dx, dv = _minus(self.x[j], self.x[i]), _minus(self.v[j], self.v[i])
             a, b, c = _dot(dv, dv), _dot(dx, dv), _dot(dx, dx) - 4 * RADIUS * RADIUS
-            if b < 0 and b * b > a * c:  # they approach, and do not miss
+            if b < 0 and b * b > a * c:  # they approach and touch
                 events.append((max(0.0, c / (math.sqrt(b * b - a * c) - b)), "pair", i, j))
         return events
 
     def _bounce(self, ball: int, axis: int) -> None:
-        self.x[ball][axis] = BOX - RADIUS if self.v[ball][axis] > 0 else RADIUS  # rounding may have left it beyond
+        self.x[ball][axis] = BOX - RADIUS if self.v[ball][axis] > 0 else RADIUS  # rounding may have put it beyond
         self.v[ball][axis] = -self.v[ball][axis]
 
     def _collide(self, i: int, j: int) -> None:
-        """Equal masses exchange the velocities along the line of their centres."""
+        """Let two equal masses exchange the velocities along the line of their centres."""
         dx, dv = _minus(self.x[j], self.x[i]), _minus(self.v[j], self.v[i])
         share = _dot(dx, dv) / _dot(dx, dx)
         for axis in (0, 1):
@@ -128,7 +128,8 @@ class _Balls:
 
 
 def simulate(random: np.random.Generator) -> Film:
-    """A film from a random start: any place in the box without overlap, any direction, one energy for all films."""
+    """Simulate a film from a random start: any position in the box without overlap, any direction, and the same energy
+    for all films."""
     balls = _start(random)
     positions, velocities = [], []
     for _ in range(FRAMES):
@@ -139,7 +140,8 @@ def simulate(random: np.random.Generator) -> Film:
 
 
 def draw(positions: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """[T, 32, 32], y down: each ball adds exp(-(d / RADIUS)^8) at distance d of its centre, up to white."""
+    """Draw pictures [T, 32, 32], y down: each ball adds exp(-(d / RADIUS)^8) at distance d of its centre, up to
+    white."""
     pixels = (np.arange(SIDE) + 0.5) * (BOX / SIDE)
     x, y = positions[..., 0, None], positions[..., 1, None]  # [T, balls, 1]
     squares = (np.square(pixels - y)[..., :, None] + np.square(pixels - x)[..., None, :]) / (RADIUS * RADIUS)
@@ -153,7 +155,7 @@ def _start(random: np.random.Generator) -> _Balls:
         x = [[RADIUS + (BOX - 2 * RADIUS) * random.random() for _ in "xy"] for _ in range(BALLS)]
         if all(_dot(d := _minus(p, q), d) > 4 * RADIUS * RADIUS for p, q in combinations(x, 2)):
             break
-    while True:  # a direction at random: a point in the ball that the cube holds, by square roots alone
+    while True:  # a random direction: a point of the ball within the cube
         v = [[2 * random.random() - 1 for _ in "xy"] for _ in range(BALLS)]
         norm = math.sqrt(math.fsum(_dot(u, u) for u in v))
         if 0.01 < norm < 1:

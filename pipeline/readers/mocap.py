@@ -1,9 +1,9 @@
-"""Walks of the CMU motion capture database, as the published experiments on subject 35 have them, and the way back.
+"""Walks of the CMU motion capture database, prepared as in the published experiments on subject 35, and the inverse.
 
-Of a frame's 62 channels 50 are kept: hands, fingers, thumbs and toes go. The three translations of the root become
-steps to the next frame. A trial is its first 300 frames at an interval of 0.1, the time unit of the published models
-(the cameras ran at 120 frames a second). A trial that was cut at its start keeps its place in time (frame n lies at
-0.1 (n - 1)), and a short one its true length.
+Of a frame's 62 channels 50 are kept: hands, fingers, thumbs and toes are dropped. The three translations of the root
+are replaced by the steps to the next frame. A trial is its first 300 frames at an interval of 0.1, the time unit of the
+published models (the cameras ran at 120 frames per second). A trial that was cut at its start keeps its times (frame n
+is at 0.1 (n - 1)), and a short one its true length.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ MAX_BYTES = 64 * 2**20
 TRIALS: dict[Split, range] = {"train": range(1, 17), "val": range(28, 31), "test": range(31, 35)}
 ARRAYS: dict[Split, str] = {"train": "Xtr", "val": "Xval", "test": "Xtest"}
 PUBLISHED_MEAN = 1e-5
-"""Mean of every channel of the published arrays, which theirs leave a trial with."""
+"""Mean of every channel of a trial in the published arrays."""
 KEPT = tuple(
     (bone, dof)
     for bone, dofs in {
@@ -43,7 +43,7 @@ KEPT = tuple(
     }.items()
     for dof in dofs.split()
 )  # fmt: skip
-"""(bone, dof) of the 50 channels, in the published order, which is that of CMU's .amc files."""
+"""(bone, degree of freedom) of the 50 channels, in the published order, which is that of CMU's .amc files."""
 DROPPED = tuple(
     (f"{side}{bone}", dof)
     for side in "rl"
@@ -63,10 +63,10 @@ class MocapConfig(Named):
 
 @dataclass(frozen=True)
 class Mocap:
-    """Reader of a folder of NN.asf with NN_MM.amc, or of the ODE2VAE authors' mocap35.mat: float32 [T, 50].
+    """Reader of a folder of NN.asf with NN_MM.amc, or of the ODE2VAE authors' mocap35.mat. Values are float32 [T, 50].
 
-    Trials 01-16 train, 28-30 validate and 31-34 test, by their number MM; others are no part of the experiment and go
-    to the quarantine. The arrays Xtr, Xval and Xtest of a .mat file are its splits.
+    Trials 01-16 are train, 28-30 validation and 31-34 test, by their number MM; others are not part of the experiment
+    and go to the quarantine. The arrays Xtr, Xval and Xtest of a .mat file are its splits.
     """
 
     config: MocapConfig
@@ -82,8 +82,8 @@ class Mocap:
         )
 
     def find(self, source: Path | None) -> list[Item]:
-        """Every .amc below `source`, each with the .asf beside it; or every .mat, one item for each of its arrays. A
-        single .amc or .mat may be `source` itself."""
+        """Return every .amc below `source`, each with the .asf beside it, or every .mat with one item for each of its
+        arrays. `source` itself may be a single .amc or .mat."""
         root = folder(source)
         names = names_below(source, ".amc", ".asf", ".mat")
         if root != source:
@@ -94,7 +94,7 @@ class Mocap:
             raise DriftworkError(f"source={source}: no .amc or .mat file in it or below it")
         if trials and arrays:
             raise DriftworkError(
-                f"source={root}: holds {trials[0]} and {arrays[0]}, maybe the same walks; give a folder of one kind"
+                f"source={root}: holds {trials[0]} and {arrays[0]}, perhaps the same walks; give a folder of one kind"
             )
         if arrays and self.config.protocol == "honest":
             raise DriftworkError(
@@ -107,7 +107,7 @@ class Mocap:
         return [_item(name, skeletons) for name in trials]
 
     def read(self, source: Path | None, item: Item) -> list[Sequence]:
-        """One sequence of a trial; all those of an array of a .mat file."""
+        """Read the sequence of a trial, or all sequences of an array of a .mat file."""
         if not item.name.lower().endswith(".amc"):
             return self._read_array(folder(source), item)
         if len(item.files) < 2:
@@ -118,7 +118,7 @@ class Mocap:
         if item.split is None:
             raise UnreadableError("not NN_MM.amc with MM in 01-16, 28-30 or 31-34, the trials of the experiment")
         if len(motion.values) < 2:
-            raise UnreadableError("a single frame is no motion")
+            raise UnreadableError("a single frame is not a motion")
         channels, about = features(motion, skeleton, self.config)
         about["skeleton"] = bones
         key = f"{_slug(_group(item.name))}-{hashlib.sha256(os.fsencode(item.name)).hexdigest()[:12]}"
@@ -134,9 +134,9 @@ class Mocap:
 
 
 def features(motion: Motion, skeleton: Skeleton, config: MocapConfig) -> tuple[NDArray[np.float64], dict[str, Any]]:
-    """The channels [T, 50] that are modelled, and what leads back from them (see `restore`).
+    """Return the modelled channels [T, 50], and the data that `restore` needs to invert them.
 
-    Raises `UnreadableError` when the skeleton is not CMU's.
+    Raises `UnreadableError` if the skeleton is not CMU's.
     """
     kept, dropped = _columns(skeleton)
     channels = motion.values[:, kept]
@@ -153,10 +153,10 @@ def features(motion: Motion, skeleton: Skeleton, config: MocapConfig) -> tuple[N
 
 
 def restore(values: NDArray[np.floating[Any]], about: dict[str, Any], finer: float = 1.0) -> tuple[Skeleton, Motion]:
-    """The motion that a trial's `values` [T, 50] stand for, on its skeleton.
+    """Return the skeleton and the motion of a trial's `values` [T, 50].
 
-    The root starts where the trial does, and the channels that were dropped rest at their mean. `finer` of the frames
-    given here pass in one of the trial's; the root's steps are those to the trial's next frame all the same.
+    The root starts where the trial does, and dropped channels are constant at their mean. `finer` is the number of
+    given frames per frame of the trial; the root's steps still are those to the trial's next frame.
     """
     skeleton = parse_asf(about["skeleton"])
     kept, dropped = _columns(skeleton)
@@ -169,15 +169,15 @@ def restore(values: NDArray[np.floating[Any]], about: dict[str, Any], finer: flo
 
 
 def read_mat(path: Path, array: str) -> NDArray[np.float64]:
-    """One array [trials, T, 50] of the authors' file. Raises `UnreadableError` with the reason."""
-    from scipy.io import loadmat  # the way back, which needs none of this, is open to an installation that only trains
+    """Read one array [trials, T, 50] of the authors' file. Raises `UnreadableError` with the reason."""
+    from scipy.io import loadmat  # `restore` does not need scipy, which an installation for training may lack
 
     data = read_raw(path, MAX_BYTES, "motion capture")
     try:
         found = loadmat(io.BytesIO(data), variable_names=[array]).get(array)
     except MemoryError:
-        raise  # told as such by the guard
-    except Exception as error:  # scipy raises whatever its parser ran into
+        raise  # the guard reports it
+    except Exception as error:  # scipy's parser can raise any error
         raise UnreadableError(f"cannot be read as a .mat file: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(found, np.ndarray):
         raise UnreadableError(f"holds no array {array}")
@@ -187,26 +187,26 @@ def read_mat(path: Path, array: str) -> NDArray[np.float64]:
 
 
 def _columns(skeleton: Skeleton) -> tuple[list[int], list[int]]:
-    """Where the kept and the dropped channels stand in a frame."""
+    """Return the indices of the kept and of the dropped channels in a frame."""
     column = {channel: index for index, channel in enumerate(skeleton.channels)}
     for bone, dof in KEPT + DROPPED + skeleton.channels:
         if ((bone, dof) in column) != ((bone, dof) in KEPT + DROPPED):
             wrong = "one too many" if (bone, dof) in column else "missing"
-            raise UnreadableError(f"skeleton: channel {dof} of '{bone}' is {wrong}; it is not that of the other trials")
+            raise UnreadableError(f"skeleton: channel {dof} of '{bone}' is {wrong}; other trials have another skeleton")
     if skeleton.length != UNIT:
         raise UnreadableError(f"skeleton: unit of length {skeleton.length:g}, not CMU's {UNIT}")
     return [column[channel] for channel in KEPT], [column[channel] for channel in DROPPED]
 
 
 def _trial(name: str) -> tuple[str, int]:
-    """(subject, number) of NN_MM.amc; number 0 for a name of another form."""
+    """Return (subject, number) of NN_MM.amc; the number is 0 for a name of another form."""
     stem = PurePosixPath(name).stem
     match = re.fullmatch(r"(.+)_(\d{1,6})", stem)
     return (match[1], int(match[2])) if match else (stem, 0)
 
 
 def _item(name: str, skeletons: dict[str, str]) -> Item:
-    """A trial; `skeletons` maps paths in lower case to those that are there."""
+    """Return the item of a trial; `skeletons` maps paths in lower case to those of existing files."""
     subject, number = _trial(name)
     skeleton = skeletons.get(str(PurePosixPath(name).with_name(f"{subject}.asf")).lower())
     files = (name,) if skeleton is None else (name, skeleton)
@@ -215,7 +215,7 @@ def _item(name: str, skeletons: dict[str, str]) -> Item:
 
 
 def _group(name: str) -> str:
-    """The trial, whatever folder it lies in."""
+    """Return the group of a trial, which does not depend on its folder."""
     subject, number = _trial(name)
     return f"{subject}_{number:02d}"
 

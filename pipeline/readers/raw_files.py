@@ -1,4 +1,4 @@
-"""Raw files: which there are, and their bytes. Only regular files are opened, and no more than a limit is read."""
+"""List raw files and read their bytes. Only regular files are opened, and no more than a limit is read."""
 
 import os
 from collections import deque
@@ -11,25 +11,25 @@ from pipeline.sequence import UnreadableError, folder
 
 
 class Listing(NamedTuple):
-    """What lies below a folder: relative names, with `/` between parts, sorted."""
+    """Contents of a folder and its subfolders: relative names, with `/` between parts, sorted."""
 
     files: tuple[str, ...]
-    """Also those below linked folders."""
+    """All files, including those in linked folders."""
     ignored: tuple[str, ...]
-    """Files that macOS leaves beside others: `._NAME`, `.DS_Store`, and all below `__MACOSX`."""
+    """Files that macOS creates beside others: `._NAME`, `.DS_Store`, and all below `__MACOSX`."""
     loops: tuple[str, ...]
-    """Links that are not followed: to a folder that they lie in, and, below another link, to one that is listed."""
+    """Links that are not followed: to a folder that contains them, and, below another link, to one already listed."""
     dead: tuple[str, ...]
-    """Links that lead nowhere, which may have been folders. They are among `files` too."""
+    """Links without a target, which may have been a folder. They are among `files` too."""
 
 
 class _Folder(NamedTuple):
     name: str
-    """Empty for the first one, else with a `/` at its end."""
+    """Relative name with a `/` at its end; empty for the first folder."""
     above: frozenset[tuple[int, int]]
-    """(device, inode) of it and of those that it is in."""
+    """(device, inode) of the folder and of its parents."""
     linked: bool
-    """Reached through a link."""
+    """Whether it was reached through a link."""
     ignored: bool
 
 
@@ -39,7 +39,7 @@ def listing(root: Path) -> Listing:
     Folders that link to each other can be reached by n! paths; below a link, each is listed once.
 
     Raises:
-        DriftworkError: a folder cannot be listed; it is named, since its files would be missed without a word.
+        DriftworkError: a folder cannot be listed, so that its files would be missed silently.
     """
     files: list[str] = []
     ignored: list[str] = []
@@ -66,7 +66,7 @@ def listing(root: Path) -> Listing:
 
 
 def names_below(source: Path | None, *endings: str) -> list[str]:
-    """Return the files below `source` whose names end so, in either case, or the name of a single file.
+    """Return the files below `source` with one of these endings, in upper or lower case, or the name of a single file.
 
     Raises:
         DriftworkError: `source` is missing, or is a single file of another ending.
@@ -74,14 +74,14 @@ def names_below(source: Path | None, *endings: str) -> list[str]:
     root = folder(source)
     if root == source:
         return [name for name in listing(root).files if name.lower().endswith(endings)]
-    assert source is not None, "as `folder` has found"
+    assert source is not None, "`folder` has checked it"
     if not source.name.lower().endswith(endings):
         raise DriftworkError(f"source={source}: its name does not end in {' or '.join(endings)}")
     return [source.name]
 
 
 def only_folder(source: Path | None, holds: str) -> Path:
-    """Return `folder(source)`, and raise `DriftworkError` for a single file: the data set takes several."""
+    """Return `folder(source)`. Raises `DriftworkError` if it is a single file, since the data set needs several."""
     root = folder(source)
     if root != source:
         raise DriftworkError(f"source={source}: is a single file; give the folder that holds {holds}")
@@ -89,12 +89,12 @@ def only_folder(source: Path | None, holds: str) -> Path:
 
 
 def read_raw(path: Path, limit: int, kind: str) -> bytes:
-    """The bytes of a file of at most `limit`; `kind` says what it should be.
+    """Read a file of at most `limit` bytes; `kind` names its kind in error messages.
 
     Raises `UnreadableError` with the reason.
     """
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for, a device has no end
+        if path.exists() and not path.is_file():  # reading would wait on a pipe, and never end on a device
             raise UnreadableError("not a regular file")
         with path.open("rb") as handle:
             size = os.fstat(handle.fileno()).st_size
@@ -110,7 +110,7 @@ def _is_of_macos(name: str) -> bool:
 
 
 def _entries(root: Path, name: str) -> list[os.DirEntry[str]]:
-    """In the order of their names, which is the same on every machine."""
+    """Return the entries of a folder in the order of their names, which is the same on every machine."""
     try:
         with os.scandir(root / name) as entries:
             return sorted(entries, key=lambda entry: entry.name)
@@ -119,12 +119,12 @@ def _entries(root: Path, name: str) -> list[os.DirEntry[str]]:
 
 
 def _is_folder(entry: os.DirEntry[str], root: Path, name: str) -> bool:
-    """Also of a link to one."""
+    """Return whether the entry is a folder or a link to one."""
     try:
         return entry.is_dir()
     except PermissionError as error:
         raise _unlistable(root, name, error) from None
-    except OSError:  # links that lead to each other
+    except OSError:  # links that point to each other
         return False
 
 

@@ -1,4 +1,4 @@
-"""All data sets by name; where one is added."""
+"""Registry of all data sets. To add one, add its config and its reader here."""
 
 from typing import Annotated, Any
 
@@ -20,8 +20,8 @@ DATASETS.add(TimitConfig, Timit)
 DatasetConfig = Annotated[Named, DATASETS]
 
 EARLIER: dict[str, dict[str, Any]] = {"lakh": {"min_seconds": 0.0}}
-"""By data set: fields that an older recipe lacks, with the values that it was prepared by, where these are not the
-defaults of today."""
+"""By data set: fields that an older recipe lacks, with the values used at that time, where they differ from today's
+defaults."""
 
 
 def reader(config: Named) -> Reader:

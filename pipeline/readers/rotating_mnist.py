@@ -1,9 +1,10 @@
-"""A handwritten 3 that turns once around in 16 frames, as in ODE2VAE (Yildiz et al., 2019; after Casale et al., 2018).
+"""A handwritten 3 that rotates by a full turn in 16 frames, as in ODE2VAE (Yildiz et al., 2019; after Casale et al.,
+2018).
 
 The digits are those of MNIST's training files (IDX format, gzipped or not), or, without a source, the 8 x 8 digits that
-come with scikit-learn. Frame k is turned by a start angle of its own plus k/16 of a turn, counter-clockwise, in one
-bilinear resampling. Of every training sequence 30 % of the frames are missing (5 of 16, as in the published data; never
-the first, from which a model starts); the validation and test sequences, the last two tenths of the digits, are whole.
+come with scikit-learn. Frame k is rotated counter-clockwise by the sequence's start angle plus k/16 of a turn, in one
+bilinear resampling. In every training sequence 30 % of the frames are missing (5 of 16, as in the published data; never
+the first, from which a model starts). The validation and test sequences, the last two tenths of the digits, are whole.
 """
 
 import gzip
@@ -30,9 +31,9 @@ SIDE = 28
 INTERVAL = 0.1
 """Time units between frames, as in ODE2VAE."""
 SMALL_BOX = 20
-"""Pixels across that a scikit-learn digit is drawn at: MNIST's digits fill 20 of the 28."""
+"""Width in pixels at which a scikit-learn digit is drawn: MNIST's digits fill 20 of the 28."""
 PER_ITEM = 50
-"""Digits in an item: a gzipped file has to be read whole for each."""
+"""Digits per item; a gzipped file has to be read whole for each item."""
 MAX_BYTES = 256 * 2**20
 IMAGES = ("train-images-idx3-ubyte", "train-images.idx3-ubyte")
 LABELS = ("train-labels-idx1-ubyte", "train-labels.idx1-ubyte")
@@ -49,7 +50,7 @@ class RotatingMnistConfig(Named):
 
 
 class Source(NamedTuple):
-    """Files of the digits below the source folder; without them, scikit-learn's."""
+    """Files of the digits, relative to the source folder."""
 
     images: str
     labels: str
@@ -57,7 +58,7 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class RotatingMnist:
-    """Reader of MNIST's training files, or of none: float32 [16, 784]."""
+    """Reader of MNIST's training files, or of scikit-learn's digits without files. Values are float32 [16, 784]."""
 
     config: RotatingMnistConfig
 
@@ -65,7 +66,7 @@ class RotatingMnist:
         return DataSpec.of_pictures(SIDE, FRAMES, INTERVAL)
 
     def find(self, source: Path | None) -> list[Item]:
-        """Items of `PER_ITEM` digits, named `SPLIT-FIRST-END` by their numbers among the digits 3."""
+        """Return items of `PER_ITEM` digits, named `SPLIT-FIRST-END` by their numbers among the digits 3."""
         files: tuple[str, ...] = ()
         if source is None:
             count = len(small_digits())
@@ -110,8 +111,8 @@ class RotatingMnist:
 
 
 def turn(picture: NDArray[np.uint8], turns: float, box: int) -> NDArray[np.uint8]:
-    """[28, 28]: a square picture, `box` pixels across, turned counter-clockwise about the centre by `turns` of 360
-    degrees; bilinear between the centres of its pixels and black outside."""
+    """Rotate a square picture, drawn `box` pixels wide, counter-clockwise about the centre by `turns` of 360 degrees:
+    [28, 28], bilinear between the centres of its pixels and black outside."""
     size = len(picture)
     angle = 2 * np.pi * turns
     right = np.arange(SIDE) - (SIDE - 1) / 2
@@ -129,7 +130,8 @@ def turn(picture: NDArray[np.uint8], turns: float, box: int) -> NDArray[np.uint8
 
 
 def small_digits() -> NDArray[np.uint8]:
-    """[183, 8, 8]: scikit-learn's digits 3 (Alpaydin and Kaynak, 1998), their 16 greys spread over 0 to 255."""
+    """Return scikit-learn's digits 3 (Alpaydin and Kaynak, 1998), [183, 8, 8], with their 16 greys spread over 0 to
+    255."""
     from sklearn.datasets import load_digits  # takes a second, and only this source needs it
 
     digits = load_digits()
@@ -137,9 +139,9 @@ def small_digits() -> NDArray[np.uint8]:
 
 
 def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """The array of an IDX file of bytes, gzipped if its name ends in .gz.
+    """Read the array of an IDX file of bytes, gzipped if its name ends in .gz.
 
-    Raises `UnreadableError` for anything but a whole file of these dimensions.
+    Raises `UnreadableError` if it is not a whole file with this number of dimensions.
     """
     try:
         data = read_raw(path, MAX_BYTES, "MNIST")
@@ -150,11 +152,11 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
         raise UnreadableError(f"{path.name}: cannot be read: {error}") from None
     header = 4 + 4 * dimensions
     if data[:4] != bytes([0, 0, 8, dimensions]) or len(data) < header:
-        raise UnreadableError(f"{path.name}: no IDX file of bytes in {dimensions} dimensions, or cut in its header")
+        raise UnreadableError(f"{path.name}: not a whole header of an IDX file of bytes in {dimensions} dimensions")
     shape = struct.unpack(f">{dimensions}I", data[4:header])
     size = int(np.prod([int(n) for n in shape], dtype=object))
     if len(data) - header != size:
-        raise UnreadableError(f"{path.name}: holds {len(data) - header} bytes, its header says {size}")
+        raise UnreadableError(f"{path.name}: holds {len(data) - header} bytes, not {size} as in its header")
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 
 
@@ -166,7 +168,7 @@ def _mnist_digits(source: Path, files: Source) -> NDArray[np.uint8]:
 
 
 def _files(root: Path) -> Source:
-    """The first pair of images and labels below `root`."""
+    """Find the first pair of images and labels below `root`."""
     names = set(names_below(root, "-ubyte", "-ubyte.gz"))
     for here in sorted({PurePosixPath(name).parent for name in names}, key=lambda path: path.parts):
         for images, labels in zip(IMAGES, LABELS, strict=True):

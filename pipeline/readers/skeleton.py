@@ -1,12 +1,12 @@
-"""Acclaim motion capture: a skeleton (.asf), a motion on it (.amc), and the pose that follows from the two.
+"""Acclaim motion capture: a skeleton (.asf), a motion of it (.amc), and the positions that follow from both.
 
 Convention (M. Schafer, Acclaim 1994; J. Lander, "Working with Motion Capture File Formats", 1998). A bone's `direction`
-is global in the rest pose. Its rotations turn about axes of its own, which the matrix C of its `axis` angles lays into
-the world: with M made of the frame's angles, the bone's orientation is that of its parent times C M C^-1. The letters
-behind `axis` give the order of both: XYZ turns about x first, R = Rz Ry Rx for column vectors. `dof` (`order` of the
-root) gives the order of the numbers in the .amc.
+is global in the rest pose. A bone rotates about its own axes, which the matrix C of its `axis` angles maps to the
+world: with M the rotation by the frame's angles, the bone's orientation is that of its parent times C M C^-1. The
+letters behind `axis` give the order of both: XYZ turns about x first, R = Rz Ry Rx for column vectors. `dof` (`order`
+of the root) gives the order of the numbers in the .amc.
 
-Angles are degrees here, whatever the files have; lengths are the .asf's own.
+Angles are in degrees here, whatever unit the files have; lengths are in the unit of the .asf.
 """
 
 import math
@@ -26,43 +26,43 @@ Array = NDArray[np.float64]
 
 
 class Bone(NamedTuple):
-    """A bone, or the root, which stands first and has no parent."""
+    """A bone, or the root, which comes first and has no parent."""
 
     name: str
     parent: str
     dof: tuple[str, ...]
-    """Its channels, `tx` to `rz`, in the order of the .amc."""
+    """Channels (degrees of freedom), `tx` to `rz`, in the order of the .amc."""
     order: str
-    """`xyz` in the order of turning."""
+    """`xyz` in the order of rotation."""
     axes: Array
-    """[3, 3], C."""
+    """[3, 3] matrix C."""
     offset: Array
-    """[3] from the parent's end to its own, in the rest pose."""
+    """[3] vector from the parent's end to the bone's own end, in the rest pose."""
 
 
 class Skeleton(NamedTuple):
     bones: tuple[Bone, ...]
-    """Root first, then as the .asf lists them; parents need not stand before their children."""
+    """Root first, then in the order of the .asf; parents need not precede their children."""
     length: float
-    """The .asf's unit of length: a number divided by it is in inches, for CMU's files (0.45)."""
+    """Unit of length of the .asf: for CMU's files (0.45), a number divided by it is in inches."""
     radians: bool
-    """Unit of the .asf's angles, and of an .amc that names none."""
+    """Whether angles of the .asf, and of an .amc that names no unit, are in radians."""
 
     @property
     def channels(self) -> tuple[tuple[str, str], ...]:
-        """(bone, dof) of each number of a frame."""
+        """Return (bone, dof) of each number of a frame."""
         return tuple((bone.name, dof) for bone in self.bones for dof in bone.dof)
 
 
 class Motion(NamedTuple):
     first: int
-    """Number of the first frame: cut files start later than 1."""
+    """Number of the first frame; files that were cut start later than 1."""
     values: Array
-    """[T, C] with the channels in the order of the skeleton."""
+    """[T, C] values of the channels, in the order of the skeleton."""
 
 
 def parse_asf(text: str) -> Skeleton:
-    """The skeleton of an .asf file. Raises `UnreadableError` with the reason."""
+    """Parse the skeleton of an .asf file. Raises `UnreadableError` with the reason."""
     sections = _sections(text)
     units = {row[0].lower(): row[1:] for row in sections["units"]}
     if units.get("angle") not in (["deg"], ["rad"]):
@@ -82,12 +82,12 @@ def parse_asf(text: str) -> Skeleton:
 
 
 def parse_amc(text: str, skeleton: Skeleton) -> Motion:
-    """The motion of an .amc file on its skeleton. Raises `UnreadableError` with the reason."""
+    """Parse the motion of an .amc file for its skeleton. Raises `UnreadableError` with the reason."""
     radians, first, frames = skeleton.radians, 1, list[dict[str, list[float]]]()
     sizes = {bone.name: len(bone.dof) for bone in skeleton.bones}
     for line in text.splitlines():
         head, *tokens = line.split("#")[0].split() or [""]
-        number = first + len(frames)  # of the next frame
+        number = first + len(frames)  # number of the next frame
         if head.lower() in (":degrees", ":radians"):
             radians = head.lower() == ":radians"
         elif not head or head.startswith(":"):
@@ -115,7 +115,8 @@ def parse_amc(text: str, skeleton: Skeleton) -> Motion:
 
 
 def write_amc(path: Path, skeleton: Skeleton, motion: Motion) -> None:
-    """Write an .amc of nine digits: what `parse_amc` read from six reads back the same, and so does any float32."""
+    """Write an .amc with nine significant digits, with which any float32, and any number read from a file of six
+    digits, reads back the same."""
     lines = [":FULLY-SPECIFIED", ":DEGREES"]
     for number, frame in enumerate(motion.values.tolist(), motion.first):
         lines.append(str(number))
@@ -128,9 +129,9 @@ def write_amc(path: Path, skeleton: Skeleton, motion: Motion) -> None:
 
 
 def positions(skeleton: Skeleton, values: Array) -> Array:
-    """[T, J, 3]: where the root stands and each bone ends, in the order of `skeleton.bones`.
+    """Return the positions [T, J, 3] of the root and of each bone's end, in the order of `skeleton.bones`.
 
-    `values` [T, C] as in `Motion`; lengths in the .asf's units.
+    `values` [T, C] are those of `Motion`; lengths are in the .asf's unit.
     """
     T, J = len(values), len(skeleton.bones)
     placed, turned = np.empty((T, J, 3)), np.empty((T, J, 3, 3))
@@ -157,7 +158,7 @@ def _depth(skeleton: Skeleton, j: int, index: dict[str, int]) -> int:
 
 
 def _turn(angles: dict[str, Array], order: str, count: int) -> Array:
-    """[T, 3, 3]: the rotations about x, y, z of `angles` [T], in degrees, the first of `order` first."""
+    """Return the rotations [T, 3, 3] by `angles` [T] in degrees about x, y, z, applied in the order of `order`."""
     matrix = np.broadcast_to(np.eye(3), (count, 3, 3))
     for letter in order:
         if letter in angles:
@@ -172,7 +173,7 @@ def _turn(angles: dict[str, Array], order: str, count: int) -> Array:
 
 
 def _sections(text: str) -> dict[str, list[list[str]]]:
-    """Keyword -> the words of its lines."""
+    """Map each section's keyword to the words of its lines."""
     sections: dict[str, list[list[str]]] = {}
     rows: list[list[str]] = []
     for line in text.splitlines():
@@ -188,13 +189,13 @@ def _sections(text: str) -> dict[str, list[list[str]]]:
 
 
 def _blocks(rows: list[list[str]]) -> Iterator[dict[str, list[str]]]:
-    """Keyword -> words, for each of the `begin ... end` of a section."""
+    """Yield a map from keyword to words for each `begin ... end` block of a section."""
     block: dict[str, list[str]] | None = None
     for head, *words in rows:
         if head == "begin":
             block = {}
         elif block is None:
-            raise UnreadableError(f"skeleton: '{head[:40]}' stands outside of begin and end")
+            raise UnreadableError(f"skeleton: '{head[:40]}' is outside of begin and end")
         elif head == "end":
             yield block
             block = None
@@ -205,13 +206,13 @@ def _blocks(rows: list[list[str]]) -> Iterator[dict[str, list[str]]]:
 
 
 def _parents(rows: list[list[str]], names: list[str]) -> dict[str, str]:
-    """Bone -> parent: a tree from the root that holds every bone."""
+    """Map each bone to its parent, and check that they are a tree with every bone below the root."""
     parents: dict[str, str] = {}
     for parent, *children in rows:
         for name in children:
             for known in (parent, name):
                 if known not in names:
-                    raise UnreadableError(f"skeleton: the hierarchy names '{known[:40]}', which is no bone")
+                    raise UnreadableError(f"skeleton: the hierarchy names '{known[:40]}', which is not a bone")
             if name == "root" or name in parents:
                 raise UnreadableError(f"skeleton: the hierarchy gives '{name}' two parents")
             parents[name] = parent
@@ -239,12 +240,12 @@ def _bone(name: str, parent: str, block: dict[str, list[str]], radians: bool) ->
     direction = _numbers(block.get("direction", []), 3, f"skeleton: direction of bone '{name}'")
     (length,) = _numbers(block.get("length", []), 1, f"skeleton: length of bone '{name}'")
     if length < 0 or abs(math.hypot(*direction) - 1) > 1e-3:
-        raise UnreadableError(f"skeleton: bone '{name}' has a negative length or a direction that is no unit vector")
+        raise UnreadableError(f"skeleton: bone '{name}' has a negative length or a direction that is not a unit vector")
     return Bone(name, parent, dof, order, axes, length * direction)
 
 
 def _axes(words: list[str], radians: bool, whose: str) -> tuple[Array, str]:
-    """(C, order) of `angle angle angle XYZ`."""
+    """Parse `angle angle angle XYZ` to (C, order)."""
     order = words[-1].lower() if words else ""
     if sorted(order) != ["x", "y", "z"]:
         raise UnreadableError(f"skeleton: {whose} has no axis with an order such as XYZ")
@@ -261,7 +262,7 @@ def _dof(words: list[str], allowed: tuple[str, ...], whose: str) -> tuple[str, .
 
 
 def _take(frame: dict[str, list[float]], name: str, words: list[str], sizes: dict[str, int], where: str) -> None:
-    """Add a joint's line to its frame."""
+    """Add the values of a joint's line to its frame."""
     if name not in sizes:
         raise UnreadableError(f"{where} is not in the skeleton")
     if name in frame:

@@ -1,12 +1,12 @@
-"""NIST SPHERE, the form in which the LDC gives out speech: a header of text, then the samples.
+"""NIST SPHERE, the file format in which the LDC distributes speech: a header of text, then the samples.
 
     NIST_1A
        1024                      the length of the header in bytes, itself included
-    sample_count -i 46797        a field a line: name, type (-i, -r or -sLENGTH), value
+    sample_count -i 46797        one field per line: name, type (-i, -r or -sLENGTH), value
     end_head
 
-Specification: NIST Speech Header Resources, SPHERE 2.6. Only 16-bit PCM is read, in both byte orders; what is packed
-(`pcm,embedded-shorten-v2.00`) or logarithmic (`ulaw`) is refused by its name.
+Specification: NIST Speech Header Resources, SPHERE 2.6. Only 16-bit PCM is read, in both byte orders; compressed
+(`pcm,embedded-shorten-v2.00`) and logarithmic (`ulaw`) codings are refused by name.
 """
 
 import numpy as np
@@ -17,12 +17,12 @@ from pipeline.sequence import UnreadableError
 
 MAGIC = b"NIST_1A\n"
 BLOCK = 1024
-"""A header is a whole number of these."""
+"""Bytes of a block; a header is a whole number of blocks."""
 BYTE_ORDER = {"01": "<i2", "10": ">i2"}
 
 
 def parse_sphere(data: bytes) -> Pcm:
-    """The samples of a SPHERE file's bytes. Raises `UnreadableError` with the reason."""
+    """Parse the samples of a SPHERE file's bytes. Raises `UnreadableError` with the reason."""
     size = _header_size(data)
     fields = _fields(data[:size])
     coding = fields.get("sample_coding", "pcm")  # the files of TIMIT leave it out
@@ -40,8 +40,8 @@ def parse_sphere(data: bytes) -> Pcm:
     wanted, found = 2 * channels * count, len(data) - size
     if found < wanted:
         raise UnreadableError(f"SPHERE: truncated: {found // (2 * channels)} of {count} samples are there")
-    if found > wanted:  # samples would be taken for header, or the header for samples
-        raise UnreadableError(f"SPHERE: {found - wanted} bytes more than header ({size}) and samples ({wanted}) take")
+    if found > wanted:  # samples would be read as header, or the header as samples
+        raise UnreadableError(f"SPHERE: {found - wanted} bytes beyond header ({size}) and samples ({wanted})")
     return Pcm(rate, np.frombuffer(data, order, offset=size).astype(np.int16).reshape(count, channels))
 
 
@@ -49,16 +49,16 @@ def _header_size(data: bytes) -> int:
     if not data.startswith(MAGIC):
         raise UnreadableError("SPHERE: does not begin with NIST_1A")
     line = data[len(MAGIC) : 2 * len(MAGIC)]
-    said = printable(line.decode("latin-1").strip())
-    if line[-1:] != b"\n" or not (said.isascii() and said.isdigit()) or int(said) == 0 or int(said) % BLOCK:
-        raise UnreadableError(f"SPHERE: header size '{said}' is no multiple of {BLOCK}")
-    if int(said) > len(data):
-        raise UnreadableError(f"SPHERE: truncated in the header, {len(data)} of {said} bytes")
-    return int(said)
+    text = printable(line.decode("latin-1").strip())
+    if line[-1:] != b"\n" or not (text.isascii() and text.isdigit()) or int(text) == 0 or int(text) % BLOCK:
+        raise UnreadableError(f"SPHERE: header size '{text}' is not a multiple of {BLOCK}")
+    if int(text) > len(data):
+        raise UnreadableError(f"SPHERE: truncated in the header, {len(data)} of {text} bytes")
+    return int(text)
 
 
 def _fields(header: bytes) -> dict[str, str]:
-    """Name -> value, up to `end_head`."""
+    """Parse the header's fields, name to value, up to `end_head`."""
     fields: dict[str, str] = {}
     for line in header[2 * len(MAGIC) :].decode("latin-1").split("\n"):
         words = line.split(maxsplit=2)
@@ -77,5 +77,5 @@ def _number(fields: dict[str, str], name: str) -> int:
     if value is None:
         raise UnreadableError(f"SPHERE: the header has no {name}")
     if not (value.isascii() and value.isdigit()) or len(value) > 15:
-        raise UnreadableError(f"SPHERE: {name} {value} is no whole number")
+        raise UnreadableError(f"SPHERE: {name} {value} is not a whole number")
     return int(value)

@@ -1,7 +1,7 @@
-"""TIMIT, read speech of 630 speakers of American English: the corpus as the LDC gives it out, and samples of it.
+"""TIMIT, read speech of 630 speakers of American English: the corpus as distributed by the LDC, and samples of it.
 
 A frame is 100 samples of 16 kHz speech, a sequence one second, 160 frames. A sentence is cut into sequences from its
-start on. What is left is a shorter sequence of whole frames if it has at least `MIN_FRAMES`; else it is dropped.
+start on. The rest is a shorter sequence of whole frames if it has at least `MIN_FRAMES`; otherwise it is dropped.
 """
 
 import re
@@ -21,21 +21,21 @@ from pipeline.readers.wav import FULL_SCALE, Pcm, parse_wav
 from pipeline.sequence import DataSpec, Item, Sequence, Split, UnreadableError, folder
 
 RATE = 16_000
-"""Samples a second."""
+"""Samples per second."""
 FRAME = 100
-"""Samples of a frame."""
+"""Samples per frame."""
 LENGTH = 160
 """Frames of a full sequence."""
 MIN_FRAMES = 40
-"""A quarter of a second: ten frames are left to see at the lowest published rate of observation, 25 %."""
+"""Fewest frames of a sequence, a quarter of a second: ten are observed at the lowest published ratio, 25 %."""
 MAX_BYTES = 64 * 2**20
 _ALIGNED_OVER = 200
-"""Samples over which the alignment of the bytes is judged."""
+"""Number of samples over which the alignment of the bytes is checked."""
 CORPUS = re.compile(r"(?:.*/)?(?P<half>train|test)/(?P<region>dr\d)/(?P<speaker>[^/]+)/(?P<sentence>[^/]+)", re.I)
 FLAT = re.compile(r"(?:.*/)?(?P<region>dr\d)-(?P<speaker>[^/]+)/(?P<sentence>[^/]+)", re.I)
 LAYOUTS = "TRAIN|TEST/DRn/SPEAKER/*.WAV or drn-speaker/*.wav"
 SPLITS: dict[str, Split | None] = {"train": None, "test": "test", "flat": None}
-"""Of the corpus TEST is brought, and the speakers of TRAIN are drawn; of a flat sample all are."""
+"""Split by layout: the corpus defines TEST itself; speakers of TRAIN and of a flat sample are assigned by hash."""
 
 
 class TimitConfig(Named):
@@ -44,7 +44,9 @@ class TimitConfig(Named):
 
 @dataclass(frozen=True)
 class Timit:
-    """Reader of a folder of sentences, NIST SPHERE or RIFF WAVE by their first bytes: float32 [T, 100] in [-1, 1)."""
+    """Reader of a folder of sentences in NIST SPHERE or RIFF WAVE, which the first bytes tell apart.
+
+    Values are float32 [T, 100] in [-1, 1)."""
 
     config: TimitConfig
 
@@ -60,10 +62,10 @@ class Timit:
         )
 
     def find(self, source: Path | None) -> list[Item]:
-        """Every .wav below `source`, upper or lower case, with its speaker as the group.
+        """Return every .wav below `source`, upper or lower case, with its speaker as the group.
 
-        Raises `DriftworkError` when no file lies as in the corpus or the flat sample, when half of the corpus is
-        missing, or when a sentence is there twice.
+        Raises `DriftworkError` if no file is laid out as in the corpus or the flat sample, if half of the corpus is
+        missing, or if a sentence occurs twice.
         """
         root = only_folder(source, LAYOUTS)
         names = names_below(root, ".wav")
@@ -78,7 +80,7 @@ class Timit:
         return [_item(name, sentences.get(name)) for name in names]
 
     def read(self, source: Path | None, item: Item) -> list[Sequence]:
-        """Sequences of a second, in order."""
+        """Read the sequences of a second each, in order."""
         found = CORPUS.fullmatch(item.name) or FLAT.fullmatch(item.name)
         if found is None:
             raise UnreadableError(f"does not lie as {LAYOUTS}")
@@ -111,12 +113,12 @@ def _samples(path: Path) -> NDArray[np.int16]:
 
 
 def _check_alignment(samples: NDArray[np.int16]) -> None:
-    """Refuse a file that lost a byte on its way: from there on, each sample is half of one and half of the next, noise
-    at full scale. NLTK's sample has such files (a conversion of line ends took the CR of each CR LF), the louder ones.
+    """Refuse a file that lost a byte: from there on, each sample is half of one and half of the next, which is noise at
+    full scale. The louder files of NLTK's sample are damaged so (a conversion of line ends removed the CR of CR LF).
 
-    Such noise moves by a third of the range from sample to sample, and speech moves little; where the same bytes, read
-    from the next one on, move a quarter as much, they are the samples. Pulses and 8-bit sound, which have bytes of 0 to
-    spare, read calmly too, but do not move so much as they are.
+    Such noise changes by a third of the range from sample to sample, and speech changes little. If the same bytes, read
+    with an offset of one, change a quarter as much, the offset ones are the samples. Pulses and 8-bit sound, with many
+    bytes of 0, also change little with an offset, but do not change so much without it.
     """
     steps = []
     for shift in (0, 1):
@@ -142,13 +144,13 @@ def _parse(data: bytes) -> Pcm:
 
 
 def _frames(samples: NDArray[np.int16]) -> NDArray[np.float32]:
-    """The whole frames [T, 100] of the samples [N]; exact, as a float32 holds 24 bits."""
+    """Return the whole frames [T, 100] of the samples [N]. They are exact, since a float32 holds 24 bits."""
     whole = len(samples) // FRAME
     return samples[: whole * FRAME].reshape(whole, FRAME).astype(np.float32) / np.float32(FULL_SCALE)
 
 
 def _item(name: str, found: re.Match[str] | None) -> Item:
-    if found is None:  # for the quarantine; a split of its own keeps it out of the draw
+    if found is None:  # for the quarantine; a given split keeps it out of the assignment by hash
         return Item(name, name, (name,), "train")
     return Item(name, _speaker(found), (name,), SPLITS[_half(found)])
 
@@ -167,7 +169,7 @@ def _key(found: re.Match[str]) -> str:
 
 
 def _check(root: Path, sentences: dict[str, re.Match[str]]) -> None:
-    """What would leave a split empty, put a speaker into two, or count a sentence twice."""
+    """Raise `DriftworkError` if a split would be empty, a speaker in two splits, or a sentence counted twice."""
     halves = {_half(found) for found in sentences.values()}
     if len(halves) == 1 and halves != {"flat"}:
         here, missing = ("TRAIN", "TEST") if halves == {"train"} else ("TEST", "TRAIN")

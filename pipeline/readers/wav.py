@@ -1,5 +1,5 @@
-"""RIFF WAVE files of 16-bit PCM: read here, since the standard library reads other files on other versions of Python;
-written by it."""
+"""RIFF WAVE files of 16-bit PCM. They are parsed here, since the standard library accepts different files in different
+versions of Python; it does write them."""
 
 import struct
 import wave
@@ -14,26 +14,28 @@ from driftwork.files import aside
 from pipeline.sequence import UnreadableError
 
 FULL_SCALE = 32768
-"""What an amplitude of 1 is as a 16-bit sample."""
+"""The 16-bit sample that stands for an amplitude of 1."""
 ENDLESS = 0x7FFF_F000
-"""Lengths of a chunk from here on mean that it goes to the end of the file: a program that writes to a pipe cannot go
-back to fill it in, and puts FFFFFFFF, 7FFFF000 or the like. No file that is read at all is so long."""
+"""Chunk lengths from this value on mean that the chunk extends to the end of the file: a program that writes to a pipe
+cannot fill in the length later, and writes FFFFFFFF, 7FFFF000 or the like. No readable file is so long."""
 _PCM, _EXTENSIBLE = 1, 0xFFFE
 _SAME = bytes.fromhex("0000 0000 1000 8000 00aa 0038 9b71")
-"""What follows the two bytes of a plain format's number where it is written as a GUID."""
+"""The bytes of a GUID that follow the two bytes of a plain format's number."""
 
 
 class Pcm(NamedTuple):
+    """Samples of uncompressed sound."""
+
     rate: int
-    """Samples a second."""
+    """Samples per second."""
     samples: NDArray[np.int16]
     """[N, channels]"""
 
 
 def parse_wav(data: bytes) -> Pcm:
-    """The samples of a RIFF WAVE file's bytes. Raises `UnreadableError` with the reason.
+    """Parse the samples of a RIFF WAVE file's bytes. Raises `UnreadableError` with the reason.
 
-    What the outermost chunk says of its length is ignored, as it is wrong in a file that was written to a pipe.
+    The length of the outermost chunk is ignored, since it is wrong in a file that was written to a pipe.
     """
     if data[:4] != b"RIFF" or (data[8:12] != b"WAVE" and len(data) >= 12):
         raise UnreadableError("RIFF WAVE: not a WAVE file")
@@ -52,7 +54,7 @@ class _Form(NamedTuple):
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """(name, start of the content, its length) of the chunks of a RIFF file; lengths are even, by a byte of padding."""
+    """Yield (name, start of the content, its length) of the chunks of a RIFF file, which are padded to even lengths."""
     at = 12
     while at + 8 <= len(data):
         name, size = struct.unpack_from("<4sI", data, at)
@@ -62,13 +64,13 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _form(content: bytes) -> _Form:
-    """Of a `fmt ` chunk. WAVE_FORMAT_EXTENSIBLE, which some programs always write, holds the coding after it."""
+    """Parse a `fmt ` chunk. In WAVE_FORMAT_EXTENSIBLE, which some programs always write, the coding follows it."""
     if len(content) < 16:
         raise UnreadableError("RIFF WAVE: truncated or damaged before the samples")
     coding, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", content)
     if coding == _EXTENSIBLE:
         if len(content) < 40:
-            raise UnreadableError("RIFF WAVE: a chunk of an extensible format that does not say which")
+            raise UnreadableError("RIFF WAVE: an extensible format without its coding")
         coding = int.from_bytes(content[24:26], "little") if content[26:40] == _SAME else _EXTENSIBLE
     if coding != _PCM:
         raise UnreadableError(f"RIFF WAVE: unknown format: {coding}; only 16-bit PCM is read")
@@ -90,7 +92,7 @@ def _samples(content: bytes, size: int, form: _Form) -> Pcm:
 
 
 def write_wav(path: Path, amplitude: NDArray[np.floating[Any]], rate: int) -> None:
-    """Write samples [N] in [-1, 1] as 16-bit mono; what lies outside is clipped, as a loudspeaker would."""
+    """Write samples [N] in [-1, 1] as 16-bit mono at `rate` samples per second; values outside are clipped."""
     levels = np.clip(np.rint(amplitude.astype(np.float64) * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1)
     with aside(path) as temporary, wave.open(str(temporary), "wb") as file:
         file.setnchannels(1)

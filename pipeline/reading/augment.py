@@ -1,7 +1,7 @@
-"""Random changes of training sequences: other speeds, other first frames, other keys, another loudness.
+"""Data augmentation of training sequences: random speed, first frame, musical key and loudness.
 
 Each change is a pure function of (run seed, epoch, sequence key), as masks and noise are: it does not depend on the
-rank, the batch or the worker that reads the sequence. Validation and evaluation read the data as they are.
+rank, the batch or the worker that reads the sequence. Validation and evaluation read the data unchanged.
 """
 
 import math
@@ -15,7 +15,7 @@ from pipeline.sequence import DataSpec, Sequence
 
 
 class AugmentConfig(Config):
-    """Changes drawn anew for each training sequence and epoch."""
+    """Random changes, drawn anew for each training sequence and epoch."""
 
     stretch: float = Field(0.0, ge=0, lt=1)
     """Largest relative change of speed. The speed is log-uniform on [1 / (1 + stretch), 1 + stretch]; 0 keeps that of
@@ -30,10 +30,10 @@ class AugmentConfig(Config):
     loudness."""
 
     def check(self, spec: DataSpec, where: str) -> None:
-        """Raise `DriftworkError` for a change that the data do not allow."""
+        """Raise `DriftworkError` for a change that the data do not allow; `where` names the data set."""
         if self.stretch and spec.image is not None:
             raise DriftworkError(
-                f"augment.stretch={self.stretch}: a frame between two pictures of {where} is not a picture; set it to 0"
+                f"augment.stretch={self.stretch}: pictures of {where} cannot be interpolated; set it to 0"
             )
         if self.transpose and not spec.binary:
             raise DriftworkError(f"augment.transpose={self.transpose}: {where} holds no piano rolls; set it to 0")
@@ -45,10 +45,10 @@ NO_CHANGE = AugmentConfig()
 
 
 def augment(config: AugmentConfig, spec: DataSpec, sequence: Sequence, seed: int) -> Sequence:
-    """Return the changed sequence: frame n is the one at `start + speed * n` of the given sequence.
+    """Return the changed sequence: frame n is frame `start + speed * n` of the given sequence.
 
     Times are the first ones of the given sequence, so a frame keeps its distance to its neighbours. A sequence never
-    gets longer, and at least two frames are left of one that has as many.
+    gets longer, and keeps at least two frames if it has that many.
     """
     speed_draw, start_draw, key_draw, gain_draw = np.random.Generator(np.random.Philox(key=seed)).random(4)
     speed = math.exp((2 * speed_draw - 1) * math.log1p(config.stretch))
@@ -63,8 +63,8 @@ def augment(config: AugmentConfig, spec: DataSpec, sequence: Sequence, seed: int
 
 
 def transposed(sequence: Sequence, largest: int, draw: float) -> Sequence:
-    """Return the piano roll moved by -largest, ..., largest semitones, chosen by `draw` in [0, 1) among those that keep
-    every note within the pitches there are."""
+    """Return the piano roll transposed by -largest, ..., largest semitones, chosen by `draw` in [0, 1) among the shifts
+    that keep every note within the range of pitches."""
     pitches = np.flatnonzero(sequence.values.any(0))
     if not len(pitches):
         return sequence
@@ -77,8 +77,8 @@ def transposed(sequence: Sequence, largest: int, draw: float) -> Sequence:
 def resample(sequence: Sequence, spec: DataSpec, speed: float, first: int = 0) -> Sequence:
     """Return the sequence from frame `first` on, played `speed` times as fast.
 
-    Values are interpolated linearly: between frames, or between the samples of frames of sound. Of binary frames the
-    nearer one is taken. A frame is present if all frames that it is made of are.
+    Values are interpolated linearly, between frames or between the samples of sound; binary frames are those of the
+    nearest time. A frame is present if all frames that it is made of are.
     """
     T, D = sequence.values.shape
     if speed == 1.0 or T < 2:
@@ -86,13 +86,13 @@ def resample(sequence: Sequence, spec: DataSpec, speed: float, first: int = 0) -
         return sequence._replace(
             times=sequence.times[: T - first], values=sequence.values[rest], mask=sequence.mask[rest]
         )
-    parts = D if spec.audio_rate is not None else 1  # points in a frame
+    parts = D if spec.audio_rate is not None else 1  # interpolated points per frame
     points = sequence.values.reshape(T * parts, -1)
     clock = np.arange(T * parts, dtype=np.float64) if parts > 1 else sequence.times - sequence.times[0]
-    asked = clock[first * parts] + speed * clock
-    asked = asked[asked <= clock[-1]]
-    frames = max(len(asked) // parts, 1)
-    position = np.interp(asked[: frames * parts], clock, np.arange(T * parts))
+    at = clock[first * parts] + speed * clock
+    at = at[at <= clock[-1]]
+    frames = max(len(at) // parts, 1)
+    position = np.interp(at[: frames * parts], clock, np.arange(T * parts))
     left = np.minimum(position.astype(np.int64), T * parts - 2)
     share = position - left
     if points.dtype == np.bool_:

@@ -1,7 +1,7 @@
-"""Cross-validation: the groups of a data set dealt into parts, each of which is the test split once.
+"""Cross-validation: the groups of a data set are divided into parts, each of which is the test split once.
 
-Groups are dealt in the order of their hash (`split.position`), so that a division depends on the data and the number of
-parts alone. The statistics are those of the fold's own train split.
+Groups are assigned to the parts in turn, in the order of their hash (`split.position`), so that a division depends only
+on the data and the number of parts. The statistics are those of the fold's own train split.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ from pipeline.split import position
 
 
 class FoldConfig(Config):
-    """Which part of a data set tests, which validates, and which trains."""
+    """The division of a data set into folds, and the fold that is the test split."""
 
     count: int = Field(ge=3)
     """Number of parts that the groups (trials, speakers, songs) are dealt into."""
@@ -38,14 +38,14 @@ class FoldConfig(Config):
 class _Sample(NamedTuple):
     group: str
     shard: Shard
-    """With this sample alone."""
+    """A shard entry that covers only this sample."""
     moments: Moments
 
 
 def divide(folder: Path, manifest: Manifest, folds: FoldConfig) -> Manifest:
-    """Return the manifest of one fold: a shard entry for each sample, its split and the statistics those of the fold.
+    """Return the manifest of one fold: a shard entry for each sample, with the fold's splits and statistics.
 
-    Every sample is read once, so this is for data sets that are small enough to train on many times.
+    Every sample is read once, so this suits data sets that are small enough to train on many times.
 
     Raises:
         DriftworkError: there are fewer groups than parts, or a shard cannot be read.
@@ -53,7 +53,7 @@ def divide(folder: Path, manifest: Manifest, folds: FoldConfig) -> Manifest:
     samples = [s for shard in manifest.shards for s in _samples(folder, manifest, shard, folds)]
     groups = sorted({sample.group for sample in samples}, key=lambda group: (position(group), group))
     if len(groups) < folds.count:
-        raise DriftworkError(f"folds.count={folds.count}: {folder} has only {len(groups)} groups to deal")
+        raise DriftworkError(f"folds.count={folds.count}: {folder} has only {len(groups)} groups; lower folds.count")
     part = {group: i % folds.count for i, group in enumerate(groups)}
     by_split: dict[Split, list[Shard]] = {"train": [], "val": [], "test": []}
     moments = Moments.empty(manifest.spec.dim)

@@ -1,9 +1,9 @@
-"""Shards to batches: batch k of rank r is a pure function of (seed, epoch, manifest).
+"""Batches from shards: batch k of rank r is a pure function of (seed, epoch, manifest).
 
-The order of an epoch is one permutation of the whole split. A step takes the next `batch_size` of it and deals them to
-the ranks in turn, so that ranks are disjoint, get equally many steps and, between them, see the same sequences however
-many they are. The last step of an epoch may be short: what is missing is filled with sequences of weight 0. The state
-of a stream is therefore two integers, epoch and step.
+The order of an epoch is one permutation of the whole split. A step takes the next `batch_size` sequences of it and
+distributes them over the ranks in turn. Ranks are therefore disjoint, get equally many steps and together read the same
+sequences for any world size. The last step of an epoch may be short: it is padded with sequences of weight 0. The state
+of a stream is two integers, epoch and step.
 """
 
 import signal
@@ -28,11 +28,11 @@ from pipeline.shards.storage import Place
 
 
 class Request(NamedTuple):
-    """What one rank reads for one step."""
+    """The sequences that one rank reads for one step."""
 
     epoch: int
     samples: tuple[int, ...]
-    """Positions in the split; those past `real` are filling."""
+    """Positions in the split; those from index `real` on are padding."""
     real: int
     weight: float
     """Weight of each real sequence."""
@@ -43,14 +43,15 @@ class Stream:
 
     Args:
         folder, manifest: the prepared data set; batches can be read from a folder only, not from a URL.
-        batch_size: sequences a step over all ranks together.
-        shuffle: draw a new order each epoch; otherwise the order of the manifest.
-        changes: how sequences are changed, anew each epoch; by default not at all.
-        workers: processes that read ahead; 0 reads in this one.
+        observation: pattern of observed frames.
+        batch_size: sequences per step, over all ranks together.
+        shuffle: draw a new order each epoch; otherwise the order is the manifest's.
+        changes: random changes of sequences, drawn anew each epoch; by default none.
+        workers: processes that read ahead; with 0 this process reads.
 
     Raises:
-        DriftworkError: the split is empty, the batch is smaller than the number of ranks, the data do not allow the
-            changes, or TMPDIR is too long a path for workers.
+        DriftworkError: the split is empty, the batch is smaller than the world size, the data do not allow the
+            changes, or the path TMPDIR is too long for workers.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Stream:
         if workers:
             sockets.require(sockets.problem_of_loaders(), f"loader_workers={workers}")
         self.length = manifest.spec.length
-        """Frames of the longest sequence."""
+        """Number of frames of the longest sequence."""
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
         self.rank, self.world, self.workers = rank, world, workers
         self.hash = manifest.hash
@@ -75,11 +76,11 @@ class Stream:
 
     @property
     def steps(self) -> int:
-        """Steps of an epoch, the same on every rank."""
+        """Number of steps per epoch, equal on every rank."""
         return -(-self.samples // self.batch_size)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from `first_step` on."""
+        """Yield the batches of an epoch from `first_step` on."""
         order = self.order(epoch)
         starts = range(first_step * self.batch_size, self.samples, self.batch_size)
         requests = (self._request(epoch, order[at : at + self.batch_size]) for at in starts)
@@ -94,7 +95,7 @@ class Stream:
         return Request(epoch, samples, len(mine), self.world / len(dealt))
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """The positions of all sequences of the split in the order of this epoch."""
+        """Return the positions of all sequences of the split in the order of this epoch."""
         if not self.shuffle:
             return np.arange(self.samples)
         return np.random.Generator(np.random.Philox(key=key_seed(self.seed, epoch, self.hash))).permutation(
@@ -103,7 +104,7 @@ class Stream:
 
 
 class _Batches(Dataset[Batch]):
-    """Request -> Batch; what a reading process holds."""
+    """A data set that maps a Request to a Batch, held by each reading process."""
 
     def __init__(
         self, folder: Place, manifest: Manifest, split: Split, observation: ObservationConfig, changes: AugmentConfig,
@@ -124,7 +125,7 @@ class _Batches(Dataset[Batch]):
     def read(self, position: int) -> Sequence:
         shard = int(np.searchsorted(self.ends, position, side="right"))
         index = position - int(self.ends[shard] - self.shards[shard].samples)
-        assert isinstance(self.folder, Path), "pipeline.shards.cache puts a folder in the place of a URL"
+        assert isinstance(self.folder, Path), "pipeline.shards.cache replaces a URL by a folder"
         path = self.folder / self.shards[shard].file
         try:
             with path.open("rb") as handle:
@@ -144,7 +145,7 @@ class _Batches(Dataset[Batch]):
 def collate(
     sequences: list[Sequence], observed: list[NDArray[np.bool_]], weight: list[float], seeds: list[int]
 ) -> Batch:
-    """Pad to the longest: values with 0, masks with False, times with the last one."""
+    """Make a batch padded to the longest sequence: values with 0, masks with False, times with the last one."""
     B, T, D = len(sequences), max(len(s.times) for s in sequences), sequences[0].values.shape[1]
     times, values = np.empty((B, T)), np.zeros((B, T, D), np.float32)
     present, shown = np.zeros((B, T), np.bool_), np.zeros((B, T), np.bool_)
@@ -162,8 +163,8 @@ def collate(
 
 
 def _leave_sigterm_to_the_rank(worker: int) -> None:
-    """SIGTERM is often sent to all processes of a job. A rank answers it after its step; a worker that died of it would
-    be an error before that."""
+    """Ignore SIGTERM, which is often sent to all processes of a job: a rank handles it after its step, and a worker
+    that died before would be an error."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 

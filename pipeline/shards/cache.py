@@ -1,10 +1,9 @@
-"""A data set of a store, or of a file system that is far, on this machine's own disk.
+"""Copies on this machine's disk of data sets in a store or on a remote file system.
 
-    CACHE_DIR/HASH/        its shards and, last of all, its manifest, by whose hash the folder is called
+    CACHE_DIR/HASH/        shards and, written last, the manifest whose hash names the folder
     CACHE_DIR/HASH.lock    held by the one process that copies; all others on the machine wait for it
 
-What was once copied is used by all runs, and is there when the store is not. A folder may be deleted at any time at
-which nothing reads it.
+A copy is used by all runs, also while the store cannot be reached. A folder may be deleted whenever nothing reads it.
 """
 
 import os
@@ -22,17 +21,18 @@ from pipeline.shards.manifest import MANIFEST, Manifest, Shard, read_manifest
 from pipeline.shards.storage import MissingError, Place, Store
 
 _AT_ONCE = 8
-"""Shards that are copied, or hashed, at a time."""
+"""Number of shards that are copied, or hashed, at a time."""
 _SPARE_DISK = 64 * 2**20
-"""Bytes that stay free."""
+"""Bytes of the disk that are left free."""
 
 
 class _DamagedError(Exception):
-    """What came is not what the manifest says."""
+    """A copied shard differs from the manifest."""
 
 
 def find_manifest(where: Place, cache_dir: Path | None, known: str | None = None) -> Manifest:
-    """Of a data set; if its hash is `known`, that of the copy on this machine, and the store is not asked."""
+    """Read the manifest of a data set; if its hash is `known`, from the copy on this machine without using the
+    store."""
     if known is not None and is_copied(where, cache_dir):
         with suppress(DriftworkError):
             copied = read_manifest(_root(cache_dir) / known)
@@ -42,19 +42,20 @@ def find_manifest(where: Place, cache_dir: Path | None, known: str | None = None
 
 
 def is_copied(where: Place, cache_dir: Path | None) -> bool:
-    """Whether a data set is read from a copy: those in a store always, a folder's only where a cache is named."""
+    """Return whether a data set is read from a copy: always for a URL, for a folder only if a cache is given."""
     return isinstance(where, str) or cache_dir is not None
 
 
 def local(where: Place, cache_dir: Path | None, manifest: Manifest, *, thorough: bool) -> Path:
-    """The folder on this machine that holds the data set `manifest` of `where`, copied there if need be.
+    """Return the folder on this machine that holds the data set `manifest` of `where`, copied there if needed.
 
     Args:
-        cache_dir: null: $XDG_CACHE_HOME/driftwork, or ~/.cache/driftwork, for a URL; for a folder, no copy.
-        thorough: hash what is there already, and copy anew what is damaged; else its size is enough.
+        cache_dir: folder of the copies. With None, it is $XDG_CACHE_HOME/driftwork or ~/.cache/driftwork for a URL, and
+            a folder is not copied.
+        thorough: check the hashes of existing files and copy damaged ones again; otherwise check only their sizes.
 
     Raises:
-        DriftworkError: there is no room; or what the store has is not what its manifest says, the second time too.
+        DriftworkError: there is not enough disk space, or the store's files differ from the manifest in two attempts.
     """
     if not is_copied(where, cache_dir):
         return Path(where)
@@ -62,7 +63,7 @@ def local(where: Place, cache_dir: Path | None, manifest: Manifest, *, thorough:
     folder = root / manifest.hash
     if not thorough and (folder / MANIFEST).exists() and all(_whole(folder, shard, False) for shard in manifest.shards):
         return folder
-    notice = f"another process copies {where} to {root}, or checks it there; this one waits"
+    notice = f"waiting for another process that copies {where} to {root}, or checks it there"
     with in_turn(root / f"{manifest.hash}.lock", f"cache_dir={root}", notice), writing(f"cache_dir={root}"):
         folder.mkdir(exist_ok=True)
         _fill(folder, Store(where), manifest, thorough)
@@ -70,7 +71,7 @@ def local(where: Place, cache_dir: Path | None, manifest: Manifest, *, thorough:
 
 
 def _fill(folder: Path, store: Store, manifest: Manifest, thorough: bool) -> None:
-    for left in folder.glob(".*"):  # of a process that was killed; we hold the lock
+    for left in folder.glob(".*"):  # left by a killed process, since we hold the lock
         left.unlink()
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         whole = pool.map(lambda shard: _whole(folder, shard, thorough), manifest.shards)
@@ -78,7 +79,7 @@ def _fill(folder: Path, store: Store, manifest: Manifest, thorough: bool) -> Non
     need, free = sum(shard.bytes for shard in wanted), shutil.disk_usage(folder).free
     if need + _SPARE_DISK > free:
         raise DriftworkError(
-            f"cache_dir={folder.parent}: {free / 1e9:.2f} GB free, {need / 1e9:.2f} GB of {store.where} to be copied; "
+            f"cache_dir={folder.parent}: {free / 1e9:.2f} GB free, but {store.where} needs {need / 1e9:.2f} GB; "
             "give another cache_dir, or delete data sets in this one"
         )
     if wanted:
@@ -102,9 +103,11 @@ def _copy_all(
             pool.shutdown(cancel_futures=True)
             now = read_manifest(store.where).hash
             if now != manifest.hash:
-                said = f"was replaced while it was copied (manifest {manifest.hash[:12]}, now {now[:12]}); start again"
-                raise DriftworkError(f"{store.where}: {said}") from None
-            raise DriftworkError(f"{error}; `driftwork prepare` with the same out mends it") from None
+                problem = (
+                    f"was replaced while it was copied (manifest {manifest.hash[:12]}, now {now[:12]}); start again"
+                )
+                raise DriftworkError(f"{store.where}: {problem}") from None
+            raise DriftworkError(f"{error}; `driftwork prepare` with the same out repairs it") from None
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -113,7 +116,7 @@ def _copy_all(
 def _copy(folder: Path, store: Store, shard: Shard) -> None:
     try:
         _copy_once(folder, store, shard)
-    except _DamagedError:  # perhaps on the way
+    except _DamagedError:  # perhaps damaged during the transfer
         _copy_once(folder, store, shard)
 
 

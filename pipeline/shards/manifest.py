@@ -1,7 +1,8 @@
-"""The manifest: what a prepared data set holds. It is written last, so that a folder with one is complete.
+"""The manifest, which lists the contents of a prepared data set. It is written last, so that a folder with one is
+complete.
 
-Its bytes are a pure function of the raw files and of the recipe: no paths of the machine, no time, no number of
-workers. Everything that reads shards begins here.
+Its bytes are a pure function of the raw files and the recipe: they contain no path of the machine, no time and no
+number of workers. Everything that reads shards begins here.
 """
 
 import hashlib
@@ -26,7 +27,7 @@ SCHEMA = 1
 
 
 class Shard(Config):
-    """One tar file. Sample i is the bytes from `offsets[i]` up to `offsets[i + 1]`, the last one up to the end."""
+    """One tar file. Sample i is the bytes from `offsets[i]` to `offsets[i + 1]`, the last sample to the end."""
 
     file: str
     split: Split
@@ -39,7 +40,7 @@ class Shard(Config):
     """[samples], T of each."""
 
     def span(self, index: int) -> tuple[int, int]:
-        """(offset, length) in bytes of a sample."""
+        """Return (offset, length) of a sample, in bytes."""
         start = self.offsets[index]
         end = self.offsets[index + 1] if index + 1 < self.samples else self.bytes
         return start, end - start
@@ -64,12 +65,12 @@ class Manifest(Config):
 
     @property
     def dataset(self) -> str:
-        """What the recipe calls the data set, as in `pipeline.readers.registry`."""
+        """Name of the data set in the recipe, as in `pipeline.readers.registry`."""
         return str(self.recipe["dataset"]["name"])
 
     @cached_property
     def hash(self) -> str:
-        """sha256 of the manifest file; names the exact data set in a run's record."""
+        """sha256 of the manifest file, which identifies the data set in a run's record."""
         digest = hashlib.sha256()
         for line in self._lines():
             digest.update(line)
@@ -79,11 +80,12 @@ class Manifest(Config):
         return tuple(shard for shard in self.shards if shard.split == split)
 
     def encode(self) -> bytes:
-        """The file's bytes: JSON, one shard a line."""
+        """Return the file's bytes: JSON with one shard per line."""
         return b"".join(self._lines())
 
     def _lines(self) -> Iterator[bytes]:
-        """Line by line: as one tree and one text, it would be most of what a rank holds of a large data set."""
+        """Yield the JSON line by line: as one tree and one text it would take most of the memory that a rank needs for
+        a large data set."""
         yield b"{\n"
         for name in type(self).model_fields:
             if name != "shards" and (name != "joined" or self.joined):
@@ -97,20 +99,20 @@ class Manifest(Config):
 
 
 def read_manifest(where: Place) -> Manifest:
-    """Raises `DriftworkError` when there is none, or none of this schema."""
+    """Read the manifest of a data set. Raises `DriftworkError` if there is none, or none of this schema version."""
     path = f"{where}/{MANIFEST}"
     try:
         raw = json.loads(Store(where).read(MANIFEST) if isinstance(where, str) else Path(path).read_bytes())
     except (FileNotFoundError, NotADirectoryError, MissingError) as error:
         why = f" ({error.reason})" if isinstance(error, MissingError) else ""
         raise DriftworkError(
-            f"{where}: no {MANIFEST}{why}, so no complete data set; make one with "
+            f"{where}: no {MANIFEST}{why}, so the data set is missing or incomplete; make it with "
             f"`driftwork prepare CONFIG out={where}`"
         ) from None
     except OSError as error:
         raise DriftworkError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):
-        raise DriftworkError(f"{path}: is no JSON; prepare the data set again") from None
+        raise DriftworkError(f"{path}: is not JSON; prepare the data set again") from None
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if version != SCHEMA:
         found = printable(str(version))[:40]
@@ -119,12 +121,12 @@ def read_manifest(where: Place) -> Manifest:
     for shard in manifest.shards:
         _check(shard, manifest.spec, path)
     if not len(manifest.stats.mean) == len(manifest.stats.scale) == manifest.spec.dim:
-        raise DriftworkError(f"{path}: the statistics are not of {manifest.spec.dim} channels; prepare it again")
+        raise DriftworkError(f"{path}: the statistics do not have {manifest.spec.dim} channels; prepare it again")
     return manifest
 
 
 def _check(shard: Shard, spec: DataSpec, path: str) -> None:
-    """A shard's own fields must agree, and its name must stay in the folder."""
+    """Raise `DriftworkError` if a shard's fields contradict each other, or its name is not within the folder."""
     ends = (*shard.offsets[1:], shard.bytes)
     if not (
         len(shard.offsets) == len(shard.frames) == shard.samples > 0

@@ -1,9 +1,14 @@
-"""One shard: a tar in WebDataset's format, written in deterministic bytes and read sample by sample.
+"""Shards: tar files in WebDataset's format, written in deterministic bytes and read sample by sample.
 
-A sample KEY is four members: `KEY.json` (key, group, source, frames, and about where there is one), `KEY.mask.npy`
-bool [T], `KEY.times.npy` float64 [T] and `KEY.values.npy`: binary data as uint8 [T, ceil(D / 8)], the channels packed
-by `numpy.packbits`; pictures as uint8 [T, D]; other data as float32 [T, D]. Nothing else is accepted, so that no pickle
-is ever loaded. Reading needs numpy alone.
+A sample KEY has four members:
+
+- `KEY.json`: key, group, source, frames, and about if there is one;
+- `KEY.mask.npy`: bool [T];
+- `KEY.times.npy`: float64 [T];
+- `KEY.values.npy`: binary data as uint8 [T, ceil(D / 8)], the channels packed by `numpy.packbits`; pictures as uint8
+  [T, D]; other data as float32 [T, D].
+
+Nothing else is accepted, so that no pickle is ever loaded. Reading needs only numpy.
 """
 
 import io
@@ -28,8 +33,8 @@ MEMBERS = ("json", "mask.npy", "times.npy", "values.npy")
 
 
 def write_shard(path: Path, split: Split, spec: DataSpec, sequences: Iterable[tuple[str, Sequence]]) -> Shard | None:
-    """Write (source name, sequence) pairs to `path`, all or nothing; None, and no file, if there is no sequence."""
-    from webdataset.writer import TarWriter  # loads torch where there is one, which no reader of shards needs
+    """Write (source name, sequence) pairs to `path` atomically; return None, and write no file, without sequences."""
+    from webdataset.writer import TarWriter  # imports torch if installed, which no reader of shards needs
 
     offsets, frames = [], []
     with aside(path) as temporary, temporary.open("wb") as handle, TarWriter(handle, encoder=False, mtime=0) as tar:
@@ -52,9 +57,9 @@ def write_shard(path: Path, split: Split, spec: DataSpec, sequences: Iterable[tu
 
 
 def read_sample(handle: BinaryIO, shard: Shard, index: int, spec: DataSpec) -> Sequence:
-    """Sample `index` of the shard that `handle` has open: values bool or float32 [T, D], all arrays writable.
+    """Read sample `index` of the open shard `handle`: values are bool or float32 [T, D], all arrays writable.
 
-    Raises `DriftworkError` naming the shard when the bytes there are not this sample.
+    Raises `DriftworkError` naming the shard if the bytes are not those of this sample.
     """
     offset, size = shard.span(index)
     handle.seek(offset)
@@ -89,20 +94,20 @@ def _stored(values: NDArray[Any], spec: DataSpec) -> NDArray[Any]:
     if spec.image is None:
         return values
     levels = np.rint(values * 255).astype(np.uint8)
-    assert np.array_equal(grey(levels), values), "a picture has the 256 greys of `grey`"
+    assert np.array_equal(grey(levels), values), "a picture may have only the 256 greys of `grey`"
     return levels
 
 
 def _npy(array: NDArray[Any]) -> bytes:
     buffer = io.BytesIO()
-    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)  # a reader takes C order alone
+    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)  # readers accept only C order
     return buffer.getvalue()
 
 
 def _members(data: bytes) -> dict[str, bytes]:
-    """Extension -> content of the four members of one sample; ValueError for anything else.
+    """Map the extensions of a sample's four members to their contents. Raises ValueError for anything else.
 
-    Headers are read one by one: `tarfile.open` would follow extended headers into loops that a hostile tar can lay.
+    Headers are read one by one: `tarfile.open` would follow extended headers, which a hostile tar can loop.
     """
     members: dict[str, bytes] = {}
     at, keys = 0, set()
@@ -127,7 +132,7 @@ def _decode(members: dict[str, bytes], frames: int, spec: DataSpec) -> Sequence:
     about = json.loads(members["json"])
     key, group, more = about["key"], about["group"], about.get("about")
     if not (isinstance(key, str) and isinstance(group, str) and isinstance(more, dict | None)):
-        raise ValueError("key, group or about are of another type")
+        raise ValueError("key, group or about have a wrong type")
     values: NDArray[Any]
     if spec.binary:
         packed = _array(members["values.npy"], np.uint8, (frames, -(-spec.dim // 8)))
@@ -138,12 +143,12 @@ def _decode(members: dict[str, bytes], frames: int, spec: DataSpec) -> Sequence:
         values = _array(members["values.npy"], np.float32, (frames, spec.dim))
     times = _array(members["times.npy"], np.float64, (frames,))
     if not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
-        raise ValueError("times do not increase")  # a solver would not come to an end
+        raise ValueError("times do not increase")  # a solver would not terminate
     return Sequence(key, group, times, values, _array(members["mask.npy"], np.bool_, (frames,)), more)
 
 
 def _array(data: bytes, dtype: type[np.generic], shape: tuple[int, ...]) -> NDArray[Any]:
-    """The array of an .npy file that must be of this type and shape: its header cannot ask for memory or a pickle."""
+    """Parse an .npy file that must have this type and shape, so that its header cannot demand memory or a pickle."""
     usual = _usual_header(np.dtype(dtype).str, shape)
     start = len(usual) if data.startswith(usual) else _end_of_header(data, dtype, shape)
     if len(data) - start != np.dtype(dtype).itemsize * math.prod(shape):
@@ -153,7 +158,7 @@ def _array(data: bytes, dtype: type[np.generic], shape: tuple[int, ...]) -> NDAr
 
 @lru_cache(maxsize=1024)
 def _usual_header(descr: str, shape: tuple[int, ...]) -> bytes:
-    """What `np.save` begins with: parsing it each time took as long as the rest of reading a sample."""
+    """Return the header that `np.save` writes; parsing it each time took as long as the rest of reading a sample."""
     buffer = io.BytesIO()
     header = {"descr": descr, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(buffer, header)
@@ -166,7 +171,7 @@ def _end_of_header(data: bytes, dtype: type[np.generic], shape: tuple[int, ...])
         raise ValueError("an .npy member of another format version")
     try:
         found, fortran, kind = np.lib.format.read_array_header_1_0(stream)
-    except Exception as error:  # numpy raises whatever its parser ran into
+    except Exception as error:  # numpy's parser can raise any error
         raise ValueError(f"an .npy member with a damaged header: {error}") from None
     if found != shape or kind != dtype or fortran:
         raise ValueError(f"an .npy member of {kind} {found}, not {np.dtype(dtype)} {shape}")

@@ -1,6 +1,6 @@
-"""Mean and scale of each channel, in one pass and in pieces that merge (Chan, Golub and LeVeque 1979), in float64.
+"""Mean and scale of each channel in float64, in one pass over pieces that are merged (Chan, Golub and LeVeque, 1979).
 
-The order of merging is part of the result's last bits: shards are merged in the order of the plan.
+The order of merging affects the last bits of the result, so shards are merged in the order of the plan.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from driftwork.config_base import Config
 
 
 class Stats(Config):
-    """Of the train split alone, over the frames that are there."""
+    """Mean and scale over the present frames of the train split."""
 
     frames: int
     mean: tuple[float, ...]
@@ -24,9 +24,9 @@ class Stats(Config):
 class Moments(NamedTuple):
     frames: int
     mean: NDArray[np.float64]
-    """[D]"""
+    """[D] mean of each channel."""
     squares: NDArray[np.float64]
-    """[D], the sum of squared distances from the mean."""
+    """[D] sum of squared distances from the mean."""
 
     @classmethod
     def empty(cls, dim: int) -> "Moments":
@@ -34,7 +34,7 @@ class Moments(NamedTuple):
 
     @classmethod
     def of(cls, values: NDArray[np.generic], mask: NDArray[np.bool_]) -> "Moments":
-        """Of the frames of `values` [T, D] where `mask` [T] is true."""
+        """Return the moments of the frames of `values` [T, D] where `mask` [T] is true."""
         there = values[mask].astype(np.float64)
         if not len(there):
             return cls.empty(values.shape[1])

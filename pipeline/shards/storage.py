@@ -1,7 +1,7 @@
-"""Where data may lie: a folder, or a URL of whatever fsspec speaks to, such as s3://bucket/lakh.
+"""Places of data: a folder, or a URL of any protocol of fsspec, such as s3://bucket/lakh.
 
-The only module that touches fsspec, which is loaded when a URL is first used. Objects are written whole or not at all,
-as object stores do; what fails for a while is tried again, with waits that double, for seconds and not for minutes.
+This is the only module that uses fsspec, which is imported when a URL is first used. Objects are written atomically, as
+object stores do. Operations that fail temporarily are repeated with doubling waits, for seconds and not for minutes.
 """
 
 import errno
@@ -20,19 +20,20 @@ from driftwork.files import printable
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)")
 _EXTRAS = {"s3": "s3", "s3a": "s3"}
-"""Protocol -> the extra of ours that brings it."""
+"""Extra of this package that installs each protocol."""
 _ATTEMPTS = 4
 _WAIT_S = 1.0
-"""Before the second attempt."""
+"""Seconds before the second attempt."""
 _S3 = {"config_kwargs": {"connect_timeout": 5, "read_timeout": 20, "retries": {"total_max_attempts": 1}}}
 _OPTIONS: dict[str, dict[str, Any]] = {"s3": _S3, "s3a": _S3}
-"""Attempts are ours to count: together with those of botocore and of s3fs a silent store would take half an hour."""
+"""Options per protocol that disable the libraries' own retries: multiplied with those of botocore and of s3fs, attempts
+at a silent store would take half an hour."""
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""No store answers so; the file on this machine does."""
+"""Error numbers that no store returns, so that they are of the file on this machine."""
 
 
 def place(value: Any) -> Path | str:
-    """A URL as it is, but for a `/` at its end; all else, and file:// too, is a folder."""
+    """Return a URL as it is but without a final `/`, or the path of a folder for anything else, also for file://."""
     if not isinstance(value, str | Path):
         raise ValueError("is neither a folder nor a URL")
     url = _URL.fullmatch(str(value)) if isinstance(value, str) else None
@@ -46,21 +47,21 @@ def place(value: Any) -> Path | str:
 
 
 Place = Annotated[Path | str, PlainValidator(place)]
-"""A folder, or the URL of one. A field of a config."""
+"""Type of a config field that takes a folder, or the URL of one."""
 
 
 def name_of(where: Place) -> str:
-    """The last part."""
+    """Return the last part of a path or URL."""
     return where.resolve().name if isinstance(where, Path) else where.rpartition("/")[2]
 
 
 def shards_among(names: Iterable[str]) -> set[str]:
-    """Of the names of objects below a place, those of shards; what lies deeper is another's."""
+    """Return the names of shards among those of objects below a place; objects in subfolders belong to others."""
     return {name for name in names if name.endswith(".tar") and "/" not in name}
 
 
 class MissingError(DriftworkError):
-    """There is no such object, or no such bucket."""
+    """The object or the bucket does not exist."""
 
     def __init__(self, url: str, reason: str) -> None:
         super().__init__(url, reason)
@@ -71,29 +72,31 @@ class MissingError(DriftworkError):
 
 
 class Store(NamedTuple):
-    """The objects below a place. All verbs raise `DriftworkError` that names the object: `MissingError`, or what the
-    store refuses, or what did not succeed in several attempts."""
+    """The objects below a URL. All methods raise a `DriftworkError` that names the object: `MissingError`, or the
+    reason why the store refuses or several attempts failed."""
 
     where: Place
 
     def fetch(self, name: str, target: Path) -> None:
-        """Copy an object to a file, which is left in pieces if that fails."""
+        """Copy an object to a file, which is left incomplete if that fails."""
         self._tried(name, lambda system, path: system.get_file(path, str(target)), target)
 
     def read(self, name: str) -> bytes:
-        with tempfile.TemporaryDirectory() as scratch:  # not `cat_file`: it asks s3 first, which answers less clearly
+        with (
+            tempfile.TemporaryDirectory() as scratch
+        ):  # not `cat_file`, whose first request to s3 has less clear errors
             self.fetch(name, Path(scratch, "object"))
             return Path(scratch, "object").read_bytes()
 
     def put(self, source: Path, name: str) -> None:
-        """Copy a file to an object, in the place of one that is there."""
+        """Copy a file to an object, which is replaced if it exists."""
         self._tried(name, lambda system, path: system.put_file(str(source), path), source)
 
     def write(self, data: bytes, name: str) -> None:
         self._tried(name, lambda system, path: system.pipe_file(path, data))
 
     def names(self, folder: str = "") -> set[str]:
-        """Of all objects below, or below a folder; none where there is nothing."""
+        """Return the names of all objects below the URL, or below a folder of it; empty if there are none."""
 
         def listed(system: Any, path: str) -> set[str]:
             system.invalidate_cache()
@@ -106,27 +109,28 @@ class Store(NamedTuple):
         return names
 
     def remove(self, names: Iterable[str]) -> None:
-        """Also where there are none."""
+        """Remove objects; missing ones are ignored."""
         for name in names:
             with suppress(MissingError):
                 self._tried(name, lambda system, path: system.rm_file(path))
 
     def _tried(self, name: str, work: Callable[[Any, str], Any], file: Path | None = None) -> Any:
-        """`work` on the file system and the path of an object there; `file` is what it reads or writes here."""
+        """Call `work` with the file system and the path of an object, in several attempts; `file` is the local file
+        that it reads or writes."""
         url = f"{self.where}/{name}".rstrip("/")
         system, root = self._connected()
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 return work(system, f"{root}/{name}".rstrip("/"))
             except FileNotFoundError as error:
-                raise MissingError(url, _said(error)) from None
+                raise MissingError(url, _reason(error)) from None
             except PermissionError as error:
-                raise DriftworkError(f"{url}: refused: {_said(error)}") from None
-            except Exception as error:  # each implementation has its own
+                raise DriftworkError(f"{url}: refused: {_reason(error)}") from None
+            except Exception as error:  # each implementation raises its own errors
                 if isinstance(error, OSError) and error.errno in _DISK:
                     raise DriftworkError(f"{file}: cannot be written: {error.strerror}") from None
                 if attempt == _ATTEMPTS:
-                    raise DriftworkError(f"{url}: {_said(error)}; given up after {attempt} attempts") from None
+                    raise DriftworkError(f"{url}: {_reason(error)}; given up after {attempt} attempts") from None
                 time.sleep(_WAIT_S * 2 ** (attempt - 1))
         raise AssertionError
 
@@ -139,11 +143,11 @@ class Store(NamedTuple):
             system, root = fsspec.core.url_to_fs(str(self.where), **_OPTIONS.get(protocol, {}))
         except ImportError:
             cure = f"-e '.[{_EXTRAS[protocol]}]'" if protocol in _EXTRAS else _package(protocol)
-            raise DriftworkError(f"{self.where}: what speaks {protocol} is not installed: pip install {cure}") from None
-        except Exception as error:  # a protocol that nobody knows, and whatever each implementation raises
-            raise DriftworkError(f"{self.where}: {_said(error)}") from None
+            raise DriftworkError(f"{self.where}: support for {protocol} is not installed: pip install {cure}") from None
+        except Exception as error:  # an unknown protocol, or any error of an implementation
+            raise DriftworkError(f"{self.where}: {_reason(error)}") from None
         if protocol in _OPTIONS:
-            system.retries = 1  # in s3fs, how often it tries in all
+            system.retries = 1  # the total number of attempts of s3fs
         return system, root.rstrip("/")
 
 
@@ -153,7 +157,7 @@ def _package(protocol: str) -> str:
     return str(known_implementations[protocol]["class"]).partition(".")[0]
 
 
-def _said(error: Exception) -> str:
-    """The reason in one line."""
-    said = printable(" ".join(str(error).split())) or type(error).__name__
-    return said[:1].lower() + said[1:].rstrip(".")
+def _reason(error: Exception) -> str:
+    """Return the reason of an error in one line."""
+    text = printable(" ".join(str(error).split())) or type(error).__name__
+    return text[:1].lower() + text[1:].rstrip(".")

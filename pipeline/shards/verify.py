@@ -1,4 +1,4 @@
-"""Every shard of a data set against its manifest."""
+"""Check every shard of a data set against its manifest."""
 
 import os
 import tempfile
@@ -17,9 +17,9 @@ from pipeline.shards.shard_files import read_sample
 from pipeline.shards.storage import MissingError, Place, Store, shards_among
 
 _ALONE = 10_000
-"""Samples that one process decodes in a few seconds."""
+"""Number of samples up to which one process suffices, which decodes them in a few seconds."""
 _AT_ONCE = 4
-"""Shards that are fetched from a store at a time."""
+"""Number of shards that are fetched from a store at a time."""
 
 
 class Report(NamedTuple):
@@ -29,7 +29,7 @@ class Report(NamedTuple):
 
 
 def verify(where: Place) -> Report:
-    """Read every byte and decode every sample; of a URL a few shards at a time, by way of temporary files.
+    """Read every byte and decode every sample; from a URL, a few shards at a time by way of temporary files.
 
     Raises `DriftworkError` with one line for each file that is missing, not in the manifest, or not as it was written.
     """
@@ -54,7 +54,7 @@ def verify(where: Place) -> Report:
 
 
 def _in_folder(folder: Path, manifest: Manifest) -> list[str]:
-    """What is wrong with each shard; all cores look, where that is worth their start."""
+    """Return the fault of each shard, or an empty string; large data sets are checked by processes on all cores."""
     paths = [folder / shard.file for shard in manifest.shards]
     specs = [manifest.spec] * len(paths)
     if sum(shard.samples for shard in manifest.shards) <= _ALONE:
@@ -72,7 +72,7 @@ def _fault_there(store: Store, spec: DataSpec, shard: Shard) -> str:
 
 
 def _fault(path: Path, shard: Shard, spec: DataSpec) -> str:
-    """What is wrong with one shard, or nothing."""
+    """Return the fault of one shard, or an empty string."""
     if not path.is_file():
         return "missing"
     size = path.stat().st_size

@@ -1,4 +1,4 @@
-"""What tests of preparations share."""
+"""Fixtures for tests of preparations."""
 
 import pytest
 
@@ -12,5 +12,5 @@ def raw(tmp_path_factory):
 
 @pytest.fixture
 def no_ray(monkeypatch):
-    """For what must be told before Ray is started."""
+    """Fail the test if Ray is started."""
     monkeypatch.setattr("pipeline.prepare.prepare._workers", lambda *_: pytest.fail("Ray was started"))

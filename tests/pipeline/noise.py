@@ -1,4 +1,4 @@
-"""Sequences of noise of every kind, without raw files."""
+"""Sequences of noise for every kind of data, without raw files."""
 
 import numpy as np
 

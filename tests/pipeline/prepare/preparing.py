@@ -1,4 +1,4 @@
-"""Preparations of small corpora, and what they leave."""
+"""Helpers to prepare small corpora and to compare their files."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The Ray seam: results as tasks end, what they raise, and what becomes of those that are left when nobody waits."""
+"""Tasks on Ray: results in the order in which tasks end, their errors, and cancellation."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ def die():
 
 
 def endless(folder):
-    """As a task that watches over a process: told to stop, it needs a while."""
+    """Run like a task that supervises a process and needs a while to stop."""
     (folder / "began").touch()
     try:
         while True:
@@ -36,7 +36,8 @@ def endless(folder):
         raise
 
 
-def test_results_come_by_key_and_what_is_added_meanwhile_is_done_too(local_ray):
+def test_results_come_by_key(local_ray):
+    """Tasks that are added while others run are done too."""
     waiting = deque(cluster.Task(x, (x,), cpus=0.5) for x in range(4))
     found = {}
     with cluster.connected("local"), closing(cluster.work(half, waiting, 2, retries=0)) as ended:
@@ -46,11 +47,11 @@ def test_results_come_by_key_and_what_is_added_meanwhile_is_done_too(local_ray):
             except OSError as error:
                 found[key] = type(error), str(error)
                 waiting.append(cluster.Task(10 * key, (10 * key,)))
-    # What was raised, not Ray's own class around it.
+    # The original error, not Ray's wrapper around it.
     assert found == {0: 0, 1: (OSError, "1 is odd"), 2: 1, 3: (OSError, "3 is odd"), 10: 5, 30: 15}
 
 
-def test_a_process_that_dies_is_told_apart_from_a_task_that_fails(local_ray):
+def test_dead_process_differs_from_failed_task(local_ray):
     waiting = deque([cluster.Task(0, ())])
     with closing(cluster.work(die, waiting, 1, retries=0)) as ended:
         ((_, result),) = ended
@@ -62,8 +63,8 @@ class TakenDownError(Exception):
     pass
 
 
-def test_a_signal_stops_the_tasks_that_run_and_lets_them_clean_up(local_ray, tmp_path):
-    """What its handler raises while the caller waits is what the caller gets."""
+def test_signal_stops_tasks_and_lets_them_clean_up(local_ray, tmp_path):
+    """An exception of the signal's handler reaches the waiting caller."""
 
     def take_down(*_):
         raise TakenDownError

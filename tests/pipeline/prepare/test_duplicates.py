@@ -1,4 +1,4 @@
-"""The same content under two names is in one split, and counts once."""
+"""Equal content under two names is in one split, and counts once."""
 
 import json
 import struct
@@ -33,7 +33,7 @@ def item(name, split=None):
 
 
 def homes(folder):
-    """Source file -> (split, group) of its sequences."""
+    """Map each source file to (split, group) of its sequences."""
     manifest = read_manifest(folder)
     found = {}
     for shard in manifest.shards:
@@ -48,14 +48,14 @@ def homes(folder):
 
 
 def same_notes(seed):
-    """`song(seed)` in other bytes: with a text, and with its tempo at another place."""
+    """Return `song(seed)` in other bytes: with a text, and with its tempo at another place."""
     data = song(seed)
     event = b"\0\xff\x01\x05hello"
     size = struct.unpack_from(">I", data, 18)[0]
     return data[:18] + struct.pack(">I", size + len(event)) + event + data[22:]
 
 
-def test_groups_that_share_content_are_joined_to_the_first():
+def test_groups_with_equal_content_are_joined():
     a, b, c, d1, d2, e = map(item, ("a.mid", "b.mid", "c.mid", "d.1.mid", "d.2.mid", "e.mid"))
     assert joined([(e, "x"), (a, "y"), (b, "z")], "here") == {}
     assert joined([(e, "x"), (c, "x")], "here") == {"e": "c"}
@@ -66,7 +66,7 @@ def test_groups_that_share_content_are_joined_to_the_first():
 
 
 def test_joined_groups_are_the_connected_components():
-    """Against a search through the graph of groups and contents."""
+    """The reference is a search through the graph of groups and contents."""
     rng = np.random.default_rng(0)
     pairs = [(item(f"{rng.integers(60):02d}.{n}.mid"), str(rng.integers(80))) for n in range(100)]
     parts = {name: {name} for name in {i.group for i, _ in pairs}}
@@ -78,7 +78,7 @@ def test_joined_groups_are_the_connected_components():
     assert joined(pairs, "here") == {group: min(part) for group, part in parts.items() if group != min(part)}
 
 
-def test_names_stay_apart_when_they_are_written():
+def test_escaped_names_stay_different():
     names = ["a\\b", "a\\\\b", "Bj\udcf6rk", "Bj\\udcf6rk", "two\nlines", "two\\nlines", "Björk"]
     assert len(set(map(escaped, names))) == len(names)
     assert all(name.isprintable() for name in map(escaped, names))
@@ -86,12 +86,12 @@ def test_names_stay_apart_when_they_are_written():
 
 def test_same_content_in_two_given_splits_is_refused():
     with pytest.raises(
-        DriftworkError, match=r"^here: a.wav and b.wav hold the same, .* two splits; take one of them out"
+        DriftworkError, match=r"^here: a.wav and b.wav have the same content, .* two splits; remove one of them"
     ):
         joined([(item("a.wav", None), "1"), (item("b.wav", "test"), "1")], "here")
 
 
-def test_digest_is_of_values_and_shape():
+def test_digest_covers_values_and_shape():
     def sequence(values, key="a"):
         return Sequence(key, key, np.arange(len(values)) / 5, values, np.ones(len(values), np.bool_))
 
@@ -109,7 +109,7 @@ def test_digest_is_of_values_and_shape():
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
-    """Forty songs, and six under other names: copies, one with other bytes, and bad files that are equal too."""
+    """Write forty songs, and six files under other names: copies, one with other bytes, and equal bad files."""
     folder = corpus(tmp_path_factory.mktemp("raw"), 40)
     splits = {f"Artist {n % 3}/Title {n}": split_of(f"Artist {n % 3}/Title {n}", 0.2, 0.2) for n in range(40)}
     train = next(name for name in sorted(splits) if splits[name] == "train")
@@ -125,7 +125,7 @@ def raw(tmp_path_factory):
     return folder, train, test
 
 
-def test_duplicates_lie_in_one_split_under_one_group(raw, tmp_path, capsys):
+def test_duplicates_share_split_and_group(raw, tmp_path, capsys):
     folder, train, test = raw
     manifest = prepare(config(folder, tmp_path / "out"))
     assert manifest.joined == {train: "A/of a train song", f"{test}.copy": test, "Zz/other bytes": test}
@@ -137,13 +137,13 @@ def test_duplicates_lie_in_one_split_under_one_group(raw, tmp_path, capsys):
     assert found[f"{train}.mid"][0] == split_of("A/of a train song", 0.2, 0.2)
     for name, (split, group) in found.items():
         assert split == split_of(group, 0.2, 0.2), name
-    assert len(quarantined(tmp_path / "out")) == 2  # equal files that are unreadable join nothing
-    assert "3 groups have the content of another group" in (tmp_path / "out/DATACARD.md").read_text()
-    assert "3 groups have the content of another group" in capsys.readouterr().out
+    assert len(quarantined(tmp_path / "out")) == 2  # equal unreadable files are not joined
+    assert "3 groups have the same content as another group" in (tmp_path / "out/DATACARD.md").read_text()
+    assert "3 groups have the same content as another group" in capsys.readouterr().out
 
 
 def test_no_content_is_in_two_splits(raw, tmp_path):
-    """Read back: no two sequences of different splits are equal."""
+    """No two sequences of different splits are equal when read back."""
     folder, _, _ = raw
     manifest = prepare(config(folder, tmp_path / "out"))
     seen = {}
@@ -155,7 +155,7 @@ def test_no_content_is_in_two_splits(raw, tmp_path):
     assert set(seen.values()) == set(SPLITS)
 
 
-def test_other_songs_stay_where_they_are(raw, tmp_path):
+def test_other_songs_keep_their_splits(raw, tmp_path):
     folder, train, test = raw
     alone = corpus(tmp_path / "alone", 40)
     prepare(config(alone, tmp_path / "before"))
@@ -165,7 +165,8 @@ def test_other_songs_stay_where_they_are(raw, tmp_path):
 
 
 def test_data_without_duplicates_keep_their_hash(tmp_path):
-    """Frozen before duplicates were looked for: another hash would be another data set to every run that has one."""
+    """The expected hash is from before duplicates were joined. With another hash, existing runs would refuse the data
+    set."""
     overrides = ["title=speech", "licence=none", "files_per_shard=4"]
     raw = flat(tmp_path / "raw", 6)
     manifest = prepare(load(PrepareConfig, TIMIT, [f"source={raw}", f"out={tmp_path / 'out'}", *overrides]))
@@ -176,7 +177,7 @@ def test_data_without_duplicates_keep_their_hash(tmp_path):
 
 
 def test_speakers_of_one_recording_are_joined(tmp_path):
-    """In SPHERE and in RIFF: other bytes, the same samples."""
+    """SPHERE and RIFF files have different bytes but the same samples."""
     raw = flat(tmp_path / "raw", 6)
     (copied,) = (raw / "dr1-f0000").glob("sa1.wav")
     riff(raw / "dr4-f0030" / "sx99.wav", voice(24000, seed=0))
@@ -187,7 +188,7 @@ def test_speakers_of_one_recording_are_joined(tmp_path):
     assert len({home for name, home in groups.items() if name.startswith(("dr1-f0000", "dr4-f0030"))}) == 1
 
 
-def test_walks_that_the_data_set_divides_are_refused(tmp_path):
+def test_equal_walks_in_two_splits_are_refused(tmp_path):
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw/07.asf").write_text(acclaim.cmu())
     for number in (1, 2, 28, 31):
@@ -195,12 +196,12 @@ def test_walks_that_the_data_set_divides_are_refused(tmp_path):
     ours = load(PrepareConfig, MOCAP, [f"source={tmp_path / 'raw'}", f"out={tmp_path / 'out'}", "dataset.frames=12"])
     assert prepare(ours).joined == {}
     (tmp_path / "raw/07_32.amc").write_text(acclaim.walk(12, seed=1))
-    with pytest.raises(DriftworkError, match=r"07_01.amc and 07_32.amc hold the same") as caught:
+    with pytest.raises(DriftworkError, match=r"07_01.amc and 07_32.amc have the same content") as caught:
         prepare(ours.model_copy(update={"out": tmp_path / "again"}))
     assert str(tmp_path / "raw") in str(caught.value)
 
 
-def test_walks_of_one_split_are_joined_and_keep_their_keys(tmp_path):
+def test_joined_walks_keep_their_keys(tmp_path):
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw/07.asf").write_text(acclaim.cmu())
     for number in (1, 2, 28, 31):
@@ -215,7 +216,7 @@ def test_walks_of_one_split_are_joined_and_keep_their_keys(tmp_path):
     assert sorted(walk.key[:5] for walk in walks) == ["07_01", "07_02"]
 
 
-def test_killed_after_the_search_goes_on_with_what_it_found(raw, tmp_path, monkeypatch):
+def test_killed_attempt_keeps_its_joins(raw, tmp_path, monkeypatch):
     folder, _, _ = raw
     ours = config(folder, tmp_path / "out")
     reference = prepare(config(folder, tmp_path / "reference"))
@@ -232,17 +233,17 @@ def test_killed_after_the_search_goes_on_with_what_it_found(raw, tmp_path, monke
 
     monkeypatch.setattr("pipeline.prepare.prepare._workers", lambda config: nullcontext(build))
     shards = len(reference.shards)
-    for stop in (3, shards + 2):  # before and after it is known what is to be joined
+    for stop in (3, shards + 2):  # before and after the joins are known
         built, limit = [], stop
         with pytest.raises(KeyboardInterrupt):
             prepare(ours)
     built, limit = [], 10 * shards
     assert prepare(ours).hash == reference.hash
-    assert len(built) == shards  # none by the first plan
+    assert len(built) == shards  # none again by the first plan
     assert contents(tmp_path / "out") == contents(tmp_path / "reference")
 
 
-def test_second_run_and_repair_know_the_joins(raw, tmp_path, capsys):
+def test_second_run_and_repair_keep_joins(raw, tmp_path, capsys):
     folder, _, _ = raw
     manifest = prepare(config(folder, tmp_path / "out"))
     before = contents(tmp_path / "out")
@@ -254,7 +255,7 @@ def test_second_run_and_repair_know_the_joins(raw, tmp_path, capsys):
     assert contents(tmp_path / "out") == before
 
 
-def test_plan_moves_only_what_is_joined():
+def test_plan_moves_only_joined_groups():
     items = [item(f"{n}.mid") for n in range(50)]
     recipe = config(None, "out").recipe
     plain = {i.name: plan.split for plan in make_plan(items, recipe, {}) for i in plan.items}

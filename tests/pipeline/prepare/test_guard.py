@@ -1,4 +1,4 @@
-"""What a parser does to its process costs one file: that it crashes, hangs, eats memory."""
+"""A parser that crashes, hangs or exhausts memory costs one file."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ REASONS = {
     "crash": "the parser crashed (signal 11)",
     "spin": "took longer than 0.5 s",
     "sleep": "took longer than 0.5 s",
-    "memory": "wanted more than 512 MiB of memory",
+    "memory": "needed more than 512 MiB of memory",
     "exit": "the parser ended its process (code 3)",
     "mistake": "the parser failed: KeyError: 'key'",
     "stack": "the parser failed: RecursionError: maximum recursion depth exceeded",
@@ -54,7 +54,8 @@ def guard(tmp_path):
     made.close()
 
 
-def test_what_is_read_is_what_the_reader_reads_and_the_child_stays(tmp_path, guard):
+def test_guard_reads_like_its_reader(tmp_path, guard):
+    """One child reads all good files."""
     names = ["a.mid", "shout.mid", os.fsdecode(b"Bj\xf6rk.mid")]
     for number, name in enumerate(names):
         (tmp_path / name).write_bytes(song(number, notes=400))
@@ -75,7 +76,7 @@ def test_what_is_read_is_what_the_reader_reads_and_the_child_stays(tmp_path, gua
     guarded.close()
 
 
-def test_each_misdeed_costs_its_own_file_alone(tmp_path, guard):
+def test_each_failure_costs_one_file(tmp_path, guard):
     good = song(1)
     for name in (*REASONS, "fine"):
         (tmp_path / f"{name}.mid").write_bytes(good)
@@ -87,7 +88,7 @@ def test_each_misdeed_costs_its_own_file_alone(tmp_path, guard):
     assert same(guard.read(item("fine.mid")), wanted)
 
 
-def test_a_file_is_not_blamed_for_what_an_earlier_one_left_behind(tmp_path, guard):
+def test_file_is_read_again_in_fresh_child(tmp_path, guard):
     for name in ("first.mid", "innocent.mid"):
         (tmp_path / name).write_bytes(song(1))
     guard.read(item("first.mid"))
@@ -96,14 +97,14 @@ def test_a_file_is_not_blamed_for_what_an_earlier_one_left_behind(tmp_path, guar
     assert guard._child.process.pid != before
 
 
-def test_a_child_killed_from_outside_costs_nothing(tmp_path, guard):
+def test_killed_child_costs_no_file(tmp_path, guard):
     (tmp_path / "a.mid").write_bytes(song(1))
     guard.read(item("a.mid"))
     os.kill(guard._child.process.pid, signal.SIGKILL)
     assert guard.read(item("a.mid"))
 
 
-def test_a_child_dies_with_its_parent_in_whatever_it_does(tmp_path):
+def test_child_dies_with_its_parent(tmp_path):
     (tmp_path / "sleep.mid").write_bytes(song(1))
     program = f"""
 import threading, time
@@ -125,13 +126,13 @@ guard.read(item("sleep.mid"))
         time.sleep(0.05)
 
 
-def test_a_child_that_cannot_start_is_one_line(tmp_path, monkeypatch):
+def test_child_that_cannot_start_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_name", lambda thing: "pipeline.nowhere:Reader")
     with pytest.raises(DriftworkError, match=r"does not start: .*\(code 1\)$"):
         Guard(Midi(MidiConfig()), tmp_path, LIMITS).read(item("a.mid"))
 
 
-def test_a_reader_without_files_needs_no_child(tmp_path):
+def test_reader_without_files_needs_no_child(tmp_path):
     class Simulated:
         def read(self, source, item):
             return [item.name]

@@ -1,4 +1,4 @@
-"""The Ray job on small corpora: same bytes by any road."""
+"""The Ray job on small corpora: every way of preparing gives the same bytes."""
 
 import os
 import subprocess
@@ -26,14 +26,14 @@ from tests.pipeline.readers.readers import KilledOnce, Misbehaves, Waves
 
 @pytest.fixture(scope="module")
 def reference(raw, tmp_path_factory, local_ray):
-    """Prepared without any trouble."""
+    """Prepare a data set without interruption."""
     out = tmp_path_factory.mktemp("reference") / "out"
     prepare(config(raw, out, "workers=1"))
     return out
 
 
 @pytest.mark.ray
-def test_a_data_set_is_whole(raw, reference):
+def test_prepared_data_set_is_complete(raw, reference):
     manifest = read_manifest(reference)
     listed = {shard.file for shard in manifest.shards}
     assert set(contents(reference)) == listed | {"manifest.json", "DATACARD.md", "quarantine.jsonl"}
@@ -44,7 +44,7 @@ def test_a_data_set_is_whole(raw, reference):
 
 
 @pytest.mark.ray
-def test_statistics_see_the_train_split_alone(reference):
+def test_statistics_use_the_train_split_alone(reference):
     manifest = read_manifest(reference)
     frames = []
     for shard in manifest.of("train"):
@@ -58,7 +58,7 @@ def test_statistics_see_the_train_split_alone(reference):
 
 
 @pytest.mark.ray
-def test_songs_do_not_cross_the_splits(reference):
+def test_songs_do_not_cross_splits(reference):
     manifest, seen = read_manifest(reference), {}
     for shard in manifest.shards:
         with (reference / shard.file).open("rb") as handle:
@@ -69,7 +69,7 @@ def test_songs_do_not_cross_the_splits(reference):
 
 
 @pytest.mark.ray
-def test_two_workers_and_another_place_make_the_same_bytes(raw, reference, tmp_path):
+def test_workers_and_place_change_no_byte(raw, reference, tmp_path):
     moved = corpus(tmp_path / "elsewhere", 20)
     prepare(config(moved, tmp_path / "out", "workers=2"))
     assert contents(tmp_path / "out") == contents(reference)
@@ -77,7 +77,7 @@ def test_two_workers_and_another_place_make_the_same_bytes(raw, reference, tmp_p
 
 
 @pytest.mark.ray
-def test_duplicates_come_out_alike_for_any_number_of_workers(tmp_path, local_ray):
+def test_workers_do_not_change_duplicates(tmp_path, local_ray):
     raw = corpus(tmp_path / "raw", 20)
     for number in (1, 4, 7):
         (raw / f"Another {number}.mid").write_bytes(song(number))
@@ -88,7 +88,7 @@ def test_duplicates_come_out_alike_for_any_number_of_workers(tmp_path, local_ray
 
 
 @pytest.mark.ray
-def test_a_second_run_writes_nothing_and_starts_nothing(raw, reference, capsys, no_ray):
+def test_second_run_writes_nothing(raw, reference, capsys, no_ray):
     before = stamps(reference)
     prepare(config(raw, reference))
     assert stamps(reference) == before
@@ -96,7 +96,7 @@ def test_a_second_run_writes_nothing_and_starts_nothing(raw, reference, capsys, 
 
 
 @pytest.mark.ray
-def test_the_data_card_holds_the_recipe_that_makes_the_same_again(raw, reference, tmp_path):
+def test_data_card_contains_its_recipe(raw, reference, tmp_path):
     card = (reference / "DATACARD.md").read_text()
     (tmp_path / "recipe.yaml").write_text(card.split("```yaml\n")[1].split("```")[0])
     prepare(load(PrepareConfig, tmp_path / "recipe.yaml", [f"source={raw}", f"out={tmp_path / 'out'}"]))
@@ -105,11 +105,11 @@ def test_the_data_card_holds_the_recipe_that_makes_the_same_again(raw, reference
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_driver_killed_half_way_is_taken_up(raw, reference, tmp_path):
+def test_killed_preparation_is_continued(raw, reference, tmp_path):
     out, home = tmp_path / "out", tmp_path / "home"
     home.mkdir()
     settings = [*OVERRIDES, f"source={raw}", f"out={out}", "workers=1"]
-    hostile.plant(home)  # which neither Ray's workers nor the processes that read raw files may execute
+    hostile.plant(home)  # neither Ray's workers nor the processes that read raw files may execute it
     command = [sys.executable, "-P", "-m", "launch.prepare", str(CONFIG), *settings]
     variables = {"HOME": str(home), "PYTHONPATH": str(ROOT)}
     driver = subprocess.Popen(command, cwd=home, env=os.environ | variables, start_new_session=True)
@@ -129,11 +129,11 @@ def test_a_driver_killed_half_way_is_taken_up(raw, reference, tmp_path):
     prepare(config(raw, out, "workers=2"))
     assert contents(out) == contents(reference)
     kept = [name for name, stamp in finished.items() if (out / name).stat().st_mtime_ns == stamp]
-    assert kept, "no finished shard was taken up"
+    assert kept, "no finished shard was reused"
 
 
 @pytest.mark.ray
-def test_a_worker_killed_half_way_changes_nothing(reference, tmp_path, monkeypatch):
+def test_killed_worker_changes_nothing(reference, tmp_path, monkeypatch):
     monkeypatch.setitem(registry.DATASETS.makers, "lakh", KilledOnce)
     raw = corpus(tmp_path / "raw", 20)
     prepare(config(raw, tmp_path / "out"))
@@ -143,7 +143,7 @@ def test_a_worker_killed_half_way_changes_nothing(reference, tmp_path, monkeypat
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_file_that_crashes_the_reader_is_quarantined_and_the_rest_kept(tmp_path, monkeypatch):
+def test_crashing_file_is_quarantined(tmp_path, monkeypatch):
     monkeypatch.setitem(registry.DATASETS.makers, "lakh", Misbehaves)
     raw = corpus(tmp_path / "raw", 20)
     (raw / "crash.mid").write_bytes(song(1))
@@ -154,8 +154,8 @@ def test_a_file_that_crashes_the_reader_is_quarantined_and_the_rest_kept(tmp_pat
 
 
 @pytest.mark.ray
-def test_what_lies_half_moved_is_finished(raw, reference, tmp_path):
-    """As if killed while the driver moved shards in place: some are out, the manifest is not."""
+def test_half_moved_shards_are_finished(raw, reference, tmp_path):
+    """The state is that of a driver killed while it moved shards into place: some are moved, the manifest is not."""
     prepare(config(raw, tmp_path / "out"))
     (tmp_path / "out" / ".incomplete").mkdir()
     (tmp_path / "out" / "manifest.json").unlink()
@@ -165,7 +165,7 @@ def test_what_lies_half_moved_is_finished(raw, reference, tmp_path):
     assert contents(tmp_path / "out") == contents(reference)
 
 
-def test_two_at_once_do_not_mix(raw, tmp_path, no_ray):
+def test_simultaneous_preparation_is_refused(raw, tmp_path, no_ray):
     ours = config(raw, tmp_path / "out")
     first = Output(tmp_path / "out", ours.recipe)
     with first.opened(), pytest.raises(DriftworkError, match="another prepare is at work there"):
@@ -173,7 +173,7 @@ def test_two_at_once_do_not_mix(raw, tmp_path, no_ray):
 
 
 @pytest.mark.ray
-def test_another_preparation_is_refused_and_not_touched(raw, reference, tmp_path, no_ray):
+def test_another_preparation_is_refused(raw, reference, tmp_path, no_ray):
     before = stamps(reference)
     with pytest.raises(DriftworkError, match=r"dataset.rate is 5.0 there and 10.0 here"):
         prepare(config(raw, reference, "dataset.rate=10"))
@@ -188,8 +188,8 @@ def test_another_preparation_is_refused_and_not_touched(raw, reference, tmp_path
     assert stamps(reference) == before
 
 
-def test_older_recipe_kept_every_tail(raw, tmp_path):
-    """A manifest from before `min_seconds` is that of `min_seconds=0`."""
+def test_older_recipe_keeps_every_tail(raw, tmp_path):
+    """A manifest from before `min_seconds` equals one with `min_seconds=0`."""
     there = config(raw, tmp_path).recipe.model_dump(mode="json")
     del there["dataset"]["min_seconds"]
     with pytest.raises(DriftworkError, match=r"dataset.min_seconds is 0.0 there and None here"):
@@ -198,7 +198,7 @@ def test_older_recipe_kept_every_tail(raw, tmp_path):
 
 
 @pytest.mark.ray
-def test_a_damaged_or_lost_shard_is_made_anew(raw, reference, tmp_path, capsys):
+def test_damaged_or_lost_shard_is_rebuilt(raw, reference, tmp_path, capsys):
     out = tmp_path / "out"
     prepare(config(raw, out))
     shards = sorted(out.glob("*.tar"))
@@ -214,7 +214,7 @@ def test_a_damaged_or_lost_shard_is_made_anew(raw, reference, tmp_path, capsys):
 
 
 @pytest.mark.ray
-def test_simulated_real_valued_data_with_its_own_splits(tmp_path, monkeypatch, local_ray):
+def test_simulated_data_keep_their_own_splits(tmp_path, monkeypatch, local_ray):
     monkeypatch.setitem(registry.DATASETS.makers, "lakh", Waves)
     overrides = [*OVERRIDES, "test=0", "files_per_shard=2", f"out={tmp_path / 'out'}"]
     manifest = prepare(load(PrepareConfig, CONFIG, overrides))

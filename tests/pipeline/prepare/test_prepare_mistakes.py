@@ -1,4 +1,4 @@
-"""What cannot be prepared is told in one clear line."""
+"""Mistakes in a preparation are reported in one clear line."""
 
 import os
 import subprocess
@@ -16,12 +16,12 @@ from tests.pipeline.readers.midi_bytes import corpus, song
 
 
 @pytest.mark.ray
-def test_unreadable_files_are_listed_with_their_reasons(tmp_path, local_ray):
+def test_unreadable_files_are_listed_with_reasons(tmp_path, local_ray):
     raw = corpus(tmp_path / "raw", 20)
     (raw / "not midi.mid").write_bytes(b"text")
     (raw / "cut.mid").write_bytes(song(1)[:60])
     (raw / "two\nlines.mid").write_bytes(b"text")
-    (raw / os.fsdecode(b"Bj\xf6rk.mid")).write_bytes(song(99))  # Latin-1, as old archives have it
+    (raw / os.fsdecode(b"Bj\xf6rk.mid")).write_bytes(song(99))  # Latin-1, as in old archives
     manifest = prepare(config(raw, tmp_path / "out", "max_unreadable=0.125"))
     reasons = quarantined(tmp_path / "out")
     assert reasons.keys() == {"not midi.mid", "cut.mid", "two\\nlines.mid"}
@@ -33,7 +33,8 @@ def test_unreadable_files_are_listed_with_their_reasons(tmp_path, local_ray):
 
 
 @pytest.mark.ray
-def test_too_many_unreadable_files_fail_and_leave_only_the_reasons(tmp_path, local_ray):
+def test_too_many_unreadable_files_fail(tmp_path, local_ray):
+    """Only the reasons are left."""
     raw, out = corpus(tmp_path / "raw", 20), tmp_path / "out"
     for number in range(3):
         (raw / f"bad {number}.mid").write_bytes(b"text")
@@ -53,7 +54,8 @@ def test_too_many_unreadable_files_fail_and_leave_only_the_reasons(tmp_path, loc
 
 
 @pytest.mark.ray
-def test_a_folder_of_unreadable_files_fails_whatever_the_limit(tmp_path, local_ray):
+def test_only_unreadable_files_always_fail(tmp_path, local_ray):
+    """A preparation without readable files fails at any limit."""
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "a.mid").write_bytes(song(1)[:60])
     with pytest.raises(DriftworkError, match=r"1 of 1 files are unreadable, 100.0%, all of them \(a.mid: truncated"):
@@ -62,7 +64,7 @@ def test_a_folder_of_unreadable_files_fails_whatever_the_limit(tmp_path, local_r
 
 
 @pytest.mark.ray
-def test_an_empty_split_is_told_now_and_not_in_training(tmp_path, local_ray):
+def test_empty_split_is_refused(tmp_path, local_ray):
     raw = corpus(tmp_path / "raw", 2)
     with pytest.raises(DriftworkError, match="leave the test split empty"):
         prepare(config(raw, tmp_path / "out"))
@@ -70,7 +72,7 @@ def test_an_empty_split_is_told_now_and_not_in_training(tmp_path, local_ray):
     assert prepare(config(raw, tmp_path / "out", "test=0")).of("val")
 
 
-def test_mistakes_are_told_before_ray_starts(raw, tmp_path, no_ray):
+def test_mistakes_are_reported_before_ray_starts(raw, tmp_path, no_ray):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
     (tmp_path / "full").mkdir()
@@ -103,14 +105,14 @@ def test_mistakes_are_told_before_ray_starts(raw, tmp_path, no_ray):
         ("max_unreadable=7", "max_unreadable=7"),
     ],
 )
-def test_a_wrong_setting_is_one_line_that_names_it(raw, tmp_path, override, reason):
+def test_wrong_setting_is_named_in_one_line(raw, tmp_path, override, reason):
     with pytest.raises(DriftworkError, match=reason) as caught:
         config(raw, tmp_path / "out", *override.split())
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.process
-def test_the_commands_end_in_one_line_and_code_2(tmp_path):
+def test_commands_fail_with_one_line(tmp_path):
     commands = {"prepare": [str(CONFIG), f"source={tmp_path}", f"out={tmp_path / 'out'}"], "verify": [str(tmp_path)]}
     for module, arguments in commands.items():
         ended = subprocess.run([sys.executable, "-m", f"launch.{module}", *arguments], capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Preparation on a Ray cluster of two nodes, one of which is cut off: the same bytes as on one machine."""
+"""Preparation on a Ray cluster of two nodes, one of which is cut off, gives the same bytes as on one machine."""
 
 import shutil
 import sys
@@ -31,11 +31,11 @@ prepare(load(PrepareConfig, sys.argv[1], sys.argv[2:]))
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_node_cut_off_in_the_middle_changes_no_byte(tmp_path, without_ray):
+def test_lost_node_changes_no_byte(tmp_path, without_ray):
     raw = corpus(tmp_path / "raw", 12)
     alone = prepare(load(PrepareConfig, CONFIG, [*OVERRIDES, f"source={raw}", f"out={tmp_path / 'alone'}"]))
 
-    # Ray keeps sockets below its folder, whose paths may have 107 bytes.
+    # Ray keeps sockets below its folder, and their paths are limited to 107 bytes.
     home = Path(tempfile.mkdtemp(prefix="dw"))
     (home / "token").touch(mode=0o600)
     (home / "token").write_text("0123456789abcdef" * 4)

@@ -1,4 +1,4 @@
-"""Skeletons and motions as text: CMU's channels on bones of made-up lengths."""
+"""Skeletons and motions as text: CMU's channels on bones of invented lengths."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ ROOT = ":root\n  order TX TY TZ RX RY RZ\n  axis XYZ\n  position 0 0 0\n  orient
 
 
 def dofs() -> dict[str, list[str]]:
-    """Bone -> its channels, in an order of our own."""
+    """Map each bone to its channels, in an order that differs from CMU's."""
     found: dict[str, list[str]] = {"root": [], "hip": []}
     for bone, dof in KEPT + DROPPED:
         found.setdefault(bone, []).append(dof)
@@ -31,14 +31,14 @@ def skeleton(bones: str, hierarchy: str, root: str = ROOT, units: str = UNITS) -
 
 
 def cmu() -> str:
-    """All bones but the root hang on one that does not move."""
+    """Return a skeleton of CMU's channels, in which all bones but the root hang on one that does not move."""
     names = [name for name in dofs() if name not in ("root", "hip")]
     bones = "".join(bone(name, dof) for name, dof in dofs().items() if name != "root")
     return skeleton(bones, f"root hip\nhip {' '.join(names)}")
 
 
 def walk(count: int, first: int = 1, seed: int = 0) -> str:
-    """An .amc of `count` frames of noise."""
+    """Return an .amc of `count` frames of noise."""
     random, lines = np.random.default_rng(seed), ["# made up", ":FULLY-SPECIFIED", ":DEGREES"]
     for number in range(first, first + count):
         lines.append(str(number))

@@ -1,4 +1,4 @@
-"""Readers that misbehave, or need no files. In a module of their own, which Ray's workers can import."""
+"""Readers that misbehave, or need no files, in a module that Ray's workers can import."""
 
 import os
 import signal
@@ -14,13 +14,13 @@ from pipeline.sequence import DataSpec, Item, Sequence
 
 @dataclass(frozen=True)
 class Misbehaves(Midi):
-    """The MIDI reader, but for files whose names say what reading them does."""
+    """The MIDI reader, except for files whose names select a misbehaviour."""
 
     def read(self, source: Path | None, item: Item) -> list[Sequence]:
         for name, does in DEEDS.items():
             if name in item.name:
                 does()
-        if "innocent" in item.name and _read:  # as with what a parser left behind of an earlier file
+        if "innocent" in item.name and _read:  # like damage that a parser left from an earlier file
             os.kill(os.getpid(), signal.SIGSEGV)
         _read.append(item.name)
         return super().read(source, item)
@@ -50,7 +50,7 @@ _read: list[str] = []
 
 @dataclass(frozen=True)
 class KilledOnce(Midi):
-    """The MIDI reader; its worker is killed from outside in the middle of the third file, and well from then on."""
+    """The MIDI reader, whose worker is killed from outside in the middle of the third file, once."""
 
     def read(self, source: Path | None, item: Item) -> list[Sequence]:
         assert source is not None
@@ -64,7 +64,7 @@ class KilledOnce(Midi):
 
 @dataclass(frozen=True)
 class Slow(Midi):
-    """The MIDI reader, which takes two seconds a file and notes beside the raw files in which network it is."""
+    """The MIDI reader, slowed to two seconds per file; it notes its network beside the raw files."""
 
     def read(self, source: Path | None, item: Item) -> list[Sequence]:
         assert source is not None
@@ -77,7 +77,8 @@ class Slow(Midi):
 
 @dataclass(frozen=True)
 class Waves:
-    """Simulated, real-valued, with frames missing, and with splits of its own for all but the training half."""
+    """A reader of simulated real-valued data with missing frames, which defines the splits of all but the training
+    half."""
 
     config: object
 

@@ -1,4 +1,4 @@
-"""Speech made up for tests: SPHERE files field by field, RIFF files by the standard library, whole corpora."""
+"""Synthetic speech for tests: SPHERE files field by field, RIFF files by the standard library, whole corpora."""
 
 import wave
 
@@ -14,18 +14,18 @@ FIELDS = {
     "sample_byte_format": "-s2 01",
     "sample_sig_bits": "-i 16",
 }
-"""Of a file of TIMIT, which names no coding."""
+"""Header fields of a TIMIT file, which names no coding."""
 
 
 def voice(count, seed=0):
-    """Samples [count] int16 that take in both ends of the range."""
+    """Return samples [count] int16 that include both ends of the range."""
     samples = np.random.default_rng(seed).integers(-32768, 32768, count).astype(np.int16)
     samples[:2] = (-32768, 32767)[:count]
     return samples
 
 
 def sphere(samples, *, size=1024, line=None, end=b"end_head\n", order="<i2", **changed):
-    """The bytes of a SPHERE file; of `changed` fields, None leaves one out."""
+    """Return the bytes of a SPHERE file with some header fields `changed`; None leaves a field out."""
     fields = FIELDS | {"sample_count": f"-i {len(samples)}"} | changed
     lines = "".join(f"{name} {value}\n" for name, value in fields.items() if value is not None)
     header = b"NIST_1A\n" + (line or b"%7d\n" % size) + lines.encode() + end
@@ -43,7 +43,7 @@ def riff(path, samples, *, rate=16000, channels=1, width=2):
 
 
 def speaker(folder, sentences=("sa1", "sx2"), *, seconds=1.5, suffix=".wav", seed=0):
-    """A speaker's folder of SPHERE files and what lies beside them."""
+    """Write a speaker's folder of SPHERE files with the usual files beside them."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, sentence in enumerate(sentences):
         samples = voice(int(16000 * seconds), seed=100 * seed + number)
@@ -53,14 +53,14 @@ def speaker(folder, sentences=("sa1", "sx2"), *, seconds=1.5, suffix=".wav", see
 
 
 def flat(root, speakers=6):
-    """A sample of the corpus as NLTK hands it out."""
+    """Write a sample of the corpus in NLTK's layout."""
     for n in range(speakers):
         speaker(root / f"dr{n % 8 + 1}-f{n:03d}0", seed=n)
     return root
 
 
 def corpus(root, *, train=10, test=4, upper=True):
-    """The corpus in the LDC's layout; the same speakers in either case."""
+    """Write the corpus in the LDC's layout, with the same speakers in upper or lower case."""
     for half, numbers in (("train", range(train)), ("test", range(train, train + test))):
         for n in numbers:
             place, suffix = f"{half}/dr{n % 8 + 1}/f{n:03d}0", ".wav"

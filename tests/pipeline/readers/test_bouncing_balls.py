@@ -23,13 +23,13 @@ def films():
     return [simulate(random) for _ in range(200)]
 
 
-def test_energy_is_kept_and_the_same_in_all_films(films):
-    """The bound is of 10 roundings of a quarter in each of at most 20 collisions, 6e-15."""
+def test_energy_is_conserved_and_equal(films):
+    """The bound is that of 10 roundings of a quarter in each of at most 20 collisions, 6e-15."""
     energies = np.array([np.square(film.velocities).sum(axis=(1, 2)) for film in films])
     np.testing.assert_allclose(energies, SPEED**2, rtol=0, atol=1e-14)
 
 
-def test_two_balls_keep_their_momentum_and_energy_in_a_collision(monkeypatch):
+def test_collision_conserves_momentum_and_energy(monkeypatch):
     collide, changes = bouncing_balls._Balls._collide, []
 
     def watched(balls, i, j):
@@ -51,7 +51,7 @@ def test_two_balls_keep_their_momentum_and_energy_in_a_collision(monkeypatch):
     assert max(abs(energy) for _, energy in changes) < 1e-15
 
 
-def test_balls_stay_in_the_box_do_not_overlap_and_bounce(films):
+def test_balls_stay_in_the_box_and_bounce(films):
     positions = np.array([film.positions for film in films])
     velocities = np.array([film.velocities for film in films])
     assert RADIUS - 1e-12 <= positions.min() < RADIUS + 0.1
@@ -63,16 +63,16 @@ def test_balls_stay_in_the_box_do_not_overlap_and_bounce(films):
     np.testing.assert_allclose(np.diff(positions, axis=1)[straight], velocities[:, :-1][straight], atol=1e-12)
 
 
-def test_a_film_run_backwards_or_in_smaller_steps_goes_the_same_way(films):
+def test_film_is_reversible_and_independent_of_steps(films):
     for film in films[:50]:
         balls = bouncing_balls._Balls(film.positions[-1].tolist(), (-film.velocities[-1]).tolist())
         for _ in range(4 * 19):
             balls.advance(0.25)
-        np.testing.assert_allclose(balls.x, film.positions[0], atol=1e-6)  # collisions double an error each time
+        np.testing.assert_allclose(balls.x, film.positions[0], atol=1e-6)  # each collision doubles an error
         np.testing.assert_allclose(balls.v, -film.velocities[0], atol=1e-6)
 
 
-def test_a_head_on_collision_between_frames_by_hand():
+def test_head_on_collision_matches_hand_calculation():
     # 2.9 apart in the middle of the box, closing by 1 a frame: they touch after half a frame and swap velocities
     balls = bouncing_balls._Balls([[3.0, 5.0], [5.9, 5.0], [5.0, 1.2]], [[0.75, 0.1], [-0.25, 0.0], [0.0, 0.0]])
     balls.v[0][1] = 0.0
@@ -81,7 +81,7 @@ def test_a_head_on_collision_between_frames_by_hand():
     np.testing.assert_allclose(balls.x, [[3.375 - 0.125, 5], [5.775 + 0.375, 5], [5, 1.2]], atol=1e-15)
 
 
-def test_a_picture_shows_soft_discs_where_the_balls_are():
+def test_picture_shows_soft_discs():
     pictures = draw(np.array([[[2.0, 3.0], [8.0, 3.0], [5.0, 8.0]]]))
     assert pictures.shape == (1, 32, 32)
     bright = pictures[0] / 255
@@ -92,7 +92,7 @@ def test_a_picture_shows_soft_discs_where_the_balls_are():
     np.testing.assert_allclose(bright, np.exp(-((distance / RADIUS) ** 8)), atol=0.5 / 255 + 1e-9)
 
 
-def test_a_film_follows_from_seed_split_and_number_in_these_very_bytes():
+def test_film_bytes_are_reproducible():
     reader = BouncingBalls(BouncingBallsConfig())
     items = reader.find(None)
     assert len(items) == 600
@@ -108,7 +108,7 @@ def test_a_film_follows_from_seed_split_and_number_in_these_very_bytes():
 
 
 @pytest.mark.ray
-def test_films_are_prepared_without_a_source(tmp_path, local_ray):
+def test_films_need_no_source(tmp_path, local_ray):
     out = tmp_path / "out"
     sizes = ["dataset.train=30", "dataset.val=4", "dataset.test=3", "files_per_shard=16"]
     manifest = prepare(load(PrepareConfig, CONFIG, [f"out={out}", *sizes]))
@@ -126,6 +126,6 @@ def test_films_are_prepared_without_a_source(tmp_path, local_ray):
 
 
 @pytest.mark.parametrize("wrong", [{"train": 0}, {"val": -1}, {"seed": -1}, {"balls": 4}])
-def test_a_wrong_size_is_refused(wrong):
+def test_wrong_size_is_refused(wrong):
     with pytest.raises(DriftworkError, match=next(iter(wrong))):
         build(BouncingBallsConfig, wrong, where="here")

@@ -7,7 +7,7 @@ from pipeline.fetch.chorales import write_chorales
 from pipeline.readers.midi import Midi, MidiConfig
 
 
-def test_chorales_are_written_once_and_read_as_music(tmp_path, monkeypatch):
+def test_chorales_are_written_once_as_music(tmp_path, monkeypatch):
     chorales = pytest.importorskip("music21.corpus.chorales", reason="music21 is not installed (the demo extra)")
     names = ["bach/bwv227.1", "bach/bwv227.3", "bach/bwv269", "bach/bwv277"]  # the last has broken repeat signs
     monkeypatch.setattr(chorales, "Iterator", lambda **_: iter(names))
@@ -25,11 +25,11 @@ def test_chorales_are_written_once_and_read_as_music(tmp_path, monkeypatch):
     for item in items:
         (sequence,) = lakh.read(folder, item)
         assert 3 < sequence.values.sum(axis=1).mean() <= 5  # four voices, in bwv227.3 five
-    monkeypatch.setitem(sys.modules, "music21", None)  # a second call needs nothing
+    monkeypatch.setitem(sys.modules, "music21", None)  # a second call does not need music21
     assert write_chorales(folder) == 3
 
 
-def test_without_music21_the_extra_is_named(tmp_path, monkeypatch):
+def test_missing_music21_names_the_extra(tmp_path, monkeypatch):
     for name in ("music21", "music21.corpus"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(DriftworkError, match=r"\[demo\]"):

@@ -125,7 +125,7 @@ def test_a_file_cut_at_any_byte_is_refused_or_reads_in_full():
             continue
 
 
-def test_bytes_at_random_never_end_in_another_exception():
+def test_random_bytes_raise_only_unreadable_error():
     random, data = np.random.default_rng(0), song(3)
     for _ in range(300):
         broken = bytearray(data)

@@ -80,7 +80,7 @@ def test_real_trials_equal_the_published_arrays(real, benchmark):
             np.testing.assert_allclose(channels, published, rtol=0, atol=1e-9)
             np.testing.assert_allclose(sequence.values, published, rtol=2**-24, atol=1e-9)
             compared.append(number)
-        else:  # the frames that both have, up to the mean over different ones
+        else:  # the common frames, up to the mean over different frames
             here, there = channels[: 301 - first], published[first - 1 :][: len(channels)]
             np.testing.assert_allclose(here - here.mean(axis=0), there - there.mean(axis=0), rtol=0, atol=1e-9)
             late.append((number, first))
@@ -89,7 +89,7 @@ def test_real_trials_equal_the_published_arrays(real, benchmark):
 
 
 @pytest.mark.parametrize("config", [PUBLISHED, HONEST])
-def test_the_way_back_from_the_stored_values_ends_in_the_trial(tmp_path, config):
+def test_stored_values_restore_the_trial(tmp_path, config):
     (tmp_path / "07.asf").write_text(cmu())
     (tmp_path / "07_03.amc").write_text(walk(40, first=11))
     reader = Mocap(config)
@@ -104,7 +104,7 @@ def test_the_way_back_from_the_stored_values_ends_in_the_trial(tmp_path, config)
     assert positions(skeleton, motion.values).shape == (40, len(skeleton.bones), 3)
 
 
-def test_a_trial_is_centred_on_itself_or_not_at_all(tmp_path):
+def test_trial_is_centred_by_protocol(tmp_path):
     trials(tmp_path, [1], frames=320)
     skeleton = parse_asf(cmu())
     raw = parse_amc(walk(320, seed=1), skeleton)
@@ -116,11 +116,11 @@ def test_a_trial_is_centred_on_itself_or_not_at_all(tmp_path):
     assert nothing["mean"] == [0.0] * 50
     np.testing.assert_allclose(published + about["mean"], honest, atol=1e-12)
     assert np.array_equal(honest[:, 3:], raw.values[:300, kept[3:]])
-    # the step of the last frame leads to the first one that is left out
+    # the step of the last frame leads to the first frame after the cut
     np.testing.assert_allclose(honest[299, :3], raw.values[300, kept[:3]] - raw.values[299, kept[:3]], atol=1e-12)
 
 
-def test_short_and_late_trials_keep_their_length_and_their_start(tmp_path):
+def test_short_and_late_trials_keep_their_times(tmp_path):
     trials(tmp_path, [])
     (tmp_path / "07_01.amc").write_text(walk(9, first=21))
     reader = Mocap(PUBLISHED)
@@ -131,7 +131,7 @@ def test_short_and_late_trials_keep_their_length_and_their_start(tmp_path):
     assert sequence.mask.all()
 
 
-def test_trials_are_split_by_their_number_at_any_depth_and_in_any_case(tmp_path):
+def test_trials_are_split_by_number(tmp_path):
     trials(tmp_path / "a" / "deep", [1, 16, 17, 28, 30, 31, 34, 35])
     (tmp_path / "WALK_02.AMC").write_text(walk(9))
     (tmp_path / "walk.ASF").write_text(cmu())
@@ -155,7 +155,7 @@ BAD = {
 
 
 @pytest.mark.ray
-def test_bad_files_are_quarantined_with_a_line_each_and_the_others_kept(tmp_path, local_ray):
+def test_bad_files_are_quarantined_with_reasons(tmp_path, local_ray):
     raw, out = trials(tmp_path / "raw", [1, 7, 8, 9, 10, 11, 12, 13, 14, 28, 31]), tmp_path / "out"
     for name, (line, _) in BAD.items():
         whole = walk(12, seed=5)
@@ -188,7 +188,7 @@ def test_bad_files_are_quarantined_with_a_line_each_and_the_others_kept(tmp_path
 
 
 @pytest.mark.ray
-def test_a_prepared_trial_leads_back_to_itself_and_honest_statistics_come_from_the_train_split(tmp_path, local_ray):
+def test_prepared_trial_restores_and_has_train_statistics(tmp_path, local_ray):
     raw, out = trials(tmp_path / "raw", [1, 2, 28]), tmp_path / "out"
     prepare(load(PrepareConfig, CONFIG, [f"source={raw}", f"out={out}", "dataset.protocol=honest"]))
     train = np.concatenate([sample.values for sample in samples(out, "train")]).astype(np.float64)
@@ -204,7 +204,7 @@ def test_a_prepared_trial_leads_back_to_itself_and_honest_statistics_come_from_t
 
 
 @pytest.mark.ray
-def test_the_authors_file_keeps_its_own_splits(tmp_path, local_ray):
+def test_authors_file_keeps_its_splits(tmp_path, local_ray):
     (tmp_path / "raw").mkdir()
     path, out = mat(tmp_path / "raw" / "mocap35.mat"), tmp_path / "out"
     prepare(load(PrepareConfig, CONFIG, [f"source={path.parent}", f"out={out}", "dataset.frames=12"]))
@@ -223,7 +223,7 @@ def test_the_authors_file_keeps_its_own_splits(tmp_path, local_ray):
         ({"Xtr": np.full((4, 12, 50), np.nan)}, "holds NaN"),
     ],
 )
-def test_an_array_of_another_form_is_one_line(tmp_path, changed, reason):
+def test_array_of_wrong_form_is_refused(tmp_path, changed, reason):
     mat(tmp_path / "a.mat", **changed)
     reader = Mocap(MocapConfig(frames=12))
     with pytest.raises(UnreadableError) as caught:
@@ -231,7 +231,7 @@ def test_an_array_of_another_form_is_one_line(tmp_path, changed, reason):
     assert reason in str(caught.value)
 
 
-def test_a_damaged_or_foreign_mat_file_is_one_line(tmp_path):
+def test_damaged_mat_file_is_refused(tmp_path):
     content = mat(tmp_path / "a.mat").read_bytes()
     for wrong in (b"", b"text" * 100, content[:1000], content[: len(content) // 2]):
         (tmp_path / "a.mat").write_bytes(wrong)
@@ -242,7 +242,7 @@ def test_a_damaged_or_foreign_mat_file_is_one_line(tmp_path):
         read_mat(mat(tmp_path / "a.mat"), "Xnone")
 
 
-def test_a_source_that_is_no_motion_is_one_line(tmp_path):
+def test_source_without_motion_is_refused(tmp_path):
     with pytest.raises(DriftworkError, match=r"no .amc or .mat file"):
         Mocap(PUBLISHED).find(tmp_path)
     mat(tmp_path / "a.mat")

@@ -1,4 +1,4 @@
-"""Which raw files are found, for every data set that has some: below links, beside what macOS leaves, or one alone."""
+"""Raw files that are found, for every data set with files: below links, beside macOS files, or a single one."""
 
 import os
 import shutil
@@ -93,7 +93,7 @@ def test_unlistable_folder_is_named(tmp_path, monkeypatch, reader, fill):
     (raw / "closed/inner").mkdir(parents=True)
 
     def refused(path, whole=os.scandir):
-        if Path(path).name == "inner":  # root may list what is closed to others
+        if Path(path).name == "inner":  # root may list any folder
             raise PermissionError(13, "Permission denied")
         return whole(path)
 
@@ -104,7 +104,7 @@ def test_unlistable_folder_is_named(tmp_path, monkeypatch, reader, fill):
 
 
 @every_set
-def test_macos_files_are_no_raw_files(tmp_path, reader, fill):
+def test_macos_files_are_ignored(tmp_path, reader, fill):
     raw = fill(tmp_path / "raw")
     expected = reader.find(raw)
     shutil.copytree(raw, raw / "__MACOSX")
@@ -118,7 +118,7 @@ def test_macos_files_are_no_raw_files(tmp_path, reader, fill):
 
 
 def test_listing_is_sorted_and_complete(tmp_path):
-    """Against the tree itself, with names that are no UTF-8 and a folder that is linked twice."""
+    """The reference is the tree itself, with names that are not UTF-8 and a folder that is linked twice."""
     for name in ("b/x.mid", "a/y.mid", "a.mid", "c/d/e/z.mid", "c.d/w", os.fsdecode(b"Bj\xf6rk/q.mid")):
         (tmp_path / "raw" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "raw" / name).write_bytes(b"")
@@ -132,8 +132,8 @@ def test_listing_is_sorted_and_complete(tmp_path):
     assert (found.ignored, found.loops, found.dead) == ((), (), ())
 
 
-def test_folders_that_link_to_each_other_are_listed_in_no_time(tmp_path):
-    """Thirty folders, each with links to all: 30! paths lead through them, of which 30 and 30 x 30 are taken."""
+def test_mutually_linked_folders_are_listed_quickly(tmp_path):
+    """Thirty folders with links to all can be reached by 30! paths, of which 30 + 30 x 30 are followed."""
     folders = [tmp_path / f"raw/{n:02d}" for n in range(30)]
     for folder in folders:
         folder.mkdir(parents=True)
@@ -147,7 +147,7 @@ def test_folders_that_link_to_each_other_are_listed_in_no_time(tmp_path):
 
 @pytest.mark.process
 @pytest.mark.usefixtures("without_ray")
-def test_what_is_left_out_is_said(tmp_path, capsys):
+def test_left_out_files_are_reported(tmp_path, capsys):
     raw = corpus(tmp_path / "raw", 20)
     (raw / "__MACOSX").mkdir()
     for name in ("._Title 0.mid", ".DS_Store", "__MACOSX/a.mid"):
@@ -161,7 +161,7 @@ def test_what_is_left_out_is_said(tmp_path, capsys):
     for text in (said, card):
         assert "3 macOS resource files ignored" in text
         assert "loop is a link to a folder that is listed already; not followed" in text
-        assert "gone is a link that leads nowhere" in text
+        assert "gone is a link without a target" in text
         assert "lost.mid is a link" not in text  # it is in the quarantine
     prepare(config(corpus(tmp_path / "plain", 20), tmp_path / "other"))
     assert "Left out" not in (tmp_path / "other/DATACARD.md").read_text()
@@ -170,7 +170,7 @@ def test_what_is_left_out_is_said(tmp_path, capsys):
 @pytest.mark.process
 @pytest.mark.usefixtures("without_ray")
 def test_ignored_files_change_no_hash(tmp_path):
-    """A folder that went through a Mac is the same data set."""
+    """A folder copied by macOS is the same data set."""
     raw = corpus(tmp_path / "raw", 20)
     before = prepare(config(raw, tmp_path / "before"))
     (raw / ".DS_Store").write_bytes(b"")
@@ -217,7 +217,7 @@ def test_one_file_of_motion_is_a_data_set(tmp_path):
         (SETS["mnist"][0], "train-images-idx3-ubyte", "is a single file; give the folder that holds images and labels"),
     ],
 )
-def test_single_file_that_is_no_data_set_is_refused(tmp_path, reader, name, said):
+def test_unsuitable_single_file_is_refused(tmp_path, reader, name, said):
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(DriftworkError) as caught:
         reader.find(tmp_path / name)

@@ -23,7 +23,7 @@ def idx(array: np.ndarray) -> bytes:
 
 
 def mnist(folder: Path, count: int = 60, pack=lambda data: data, suffix: str = "") -> None:
-    """Picture n is all of grey n, and labelled 3 if n is 2, 5, 8, ..."""
+    """Write MNIST files in which picture n has the single grey n, and the label 3 if n is 2, 5, 8, ..."""
     labels = np.arange(count, dtype=np.uint8) % 3 + 1
     images = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None], (count, 28, 28))
     folder.mkdir(parents=True, exist_ok=True)
@@ -32,22 +32,22 @@ def mnist(folder: Path, count: int = 60, pack=lambda data: data, suffix: str = "
 
 
 def read(reader: RotatingMnist, source: Path | None) -> dict[str, list]:
-    """Split -> its sequences."""
+    """Map each split to its sequences."""
     found: dict[str, list] = {"train": [], "val": [], "test": []}
     for item in reader.find(source):
         found[item.split] += reader.read(source, item)
     return found
 
 
-def test_quarter_turns_are_exact_and_go_counter_clockwise():
+def test_quarter_turns_are_exact_and_counter_clockwise():
     picture = np.random.default_rng(0).integers(256, size=(28, 28), dtype=np.uint8)
     for quarters in range(5):
         assert np.array_equal(turn(picture, quarters / 4, box=28), np.rot90(picture, quarters))
 
 
-def test_a_turn_keeps_the_light_and_moves_it_by_the_angle():
+def test_rotation_keeps_brightness_and_moves_it():
     y, x = np.indices((28, 28)) - 13.5
-    picture = np.rint(255 * np.exp(-((x - 7) ** 2 + y**2) / 6)).astype(np.uint8)  # a spot to the right
+    picture = np.rint(255 * np.exp(-((x - 7) ** 2 + y**2) / 6)).astype(np.uint8)  # a spot at the right
     for turns in (0.1, 0.3, 1 / 16, 0.9):
         turned = turn(picture, turns, box=28).astype(float)
         middle = np.array([(turned * x).sum(), (turned * y).sum()]) / turned.sum()
@@ -57,7 +57,7 @@ def test_a_turn_keeps_the_light_and_moves_it_by_the_angle():
         assert turned.sum() == pytest.approx(picture.sum(), rel=0.02)
 
 
-def test_a_small_picture_is_drawn_in_its_box():
+def test_small_picture_is_drawn_in_its_box():
     white = turn(np.full((8, 8), 255, np.uint8), 0, box=20)
     assert white[8:20, 8:20].min() == 255
     assert white[:2].max() == white[:, -2:].max() == 0
@@ -65,7 +65,7 @@ def test_a_small_picture_is_drawn_in_its_box():
     assert (rows[0], rows[-1]) == (4, 23)
 
 
-def test_without_a_source_the_digits_of_scikit_learn_turn_once_around():
+def test_scikit_learn_digits_turn_once_around():
     found = read(READER, None)
     assert {split: len(sequences) for split, sequences in found.items()} == {"train": 147, "val": 18, "test": 18}
     keys = [sequence.key for sequences in found.values() for sequence in sequences]
@@ -74,13 +74,13 @@ def test_without_a_source_the_digits_of_scikit_learn_turn_once_around():
     assert sequence.values.shape == (16, 784)
     assert 0.9 < sequence.values.max() <= 1
     frames = sequence.values.reshape(16, 28, 28)
-    for k in range(12):  # four frames on, a quarter of a turn: the same pixels, up to the rounding of an angle
+    for k in range(12):  # four frames later, a quarter turn: equal pixels up to the rounding of an angle
         np.testing.assert_allclose(frames[k + 4], np.rot90(frames[k]), atol=1 / 255)
     np.testing.assert_allclose(sequence.times, np.arange(16) / 10)
     assert small_digits().max() == 255
 
 
-def test_frames_are_missing_in_training_alone_and_never_the_first():
+def test_only_later_training_frames_are_missing():
     found = read(READER, None)
     assert all(sequence.mask.all() for split in ("val", "test") for sequence in found[split])
     masks = np.array([sequence.mask for sequence in found["train"]])
@@ -96,7 +96,7 @@ def test_frames_are_missing_in_training_alone_and_never_the_first():
         assert np.array_equal(full.values[cut.mask], cut.values[cut.mask])
 
 
-def test_the_seed_decides_angles_and_masks():
+def test_seed_determines_angles_and_masks():
     one, same, other = (RotatingMnist(RotatingMnistConfig(seed=seed)) for seed in (0, 0, 1))
     item = one.find(None)[1]
     first, again, changed = (reader.read(None, item)[0] for reader in (one, same, other))
@@ -106,7 +106,7 @@ def test_the_seed_decides_angles_and_masks():
 
 
 @pytest.mark.parametrize(("pack", "suffix"), [(lambda data: data, ""), (gzip.compress, ".gz")], ids=["plain", "gz"])
-def test_the_threes_of_mnist_are_read_from_its_files_at_any_depth(tmp_path, pack, suffix):
+def test_mnist_threes_are_read_at_any_depth(tmp_path, pack, suffix):
     mnist(tmp_path / "MNIST" / "raw", pack=pack, suffix=suffix)
     reader = RotatingMnist(RotatingMnistConfig(missing=0))
     items = reader.find(tmp_path)
@@ -128,11 +128,11 @@ def test_the_threes_of_mnist_are_read_from_its_files_at_any_depth(tmp_path, pack
 
 
 BAD = {
-    "no IDX file of bytes in 3 dimensions": b"PNG, not IDX",
-    "or cut in its header": bytes([0, 0, 8, 3, 0, 0]),
-    "holds 47039 bytes, its header says 47040": idx(np.zeros((60, 28, 28), np.uint8))[:-1],
-    "holds 47041 bytes, its header says 47040": idx(np.zeros((60, 28, 28), np.uint8)) + b"x",
-    "holds 1 bytes, its header says 79228162458924105385300197375": bytes([0, 0, 8, 3])
+    "not a whole header of an IDX file of bytes in 3 dimensions": b"PNG, not IDX",
+    "whole header of an IDX file": bytes([0, 0, 8, 3, 0, 0]),
+    "holds 47039 bytes, not 47040 as in its header": idx(np.zeros((60, 28, 28), np.uint8))[:-1],
+    "holds 47041 bytes, not 47040 as in its header": idx(np.zeros((60, 28, 28), np.uint8)) + b"x",
+    "holds 1 bytes, not 79228162458924105385300197375 as in its header": bytes([0, 0, 8, 3])
     + b"\xff\xff\xff\xff" * 3
     + b"x",
     "not 60 pictures of 28 x 28": idx(np.zeros((59, 28, 28), np.uint8)),
@@ -140,7 +140,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("reason", BAD)
-def test_a_damaged_file_of_pictures_is_one_line(tmp_path, reason):
+def test_damaged_idx_file_is_refused(tmp_path, reason):
     mnist(tmp_path)
     (tmp_path / "train-images-idx3-ubyte").write_bytes(BAD[reason])
     item = READER.find(tmp_path)[0]
@@ -150,7 +150,7 @@ def test_a_damaged_file_of_pictures_is_one_line(tmp_path, reason):
     assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_gzip_file_is_one_line_without_a_path(tmp_path):
+def test_damaged_gzip_file_is_refused(tmp_path):
     whole = gzip.compress(idx(np.zeros(60, np.uint8)))
     for content in (b"text", whole[:-12], whole[:20] + b"\0\0\0\0" + whole[24:], None):
         path = tmp_path / "train-labels-idx1-ubyte.gz"
@@ -162,26 +162,26 @@ def test_a_damaged_gzip_file_is_one_line_without_a_path(tmp_path):
         assert str(tmp_path) not in str(caught.value)
 
 
-def test_a_source_without_threes_is_one_line(tmp_path):
+def test_source_without_threes_is_refused(tmp_path):
     with pytest.raises(DriftworkError, match="no train-images-idx3-ubyte with train-labels-idx1-ubyte"):
         READER.find(tmp_path)
     mnist(tmp_path, count=8)
     with pytest.raises(DriftworkError, match="holds 2 digits 3, too few"):
         READER.find(tmp_path)
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(b"")
-    with pytest.raises(DriftworkError, match="train-labels-idx1-ubyte: no IDX file"):
+    with pytest.raises(DriftworkError, match="train-labels-idx1-ubyte: not a whole header"):
         READER.find(tmp_path)
     with pytest.raises(DriftworkError, match="no such folder"):
         READER.find(tmp_path / "absent")
 
 
 @pytest.mark.ray
-def test_digits_are_prepared_without_a_source_and_keep_their_masks(tmp_path, local_ray):
+def test_prepared_digits_keep_their_masks(tmp_path, local_ray):
     out = tmp_path / "out"
     manifest = prepare(load(PrepareConfig, CONFIG, [f"out={out}"]))
     assert [sum(shard.samples for shard in manifest.of(split)) for split in ("train", "val", "test")] == [147, 18, 18]
     assert verify(out).samples == 183
-    assert manifest.stats.frames == 147 * 11, "missing frames are no part of the statistics"
+    assert manifest.stats.frames == 147 * 11, "missing frames do not count in the statistics"
     expected = {sequence.key: sequence for sequence in read(READER, None)["train"]}
     shard = manifest.of("train")[0]
     with (out / shard.file).open("rb") as handle:
@@ -192,6 +192,6 @@ def test_digits_are_prepared_without_a_source_and_keep_their_masks(tmp_path, loc
 
 
 @pytest.mark.parametrize("wrong", [{"digits": 2}, {"missing": 1}, {"missing": -0.1}, {"angle": 4}])
-def test_a_wrong_setting_is_refused(wrong):
+def test_wrong_setting_is_refused(wrong):
     with pytest.raises(DriftworkError, match=next(iter(wrong))):
         build(RotatingMnistConfig, wrong, where="here")

@@ -13,8 +13,8 @@ from tests.places import SAMPLES
 ARM = bone("upper", ["rz", "rx"], length=2, axis="0 0 90 XYZ") + bone("lower", ["ry"], direction="0 1 0", length=3)
 TREE = "root upper\nupper lower"
 ROUNDING = 32 * 3 * np.finfo(np.float64).eps
-"""What rounding may do to a position of up to 3: a quarter of a turn is rounded, and two bones of up to four turns each
-are products of matrices whose entries are at most 1, 24 sums of three."""
+"""Bound on the rounding error of a position of up to 3: a quarter turn is rounded, and two bones of up to four turns
+each are products of matrices with entries of at most 1, 24 sums of three."""
 
 
 @pytest.fixture(scope="module")
@@ -26,25 +26,25 @@ def real() -> tuple[Skeleton, Path]:
 
 
 def joints(text: str) -> list[tuple[str, tuple[float, ...]]]:
-    """(joint, numbers) of every line of an .amc, sorted."""
+    """Return (joint, numbers) of every line of an .amc, sorted."""
     lines = [line.split() for line in text.splitlines() if " " in line and line[0] not in ":#"]
     return sorted((name, tuple(map(float, numbers))) for name, *numbers in lines)
 
 
 def pose(text: str, **channels: float) -> np.ndarray:
-    """Positions [J, 3] of one frame; channels are named bone_dof, the others are 0."""
+    """Return positions [J, 3] of one frame; channels are named bone_dof, and others are 0."""
     made = parse_asf(text)
     frame = [[channels.pop("_".join(channel), 0.0) for channel in made.channels]]
     assert not channels
     return positions(made, np.array(frame))[0]
 
 
-def test_the_rest_pose_follows_the_directions_and_the_root():
+def test_rest_pose_follows_directions_and_root():
     moved = pose(skeleton(ARM, TREE), root_tx=1, root_ty=2, root_tz=3)
     np.testing.assert_allclose(moved, [[1, 2, 3], [3, 2, 3], [3, 5, 3]])
 
 
-def test_a_bone_turns_about_its_own_axes_and_takes_its_children_along():
+def test_bone_rotates_with_its_children():
     # the upper arm's own x axis is the world's y: turning by 90 takes (2, 0, 0) to (0, 0, -2) and leaves the lower arm
     bent = pose(skeleton(ARM, TREE), upper_rx=90)
     np.testing.assert_allclose(bent, [[0, 0, 0], [0, 0, -2], [0, 3, -2]], atol=ROUNDING)
@@ -53,7 +53,8 @@ def test_a_bone_turns_about_its_own_axes_and_takes_its_children_along():
     np.testing.assert_allclose(bent, [[0, 0, 0], [0, 2, 0], [-3, 2, 0]], atol=ROUNDING)
 
 
-def test_the_letters_of_axis_give_the_order_of_turning_and_dof_that_of_the_numbers():
+def test_axis_letters_give_the_order_of_rotation():
+    """`dof` gives only the order of the numbers."""
     leg = bone("leg", ["rz", "rx"], direction="0 1 0")
     # about x first: (0, 1, 0) to (0, 0, 1), which z leaves; about z first: to (-1, 0, 0), which x leaves
     np.testing.assert_allclose(pose(skeleton(leg, "root leg"), leg_rx=90, leg_rz=90)[1], [0, 0, 1], atol=ROUNDING)
@@ -64,7 +65,7 @@ def test_the_letters_of_axis_give_the_order_of_turning_and_dof_that_of_the_numbe
     np.testing.assert_allclose(pose(still, root_rx=90, root_rz=90)[1], [-1, 0, 0], atol=ROUNDING)
 
 
-def test_all_three_axes_against_matrices_written_out():
+def test_three_axes_match_explicit_matrices():
     a, b, c = np.radians([20, -35, 50])
     turn_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
     turn_y = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
@@ -75,14 +76,14 @@ def test_all_three_axes_against_matrices_written_out():
     np.testing.assert_allclose(pose(text, leg_rx=20, leg_ry=-35, leg_rz=50)[1], expected, atol=ROUNDING)
 
 
-def test_the_order_of_the_bones_in_the_file_does_not_matter():
+def test_order_of_bones_does_not_matter():
     upper, lower = ARM.split("  begin\n")[1:]
     turned = skeleton(f"  begin\n{lower}  begin\n{upper}", TREE)
     angles = {"upper_rx": 40, "lower_ry": 20, "upper_rz": -70}
     np.testing.assert_allclose(pose(turned, **angles)[[0, 2, 1]], pose(skeleton(ARM, TREE), **angles))
 
 
-def test_radians_are_read_as_degrees_in_the_skeleton_and_in_the_motion():
+def test_radians_are_converted_to_degrees():
     radians = UNITS.replace("deg", "rad")
     made = parse_asf(skeleton(bone("leg", ["rx"], axis=f"0 0 {np.pi / 2} XYZ"), "root leg", units=radians))
     degrees = parse_asf(skeleton(bone("leg", ["rx"], axis="0 0 90 XYZ"), "root leg"))
@@ -99,10 +100,10 @@ BAD_SKELETONS = {
     "has no 'angle deg'": skeleton(ARM, TREE, units=UNITS.replace("deg", "turns")),
     "length of :units has 0 values": skeleton(ARM, TREE, units=":units\n angle deg\n"),
     "begin without its end": skeleton(ARM, TREE).replace("  end\n:hierarchy", ":hierarchy"),
-    "'name' stands outside": skeleton(ARM, TREE).replace("  begin\n    name upper", "    name upper"),
+    "'name' is outside": skeleton(ARM, TREE).replace("  begin\n    name upper", "    name upper"),
     "bone 'upper' is there twice": skeleton(ARM + bone("upper"), TREE),
     "bone 'root' is there twice": skeleton(ARM + bone("root"), TREE),
-    "names 'tail', which is no bone": skeleton(ARM, TREE + "\nupper tail"),
+    "names 'tail', which is not a bone": skeleton(ARM, TREE + "\nupper tail"),
     "gives 'lower' two parents": skeleton(ARM, TREE + "\nroot lower"),
     "gives 'root' two parents": skeleton(ARM, TREE + "\nlower root"),
     "does not lead from the root to 'lower'": skeleton(ARM, "root upper"),
@@ -111,7 +112,7 @@ BAD_SKELETONS = {
     "axis of bone 'leg' has 2 values, not 3": skeleton(bone("leg", axis="0 0 XYZ"), "root leg"),
     "is not all finite": skeleton(bone("leg", axis="0 nan 0 XYZ"), "root leg"),
     "is not all numbers": skeleton(bone("leg", direction="1 0 o"), "root leg"),
-    "no unit vector": skeleton(bone("leg", direction="1 1 0"), "root leg"),
+    "not a unit vector": skeleton(bone("leg", direction="1 1 0"), "root leg"),
     "negative length": skeleton(bone("leg", length=-1), "root leg"),
     "moves by 'tx'": skeleton(bone("leg", ["tx"]), "root leg"),
     "moves by 'rx rx'": skeleton(bone("leg", ["rx", "rx"]), "root leg"),
@@ -120,7 +121,7 @@ BAD_SKELETONS = {
 
 
 @pytest.mark.parametrize("reason", BAD_SKELETONS)
-def test_a_bad_skeleton_is_one_line_that_says_why(reason):
+def test_bad_skeleton_gives_its_reason(reason):
     with pytest.raises(UnreadableError, match=reason) as caught:
         parse_asf(BAD_SKELETONS[reason])
     assert str(caught.value).startswith("skeleton: ")
@@ -148,20 +149,20 @@ BAD_MOTIONS = {
 
 
 @pytest.mark.parametrize("reason", BAD_MOTIONS)
-def test_a_bad_motion_is_one_line_that_names_the_frame(reason):
+def test_bad_motion_names_the_frame(reason):
     with pytest.raises(UnreadableError) as caught:
         parse_amc(BAD_MOTIONS[reason], parse_asf(skeleton(ARM, TREE)))
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_the_first_frame_number_and_any_order_of_the_joints_are_kept():
+def test_first_frame_and_joint_order_are_read():
     motion = parse_amc(ONE + TWO, parse_asf(skeleton(ARM, TREE)))
     assert motion.first == 7
     assert motion.values.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8, 9]] * 2
 
 
-def test_bytes_at_random_never_end_in_another_exception():
+def test_random_bytes_raise_only_unreadable_error():
     random, made, asf, amc = np.random.default_rng(0), parse_asf(cmu()), cmu(), walk(2)
     for text, parse in [(asf, parse_asf), (amc, lambda text: parse_amc(text, made))] * 150:
         broken = list(text)
@@ -171,7 +172,7 @@ def test_bytes_at_random_never_end_in_another_exception():
             parse("".join(broken))
 
 
-def test_what_was_read_is_written_and_read_back_the_same(tmp_path):
+def test_written_motion_reads_back_equal(tmp_path):
     made = parse_asf(cmu())
     motion = parse_amc(walk(20, first=12), made)
     write_amc(tmp_path / "a.amc", made, motion)
@@ -185,7 +186,7 @@ def test_what_was_read_is_written_and_read_back_the_same(tmp_path):
     assert os.listdir(tmp_path) == ["a.amc"]
 
 
-def test_a_real_walk_stands_on_the_floor_on_bones_that_keep_their_length(real, tmp_path):
+def test_real_walk_stands_on_the_floor(real, tmp_path):
     made, folder = real
     text = (folder / "35_01.amc").read_text()
     motion = parse_amc(text, made)

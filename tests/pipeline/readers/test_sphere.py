@@ -1,4 +1,4 @@
-"""SPHERE against files of libsndfile and files made here field by field; RIFF against scipy and libsndfile."""
+"""SPHERE against files of libsndfile and files built field by field; RIFF against scipy and libsndfile."""
 
 import io
 import tempfile
@@ -25,7 +25,7 @@ def refused(parse, data, reason):
 
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("endian", ["LITTLE", "BIG"])
-def test_what_libsndfile_writes_is_read_to_the_bit(endian, channels):
+def test_libsndfile_sphere_is_read_exactly(endian, channels):
     samples, file = voice(2000).reshape(-1, channels), io.BytesIO()
     soundfile.write(file, samples, 8000, format="NIST", subtype="PCM_16", endian=endian)
     pcm = parse_sphere(file.getvalue())
@@ -36,11 +36,11 @@ def test_what_libsndfile_writes_is_read_to_the_bit(endian, channels):
 
 @pytest.mark.parametrize(("order", "name"), [("<i2", "01"), (">i2", "10")])
 @pytest.mark.parametrize("size", [1024, 2048])
-def test_both_byte_orders_and_longer_headers(order, name, size):
+def test_byte_orders_and_long_headers_are_read(order, name, size):
     samples = voice(999)
     data = sphere(samples, size=size, order=order, sample_byte_format=f"-s2 {name}")
     assert np.array_equal(parse_sphere(data).samples[:, 0], samples)
-    # libsndfile reads headers of 1024 bytes alone
+    # libsndfile reads only headers of 1024 bytes
     if size == 1024:
         assert np.array_equal(soundfile.read(io.BytesIO(data), dtype="int16")[0], samples)
 
@@ -49,19 +49,19 @@ WHOLE = sphere(voice(500))
 BAD = {
     "no SPHERE at all": (b"RIFF" + WHOLE, "does not begin with NIST_1A"),
     "cut in the first line": (WHOLE[:6], "does not begin with NIST_1A"),
-    "cut in the second": (WHOLE[:12], "header size '1' is no multiple of 1024"),
+    "cut in the second": (WHOLE[:12], "header size '1' is not a multiple of 1024"),
     "cut in the header": (WHOLE[:700], "truncated in the header, 700 of 1024 bytes"),
     "cut after the header": (WHOLE[:1024], "truncated: 0 of 500 samples are there"),
     "one byte short": (WHOLE[:-1], "truncated: 499 of 500 samples are there"),
-    "a header said to be shorter": (sphere(voice(500), line=b"    512\n"), "header size '512' is no multiple of 1024"),
-    "a header said to be nothing": (sphere(voice(500), line=b"      0\n"), "header size '0' is no multiple of 1024"),
-    "a header said to be text": (sphere(voice(500), line=b"   10x4\n"), "header size '10x4' is no multiple"),
-    "a header said to be negative": (sphere(voice(500), line=b"  -1024\n"), "header size '-1024' is no multiple"),
-    "no header size": (sphere(voice(500), line=b"database"), "header size 'database' is no multiple"),
-    "a header said to be longer": (sphere(voice(9000), line=b"   2048\n"), "truncated: 8488 of 9000 samples are there"),
-    "far longer": (sphere(voice(500), line=b"9999360\n"), "truncated in the header, 2024 of 9999360 bytes"),
-    "a longer header said to be of 1024": (
-        sphere(voice(500), size=2048, line=b"   1024\n"), r"1024 bytes more than header \(1024\) and samples \(1000\)",
+    "a shorter header size": (sphere(voice(500), line=b"    512\n"), "header size '512' is not a multiple of 1024"),
+    "a header size of 0": (sphere(voice(500), line=b"      0\n"), "header size '0' is not a multiple of 1024"),
+    "a header size of text": (sphere(voice(500), line=b"   10x4\n"), "header size '10x4' is not a multiple"),
+    "a negative header size": (sphere(voice(500), line=b"  -1024\n"), "header size '-1024' is not a multiple"),
+    "no header size": (sphere(voice(500), line=b"database"), "header size 'database' is not a multiple"),
+    "a longer header size": (sphere(voice(9000), line=b"   2048\n"), "truncated: 8488 of 9000 samples are there"),
+    "a huge header size": (sphere(voice(500), line=b"9999360\n"), "truncated in the header, 2024 of 9999360 bytes"),
+    "a smaller header size than the header": (
+        sphere(voice(500), size=2048, line=b"   1024\n"), r"1024 bytes beyond header \(1024\) and samples \(1000\)",
     ),
     "no end_head": (sphere(voice(500), end=b""), "no end_head in the 1024 bytes of header"),
     "a line of no field": (sphere(voice(500), end=b"sample_max\nend_head\n"), "header line 'sample_max' is not NAME"),
@@ -79,18 +79,18 @@ BAD = {
     "no count": (sphere(voice(500), sample_count=None), "the header has no sample_count"),
     "no rate": (sphere(voice(500), sample_rate=None), "the header has no sample_rate"),
     "no channels": (sphere(voice(500), channel_count="-i 0"), "channel_count 0"),
-    "a negative count": (sphere(voice(500), sample_count="-i -500"), "sample_count -500 is no whole number"),
-    "a huge count": (sphere(voice(500), sample_count=f"-i {'9' * 200}"), "sample_count 9+ is no whole number"),
-    "a count in Arabic digits": (sphere(voice(500), sample_count="-i ٥٠٠"), "is no whole number"),
+    "a negative count": (sphere(voice(500), sample_count="-i -500"), "sample_count -500 is not a whole number"),
+    "a huge count": (sphere(voice(500), sample_count=f"-i {'9' * 200}"), "sample_count 9+ is not a whole number"),
+    "a count in Arabic digits": (sphere(voice(500), sample_count="-i ٥٠٠"), "is not a whole number"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_sphere_file_is_one_line(name):
+def test_bad_sphere_file_gives_its_reason(name):
     refused(parse_sphere, *BAD[name])
 
 
-def test_compressed_and_logarithmic_files_of_libsndfile_are_refused():
+def test_compressed_and_logarithmic_files_are_refused():
     for subtype, coding in (("ULAW", "ulaw"), ("ALAW", "alaw")):
         file = io.BytesIO()
         soundfile.write(file, voice(500), 16000, format="NIST", subtype=subtype)
@@ -98,7 +98,7 @@ def test_compressed_and_logarithmic_files_of_libsndfile_are_refused():
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_wav_files_are_read_as_scipy_and_libsndfile_read_them(tmp_path, channels):
+def test_wav_matches_scipy_and_libsndfile(tmp_path, channels):
     path = riff(tmp_path / "a.wav", voice(2000), rate=11025, channels=channels)
     pcm = parse_wav(path.read_bytes())
     rate, samples = wavfile.read(path)
@@ -107,7 +107,7 @@ def test_wav_files_are_read_as_scipy_and_libsndfile_read_them(tmp_path, channels
     assert np.array_equal(pcm.samples, soundfile.read(path, dtype="int16", always_2d=True)[0])
 
 
-def test_real_sentences_are_read_as_scipy_and_libsndfile_read_them():
+def test_real_sentences_match_scipy_and_libsndfile():
     if not (SAMPLES / "timit").exists():
         pytest.skip(f"no real speech in {SAMPLES / 'timit'}; set DRIFTWORK_SAMPLES")
     paths = sorted((SAMPLES / "timit").rglob("*.wav"))
@@ -133,18 +133,18 @@ def test_extensible_pcm_is_read(channels):
 @pytest.mark.parametrize("length", [0xFFFF_FFFF, 0x7FFF_F000, 0x7FFF_FFFF, 0x8000_0000])
 @pytest.mark.parametrize("more", [b"", b"LIST\x04\0\0\0INFO"])
 def test_wav_from_a_pipe_is_read_to_its_end(length, more):
-    """As `ffmpeg -f wav -` and `sox -t wav -` write it, which cannot go back to fill in the lengths."""
+    """`ffmpeg -f wav -` and `sox -t wav -` write such files, since they cannot fill in the lengths later."""
     outer, inner = (length + 36) % 2**32 if length < 2**32 - 1 else length, length
     data = b"RIFF" + outer.to_bytes(4, "little") + WAV[8:36] + more + b"data" + inner.to_bytes(4, "little") + WAV[44:]
     assert np.array_equal(parse_wav(data).samples[:, 0], voice(500))
     refused(parse_wav, data[:-1], "truncated: 499 of 500 samples are there")
 
 
-def test_chunks_after_the_samples_are_no_sound():
+def test_chunks_after_samples_are_ignored():
     assert np.array_equal(parse_wav(WAV + b"LIST\x04\0\0\0INFO").samples[:, 0], voice(500))
 
 
-def test_length_of_the_file_in_its_head_is_ignored():
+def test_file_length_in_header_is_ignored():
     for outer in (0, 36, 2**31):
         data = b"RIFF" + outer.to_bytes(4, "little") + WAV[8:]
         assert np.array_equal(parse_wav(data).samples[:, 0], voice(500))
@@ -180,12 +180,12 @@ BAD_WAV = {
 
 
 @pytest.mark.parametrize("name", BAD_WAV)
-def test_a_bad_wav_file_is_one_line(name):
+def test_bad_wav_file_gives_its_reason(name):
     refused(parse_wav, *BAD_WAV[name])
 
 
 @pytest.mark.parametrize(("parse", "whole", "header"), [(parse_sphere, WHOLE, 260), (parse_wav, WAV, 44)])
-def test_whatever_byte_of_a_header_is_damaged_there_are_samples_or_a_reason(parse, whole, header):
+def test_damaged_header_gives_samples_or_reason(parse, whole, header):
     rng, reasons = np.random.default_rng(0), []
     for _ in range(3000):
         broken = bytearray(whole)
@@ -198,14 +198,14 @@ def test_whatever_byte_of_a_header_is_damaged_there_are_samples_or_a_reason(pars
     assert all(reason.isprintable() for reason in reasons)  # one line each
 
 
-def test_what_is_written_is_what_the_samples_were(tmp_path):
+def test_written_samples_read_back_equal(tmp_path):
     samples = voice(4000)
     write_wav(tmp_path / "a.wav", samples.astype(np.float32) / np.float32(32768), 16000)
     assert np.array_equal(soundfile.read(tmp_path / "a.wav", dtype="int16")[0], samples)
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
 
 
-def test_what_is_too_loud_is_clipped_and_does_not_wrap(tmp_path):
+def test_loud_samples_are_clipped(tmp_path):
     write_wav(tmp_path / "a.wav", np.array([-2.0, -1.0, 0.0, 0.99999, 1.0, 1e9]), 16000)
     assert parse_wav((tmp_path / "a.wav").read_bytes()).samples[:, 0].tolist() == [
         -32768, -32768, 0, 32767, 32767, 32767,

@@ -1,4 +1,4 @@
-"""The reader of TIMIT and the road through `prepare`: frames to the bit, splits by speaker, a line for what is bad."""
+"""The reader of TIMIT, alone and in `prepare`: exact frames, splits by speaker, a reason for each bad file."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def real():
     [(4000, [40]), (16000, [160]), (16099, [160]), (19999, [160]), (20000, [160, 40]), (20099, [160, 40]),
      (47950, [160, 160, 159]), (32000, [160, 160])],
 )  # fmt: skip
-def test_a_sentence_is_cut_into_seconds_and_a_tail_of_whole_frames(tmp_path, count, frames):
+def test_sentence_is_cut_into_seconds(tmp_path, count, frames):
     speech = voice(count)
     (tmp_path / "dr1-fvmh0").mkdir()
     (tmp_path / "dr1-fvmh0" / "sa1.wav").write_bytes(sphere(speech))
@@ -64,7 +64,7 @@ def test_a_sentence_is_cut_into_seconds_and_a_tail_of_whole_frames(tmp_path, cou
         np.testing.assert_allclose(sequence.times * 160, np.arange(len(sequence.times)), rtol=1e-15)
 
 
-def test_real_sentences_are_those_of_scipy(real):
+def test_real_sentences_match_scipy(real):
     items = READER.find(real)
     assert len(items) == 120
     assert len({item.group for item in items}) == 12
@@ -84,13 +84,13 @@ def test_real_sentences_are_those_of_scipy(real):
 
 
 def correlation(speech):
-    """Of neighbouring samples."""
+    """Return the correlation of neighbouring samples."""
     x = speech.astype(np.float64)
     return float((x[1:] * x[:-1]).mean() / (x * x).mean())
 
 
 @pytest.mark.parametrize("at", [3, 16001, 47000])
-def test_a_lost_byte_is_found(tmp_path, at):
+def test_lost_byte_is_found(tmp_path, at):
     hum = (3000 * np.sin(np.arange(30000) / 9)).astype(np.int16)
     (tmp_path / "dr1-fvmh0").mkdir()
     path = tmp_path / "dr1-fvmh0" / "sa1.wav"
@@ -102,7 +102,7 @@ def test_a_lost_byte_is_found(tmp_path, at):
         READER.read(tmp_path, READER.find(tmp_path)[0])
 
 
-def test_upper_and_lower_case_are_one_corpus(tmp_path):
+def test_case_of_names_does_not_matter(tmp_path):
     upper, lower = (corpus(tmp_path / str(case), upper=case) for case in (True, False))
     for a, b in zip(READER.find(upper), READER.find(lower), strict=True):
         assert (a.name.lower(), a.group, a.split) == (b.name, b.group, b.split)
@@ -112,11 +112,11 @@ def test_upper_and_lower_case_are_one_corpus(tmp_path):
             assert np.array_equal(x.values, y.values)
 
 
-def test_the_corpus_may_lie_deeper_and_other_files_are_left_alone(tmp_path):
+def test_corpus_may_lie_deeper(tmp_path):
     root = corpus(tmp_path / "disc" / "timit", train=2, test=1)
     (root / "README.DOC").write_text("about")
     copies = [path.with_name(f"{path.name}.wav") for path in sorted(root.rglob("*.WAV"))]
-    for copy in copies:  # as a copy of the corpus that many have has them: RIFF beside SPHERE
+    for copy in copies:  # RIFF beside SPHERE, as in a common copy of the corpus
         riff(copy, voice(16000))
     assert [item.name for item in READER.find(tmp_path)] == [
         path.relative_to(tmp_path).as_posix() for path in sorted(root.rglob("*.WAV"))
@@ -129,7 +129,8 @@ def test_the_corpus_may_lie_deeper_and_other_files_are_left_alone(tmp_path):
 
 
 @pytest.mark.ray
-def test_the_corpus_keeps_its_test_speakers_and_lends_some_of_train_for_validation(tmp_path, local_ray):
+def test_corpus_keeps_its_test_speakers(tmp_path, local_ray):
+    """Some speakers of TRAIN are used for validation."""
     raw, out = corpus(tmp_path / "raw"), tmp_path / "out"
     prepared(raw, out)
     found = speakers(out)
@@ -141,7 +142,7 @@ def test_the_corpus_keeps_its_test_speakers_and_lends_some_of_train_for_validati
 
 
 @pytest.mark.ray
-def test_the_shipped_shares_leave_no_split_of_a_sample_empty(real, tmp_path, local_ray):
+def test_shipped_fractions_leave_no_split_empty(real, tmp_path, local_ray):
     out = tmp_path / "out"
     manifest = prepared(real, out)
     found = speakers(out)
@@ -158,7 +159,7 @@ def test_the_shipped_shares_leave_no_split_of_a_sample_empty(real, tmp_path, loc
 BAD = {
     "sx10.wav": (sphere(voice(20000), sample_coding="-s26 pcm,embedded-shorten-v2.00"), "embedded-shorten-v2.00 is"),
     "sx11.wav": (sphere(voice(20000), sample_coding="-s4 ulaw"), "sample_coding ulaw is not pcm"),
-    "sx12.wav": (sphere(voice(20000), line=b"    512\n"), "header size '512' is no multiple of 1024"),
+    "sx12.wav": (sphere(voice(20000), line=b"    512\n"), "header size '512' is not a multiple of 1024"),
     "sx13.wav": (
         sphere(voice(20000), channel_count="-i 2", sample_count="-i 10000"),
         "2 channels; speech here is mono",
@@ -174,7 +175,7 @@ BAD = {
 
 
 @pytest.mark.ray
-def test_bad_files_are_quarantined_with_a_line_each_and_the_others_kept(tmp_path, local_ray):
+def test_bad_files_are_quarantined_with_reasons(tmp_path, local_ray):
     raw, out = flat(tmp_path / "raw"), tmp_path / "out"
     for name, (content, _) in BAD.items():
         (raw / "dr1-f0000" / name).write_bytes(content)
@@ -199,14 +200,14 @@ def test_bad_files_are_quarantined_with_a_line_each_and_the_others_kept(tmp_path
     assert verify(out).samples == 26
 
 
-def test_a_manifest_of_silent_data_is_what_it_was_before_sound_was_known():
+def test_manifest_without_sound_keeps_its_form():
     silent = DataSpec(dim=2, length=3, interval=0.1, likelihood="gaussian", units="m")
     assert list(silent.model_dump(mode="json")) == ["dim", "length", "interval", "likelihood", "units", "image"]
     for spec in (silent, READER.spec()):
         assert DataSpec.model_validate(spec.model_dump(mode="json")) == spec
 
 
-def test_loud_sound_with_bytes_of_zero_to_spare_is_not_taken_for_lost_bytes(tmp_path):
+def test_loud_sound_is_not_taken_for_damage(tmp_path):
     tone = np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
     for n, sound in enumerate(
         [16384 * np.sign(tone), 256 * np.round(127 * tone), 20000 * (np.arange(16000) % 400 == 0)]
@@ -216,7 +217,7 @@ def test_loud_sound_with_bytes_of_zero_to_spare_is_not_taken_for_lost_bytes(tmp_
     assert [len(READER.read(tmp_path, item)) for item in READER.find(tmp_path)] == [1, 1, 1]
 
 
-def test_a_file_that_cannot_be_a_sentence_is_not_read_at_all(tmp_path):
+def test_oversized_or_missing_file_is_refused(tmp_path):
     speaker(tmp_path / "dr1-fvmh0", ("sa1",))
     with (tmp_path / "dr1-fvmh0" / "sa1.wav").open("r+b") as file:
         file.truncate(MAX_BYTES + 1)  # sparse
@@ -228,7 +229,7 @@ def test_a_file_that_cannot_be_a_sentence_is_not_read_at_all(tmp_path):
         READER.read(tmp_path, item)
 
 
-def test_a_folder_that_is_not_the_corpus_is_one_line(tmp_path):
+def test_folder_without_corpus_is_refused(tmp_path):
     def refused(root, said):
         with pytest.raises(DriftworkError) as caught:
             READER.find(root)

@@ -35,7 +35,7 @@ def test_straight_lines_are_resampled_exactly(speed, first):
     slopes = np.array([2.0, -5.0])
     got = resample(sequence((slopes * times[:, None]).astype(np.float32), times=times), WALKS, speed, first)
     clock = times - times[0]
-    if speed == 1.0:  # frames as they are, at the first times
+    if speed == 1.0:  # unchanged frames, at the first times
         wanted = slopes * times[first:, None]
     else:
         asked = clock[first] + speed * clock
@@ -56,14 +56,14 @@ def test_sound_is_resampled_sample_by_sample():
         np.testing.assert_allclose(got.values.ravel(), wanted, rtol=4 * EPS)
 
 
-def test_nearest_binary_frame_is_taken():
+def test_binary_frames_take_the_nearest():
     got = resample(sequence(np.eye(40, dtype=bool)), ROLLS, 1.4)
     assert got.values.dtype == np.bool_
     assert got.values.argmax(1).tolist() == [round(1.4 * n) for n in range(28)]
     assert (got.values.sum(1) == 1).all()
 
 
-def test_frame_is_missing_where_a_neighbour_is():
+def test_missing_neighbour_makes_frame_missing():
     mask = [True] * 40
     mask[12] = False
     got = resample(sequence(np.ones((40, 2), np.float32), mask), WALKS, 1.5)
@@ -74,7 +74,7 @@ def test_frame_is_missing_where_a_neighbour_is():
     assert np.flatnonzero(~sound.mask).tolist() == [8]  # made of samples 96 to 107, of frames 12 and 13
 
 
-def test_draws_have_the_stated_distribution():
+def test_draws_follow_the_stated_distributions():
     """Speeds are log-uniform and cuts uniform: Kolmogorov-Smirnov at 1e-6, and a chi-square bound."""
     config, n = AugmentConfig(stretch=0.25, start=4), 4000
     ramp = np.arange(400, dtype=np.float32)[:, None]
@@ -128,7 +128,7 @@ def test_gain_is_uniform_in_decibels():
 
 
 @pytest.mark.parametrize(("change", "spec"), [({"transpose": 1}, SOUND), ({"gain": 1.0}, ROLLS)])
-def test_change_that_data_do_not_allow_is_refused(change, spec):
+def test_unsuitable_change_is_refused(change, spec):
     (key,) = change
     with pytest.raises(DriftworkError, match=rf"augment\.{key}=1: shards holds no"):
         AugmentConfig(**change).check(spec, "shards")
@@ -182,5 +182,5 @@ def test_no_change_leaves_the_data_alone(walks):
 
 def test_pictures_are_not_stretched(tmp_path):
     manifest, _ = write_films(tmp_path)
-    with pytest.raises(DriftworkError, match=r"augment\.stretch=0\.1: a frame between two pictures"):
+    with pytest.raises(DriftworkError, match=r"augment\.stretch=0\.1: pictures of"):
         Stream(tmp_path, manifest, "train", ALL, batch_size=2, seed=0, shuffle=True, changes=AugmentConfig(stretch=0.1))

@@ -20,13 +20,13 @@ def data(tmp_path_factory):
 
 
 def read(folder, manifest, split):
-    """The sequences of a split by key, as a stream reads them."""
+    """Map keys to the sequences of a split, as a stream reads them."""
     stream = Stream(folder, manifest, split, ALL, batch_size=4, seed=0, shuffle=False)
     return {s.key: s for s in map(stream.dataset.read, range(stream.samples))}
 
 
 @pytest.mark.parametrize("with_test", [False, True])
-def test_each_sequence_is_tested_in_one_fold(data, with_test):
+def test_each_sequence_is_tested_once(data, with_test):
     folder, manifest, sequences = data
     wanted = {key for key in sequences if with_test or not key.startswith("test")}
     tested = []
@@ -45,14 +45,14 @@ def test_each_sequence_is_tested_in_one_fold(data, with_test):
     assert sorted(tested) == sorted(wanted)
 
 
-def test_parts_are_dealt_in_the_order_of_the_hash(data):
+def test_groups_are_divided_by_hash(data):
     folder, manifest, sequences = data
     groups = sorted({s.group for key, s in sequences.items() if not key.startswith("test")}, key=position)
     divided = divide(folder, manifest, FoldConfig(count=3, fold=1))
     assert {s.group for s in read(folder, divided, "test").values()} == set(groups[1::3])
 
 
-def test_statistics_are_those_of_the_train_part(data):
+def test_fold_statistics_use_its_train_split(data):
     folder, manifest, _ = data
     divided = divide(folder, manifest, FoldConfig(count=4, fold=2))
     frames = np.concatenate([s.values[s.mask] for s in read(folder, divided, "train").values()]).astype(float)
@@ -64,7 +64,7 @@ def test_statistics_are_those_of_the_train_part(data):
 
 def test_impossible_folds_are_refused(data):
     folder, manifest, _ = data
-    with pytest.raises(DriftworkError, match=r"folds\.count=100: .* has only 18 groups to deal"):
+    with pytest.raises(DriftworkError, match=r"folds\.count=100: .* has only 18 groups; lower"):
         divide(folder, manifest, FoldConfig(count=100))
     with pytest.raises(DriftworkError, match="fold=3: 3 parts are numbered 0 to 2"):
         build(FoldConfig, {"count": 3, "fold": 3}, where="folds")

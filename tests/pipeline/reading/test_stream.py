@@ -15,7 +15,7 @@ REGULAR = ObservationConfig(pattern="regular", ratios=(0.25,))
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """29 training sequences of 6 to 20 frames in three shards, none for validation."""
+    """Write 29 training sequences of 6 to 20 frames in three shards, and none for validation."""
     folder = tmp_path_factory.mktemp("stream")
     manifest, sequences = write_rolls(folder, D=16, val=(), test=())
     return folder, manifest, sequences
@@ -31,12 +31,12 @@ def keys(batch):
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
-def test_ranks_are_disjoint_even_and_together_see_each_sequence_once(data, world):
+def test_ranks_share_each_sequence_once(data, world):
     streams = [list(stream(data, rank, world).epoch(1)) for rank in range(world)]
     assert {len(batches) for batches in streams} == {4}
     seen = [key for batches in streams for batch in batches for key in keys(batch)]
     assert sorted(seen) == sorted(data[2])
-    for k in range(4):  # a step holds the same sequences however many ranks share it, and they weigh the same
+    for k in range(4):  # a step has the same sequences with the same weights for any number of ranks
         step = [batches[k] for batches in streams]
         assert len({len(batch.keys) for batch in step}) == 1
         assert {key for batch in step for key in keys(batch)} == set(keys(list(stream(data).epoch(1))[k]))
@@ -45,7 +45,7 @@ def test_ranks_are_disjoint_even_and_together_see_each_sequence_once(data, world
 
 
 @pytest.mark.process
-def test_a_batch_is_a_pure_function_of_seed_epoch_and_manifest(data):
+def test_batch_depends_on_seed_epoch_and_manifest(data):
     for a, b in zip(stream(data).epoch(3), stream(data, workers=2).epoch(3), strict=True):
         assert (a.keys, a.groups) == (b.keys, b.groups)
         assert all(torch.equal(x, y) for x, y in zip(a[:6], b[:6], strict=True))
@@ -54,14 +54,14 @@ def test_a_batch_is_a_pure_function_of_seed_epoch_and_manifest(data):
     assert first != [batch.keys for batch in stream(data, seed=6).epoch(0)]
 
 
-def test_going_on_inside_an_epoch_gives_the_rest_of_it(data):
+def test_stream_continues_within_an_epoch(data):
     whole = list(stream(data).epoch(2))
     rest = list(stream(data).epoch(2, first_step=2))
     assert [b.keys for b in rest] == [b.keys for b in whole[2:]]
     assert torch.equal(rest[0].observed, whole[2].observed)
 
 
-def test_masks_and_noise_keys_do_not_depend_on_the_ranks(data):
+def test_masks_and_seeds_do_not_depend_on_ranks(data):
     def by_key(world):
         found = {}
         for rank in range(world):
@@ -77,7 +77,7 @@ def test_masks_and_noise_keys_do_not_depend_on_the_ranks(data):
     assert sum(one[key][0] != other[key] for key in one) > 20  # drawn anew each epoch
 
 
-def test_a_batch_holds_the_data_and_nothing_where_there_is_none(data):
+def test_batch_holds_data_and_zeros(data):
     for batch in stream(data).epoch(0):
         for b, key in enumerate(batch.keys):
             s = data[2][key]
@@ -92,12 +92,12 @@ def test_a_batch_holds_the_data_and_nothing_where_there_is_none(data):
             assert not (batch.observed[b] & ~batch.present[b]).any()
 
 
-def test_an_order_without_shuffling_is_that_of_the_manifest(data):
+def test_unshuffled_order_is_the_manifest_order(data):
     found = [key for batch in stream(data, shuffle=False, observation=REGULAR).epoch(0) for key in keys(batch)]
     assert found == sorted(data[2])
 
 
-def test_a_random_mask_has_its_share_and_each_frame_its_chance():
+def test_random_mask_is_uniform():
     present = np.ones(40, bool)
     present[30:] = False
     counts = np.zeros(40)
@@ -111,16 +111,16 @@ def test_a_random_mask_has_its_share_and_each_frame_its_chance():
     assert not mask(QUARTER, np.zeros(5, bool), 1).any()
 
 
-def test_a_regular_mask_is_every_nth_frame_and_skips_missing_ones():
+def test_regular_mask_is_every_nth_frame():
     present = np.ones(10, bool)
     present[4] = False
     assert np.flatnonzero(mask(REGULAR, present, 0)).tolist() == [0, 8]
     both = ObservationConfig(pattern="regular", ratios=(0.25, 0.5))
     found = {tuple(np.flatnonzero(mask(both, present, key_seed(i)))) for i in range(20)}
-    assert found == {(0, 8), (0, 2, 6, 8)}  # of several ratios each has its turn
+    assert found == {(0, 8), (0, 2, 6, 8)}  # each of several ratios is drawn
 
 
-def test_prefix_shows_the_first_frames_and_a_share_of_the_rest():
+def test_prefix_mask_is_first_frames_and_rest():
     present = np.ones(43, bool)
     present[[1, 5]] = False
     first = ObservationConfig(pattern="prefix", frames=3)
@@ -145,15 +145,15 @@ def test_prefix_shows_the_first_frames_and_a_share_of_the_rest():
         ({"pattern": "prefix"}, "frames is the length of a prefix"),
         ({"pattern": "regular", "ratios": [0.5], "frames": 3}, "frames is the length of a prefix"),
         ({"pattern": "random"}, "pattern random needs ratios, at least one"),
-        ({"pattern": "regular", "ratios": [0.3]}, "ratio 0.3 is no 1/n"),
+        ({"pattern": "regular", "ratios": [0.3]}, "ratio 0.3 is not 1/n"),
     ],
 )
-def test_pattern_without_what_it_needs_is_refused(config, said):
+def test_incomplete_pattern_is_refused(config, said):
     with pytest.raises(DriftworkError, match=said):
         build(ObservationConfig, config, where="observe")
 
 
-def test_what_cannot_be_streamed_is_refused_in_one_line(data):
+def test_impossible_streams_are_refused(data):
     with pytest.raises(DriftworkError, match="val split is empty"):
         Stream(data[0], data[1], "val", RANDOM, batch_size=4, seed=0, shuffle=True)
     with pytest.raises(DriftworkError, match="batch_size=2 is smaller than ranks=3"):

@@ -3,7 +3,7 @@ import numpy as np
 from pipeline.shards.stats import Moments
 
 
-def test_merged_pieces_are_the_whole():
+def test_merged_moments_equal_the_whole():
     values = np.random.default_rng(0).normal(5.0, 3.0, (1000, 4)).astype(np.float32)
     mask = np.random.default_rng(1).random(1000) < 0.7
     merged = Moments.empty(4)
@@ -16,7 +16,7 @@ def test_merged_pieces_are_the_whole():
     np.testing.assert_allclose(stats.scale, values[mask].std(axis=0, dtype=np.float64), rtol=1e-13)
 
 
-def test_a_large_offset_costs_no_digits():
+def test_large_offset_costs_no_digits():
     values = np.random.default_rng(0).normal(0.0, 1.0, (10_000, 1)) + 1e8  # naive sums of squares lose all of them
     merged = Moments.empty(1)
     for part in np.split(values, 100):
@@ -31,12 +31,12 @@ def test_binary_rates_are_exact():
     assert stats.mean == (0.25, 0.0)
 
 
-def test_a_constant_channel_has_scale_zero():
+def test_constant_channel_has_scale_zero():
     stats = Moments.of(np.full((5, 1), 3.0, np.float32), np.ones(5, np.bool_)).stats()
     assert (stats.mean, stats.scale) == ((3.0,), (0.0,))
 
 
-def test_frames_that_are_not_there_do_not_count():
+def test_missing_frames_do_not_count():
     values, mask = np.ones((4, 1), np.float32), np.array([True, True, True, False])
     values[3] = np.nan
     assert Moments.of(values, mask).stats().mean == (1.0,)

@@ -1,4 +1,4 @@
-"""Data sets in object storage, of a server on loopback that speaks S3: prepared into it, copied from it once."""
+"""Data sets in object storage: prepared into, and copied once from, an S3 server on loopback."""
 
 import shutil
 import subprocess
@@ -36,7 +36,7 @@ def server():
 
 @pytest.fixture
 def store(server, monkeypatch):
-    """Empty and well-behaved; a client does not wait before it asks again."""
+    """Provide an empty store without faults; clients do not wait before they try again."""
     monkeypatch.setattr(storage, "_WAIT_S", 0.01)
     server.before = lambda method, key: None
     for key in server.objects():
@@ -52,7 +52,7 @@ def raw(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rolls(tmp_path_factory):
-    """A prepared folder of five shards."""
+    """Prepare a folder of five shards."""
     folder = tmp_path_factory.mktemp("rolls") / "lakh"
     write_rolls(folder)
     return folder
@@ -71,7 +71,7 @@ def copy(where, cache, thorough=True):
 
 
 @pytest.mark.usefixtures("without_ray")
-def test_a_preparation_that_broke_off_is_taken_up_and_ends_in_the_bytes_that_a_folder_has(store, raw, tmp_path, capsys):
+def test_broken_preparation_is_continued(store, raw, tmp_path, capsys):
     ours = prepare(config(raw, tmp_path / "out"))
 
     def breaks_off(method, key):
@@ -100,7 +100,7 @@ def test_a_preparation_that_broke_off_is_taken_up_and_ends_in_the_bytes_that_a_f
     with pytest.raises(DriftworkError, match=r"dataset.rate is 5.0 there and 10.0 here"):
         prepare(config(raw, URL, "dataset.rate=10"))
 
-    store.put("lakh/deeper/of-another.tar", b"")  # which neither is repaired nor removed
+    store.put("lakh/deeper/of-another.tar", b"")  # neither repaired nor removed
     lost, damaged = (shard.file for shard in ours.shards[:2])
     store.client.delete_object(Bucket=BUCKET, Key=f"lakh/{lost}")
     store.put(f"lakh/{damaged}", bytes(ours.shards[1].bytes))
@@ -115,7 +115,7 @@ def test_a_preparation_that_broke_off_is_taken_up_and_ends_in_the_bytes_that_a_f
 
 
 @pytest.mark.usefixtures("without_ray")
-def test_a_preparation_that_fails_leaves_the_reasons_beside_and_nothing_else(store, tmp_path):
+def test_failed_preparation_leaves_only_reasons(store, tmp_path):
     raw = corpus(tmp_path / "raw", 10)
     for number in range(3):
         (raw / f"bad {number}.mid").write_bytes(b"text")
@@ -136,14 +136,14 @@ def test_a_preparation_that_fails_leaves_the_reasons_beside_and_nothing_else(sto
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_ray")
-def test_workers_of_ray_put_their_shards_into_the_store_themselves(store, raw, tmp_path):
+def test_ray_workers_upload_their_shards(store, raw, tmp_path):
     prepare(config(raw, tmp_path / "out"))
     command = [sys.executable, "-m", "launch.prepare", CONFIG, *OVERRIDES, f"source={raw}", f"out={URL}", "workers=2"]
     subprocess.run(command, cwd=ROOT, check=True, timeout=300)
     assert store.objects("lakh") == files(tmp_path / "out")
 
 
-def test_a_copy_is_made_once_whole_and_mended_when_damaged(store, rolls, tmp_path):
+def test_copy_is_made_once_and_repaired(store, rolls, tmp_path):
     store.copy(rolls, "lakh")
     folder = copy(URL, tmp_path / "cache")
     assert folder == tmp_path / "cache" / read_manifest(rolls).hash
@@ -168,14 +168,14 @@ def test_a_copy_is_made_once_whole_and_mended_when_damaged(store, rolls, tmp_pat
     assert files(folder) == files(rolls)
 
 
-def test_a_folder_is_copied_where_a_cache_is_named_and_read_in_place_where_none_is(rolls, tmp_path, monkeypatch):
+def test_folder_is_copied_only_with_cache(rolls, tmp_path, monkeypatch):
     assert copy(rolls, None) == rolls
     folder = copy(rolls, tmp_path / "cache")
     assert folder.parent == tmp_path / "cache"
     assert files(folder) == files(rolls)
 
 
-def test_the_cache_has_its_place_where_caches_are(store, rolls, tmp_path, monkeypatch):
+def test_cache_has_the_usual_place(store, rolls, tmp_path, monkeypatch):
     store.copy(rolls, "lakh")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert copy(URL, None).parent == tmp_path / "xdg/driftwork"
@@ -184,13 +184,15 @@ def test_the_cache_has_its_place_where_caches_are(store, rolls, tmp_path, monkey
     assert copy(URL, None).parent == tmp_path / "home/.cache/driftwork"
 
 
-def test_what_the_store_has_not_as_its_manifest_says_is_told(store, rolls, tmp_path):
+def test_store_that_differs_from_manifest_is_reported(store, rolls, tmp_path):
     store.copy(rolls, "lakh")
     cache, shard = tmp_path / "cache", (rolls / "train-000001.tar").read_bytes()
     store.put("lakh/train-000001.tar", shard[:1000])
     with pytest.raises(DriftworkError, match=rf"{URL}/train-000001.tar: 1000 bytes, {len(shard)} in the manifest; `dr"):
         copy(URL, cache)
-    assert store.fetched("train-000001.tar") == ["lakh/train-000001.tar"] * 2  # it might have been the way
+    assert (
+        store.fetched("train-000001.tar") == ["lakh/train-000001.tar"] * 2
+    )  # once more, in case the transfer damaged it
     store.put("lakh/train-000001.tar", bytes(len(shard)))
     with pytest.raises(DriftworkError, match=r"train-000001.tar: its bytes are not those that were written; "):
         copy(URL, cache)
@@ -208,11 +210,11 @@ def test_what_the_store_has_not_as_its_manifest_says_is_told(store, rolls, tmp_p
         local(URL, tmp_path / "new", before, thorough=True)
 
     store.put(f"lakh/{MANIFEST}", (rolls / MANIFEST).read_bytes()[:1000])
-    with pytest.raises(DriftworkError, match=rf"{URL}/{MANIFEST}: is no JSON; prepare the data set again"):
+    with pytest.raises(DriftworkError, match=rf"{URL}/{MANIFEST}: is not JSON; prepare the data set again"):
         copy(URL, cache)
 
 
-def test_a_disk_without_room_is_told_before_anything_is_fetched(store, rolls, tmp_path, monkeypatch):
+def test_full_disk_is_reported_before_copying(store, rolls, tmp_path, monkeypatch):
     store.copy(rolls, "lakh")
     need = sum(shard.bytes for shard in read_manifest(rolls).shards)
     usage = shutil.disk_usage(tmp_path)
@@ -221,7 +223,7 @@ def test_a_disk_without_room_is_told_before_anything_is_fetched(store, rolls, tm
         if fits:
             copy(URL, tmp_path / "cache")
         else:
-            with pytest.raises(DriftworkError, match=rf"cache_dir={tmp_path}/cache: 0.07 GB free, .* of {URL} to be"):
+            with pytest.raises(DriftworkError, match=rf"cache_dir={tmp_path}/cache: 0.07 GB free, but {URL} needs"):
                 copy(URL, tmp_path / "cache")
             assert not store.fetched(".tar")
     (tmp_path / "file").touch()
@@ -229,13 +231,13 @@ def test_a_disk_without_room_is_told_before_anything_is_fetched(store, rolls, tm
         copy(URL, tmp_path / "file/cache")
 
 
-def test_a_server_that_goes_away_in_the_middle_costs_only_what_it_did_not_send(store, rolls, tmp_path):
+def test_copy_continues_after_lost_server(store, rolls, tmp_path):
     store.copy(rolls, "lakh")
     store.stop_after(2)
     with pytest.raises(DriftworkError, match=rf"{URL}/[a-z0-9-]+.tar: .*; given up after 4 attempts"):
         copy(URL, tmp_path / "cache")
     here = {path.name for path in tmp_path.glob("cache/*/*.tar")}
-    assert len(here) <= 2  # an answer that was under way may be cut off too
+    assert len(here) <= 2  # a response in transfer may be lost too
     store.before = lambda method, key: None
     store.start()
     store.asked.clear()
@@ -244,7 +246,7 @@ def test_a_server_that_goes_away_in_the_middle_costs_only_what_it_did_not_send(s
     assert files(folder) == files(rolls)
 
 
-def test_of_two_processes_one_copies_and_the_other_waits(store, rolls, tmp_path):
+def test_second_process_waits_for_the_copy(store, rolls, tmp_path):
     store.copy(rolls, "lakh")
     store.before = lambda method, key: time.sleep(3) if key.endswith(".tar") else None
     code = (
@@ -257,7 +259,7 @@ def test_of_two_processes_one_copies_and_the_other_waits(store, rolls, tmp_path)
     assert [process.returncode for process in both] == [0, 0], said
     assert said[0][0] == said[1][0]
     assert len(store.fetched(".tar")) == 5
-    assert sum("another process copies" in errors for _, errors in said) <= 1
+    assert sum("another process that copies" in errors for _, errors in said) <= 1
     assert files(Path(said[0][0].strip())) == files(rolls)
 
 
@@ -265,17 +267,17 @@ def test_of_two_processes_one_copies_and_the_other_waits(store, rolls, tmp_path)
     ("url", "environment", "said"),
     [
         ("x3://bucket/lakh", {}, "x3://bucket/lakh: protocol not known: x3"),
-        ("gs://bucket/lakh", {}, "gs://bucket/lakh: what speaks gs is not installed: pip install gcsfs"),
+        ("gs://bucket/lakh", {}, "gs://bucket/lakh: support for gs is not installed: pip install gcsfs"),
         ("s3://none/lakh", {}, r"s3://none/lakh: no manifest.json \(the specified bucket does not exist\)"),
         (URL, {"AWS_ACCESS_KEY_ID": None}, f"{URL}/manifest.json: .*credentials"),
         (URL, {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, f"{URL}/manifest.json: could not connect to the endpoint"),
         ("http://127.0.0.1:9/lakh", {}, "http://127.0.0.1:9/lakh/manifest.json: .*; given up after 4 attempts"),
     ],
 )
-def test_what_cannot_be_reached_is_one_line_that_names_it(store, monkeypatch, url, environment, said):
+def test_unreachable_store_is_named(store, monkeypatch, url, environment, said):
     for name, value in environment.items():
         monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()  # it keeps what it found in the environment
+    s3fs.S3FileSystem.clear_instance_cache()  # it caches settings from the environment
     try:
         with pytest.raises(DriftworkError, match=said) as caught:
             read_manifest(url)
@@ -284,10 +286,10 @@ def test_what_cannot_be_reached_is_one_line_that_names_it(store, monkeypatch, ur
     assert "\n" not in str(caught.value)
 
 
-def test_s3_that_is_not_installed_is_brought_by_an_extra(monkeypatch):
+def test_missing_s3_support_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
-    with pytest.raises(DriftworkError, match=r"what speaks s3 is not installed: pip install -e '.\[s3\]'"):
+    with pytest.raises(DriftworkError, match=r"support for s3 is not installed: pip install -e '.\[s3\]'"):
         Store(URL).names()
 
 
@@ -304,13 +306,13 @@ class Given(Config):
         (Path("/data"), Path("/data")),
     ],
 )
-def test_a_place_is_a_folder_or_a_url(given, place):
+def test_place_is_a_folder_or_url(given, place):
     config = Given(data=given)
     assert config.data == place
     assert build(Given, config.model_dump(mode="json"), where="again") == config
 
 
 @pytest.mark.parametrize(("given", "said"), [("s3://bucket", "names no folder of a store"), (5, "is neither a folder")])
-def test_no_place_is_told(given, said):
+def test_invalid_place_is_refused(given, said):
     with pytest.raises(DriftworkError, match=f"data={given}: {said}"):
         build(Given, {"data": given}, where="test")

@@ -1,4 +1,4 @@
-"""The manifest, and shards that are no longer what it says."""
+"""The manifest, and shards that no longer match it."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from tests.pipeline.noise import BINARY, sequences
 
 @pytest.fixture
 def prepared(tmp_path):
-    """A data set of two shards."""
+    """Write a data set of two shards."""
     shards = []
     for number, split in enumerate(("train", "val")):
         path = tmp_path / f"{split}-000000.tar"
@@ -32,7 +32,7 @@ def prepared(tmp_path):
     return tmp_path
 
 
-def test_manifest_reads_back_and_its_hash_is_that_of_the_file(prepared):
+def test_manifest_reads_back_with_its_hash(prepared):
     manifest = read_manifest(prepared)
     content = (prepared / MANIFEST).read_bytes()
     assert manifest.encode() == content
@@ -40,21 +40,21 @@ def test_manifest_reads_back_and_its_hash_is_that_of_the_file(prepared):
     assert [shard.file for shard in manifest.of("val")] == ["val-000000.tar"]
 
 
-def test_no_or_another_manifest_is_one_clear_line(prepared):
+def test_missing_or_foreign_manifest_is_refused(prepared):
     path = prepared / MANIFEST
     raw = json.loads(path.read_text())
     for content, reason in {
-        "{": "is no JSON",
+        "{": "is not JSON",
         "[]": "schema version None",
         json.dumps(raw | {"schema_version": 7}): "schema version 7",
         json.dumps(raw | {"shards": [raw["shards"][0] | {"samples": 99}]}): "contradicts itself",
         json.dumps(raw | {"shards": [raw["shards"][0] | {"file": "../../x.tar"}]}): "contradicts itself",
         json.dumps(raw | {"shards": [raw["shards"][0] | {"file": ".."}]}): "contradicts itself",
-        json.dumps(raw | {"spec": raw["spec"] | {"dim": 14}}): "not of 14 channels",
+        json.dumps(raw | {"spec": raw["spec"] | {"dim": 14}}): "do not have 14 channels",
         json.dumps(raw | {"spec": raw["spec"] | {"length": 2}}): "contradicts itself",
-        json.dumps(raw | {"spec": raw["spec"] | {"image": [3, 4]}}): "has no 13 pixels",
+        json.dumps(raw | {"spec": raw["spec"] | {"image": [3, 4]}}): "does not have 13 pixels",
         json.dumps(raw | {"line\nend": 1}): r"unknown key 'line\\nend'",
-        "[" * 10**5: "is no JSON",
+        "[" * 10**5: "is not JSON",
         json.dumps(raw | {"more": 1}): "unknown key 'more'",
         json.dumps({key: raw[key] for key in raw if key != "spec"}): "'spec' is missing",
     }.items():
@@ -67,7 +67,7 @@ def test_no_or_another_manifest_is_one_clear_line(prepared):
         read_manifest(prepared)
 
 
-def test_verify_accepts_what_was_written(prepared):
+def test_verify_accepts_written_shards(prepared):
     assert verify(prepared)[:2] == (2, 12)
 
 
@@ -90,7 +90,7 @@ DAMAGE = {
     "a byte of a header flipped": (lambda path: flip(path, headers(path)[3] + 100), "sha256 differs"),
     "a byte of data flipped": (lambda path: flip(path, headers(path)[3] + 520), "sha256 differs"),
     "the last byte flipped": (lambda path: flip(path, -1), "sha256 differs"),
-    "cut at a header": (lambda path: cut(path, headers(path)[8]), "bytes, "),  # WebDataset reads these three in silence
+    "cut at a header": (lambda path: cut(path, headers(path)[8]), "bytes, "),  # WebDataset silently accepts these three
     "cut in a header": (lambda path: cut(path, headers(path)[8] + 100), "bytes, "),
     "cut at the end marker": (lambda path: cut(path, -512), "bytes, "),
     "cut in data": (lambda path: cut(path, headers(path)[8] + 600), "bytes, "),
@@ -121,7 +121,7 @@ def test_verify_names_a_damaged_shard(prepared, damage):
     assert "\n" not in str(caught.value)
 
 
-def test_two_shards_that_have_changed_places_are_both_named(prepared):
+def test_swapped_shards_are_both_named(prepared):
     train, val = (prepared / f"{split}-000000.tar" for split in ("train", "val"))
     train.rename(prepared / "aside")
     val.rename(train)
@@ -132,7 +132,7 @@ def test_two_shards_that_have_changed_places_are_both_named(prepared):
 
 
 @pytest.mark.parametrize("alone", [10_000, 0], ids=["one process", "all cores"])
-def test_verify_names_all_of_them(prepared, monkeypatch, alone):
+def test_verify_names_all_damaged_shards(prepared, monkeypatch, alone):
     monkeypatch.setattr("pipeline.shards.verify._ALONE", alone)
     flip(prepared / "train-000000.tar")
     (prepared / "val-000000.tar").unlink()
@@ -143,8 +143,8 @@ def test_verify_names_all_of_them(prepared, monkeypatch, alone):
     assert len(lines) == 2
 
 
-def test_verify_decodes_every_sample_even_where_the_hash_agrees(prepared):
-    """The manifest of another data set, with its hashes mended."""
+def test_verify_decodes_every_sample(prepared):
+    """The manifest is another data set's with the hashes of these shards."""
     raw = json.loads((prepared / MANIFEST).read_text())
     raw["spec"]["dim"] = 99
     raw["stats"]["mean"] = raw["stats"]["scale"] = [0.0] * 99
@@ -154,7 +154,7 @@ def test_verify_decodes_every_sample_even_where_the_hash_agrees(prepared):
 
 
 @pytest.mark.process
-def test_shards_are_written_and_read_where_there_is_no_torch(prepared):
+def test_shards_need_no_torch(prepared):
     program = f"""
 import sys
 sys.modules["torch"] = sys.modules["ray"] = sys.modules["deepspeed"] = None
