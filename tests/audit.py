@@ -1,7 +1,8 @@
-"""`python -m tests.audit [--online]`: versions against the holes that advisories.yaml knows; with it, pip-audit's too.
+"""Check versions for known security holes: `python -m tests.audit [--online]`.
 
-The list is short and needs no network. `--online` asks the service behind pip-audit, which knows more and of packages
-that come along with ours; that pip-audit is not installed, or its service does not answer, is said and is no failure.
+The list of advisories.yaml is short and needs no network. `--online` also runs pip-audit, whose service has more
+advisories and covers indirect dependencies. If pip-audit is not installed or its service does not answer, this is
+reported but is not a failure.
 """
 
 import importlib.util
@@ -33,7 +34,7 @@ class Advisory(Config):
 
 
 def advisories(path: Path = ROOT / "advisories.yaml") -> dict[str, list[Advisory]]:
-    """Package -> what is known of it."""
+    """Map each package to its advisories."""
     return {
         package: [build(Advisory, entry, where=f"{path}: {package}") for entry in entries]
         for package, entries in read_mapping(path).items()
@@ -41,14 +42,14 @@ def advisories(path: Path = ROOT / "advisories.yaml") -> dict[str, list[Advisory
 
 
 def affected(version: str, fixed: tuple[str, ...]) -> bool:
-    """Older than the fix of its branch (major.minor), or, where that has none, than the newest one."""
+    """Return whether a version is older than the fix of its branch (major.minor), or, without one, than the newest."""
     good = [Version(text) for text in fixed]
     branch = [fix for fix in good if fix.release[:2] == Version(version).release[:2]]
     return not good or Version(version) < (branch or [max(good)])[0]
 
 
 def findings(versions: Mapping[str, str], known: Mapping[str, list[Advisory]]) -> Iterator[tuple[str, bool]]:
-    """(line, whether it is a failure) for each advisory that a version is affected by."""
+    """Yield (line, whether it is a failure) for each advisory that affects a version."""
     for package, entries in known.items():
         for entry in entries:
             if package in versions and affected(versions[package], entry.fixed):
@@ -75,12 +76,12 @@ def _version(name: str) -> str | None:
 
 
 def online(command: list[str]) -> tuple[list[str], bool]:
-    """(lines, whether there is a failure) of pip-audit over the pins."""
+    """Return (lines, whether there is a failure) of pip-audit for the pins."""
     try:
         ended = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S)
         found = json.loads(ended.stdout)["dependencies"]
     except (subprocess.TimeoutExpired, ValueError, KeyError):
-        return ["pip-audit: its service does not answer; only advisories.yaml was looked at"], False
+        return ["pip-audit: its service does not answer; only advisories.yaml was checked"], False
     lines = [
         f"{package['name']} {package['version']}: {hole['id']}; good: {' or '.join(hole['fix_versions']) or 'none'}"
         for package in found
@@ -96,7 +97,7 @@ def main(argv: list[str]) -> int:
         for line, bad in findings(versions, known):
             print(f"{'error' if bad else 'note'}: {where}: {line}")
             failed |= bad
-    print(f"{sum(map(len, known.values()))} advisories looked at")
+    print(f"{sum(map(len, known.values()))} advisories checked")
     if "--online" in argv:
         lines, bad = ["pip-audit is not installed: pip install pip-audit"], False
         if importlib.util.find_spec("pip_audit"):

@@ -1,4 +1,4 @@
-"""What tests of several folders share, and how pytest-xdist spreads them over processes."""
+"""Fixtures of several folders, and the distribution of tests over processes by pytest-xdist."""
 
 import sys
 from contextlib import nullcontext
@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 APART = {"slow", "ray", "process", "network"}
-"""Markers of what `make test-fast` leaves out."""
+"""Markers of tests that `make test-fast` leaves out."""
 
 
 @pytest.fixture(scope="session")
 def local_ray():
-    """One Ray for all tests of a session: it takes 10 to 20 s to start. `prepare` uses the one that is there."""
+    """Start one Ray for all tests of a session, since that takes 10 to 20 s. `prepare` uses a running one."""
     import ray
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
@@ -22,7 +22,7 @@ def local_ray():
 
 @pytest.fixture
 def without_ray(monkeypatch):
-    """`prepare` makes the shards in this process, one after another."""
+    """Let `prepare` build the shards in this process, one after another."""
     from pipeline.prepare.build import build_shard
 
     def build(job, plans):
@@ -37,7 +37,7 @@ def _has(path, marker):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """With `--dist loadfile`: a file to a process, and all files that use Ray to the same one."""
+    """Assign each file to one process, and all files that use Ray to the same one, with `--dist loadfile`."""
     if config.getoption("dist") != "loadfile":
         return None
     from xdist.scheduler import LoadFileScheduling
@@ -51,24 +51,24 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_make_parametrize_id(val, argname):
-    """Name a long value after its argument: one with a time or a process id in it has another name in each process,
-    and the processes must agree on the names of the tests."""
+    """Name a long value after its argument. Values with a time or a process id differ between processes, which must
+    agree on the names of the tests."""
     return argname if isinstance(val, bytes) or (isinstance(val, str) and len(val) > 40) else None
 
 
 def pytest_collection_modifyitems(config, items):
-    """Spread over processes, slow files come first, so that quick ones fill the gaps at the end."""
+    """Put slow files first when tests run in several processes, so that quick ones fill the gaps at the end."""
     if hasattr(config, "workerinput"):
         slow = {path: _has(path, "slow") for path in {item.path for item in items}}
         items.sort(key=lambda item: not slow[item.path])
 
 
 _OUTSIDE: list[str] = []
-"""What the test that runs has started or spoken to."""
+"""Processes and connections that the current test has started."""
 
 
 _QUESTIONS = {"git", "uname", "gcc", "cc", "ld", "ldconfig", "objdump", "fc-list"}
-"""Programs that answer at once: a run asks for the commit, and libraries look at the machine at their first use."""
+"""Programs that end at once: a run reads the commit, and libraries inspect the machine at their first use."""
 
 
 def _note(event, arguments):
@@ -90,6 +90,6 @@ def pytest_runtest_setup(item):
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item):
-    """`make test-fast` keeps its promise: what starts a process or opens a connection has a marker."""
+    """Fail a test that starts a process or opens a connection without the marker that `make test-fast` leaves out."""
     if _OUTSIDE and not any(mark.name in APART for mark in item.iter_markers()):
         pytest.fail(f"needs a marker: pytest.mark.{_OUTSIDE[0]}", pytrace=False)

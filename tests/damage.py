@@ -1,4 +1,4 @@
-"""Bytes, tars, JSON and YAML made bad: what `tests.fuzz` feeds to everything that reads a file."""
+"""Damaged bytes, tars, JSON and YAML, with which `tests.fuzz` tests every reader of files."""
 
 import gzip
 import io
@@ -39,13 +39,13 @@ def repeat(random: Random, data: bytes) -> bytes:
 
 
 def count(random: Random, data: bytes) -> bytes:
-    """A length or a number near the start is another."""
+    """Change a length or a number near the start."""
     at = random.randrange(min(len(data), random.choice([64, 4096])))
     return data[:at] + random.choice(COUNTS) + data[at + 4 :]
 
 
 def number(random: Random, data: bytes) -> bytes:
-    """One written in digits is another."""
+    """Change a number that is written in digits."""
     digits = [i for i, byte in enumerate(data[:20000]) if 48 <= byte <= 57]
     if not digits:
         return count(random, data)
@@ -61,7 +61,7 @@ MUTATIONS = [cut, flip, flip, insert, delete, repeat, count, count, number, numb
 
 
 def damaged(random: Random, data: bytes) -> bytes:
-    """Up to three mutations of `data`, and always another content."""
+    """Apply up to three mutations, so that the content always differs."""
     found = data
     while found == data:
         for _ in range(random.choice([1, 1, 2, 3])):
@@ -70,7 +70,7 @@ def damaged(random: Random, data: bytes) -> bytes:
 
 
 def forged(random: Random, data: bytes) -> bytes:
-    """A tar with a member that is another: a link, a device, a pickle, a name that climbs, a size beyond all bounds."""
+    """Replace a member of a tar by a link, a device, a pickle, a name outside of the folder or an excessive size."""
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         member = random.choice(tar.getmembers())
     what = random.choice(["name", "type", "size"])

@@ -15,10 +15,10 @@ from tests.pipeline.readers import acclaim
 
 
 def write_rolls(folder, *, D=128, T=20, interval=0.2, seed=0, train=(10, 1, 18), val=(6,), test=(7,)):
-    """Random sticky piano rolls of 6 to T frames, a tenth of the frames missing; the numbers are samples a shard, each
-    two of which are one song.
+    """Write random piano rolls of 6 to T frames with sustained notes, a tenth of the frames missing.
 
-    Returns the manifest and the sequences by key.
+    `train`, `val` and `test` are the numbers of samples per shard; two successive samples are one song. Returns the
+    manifest and the sequences by key.
     """
     spec = DataSpec(dim=D, length=T, interval=interval, likelihood="bernoulli", units="sounding (0 or 1)", kind="notes")
     rng = np.random.default_rng(seed)
@@ -31,7 +31,7 @@ def write_rolls(folder, *, D=128, T=20, interval=0.2, seed=0, train=(10, 1, 18),
 
 
 def write_films(folder, *, side=8, T=7, count=6):
-    """Films of noise in which a tenth of the frames is missing; returns as `write_rolls`."""
+    """Write films of noise in which a tenth of the frames is missing; returns as `write_rolls`."""
     spec = DataSpec.of_pictures(side, T, 0.1)
     rng = np.random.default_rng(0)
     shards = []
@@ -47,7 +47,7 @@ def write_films(folder, *, side=8, T=7, count=6):
 
 
 def write_walks(folder, *, lengths=(20, 14), skeleton=True):
-    """Walks of noise on a made-up skeleton, or on none, as of a .mat file; returns as `write_rolls`."""
+    """Write walks of noise with an invented skeleton, or without one as from a .mat file; returns as `write_rolls`."""
     reader = Mocap(MocapConfig(frames=max(lengths)))
     raw = folder.with_name(f"{folder.name}-raw")
     raw.mkdir(parents=True)
@@ -63,7 +63,7 @@ def write_walks(folder, *, lengths=(20, 14), skeleton=True):
 
 
 def write_speech(folder, *, counts=(16000, 9900, 16000, 16000)):
-    """Sounds of so many samples from silence to noise, as of TIMIT; returns as `write_rolls`."""
+    """Write sounds with these counts of samples, from silence to noise, like TIMIT; returns as `write_rolls`."""
     rng, shards = np.random.default_rng(0), []
     for split in SPLITS:
         sounds = []
@@ -76,7 +76,7 @@ def write_speech(folder, *, counts=(16000, 9900, 16000, 16000)):
 
 
 def quarantined(folder):
-    """Why each file was left out that could not be read, by name."""
+    """Return the reason for each unreadable file, by name."""
     entries = [json.loads(line) for line in (folder / "quarantine.jsonl").read_text().splitlines()]
     reasons = {entry["file"]: entry["reason"] for entry in entries}
     assert len(reasons) == len(entries)
@@ -85,7 +85,7 @@ def quarantined(folder):
 
 
 def _store(folder, name, spec, splits):
-    """A shard for each pair of (split, sequences); returns the manifest and the sequences by key."""
+    """Write a shard for each pair of (split, sequences); returns the manifest and the sequences by key."""
     folder.mkdir(parents=True, exist_ok=True)
     shards, written, moments = [], {}, Moments.empty(spec.dim)
     for k, (split, sequences) in enumerate(splits):

@@ -15,7 +15,7 @@ RATES = [5.0, 7.5, 24.0, 100.0]
 def compare(random: Random, cases: int) -> Counter[str]:
     """Read files with lost releases, program changes, SysEx in packets and escapes; all readers must agree on frames.
 
-    Every second file has no tempos and is also read by pretty_midi, which knows those of the first track alone.
+    Every second file has no tempos and is also read by pretty_midi, which reads only the tempos of the first track.
     """
     for number in range(cases):
         data, rate = piece(random, tempos=number % 2 == 0), random.choice(RATES)

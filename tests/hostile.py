@@ -1,4 +1,4 @@
-"""Files in a working folder that bear the names of modules, and note when one of them is executed."""
+"""Files in a working folder with the names of modules, which note when one of them is executed."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ OTHERS = (
 
 
 def plant(folder, without=()):
-    """Place one file for each name, such as a user may have in the folder."""
+    """Write one file for each name, such as a user may have in the folder."""
     note = Path(folder, "executed.txt")
     for name in (*OURS, *OTHERS):
         if name not in without:

@@ -1,7 +1,7 @@
-"""The numerical tests under the kernels of other processors: `python -m tests.kernels [KERNEL ...]`.
+"""Run the numerical tests with the kernels of other processors: `python -m tests.kernels [KERNEL ...]`.
 
 torch, MKL and numpy choose their kernels by the processor, and torch divides work by the number of threads; each choice
-rounds differently. The environment makes them choose as an older processor would.
+rounds differently. Environment variables select the kernels of an older processor.
 """
 
 import os
@@ -25,7 +25,7 @@ KERNELS = {
     },
     "best": {},
 }
-"""Environment by name; `best` is what the processor has."""
+"""Environment variables of each kernel; `best` is the processor's own choice."""
 THREADS = (1, 2)
 NUMERICAL = (
     "tests/models",
@@ -51,14 +51,14 @@ sys.exit(pytest.main(sys.argv[1:]))
 
 
 def available(kernel: str) -> bool:
-    """Whether this processor has the instructions of a kernel."""
-    flags = Path("/proc/cpuinfo")  # of Linux
+    """Return whether this processor has the instructions of a kernel."""
+    flags = Path("/proc/cpuinfo")  # on Linux only
     return kernel != "avx2" or (flags.exists() and " avx2 " in flags.read_text())
 
 
 def run(kernel: str, threads: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run pytest with these arguments in a process of its own. Its first line of output names torch's version, the
-    kernels and the threads."""
+    """Run pytest with these arguments in its own process. The first line of output gives torch's version, the kernels
+    and the number of threads."""
     settings = {name for kernel in KERNELS.values() for name in kernel}
     environment = {name: value for name, value in os.environ.items() if name not in settings}
     environment |= KERNELS[kernel] | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}

@@ -1,4 +1,5 @@
-"""Two hosts on one machine: network namespaces that a cable joins. They share files, processes and cores."""
+"""Two simulated hosts on one machine: network namespaces joined by a virtual cable. They share files, processes and
+cores."""
 
 import os
 import shutil
@@ -17,7 +18,7 @@ SSH = f"{sys.executable} {Path(__file__).with_name('standin_ssh.py')}"
 
 
 class Place(NamedTuple):
-    """A namespace, as if it were a host."""
+    """A network namespace that serves as a host."""
 
     name: str
     address: str
@@ -27,7 +28,7 @@ class Place(NamedTuple):
         return subprocess.Popen(["ip", "netns", "exec", self.name, *command], env=environment, **options)
 
     def plug(self, up):
-        """The cable in or out."""
+        """Connect or disconnect the cable."""
         _ip("-n", self.name, "link", "set", "cable", "up" if up else "down")
 
     def processes(self):
@@ -36,7 +37,7 @@ class Place(NamedTuple):
 
 @contextmanager
 def two_places():
-    """Skips where namespaces cannot be made."""
+    """Provide two connected places. Skips the test if namespaces cannot be made."""
     if shutil.which("ip") is None:
         pytest.skip("network namespaces need the command `ip` (apt install iproute2)")
     mark = f"dw{os.getpid()}"
@@ -66,7 +67,7 @@ def two_places():
 
 @contextmanager
 def serving(places, home=None):
-    """Something that `SSH` reaches in each of these places, where commands begin in the folder `home`."""
+    """Run a server for `SSH` in each of these places, whose commands start in the folder `home`."""
     servers = [place.popen([*SSH.split(), "--serve", place.address], cwd=home) for place in places]
     try:
         time.sleep(1)

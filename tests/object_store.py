@@ -1,4 +1,4 @@
-"""A server on loopback that speaks S3, counts what it is asked, and can be told to misbehave."""
+"""An S3 server on loopback that counts requests and can be made to fail."""
 
 import socket
 import threading
@@ -14,13 +14,13 @@ BUCKET = "bucket"
 
 
 class ObjectStore:
-    """Objects outlive the server, which may be stopped and started again at the same address."""
+    """A store whose objects outlive the server, which can be stopped and started again at the same address."""
 
     def __init__(self):
         self.asked = []
         """(method, key) of each request since it was last cleared."""
         self.before = lambda method, key: None
-        """Called before each answer; an exception breaks the connection."""
+        """Callback before each response; an exception breaks the connection."""
         self._app = DomainDispatcherApplication(create_backend_app)
         self._port = 0
         self.start()
@@ -41,7 +41,7 @@ class ObjectStore:
         self._server.server_close()
 
     def stop_after(self, count):
-        """In the middle of a copy: the first `count` shards that are asked for are answered, no others."""
+        """Fail in the middle of a copy: answer the requests for the first `count` shards, and no others."""
 
         def before(method, key):
             if key in self.fetched(".tar")[count:]:
@@ -51,11 +51,11 @@ class ObjectStore:
         self.before = before
 
     def fetched(self, ending):
-        """Keys of the objects that were read, as often as they were."""
+        """Return the keys of the objects that were read, once per read."""
         return [key for method, key in self.asked if method == "GET" and key.endswith(ending)]
 
     def objects(self, folder=""):
-        """Name below the folder -> content."""
+        """Map names below the folder to contents."""
         prefix = f"{folder}/" if folder else ""
         listed = self.client.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
         return {found["Key"].removeprefix(prefix): self.read(found["Key"]) for found in listed}
@@ -67,7 +67,7 @@ class ObjectStore:
         self.client.put_object(Bucket=BUCKET, Key=key, Body=content)
 
     def copy(self, folder, key):
-        """All files of a folder, below a key."""
+        """Store all files of a folder below a key."""
         for path in folder.iterdir():
             self.put(f"{key}/{path.name}", path.read_bytes())
 
@@ -77,7 +77,7 @@ class ObjectStore:
         try:
             self.before(environ["REQUEST_METHOD"], key)
         except ConnectionError:
-            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)  # werkzeug alone would keep it open
+            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)  # werkzeug would keep it open
             raise
         return self._app(environ, start_response)
 
@@ -88,14 +88,14 @@ class _Quiet(WSGIRequestHandler):
 
 @contextmanager
 def object_store(patch):
-    """With what a client finds in its environment set through `patch`, of pytest."""
+    """Provide a store, and set the environment of its clients by pytest's `patch`."""
     patch.setenv("AWS_ACCESS_KEY_ID", "a")
     patch.setenv("AWS_SECRET_ACCESS_KEY", "b")
     patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     store = ObjectStore()
     patch.setenv("AWS_ENDPOINT_URL", store.address)
-    S3FileSystem.clear_instance_cache()  # it keeps what it found in the environment
+    S3FileSystem.clear_instance_cache()  # it caches settings from the environment
     try:
         yield store
     finally:

@@ -1,4 +1,4 @@
-"""Where tests find the checkout, small configs and sample data."""
+"""Paths of the checkout, of small configs and of sample data."""
 
 import os
 from pathlib import Path

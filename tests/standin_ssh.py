@@ -1,6 +1,6 @@
-"""What a launcher needs of ssh: `standin_ssh.py HOST COMMAND...` runs the command where `--serve ADDRESS` runs.
+"""A stand-in for ssh: `standin_ssh.py HOST COMMAND...` runs the command where `--serve ADDRESS` runs.
 
-As sshd does for a command without a terminal, a connection that is closed closes the command's stdin and no more.
+Like sshd for a command without a terminal, closing the connection only closes the command's stdin.
 """
 
 import os
@@ -14,7 +14,7 @@ from contextlib import suppress
 
 PORT = 2222
 EXIT = 3
-"""Stream of a message that holds the exit code; 1 and 2 are the command's output."""
+"""Stream number of a message with the exit code; 1 and 2 are the command's output."""
 
 
 class Session(socketserver.BaseRequestHandler):

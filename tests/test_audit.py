@@ -1,4 +1,4 @@
-"""The pins against the known holes: an older version fails, and a service that does not answer does not."""
+"""Pinned versions against known security holes: an older version fails, and an unreachable service does not."""
 
 import re
 import sys
@@ -10,11 +10,11 @@ from packaging.requirements import Requirement
 from tests import audit
 
 
-def test_no_pinned_version_has_a_known_hole_that_nobody_accepted(capsys):
+def test_pins_have_no_unaccepted_hole(capsys):
     assert audit.main([]) == 0, capsys.readouterr().out
 
 
-def test_a_pin_below_a_fix_fails_and_is_named(tmp_path, monkeypatch, capsys):
+def test_pin_below_a_fix_is_named(tmp_path, monkeypatch, capsys):
     old = re.sub(r"(?m)^torch==.*$", "torch==2.5.1", audit.PINS.read_text())
     monkeypatch.setattr(audit, "PINS", tmp_path / "constraints.txt")
     audit.PINS.write_text(old)
@@ -30,7 +30,7 @@ def test_a_pin_below_a_fix_fails_and_is_named(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("version", "fixed", "bad"),
     [
-        ("3.9.0", ("3.10.0",), True),  # not as text
+        ("3.9.0", ("3.10.0",), True),  # numbers, not text
         ("3.10.0", ("3.10.0",), False),
         ("3.10.0rc1", ("3.10.0",), True),
         ("3.11.7", ("3.11.13", "3.12.11"), True),
@@ -44,7 +44,7 @@ def test_versions_are_compared_within_their_branch(version, fixed, bad):
     assert audit.affected(version, fixed) is bad
 
 
-def test_pyproject_lets_no_version_in_that_a_fix_has_left_behind():
+def test_pyproject_excludes_vulnerable_versions():
     project = tomllib.loads((audit.ROOT / "pyproject.toml").read_text())["project"]
     lines = [line for extra in project["optional-dependencies"].values() for line in extra] + project["dependencies"]
     known = audit.advisories()
@@ -68,8 +68,8 @@ def test_pyproject_lets_no_version_in_that_a_fix_has_left_behind():
             "a 1: X-1; good: 2",
             True,
         ),
-        ("", "pip-audit: its service does not answer; only advisories.yaml was looked at", False),
+        ("", "pip-audit: its service does not answer; only advisories.yaml was checked", False),
     ],
 )
-def test_what_pip_audit_says_counts_and_its_silence_does_not(said, line, bad):
+def test_pip_audit_findings_fail_but_silence_does_not(said, line, bad):
     assert audit.online([sys.executable, "-c", f"print({said!r})"]) == ([line], bad)

@@ -1,4 +1,4 @@
-"""What users copy from configs/clusters: manifests of the right form, scripts that do what they say."""
+"""Files that users copy from configs/clusters: valid manifests, and scripts that call the right commands."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ def pods():
     yield manifest("kubernetes_train.yaml")["spec"]["template"]["spec"]
 
 
-def test_pods_have_no_rights_and_a_shared_memory_of_their_own():
+def test_pods_have_no_rights_but_shared_memory():
     for pod in pods():
         (container,) = pod["containers"]
         assert pod["securityContext"]["runAsNonRoot"] is True
@@ -37,7 +37,7 @@ def test_pods_have_no_rights_and_a_shared_memory_of_their_own():
         assert {"name": memory["name"], "mountPath": "/dev/shm"} in container["volumeMounts"]
 
 
-def test_the_ray_job_asks_for_a_token_and_joins_its_cluster():
+def test_ray_job_has_token_and_cluster_address():
     job = manifest("kuberay_prepare.yaml")
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     assert job["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
@@ -47,14 +47,14 @@ def test_the_ray_job_asks_for_a_token_and_joins_its_cluster():
     assert "address=auto" in command
 
 
-def test_the_training_job_never_has_two_pods_in_a_run_folder():
+def test_training_job_never_has_two_pods():
     job = manifest("kubernetes_train.yaml")
     assert (job["apiVersion"], job["kind"]) == ("batch/v1", "Job")
     assert job["spec"]["podReplacementPolicy"] == "Failed"
     assert job["spec"]["template"]["spec"]["restartPolicy"] == "Never"
 
 
-def test_the_cluster_file_is_one_that_ray_takes():
+def test_cluster_file_is_valid_for_ray():
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     cluster = manifest("ray.yaml")
@@ -65,7 +65,7 @@ def test_the_cluster_file_is_one_that_ray_takes():
 
 
 STANDINS = {
-    # Slow between two names, so that a reader who leaves after the first one is found out (SIGPIPE, exit 141).
+    # Slow between two names, so that a reader that ends after the first one is detected (SIGPIPE, exit 141).
     "scontrol": """if [ "$1" = show ]; then echo n1; sleep 0.2; echo n2; else echo "scontrol $*" >> calls; fi""",
     "driftwork": """
         echo "driftwork $*" >> calls
@@ -81,7 +81,7 @@ STANDINS = {
 
 @pytest.fixture
 def job(tmp_path):
-    """Starts a script as Slurm would, with stand-ins for what it calls, each of which notes its arguments."""
+    """Start a script as Slurm would, with stand-ins for its commands, each of which notes its arguments."""
     (tmp_path / "bin").mkdir()
     for name, does in STANDINS.items():
         (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{does}\n")
@@ -104,7 +104,7 @@ def calls(folder):
 
 
 @pytest.mark.process
-def test_slurm_trains_on_the_nodes_of_the_job_and_goes_on(job, tmp_path):
+def test_slurm_trains_on_all_nodes_and_resumes(job, tmp_path):
     wide = "hostfile=run/hostfile hosts.ssh=srun --overlap --nodes=1 --ntasks=1 --export=ALL --nodelist"
     assert job("slurm_train.sh", "c.yaml", "data=d", "out=run", SLURM_GPUS_ON_NODE="8").wait() == 0
     assert (tmp_path / "run/hostfile").read_text() == "n1 slots=8\nn2 slots=8\n"
@@ -118,7 +118,7 @@ def test_slurm_trains_on_the_nodes_of_the_job_and_goes_on(job, tmp_path):
 
 
 @pytest.mark.process
-def test_slurm_queues_a_training_again_that_has_to_leave(job, tmp_path):
+def test_slurm_requeues_preempted_training(job, tmp_path):
     leaves = job("slurm_train.sh", "c.yaml", "data=d", "out=run", "wait=1")
     deadline = time.monotonic() + 60
     while not calls(tmp_path):
@@ -131,7 +131,7 @@ def test_slurm_queues_a_training_again_that_has_to_leave(job, tmp_path):
 
 
 @pytest.mark.process
-def test_slurm_prepares_under_a_token_that_goes_with_the_job(job, tmp_path):
+def test_slurm_prepares_with_a_job_token(job, tmp_path):
     assert job("slurm_prepare.sh", "c.yaml", "source=s", "out=o").wait() == 0
     ray = "ray symmetric-run --address n1:6379 --min-nodes 2 --num-cpus 4"
     assert calls(tmp_path) == [

@@ -1,4 +1,4 @@
-"""Every shipped YAML is a test case; every mistake is one line that names the key and what is allowed."""
+"""Every shipped YAML file is a test case, and every mistake is one line with the key and what is allowed."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ GRIDS = sorted((CONFIGS / "grids").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
-def test_shipped_grid_expands_and_each_of_its_cells_is_a_config(path):
+def test_shipped_grid_expands_to_valid_configs(path):
     grid = grids.read([str(path)])
     assert len(grid.cells) >= 4
     assert {cell.config.tracking.run_name for cell in grid.cells} == {cell.name for cell in grid.cells}
@@ -47,8 +47,8 @@ def test_shipped_grid_expands_and_each_of_its_cells_is_a_config(path):
         assert path.with_stem(f"{path.stem}_small").exists()
 
 
-def test_new_run_whose_path_keeps_nothing_is_refused():
-    """A run from before, whose config is the same, can be loaded and goes on."""
+def test_new_run_without_kept_path_is_refused():
+    """An earlier run with the same config can still be loaded and resumed."""
     config = load(RunConfig, CONFIGS / "train/vsdn_sde_timit.yaml", ["model.substeps=1"])
     with pytest.raises(DriftworkError, match=r"a whole time_unit in one step.*take model.substeps=3"):
         setup.check_memory(config)
@@ -59,8 +59,8 @@ VSDN = [path for path in TRAIN if path.stem.startswith("vsdn")]
 
 
 @pytest.mark.parametrize("path", VSDN, ids=lambda path: path.stem)
-def test_vsdn_config_says_its_objective(path):
-    """All have ours: the share is written out, not left to a default, and the published one is told beside it."""
+def test_vsdn_config_names_its_objective(path):
+    """All have our objective: the fraction is written out, not left to a default, with the published one beside it."""
     config, text = load(RunConfig, path), path.read_text()
     assert f"held_out_fraction: {config.model.held_out_fraction}" in text
     assert config.model.held_out_fraction > 0
@@ -74,7 +74,7 @@ def test_longest_step_keeps_half_of_the_path(path):
     assert load(RunConfig, path).model.kept >= 0.5
 
 
-def test_every_train_file_is_a_config_or_the_base_of_one():
+def test_every_train_file_is_used():
     bases = {yaml.safe_load(path.read_text()).get("base") for path in TRAIN}
     assert {path.name for path in (CONFIGS / "train").glob("*.yaml")} == {path.name for path in TRAIN} | bases - {None}
 
@@ -106,27 +106,27 @@ def test_every_train_file_is_a_config_or_the_base_of_one():
         ("model={name: gru_ode, flow_depth: 2}", "flow_depth is a setting of ode_rnn"),
     ],
 )
-def test_a_mistake_is_one_line_that_names_it(override, said):
+def test_mistake_is_named_in_one_line(override, said):
     with pytest.raises(DriftworkError) as caught:
         load(RunConfig, SMALL, [override])
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_the_autograd_trace_is_refused_under_stage_3_with_the_reason():
+def test_autograd_trace_is_refused_at_stage_3():
     traced = ["data=x", "model.solver.trace=autograd", "model.solver.backend=torchdiffeq", "optim.zero_stage=3"]
     with pytest.raises(DriftworkError, match="second-order graph reads weights that stage 3 has released"):
         load(RunConfig, CONFIGS / "train/ode2vae_mocap.yaml", traced)
     load(RunConfig, CONFIGS / "train/ode2vae_mocap.yaml", [*traced, "optim.zero_stage=2"])
 
 
-def test_average_of_divided_weights_is_refused():
+def test_average_at_stage_3_is_refused():
     with pytest.raises(DriftworkError, match="no rank has all weights"):
         load(RunConfig, SMALL, ["optim.ema=0.99", "optim.zero_stage=3"])
     load(RunConfig, SMALL, ["optim.ema=0.99", "optim.zero_stage=2"])
 
 
-def test_overrides_are_typed_and_lie_over_file_and_base():
+def test_overrides_replace_file_and_base():
     config = load(RunConfig, SMALL, ["optim.lr=3e-4", "observe.train.ratios=[0.5]", "out=runs/a:b"])
     assert config.optim.lr == 3e-4
     assert config.observe.train.ratios == (0.5,)
@@ -136,7 +136,7 @@ def test_overrides_are_typed_and_lie_over_file_and_base():
         config.optim.lr = 1.0
 
 
-def test_a_base_has_no_base(tmp_path):
+def test_base_of_a_base_is_refused(tmp_path):
     (tmp_path / "a.yaml").write_text("base: b.yaml\n")
     (tmp_path / "b.yaml").write_text("base: c.yaml\n")
     with pytest.raises(DriftworkError, match="one level is the limit"):
@@ -146,7 +146,7 @@ def test_a_base_has_no_base(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"), [("a: [1", "cannot be read as YAML"), ("- a\n", "not a list"), (None, "no such config file; ")]
 )
-def test_an_unusable_file_is_one_line(tmp_path, text, said):
+def test_unusable_file_is_reported(tmp_path, text, said):
     (tmp_path / "other.yaml").write_text("")
     if text is not None:
         (tmp_path / "x.yaml").write_text(text)
@@ -155,12 +155,12 @@ def test_an_unusable_file_is_one_line(tmp_path, text, said):
     assert "\n" not in str(caught.value)
 
 
-def test_a_command_without_a_config_says_what_it_wants():
+def test_missing_config_argument_is_reported():
     with pytest.raises(DriftworkError, match="the first argument is a config file"):
         parse(["data=x"])
 
 
-def test_beta_warms_up_linearly_and_stays():
+def test_beta_warms_up_linearly():
     config = load(RunConfig, SMALL, ["train.kl_warmup_steps=4", "train.beta=0.5"])
     assert [config.kl_weight(step) for step in range(6)] == [0.125, 0.25, 0.375, 0.5, 0.5, 0.5]
     assert load(RunConfig, SMALL, ["train.kl_warmup_steps=0"]).kl_weight(0) == 1.0
@@ -187,7 +187,7 @@ def test_cosine_falls_from_lr_to_zero():
 
 
 def test_warmup_precedes_either_schedule():
-    """Four updates of warm-up at full rate, then the cosine's first half over four more."""
+    """The rates are four updates of warm-up to the full rate, then the cosine's first half over four more."""
     warm = ["optim.warmup_steps=4"]
     assert rates(6, *warm) == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
     found = rates(8, *warm, "optim.schedule=cosine")
@@ -196,12 +196,12 @@ def test_warmup_precedes_either_schedule():
 
 
 def test_scores_settle_when_the_kl_has_its_weight():
-    """A model without a KL has nothing to wait for."""
+    """A model without a KL does not wait for its warm-up."""
     assert load(RunConfig, SMALL).settles_at == 200
     assert load(RunConfig, CONFIGS / "train/gru_ode_lakh_small.yaml").settles_at == 0
 
 
-def test_a_missing_key_says_how_to_give_it():
+def test_missing_key_is_named_with_its_form():
     class Wanted(Config):
         size: int
 

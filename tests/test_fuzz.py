@@ -1,4 +1,4 @@
-"""The fuzz of `tests.fuzz` with a fixed seed: some 400 bad files; more of them by `python -m tests.fuzz CASES SEED`."""
+"""`tests.fuzz` with a fixed seed and some 400 bad files; `python -m tests.fuzz CASES SEED` runs more."""
 
 from random import Random
 
@@ -16,14 +16,14 @@ SEED = 2026
 
 @pytest.mark.process
 @pytest.mark.parametrize("kind", fuzz.MEDIA)
-def test_a_bad_raw_file_costs_itself_alone(tmp_path, kind):
+def test_bad_raw_file_costs_only_itself(tmp_path, kind):
     outcome = fuzz.media(tmp_path, Random(f"{SEED} {kind}"), CASES, kind)
     assert outcome["unreadable"] > CASES / 4, "the damage does not reach the reader"
     assert outcome["good"] >= CASES / 4
 
 
 @pytest.mark.parametrize("target", fuzz.OTHERS, ids=lambda fuzz: fuzz.__name__)
-def test_what_is_bad_is_refused_in_one_line_that_names_it(tmp_path, target):
+def test_bad_file_is_named_in_one_line(tmp_path, target):
     outcome = target(tmp_path, Random(f"{SEED} {target.__name__}"), CASES)
     assert outcome["refused"] > CASES / 2, "the damage does not reach the reader"
 
@@ -38,7 +38,7 @@ def test_what_is_bad_is_refused_in_one_line_that_names_it(tmp_path, target):
     ],
     ids=["laughs", "huge", "deep", "device"],
 )
-def test_a_config_that_would_take_all_memory_is_refused_with_the_reason(tmp_path, line, reason):
+def test_memory_bomb_config_is_refused(tmp_path, line, reason):
     (tmp_path / "a.yaml").write_text(f"recipe: x\n{line}\n")
     with pytest.raises(DriftworkError, match=reason):
         load(DataSpec, tmp_path / "a.yaml")

@@ -1,4 +1,4 @@
-"""The models compute the same on older processors; more of it by `make test-kernels`."""
+"""Models compute the same on older processors; `make test-kernels` runs more of these tests."""
 
 import pytest
 

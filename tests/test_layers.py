@@ -1,4 +1,4 @@
-"""The arrows between the packages, and the one module that each heavy package is touched in."""
+"""The order of imports between packages, and the only module that imports each heavy package."""
 
 import ast
 import subprocess
@@ -32,7 +32,7 @@ HEAVY = {
         "launch/serving/served_model.py",
     },  # MLflow runs the second, which raises its error
     "fsspec": {"pipeline/shards/storage.py"},
-    "s3fs": set(),  # by fsspec alone
+    "s3fs": set(),  # only fsspec imports it
     "torchdiffeq": {"models/solvers/ode.py"},
     "torchsde": {"models/solvers/sde.py"},
 }
@@ -48,7 +48,7 @@ def imported(path):
 
 
 def imported_modules(path):
-    """Names of the modules that a file imports; `from a import b` is the module `a.b` where there is one."""
+    """Return the names of the modules that a file imports; `from a import b` is the module `a.b` if it exists."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -67,7 +67,7 @@ def module(path):
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
-def test_imports_run_one_way_and_heavy_packages_have_one_door(package):
+def test_packages_import_one_way(package):
     files = sorted((ROOT / package).rglob("*.py"))
     assert len(files) > 5
     for path in files:
@@ -90,7 +90,7 @@ def test_no_room_imports_from_a_later_one(package):
                 assert order.index(room(tuple(rest))) <= order.index(here), f"{path} imports {name}"
 
 
-def test_no_module_imports_itself_through_others():
+def test_imports_have_no_circle():
     """Imports inside functions count too."""
     files = {module(path): path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py")}
     graph = {name: {other for other in imported_modules(path) if other in files} for name, path in files.items()}
@@ -106,21 +106,21 @@ def test_files_and_folders_are_small(folder):
         assert len(modules) <= 15, f"{place} holds {len(modules)} modules"
 
 
-def test_what_is_served_needs_models_alone():
-    """MLflow copies it without the rest."""
+def test_served_code_needs_only_models():
+    """MLflow copies served code without the other packages."""
     ours = {name for name in imported(ROOT / "launch/serving/served_model.py") if name.split(".")[0] in MAY_IMPORT}
     assert {name.split(".")[0] for name in ours} == {"models", "driftwork"}
 
 
-def test_package_files_are_empty_so_that_importing_one_module_loads_no_other():
+def test_package_files_are_empty():
     for package in MAY_IMPORT:
         for path in (ROOT / package).rglob("__init__.py"):
             if path != ROOT / "launch/__init__.py":
                 assert path.read_text() == ""
 
 
-def test_the_one_package_file_that_is_not_empty_loads_nothing():
-    """It mends the search path of `python -m launch.x`, so that nothing can be imported from the working folder."""
+def test_launch_package_file_imports_nothing():
+    """It corrects the import path of `python -m launch.x`, so that nothing is imported from the working folder."""
     assert set(imported(ROOT / "launch/__init__.py")) == {"os.path", "sys"}
 
 
@@ -128,7 +128,7 @@ def test_the_one_package_file_that_is_not_empty_loads_nothing():
 @pytest.mark.parametrize(
     ("modules", "without"),
     [
-        (  # in one process, for torch takes seconds to load
+        (  # in one process, since torch takes seconds to load
             "launch.train, launch.evaluate, launch.sweep, pipeline.reading.stream",
             ["ray", "deepspeed", "mlflow", "fsspec"],
         ),
@@ -136,6 +136,6 @@ def test_the_one_package_file_that_is_not_empty_loads_nothing():
         ("models.registry", ["ray", "deepspeed", "mlflow", "webdataset"]),
     ],
 )
-def test_a_half_runs_without_what_only_the_other_needs(modules, without):
+def test_each_half_runs_without_the_other(modules, without):
     block = "".join(f"sys.modules['{name}'] = None; " for name in without)
     subprocess.run([sys.executable, "-c", f"import sys; {block}import {modules}"], cwd=ROOT, check=True, timeout=120)

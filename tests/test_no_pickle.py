@@ -1,4 +1,4 @@
-"""Nothing that is read can run: no pickle, no eval, no archive that lays out its own files."""
+"""No code reads pickles, evaluates text, or lets archives extract their own files."""
 
 import ast
 import io
@@ -22,7 +22,7 @@ SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglo
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 CALLS = {"eval", "exec", "yaml.load", "yaml.full_load", "yaml.unsafe_load", "yaml.load_all", "shutil.unpack_archive"}
 METHODS = {"extract", "extractall"}
-"""Of tar and zip files."""
+"""Methods of tar and zip files that extract members."""
 NEEDED = {
     "torch.load": ("weights_only", True),
     "np.load": ("allow_pickle", False),
@@ -31,7 +31,7 @@ NEEDED = {
 
 
 def faults(source: str) -> list[str]:
-    """What in a module could load a pickle, run text, or unpack an archive where that wants to be."""
+    """Return the calls in a module that could load a pickle, run text, or extract an archive's own paths."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -59,11 +59,11 @@ def faults(source: str) -> list[str]:
         "tarfile.open(path).extract(member)", "shutil.unpack_archive(path)",
     ],
 )  # fmt: skip
-def test_the_scan_sees(bad):
+def test_scan_finds_each_fault(bad):
     assert faults(bad)
 
 
-def test_no_module_loads_a_pickle_or_runs_what_it_reads():
+def test_no_module_loads_pickles_or_runs_text():
     assert len(SOURCES) > 80
     fine = "model.eval()\ntorch.load(p, weights_only=True)\nyaml.safe_load(t)\nnp.save(f, x, allow_pickle=False)"
     assert not faults(fine)
@@ -72,7 +72,7 @@ def test_no_module_loads_a_pickle_or_runs_what_it_reads():
 
 
 class Exploit:
-    """What a pickle can do."""
+    """An object whose pickle writes a file when it is loaded."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -83,7 +83,7 @@ class Exploit:
 
 @pytest.mark.parametrize("extension", ["pkl", "pickle", "pth", "pt", "pyd"])
 def test_every_reader_of_shards_refuses_a_pickle(tmp_path, extension):
-    """In the first sample, with a manifest that fits."""
+    """The pickle is in the first sample, with a matching manifest."""
     from pipeline.reading.stream import Stream
 
     data, pwned = tmp_path / "data", tmp_path / "pwned"

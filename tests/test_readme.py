@@ -1,4 +1,4 @@
-"""What README and docs/ say is there, is there, and nothing else."""
+"""Files, links and configs named in README and docs/ exist, and all files are named there."""
 
 import re
 from fnmatch import fnmatch
@@ -11,8 +11,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 @pytest.mark.parametrize("package", ["driftwork", "models", "pipeline", "launch"])
-def test_file_map_names_every_module_and_no_other(package):
-    """`*` in the map of docs/architecture.md stands for any letters."""
+def test_file_map_equals_the_modules(package):
+    """In the map of docs/architecture.md `*` stands for any letters."""
     _, *parts = re.split(r"(?m)^(\w+)/ ", (ROOT / "docs/architecture.md").read_text().split("```")[1])
     lines = [line for line in dict(zip(parts[::2], parts[1::2], strict=True))[package].splitlines() if line[:2] == "  "]
     patterns, place = [], ""
@@ -29,7 +29,7 @@ def test_file_map_names_every_module_and_no_other(package):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_and_configs_on_a_page_lead_somewhere(page):
+def test_links_and_configs_on_pages_exist(page):
     text = page.read_text()
     links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
     assert [link for link in links if link and not (page.parent / link).exists()] == []
@@ -38,7 +38,7 @@ def test_links_and_configs_on_a_page_lead_somewhere(page):
 
 
 @pytest.mark.parametrize("folder", ["fetch", "prepare", "grids", "clusters"])
-def test_every_shipped_file_is_on_a_page(folder):
+def test_every_shipped_file_is_documented(folder):
     text = "\n".join(page.read_text() for page in PAGES)
     stems = {path.stem.removesuffix("_small") for path in (ROOT / "configs" / folder).iterdir()}
     assert [stem for stem in sorted(stems) if stem not in text] == []

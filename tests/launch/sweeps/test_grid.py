@@ -119,7 +119,7 @@ def test_set_lies_over_the_base_and_the_command_line_over_it(read):
         ("base: [a.yaml, b/a.yaml]", (), "base: each train config may stand there once"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_line_that_names_it(read, text, overrides, said):
+def test_mistake_is_named_in_one_line(read, text, overrides, said):
     with pytest.raises(DriftworkError) as caught:
         read(text, *overrides)
     message, position = str(caught.value), 0
