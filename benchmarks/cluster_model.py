@@ -1,9 +1,12 @@
 """What a training step would take on 1 to 1024 GPUs: sizes measured here, rates of the hardware assumed.
 
-    python -m benchmarks.cluster_model DATA CONFIG    a prepared data set, and a config that fits it
+    python -m benchmarks.cluster_model DATA CONFIG [SEQUENCES]    a prepared data set, and a config that fits it
 
-Measured: weights, floating-point operations and calls of kernels of a step, bytes and frames of a sequence, what the
-loader reads in a second. Assumed: the rates in `Hardware`; on a cluster of your own, put its own there.
+With SEQUENCES, the size of a published training split, also what a whole run takes: memory, steps and hours.
+
+Measured: weights, floating-point operations and calls of kernels of a step, bytes kept for the backward pass, bytes and
+frames of a sequence, what the loader reads in a second. Assumed: the rates in `Hardware`; on a cluster of your own, put
+its own there.
 
 A step of a rank takes the longer of its arithmetic and of the launching of its kernels, which a loop over time makes
 one after another, for as many frames as its longest sequence has. The ranks wait for the slowest, then for the
@@ -18,6 +21,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -26,9 +31,12 @@ from launch.runs.config import RunConfig
 from launch.runs.distributed import alone
 from launch.runs.loaders import training
 from launch.runs.run_folder import model_for
+from models.base import Model
+from models.batch import Batch
 from pipeline.shards.manifest import Manifest, read_manifest
 
 GPUS = (1, 8, 64, 1024)
+GPUS_OF_A_RUN = (1, 8, 16)
 STEPS = 1000
 """Steps that are drawn for the longest sequence of each rank."""
 
@@ -56,6 +64,8 @@ class Sizes(NamedTuple):
     """Of a sequence of full length, forward and backward."""
     calls: int
     """Of kernels, in a step on sequences of full length, whatever their number."""
+    kept: int
+    """Bytes that the backward pass of a sequence of full length reads."""
     length: int
     """Frames."""
     bytes: float
@@ -76,6 +86,21 @@ class _Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def bytes_kept(model: Model, batch: Batch) -> int:
+    """Bytes of all tensors that autograd keeps for the backward pass, weights left out, each storage once."""
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(x: Tensor) -> Tensor:
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        loss = model(batch, 1.0).loss  # its graph holds the storages, so that no address is used twice
+    assert loss.requires_grad
+    return sum(size for pointer, size in kept.items() if pointer not in own)
+
+
 def measure(config: RunConfig, manifest: Manifest) -> Sizes:
     stream = training(config, manifest, alone())
     model = model_for(config, manifest)
@@ -89,7 +114,8 @@ def measure(config: RunConfig, manifest: Manifest) -> Sizes:
         model(one, 1.0).loss.mean().backward()
     shards = manifest.of("train")
     return Sizes(
-        sum(p.numel() for p in model.parameters()), flops.get_total_flops(), calls.number, stream.length,
+        sum(p.numel() for p in model.parameters()), flops.get_total_flops(), calls.number, bytes_kept(model, one),
+        stream.length,
         sum(shard.bytes for shard in shards) / stream.samples, loader,
     )  # fmt: skip
 
@@ -108,7 +134,22 @@ def longest(frames: np.ndarray, ranks: int, batch: int, rng: np.random.Generator
     return float(frames[drawn].max(1).mean() / frames.max())
 
 
-def main(data: Path, path: str) -> None:
+def run_table(config: RunConfig, sizes: Sizes, hardware: Hardware, frames: np.ndarray, sequences: int) -> None:
+    """Print what a run of the published length takes, at the published batch and at that batch a GPU."""
+    print("   GPUs  batch  GiB/GPU  steps an epoch  epochs at most  hours at most")
+    rng, epochs = np.random.default_rng(0), config.train.max_epochs
+    for gpus in GPUS_OF_A_RUN:
+        for total in dict.fromkeys((config.train.batch_size, config.train.batch_size * gpus)):
+            each = ceil(total / gpus)
+            # Weights and gradients in 4 bytes, Adam's moments in 8, which ZeRO stage 1 divides.
+            memory = sizes.weights * (8 + 8 / gpus) + each * sizes.kept
+            seconds = sum(step(sizes, hardware, gpus, each, longest(frames, gpus, each, rng)))
+            steps = ceil(sequences / total)
+            print(f"{gpus:>7}  {total:>5}  {memory / 2**30:>7.2f}  {steps:>14,}  {epochs:>14}  "
+                  f"{epochs * steps * seconds / 3600:>13.2f}")  # fmt: skip
+
+
+def main(data: Path, path: str, sequences: int | None) -> None:
     config = load(RunConfig, path, [f"data={data}", "ranks=1", "loader_workers=0"])
     manifest, hardware, rng = read_manifest(data), Hardware(), np.random.default_rng(0)
     sizes = measure(config, manifest)
@@ -130,9 +171,11 @@ def main(data: Path, path: str) -> None:
             print(f"{gpus:>7}  {batch:>9}  {1e3 * (took + reduced):>7.1f}  {1e3 * reduced:>9.2f}  "
                   f"{alone_ / (took + reduced):>10.2f}  {rate:>11,.0f}  {rate / gpus / sizes.loader:>11.2f}  "
                   f"{rate * sizes.bytes / 1e6 * min(gpus, 8) / gpus:>16.1f}")  # fmt: skip
+    if sequences is not None:
+        run_table(config, sizes, hardware, frames, sequences)
 
 
 if __name__ == "__main__":
     if len(sys.argv) < 3:
         raise SystemExit(__doc__)
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else None)
