@@ -1,19 +1,23 @@
 """Files, links and configs named in README and docs/ exist, and all files are named there."""
 
 import re
+import tomllib
 from fnmatch import fnmatch
 
 import pytest
+import yaml
 
 from tests.places import ROOT
+from tests.test_layers import imported_modules, module
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 @pytest.mark.parametrize("package", ["driftwork", "models", "pipeline", "launch"])
 def test_file_map_equals_the_modules(package):
     """In the map of docs/architecture.md `*` stands for any letters."""
-    _, *parts = re.split(r"(?m)^(\w+)/ ", (ROOT / "docs/architecture.md").read_text().split("```")[1])
+    _, *parts = re.split(r"(?m)^(\w+)/ ", ARCHITECTURE.rpartition("## Every file")[2].split("```")[1])
     lines = [line for line in dict(zip(parts[::2], parts[1::2], strict=True))[package].splitlines() if line[:2] == "  "]
     patterns, place = [], ""
     for line in lines:
@@ -26,6 +30,51 @@ def test_file_map_equals_the_modules(package):
     names = sorted(str(path.relative_to(ROOT / package)) for path in files)
     assert [name for name in names if not any(fnmatch(name, pattern) for pattern in patterns)] == []
     assert [pattern for pattern in patterns if not any(fnmatch(name, pattern) for name in names)] == []
+
+
+def test_diagram_names_files_that_exist():
+    diagram = re.search(r"```mermaid\n(.*?)```", ARCHITECTURE, re.DOTALL)[1]
+    files = re.findall(r"[\w/]+\.py", diagram)
+    assert len(files) >= 12
+    assert [file for file in files if not (ROOT / file).exists()] == []
+
+
+def test_main_path_is_short_and_what_commands_import():
+    """Every file of it is imported by one of the three commands, directly or through others."""
+    path = re.findall(r"(?m)^\d+\. `(.+\.py)`", ARCHITECTURE)
+    assert 0 < len(path) <= 12
+    files = {module(ROOT / file) for file in path}
+    reached, waiting = set(), ["launch.prepare", "launch.train", "launch.evaluate"]
+    while waiting:
+        name = waiting.pop()
+        file = ROOT.joinpath(*name.split(".")).with_suffix(".py")
+        if name not in reached and file.exists():
+            reached.add(name)
+            waiting += imported_modules(file)
+    assert files - reached - {"launch.training.rank"} == set()  # the ranks are started by name
+
+
+def test_index_lists_every_page():
+    links = set(re.findall(r"\]\(([^)]+\.md)\)", (ROOT / "docs/README.md").read_text()))
+    pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")} - {"README.md"}
+    assert pages <= links
+
+
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_hooks_are_those_of_make_check():
+    target = re.search(r"(?m)^check: setup\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text())[1]
+    commands = [line.strip().replace("$(BIN)", ".venv/bin") for line in target.splitlines()]
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [hook["entry"] for repo in hooks for hook in repo["hooks"]] == commands
+
+
+def test_citation_names_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
