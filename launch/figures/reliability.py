@@ -17,8 +17,8 @@ def reliability(path: Path, curves: Curves, *, intervals: bool, title: str) -> l
     there is no curve, no file is written.
 
     Args:
-        intervals: whether points are levels of central intervals, not bins of probabilities. The area of a point is
-            the share of the scored values that are in its bin.
+        intervals: whether points are levels of central intervals, not bins of probabilities. The area of a bin's point
+            is the share of the scored values that are in it.
     """
     if not curves:
         return []
@@ -28,7 +28,8 @@ def reliability(path: Path, curves: Curves, *, intervals: bool, title: str) -> l
         panel.plot([0, 100], [0, 100], color=style.GREY, linewidth=0.8, linestyle="--", zorder=0)
         for (column, points), (colour, marker) in zip(columns.items(), LOOKS, strict=False):
             unit = "frames" if task == "forecast" else "% observed"
-            _line(panel, points, f"{column} {unit}", colour, marker)
+            sizes = [18.0 if intervals else 6 + 60 * point.share for point in points]
+            _line(panel, points, sizes, f"{column} {unit}", colour, marker)
         panel.set_title(task, loc="left")
         panel.set(xlim=(-3, 103), ylim=(-3, 103))
         panel.spines[["top", "right"]].set_visible(False)
@@ -38,8 +39,8 @@ def reliability(path: Path, curves: Curves, *, intervals: bool, title: str) -> l
     return style.save(figure, path)
 
 
-def _line(panel: Axes, points: list[Point], label: str, colour: str, marker: str) -> None:
+def _line(panel: Axes, points: list[Point], sizes: list[float], label: str, colour: str, marker: str) -> None:
     x, y = [point.nominal for point in points], [point.found.value for point in points]
     errors = [0.0 if math.isnan(point.found.stderr) else point.found.stderr for point in points]
     panel.errorbar(x, y, errors, color=colour, linewidth=1.2, elinewidth=0.8, capsize=2, label=label)
-    panel.scatter(x, y, [6 + 60 * point.share for point in points], color=colour, marker=marker, zorder=3)
+    panel.scatter(x, y, sizes, color=colour, marker=marker, zorder=3)
