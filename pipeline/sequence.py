@@ -126,7 +126,9 @@ class DataSpec(Config):
 def _implied_kind(units: Any, image: Any, audio_rate: Any) -> Kind | None:
     if image is not None:
         return "pictures"
-    return "speech" if audio_rate is not None else _KIND_OF_UNITS.get(units)
+    if audio_rate is not None:
+        return "speech"
+    return _KIND_OF_UNITS.get(units) if isinstance(units, str) else None
 
 
 class Item(NamedTuple):
