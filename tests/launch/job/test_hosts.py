@@ -13,8 +13,8 @@ from launch.job import hostfile
 from launch.job.hostfile import Host
 from tests import hostile
 from tests.datasets import write_rolls
-from tests.network import ROOT, SSH, serving, two_places
 from tests.places import tiny
+from tests.standins.network import ROOT, SSH, serving, two_places
 
 TINY = str(tiny("vsdn_vae"))
 

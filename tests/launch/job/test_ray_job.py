@@ -14,8 +14,8 @@ import pytest
 from driftwork.config_base import load
 from pipeline.prepare.prepare import PrepareConfig, prepare
 from pipeline.shards.manifest import read_manifest
-from tests.network import ROOT
 from tests.pipeline.readers.midi_bytes import corpus
+from tests.standins.network import ROOT
 
 CONFIG = "configs/prepare/lakh.yaml"
 OVERRIDES = ["val=0.2", "test=0.2", "files_per_shard=4", "dataset.seconds=6"]

@@ -12,8 +12,8 @@ import pytest
 from driftwork.config_base import load
 from pipeline.prepare.prepare import PrepareConfig, prepare
 from pipeline.shards.manifest import read_manifest
-from tests.network import ROOT, SSH, two_places
 from tests.pipeline.readers.midi_bytes import corpus
+from tests.standins.network import ROOT, SSH, two_places
 
 CONFIG = ROOT / "configs/prepare/lakh.yaml"
 OVERRIDES = ["val=0.2", "test=0.2", "files_per_shard=4", "dataset.seconds=6"]

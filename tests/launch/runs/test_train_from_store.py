@@ -16,8 +16,8 @@ from launch.training import start
 from pipeline.shards import storage
 from pipeline.shards.manifest import read_manifest
 from tests.datasets import write_rolls
-from tests.object_store import BUCKET, object_store
 from tests.places import ROOT, tiny
+from tests.standins.object_store import BUCKET, object_store
 
 TINY = str(tiny("vsdn_vae"))
 URL = f"s3://{BUCKET}/rolls"

@@ -12,9 +12,9 @@ from driftwork.config_base import load
 from pipeline.prepare.prepare import PrepareConfig, prepare
 from pipeline.shards.manifest import read_manifest
 from pipeline.shards.verify import verify
-from tests.network import two_places
 from tests.pipeline.readers.midi_bytes import corpus
 from tests.places import ROOT
+from tests.standins.network import two_places
 
 CONFIG = ROOT / "configs" / "prepare" / "lakh.yaml"
 OVERRIDES = ["val=0.2", "test=0.2", "files_per_shard=1", "dataset.seconds=6"]

@@ -11,8 +11,8 @@ from pipeline.readers.midi_chunks import read_chunks
 from pipeline.readers.midi_events import read_events
 from pipeline.readers.piano_roll import roll
 from pipeline.sequence import UnreadableError
-from tests.damage import damaged
-from tests.fuzz_midi import compare
+from tests.fuzz.damage import damaged
+from tests.fuzz.midi_frames import compare
 from tests.pipeline.readers.midi_bytes import (
     chunk,
     events,

@@ -18,10 +18,10 @@ from pipeline.shards.manifest import MANIFEST, read_manifest
 from pipeline.shards.storage import Place, Store
 from pipeline.shards.verify import verify
 from tests.datasets import write_rolls
-from tests.object_store import BUCKET, object_store
 from tests.pipeline.prepare.preparing import CONFIG, OVERRIDES, config
 from tests.pipeline.readers.midi_bytes import corpus
 from tests.places import ROOT
+from tests.standins.object_store import BUCKET, object_store
 
 pytestmark = pytest.mark.network
 

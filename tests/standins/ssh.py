@@ -1,4 +1,4 @@
-"""A stand-in for ssh: `standin_ssh.py HOST COMMAND...` runs the command where `--serve ADDRESS` runs.
+"""A stand-in for ssh: `ssh.py HOST COMMAND...` runs the command where `--serve ADDRESS` runs.
 
 Like sshd for a command without a terminal, closing the connection only closes the command's stdin.
 """

@@ -7,22 +7,23 @@ import pytest
 from driftwork.config_base import load
 from driftwork.errors import DriftworkError
 from pipeline.sequence import DataSpec
-from tests import fuzz
-from tests.damage import LAUGHS
+from tests.fuzz.__main__ import OTHERS
+from tests.fuzz.damage import LAUGHS
+from tests.fuzz.raw_files import MEDIA, media
 
 CASES = 48
 SEED = 2026
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("kind", fuzz.MEDIA)
+@pytest.mark.parametrize("kind", MEDIA)
 def test_bad_raw_file_costs_only_itself(tmp_path, kind):
-    outcome = fuzz.media(tmp_path, Random(f"{SEED} {kind}"), CASES, kind)
+    outcome = media(tmp_path, Random(f"{SEED} {kind}"), CASES, kind)
     assert outcome["unreadable"] > CASES / 4, "the damage does not reach the reader"
     assert outcome["good"] >= CASES / 4
 
 
-@pytest.mark.parametrize("target", fuzz.OTHERS, ids=lambda fuzz: fuzz.__name__)
+@pytest.mark.parametrize("target", OTHERS, ids=lambda fuzz: fuzz.__name__)
 def test_bad_file_is_named_in_one_line(tmp_path, target):
     outcome = target(tmp_path, Random(f"{SEED} {target.__name__}"), CASES)
     assert outcome["refused"] > CASES / 2, "the damage does not reach the reader"

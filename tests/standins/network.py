@@ -14,7 +14,7 @@ import pytest
 
 from tests.places import ROOT
 
-SSH = f"{sys.executable} {Path(__file__).with_name('standin_ssh.py')}"
+SSH = f"{sys.executable} {Path(__file__).with_name('ssh.py')}"
 
 
 class Place(NamedTuple):

@@ -1,0 +1,42 @@
+"""Raw files, shards, manifests and configs damaged at random: `python -m tests.fuzz CASES SEED`.
+
+Whatever is in a file, it is read, or refused in one line that names it; the files beside it are read as ever. No
+traceback, no crash, no hang, nothing loaded that could run, and nothing written but where the result goes. MIDI files
+that are not damaged are read as other readers do.
+"""
+
+import resource
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+from tests.fuzz import midi_frames
+from tests.fuzz.prepared import manifests, shards
+from tests.fuzz.raw_files import MEDIA, idx, media
+from tests.fuzz.settings import configs, grids
+
+GROWTH_MIB = 1024
+"""By which reading bad files may enlarge this process."""
+OTHERS = (idx, shards, manifests, configs, grids)
+
+
+def everything(folder: Path, cases: int, seed: int, real: bool) -> dict[str, Counter[str]]:
+    """`cases` of each kind. Raises `AssertionError`, or whatever escaped a reader."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = {kind: media(folder, Random(f"{seed} {kind}"), cases, kind, real) for kind in MEDIA}
+    for fuzz in OTHERS:
+        name = fuzz.__name__
+        (folder / name).mkdir()
+        found[name] = fuzz(folder / name, Random(f"{seed} {name}"), cases)
+    found["midi frames"] = midi_frames.compare(Random(f"{seed} midi frames"), cases)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+    assert grown < GROWTH_MIB, f"{grown} MiB more"
+    return found
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as temporary:
+        for kind, outcome in everything(Path(temporary), int(sys.argv[1]), int(sys.argv[2]), real=True).items():
+            print(f"{kind}: {', '.join(f'{n} {what}' for what, n in sorted(outcome.items()))}")

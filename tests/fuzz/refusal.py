@@ -1,0 +1,16 @@
+"""Whether bad input is read, or refused in one line that names it."""
+
+from collections.abc import Callable
+from typing import Any
+
+
+def attempt(read: Callable[[], Any], refusal: type[Exception], name: str, lines: bool = False) -> str:
+    """`read`, or `refused`: in one line (one a file, with `lines`) that names it."""
+    try:
+        read()
+    except refusal as error:
+        for line in str(error).split("\n") if lines else [str(error)]:
+            assert line.isprintable(), repr(line)
+            assert name in line, line
+        return "refused"
+    return "read"
