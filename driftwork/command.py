@@ -6,33 +6,59 @@ import pwd
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
 
 from driftwork.errors import AgreedError, DriftworkError, without_login
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # `typing` and pydantic take longer to load than all else here
+    from driftwork.help import Part
+
 Main = Callable[[list[str]], int]
+Settings = Callable[[list[str]], "list[Part]"]
 
 TEMPORARY_HOME = "driftwork-home-"
 """Prefix of the name of a temporary home folder, which lasts as long as the command."""
 
 
-def command(usage: str, least: int = 1, most: int | None = None) -> Callable[[Main], Main]:
-    """Decorate a `main` so that it prints `usage` on -h and --help and returns 0.
+class Command:
+    """A `main` function with its usage and help."""
 
-    With fewer than `least` words (flags not counted) or more than `most` arguments it prints `usage` and returns 2."""
+    def __init__(self, main: Main, usage: str, least: int, most: int | None, settings: Settings | None) -> None:
+        self.main, self.usage, self.least, self.most, self.settings = main, usage, least, most, settings
 
-    def decorate(main: Main) -> Main:
-        @wraps(main)
-        def decorated(argv: list[str]) -> int:
-            asked, words = argv[:1] in (["-h"], ["--help"]), [x for x in argv if not x.startswith("-")]
-            if asked or len(words) < least or (most is not None and len(argv) > most):
-                print(usage)
-                return 0 if asked else 2
-            return main(argv)
+    def __call__(self, argv: list[str]) -> int:
+        words = [x for x in argv if not x.startswith("-")]
+        if {"-h", "--help"} & set(argv):
+            self._help(words)
+            return 0
+        if len(words) < self.least or (self.most is not None and len(argv) > self.most):
+            print(self.usage)
+            return 2
+        return self.main(argv)
 
-        return decorated
+    def _help(self, words: list[str]) -> None:
+        if self.settings is None:
+            print(self.usage)
+            return
+        from driftwork import help  # it loads much
 
-    return decorate
+        try:
+            print(help.text(self.usage, self.settings(words)), flush=True)
+        except BrokenPipeError:  # the reader has seen enough, as in `driftwork train --help | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def command(
+    usage: str, least: int = 1, most: int | None = None, settings: Settings | None = None
+) -> Callable[[Main], Command]:
+    """Decorate a `main` so that it prints `usage` and its settings on -h and --help and returns 0.
+
+    With fewer than `least` words (flags not counted) or more than `most` arguments it prints `usage` and returns 2.
+
+    Args:
+        settings: returns the settings of the command; its argument is the words beside --help, without flags.
+    """
+    return lambda main: Command(main, usage, least, most, settings)
 
 
 def typed(name: str, argv: list[str]) -> str:

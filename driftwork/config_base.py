@@ -33,7 +33,7 @@ class Config(BaseModel):
         """Read typed text, expand `~` in paths, and replace earlier names of fields."""
         if not isinstance(raw, dict):
             return raw
-        raw = _with_names_of_today(raw, cls.renamed)
+        raw = with_names_of_today(raw, cls.renamed)
         types, paths = _field_types(cls)
         changed = {key: resolved(value, types[key]) for key, value in raw.items() if key in types and _typed(value)}
         for key in paths & raw.keys():
@@ -51,7 +51,7 @@ def _field_types(cls: type[Config]) -> tuple[dict[str, Any], frozenset[str]]:
     return types, frozenset(key for key, annotation in types.items() if holds_paths(annotation))
 
 
-def _with_names_of_today(raw: dict[str, Any], renamed: Mapping[str, str]) -> dict[str, Any]:
+def with_names_of_today(raw: dict[str, Any], renamed: Mapping[str, str]) -> dict[str, Any]:
     """Replace earlier names of fields. If a field has several of its names, the last one holds, as with layers."""
     if not renamed.keys() & raw.keys():
         return raw
@@ -94,7 +94,9 @@ def load(cls: type[ConfigT], path: str | Path, overrides: Sequence[Override] = (
         DriftworkError: the file is missing or malformed, a key is unknown or a value is not allowed.
     """
     path = at_home(path)
-    raw = _read_with_base(path)
+    raw: dict[str, Any] = {}
+    for _, layer in layers(path):
+        raw = merge(raw, layer)
     for override in overrides:
         apply(raw, override)
     return build(cls, raw, where=str(path))
@@ -147,15 +149,17 @@ def shortened(keys: Collection[str]) -> dict[str, str]:
     return labels
 
 
-def _read_with_base(path: Path) -> dict[str, Any]:
+def layers(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Return what a config is read from, with the names of the files: its base, where it has one, and the file."""
     raw = read_mapping(path)
     base = raw.pop("base", None)
     if base is None:
-        return raw
-    parent = read_mapping(path.parent / at_home(str(base)))
-    if "base" in parent:
+        return [(str(path), raw)]
+    file = path.parent / at_home(str(base))
+    below = read_mapping(file)
+    if "base" in below:
         raise DriftworkError(f"{path}: base {base} has a base itself; one level is the limit")
-    return _merge(parent, raw)
+    return [(os.path.normpath(file), below), (str(path), raw)]
 
 
 def at_home(path: str | Path) -> Path:
@@ -188,11 +192,12 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `above` laid over `below`, section by section."""
     merged = dict(below)
     for key, value in above.items():
         before = merged.pop(key, None)  # so that the order of keys is that of their layers
-        merged[key] = _merge(before, value) if isinstance(value, dict) and isinstance(before, dict) else value
+        merged[key] = merge(before, value) if isinstance(value, dict) and isinstance(before, dict) else value
     return merged
 
 

@@ -1,7 +1,7 @@
 """What is wrong with a config, in one line: the key as it can be typed, its value, and what is allowed."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -23,9 +23,11 @@ def explain(cls: type[BaseModel], error: ValidationError) -> str:
             said.append(f"unknown key '{key}'{_meant(cls, path, members)}")
         elif item["type"] == "missing":
             said.append(f"'{key}' is missing; give it in the file or as {key}=VALUE")
+        elif item["type"] == "union_tag_not_found":  # all our unions are told apart by `name`
+            said.append(f"'{key}.name' is missing; give one of {', '.join(settings.keys(cls)[key])}")
         elif item["type"] == "union_tag_invalid":
             tag, known = item["ctx"]["tag"], item["ctx"]["expected_tags"]
-            said.append(f"{key}.name={tag}: input should be one of {known}")  # all our unions are told apart by `name`
+            said.append(f"{key}.name={tag}: input should be one of {known}")
         else:
             reason = item["msg"].removeprefix("Value error, ")
             reason = reason[:1].lower() + reason[1:]
@@ -84,15 +86,22 @@ def _meant(cls: type[BaseModel], path: Sequence[str | int], here: Sequence[type[
         return f"; it is a setting of {', '.join(known[key])}, not of {', '.join(own)}"
     beside = sorted({field.alias or name for owner in here for name, field in owner.model_fields.items()})
     parent = key.rpartition(".")[0]
-    guesses = [other for other in known if other.rpartition(".")[2] == last]
-    if not guesses:
-        near = difflib.get_close_matches(last, beside, n=1, cutoff=0.6)
-        guesses = [f"{parent}.{word}" if parent else word for word in near]
-    if not guesses:
-        words = {other.rpartition(".")[2] for other in known}
-        near = difflib.get_close_matches(last, sorted(words), n=1, cutoff=0.8)
-        guesses = [other for other in known if other.rpartition(".")[2] in near]
+    anywhere: dict[str, list[str]] = {}
+    for other in known:
+        anywhere.setdefault(other.rpartition(".")[2], []).append(other)
+    (far, all_alike), (near, alike) = _nearest(last, anywhere, 0.8), _nearest(last, beside, 0.6)
+    guesses = []
+    if near and alike >= all_alike:
+        guesses = [f"{parent}.{near}" if parent else near]
+    elif far:
+        guesses = anywhere[far]
     if guesses:
         quoted = [f"'{guess}'" for guess in guesses[:_MOST]]
         return f"; did you mean {' or '.join(quoted)}?"
     return f" (known here: {', '.join(beside)})" if beside else ""
+
+
+def _nearest(word: str, words: Iterable[str], least: float) -> tuple[str, float]:
+    """Return the word that is most like `word`, and how much, from 0 to 1; none where it is not at least so much."""
+    found = difflib.get_close_matches(word, sorted(words), n=1, cutoff=least)
+    return (found[0], difflib.SequenceMatcher(None, found[0], word).ratio()) if found else ("", 0.0)

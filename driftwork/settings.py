@@ -4,7 +4,7 @@ A config that is nested in another is a section. Where it is a union of configs 
 section of its own.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel
@@ -13,12 +13,16 @@ from pydantic.fields import FieldInfo
 from driftwork.values import items_of, union_members
 
 
+class Computed:
+    """Stands for a default that depends on the environment."""
+
+
 class Setting(NamedTuple):
     key: str
     """Dotted, as it is typed; `files[].path` for a field of each item of a list."""
     field: FieldInfo
-    default: Any
-    """`PydanticUndefined` where a value must be given."""
+    value: Any
+    """The default, or the value of the config that is shown; `PydanticUndefined` where a value must be given."""
 
 
 class Section(NamedTuple):
@@ -28,15 +32,17 @@ class Section(NamedTuple):
     """Values of the section's `name` that have these settings; empty where there is no choice."""
     about: str
     """Text of the field that holds the section; empty for the config itself."""
-    optional: bool
-    """Whether the section may be null."""
+    null: bool
+    """Whether the section is null by default, or in the config that is shown."""
     settings: tuple[Setting, ...]
+    renamed: Mapping[str, str]
+    """Earlier name of a field -> its name."""
 
 
 def sections(cls: type[BaseModel], config: BaseModel | None = None) -> list[Section]:
     """Return the sections of a config class, each before those nested in it; of a union the member that `config` has,
     where one is given."""
-    return list(_sections(cls, config, "", (), "", False))
+    return list(_sections(cls, config, "", (), "", null=False))
 
 
 def keys(cls: type[BaseModel]) -> dict[str, tuple[str, ...]]:
@@ -69,28 +75,27 @@ def names_of(cls: type[BaseModel]) -> tuple[str, ...]:
 
 
 def _sections(
-    cls: type[BaseModel], given: BaseModel | None, key: str, members: tuple[str, ...], about: str, optional: bool
+    cls: type[BaseModel], given: BaseModel | None, key: str, members: tuple[str, ...], about: str, *, null: bool
 ) -> Iterator[Section]:
     plain: list[Setting] = []
     nested: list[Iterator[Section]] = []
     for name, field in cls.model_fields.items():
         word = field.alias or name
         path = f"{key}.{word}" if key else word
-        value = getattr(given, name) if given is not None else field.get_default()
+        default = Computed() if field.default_factory is not None else field.get_default()
+        value = getattr(given, name) if given is not None else default
         classes = configs_of(field)
-        if not classes:
+        listed = any(kind in classes for kind in items_of(field.annotation))
+        if listed or not classes:
             plain.append(Setting(path, field, value))
-            continue
-        if not isinstance(value, BaseModel):
-            value = None
-        several = len(classes) > 1
-        chosen = [type(value)] if several and value is not None else classes
-        path += "[]" * any(kind in classes for kind in items_of(field.annotation))
-        may_lack = type(None) in union_members(field.annotation)
-        nested += [
-            _sections(one, value, path, names_of(one) if several else (), field.description or "", may_lack)
-            for one in chosen
-        ]
-    yield Section(key, members, about, optional, tuple(plain))
-    for inner in nested:
-        yield from inner
+        inner = value if isinstance(value, BaseModel) else None
+        for one in classes if inner is None or len(classes) == 1 else [type(inner)]:
+            names = names_of(one) if len(classes) > 1 else ()
+            text = f"Each item of `{path}`." if listed else field.description or ""
+            place = f"{path}[]" if listed else path
+            nested.append(_sections(one, inner, place, names, text, null=value is None))
+    if names_of(cls):  # the name decides on the others
+        plain.sort(key=lambda setting: setting.key.rpartition(".")[2] != "name")
+    yield Section(key, members, about, null, tuple(plain), getattr(cls, "renamed", {}))
+    for section in nested:
+        yield from section

@@ -7,26 +7,29 @@ import sys
 from driftwork.command import home_provided, run
 
 COMMANDS = {
-    "demo": "the whole path on the Bach chorales: MIDI, shards, two models, scores, a figure and a playable file",
-    "doctor": "what would hang or fail without a word here, each with its cure",
-    "fetch": "an official archive, held to its hash; a check of the TIMIT that you bring",
-    "prepare": "raw files to shards and a manifest, on Ray",
-    "verify": "every shard against the manifest",
-    "train": "a model on the ranks of this machine, or of several, under DeepSpeed",
-    "evaluate": "a trained run: density, prediction and interpolation, beside what costs nothing",
-    "compare": "evaluated runs beside each other, and how each differs from the first",
-    "sweep": "a grid of runs, one after another or several at once, under one parent run",
-    "report": "the papers' tables and figures from the tracked runs, as files and as one page",
-    "generate": "what a trained run makes, as .mid, .wav, .amc and .gif: interpolations, continuations, prior draws",
-    "export": "a trained run as a model that MLflow serves; training ends with it",
-    "ui": "the MLflow dashboard on 127.0.0.1",
+    "demo": "Prepare the Bach chorales, train two models, and write scores, a figure and MIDI files.",
+    "doctor": "Check this machine for what makes jobs hang or fail, with a cure for each problem.",
+    "fetch": "Download an official archive and check its hash, or check your copy of TIMIT.",
+    "prepare": "Convert raw files to shards and a manifest, on Ray.",
+    "verify": "Check every shard of a prepared data set against its manifest.",
+    "train": "Train a model on this machine or on several hosts, under DeepSpeed.",
+    "evaluate": "Score a trained run and its trivial baselines on a split.",
+    "compare": "Print evaluated runs side by side, with the difference of each to the first.",
+    "sweep": "Train and score every run of a grid under one parent run.",
+    "report": "Write the papers' tables and figures from tracked runs, and a page that shows them.",
+    "generate": "Write interpolations, forecasts or prior samples as MIDI, sound, motion and pictures.",
+    "export": "Export the best weights of a run as a model that MLflow serves.",
+    "ui": "Show the MLflow dashboard on 127.0.0.1.",
 }
 
 
 def main() -> int:
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print("usage: driftwork COMMAND ...\n       driftwork --version\n")
+        if arguments[1:] == ["--markdown"]:
+            print(_reference())
+            return 0
+        print("usage: driftwork COMMAND ...\n       driftwork COMMAND --help\n       driftwork --version\n")
         print("\n".join(f"  {name:9s} {does}" for name, does in COMMANDS.items()))
         return 0 if arguments else 2
     if arguments[0] in ("--version", "-V"):
@@ -42,6 +45,15 @@ def main() -> int:
     with home_provided():  # some libraries look for it as they are imported
         module = importlib.import_module(f"launch.{name}")
         return run(name, module.main, arguments[1:])
+
+
+def _reference() -> str:
+    """Return docs/config.md."""
+    from driftwork import help  # it loads much, and no command needs it
+
+    mains = {name: importlib.import_module(f"launch.{name}").main for name in COMMANDS}
+    settings = {name: main.settings([]) if main.settings else [] for name, main in mains.items()}
+    return help.reference({name: (COMMANDS[name], main.usage, settings[name]) for name, main in mains.items()})
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 from driftwork.command import command, run, typed
 from driftwork.config_base import parse
 from driftwork.files import aside, writing
+from driftwork.help import settings_of
 from launch.runs import run_folder
 from launch.scoring import tables
 from launch.scoring.comparison import read_runs, rows_of
@@ -15,8 +16,8 @@ from launch.scoring.side_by_side import beside, differences, figures
 from launch.tracker.tracking import OfStore
 from pipeline.sequence import Split
 
-USAGE = """usage: driftwork compare RUN [RUN ...] [split=test] [out=FILE.md] [tracking.uri=STORE]
-RUN is an evaluated run folder, or the id of a run in the store; the others are compared with the first"""
+USAGE = """usage: driftwork compare RUN [RUN ...] [key=value ...]
+  RUN  Folder of an evaluated run, or its id in the tracking store. All are compared with the first."""
 
 
 class CompareConfig(OfStore):
@@ -25,7 +26,7 @@ class CompareConfig(OfStore):
     """Markdown file to write the tables to."""
 
 
-@command(USAGE)
+@command(USAGE, settings=settings_of(CompareConfig))
 def main(argv: list[str]) -> int:
     options = [argument for argument in argv if "=" in argument and not Path(argument).exists()]
     names = [argument for argument in argv if argument not in options]

@@ -19,7 +19,7 @@ from launch.tracker.tracking import TrackingConfig, open_run
 from pipeline.fetch.chorales import write_chorales
 from pipeline.shards.manifest import read_manifest
 
-USAGE = "usage: driftwork demo (it takes no arguments; it writes below data_shards/ and runs/)"
+USAGE = "usage: driftwork demo\n  It takes no arguments, and writes below data_shards/ and runs/."
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 MIDI, DATA = Path("data_shards/chorales-midi"), Path("data_shards/chorales")

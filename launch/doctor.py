@@ -12,13 +12,15 @@ from pydantic import Field
 
 from driftwork.command import command, run
 from driftwork.config_base import Config, parse
+from driftwork.help import settings_of
 from launch.checks import cluster, machine, packages, store
 from launch.checks.finding import Finding
 from launch.checks.glance import folders
 from launch.tracker import store_uri
 from launch.tracker.store_uri import StoreUri
 
-USAGE = "usage: driftwork doctor [tracking.uri=STORE] [ranks=N] [out=DIR] [--json]"
+USAGE = """usage: driftwork doctor [key=value ...] [--json]
+  --json  Print the findings as JSON."""
 
 _SERVICES = {8265: "Ray's dashboard", 10001: "Ray's client server", 5000: "MLflow"}
 """By the port that each takes unless told otherwise."""
@@ -33,7 +35,7 @@ class DoctorConfig(Config):
     """Where runs would be written."""
 
 
-@command(USAGE, least=0)
+@command(USAGE, least=0, settings=settings_of(DoctorConfig))
 def main(argv: list[str]) -> int:
     settings = [argument.removeprefix("tracking.") for argument in argv if argument != "--json"]
     config = parse(DoctorConfig, settings, where="arguments")

@@ -7,17 +7,18 @@ import sys
 
 from driftwork.command import command, run
 from driftwork.config_base import parse
+from driftwork.help import settings_of
 from launch.evaluation.evaluate import EvaluateConfig, evaluate, rank
 from launch.job import launcher
 from launch.runs import run_folder
 from launch.scoring.results import read_results, show
 
-USAGE = """usage: driftwork evaluate RUN [split=test] [data=DIR|URL] [ranks=N] [ratios=[0.1,0.2]] [samples=N]
-       [particles=N] [predict=filter|rollout] [tracking.uri=STORE] [--json]
-RUN is a run folder, or the id of a run in the store"""
+USAGE = """usage: driftwork evaluate RUN [split=test] [key=value ...] [--json]
+  RUN     Run folder, or the id of a run in the tracking store.
+  --json  Print the scores as JSON in the place of tables."""
 
 
-@command(USAGE)
+@command(USAGE, settings=settings_of(EvaluateConfig))
 def main(argv: list[str]) -> int:
     options = [argument for argument in argv if argument != "--json"]
     request = parse(EvaluateConfig, options[1:], where="evaluate")

@@ -8,16 +8,18 @@ import sys
 
 from driftwork.command import command, run
 from driftwork.config_base import flatten, parse
+from driftwork.help import settings_of
 from launch.runs import run_folder
 from launch.serving.export import write
 from launch.tracker.tracking import OfStore
 from pipeline.shards.manifest import read_manifest
 
-USAGE = """usage: driftwork export RUN [tracking.uri=STORE]
-RUN is a run folder, or the id of a run in the store; afterwards: mlflow models serve -m RUN/model"""
+USAGE = """usage: driftwork export RUN [key=value ...]
+  RUN  Run folder, or the id of a run in the tracking store.
+Serve the model with: mlflow models serve -m RUN/model"""
 
 
-@command(USAGE, most=2)
+@command(USAGE, most=2, settings=settings_of(OfStore))
 def main(argv: list[str]) -> int:
     request = parse(OfStore, argv[1:], where="export")
     folder = run_folder.find(argv[0], request.tracking.uri)

@@ -9,19 +9,34 @@ from pathlib import Path
 from driftwork.command import command, run
 from driftwork.config_base import load
 from driftwork.errors import DriftworkError
+from driftwork.help import Part, settings_of_file
 from pipeline.fetch.fetch import LOCK, fetch
 from pipeline.fetch.sources import SOURCES, FetchConfig, TimitConfig
 from pipeline.fetch.timit_check import check_corpus
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs/fetch"
-USAGE = f"usage: driftwork fetch NAME to=DIR [key=value ...], NAME one of {', '.join(SOURCES)}"
+USAGE = f"""usage: driftwork fetch NAME to=DIR [key=value ...]
+       driftwork fetch timit from=DIR
+  NAME  Archive: one of {", ".join(SOURCES)}."""
 
 
-@command(USAGE)
-def main(argv: list[str]) -> int:
-    name, *overrides = argv
+def _settings(words: list[str]) -> list[Part]:
+    if words:
+        _check(words[0])
+        return settings_of_file(SOURCES[words[0]], [str(CONFIGS / f"{words[0]}.yaml"), *words[1:]])
+    names = {cls: [name for name, of in SOURCES.items() if of is cls] for cls in SOURCES.values()}
+    return [Part(f"Settings of {', '.join(of)}, as key=value", cls) for cls, of in names.items()]
+
+
+def _check(name: str) -> None:
     if name not in SOURCES:
         raise DriftworkError(f"no data set '{name}' to fetch; there are {', '.join(SOURCES)}")
+
+
+@command(USAGE, settings=_settings)
+def main(argv: list[str]) -> int:
+    name, *overrides = argv
+    _check(name)
     config = load(SOURCES[name], CONFIGS / f"{name}.yaml", overrides)
     if isinstance(config, TimitConfig):
         return _timit(config)

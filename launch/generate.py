@@ -16,6 +16,7 @@ from driftwork.command import command, run
 from driftwork.config_base import parse
 from driftwork.errors import DriftworkError
 from driftwork.files import aside_folder, writing
+from driftwork.help import settings_of
 from launch.generation import output_files
 from launch.generation.generator import Made, Maker
 from launch.runs import loaders, run_folder, weights
@@ -29,10 +30,8 @@ from pipeline.sequence import Split
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.storage import Place, name_of
 
-USAGE = """usage: driftwork generate RUN out=DIR [what=interpolation|continuation|prior] [rate=HZ] [sequences=N]
-       [draws=N] [seconds_given=S] [ratio=0.25] [decision=expected_score|0.5] [split=test] [seed=N] [data=DIR|URL]
-       [tracking.uri=STORE]
-RUN is a run folder, or the id of a run in the store"""
+USAGE = """usage: driftwork generate RUN out=DIR [what=interpolation|continuation|prior] [key=value ...]
+  RUN  Run folder, or the id of a run in the tracking store."""
 
 What = Literal["interpolation", "continuation", "prior"]
 _PLAYS_NO_PART: dict[What, set[str]] = {
@@ -70,7 +69,7 @@ class GenerateConfig(OfStore):
     """Where this machine keeps its copy; null: that of the run's config."""
 
 
-@command(USAGE)
+@command(USAGE, settings=settings_of(GenerateConfig))
 def main(argv: list[str]) -> int:
     request = parse(GenerateConfig, argv[1:], where="generate")
     folder = run_folder.find(argv[0], request.tracking.uri)

@@ -3,32 +3,40 @@
 import sys
 import tempfile
 from pathlib import Path
+from types import ModuleType
 
 from driftwork.command import command, run
 from driftwork.config_base import load
 from driftwork.errors import DriftworkError
+from driftwork.help import settings_of_file
 from launch.checks import glance
 from pipeline.sequence import SPLITS
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.storage import Place
 
-USAGE = """usage: driftwork prepare CONFIG.yaml [source=DIR] [out=DIR|URL] [key=value ...]
-address=auto, or HOST:PORT, prepares on a Ray cluster; see docs/ray.md"""
+USAGE = """usage: driftwork prepare CONFIG.yaml [source=PATH] [out=DIR|URL] [key=value ...]
+  CONFIG.yaml  Recipe of a data set, as in configs/prepare. With --help its values are shown."""
 
 
-@command(USAGE)
-def main(argv: list[str]) -> int:
+def _job() -> ModuleType:
+    """Load the Ray job, which an installation that only trains has no packages for."""
     try:
-        from pipeline.prepare.prepare import PrepareConfig, prepare  # an installation that only trains has no Ray
+        from pipeline.prepare import prepare
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise
         raise DriftworkError(f"{error.name} is not installed; pip install -e '.[prepare]' brings it") from None
-    config = load(PrepareConfig, argv[0], argv[1:])
+    return prepare
+
+
+@command(USAGE, settings=lambda words: settings_of_file(_job().PrepareConfig, words))
+def main(argv: list[str]) -> int:
+    job = _job()
+    config = load(job.PrepareConfig, argv[0], argv[1:])
     _check_lasting(source=config.source, out=config.out)
     glance.before_preparing(config.out if isinstance(config.out, Path) else Path(tempfile.gettempdir()))
     print(f"preparing {config.source or config.dataset.name} -> {config.out}")
-    print(summary(prepare(config)))
+    print(summary(job.prepare(config)))
     return 0
 
 

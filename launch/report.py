@@ -11,6 +11,7 @@ from driftwork.command import command, run, typed
 from driftwork.config_base import parse
 from driftwork.errors import DriftworkError
 from driftwork.files import replaced_folder, require_room
+from driftwork.help import settings_of
 from launch.reports import contents, rows, tracked_runs
 from launch.reports.contents import MARKER, PAGE, RUNS
 from launch.reports.rows import OUTPUTS
@@ -20,8 +21,8 @@ from launch.tracker import store_uri, tags
 from launch.tracker.tracking import OfStore, TrackingConfig, open_run
 from pipeline.sequence import Split
 
-USAGE = """usage: driftwork report EXPERIMENT out=DIR [split=test] [tracking.uri=STORE]
-EXPERIMENT is the name of an MLflow experiment, as `driftwork ui` lists them; by default it is that of the data"""
+USAGE = """usage: driftwork report EXPERIMENT out=DIR [key=value ...]
+  EXPERIMENT  Name of an MLflow experiment, as `driftwork ui` lists it. By default it is the data's."""
 
 
 class ReportConfig(OfStore):
@@ -30,7 +31,7 @@ class ReportConfig(OfStore):
     split: Split = "test"
 
 
-@command(USAGE)
+@command(USAGE, settings=settings_of(ReportConfig))
 def main(argv: list[str]) -> int:
     if "=" in argv[0]:
         raise DriftworkError(f"the first argument is an experiment's name, as in: driftwork report lakh {argv[0]}")

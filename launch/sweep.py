@@ -29,6 +29,7 @@ from launch.runs.distributed import alone
 from launch.sweeps import grid as grids
 from launch.sweeps import trial
 from launch.sweeps.grid import Cell, Grid
+from launch.sweeps.grid_settings import settings
 from launch.sweeps.trial import Outcome
 from launch.tracker import dataset, tags
 from launch.tracker.tracking import Tracker, open_run
@@ -38,8 +39,9 @@ from pipeline.shards.manifest import Manifest
 from pipeline.shards.storage import Place
 from pipeline.shards.verify import verify
 
-USAGE = """usage: driftwork sweep GRID.yaml [--dry-run] [out=DIR] [at_once=N] [key=value ...]
-at_once=N runs N cells at a time on Ray; other keys hold for every cell"""
+USAGE = """usage: driftwork sweep GRID.yaml [key=value ...] [--dry-run]
+  GRID.yaml  Grid of runs, as in configs/grids. With --help its values are shown.
+  --dry-run  Check the grid and list its runs, and start none."""
 
 _LOCK = "sweep.lock"
 _MAY_DIFFER = ("out", "tracking.", "loader_workers", "cache_dir")
@@ -58,7 +60,7 @@ class State(NamedTuple):
     """Of its last checkpoint."""
 
 
-@command(USAGE)
+@command(USAGE, settings=settings)
 def main(argv: list[str]) -> int:
     arguments = [argument for argument in argv if argument != "--dry-run"]
     grid = grids.read(arguments)

@@ -8,16 +8,27 @@ import sys
 from functools import partial
 
 from driftwork.command import command, run
+from driftwork.help import Part, settings_of_file
 from launch.job import launcher
+from launch.runs import run_folder
+from launch.runs.config import CONFIG_FILE, RunConfig
 from launch.training.setup import folder_for
 from launch.training.start import start
 
-USAGE = """usage: driftwork train CONFIG.yaml data=DIR|URL [ranks=N] [key=value ...]
+USAGE = """usage: driftwork train CONFIG.yaml [data=DIR|URL] [key=value ...]
        driftwork train resume=RUN [key=value ...]
-hostfile=FILE, of lines `NAME slots=N`, trains on several hosts through ssh; see docs/clusters.md"""
+  CONFIG.yaml  Config of a run, as in configs/train. With --help its values are shown.
+  RUN          Run folder, or the id of a run in the tracking store."""
 
 
-@command(USAGE)
+def _settings(words: list[str]) -> list[Part]:
+    if not words or not words[0].startswith("resume="):
+        return settings_of_file(RunConfig, words)
+    folder = run_folder.find(words[0].partition("=")[2])
+    return settings_of_file(RunConfig, [str(folder / CONFIG_FILE), *words[1:]])
+
+
+@command(USAGE, settings=_settings)
 def main(argv: list[str]) -> int:
     if launcher.launched():
         from launch.training.rank import rank  # loads DeepSpeed, which the launching process can do without

@@ -22,11 +22,12 @@ from driftwork import config_base
 from driftwork.command import command, run
 from driftwork.config_base import Config
 from driftwork.errors import DriftworkError
+from driftwork.help import settings_of
 from driftwork.processes import ROOT, python, search_path
 from launch.job.signals import sigterm_exits
 from launch.tracker import store_uri
 
-USAGE = "usage: driftwork ui [tracking.uri=sqlite:///runs/mlflow.db] [port=5000]"
+USAGE = "usage: driftwork ui [key=value ...]"
 
 HOST = "127.0.0.1"
 START_S = 180  # the server imports for 5 s on an idle machine, and for much longer beside a training run
@@ -40,7 +41,7 @@ class UiConfig(Config):
     """The port on 127.0.0.1."""
 
 
-@command(USAGE, least=0)
+@command(USAGE, least=0, settings=settings_of(UiConfig))
 def main(argv: list[str]) -> int:
     """Serve until Ctrl-C.
 

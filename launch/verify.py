@@ -12,7 +12,8 @@ class VerifyConfig(Config):
     data: Place
 
 
-USAGE = "usage: driftwork verify DIR|URL"
+USAGE = """usage: driftwork verify DIR|URL
+  DIR|URL  Folder of a prepared data set, or its URL in a store."""
 
 
 @command(USAGE, most=1)

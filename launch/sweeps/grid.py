@@ -58,6 +58,9 @@ def _writable(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+OWN = ("base", "name", "out", "evaluate", "at_once", "address")
+"""Keys of `GridConfig` that the command line can set."""
+
 Overrides = Annotated[dict[str, Any], AfterValidator(_dotted), AfterValidator(_writable)]
 Rows = Annotated[dict[str, tuple[Any, ...]], AfterValidator(_writable)]
 
@@ -113,31 +116,41 @@ def read(argv: list[str]) -> Grid:
     Raises:
         DriftworkError: one line, naming the cell when it is one cell's fault.
     """
+    grid, overrides = parsed(argv)
+    return grid._replace(cells=tuple(_cells(grid, overrides)))
+
+
+def parsed(argv: list[str]) -> tuple[Grid, list[str]]:
+    """Return a grid without its cells, and the words of the command line that hold for every cell."""
     if not argv or ("=" in argv[0] and not Path(argv[0]).exists()):
         raise DriftworkError("the first argument is a grid, as in configs/grids/vsdn_lakh_small.yaml data=DIR")
     file = at_home(argv[0])
-    raw, overrides = read_mapping(file), []
-    for argument in argv[1:]:
-        if argument.partition("=")[0] in ("base", "name", "out", "evaluate", "at_once", "address"):
-            apply(raw, argument)
-        else:
-            overrides.append(argument)
+    raw = read_mapping(file)
+    own = [argument for argument in argv[1:] if argument.partition("=")[0] in OWN]
+    for argument in own:
+        apply(raw, argument)
     config = build(GridConfig, raw, where=str(file))
     name = config.name or file.stem
     grid = Grid(typed("sweep", argv), file, name, config.out or Path("runs") / name, config, ())
-    return grid._replace(cells=tuple(_cells(grid, overrides)))
+    return grid, [argument for argument in argv[1:] if argument not in own]
+
+
+def combined(grid: Grid, overrides: list[str]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the train config of each cell and the values that tell it from others, by key; among these, under `BASE`,
+    the name of the config where there are several."""
+    bases = {base.stem: grid.file.parent / base for base in _bases(grid.config)}
+    for values in _combinations(grid, overrides):
+        yield bases[values.get(BASE, next(iter(bases)))], values
 
 
 def _cells(grid: Grid, overrides: list[str]) -> Iterator[Cell]:
     names: dict[str, int] = {}
     configs: dict[str, int] = {}
-    combinations = list(_combinations(grid, overrides))
-    labels = shortened({key for values in combinations for key in values})
-    bases = {base.stem: grid.file.parent / base for base in _bases(grid.config)}
-    for number, values in enumerate(combinations, 1):
+    combinations = list(combined(grid, overrides))
+    labels = shortened({key for _, values in combinations for key in values})
+    for number, (base, values) in enumerate(combinations, 1):
         parts = [_part(labels[key], value) for key, value in values.items()]
         name, where = ", ".join(parts), f"{grid.file}: cell {number} ({', '.join(parts)})"
-        base = bases[values.get(BASE, next(iter(bases)))]
         folder = grid.out / ",".join(parts)
         if len(folder.name) > _LONGEST_NAME:
             raise DriftworkError(f"{where[:200]}...: its values make a folder's name of {len(folder.name)} characters")
