@@ -39,8 +39,9 @@ class Plugged(Config):
     other fields are validated."""
 
     plugins: Annotated[tuple[str, ...], AfterValidator(_imported_after_installed)] = Field((), validate_default=True)
-    """Modules to import first, as in [my_model, my_data]. They register your own models, data sets, likelihoods,
-    metrics and figures. Their folder must be in PYTHONPATH. Default: only those of installed packages."""
+    """Modules that are imported first, as in [my_model, my_data]. They register your own models, data sets,
+    likelihoods, metrics and figures. Their folder must be in PYTHONPATH. By default only the plugins of installed
+    packages are imported."""
 
 
 @cache

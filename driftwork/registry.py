@@ -21,7 +21,7 @@ class Named(Config):
     """A config that is chosen by its name."""
 
     name: str
-    """Which of the choices this is."""
+    """Name of the choice, which decides on the other settings."""
 
 
 class Registry(Generic[MadeT]):

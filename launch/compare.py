@@ -22,8 +22,9 @@ USAGE = """usage: driftwork compare RUN [RUN ...] [key=value ...]
 
 class CompareConfig(OfStore):
     split: Split = "test"
+    """Split whose scores are compared. Each run must have been evaluated on it."""
     out: Path | None = None
-    """Markdown file to write the tables to."""
+    """Markdown file that the tables are written to. Null writes no file."""
 
 
 @command(USAGE, settings=settings_of(CompareConfig))

@@ -28,11 +28,12 @@ _SERVICES = {8265: "Ray's dashboard", 10001: "Ray's client server", 5000: "MLflo
 
 class DoctorConfig(Config):
     uri: StoreUri | None = Field(default_factory=store_uri.default)
-    """The tracking store that runs would use; `tracking.uri` is the same."""
+    """Tracking store to check, as `sqlite:///FILE` or `http://HOST:PORT`; `tracking.uri` sets the same. By default it
+    is the store of new runs: what MLFLOW_TRACKING_URI names, or `sqlite:///runs/mlflow.db`. Null checks none."""
     ranks: int = Field(1, ge=1)
-    """That a run on this machine would have."""
+    """Number of processes that a run on this machine would have."""
     out: Path = Path("runs")
-    """Where runs would be written."""
+    """Folder below which runs would be written."""
 
 
 @command(USAGE, least=0, settings=settings_of(DoctorConfig))

@@ -43,30 +43,34 @@ _PLAYS_NO_PART: dict[What, set[str]] = {
 
 class GenerateConfig(OfStore):
     out: Path
-    """A new folder."""
+    """New folder that the files are written to."""
     what: What | None = None
-    """Null: an interpolation or, of a run that forecasts, a continuation."""
+    """What is drawn: an interpolation between observed frames, a forecast of the frames after the given ones
+    (`continuation`), or samples of the prior. Null draws an interpolation, or a continuation of a run that
+    forecasts."""
     rate: float | None = Field(None, gt=0)
-    """Frames a second; null: the data's own."""
+    """Rate of the generated frames, in frames per second. Null takes the rate of the data."""
     sequences: int = Field(4, ge=1)
-    """Of the split, the longest."""
+    """Number of sequences that are interpolated or continued. They are the longest of the split."""
     draws: int = Field(3, ge=1)
-    """Of each sequence, or of the prior."""
+    """Number of samples for each continued sequence, or of the prior."""
     seconds_given: float | None = Field(None, gt=0)
-    """Of a sequence that is continued; null: half of it, or the prefix that the run is evaluated on. A forecaster sees
-    what it is made for."""
+    """Length of the given beginning of a continuation, in seconds. Null gives half of the sequence, or the prefix that
+    the run is evaluated on. ODE2VAE and Neural ODE are always given the frames that they were built for."""
     ratio: Ratio | None = None
-    """1 / n: an interpolation sees every n-th frame, and of frames that follow every n-th is drawn, the rest
-    interpolated; null: the first ratio that the run is evaluated at."""
+    """Fraction 1/n of the frames that are observed. An interpolation observes every n-th frame. A continuation draws
+    every n-th frame and interpolates between these. Null takes the first ratio that the run is evaluated at."""
     decision: Rule = "expected_score"
-    """How the probabilities of binary frames become notes: by the best expected TP / (TP + FP + FN) over all frames
-    that are not given, or where a probability is above 0.5."""
+    """Rule by which probabilities of binary frames become notes. `expected_score` takes the set of notes with the best
+    expected TP / (TP + FP + FN) over all frames that are not given; `0.5` takes those above this probability."""
     split: Split = "test"
+    """Split that the sequences are taken from."""
     seed: int = Field(0, ge=0)
+    """Seed of all random draws."""
     data: Place | None = None
-    """Where the prepared data lie now; by default where the run was trained on them."""
+    """Folder or URL where the prepared data lie now. Null takes it from the run's config."""
     cache_dir: Path | None = None
-    """Where this machine keeps its copy; null: that of the run's config."""
+    """Folder where this machine keeps its copy of the data. Null takes it from the run's config."""
 
 
 @command(USAGE, settings=settings_of(GenerateConfig))

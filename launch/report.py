@@ -27,8 +27,9 @@ USAGE = """usage: driftwork report EXPERIMENT out=DIR [key=value ...]
 
 class ReportConfig(OfStore):
     out: Path
-    """Folder to write; a report that is there already is replaced."""
+    """Folder that the report is written to. A report that is there already is replaced."""
     split: Split = "test"
+    """Split whose scores are reported."""
 
 
 @command(USAGE, settings=settings_of(ReportConfig))

@@ -35,10 +35,11 @@ START_S = 180  # the server imports for 5 s on an idle machine, and for much lon
 
 class UiConfig(Config):
     uri: store_uri.StoreUri = Field(default_factory=store_uri.default)
-    """The store to show, as `sqlite:///FILE`; `tracking.uri` is the same."""
+    """Tracking store to show, as `sqlite:///FILE`; `tracking.uri` sets the same. By default it is what
+    MLFLOW_TRACKING_URI names, or `sqlite:///runs/mlflow.db`."""
 
     port: int = Field(5000, ge=1, le=65535)
-    """The port on 127.0.0.1."""
+    """TCP port of the dashboard on 127.0.0.1."""
 
 
 @command(USAGE, least=0, settings=settings_of(UiConfig))

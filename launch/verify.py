@@ -10,6 +10,7 @@ from pipeline.shards.verify import verify
 
 class VerifyConfig(Config):
     data: Place
+    """Folder of a prepared data set, or its URL in a store."""
 
 
 USAGE = """usage: driftwork verify DIR|URL

@@ -23,20 +23,22 @@ from models.solvers.mlp_flow import MlpFlow
 
 class GruOdeConfig(DrivenConfig):
     name: Literal["gru_ode", "ode_rnn", "bi_gru_ode"]
-    """Flow between observations: of a GRU cell, or (`ode_rnn`) a feed-forward network. `bi_gru_ode` runs the first in
-    both directions, for interpolation alone."""
+    """Model. `gru_ode` flows between observations by a GRU cell, `ode_rnn` by a feed-forward network. `bi_gru_ode` is a
+    bidirectional `gru_ode`, for interpolation alone."""
     flow_depth: int = Field(1, ge=1)
-    """Hidden layers of the flow of `ode_rnn`."""
+    """Number of hidden layers in the flow of `ode_rnn`."""
     flow_width: int | None = Field(None, ge=1)
-    """Units of such a layer; null: `hidden`."""
+    """Number of units in a hidden layer of the flow of `ode_rnn`. Null takes `hidden`."""
     flow_activation: ActivationName = "tanh"
-    """Of such a layer. The state's rate of change is bounded with tanh, and not with elu, as published."""
+    """Activation function in the flow of `ode_rnn`. With tanh the state's rate of change is bounded; with elu, as
+    published, it is not."""
     width: int = Field(1024, ge=1)
-    """Units of a hidden layer between state and decoder."""
+    """Number of units in a hidden layer between state and decoder."""
     depth: int = Field(4, ge=0)
-    """Hidden layers between state and decoder: what N1 is to VSDN, so that both have the same capacity."""
+    """Number of hidden layers between state and decoder. They match N1 of VSDN, so that both models have the same
+    capacity."""
     latent: int = Field(128, ge=1)
-    """Width of what those layers hand to the decoder beside the state."""
+    """Number of outputs of the layers between state and decoder. The decoder reads these beside the state."""
 
     @model_validator(mode="after")
     def _only_ode_rnn_sizes_its_flow(self) -> Self:

@@ -30,23 +30,24 @@ class DrivenConfig(Named):
     """Settings of all models that GRU-ODE or ODE-RNN states drive."""
 
     hidden: int = Field(512, ge=1)
-    """H, recurrent units of a direction."""
+    """Number of recurrent units H in each direction of time."""
     max_step: float = Field(0.2, gt=0)
-    """Longest solver step, seconds."""
+    """Longest step of the solver, in seconds."""
     time_unit: float = Field(1.0, gt=0)
-    """Seconds that make one unit of model time: about how fast the state should be able to change."""
+    """Length of one unit of model time, in seconds. Choose about the time in which the state should be able to
+    change."""
     see_last: bool = False
-    """Let the decoder read the last observed frame."""
+    """Whether the decoder also reads the last observed frame."""
     see_gaps: bool = False
-    """Let the decoder read the time since the last observed frame; networks that know the future also read the time
-    until the next one. Both as log(1 + time in units of `time_unit`)."""
+    """Whether the decoder also reads the time since the last observed frame, and networks that know the future the time
+    until the next one. Each is read as log(1 + time / `time_unit`)."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Probability, in training, that a component of the recurrent states is hidden from whatever reads them, for a
-    whole sequence; 0: none is."""
+    """Probability, in training, with which a component of the recurrent states is hidden from all that reads them, for
+    a whole sequence. 0 hides none."""
     likelihood: Annotated[str | None, AfterValidator(known)] = None
     """Observation model, by name; null: the one that suits the data, `bernoulli` or `gaussian`."""
     gain_shape: bool = False
-    """Read and say every frame as a gain and a shape; for waveforms."""
+    """Whether frames are read and modelled as a gain and a shape, which suits waveforms."""
 
 
 class Events(NamedTuple):

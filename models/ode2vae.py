@@ -47,36 +47,40 @@ _VALUES_AT_ONCE = 2**21
 
 class Ode2VaeConfig(Named):
     name: Literal["ode2vae", "neural_ode"]
-    """`neural_ode` shares all but the field, which is first-order: dz/dt = f_W(z)."""
+    """Model. `ode2vae` has a second-order vector field; `neural_ode` differs in a first-order one, dz/dt = f_W(z)."""
     latent: int = Field(3, ge=1)
-    """q: components of the position, and as many of the velocity."""
+    """Number of components q of the latent position; the velocity has as many."""
     velocity_frames: int = Field(3, ge=1)
-    """A: first frames that the velocity is encoded from; a forecast sees no others."""
+    """Number of first frames A that the velocity is encoded from. A forecast observes no others."""
     networks: NetworkKind = "dense"
-    """Of encoder and decoder: dense, or convolutional for square images."""
+    """Kind of encoder and decoder networks: dense, or convolutional for square pictures."""
     encoder_width: int = Field(30, ge=1)
-    """Units of a hidden layer, or channels of the first convolution, of the encoder."""
+    """Number of units in a hidden layer of the encoder, or of channels of its first convolution."""
     decoder_width: int = Field(30, ge=1)
-    """Units of a hidden layer, or channels of the last but one convolution, of the decoder."""
+    """Number of units in a hidden layer of the decoder, or of channels of its last but one convolution."""
     field_width: int = Field(30, ge=1)
-    """Units of each of the two hidden layers of f."""
+    """Number of units in each of the two hidden layers of the vector field f."""
     activation: ActivationName = "tanh"
-    """Of f and of dense networks."""
+    """Activation function of the vector field and of dense networks."""
     noise: Noise = "channel"
-    """Of Gaussian data: learned for each `channel`, for each `frame` as published, or a standard deviation."""
+    """Standard deviation of Gaussian data, in their units: learned for each `channel`, learned for each `frame` as
+    published, or a fixed number."""
     variance: Variance = "shared"
-    """Of q(W): `per_weight`, `shared`, or `none` for a point estimate."""
+    """Variances of q(W), the posterior over weights: one for each weight, one `shared` by all, or `none` for a point
+    estimate."""
     init_std: float = Field(0.01, gt=0)
-    """Standard deviation of q(W) before training."""
+    """Standard deviation of q(W), the posterior over weights, before training, in units of the weights."""
     prior_std: float = Field(1.0, gt=0)
-    """Standard deviation of p(W)."""
+    """Standard deviation of p(W), the prior over weights, in units of the weights."""
     objective: Literal["correct", "published"] = "correct"
-    """`published` follows the authors' program where it departs from the bound."""
+    """Training objective. `correct` is the ELBO; `published` follows the authors' program where it departs from the
+    ELBO."""
     path_weight: float = Field(1.0, ge=0)
-    """Weight of the sum of KL(q(z_i) || p(z_i)), i >= 1; 0 trains on the bound itself."""
+    """Weight of the KL(q(z_i) || p(z_i)) of all later states, i >= 1, in the training loss. 0 trains on the ELBO."""
     gamma: float = Field(0.0, ge=0)
-    """Weight of the penalty that ties the trajectory to the encoder (ODE2VAE-KL)."""
+    """Weight of the penalty that ties the trajectory to the encoder (ODE2VAE-KL). 0 leaves the penalty out."""
     solver: SolverConfig = SolverConfig()
+    """Solver of the ordinary differential equation."""
 
 
 class Ode2Vae(Forecaster):

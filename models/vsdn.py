@@ -44,28 +44,30 @@ class VsdnConfig(DrivenConfig):
     }
 
     latent: int = Field(128, ge=1)
-    """Z."""
+    """Number of components Z of the latent."""
     width: int = Field(1024, ge=1)
-    """Units of a hidden layer of N1 and N2."""
+    """Number of units in a hidden layer of the prior network N1 and the posterior network N2."""
     depth: int = Field(4, ge=0)
-    """Hidden layers of N1 and N2."""
+    """Number of hidden layers in the prior network N1 and the posterior network N2."""
     see_next: bool = False
-    """Let the posterior read the next observed frame."""
+    """Whether the posterior also reads the next observed frame."""
     free_nats: float = Field(0.0, ge=0)
-    """KL per frame that costs nothing, nats: keeps the posterior from collapsing onto the prior."""
+    """KL per frame that is not penalised, in nats. It keeps the posterior from collapsing onto the prior; 0 penalises
+    all of the KL."""
     prior_fraction: float = Field(0.0, ge=0, lt=1)
     """Fraction of the training loss with the latent drawn from the prior: -E log P(Y_n | X_n, past) with X_n from the
-    prior given the past, which is what forecasting asks; 0: none of it, as published."""
+    prior given the past, which is what forecasting needs. 0 leaves it out, as published."""
     held_out_beta: float = Field(0.0, ge=0, le=1)
-    """Beta of the beta-NLL that stands, in training, for the log-likelihood of frames that the posterior has not taken
-    in (`Likelihood.beta_log_prob`); 0: the log-likelihood itself."""
+    """Exponent beta of the beta-NLL that replaces, in training, the log-likelihood of frames withheld from the
+    posterior (`Likelihood.beta_log_prob`). 0 keeps the log-likelihood."""
 
 
 class VsdnVaeConfig(VsdnConfig):
     name: Literal["vsdn_vae", "vsdn_vae_res"]
-    """`_res` learns the posterior mean as a difference from the prior mean."""
+    """Model. `vsdn_vae_res` learns the posterior mean as a difference from the prior mean."""
     held_out_fraction: float = Field(0.0, ge=0, lt=1)
-    """Fraction of the training loss with the target frame withheld from the posterior; 0: the published objective."""
+    """Fraction of the training loss with the target frame withheld from the posterior. 0 trains on the published
+    objective."""
 
 
 class VsdnVae(LatentDynamics):

@@ -48,21 +48,24 @@ _HELD_OUT = 1 << 20
 
 class VsdnSdeConfig(VsdnConfig):
     name: Literal["vsdn_sde", "vsdn_sde_res"]
-    """`_res` learns H_Q - H_G."""
+    """Model. `vsdn_sde_res` learns the posterior drift as a difference H_Q - H_G from the prior drift."""
     depth: int = Field(4, ge=1)
-    """Hidden layers of N1 and N2."""
+    """Number of hidden layers in the prior network N1 and the posterior network N2."""
     bound: float = Field(4.0, gt=0)
-    """Of each component of a drift's target."""
+    """Largest absolute value of each component of the target that a drift pulls towards, in units of the latent, which
+    has no physical unit."""
     diffusion: tuple[float, float] = (0.1, 1.0)
-    """Smallest and largest R, a square root of time units."""
+    """Smallest and largest diffusion R, in units of the latent per square root of the time unit."""
     substeps: int = Field(1, ge=1)
-    """Steps of X in one of the recurrent state: prior and posterior share R, so that only over several steps can a
-    posterior get narrower than its prior."""
+    """Number of steps of the latent in one step of the recurrent state. Prior and posterior share the diffusion, so the
+    posterior can become narrower than its prior only over several steps."""
     samples: int = Field(1, ge=1)
-    """Paths a sequence in training."""
+    """Number of latent paths for each sequence in training."""
     held_out_fraction: float = Field(0.0, ge=0, lt=1)
-    """Fraction of the sequences that train on frames withheld from all networks; 0: the published objective."""
+    """Fraction of the training sequences in which frames are withheld from all networks and then predicted. 0 trains on
+    the published objective."""
     solver: sde.SolverName = "direct"
+    """Solver of the SDE: our own loop with a hand-derived backward (`direct`), or torchsde."""
 
     @property
     def kept(self) -> float:

@@ -18,14 +18,15 @@ Ratio = Annotated[float, Field(gt=0, le=1)]
 
 class ObservationConfig(Config):
     pattern: Literal["random", "regular", "prefix"]
-    """`random`: a share of the frames, drawn anew for each sequence and epoch; `regular`: every n-th, n = 1 / ratio;
-    `prefix`: the first `frames` and a random share of the later ones."""
+    """Pattern of observed frames. `random` observes a fraction of the frames, drawn anew for each sequence and epoch.
+    `regular` observes every n-th frame, n = 1 / ratio. `prefix` observes the first `frames` and a random fraction of
+    the later ones."""
     ratios: tuple[Ratio, ...] = ()
-    """Shares of the frames (after a prefix: of the later frames) that are observed. Training draws one of them for each
-    sequence and epoch, evaluation scores them one after another. A prefix may have none: all later frames are forecast,
-    and evaluation allows nothing else."""
+    """Fractions of the frames that are observed; after a prefix, fractions of the later frames. Training draws one of
+    them for each sequence and epoch; evaluation scores them one after another. An empty list after a prefix observes no
+    later frames, and evaluation allows nothing else."""
     frames: int | None = Field(None, ge=1)
-    """Length of a prefix; null for other patterns."""
+    """Number of frames of a prefix. Null for the other patterns."""
 
     @model_validator(mode="after")
     def _what_the_pattern_needs(self) -> "ObservationConfig":

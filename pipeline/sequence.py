@@ -53,22 +53,24 @@ class DataSpec(Config):
     from it."""
 
     dim: int = Field(ge=1)
-    """D, channels of a frame."""
+    """Number of channels D of a frame."""
     length: int = Field(ge=1)
-    """The largest T of any sequence."""
+    """Number of frames T of the longest sequence."""
     interval: float = Field(gt=0)
-    """Seconds between neighbouring frames."""
+    """Time between neighbouring frames, in seconds."""
     likelihood: Literal["bernoulli", "gaussian"]
-    """The observation model the values call for."""
+    """Observation model that suits the values."""
     units: str
-    """What a value measures, as a figure's axis would say it."""
+    """Quantity and unit of a value, as the label of a figure's axis."""
     image: tuple[int, int] | None = None
-    """Height and width where a frame is a picture, row by row; its values are grey, multiples of 1/255 in [0, 1]."""
+    """Height and width of a frame that is a picture, in pixels. Pixels are stored row by row, grey, as multiples of
+    1/255 in [0, 1]. Null where a frame is no picture."""
     audio_rate: int | None = None
-    """Samples a second where a frame is D samples of sound that follow one another; 1 is full scale."""
+    """Sampling rate where a frame is D successive samples of sound, in samples per second; full scale is 1. Null where
+    a frame is no sound."""
     kind: Kind | None = None
-    """What the frames are; null: numbers without a file format of their own. Data prepared before this field was known
-    have the kind that follows from their other fields."""
+    """Kind of the data, which decides on figures and output files. Null for numbers without a file format of their own.
+    Data prepared before this field was known have the kind that follows from their other fields."""
 
     @model_validator(mode="before")
     @classmethod

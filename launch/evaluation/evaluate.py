@@ -28,19 +28,22 @@ from pipeline.shards.storage import Place
 
 class EvaluateConfig(OfStore):
     split: Split = "test"
+    """Split that the run is scored on."""
     data: Place | None = None
-    """Where the prepared data lie now; by default where the run was trained on them."""
+    """Folder or URL where the prepared data lie now. Null takes it from the run's config."""
     cache_dir: Path | None = None
-    """Where this machine keeps its copy; null: that of the run's config."""
+    """Folder where this machine keeps its copy of the data. Null takes it from the run's config."""
     ranks: int = Field(1, ge=1)
+    """World size: number of processes that share the work, one a GPU or a group of CPU cores."""
     ratios: tuple[Ratio, ...] | None = Field(None, min_length=1)
-    """Shares of the frames that are observed; null: those of the run's config."""
+    """Fractions of the frames that are observed, scored one after another. Null takes those of the run's config."""
     samples: int | None = Field(None, ge=1)
-    """Latent draws a sequence; null: those of the run's config."""
+    """Number of latent draws for each sequence. Null takes that of the run's config."""
     particles: int | None = Field(None, ge=1)
-    """Particles of VSDN-SDE's filter; null: those of the run's config."""
+    """Number of particles for each sequence in VSDN-SDE's filter. Null takes that of the run's config."""
     predict: Prediction | None = None
-    """How VSDN-SDE predicts, see `EvalConfig`; null: as the run's config says."""
+    """Method by which VSDN-SDE predicts: its particle filter, or a `rollout` of the prior that earlier observations do
+    not weight. Null takes that of the run's config."""
 
 
 def evaluate(folder: Path, request: EvaluateConfig) -> str:

@@ -14,13 +14,13 @@ _LINE = re.compile(r"(\S+)\s+slots=([1-9]\d*)")
 
 class HostsConfig(Config):
     ssh: str = "ssh -o BatchMode=yes -o ConnectTimeout=10"
-    """What runs a command on a host, whose name and the command follow."""
+    """Command that runs a command on another host. The name of the host and that command are appended to it."""
     address: str | None = None
-    """Where the other hosts reach the first one; null: by its name in the hostfile."""
+    """Address at which the other hosts reach the first one. Null takes its name in the hostfile."""
     port: int | None = Field(None, ge=1, le=65535)
-    """Of the first host, where ranks meet; null: any that is free."""
+    """TCP port of the first host, where the ranks meet. Null takes any free port."""
     silence: float = Field(30.0, gt=1)
-    """Seconds without a sign of life after which a host is lost."""
+    """Time without a sign of life after which a host counts as lost, in seconds."""
 
 
 class Host(NamedTuple):

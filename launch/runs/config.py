@@ -27,70 +27,81 @@ Prediction = Literal["filter", "rollout"]
 
 class OptimConfig(Config):
     lr: float = Field(1e-4, gt=0)
-    """Adam's learning rate, after warm-up and before decay."""
+    """Learning rate of Adam, per update, after the warm-up and before any decay."""
     schedule: Literal["step", "cosine"] = "step"
-    """How the learning rate decays. `step`: multiplied by `lr_decay` every `lr_decay_steps` updates (1: constant).
-    `cosine`: along half a cosine from the end of the warm-up to 0 after `train.max_epochs`, which training must then be
-    likely to reach."""
+    """Decay of the learning rate. `step` multiplies it by `lr_decay` every `lr_decay_steps` updates. `cosine` lowers it
+    along half a cosine from the end of the warm-up to 0 after `train.max_epochs`, so training should be likely to reach
+    these."""
     lr_decay: float = Field(1.0, gt=0, le=1)
-    """Factor of the learning rate with `schedule: step`; 1 keeps it constant."""
+    """Factor of the learning rate every `lr_decay_steps` updates, with `schedule: step`. 1 keeps the rate constant."""
     lr_decay_steps: int = Field(200, ge=1)
-    """Updates from one such factor to the next."""
+    """Number of updates between two decays of the learning rate, with `schedule: step`."""
     warmup_steps: int = Field(0, ge=0)
-    """Updates in which the learning rate rises linearly from 0 to its schedule's value; 0: no warm-up."""
+    """Number of updates in which the learning rate rises linearly from 0 to its scheduled value. 0 starts at that
+    value."""
     ema: float = Field(0.0, ge=0, lt=1)
-    """Decay an update of an exponential moving average of the weights, which validation scores and which is kept as the
-    best weights, as in 0.999; 0: none, the weights themselves."""
+    """Decay per update, such as 0.999, of an exponential moving average of the weights, which is validated and kept as
+    the best weights. 0 keeps no average and uses the weights themselves."""
     clip_norm: float = Field(1.0, ge=0)
-    """Largest norm of the gradient of the loss in nats per frame; 0 does not clip."""
+    """Largest norm of the gradient of the loss, in nats per frame; a larger gradient is scaled down to it. 0 does not
+    clip."""
     zero_stage: Literal[0, 1, 2, 3] = 1
-    """What DeepSpeed divides among the ranks: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too,
-    each of which is then gathered whenever it is used: for a model that fits in no other way."""
+    """Stage of ZeRO: what DeepSpeed divides among the ranks. 0 divides nothing, 1 the optimizer state, 2 also the
+    gradients, 3 also the weights. Stage 3 gathers weights whenever they are used and is for models that do not fit
+    otherwise."""
     autocast: bool = False
-    """Networks in bfloat16; solver state, densities and KL stay in float32."""
+    """Whether networks compute in bfloat16. Solver states, densities and KL stay in float32."""
 
 
 class TrainConfig(Config):
     seed: int = Field(0, ge=0)
-    """Of initial weights, order, masks and noise."""
+    """Seed of the initial weights, the order of sequences, the observed frames and all noise."""
     batch_size: int = Field(32, ge=1)
-    """Sequences a step over all ranks together, so that a result does not depend on the number of ranks."""
+    """Number of sequences in a training step, over all ranks together, so that a result does not depend on the world
+    size."""
     max_epochs: int = Field(200, ge=1)
+    """Number of epochs after which training ends if it has not stopped early."""
     validate_every: int = Field(1, ge=1)
-    """Epochs from one validation, and checkpoint, to the next."""
+    """Number of epochs between two validations. A checkpoint follows each validation."""
     save_every: int = Field(500, ge=1)
-    """Steps from one checkpoint to the next; there is one after each validation too."""
+    """Number of steps between two checkpoints, beside those after validations."""
     patience: int = Field(5, ge=1)
-    """Validations in a row without a better score after which training stops. The score is the bound, or a forecast's
-    error. Validations before the KL has its full weight, or the horizon its full length, do not count."""
+    """Number of validations in a row without a better score after which training stops. The score is the ELBO, or the
+    error of a forecast. Validations before the KL has its full weight, or a growing horizon its full length, do not
+    count."""
     first_horizon: int | None = Field(None, ge=2)
-    """Frames of a sequence that training begins with; null: all of them."""
+    """Number of frames of each sequence that training begins with; the horizon grows by one frame every
+    `epochs_per_frame` epochs. Null trains on whole sequences."""
     epochs_per_frame: int = Field(2, ge=1)
-    """Epochs after which that horizon grows by a frame."""
+    """Number of epochs after which the training horizon grows by a frame, where `first_horizon` is set."""
     beta: float = Field(1.0, ge=0)
-    """Weight of the KL in the loss and in validation scores; evaluation always uses 1."""
+    """Weight of the KL in the training loss and in validation scores. 1 gives the ELBO; evaluation always uses 1."""
     kl_warmup_steps: int = Field(0, ge=0)
-    """Steps in which that weight rises linearly from 0 to `beta`; 0: it has its full weight from the first step."""
+    """Number of steps in which the weight of the KL rises linearly from 0 to `beta`. 0 gives it its full weight from
+    the first step."""
 
 
 class EvalConfig(Config):
     batch_size: int = Field(32, ge=1)
-    """Sequences a batch, over all ranks together."""
+    """Number of sequences in a batch, over all ranks together."""
     samples: int = Field(8, ge=1)
-    """Latent draws a sequence: S of a predictive mean, K of the importance-weighted bound."""
+    """Number of latent draws for each sequence: S draws of a predictive mean, K draws of the IWAE bound."""
     particles: int = Field(32, ge=1)
-    """Particles a sequence of the filter with which VSDN-SDE predicts, draws and estimates its likelihood; other models
-    have none."""
+    """Number of particles for each sequence in the filter with which VSDN-SDE predicts, generates and estimates its
+    likelihood. It has no effect on other models."""
     predict: Prediction = "filter"
-    """How VSDN-SDE predicts a frame in evaluation: by the particle filter, or by a `rollout` of `samples` paths of the
-    prior, which earlier observations do not weigh (as published)."""
+    """Method by which VSDN-SDE predicts in evaluation. `filter` is a particle filter. `rollout` averages `samples`
+    paths of the prior, which earlier observations do not weight, as published."""
     horizons: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    """Frames ahead at which a forecast is scored, beside the whole sequence."""
+    """Numbers of frames ahead at which a forecast is scored, beside the whole sequence. An empty list scores the whole
+    sequence alone."""
 
 
 class ObserveConfig(Config):
     train: ObservationConfig = ObservationConfig(pattern="random", ratios=(0.25,))
+    """Observed frames in training."""
     evaluate: ObservationConfig = ObservationConfig(pattern="regular", ratios=(0.25, 0.5))
+    """Observed frames in validation, evaluation and generation."""
 
     @model_validator(mode="after")
     def _a_forecast_sees_a_prefix_alone(self) -> "ObserveConfig":
@@ -103,30 +114,42 @@ class RunConfig(Plugged):
     data: Place
     """Folder that `driftwork prepare` wrote, or its URL in a store, as in s3://bucket/lakh."""
     cache_dir: Path | None = None
-    """Where each machine keeps its copy of the data, on a disk of its own; null: of a URL in ~/.cache/driftwork, and of
-    a folder there is no copy."""
+    """Folder on a disk of its own where each machine keeps its copy of the data. Null copies data from a URL to
+    ~/.cache/driftwork and reads a folder in place."""
     folds: FoldConfig | None = None
-    """Division of the data for cross-validation; null: the splits of the data set."""
+    """Division of the data for cross-validation. Null uses the splits of the data set."""
     model: ModelConfig
+    """Model that is trained, chosen by its name."""
     optim: OptimConfig = OptimConfig()
+    """Optimizer, its learning rate, and how DeepSpeed divides a model among ranks."""
     train: TrainConfig = TrainConfig()
+    """Length of training, batches, validation and the weight of the KL."""
     observe: ObserveConfig = ObserveConfig()
+    """Frames that a model observes."""
     augment: AugmentConfig = NO_CHANGE
+    """Random changes of training sequences. None is made by default."""
     evaluate: EvalConfig = EvalConfig()
+    """Batches and samples of validation and evaluation."""
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+    """MLflow store and run that record the training."""
     ranks: int = Field(1, ge=1)
-    """Processes: one a GPU, or one a CPU core or more. With a hostfile, over all its hosts."""
+    """World size: number of processes, one a GPU or a group of CPU cores. With a hostfile it counts the processes of
+    all hosts."""
     hostfile: Path | None = None
-    """Hosts to train on, as DeepSpeed lists them: a line `NAME slots=N` each. null: this machine alone."""
+    """File of the hosts to train on, in DeepSpeed's form: a line `NAME slots=N` for each. Null trains on this machine
+    alone."""
     hosts: HostsConfig = HostsConfig()
+    """Connections between the hosts of a hostfile."""
     restarts: int = Field(2, ge=0)
-    """How often a job that died goes on from its last checkpoint by itself; not where config or data are to blame."""
+    """Maximum number of automatic restarts from the last checkpoint after a crash. Configuration and data errors are
+    not retried."""
     hang_after: float = Field(600.0, gt=0)
-    """Seconds in one place, as in reading a batch or in an update, after which a rank counts as hung; the job dies."""
+    """Time in one place, such as reading a batch or updating, after which a rank counts as hung and the job is ended,
+    in seconds."""
     loader_workers: int = Field(0, ge=0)
-    """Processes a rank that read batches ahead; 0 reads between the steps."""
+    """Number of processes for each rank that read batches ahead. 0 reads them between the steps."""
     out: Path | None = None
-    """Run folder; by default runs/<model>-<data>-<time>."""
+    """Run folder itself, not its parent. Null makes runs/MODEL-DATA-TIME."""
 
     @model_validator(mode="after")
     def _every_rank_has_work(self) -> "RunConfig":

@@ -42,23 +42,27 @@ class Description(Config):
     plugins: Annotated[tuple[str, ...], AfterValidator(imported)] = ()
     """Modules that the model needs beside `models`; they are copied with it."""
     model: ModelConfig
+    """Model config of the run."""
     likelihood: LikelihoodName
+    """Observation model of the data."""
     mean: tuple[float, ...]
-    """[D], of the data it was trained on."""
+    """Mean of each of the D channels of the training data, in their units."""
     scale: float
+    """Standard deviation of the training data, one for all channels, in their units."""
     sequences: int
+    """Number of training sequences."""
     binary: bool
-    """Whether values are 0 or 1, and answers probabilities."""
+    """Whether values are 0 or 1, and answers are probabilities."""
     units: str
-    """What a value measures."""
+    """Quantity and unit of a value."""
     interval: float
-    """Seconds between frames of the data."""
+    """Time between frames of the data, in seconds."""
     length: int
-    """Frames of the longest sequence of the data; ten times as long is the most that is answered."""
+    """Number of frames of the longest sequence of the data. Requests up to ten times as long are answered."""
     samples: int
-    """Latent draws behind an answer, where a request does not say."""
+    """Number of latent draws behind an answer, where a request does not set it."""
     particles: int = 32
-    """Particles behind a prediction of a model that has a filter, where a request does not say."""
+    """Number of particles behind a prediction of a model that has a filter, where a request does not set it."""
 
     def build(self) -> Model:
         mean = torch.tensor(self.mean, dtype=torch.float64).float()

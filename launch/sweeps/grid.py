@@ -67,25 +67,29 @@ Rows = Annotated[dict[str, tuple[Any, ...]], AfterValidator(_writable)]
 
 class GridConfig(Config):
     base: Path | tuple[Path, ...]
-    """Train config, relative to this file; or several."""
+    """Train config that all runs start from, relative to the grid file. A list of them trains each, as one more thing
+    that varies."""
     set: Overrides = Field({})
-    """Overrides of every cell."""
+    """Overrides that hold for every run, by dotted key."""
     grid: Rows = Field({})
-    """Dotted key -> values; every combination."""
+    """Lists of values by dotted key; every combination of them is a run."""
     zip: Rows = Field({})
-    """Dotted key -> values, equally many; row by row."""
+    """Lists of equally many values by dotted key; the first values of all make a run, then the second values, and so
+    on."""
     runs: tuple[Overrides, ...] = ()
-    """Overrides, one by one."""
+    """List of overrides by dotted key; each item makes a run."""
     name: str | None = None
-    """Of the parent run; by default the file's."""
+    """Name of the parent run. Null takes the name of the grid file."""
     out: Path | None = None
-    """Folder of the run folders; by default runs/<name>."""
+    """Folder of the run folders. Null makes runs/NAME."""
     evaluate: Literal["val", "test"] = "test"
-    """Split that a trained cell is scored on."""
+    """Split that each trained run is scored on."""
     at_once: int = Field(1, ge=1)
-    """Cells at a time. More than one run on Ray, each reserving as many GPUs, or else cores, as it has ranks."""
+    """Number of runs trained at the same time. Above 1 they run on Ray, and each reserves as many GPUs, or else CPU
+    cores, as it has ranks."""
     address: str = "local"
-    """Of Ray, with `at_once` above 1: `local` starts it, `auto` or an address joins a cluster that shares the files."""
+    """Ray cluster that runs trained at the same time use. `local` starts Ray on this machine; `auto` or HOST:PORT joins
+    a cluster whose machines share the files."""
 
 
 class Cell(NamedTuple):

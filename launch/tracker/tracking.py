@@ -27,29 +27,30 @@ UNSENT = "unsent.jsonl"
 
 class TrackingConfig(Config):
     uri: StoreUri | None = Field(default_factory=store_uri.default)
-    """Where runs are kept: `sqlite:///FILE` (relative to the working folder) or `http://HOST:PORT`; null: nowhere. By
-    default what MLFLOW_TRACKING_URI names, or `sqlite:///runs/mlflow.db`."""
+    """Tracking store: `sqlite:///FILE`, relative to the working folder, or `http://HOST:PORT`. By default it is what
+    MLFLOW_TRACKING_URI names, or `sqlite:///runs/mlflow.db`. Null tracks nothing."""
 
     experiment: str | None = None
-    """The experiment that holds the run; null names it after the data."""
+    """MLflow experiment that holds the run. Null takes the name of the data folder."""
 
     run_name: str | None = None
-    """The run's name in the dashboard; null names it after the model and the seed."""
+    """Name of the run in the dashboard. Null makes one of the model and the seed."""
 
     parent: str | None = None
-    """MLflow run id of the run to nest this one under."""
+    """MLflow id of the run that this run is nested under. Null nests it under none."""
 
 
 class StoreConfig(Config):
     """Of a command that opens runs of a store."""
 
     uri: StoreUri | None = None
-    """The store of the run, as `sqlite:///FILE` or `http://HOST:PORT`; null: the one that the run was written to. A run
-    that is named by its id is looked up there, or in the default store."""
+    """Tracking store of the run, as `sqlite:///FILE` or `http://HOST:PORT`. Null takes the store that the run was
+    written to. A run that is named by its id is looked up here, or in the default store."""
 
 
 class OfStore(Config):
     tracking: StoreConfig = StoreConfig()
+    """MLflow store that the run is in."""
 
 
 class Tracker(Protocol):

@@ -24,14 +24,17 @@ from models.solvers.flow import ACTIVATIONS, TABLEAUS, ActivationName, Weights
 
 class SolverConfig(Config):
     backend: Literal["direct", "torchdiffeq"] = "direct"
+    """Solver library: our own loop (`direct`) or torchdiffeq."""
     method: Literal["rk4", "midpoint", "dopri5"] = "rk4"
-    """rk4 (Kutta's 3/8 rule) and midpoint take fixed steps; dopri5 adapts them, to the whole batch at once."""
+    """Integration method. `rk4` (Kutta's 3/8 rule) and `midpoint` take fixed steps; `dopri5` adapts its steps to the
+    whole batch at once."""
     max_step: float = Field(0.1, gt=0)
-    """Longest fixed step, seconds."""
+    """Longest step of a method with fixed steps, in seconds."""
     tolerance: float = Field(1e-5, gt=0)
-    """Of dopri5, absolute and relative."""
+    """Largest error of a step of `dopri5`, absolute in units of the state and as a fraction of it."""
     trace: Literal["closed", "autograd"] = "closed"
-    """Autograd takes a second-order graph and one backward pass a component of v: a check, not a way to train."""
+    """Method for the trace of the vector field's Jacobian: a closed form, or `autograd` with a second-order graph and
+    one backward pass for each component, which is a check and too slow for training."""
 
     @model_validator(mode="after")
     def _direct_is_fixed_step(self) -> "SolverConfig":

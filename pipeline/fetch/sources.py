@@ -30,33 +30,39 @@ Below = Annotated[str, AfterValidator(_relative)]
 
 class Unpack(Limits):
     below: Below
-    """The folder in the archive that is taken."""
+    """Folder in the archive whose files are taken."""
     into: Below
-    """The folder below `to` that it becomes."""
+    """Folder below `to` that the files are unpacked to."""
     suffixes: tuple[str, ...]
-    """Of the files that are taken, in lower case."""
+    """Endings, in lower case, of the names of the files that are taken."""
 
 
 class Remote(Config):
     path: Below
-    """Below `url`, and below `to`."""
+    """Path of the file below `url`, and below `to`."""
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
-    """Null: recorded at the first download and held to from then on."""
+    """Expected SHA-256 of the file. Null records the hash of the first download and compares later ones with it."""
     max_bytes: int = Field(ge=1)
+    """Largest size of the file, in bytes."""
     unpack: Unpack | None = None
+    """What is unpacked of an archive. Null keeps the file as it is."""
 
 
 class FetchConfig(Config):
     name: Literal["lakh_clean", "lakh_full", "mnist"]
+    """Name of the archive, as in `driftwork fetch NAME`."""
     title: str
+    """Name of the data, which is printed."""
     licence: str
+    """Terms of use of the data, which are printed."""
     url: Annotated[str, AfterValidator(_address)]
-    """The folder on the publisher's server, or on a mirror of it."""
+    """Folder on the publisher's server, or on a mirror with the same layout."""
     to: Path
-    """Folder for what is fetched."""
+    """Folder that the files are fetched to."""
     files: tuple[Remote, ...] = Field(min_length=1)
+    """Files that are fetched."""
     md5_names: bool = False
-    """A file's name is the MD5 of its bytes, and is checked."""
+    """Whether the name of a file is the MD5 of its bytes, which is then checked."""
 
     def wanted(self) -> tuple[Remote, ...]:
         return self.files
@@ -64,12 +70,14 @@ class FetchConfig(Config):
 
 class CmuConfig(FetchConfig):
     name: Literal["cmu"]  # type: ignore[assignment]
+    """Name of the archive, as in `driftwork fetch NAME`."""
     subject: int | Literal["all"] = 35
-    """A number, or all of them."""
+    """Number of the subject whose trials are fetched, or all subjects."""
     trials: dict[int, int]
-    """How many trials a subject has, where they are numbered from 1 without a gap: fetched file by file."""
+    """Number of trials of each subject whose trials are numbered from 1 without a gap. They are fetched file by
+    file."""
     max_bytes: int = Field(ge=1)
-    """Of one such file."""
+    """Largest size of one file that is fetched by itself, in bytes."""
 
     def wanted(self) -> tuple[Remote, ...]:
         if self.subject == "all":
@@ -83,12 +91,15 @@ class CmuConfig(FetchConfig):
 
 class TimitConfig(Config):
     name: Literal["timit"]
+    """Name of the corpus, as in `driftwork fetch NAME`."""
     title: str
+    """Name of the corpus, which is printed."""
     licence: str
+    """Terms of use of the corpus, which are printed."""
     url: Annotated[str, AfterValidator(_address)]
-    """Where a licence is had."""
+    """Address where a licence is available."""
     source: Path | None = Field(None, alias="from")
-    """The folder that the user brings: it holds TRAIN and TEST."""
+    """Your folder of the corpus, which holds TRAIN and TEST. Null prints where to get it."""
 
 
 SOURCES: dict[str, type[FetchConfig] | type[TimitConfig]] = {

@@ -31,22 +31,30 @@ INCOMPLETE = ".incomplete"
 
 class Unreadable(Config):
     file: str
+    """Path of the raw file below the source folder."""
     reason: str
+    """Reason why the file could not be used, in one line."""
 
 
 class Entry(Config):
     """A finished shard as its worker reports it, which is small for any size of the data."""
 
     fingerprint: str
+    """Hash of all that decides the bytes of the shard."""
     shard: Shard | None
-    """None if not one item could be read."""
+    """Shard as the manifest lists it. None if no item could be read."""
     inputs: dict[str, str | None]
+    """SHA-256 of each raw file by its path below the source folder. None for a file that could not be opened."""
     contents: tuple[str | None, ...]
-    """`digest` of each item of the plan; None for an item that could not be read, or that is simulated."""
+    """Result of `digest` for each item of the plan. None for an item that could not be read, or that is simulated."""
     unreadable: tuple[Unreadable, ...]
+    """Items that could not be read, with reasons."""
     frames: int
+    """Number of frames that are present in the shard."""
     mean: tuple[float, ...]
+    """Mean of each of the D channels over these frames, in units of the data."""
     squares: tuple[float, ...]
+    """Sum of squared distances from the mean for each of the D channels, in squared units of the data."""
 
     @property
     def moments(self) -> Moments:

@@ -25,16 +25,17 @@ class Recipe(Config):
     """All settings that determine the bytes of a prepared data set, given the raw files."""
 
     dataset: DatasetConfig
+    """Data set, and how it is read."""
     title: str
-    """What the raw files are, for the data card."""
+    """Description of the raw files, for the data card."""
     licence: str
-    """Under which terms they may be used, for the data card."""
+    """Terms of use of the raw files, for the data card."""
     val: float = Field(0.1, ge=0, lt=1)
-    """Share of the groups (songs, speakers) in the validation split."""
+    """Fraction of the groups (songs, speakers) in the validation split."""
     test: float = Field(0.1, ge=0, lt=1)
-    """Share of the groups in the test split."""
+    """Fraction of the groups (songs, speakers) in the test split."""
     files_per_shard: int = Field(32, ge=1)
-    """Raw items in a shard; also what one worker reads before it reports."""
+    """Number of raw items in a shard. A worker reads so many before it reports."""
 
     @model_validator(mode="after")
     def _leaves_train(self) -> Self:

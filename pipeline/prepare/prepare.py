@@ -33,21 +33,24 @@ _Output = Output | StoreOutput
 
 class PrepareConfig(Recipe, Plugged):
     source: Path | None = None
-    """Folder of raw files, or a single one where that is a data set (a MIDI file, a .mat file); none for simulated
+    """Folder of raw files, or a single file where that is a data set, such as a MIDI or a .mat file. Null for simulated
     data."""
     out: Place
-    """Folder for the shards, or its URL in a store, as in s3://bucket/lakh: new, empty, or one that holds this very
+    """Folder for the shards, or its URL in a store, as in s3://bucket/lakh. It must be new, empty, or hold this very
     preparation, finished or not."""
     max_unreadable: float = Field(0.1, ge=0, le=1)
-    """Share of unreadable items above which the job fails. Under 0.02 of Lakh is; a wrong folder is far above 0.1."""
+    """Fraction of unreadable items above which the job fails. Of Lakh, under 0.02 are unreadable; with a wrong folder
+    nearly all are."""
     seconds_per_file: float = Field(20.0, gt=0)
-    """Processor time that reading a raw file may take; one that needs more is unreadable. A MIDI file takes 0.01."""
+    """Processor time that reading a raw file may take, in seconds. A file that needs more counts as unreadable. A MIDI
+    file takes 0.01 seconds."""
     mib_per_file: int = Field(2048, ge=512)
-    """Memory of the process that reads raw files; one that needs more is unreadable."""
+    """Memory of the process that reads raw files, in MiB. A file that needs more counts as unreadable."""
     workers: int | None = Field(None, ge=1)
-    """Shards made at a time; by default one a CPU core."""
+    """Number of shards that are made at the same time. Null makes one for each CPU core."""
     address: str = "local"
-    """`local` starts Ray on this machine; `auto` or an address joins a cluster that shares `source` and `out`."""
+    """Ray cluster that does the work. `local` starts Ray on this machine; `auto` or HOST:PORT joins a cluster whose
+    machines share `source` and `out`."""
 
     @property
     def recipe(self) -> Recipe:

@@ -34,12 +34,15 @@ INTERVAL = 0.1
 
 class BouncingBallsConfig(Named):
     name: Literal["bouncing_balls"] = "bouncing_balls"
+    """Data set: simulated films of three bouncing balls."""
     train: int = Field(500, ge=1)
-    """Films in the training split."""
+    """Number of sequences in the training split."""
     val: int = Field(50, ge=0)
+    """Number of sequences in the validation split."""
     test: int = Field(50, ge=0)
+    """Number of sequences in the test split."""
     seed: int = Field(0, ge=0)
-    """Another seed, other films."""
+    """Seed of the simulated films."""
 
 
 class Film(NamedTuple):

@@ -28,14 +28,15 @@ whole minute."""
 
 class MidiConfig(Named):
     name: Literal["midi", "lakh"] = "midi"
-    """`midi`, or its earlier name `lakh`, which data sets keep that were prepared by it."""
+    """Data set: a folder of MIDI files, such as Lakh, as piano rolls. `lakh` is an earlier name of `midi`."""
     rate: float = Field(5.0, gt=0, le=100)
-    """Frames per second."""
+    """Rate of the piano rolls, in frames per second."""
     seconds: float = Field(60.0, gt=0, le=3600)
-    """Length of one sequence; the tail of a piece is shorter."""
+    """Length of a sequence, in seconds. The last sequence of a piece may be shorter."""
     min_seconds: float | None = Field(None, ge=0)
-    """Shortest sequence, in seconds: a shorter tail is dropped, a shorter piece is unreadable. Null: a quarter of
-    `seconds`, at most 8 s, which at 5 frames a second are 40 frames, ten of them observed at 25 %."""
+    """Length of the shortest sequence, in seconds. A shorter last sequence is dropped, and a shorter piece is
+    unreadable. Null takes a quarter of `seconds`, at most 8 seconds; at 5 frames per second these are 40 frames, of
+    which 10 are observed at a ratio of 0.25."""
 
     @model_validator(mode="after")
     def _exact(self) -> Self:

@@ -54,11 +54,12 @@ DROPPED = tuple(
 
 class MocapConfig(Named):
     name: Literal["mocap"] = "mocap"
+    """Data set: walks of the CMU motion capture database."""
     protocol: Literal["published", "honest"] = "published"
-    """`published`: each trial is centred on its own mean, which sees the future that a model is to forecast. `honest`:
-    nothing is subtracted here; a model centres on the mean of the train split, which the manifest's statistics hold."""
+    """Centring of the trials. `published` subtracts from each trial its own mean, which includes the future that a
+    model is to forecast. `honest` subtracts nothing here; a model subtracts the mean of the training split."""
     frames: int = Field(300, ge=2, le=100_000)
-    """Frames of a trial that are used, from its first on."""
+    """Number of frames of a trial that are used, counted from its first."""
 
 
 @dataclass(frozen=True)

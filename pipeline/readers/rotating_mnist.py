@@ -41,12 +41,13 @@ LABELS = ("train-labels-idx1-ubyte", "train-labels.idx1-ubyte")
 
 class RotatingMnistConfig(Named):
     name: Literal["rotating_mnist"] = "rotating_mnist"
+    """Data set: rotating pictures of the handwritten digit 3."""
     digits: int = Field(450, ge=3)
-    """At most this many, the first in the file; of 450 the published number of 360 train."""
+    """Largest number of digits that are used, the first in the file. Of 450 digits 360 train, as published."""
     missing: float = Field(0.3, ge=0, lt=0.9)
-    """Share of the frames that is missing from each training sequence."""
+    """Fraction of the frames that is missing from each training sequence."""
     seed: int = Field(0, ge=0)
-    """Decides the start angles and the missing frames."""
+    """Seed of the start angles and the missing frames."""
 
 
 class Source(NamedTuple):

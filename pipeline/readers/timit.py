@@ -40,6 +40,7 @@ SPLITS: dict[str, Split | None] = {"train": None, "test": "test", "flat": None}
 
 class TimitConfig(Named):
     name: Literal["timit"] = "timit"
+    """Data set: TIMIT, or a sample of it."""
 
 
 @dataclass(frozen=True)

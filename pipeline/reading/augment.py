@@ -18,15 +18,15 @@ class AugmentConfig(Config):
     """Random changes, drawn anew for each training sequence and epoch."""
 
     stretch: float = Field(0.0, ge=0, lt=1)
-    """Largest relative change of speed. The speed is log-uniform on [1 / (1 + stretch), 1 + stretch]; 0 keeps that of
-    the data."""
+    """Largest relative change of speed, as a fraction. The speed is log-uniform on [1 / (1 + stretch), 1 + stretch]. 0
+    keeps the speed of the data."""
     start: int = Field(0, ge=0)
-    """Largest number of frames cut off at the beginning. The number is uniform on 0, ..., start; 0 keeps all frames."""
+    """Largest number of frames cut off at the beginning. The number is uniform on 0, ..., start. 0 keeps all frames."""
     transpose: int = Field(0, ge=0, le=24)
-    """Largest transposition of a piano roll, in semitones. The interval is uniform on -transpose, ..., transpose, less
-    those that would move a note out of the 128 pitches; 0 keeps the key."""
+    """Largest transposition of a piano roll, in semitones. The interval is uniform on -transpose, ..., transpose,
+    without those that would move a note out of the 128 pitches. 0 keeps the key."""
     gain: float = Field(0.0, ge=0, le=40)
-    """Largest change of the loudness of sound, in decibels. The change is uniform on [-gain, gain]; 0 keeps the
+    """Largest change of the loudness of sound, in decibels. The change is uniform on [-gain, gain]. 0 keeps the
     loudness."""
 
     def check(self, spec: DataSpec, where: str) -> None:

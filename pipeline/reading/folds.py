@@ -22,11 +22,12 @@ class FoldConfig(Config):
     """The division of a data set into folds, and the fold that is the test split."""
 
     count: int = Field(ge=3)
-    """Number of parts that the groups (trials, speakers, songs) are dealt into."""
+    """Number of parts that the groups (trials, speakers, songs) are divided into."""
     fold: int = Field(0, ge=0)
-    """Number of the part that is the test split, from 0. The next part validates, all others train."""
+    """Number of the part that is the test split, counted from 0. The next part validates, and all others train."""
     with_test: bool = False
-    """Deal the groups of the data set's test split too. By default they are in no part."""
+    """Whether groups of the data set's own test split are divided among the parts too. By default they are in no
+    part."""
 
     @model_validator(mode="after")
     def _is_a_part(self) -> Self:

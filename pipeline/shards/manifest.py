@@ -30,14 +30,19 @@ class Shard(Config):
     """One tar file. Sample i is the bytes from `offsets[i]` to `offsets[i + 1]`, the last sample to the end."""
 
     file: str
+    """Name of the tar file in the data set's folder."""
     split: Split
+    """Split that the sequences belong to."""
     samples: int
+    """Number of sequences in the shard."""
     bytes: int
+    """Size of the tar file, in bytes."""
     sha256: str
+    """SHA-256 of the tar file's bytes."""
     offsets: tuple[int, ...]
-    """[samples], in bytes."""
+    """Start of each sequence in the tar file, in bytes."""
     frames: tuple[int, ...]
-    """[samples], T of each."""
+    """Number of frames T of each sequence."""
 
     def span(self, index: int) -> tuple[int, int]:
         """Return (offset, length) of a sample, in bytes."""
@@ -48,20 +53,23 @@ class Shard(Config):
 
 class Manifest(Config):
     schema_version: Literal[1]
+    """Version of the manifest's form."""
     spec: DataSpec
+    """Form of every sequence."""
     recipe: dict[str, Any]
-    """What of the prepare config decides the bytes: data set, shares, shard size, licence."""
+    """Part of the prepare config that decides the bytes: data set, fractions of the splits, shard size, licence."""
     stats: Stats
+    """Statistics of the training split."""
     shards: tuple[Shard, ...]
-    """Train, then validation, then test; in each in the order of the plan."""
+    """Shards in the order of the plan: training, validation, test."""
     items: int
-    """Raw items found."""
+    """Number of raw items that were found."""
     unreadable: int
-    """Of these, left out; quarantine.jsonl has the reasons."""
+    """Number of raw items that were left out; quarantine.jsonl has the reasons."""
     inputs: dict[str, str | None]
-    """File below the source folder -> sha256, None where it could not be opened."""
+    """SHA-256 of each raw file by its path below the source folder. None for a file that could not be opened."""
     joined: dict[str, str] = Field({})
-    """Group -> the group with the same content that it is joined to. Left out of the file where it is empty."""
+    """Group with the same content that each duplicate group was joined to. The file leaves it out where it is empty."""
 
     @property
     def dataset(self) -> str:

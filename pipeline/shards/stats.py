@@ -15,10 +15,11 @@ class Stats(Config):
     """Mean and scale over the present frames of the train split."""
 
     frames: int
+    """Number of frames that are present in the training split."""
     mean: tuple[float, ...]
-    """[D], in the units of the data."""
+    """Mean of each of the D channels, in units of the data."""
     scale: tuple[float, ...]
-    """[D], the standard deviation; 0 for a channel that never changes."""
+    """Standard deviation of each of the D channels, in units of the data. 0 for a channel that never changes."""
 
 
 class Moments(NamedTuple):
