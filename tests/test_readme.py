@@ -1,12 +1,14 @@
 """Files, links and configs named in README and docs/ exist, and all files are named there."""
 
 import re
+import sys
 import tomllib
 from fnmatch import fnmatch
 
 import pytest
 import yaml
 
+from launch import cli
 from tests.places import ROOT
 from tests.test_layers import imported_modules, module
 
@@ -91,3 +93,10 @@ def test_every_shipped_file_is_documented(folder):
     text = "\n".join(page.read_text() for page in PAGES)
     stems = {path.stem.removesuffix("_small") for path in (ROOT / "configs" / folder).iterdir()}
     assert [stem for stem in sorted(stems) if stem not in text] == []
+
+
+def test_config_page_is_what_the_code_prints(monkeypatch, capsys):
+    """`driftwork help --markdown > docs/config.md` writes it anew."""
+    monkeypatch.setattr(sys, "argv", ["driftwork", "help", "--markdown"])
+    assert cli.main() == 0
+    assert capsys.readouterr().out == (ROOT / "docs/config.md").read_text()
