@@ -1,6 +1,6 @@
-"""`driftwork doctor [key=value ...] [--json]`: what would hang or fail without a word, each with its cure.
+"""`driftwork doctor [key=value ...] [--json]`: find causes of hangs and silent failures, each with its cure.
 
-`train` and `prepare` start with the checks that cost nothing, `launch.checks.glance`.
+`train` and `prepare` start with the quick checks of `launch.checks.glance`.
 """
 
 import json
@@ -23,7 +23,7 @@ USAGE = """usage: driftwork doctor [key=value ...] [--json]
   --json  Print the findings as JSON."""
 
 _SERVICES = {8265: "Ray's dashboard", 10001: "Ray's client server", 5000: "MLflow"}
-"""By the port that each takes unless told otherwise."""
+"""Services by their default ports."""
 
 
 class DoctorConfig(Config):
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
 
 
 def examine(config: DoctorConfig) -> Iterator[Finding]:
-    """Every check."""
+    """Run every check."""
     yield packages.python()
     yield from packages.packages()
     yield packages.entry_point()

@@ -1,4 +1,4 @@
-"""`driftwork prepare CONFIG.yaml key=value...`: raw files to a prepared data set, on Ray."""
+"""`driftwork prepare CONFIG.yaml key=value...`: turn raw files into a prepared data set, on Ray."""
 
 import sys
 import tempfile
@@ -25,7 +25,7 @@ def _job() -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise
-        raise DriftworkError(f"{error.name} is not installed; pip install -e '.[prepare]' brings it") from None
+        raise DriftworkError(f"{error.name} is not installed; install it with pip install -e '.[prepare]'") from None
     return prepare
 
 
@@ -41,7 +41,8 @@ def main(argv: list[str]) -> int:
 
 
 def _check_lasting(**folders: Place | None) -> None:
-    """A job of `ray job submit` runs in a copy of its working directory, which no other machine has and Ray deletes."""
+    """Raise `DriftworkError` for relative paths in a Ray job: it runs in a copy of the working directory, which no
+    other machine has and Ray deletes."""
     if any(part.startswith("_ray_pkg_") for part in Path.cwd().parts):
         for key, folder in folders.items():
             if isinstance(folder, Path) and not folder.is_absolute():
@@ -49,7 +50,7 @@ def _check_lasting(**folders: Place | None) -> None:
 
 
 def summary(manifest: Manifest) -> str:
-    """One line: sequences and hours of each split."""
+    """Return one line with the sequences and hours of each split."""
     parts = []
     for split in SPLITS:
         shards = manifest.of(split)

@@ -30,7 +30,7 @@ from launch.tracker import store_uri
 USAGE = "usage: driftwork ui [key=value ...]"
 
 HOST = "127.0.0.1"
-START_S = 180  # the server imports for 5 s on an idle machine, and for much longer beside a training run
+START_S = 180  # the server's imports take 5 s on an idle machine, and much longer beside a training run
 
 
 class UiConfig(Config):
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
     """Serve until Ctrl-C.
 
     Raises:
-        DriftworkError: an unknown key, a store that is not there, a port that is taken, a server that does not start.
+        DriftworkError: a key is unknown, the store does not exist, the port is taken, or the server does not start.
     """
     cfg = config_base.build(
         UiConfig, _overrides([argument.removeprefix("tracking.") for argument in argv]), where="arguments"
@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
         said.seek(0)
         lines = said.read().decode(errors="replace").splitlines()
     reasons = [line for line in lines if "Error: " in line] or lines or ["nothing"]
-    raise DriftworkError(f"the MLflow server ended or never listened; it said: {reasons[-1][:300]}")
+    raise DriftworkError(f"the MLflow server ended or never listened; its last message: {reasons[-1][:300]}")
 
 
 def _overrides(argv: list[str]) -> dict[str, str]:
@@ -92,9 +92,9 @@ def _require_free(port: int) -> None:
 
 @contextmanager
 def _server(command: list[str], said: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """The server in a session of its own: Ctrl-C in the terminal reaches us alone, and we end it and its workers."""
+    """Run the server in its own session: Ctrl-C in the terminal reaches only this process, which ends the server."""
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true"}
-    no_jobs = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # half a dozen processes that tracking has no use for
+    no_jobs = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # half a dozen processes that tracking does not use
     environment = {**os.environ, **search_path(), **quiet, **no_jobs}
     with sigterm_exits():
         # uvicorn imports from the working folder first.
@@ -127,7 +127,7 @@ def _listens(server: subprocess.Popen[bytes], port: int) -> bool:
 
 
 def _runs_page(address: str) -> str:
-    """The runs of the newest experiment: without such a link MLflow opens on pages for chat bots."""
+    """Return the address of the newest experiment's runs; without it MLflow opens on pages for chat bots."""
     newest = f"{address}/api/2.0/mlflow/experiments/search?max_results=1&order_by=creation_time+DESC"
     directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy cannot reach our loopback
     with directly.open(newest, timeout=START_S) as answer:

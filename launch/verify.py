@@ -1,4 +1,4 @@
-"""`driftwork verify DIR|URL`: every shard of a prepared data set against its manifest."""
+"""`driftwork verify DIR|URL`: check every shard of a prepared data set against its manifest."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Ray: who may run code here, and what `ray job submit --working-dir .` would upload."""
+"""Checks of Ray: who may run code here, and the size of an upload by `ray job submit --working-dir .`."""
 
 import os
 import socket
@@ -13,12 +13,12 @@ from launch.checks.finding import Finding, error, ok, warning
 
 _MIB = 2**20
 UPLOAD_MIB = 512
-"""Ray's largest message; a packed working directory is one (RAY_max_grpc_message_size)."""
+"""Ray's largest message, MiB (RAY_max_grpc_message_size); a packed working directory is one message."""
 _MAKE_TOKEN = "ray get-auth-token --generate && chmod 600 ~/.ray/auth_token, the same on every node"
 
 
 def token() -> Finding:
-    """Whoever reads the token can run code on the cluster."""
+    """Check the token's file: whoever can read it can run code on the cluster."""
     mode = os.environ.get("RAY_AUTH_MODE", "")
     if os.environ.get("RAY_AUTH_TOKEN"):
         return ok("ray token", "in RAY_AUTH_TOKEN")
@@ -46,7 +46,7 @@ def auth_mode() -> Finding:
 
 
 def open_ports(services: dict[int, str]) -> Iterator[Finding]:
-    """Services of this machine, by port, that any other machine can reach."""
+    """Report services of this machine, by port, that any other machine can reach."""
     found = list(listening())
     for port, name in services.items():
         addresses = {address for address, where in found if where == port}
@@ -60,7 +60,7 @@ def open_ports(services: dict[int, str]) -> Iterator[Finding]:
 
 
 def listening(tables: tuple[str, ...] = ("/proc/net/tcp", "/proc/net/tcp6")) -> Iterator[tuple[str, int]]:
-    """(address, port) of the sockets that wait for connections; none where there is no /proc."""
+    """Yield (address, port) of the sockets that listen for connections; nothing without /proc."""
     for table in tables:
         try:
             lines = Path(table).read_text().splitlines()[1:]
@@ -77,7 +77,7 @@ def listening(tables: tuple[str, ...] = ("/proc/net/tcp", "/proc/net/tcp6")) -> 
 
 
 def upload(folder: Path) -> Finding:
-    """The size of the working directory without what .gitignore and .rayignore in it name, before it is packed."""
+    """Check the size of the working directory before it is packed, without files named in .gitignore and .rayignore."""
     if not (folder / ".rayignore").exists():
         said, cure = f"{folder} has no .rayignore", "copy the one of driftwork: data, runs and environments stay here"
         missing = warning("upload", said, cure)

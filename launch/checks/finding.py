@@ -1,4 +1,4 @@
-"""What a check of the doctor found, and the cure."""
+"""The result of a check by the doctor, with its cure."""
 
 from typing import Literal, NamedTuple
 
@@ -9,9 +9,9 @@ class Finding(NamedTuple):
     check: str
     level: Level
     said: str
-    """What is so, in one line."""
+    """The finding, in one line."""
     cure: str = ""
-    """What to do about it, in one line; empty where nothing is wrong."""
+    """What to do about it, in one line; empty if nothing is wrong."""
 
     def __str__(self) -> str:
         return f"{self.level:7s}  {self.check:12s} {self.said}" + (f"; {self.cure}" if self.cure else "")

@@ -1,4 +1,4 @@
-"""The checks that cost nothing, before a command starts its work. Only warnings and errors are printed."""
+"""Quick checks before a command starts its work. Only warnings and errors are printed."""
 
 import sys
 import tempfile
@@ -10,7 +10,7 @@ from launch.checks.finding import Finding
 
 
 def before_training(ranks: int, uri: str | None, out: Path) -> None:
-    """Warn of what stands in the way of a training run."""
+    """Print warnings about obstacles to a training run."""
     _print([
         *machine.build_locks(),
         machine.threads(ranks),
@@ -22,10 +22,10 @@ def before_training(ranks: int, uri: str | None, out: Path) -> None:
 
 
 def before_preparing(out: Path) -> None:
-    """Warn of what stands in the way of a preparation."""
+    """Print warnings about obstacles to a preparation."""
     token = cluster.token()
     _print([
-        *([token] if token.level == "error" else []),  # that there is none only matters to a cluster
+        *([token] if token.level == "error" else []),  # a missing token only matters to a cluster
         machine.hostname(),
         machine.shared_memory(),
         *machine.disk(folders(out)),

@@ -1,4 +1,4 @@
-"""What of a machine makes a run hang, crawl or end without a word."""
+"""Checks of the machine for causes of hangs, slowness and silent failures."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ from launch.checks.finding import Finding, error, ok, warning
 
 _GB = 10**9
 _BUILD_STARTS_S = 60
-"""From a build's lock to its first process."""
+"""Seconds from a build's lock to its first process."""
 
 
 def compiler() -> Finding:
@@ -41,7 +41,8 @@ def ninja() -> Finding:
 
 
 def build_locks() -> Iterator[Finding]:
-    """A process killed while it builds an extension leaves a lock, and whoever needs the extension waits for ever."""
+    """Look for locks of builds: a process killed while it builds an extension leaves one, on which others wait
+    forever."""
     roots = os.environ.get("TORCH_EXTENSIONS_DIR"), Path.home() / ".cache/torch_extensions"
     root = Path(next(root for root in roots if root))
     locks = sorted([*root.glob("*/lock"), *root.glob("*/*/lock")])
@@ -65,7 +66,7 @@ def build_locks() -> Iterator[Finding]:
 
 
 def accelerator(devices: Path = Path("/dev")) -> Finding:
-    """A GPU of this machine that torch cannot use. Asks torch in a process of its own, and only if there is a GPU."""
+    """Check that torch can use this machine's GPUs, in a separate process and only if there is a GPU."""
     there = sorted(path.name for path in devices.glob("nvidia[0-9]*")) or (
         ["kfd"] if (devices / "kfd").exists() else []
     )
@@ -102,7 +103,7 @@ def numactl() -> Finding:
 
 
 def disk(folders: dict[str, Path]) -> Iterator[Finding]:
-    """Free space where runs, data and temporary files land; `folders` need not exist yet."""
+    """Check the free space for runs, data and temporary files; `folders` need not exist yet."""
     seen = set()
     for name, folder in folders.items():
         here = folder.absolute()
@@ -116,13 +117,15 @@ def disk(folders: dict[str, Path]) -> Iterator[Finding]:
         if free < _GB:
             yield error("disk", said, "delete old runs (checkpoints are the most), or give another folder")
         elif free < 10 * _GB:
-            yield warning("disk", said, "a checkpoint holds weights and optimizer, several are kept: look ahead")
+            yield warning(
+                "disk", said, "a checkpoint holds weights and optimizer, and several are kept: free space in time"
+            )
         else:
             yield ok("disk", said)
 
 
 def shared_memory(path: Path = Path("/dev/shm")) -> Finding:
-    """Loader workers hand batches over through it, and Ray's objects lie in it."""
+    """Check /dev/shm, through which loader workers pass batches and which holds Ray's objects."""
     if not path.is_dir():
         return warning("/dev/shm", "absent: Ray keeps its objects in /tmp", "mount a tmpfs there")
     size = shutil.disk_usage(path)
@@ -134,7 +137,7 @@ def shared_memory(path: Path = Path("/dev/shm")) -> Finding:
 
 
 def sockets() -> Iterator[Finding]:
-    """Folders for temporary files that are too deep for Unix sockets."""
+    """Check that paths of temporary folders are short enough for Unix sockets."""
     ray, loaders = problem_of_ray(), problem_of_loaders()
     if ray is not None:
         yield error("sockets", *ray)
@@ -145,7 +148,7 @@ def sockets() -> Iterator[Finding]:
 
 
 def home() -> Finding:
-    """Caches, logins and tokens are kept in it."""
+    """Check the home folder, which holds caches, logins and tokens."""
     folder = Path.home()
     if folder.name.startswith(TEMPORARY_HOME):
         said = f"HOME is no folder and user {os.getuid()} has no other: nothing outlasts a command that is kept there"
@@ -156,7 +159,7 @@ def home() -> Finding:
 
 
 def threads(ranks: int, quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> Finding:
-    """Threads that compete for cores cost tenfold with small tensors."""
+    """Check for threads that compete for cores, which makes small tensors ten times slower."""
     cores = _cores(quota)
     each = os.environ.get("OMP_NUM_THREADS", "")
     wanted = int(each) if each.isdecimal() else max(1, (os.cpu_count() or 1) // ranks)
@@ -169,7 +172,7 @@ def threads(ranks: int, quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> Finding
 
 
 def hostname() -> Finding:
-    """gloo and Ray look their own host up, and hang or take the loopback address where that fails."""
+    """Check that the host's name resolves: otherwise gloo and Ray hang or take the loopback address."""
     name = socket.gethostname()
     try:
         address = str(socket.getaddrinfo(name, None, socket.AF_INET)[0][4][0])
@@ -180,7 +183,7 @@ def hostname() -> Finding:
 
 
 def _cores(quota: Path) -> int:
-    """Those this process may run on, and no more than its container may use."""
+    """Return the number of cores that this process may use, within the limit of its container."""
     may = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         used, period = quota.read_text().split()
@@ -190,7 +193,7 @@ def _cores(quota: Path) -> int:
 
 
 def _at_work_in(folder: Path) -> bool:
-    """Whether a process stands in the folder: ninja does while it builds."""
+    """Return whether a process has the folder as its working directory, as ninja does while it builds."""
     for process in Path("/proc").glob("[0-9]*/cwd"):
         try:
             if process.readlink() == folder.resolve():

@@ -1,5 +1,5 @@
-"""Versions against those that pyproject.toml allows, and which environment the commands come from. None of the packages
-is imported: that one is missing is a finding."""
+"""Check versions of packages against pyproject.toml, and the environment of the commands. No package is imported, since
+a missing one is a finding."""
 
 import shutil
 import sys
@@ -28,7 +28,7 @@ def python(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> Finding:
 
 
 def packages() -> Iterator[Finding]:
-    """One finding for each package that is missing or of another version, and one for all the others."""
+    """Yield a finding for each package that is missing or has a wrong version, and one for all others."""
     good = 0
     for extra, requirement in _requirements():
         name, wanted = requirement.name, requirement.specifier
@@ -36,7 +36,7 @@ def packages() -> Iterator[Finding]:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
             if extra:
-                cure = f"pip install -e '.[{extra}]' brings what `driftwork {extra}` needs"
+                cure = f"pip install -e '.[{extra}]' installs the packages of `driftwork {extra}`"
                 yield warning("packages", f"{name} is not installed", cure)
             else:
                 yield error("packages", f"{name} is not installed", "pip install -e .")
@@ -50,7 +50,7 @@ def packages() -> Iterator[Finding]:
 
 
 def entry_point() -> Finding:
-    """`ray job submit` and launchers start `python` from PATH: it must be the one that driftwork is installed for."""
+    """Check that `python` in PATH, which `ray job submit` and launchers start, is the one with driftwork."""
     here = Path(sys.executable).absolute().parent
     found = shutil.which("python")
     cure = f". {here}/activate" if (here / "activate").exists() else f"put {here} first in PATH"
@@ -67,16 +67,16 @@ def _project() -> dict[str, Any]:
 
 
 def _requirements() -> Iterator[tuple[str, Requirement]]:
-    """(extra or nothing, requirement)."""
+    """Yield (extra or an empty string, requirement)."""
     project = _project()
     wanted = dict.fromkeys(project["dependencies"], "")
     for extra in _EXTRAS:
         for line in project["optional-dependencies"][extra]:
-            wanted.setdefault(line, extra)  # some are in both
+            wanted.setdefault(line, extra)  # some are in several
     for line, extra in wanted.items():
         yield extra, Requirement(line)
 
 
 def _written(wanted: SpecifierSet) -> str:
-    """As pyproject.toml has it, the lower bound first."""
+    """Write the versions as in pyproject.toml, with the lower bound first."""
     return ",".join(sorted(map(str, wanted), reverse=True))

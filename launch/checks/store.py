@@ -1,4 +1,4 @@
-"""The tracking store, asked without MLflow: importing that takes seconds, and it may be what is broken."""
+"""Check the tracking store without MLflow, whose import takes seconds and which may itself be broken."""
 
 import importlib.util
 import os
@@ -19,13 +19,13 @@ from launch.tracker import login, store_uri
 
 _PATIENCE_S = 2.0
 _LONG_PATIENCE_S = 10.0
-"""Of a server that is there, and may have to look up a password first."""
+"""Seconds to wait for a server that is up, but may have to look up a password first."""
 _REFUSED = (401, 403)
 _HERE = "tracking"
 
 
 def tracking(uri: str | None) -> Finding:
-    """Whether a run could write to the store at `uri`."""
+    """Check whether a run could write to the store at `uri`."""
     if uri is None:
         return ok(_HERE, "tracking.uri=null: runs are not tracked")
     try:
@@ -39,7 +39,7 @@ def tracking(uri: str | None) -> Finding:
 
 
 def require(uri: str | None) -> None:
-    """Raises `DriftworkError`, within seconds, for a store that no run could write to."""
+    """Raise `DriftworkError`, within seconds, if no run could write to the store."""
     found = tracking(uri)
     if found.level == "error":
         raise DriftworkError(f"tracking store {found.said}; {found.cure}")
@@ -47,10 +47,12 @@ def require(uri: str | None) -> None:
 
 def _server(uri: str) -> Finding:
     try:
-        _ask(uri, "/health", _PATIENCE_S)  # which says at once whether anything is there
+        _ask(uri, "/health", _PATIENCE_S)  # fails at once if nothing listens
     except urllib.error.HTTPError as problem:
         if problem.code not in _REFUSED:
-            return error(_HERE, f"{uri} answers {problem.code}", "an MLflow server there? a proxy before it?")
+            return error(
+                _HERE, f"{uri} answers {problem.code}", "check that it is an MLflow server, and the proxy before it"
+            )
     except OSError as problem:
         return _silent(uri, problem)
     try:
@@ -58,7 +60,7 @@ def _server(uri: str) -> Finding:
     except urllib.error.HTTPError as problem:
         return _refused(uri, problem.code)
     except TimeoutError:
-        return warning(_HERE, f"{uri} takes over {_LONG_PATIENCE_S:g} s for an answer", "a server with less to do")
+        return warning(_HERE, f"{uri} takes over {_LONG_PATIENCE_S:g} s to answer", "reduce the server's load")
     except OSError as problem:
         return _silent(uri, problem)
     return ok(_HERE, f"{uri} answers")
@@ -76,7 +78,7 @@ def _ask(uri: str, path: str, patience_s: float) -> None:
 
 def _refused(uri: str, code: int) -> Finding:
     if code not in _REFUSED:
-        return error(_HERE, f"{uri} answers {code}", "an MLflow server there? a proxy before it?")
+        return error(_HERE, f"{uri} answers {code}", "check that it is an MLflow server, and the proxy before it")
     if any(os.environ.get(name) for name in login.OTHERS):
         return ok(_HERE, f"{uri} answers; MLflow alone knows how to log in")
     said = "refuses the login" if login.headers(uri) else "asks for a login"
@@ -85,7 +87,7 @@ def _refused(uri: str, code: int) -> Finding:
 
 def _silent(uri: str, problem: OSError) -> Finding:
     reason = getattr(problem, "reason", None) or problem
-    if isinstance(reason, ssl.SSLCertVerificationError):  # MLflow has a list of certificates of its own
+    if isinstance(reason, ssl.SSLCertVerificationError):  # MLflow has its own list of certificates
         cure = "if MLflow refuses it too: export MLFLOW_TRACKING_SERVER_CERT_PATH=FILE"
         return warning(_HERE, f"{uri} shows a certificate that is not known here", cure)
     cure = "start the server, or tracking.uri=sqlite:///runs/mlflow.db"
@@ -105,7 +107,7 @@ def _new(file: Path) -> Finding:
 
 
 def _file(file: Path) -> Finding:
-    for path in (file, file.parent):  # SQLite makes a journal beside the file; it reads what it may not write
+    for path in (file, file.parent):  # SQLite writes a journal beside the file; it can read without write access
         if not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
             return error(_HERE, f"{path} may not be written", "chmod u+w it, or tracking.uri=sqlite:///FILE")
     try:
@@ -117,7 +119,7 @@ def _file(file: Path) -> Finding:
     try:
         with closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True, timeout=_PATIENCE_S)) as database:
             database.isolation_level = None
-            database.execute("BEGIN IMMEDIATE")  # what a writer does first
+            database.execute("BEGIN IMMEDIATE")  # the first statement of a writer
             tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             row = (
                 database.execute("SELECT version_num FROM alembic_version").fetchone()
@@ -128,7 +130,7 @@ def _file(file: Path) -> Finding:
     except sqlite3.DatabaseError as problem:
         return _unusable(file, str(problem))
     if tables and row is None:
-        return error(_HERE, f"{file} is no MLflow store", "tracking.uri=sqlite:///FILE, another one")
+        return error(_HERE, f"{file} is not an MLflow store", "give another tracking.uri=sqlite:///FILE")
     return _schema(file, row[0] if row else None)
 
 
@@ -140,7 +142,7 @@ def _unusable(file: Path, problem: str) -> Finding:
 
 
 def _schema(file: Path, version: str | None) -> Finding:
-    """MLflow refuses a store of another schema than its own."""
+    """Compare the schema version with that of the installed MLflow, which refuses any other."""
     known = dict(_revisions())
     newest = known.keys() - set(known.values())
     if version is None or not known or version in newest:
@@ -155,7 +157,7 @@ def _schema(file: Path, version: str | None) -> Finding:
 
 
 def _revisions() -> Iterator[tuple[str, str | None]]:
-    """(revision, the one before it) of the MLflow that is installed."""
+    """Yield (revision, the one before it) of the installed MLflow."""
     found = importlib.util.find_spec("mlflow")
     for folder in (found.submodule_search_locations or []) if found else []:
         for path in Path(folder, "store/db_migrations/versions").glob("*.py"):

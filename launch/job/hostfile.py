@@ -1,4 +1,4 @@
-"""Which hosts there are: DeepSpeed's hostfile, and how hosts are reached."""
+"""The hosts of a job: DeepSpeed's hostfile, and the settings by which hosts are reached."""
 
 import re
 from pathlib import Path
@@ -26,11 +26,11 @@ class HostsConfig(Config):
 class Host(NamedTuple):
     name: str
     slots: int
-    """Ranks that run there."""
+    """Number of ranks that run there."""
 
 
 def read(file: Path) -> list[Host]:
-    """The lines `NAME slots=N` of a hostfile. Raises `DriftworkError` for another line, or for no host."""
+    """Parse the lines `NAME slots=N` of a hostfile. Raises `DriftworkError` for another line, or without hosts."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -41,7 +41,7 @@ def read(file: Path) -> list[Host]:
         if not text:
             continue
         found = _LINE.fullmatch(text)
-        if found is None or text.startswith("-"):  # ssh would read an option there
+        if found is None or text.startswith("-"):  # ssh would read the name as an option
             raise DriftworkError(f"hostfile={file}: line {number}, '{text}', is not of the form NAME slots=N")
         if found[1] in hosts:
             raise DriftworkError(f"hostfile={file}: line {number} names {found[1]} again; give one line all its slots")

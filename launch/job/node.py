@@ -1,12 +1,12 @@
-"""One host of several: what `launch.job.hosts` starts there through ssh, as `python -m launch.job.node SECONDS`.
+"""One host of several, started by `launch.job.hosts` through ssh as `python -m launch.job.node SECONDS`.
 
     the launcher's lines, JSON                  this host's
-    a `Question`                                MARK and an `Answer`; the launcher ends here if it does not like it
+    a `Question`                                MARK and an `Answer`; the launcher ends here if a host cannot take part
     {"command": [...], "environment": {...}}    the command's output, and its exit code
     LEAVE                                       ranks get SIGTERM, and time to save
 
-All the while an empty line comes every second and a NUL byte goes back. Neither ssh nor a cut cable tells the far side
-that the near one is gone: when stdin has ended, or been silent for SECONDS, the command is ended and this process too.
+Meanwhile an empty line comes every second and a NUL byte is sent back. Neither ssh nor a cut cable notifies the remote
+side of a lost launcher: when stdin has ended, or been silent for SECONDS, the command and this process are ended.
 """
 
 import json
@@ -28,39 +28,43 @@ import psutil
 from driftwork.processes import end_with_parent, python
 
 MARK = "driftwork-node "
-"""Begins the answer: a login script may say something of its own before."""
+"""Prefix of the answer, since a login script may print lines before it."""
 
 LEAVE = "leave"
 
 _TIDY_S = 40.0
-"""How long ranks that are told to end may take; DeepSpeed's launcher kills them after 30 s."""
+"""Seconds that ranks may take to end when requested; DeepSpeed's launcher kills them after 30 s."""
 _DEVICES = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
 
 
 class Question(NamedTuple):
+    """The launcher's request to a host, which checks whether it can take part."""
+
     directory: str
-    """In which to work."""
+    """Working directory."""
     shared: list[str]
-    """What must be there as on the launching machine."""
+    """Paths that must exist as on the launching machine."""
     first: bool
     """Whether the other hosts connect to this one."""
     address: str
-    """Of the first host, as the others know it."""
+    """Address of the first host, as the others know it."""
     peer: str
-    """Another host: the first one, and on that one the second."""
+    """Another host: the first one, or on the first host the second."""
     port: int | None
-    """On which the first host waits; None: any that is free."""
+    """Port on which the first host listens; None for any free one."""
 
 
 class Answer(NamedTuple):
+    """A host's reply to a `Question`."""
+
     problem: str = ""
-    """Why this host cannot take part."""
+    """Why this host cannot take part; empty if it can."""
     gpus: bool = False
     devices: tuple[str, ...] = ()
-    """Numbers or names of its GPUs, or of its cores where there is none."""
+    """Numbers or names of its GPUs, or of its cores if there is none."""
     cores: int = 1
     interface: str = ""
-    """The network interface that leads to the peer, where that can be told."""
+    """Network interface that leads to the peer, if it can be found."""
     port: int = 0
 
 
@@ -85,7 +89,7 @@ def main(argv: list[str]) -> int:
 
 
 def answer(question: Question) -> Answer:
-    """Look around, as the launcher cannot from where it is."""
+    """Check this host for the launcher, which cannot do so remotely."""
     try:
         os.chdir(question.directory)
         for path in question.shared:
@@ -97,7 +101,7 @@ def answer(question: Question) -> Answer:
     except OSError as error:
         return Answer(f"{error.filename or ''}: {error.strerror}".removeprefix(": "))
     gpus, cores = 0, os.cpu_count() or 1
-    if any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists():  # else torch need not be loaded for it
+    if any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists():  # otherwise torch need not be loaded
         found = subprocess.run(python("-c", _DEVICES), capture_output=True, text=True)
         if found.returncode:
             return Answer(f"torch does not load there: {[*found.stderr.splitlines(), 'it was killed'][-1]}")
@@ -125,7 +129,8 @@ def _resolved(name: str) -> str:
 
 
 def _interface(peer: str) -> str:
-    """gloo would take the one that this host's own name leads to, which often is the loopback."""
+    """Return the network interface towards the peer. By default gloo takes that of the host's own name, which often is
+    the loopback."""
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect((peer, 9))  # sends nothing
@@ -137,7 +142,7 @@ def _interface(peer: str) -> str:
 
 
 def _said(silence: float) -> Iterator[bytes]:
-    """The lines on stdin that are not empty, until it ends or is silent for so many seconds."""
+    """Yield the lines on stdin that are not empty, until it ends or is silent for `silence` seconds."""
     pending = b""
     while select.select([0], [], [], silence)[0]:
         read = os.read(0, 65536)
@@ -148,7 +153,7 @@ def _said(silence: float) -> Iterator[bytes]:
 
 
 def _beat() -> None:
-    with suppress(OSError):  # nobody listens any more, which stdin tells too
+    with suppress(OSError):  # nobody listens any more, which stdin shows too
         while True:
             os.write(1, b"\0")
             time.sleep(1)
@@ -157,14 +162,14 @@ def _beat() -> None:
 def _end_when_left(said: Iterator[bytes], process: subprocess.Popen[bytes]) -> None:
     for line in said:
         if line.decode() == LEAVE:
-            for rank in psutil.Process(process.pid).children():  # DeepSpeed's launcher would grant them 30 s
+            for rank in psutil.Process(process.pid).children():  # DeepSpeed's launcher would give them 30 s
                 rank.terminate()
     process.terminate()
     try:
         process.wait(_TIDY_S)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-    os._exit(1)  # what is left may wait for a stdout that nobody reads
+    os._exit(1)  # other threads may wait for a stdout that nobody reads
 
 
 if __name__ == "__main__":

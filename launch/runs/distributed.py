@@ -1,4 +1,4 @@
-"""Who this process is among the ranks, and the few things ranks say to each other. One process alone needs no group."""
+"""Process groups: this process's rank, and the few collectives in use. A single process needs no group."""
 
 import os
 from collections.abc import Callable
@@ -19,7 +19,7 @@ class Ranks(NamedTuple):
 
 
 def alone() -> Ranks:
-    """This process as the only rank."""
+    """Return this process as the only rank."""
     return Ranks(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
@@ -27,7 +27,7 @@ def join_ranks(patience: timedelta = timedelta(minutes=10)) -> Ranks:
     """Join the process group that the launcher described in the environment.
 
     Args:
-        patience: how long a collective may wait for a rank before it is an error.
+        patience: longest time that a collective waits for a rank before it is an error.
     """
     local = int(os.environ["LOCAL_RANK"])
     cuda = torch.cuda.is_available()
@@ -39,7 +39,7 @@ def join_ranks(patience: timedelta = timedelta(minutes=10)) -> Ranks:
 
 
 def leave() -> None:
-    """Leave the process group. One that is not destroyed makes a clean exit look like a crash."""
+    """Leave the process group. Without this, a clean exit looks like a crash."""
     dist.destroy_process_group()
 
 
@@ -51,7 +51,7 @@ def all_sum(x: Tensor) -> Tensor:
 
 
 def all_gathered(mine: Any) -> list[Any]:
-    """What each rank brings, by rank, on every rank."""
+    """Return the values of all ranks, in the order of ranks, on every rank."""
     if not dist.is_initialized():
         return [mine]
     everyone: list[Any] = [None] * dist.get_world_size()
@@ -60,7 +60,7 @@ def all_gathered(mine: Any) -> list[Any]:
 
 
 def all_agree(flags: Tensor) -> list[bool]:
-    """For each of `flags`, one dimension, whether it is true on every rank."""
+    """Return for each of the one-dimensional `flags` whether it is true on every rank."""
     votes = flags.to(torch.int32)
     if dist.is_initialized():
         dist.all_reduce(votes, op=dist.ReduceOp.MIN)
@@ -73,7 +73,8 @@ def barrier() -> None:
 
 
 def on_rank_0(ranks: Ranks, work: Callable[[], Any]) -> Any:
-    """Rank 0's result on every rank; its exception is raised on every rank, none of which is left waiting."""
+    """Run `work` on rank 0 and return its result on every rank. Its exception is raised on every rank, so that none is
+    left waiting."""
     outcome: list[Any] = [None, None]
     if ranks.rank == 0:
         try:

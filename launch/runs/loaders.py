@@ -1,4 +1,4 @@
-"""The streams that a run's config asks for."""
+"""Build the data streams of a run's config."""
 
 from launch.runs.config import RunConfig
 from launch.runs.distributed import Ranks
@@ -17,7 +17,7 @@ def training(config: RunConfig, manifest: Manifest, ranks: Ranks) -> Stream:
 
 
 def evaluation(config: RunConfig, folder: Place, manifest: Manifest, split: Split, ranks: Ranks) -> dict[str, Stream]:
-    """One stream for each rate that is scored, by its name in percent; the same masks and noise every time."""
+    """Return a stream for each scored ratio of observed frames, by its name in percent; masks and noise are fixed."""
     streams = {}
     for percent, observation in config.observe.evaluate.each(manifest.spec.length).items():
         streams[percent] = Stream(

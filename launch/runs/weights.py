@@ -27,7 +27,7 @@ def load_best(model: nn.Module, run_folder: Path, device: torch.device) -> None:
     """Load the best weights of a run into its model, on `device`.
 
     Raises:
-        DriftworkError: there are no weights, or they are of another model.
+        DriftworkError: there are no weights, or they do not fit the model.
     """
     path = run_folder / BEST
     if not path.exists():

@@ -1,4 +1,4 @@
-"""A prepared data set as MLflow lists it beside the runs that were trained on it."""
+"""Describe a prepared data set for MLflow, which lists it beside the runs that were trained on it."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from pipeline.shards.manifest import Manifest
 from pipeline.shards.storage import Place, name_of
 
 _DIGITS = 12
-"""Of the manifest's hash, as `driftwork prepare` prints it; MLflow takes at most 36."""
+"""Number of digits of the manifest's hash, as `driftwork prepare` prints it; MLflow allows at most 36."""
 
 
 def described(manifest: Manifest, where: Place) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What MLflow, its database or the disk say, in one line."""
+"""Errors of MLflow, its database or the disk, in one line."""
 
 import re
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from driftwork.errors import DriftworkError
 
 @contextmanager
 def as_user_error(uri: str) -> Iterator[None]:
-    """What MLflow, its database or the disk say becomes one line that names the store."""
+    """Turn errors of MLflow, its database or the disk into a `DriftworkError` of one line that names the store."""
     try:
         yield
     except DriftworkError:

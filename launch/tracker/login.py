@@ -1,5 +1,5 @@
-"""The login of a tracking server. It is kept in environment variables alone, where MLflow and all processes of a run
-find it: neither a config nor a run folder, a log or the tracker itself holds it."""
+"""The login of a tracking server. It is kept only in environment variables, where MLflow and all processes of a run
+find it, and never in a config, a run folder, a log or the tracker itself."""
 
 import base64
 import configparser
@@ -10,13 +10,13 @@ from urllib.parse import unquote, urlsplit
 
 USER, PASSWORD, TOKEN = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"
 OTHERS = ("MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4", "MLFLOW_TRACKING_CLIENT_CERT_PATH")
-"""Variables that make MLflow log in by a way of which only MLflow knows."""
+"""Variables that select a way of login that only MLflow implements."""
 
 
 def taken_from(uri: str) -> str:
-    """Return `http://USER:PASSWORD@HOST` without its login, which goes into the environment.
+    """Return `http://USER:PASSWORD@HOST` without its login, which is put into the environment.
 
-    Raises `ValueError` for a login that cannot be told from the address.
+    Raises `ValueError` for a login that cannot be separated from the address.
     """
     scheme, _, rest = uri.partition("://")
     login, at, host = rest.rpartition("@")
@@ -24,7 +24,7 @@ def taken_from(uri: str) -> str:
         return uri
     user, colon, password = login.partition(":")
     if not user or any(char in login for char in "/?#") or not login.isprintable() or " " in login:
-        raise ValueError("in a login USER:PASSWORD, / is written %2F, ? %3F, # %23 and a blank %20")
+        raise ValueError("in a login USER:PASSWORD, write / as %2F, ? as %3F, # as %23 and a blank as %20")
     os.environ[USER] = unquote(user)
     if colon:
         os.environ[PASSWORD] = unquote(password)
@@ -32,7 +32,8 @@ def taken_from(uri: str) -> str:
 
 
 def headers(uri: str) -> dict[str, str]:
-    """Return what a request to the server at `uri` must carry, found where MLflow looks for it and in its order."""
+    """Return the headers that a request to the server at `uri` must have, from the places where MLflow looks for a
+    login and in its order."""
     user, password = (os.environ.get(name) or _from_file(name) for name in (USER, PASSWORD))
     if not (user and password) and os.environ.get(TOKEN):
         return {"Authorization": f"Bearer {os.environ[TOKEN]}"}

@@ -1,4 +1,4 @@
-"""Which source made a run."""
+"""The version of the source code that made a run."""
 
 import subprocess
 from pathlib import Path
@@ -9,7 +9,7 @@ COMMIT_TAG = "mlflow.source.git.commit"
 
 
 def git_tags() -> dict[str, str]:
-    """The commit of this source tree, and whether tracked files differ from it; nothing outside a git repository."""
+    """Return the commit of this source tree, and whether tracked files differ from it; empty outside a repository."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -1,4 +1,4 @@
-"""Where a tracking store lies: a SQLite file or the address of a server. No MLflow here: it costs nothing to ask."""
+"""The URI of a tracking store: a SQLite file or the address of a server. MLflow is not imported, so this is quick."""
 
 import os
 import re
@@ -13,17 +13,17 @@ from launch.tracker import login
 
 DEFAULT = "sqlite:///runs/mlflow.db"
 VARIABLE = "MLFLOW_TRACKING_URI"
-"""The environment variable that names another default, as it does for MLflow's own commands."""
+"""Environment variable that sets another default, as for MLflow's own commands."""
 
 _SQLITE = "sqlite:///"
 _MISREAD = re.compile(r"\?|%[0-9A-Fa-f]{2}")
-"""In a path, what SQLAlchemy takes for the beginning of options, or for the code of another character."""
+"""Parts of a path that SQLAlchemy reads as the beginning of options, or as the code of another character."""
 
 
 def _checked(uri: str) -> str:
     uri = login.taken_from(uri)
     is_file = uri.startswith(_SQLITE) and len(uri) > len(_SQLITE)
-    if not is_file and not uri.startswith(("http://", "https://")):  # MLflow itself has dropped plain folders
+    if not is_file and not uri.startswith(("http://", "https://")):  # MLflow itself no longer supports plain folders
         raise ValueError("must be sqlite:///FILE, http://HOST:PORT, https://HOST or null")
     return f"{_SQLITE}{expanded(uri.removeprefix(_SQLITE))}" if is_file else uri
 
@@ -32,7 +32,7 @@ StoreUri = Annotated[str, AfterValidator(_checked)]
 
 
 def default() -> str:
-    """Return the store of a command that is given none. Raises `DriftworkError` for a variable that names no store."""
+    """Return the default store of commands. Raises `DriftworkError` if the environment variable is not a store."""
     given = os.environ.get(VARIABLE)
     if not given:
         return DEFAULT
@@ -45,10 +45,10 @@ def default() -> str:
 
 
 def database(uri: str) -> Path | None:
-    """Return the SQLite file, absolute; None for a server. The path is taken as it stands: nothing in it is quoted.
+    """Return the absolute path of the SQLite file; None for a server. The path is taken literally, without quoting.
 
     Raises:
-        DriftworkError: MLflow would take the path, which may be that of the working folder, for another one.
+        DriftworkError: MLflow would read the path, perhaps that of the working folder, as another one.
     """
     if not uri.startswith(_SQLITE):
         return None
@@ -74,21 +74,21 @@ def of(file: Path) -> str:
 
 
 def absolute(uri: str) -> str:
-    """`uri` with the path of a SQLite file made absolute, so that a later change of directory moves nothing."""
+    """Return `uri` with an absolute path of a SQLite file, so that a later change of directory has no effect."""
     file = database(uri)
     return uri if file is None else of(file)
 
 
 def existing(uri: str) -> str:
-    """`absolute(uri)`; DriftworkError when it names a SQLite file that is not there, which MLflow would create."""
+    """Return `absolute(uri)`. Raises `DriftworkError` for a missing SQLite file, which MLflow would create."""
     file = database(uri)
     if file is not None and not file.is_file():
         raise DriftworkError(
-            f"{file}: no tracking store here; a training run makes one, tracking.uri=sqlite:///FILE names another"
+            f"{file}: no tracking store here; start a training run to make one, or give tracking.uri=sqlite:///FILE"
         )
     return absolute(uri)
 
 
 def artifact_root(file: Path) -> str:
-    """Artifacts lie beside the database, not in the working directory."""
+    """Return the folder of artifacts, beside the database and not in the working directory."""
     return (file.parent / "artifacts").as_uri()

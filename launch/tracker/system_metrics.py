@@ -1,7 +1,7 @@
-"""Samples CPU, memory, disk, network and GPU of this node while a run is open.
+"""Sample CPU, memory, disk, network and GPU of this node while a run is open.
 
-MLflow's monitors do the reading. Its own thread around them is not used: it ends for good at the first request that
-fails, while what is recorded here goes the way of every other metric and survives an outage of the tracker.
+The values are read by MLflow's monitors. Its own thread around them is not used, since it ends at the first request
+that fails; values recorded here are sent like every other metric and survive an outage of the tracker.
 """
 
 import threading
@@ -18,7 +18,7 @@ class Monitor(Protocol):
 
 
 class SystemSampler:
-    """Calls `record` with the values of all `monitors` every `interval` seconds, and once more when closed."""
+    """A thread that calls `record` with the values of all `monitors` every `interval` seconds, and when closed."""
 
     def __init__(
         self, monitors: Sequence[Monitor], interval: float, record: Callable[[dict[str, float]], None]
@@ -37,7 +37,7 @@ class SystemSampler:
     def _run(self) -> None:
         while not self._stop.wait(self._interval):
             self._sample()
-        self._sample()  # a run shorter than the interval has its values too
+        self._sample()  # so that a run shorter than the interval has values too
 
     def _sample(self) -> None:
         values: dict[str, float] = {}
