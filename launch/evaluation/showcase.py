@@ -1,4 +1,4 @@
-"""What a model makes of held-out data: figures to look at, and files in the form that the data came in."""
+"""Outputs of a model for held-out data: figures, and files in the format of the data."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ from pipeline.sequence import Split
 from pipeline.shards.manifest import Manifest
 
 Draw = Callable[[Path, RunConfig, Manifest, Split, Model], list[Path]]
-"""(folder, config, manifest, split, trained model) -> the files that it has written into the folder."""
+"""Function from (folder, config, manifest, split, trained model) to the files that it has written into the folder."""
 
 ADDED: dict[str, Draw] = {}
 """Figures of plugins by name."""
@@ -30,7 +30,7 @@ def add(name: str, draw: Draw) -> None:
 
 
 def write(folder: Path, config: RunConfig, manifest: Manifest, split: Split, model: Model) -> list[Path]:
-    """Write into `folder` what there is for this kind of model and data, and the figures of plugins; returns the
+    """Write into `folder` the outputs for this kind of model and data, and the figures of plugins; returns the
     files."""
     folder.mkdir(parents=True, exist_ok=True)
     written = _for_kind(folder, config, manifest, split, model)

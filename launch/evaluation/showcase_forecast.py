@@ -1,4 +1,4 @@
-"""What a model forecasts of held-out sequences: its error over time and, of the first few, what suits the data."""
+"""Forecasts of held-out sequences: the error over time and, for the first few, figures that suit the data."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,18 +21,18 @@ from pipeline.sequence import Split
 from pipeline.shards.manifest import Manifest
 
 SHOWN = 4
-"""Sequences that are drawn: the first of the split, however well they are forecast."""
+"""Number of sequences that are drawn: the first of the split, not selected by quality."""
 
 
 def write(folder: Path, config: RunConfig, manifest: Manifest, split: Split, model: Model) -> list[Path]:
     """Forecast the sequences of `split`; returns the files written.
 
-    `forecast-error` as PNG and PDF shows the error over time. Pictures give `strips`; for motion see
+    `forecast-error` as PNG and PDF shows the error over time. For pictures there are also `strips`; for motion see
     `showcase_motion.write`.
     """
     draws = Draws.of(config.evaluate)
     given = model.given if isinstance(model, Forecaster) else config.observe.evaluate.frames
-    assert given is not None, "it forecasts"
+    assert given is not None, "the model does not forecast"
     stream = next(iter(loaders.evaluation(config, config.data, manifest, split, alone()).values()))
     device = next(model.parameters()).device
     batches = (batch.to(device) for batch in stream.epoch(0))
@@ -60,10 +60,10 @@ def write(folder: Path, config: RunConfig, manifest: Manifest, split: Split, mod
 def squared_errors(
     model: Model, given: int, batches: Iterable[Batch], draws: Draws, length: int
 ) -> dict[str, NDArray[np.float64]]:
-    """Of each kind of forecast, the squared error [N, T - given], mean over channels; NaN where no frame is present.
+    """Return the squared error [N, T - given] of each kind of forecast, mean over channels; NaN for missing frames.
 
     Args:
-        given: how many first frames the model sees. length: T, frames of the longest sequence.
+        given: number of first frames that the model observes. length: T, frames of the longest sequence.
     """
     errors: dict[str, list[NDArray[np.float64]]] = {}
     for batch in batches:

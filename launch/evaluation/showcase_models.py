@@ -1,4 +1,4 @@
-"""Several models on one held-out sequence, as figure 3 of Liu et al. (2020) shows them."""
+"""Several models on one held-out sequence, as in figure 3 of Liu et al. (2020)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +14,8 @@ from pipeline.sequence import Split
 def write(folder: Path, runs: Sequence[Path], split: Split) -> list[Path]:
     """Interpolate one sequence of `split` with the best weights of each run; returns the files written into `folder`.
 
-    The sequence is observed at the lowest rate of the first run. There are no files where a model only forecasts, or
-    where frames are neither piano rolls nor sound.
+    The sequence is observed at the lowest rate of the first run. There are no files if a model only forecasts, or if
+    frames are neither piano rolls nor sound.
 
     Args:
         runs: run folders of different models, trained on the same data.

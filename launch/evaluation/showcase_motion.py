@@ -1,4 +1,4 @@
-"""What a forecaster makes of motion capture: its latent paths, a skeleton that walks, and the walk as a file."""
+"""Forecasts of motion capture: latent paths, a walking skeleton, and the walk as a file."""
 
 import sys
 from collections.abc import Sequence as Many
@@ -19,7 +19,7 @@ from pipeline.readers.mocap import KEPT
 from pipeline.sequence import Sequence
 
 DRAWS = 30
-"""Of each trial, as many as on the poster of ODE2VAE."""
+"""Number of draws per trial, as many as on the poster of ODE2VAE."""
 CHANNELS = {"right hip": ("rfemur", "rx"), "right knee": ("rtibia", "rx"), "left shoulder": ("lhumerus", "rx")}
 
 
@@ -27,7 +27,7 @@ CHANNELS = {"right hip": ("rfemur", "rx"), "right knee": ("rtibia", "rx"), "left
 def write(
     folder: Path, trials: Many[Sequence], batch: Batch, forecaster: Forecaster, samples: int, title: str
 ) -> list[Path]:
-    """Forecast the `trials`, which `batch` holds; returns the files written.
+    """Forecast the `trials`, which are those of `batch`; returns the files written.
 
     `latent` as PNG and PDF shows draws of the latent path and of some channels. `skeleton.gif` is the first trial
     beside the mean of its draws, and `truth.amc` and `forecast.amc`, which `skeleton.asf` goes with, are the same two
@@ -61,7 +61,7 @@ def _draws(trials: Many[Sequence], batch: Batch, forecaster: Forecaster) -> list
 
 
 def principal_plane(states: Many[NDArray[np.float32]]) -> list[NDArray[np.float64]]:
-    """Each [S, T, Z] in the two directions [S, T, 2] in which all of them together vary most."""
+    """Project states [S, T, Z] to [S, T, 2], on the two directions in which all of them together vary most."""
     rows = np.concatenate([z.reshape(-1, z.shape[2]) for z in states]).astype(np.float64)
     centre = rows.mean(0)
     _, directions = np.linalg.eigh(np.cov(rows - centre, rowvar=False))

@@ -1,4 +1,4 @@
-"""What a model makes of one held-out piece: a figure to look at and a file to listen to."""
+"""Interpolations of one held-out piece: a figure, and files to listen to."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +26,7 @@ def write(
     """Interpolate one piece of `split` at the lowest rate with each of `models`; returns the files written.
 
     `interpolation.png` and `.pdf` show truth, observed frames and every reconstruction, `NAME.mid` plays one, and
-    `truth.mid` and `copied.mid` (the last observed frame held) are there to compare.
+    `truth.mid` and `copied.mid` (the last observed frame held) are for comparison.
     """
     rate = 1 / manifest.spec.interval
     percent, stream = next(iter(loaders.evaluation(config, config.data, manifest, split, alone()).items()))
@@ -52,20 +52,20 @@ def write(
 
 
 def longest(batch: Batch) -> Batch:
-    """The batch cut down to its longest sequence."""
+    """Return a batch of the longest sequence alone."""
     b = int(batch.present.sum(1).argmax())
     return batch.rows(slice(b, b + 1))
 
 
 @torch.inference_mode()
 def reconstruct(model: LatentDynamics | Smoother, batch: Batch, samples: int) -> torch.Tensor:
-    """Probabilities [1, T, D]: what was observed as it is, the rest interpolated."""
+    """Return probabilities [1, T, D]: observed frames unchanged, the rest interpolated."""
     device = next(model.parameters()).device
     filled = model.interpolate(batch.to(device), samples).mean.cpu()
     return torch.where(batch.observed[..., None], batch.values, filled)
 
 
 def _roll(notes: torch.Tensor) -> NDArray[np.bool_]:
-    """The one sequence [T, D] of a batch [1, T, D]."""
+    """Return the only sequence [T, D] of a batch [1, T, D]."""
     roll: NDArray[np.bool_] = notes[0].numpy()
     return roll

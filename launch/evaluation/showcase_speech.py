@@ -1,4 +1,4 @@
-"""What a model makes of a second of held-out speech: a figure to look at and files to listen to."""
+"""Interpolations of a second of held-out speech: a figure, and files to listen to."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ from pipeline.sequence import Split
 from pipeline.shards.manifest import Manifest
 
 DRAWS = 50
-"""Of the latent path, for the band."""
+"""Number of draws of the latent path for the band."""
 
 
 def write(
@@ -50,7 +50,7 @@ def compare(
     """Interpolate the same second with each of `models`; returns the files written.
 
     `interpolation.png` and `.pdf` show all of them on one panel around the loudest instant, `NAME.wav` plays one, and
-    `truth.wav` is there to compare.
+    `truth.wav` is for comparison.
     """
     rate = manifest.spec.audio_rate
     assert rate is not None, "the data are speech"
@@ -68,7 +68,7 @@ def compare(
 
 
 def typical(batch: Batch) -> Batch:
-    """The batch cut down to the one of its longest sequences that is of median loudness: no pause, and no outlier."""
+    """Return a batch of one sequence alone: of the longest, that of median loudness, so no pause and no outlier."""
     frames = batch.present.sum(1)
     longest = (frames == frames.max()).nonzero()[:, 0]
     loudness = batch.values[longest].square().sum((1, 2))
@@ -78,7 +78,8 @@ def typical(batch: Batch) -> Batch:
 
 @torch.inference_mode()
 def answers(model: LatentDynamics | Smoother, batch: Batch, rate: int) -> Speech:
-    """What the model makes of the one sequence of `batch`, in `DRAWS` draws: its noise follows from the seed."""
+    """Return interpolation and prediction of the only sequence of `batch`, by `DRAWS` draws with noise from its
+    seed."""
     one = batch.to(next(model.parameters()).device)
     interpolated = _samples(model.interpolate(one.draws(one.seed + torch.arange(DRAWS).to(one.seed)), 1).mean)
     predicted = None if isinstance(model, Smoother) else _samples(model.predict(one, DRAWS).mean)[0]
@@ -92,6 +93,6 @@ def answers(model: LatentDynamics | Smoother, batch: Batch, rate: int) -> Speech
 
 
 def _samples(frames: Tensor) -> np.ndarray:
-    """[B, T, D] -> [B, T D]"""
+    """Reshape frames [B, T, D] to samples [B, T D]."""
     array: np.ndarray = frames.flatten(1).cpu().numpy()
     return array

@@ -46,7 +46,7 @@ def _count(error: np.ndarray) -> str:
 
 
 def _estimate(error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over sequences of each frame and its standard error; NaN for what too few sequences cannot give."""
+    """Return the mean over sequences of each frame and its standard error; NaN for too few sequences."""
     count = np.isfinite(error).sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.nansum(error, axis=0) / count

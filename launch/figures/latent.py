@@ -1,4 +1,4 @@
-"""Draws from the posterior of each trial: where they go in latent space, and what they say of some channels."""
+"""Draws from the posterior of each trial: their paths in latent space, and some channels."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,16 +20,16 @@ class Trial(NamedTuple):
 
     name: str
     latent: np.ndarray
-    """[S, T, 2]"""
+    """[S, T, 2] latent paths in a plane."""
     truth: np.ndarray
-    """[T, C]"""
+    """[T, C] true channels."""
     draws: np.ndarray
-    """[S, T, C]"""
+    """[S, T, C] drawn channels."""
 
 
 @rc_context(style.STYLE)
 def draws(path: Path, trials: Sequence[Trial], channels: Sequence[str], given: int, title: str) -> list[Path]:
-    """A row a trial: its latent paths in a plane that all trials share, then each of the C channels."""
+    """Draw a row per trial: its latent paths in a plane that all trials share, then each of the C channels."""
     count = len(trials[0].latent)
     figure = style.page(11, 1.0 + 1.75 * len(trials), f"{title}, {count} draws a trial")
     columns = 1 + len(channels)
@@ -70,7 +70,7 @@ def draws(path: Path, trials: Sequence[Trial], channels: Sequence[str], given: i
 
 
 def _plane(panel: Axes, trial: Trial, trials: Sequence[Trial]) -> None:
-    """Paths that go from dark to light with time, over the range of all trials."""
+    """Draw paths that go from dark to light with time, over the range of all trials."""
     everything = np.concatenate([each.latent.reshape(-1, 2) for each in trials])
     low, high = everything.min(0), everything.max(0)
     air = 0.05 * (high - low)
@@ -79,7 +79,7 @@ def _plane(panel: Axes, trial: Trial, trials: Sequence[Trial]) -> None:
     S, T, _ = trial.latent.shape
     pieces = np.stack([trial.latent[:, :-1], trial.latent[:, 1:]], 2).reshape(-1, 2, 2)
     time = np.tile(np.arange(T - 1), S)
-    # Thousands of pieces: as one picture in the PDF, not as paths.
+    # Thousands of segments are stored as one picture in the PDF, not as paths.
     lines = LineCollection(list(pieces), array=time, cmap=_TIME, linewidths=0.5, alpha=0.5, rasterized=True)
     panel.add_collection(lines)
     panel.plot(*trial.latent[:, 0].T, ".", color=style.INK, markersize=3, zorder=3)

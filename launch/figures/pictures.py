@@ -1,4 +1,4 @@
-"""Films as strips, truth above and forecast below or a row each, and as films."""
+"""Films as strips of frames, truth above forecast or a row each, and as animations."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,10 +26,10 @@ def strips(
     given: int,
     title: str,
 ) -> list[Path]:
-    """One pair of rows a sequence: its frames, and what was forecast of them; a frame is outlined that was given.
+    """Draw a pair of rows per sequence: its frames, and their forecasts. Given frames are outlined.
 
     Args:
-        truth, forecast: `[N, T, D]`, grey in [0, 1], drawn as ink on paper. present: `[N, T]`, frames that are there.
+        truth, forecast: `[N, T, D]`, grey in [0, 1], drawn as ink on paper. present: `[N, T]`, existing frames.
         image: height and width of a frame.
     """
     N, T = present.shape
@@ -57,7 +57,7 @@ def strips(
 def films(
     path: Path, rows: Sequence[tuple[str, np.ndarray]], image: tuple[int, int], rate: float, title: str
 ) -> list[Path]:
-    """A row of frames `[T, D]` for each label; time is that of the first frame of each, in seconds."""
+    """Draw a row of frames `[T, D]` for each label; the time axis starts at each row's first frame, in seconds."""
     T = max(len(film) for _, film in rows)
     height, width = image[0] + 2, image[1] + 2
     inches = 9.0 / (T * width)
@@ -80,8 +80,8 @@ def films(
 
 
 def animate(path: Path, film: np.ndarray, image: tuple[int, int], rate: float) -> None:
-    """The film `[T, D]` as a GIF in its own time, to the hundredth of a second that a GIF counts in; beyond 50 frames
-    a second some are left out, for programs that show a GIF take shorter ones for long."""
+    """Write the film `[T, D]` as a GIF at its own speed, to the hundredth of a second, the unit of GIF. Beyond 50
+    frames per second some are left out, since viewers show shorter frames for much longer."""
     times = np.arange(0, len(film), -(-rate // 50)) / rate
     ends = np.rint(100 * np.append(times, len(film) / rate)).astype(int)
     size = max(1, 224 // image[0])
@@ -95,7 +95,7 @@ def animate(path: Path, film: np.ndarray, image: tuple[int, int], rate: float) -
 
 
 def _row(film: np.ndarray, image: tuple[int, int], present: np.ndarray) -> np.ndarray:
-    """RGB `[H + 2, T (W + 2), 3]` of the frames `[T, D]` side by side, each with a pixel of paper around it."""
+    """Return RGB `[H + 2, T (W + 2), 3]` of the frames `[T, D]` side by side, each with a border of one pixel."""
     frames = film.reshape(len(film), *image, 1)
     ink = 1 - np.clip(frames, 0, 1) * (1 - np.array(to_rgb(style.INK)))
     ink[~present] = to_rgb(style.HIDDEN)

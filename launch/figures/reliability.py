@@ -1,4 +1,4 @@
-"""Calibration curves: how often what a model expects comes true, with one standard error to either side."""
+"""Calibration curves: observed frequencies against predicted probabilities, with one standard error to either side."""
 
 import math
 from pathlib import Path
@@ -13,8 +13,8 @@ from launch.scoring.calibration import Curves, Point
 
 @rc_context(style.STYLE)
 def reliability(path: Path, curves: Curves, *, intervals: bool, title: str) -> list[Path]:
-    """Draw a panel for each task and in it a line for each rate or horizon; the diagonal is perfect calibration. Where
-    there is no curve, no file is written.
+    """Draw a panel for each task with a line for each rate or horizon; the diagonal is perfect calibration. Without
+    curves no file is written.
 
     Args:
         intervals: whether points are levels of central intervals, not bins of probabilities. The area of a bin's point

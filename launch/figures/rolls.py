@@ -1,4 +1,4 @@
-"""Piano rolls: truth, what was observed of it, and what models made of the rest."""
+"""Piano rolls: truth, observed frames, and models' reconstructions."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ class Guess(NamedTuple):
     probabilities: np.ndarray
     """`[T, 128]`"""
     notes: np.ndarray
-    """bool `[T, 128]`, what was decided from them."""
+    """bool `[T, 128]`, notes decided from the probabilities."""
 
 
 @rc_context(style.STYLE)
@@ -38,12 +38,12 @@ def interpolation(
     rate: float,
     title: str,
 ) -> list[Path]:
-    """Piano rolls stacked over one time axis: truth, what was observed of it, and each model's reconstruction.
+    """Draw piano rolls over one time axis: truth, observed frames, and each model's reconstruction.
 
     Args:
         truth: bool `[T, 128]`, the pitches that sound.
-        observed: bool `[T]`, the frames that the models saw.
-        rows: what each model made of it. Hits, false and missed notes have a colour each, as the accuracy
+        observed: bool `[T]`, the frames that the models observed.
+        rows: reconstruction of each model. Hits, false and missed notes have a colour each, as the accuracy
             TP / (TP + FP + FN) counts them; grey is the probability of the rest.
         rate: frames per second.
     """
@@ -80,7 +80,7 @@ class Roll(NamedTuple):
     probabilities: np.ndarray
     """`[T, 128]`"""
     notes: np.ndarray
-    """bool `[T, 128]`, what was decided from them."""
+    """bool `[T, 128]`, notes decided from the probabilities."""
     rate: float
     """Frames per second."""
     colour: str = style.BLUE
@@ -88,11 +88,11 @@ class Roll(NamedTuple):
 
 @rc_context(style.STYLE)
 def stacked(path: Path, rows: Sequence[Roll], seen: np.ndarray, given: float, title: str) -> list[Path]:
-    """Piano rolls over one time axis, each at a rate of its own: notes in the row's colour, and the probability of the
+    """Draw piano rolls over one time axis, each at its own rate: notes in the row's colour, and the probability of the
     rest in grey.
 
     Args:
-        seen: `[K]` seconds, of the observed frames. given: seconds, up to which all was given; a line stands there.
+        seen: `[K]` times of the observed frames, seconds. given: seconds up to which all was given, marked by a line.
     """
     lows, highs = zip(*(_sounding([row.notes]) for row in rows), strict=True)
     low, high = min(lows), max(highs)
@@ -123,17 +123,17 @@ def stacked(path: Path, rows: Sequence[Roll], seen: np.ndarray, given: float, ti
 
 
 def _ink(roll: np.ndarray) -> np.ndarray:
-    """`[T, 128]` bool -> `[T, 128, 3]` RGB, dark on white."""
+    """Return RGB `[T, 128, 3]` of a bool roll `[T, 128]`, dark on white."""
     return np.where(roll[..., None], np.array(to_rgb(INK)), 1.0)
 
 
 def _grey(probabilities: np.ndarray) -> np.ndarray:
-    """RGB `[T, 128, 3]`"""
+    """Return RGB `[T, 128, 3]` of probabilities, white to grey."""
     return np.repeat(1.0 - 0.8 * np.clip(probabilities, 0, 1)[..., None], 3, axis=-1)
 
 
 def _scored(truth: np.ndarray, guess: Guess) -> np.ndarray:
-    """RGB `[T, 128, 3]`: grey by probability, and over it a colour where truth or model has a note."""
+    """Return RGB `[T, 128, 3]`: grey by probability, and over it a colour where truth or model has a note."""
     picture = _grey(guess.probabilities)
     picture[truth & guess.notes] = to_rgb(HIT)
     picture[~truth & guess.notes] = to_rgb(FALSE)
@@ -142,7 +142,7 @@ def _scored(truth: np.ndarray, guess: Guess) -> np.ndarray:
 
 
 def _sounding(rolls: Sequence[np.ndarray]) -> tuple[int, int]:
-    """The lowest and highest pitch to show: all notes of the rolls, a tone of air, an octave at the least."""
+    """Return the lowest and highest pitch to show: all notes of the rolls and a tone of margin, at least an octave."""
     sounds = np.any([roll.any(axis=0) for roll in rolls], axis=0)
     pitches = np.flatnonzero(sounds)
     low, high = (int(pitches[0]) - 2, int(pitches[-1]) + 2) if len(pitches) else (54, 66)
@@ -158,7 +158,7 @@ def _pitch_axis(panel: Axes, low: int, high: int) -> None:
 
 
 def _mark(panel: Axes, observed: np.ndarray, rate: float) -> None:
-    """A tick on top of the panel at the middle of each observed frame."""
+    """Draw a tick on top of the panel at the middle of each observed frame."""
     centres = (np.flatnonzero(observed) + 0.5) / rate
     panel.vlines(centres, 1.01, 1.04, transform=panel.get_xaxis_transform(), color=INK, linewidth=0.8, clip_on=False)
 

@@ -1,4 +1,4 @@
-"""Scores against what was varied: a line a model, with one standard error to either side."""
+"""Scores against a varied setting: a line per model, with one standard error to either side."""
 
 from collections.abc import Sequence
 from itertools import cycle
@@ -19,20 +19,20 @@ LOOKS = list(
         strict=True,
     )
 )
-"""Okabe and Ito's colours, each with a shape for those who print in grey."""
+"""Okabe and Ito's colours, each with a marker for prints in grey."""
 
 
 class Panel(NamedTuple):
     title: str
     label: str
-    """Of the vertical axis."""
+    """Label of the vertical axis."""
     lines: dict[str, list[tuple[float, Estimate]]]
-    """By name, (x, what was scored there)."""
+    """Points (x, score) of each line, by name."""
 
 
 @rc_context(style.STYLE)
 def lines(path: Path, panels: Sequence[Sequence[Panel]], xlabel: str, doubling: bool = False) -> list[Path]:
-    """Rows of panels; a name has one colour in all of them.
+    """Draw rows of panels; a name has the same colour in all of them.
 
     Args:
         doubling: whether equal steps along x are equal ratios.

@@ -1,4 +1,4 @@
-"""Skeletons that walk beside each other, as an animated GIF."""
+"""Skeletons that walk side by side, as an animated GIF."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,26 +19,28 @@ from launch.figures import style
 from pipeline.readers.skeleton import Skeleton
 
 PICTURES = 40
-"""Of a second of motion; each is shown for 50 ms, half the speed of life."""
+"""Number of pictures per second of motion; each is shown for 50 ms, at half speed."""
 _TURN = np.radians(25)
-"""The camera stands at the walker's right, this much towards the front."""
+"""Angle of the camera from the walker's right towards the front, radians."""
 _COLOURS = ((style.INK, "#A9A9A9"), (style.BLUE, "#8CC4E8"))
-"""Of each walk: trunk and right half of the body, and the left half, which is farther away."""
+"""Colours of each walk: trunk and right half of the body, and the left half, which is farther away."""
 
 
 class Walk(NamedTuple):
     name: str
     joints: np.ndarray
-    """[T, J, 3] metres, y upwards."""
+    """[T, J, 3] positions, metres, y upwards."""
 
 
 @rc_context(style.STYLE)
 def animate(path: Path, walks: Sequence[Walk], skeleton: Skeleton, rate: float, title: str) -> None:
-    """One walk, or two of as many frames, each in a panel whose camera follows the root along the ground, and up or
-    down where the body would leave the picture: a forecast whose steps up and down do not add up to 0 sinks or rises.
+    """Write an animation of one walk, or of two with equally many frames, each in its own panel.
+
+    The camera follows the root along the ground, and up or down if the body would leave the picture: a forecast whose
+    vertical steps do not add up to 0 sinks or rises.
 
     Args:
-        rate: frames a second.
+        rate: frames per second.
     """
     figure = style.page(7.2, 4.0, title)
     panels = list(figure.subplots(1, len(walks), squeeze=False)[0])
@@ -68,7 +70,7 @@ def animate(path: Path, walks: Sequence[Walk], skeleton: Skeleton, rate: float, 
 
 
 def _seen(joints: np.ndarray, along: np.ndarray) -> np.ndarray:
-    """[T, J, 2] on the screen, by a camera beside the path of the walk `along`, whose root comes first."""
+    """Project to the screen, [T, J, 2], for a camera beside the path of the walk `along`, whose root comes first."""
     x, _, z = along[-1, 0] - along[0, 0]
     angle = np.arctan2(z, x) + _TURN
     right = np.array([np.cos(angle), 0.0, np.sin(angle)])
@@ -76,22 +78,22 @@ def _seen(joints: np.ndarray, along: np.ndarray) -> np.ndarray:
 
 
 def _size(points: Sequence[np.ndarray]) -> tuple[float, float, float]:
-    """Where the first of the walks [T, J, 2] sets its foot at the start; how tall a body gets, and how far it reaches
-    from its root along the ground."""
+    """Return the ground at the start of the first walk [T, J, 2], the largest height of a body, and its largest
+    distance from the root along the ground."""
     tall = max(float(np.ptp(at[..., 1], axis=1).max()) for at in points)
     reach = max(float(np.abs(at[..., 0] - at[:, :1, 0]).max()) for at in points)
     return float(points[0][0, :, 1].min()), tall, 1.1 * max(reach, tall / 2)
 
 
 def _bones(skeleton: Skeleton) -> list[tuple[int, int]]:
-    """Where each bone begins and ends, as numbers of joints; the left half first, to be drawn behind the rest."""
+    """Return the joints at the ends of each bone; the left half comes first, to be drawn behind the rest."""
     index = {bone.name: j for j, bone in enumerate(skeleton.bones)}
     ends = [(index[bone.parent], j) for j, bone in enumerate(skeleton.bones) if bone.parent]
     return sorted(ends, key=lambda end: not _is_left(skeleton, end[1]))
 
 
 def _is_left(skeleton: Skeleton, bone: int) -> bool:
-    """`lfemur` has a mirror image, `lowerback` has none."""
+    """Return whether a bone is of the left half: `lfemur` has a mirror image, `lowerback` has none."""
     name = skeleton.bones[bone].name
     return name.startswith("l") and any(other.name == f"r{name[1:]}" for other in skeleton.bones)
 
@@ -108,16 +110,17 @@ def _body(panel: Axes, colours: tuple[str, str], skeleton: Skeleton) -> LineColl
 
 
 def _picture(figure: Figure) -> Image.Image:
-    """The figure as it stands, in the colours of `_palette`."""
+    """Return a picture of the current figure, in the colours of `_palette`."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    figure.set_layout_engine("none")  # the first picture has found the layout, and it must not move
+    figure.set_layout_engine("none")  # the first picture has fixed the layout, which must not move
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
     return picture.quantize(palette=_palette(), dither=Image.Dither.NONE)
 
 
 def _palette() -> Image.Image:
-    """Every colour that is drawn, in steps from white for smooth edges: one palette keeps a GIF small and still."""
+    """Return a palette of all colours, in steps from white for smooth edges. One palette keeps a GIF small and free of
+    flicker."""
     steps = np.linspace(0, 1, 9)[:, None]
     drawn = [style.INK, style.GREY, *(colour for pair in _COLOURS for colour in pair)]
     ramps = [1 + steps * (np.array(to_rgb(colour)) - 1) for colour in drawn]

@@ -1,4 +1,4 @@
-"""Speech: the waveform, what was observed of it, what a model made of the rest, and both as spectrograms."""
+"""Speech: waveform, observed samples, a model's reconstruction, and spectrograms."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -19,43 +19,43 @@ from launch.figures.scores import LOOKS
 from launch.figures.style import BLUE, GREY, HIDDEN, INK, ORANGE, VERMILLION
 
 CLOSE = 0.05
-"""Seconds that are drawn close up, around the loudest instant."""
+"""Seconds around the loudest instant that are drawn enlarged."""
 WINDOW, HOP = 256, 64
-"""Samples of a spectrogram's window and from one to the next: 16 and 4 ms, which shows the formants."""
+"""Length and step of a spectrogram's window, samples: 16 and 4 ms, which shows the formants."""
 DECIBELS = 70
-"""Below the loudest point of the truth, what is drawn as silence."""
+"""Level below the loudest point of the truth that is drawn as silence, dB."""
 BAND = (5, 95)
-"""Percentiles of the draws."""
+"""Percentiles of the draws between which the band is drawn."""
 
 
 class Speech(NamedTuple):
     """One sequence of N samples in T frames."""
 
     truth: NDArray[np.float32]
-    """[N]"""
+    """[N] true samples."""
     shown: NDArray[np.bool_]
-    """[N], the samples of the frames that the model saw."""
+    """[N] whether the sample belongs to an observed frame."""
     interpolated: NDArray[np.float32]
-    """[S, N], a draw each; one where a model has no draws."""
+    """[S, N] interpolations, one per draw; a single one for a model without a latent."""
     predicted: NDArray[np.float32] | None
-    """[N], each frame from the observations before it, mean of the draws; None of a model that only interpolates."""
+    """[N] prediction of each frame from the observations before it, mean of the draws; None for a smoother."""
     rate: int
-    """Samples a second."""
+    """Samples per second."""
 
     @property
     def filled(self) -> NDArray[np.float32]:
-        """[N] what was observed as it is, and the mean of the interpolation elsewhere."""
+        """Return the observed samples [N], with the mean of the interpolation elsewhere."""
         return np.where(self.shown, self.truth, self.interpolated.mean(0))
 
     @property
     def kept(self) -> NDArray[np.float32]:
-        """[N] what was observed, and silence elsewhere."""
+        """Return the observed samples [N], with silence elsewhere."""
         return np.where(self.shown, self.truth, np.float32(0))
 
 
 @rc_context(style.STYLE)
 def interpolation(path: Path, speech: Speech, title: str) -> list[Path]:
-    """Waveforms of the whole sequence and of its loudest `CLOSE` seconds, and spectrograms of what is heard."""
+    """Draw waveforms of the whole sequence and of its loudest `CLOSE` seconds, and spectrograms of the sound files."""
     figure = style.page(10, 11.5, title)
     heights = (1, 1, 1.5, 1, 1, 1)
     whole, filled, close, *spectrograms = figure.subplots(6, 1, height_ratios=heights)
@@ -73,7 +73,7 @@ def interpolation(path: Path, speech: Speech, title: str) -> list[Path]:
     for panel in (whole, *spectrograms[:-1]):
         panel.tick_params(labelbottom=False)
     for panel in figure.axes[:6]:
-        panel.yaxis.set_label_coords(-0.05, 0.5)  # one below the other, whatever the ticks say
+        panel.yaxis.set_label_coords(-0.05, 0.5)  # aligned for any width of the tick labels
     spectrograms[-1].set_xlabel("time [s]")
     _legend(figure, speech)
     return style.save(figure, path)
@@ -84,7 +84,7 @@ def together(path: Path, speeches: Mapping[str, Speech], title: str) -> list[Pat
     """Draw the interpolations of several models on one panel, over the loudest `CLOSE` seconds.
 
     Args:
-        speeches: what each model made of the same samples.
+        speeches: each model's interpolation of the same samples.
     """
     figure = style.page(10, 4.5, title)
     panel = figure.subplots()
@@ -109,10 +109,10 @@ def together(path: Path, speeches: Mapping[str, Speech], title: str) -> list[Pat
 def waveforms(
     path: Path, rows: Sequence[tuple[str, NDArray[np.float32], str]], rate: int, given: float, title: str
 ) -> list[Path]:
-    """Waveform and spectrogram of each row, on the scales of the first.
+    """Draw waveform and spectrogram of each row, on the scales of the first.
 
     Args:
-        rows: a label, samples `[N]` and a colour each. given: seconds, up to which all was given; a line stands there.
+        rows: a label, samples `[N]` and a colour each. given: seconds up to which all was given, marked by a line.
     """
     figure = style.page(10, 0.8 + 1.5 * len(rows), title)
     axes = figure.subplots(len(rows), 2, sharex=True, sharey="col", squeeze=False)
@@ -138,7 +138,7 @@ def waveforms(
 
 
 def _wave(panel: Axes, time: np.ndarray, speech: Speech, rest: np.ndarray, colour: str, label: str) -> None:
-    """What was observed in ink, and the `rest` in its colour."""
+    """Draw the observed samples in ink, and the `rest` in its colour."""
     panel.plot(time, np.where(speech.shown, np.nan, rest), color=colour, linewidth=0.5)
     panel.plot(time, np.where(speech.shown, speech.truth, np.nan), color=INK, linewidth=0.5)
     panel.set_title(label, loc="left")
@@ -147,7 +147,7 @@ def _wave(panel: Axes, time: np.ndarray, speech: Speech, rest: np.ndarray, colou
 
 
 def _close_up(panel: Axes, time: np.ndarray, speech: Speech) -> None:
-    """Truth, both answers and the band of the draws, over the frames that were hidden."""
+    """Draw truth, interpolation, prediction and the band of the draws, with unobserved frames shaded."""
     part = loudest(speech.truth, min(len(time), round(CLOSE * speech.rate)))
     at, truth = time[part], speech.truth[part]
     _hidden(panel, at, speech.shown[part], speech.rate)
@@ -171,7 +171,7 @@ def _hidden(panel: Axes, at: np.ndarray, shown: np.ndarray, rate: int) -> None:
 
 
 def loudest(samples: np.ndarray, count: int) -> slice:
-    """The `count` samples with the most energy."""
+    """Return the `count` successive samples with the most energy."""
     energy = np.concatenate([[0.0], np.cumsum(np.square(samples, dtype=np.float64))])
     start = int((energy[count:] - energy[:-count]).argmax())
     return slice(start, start + count)
@@ -183,7 +183,7 @@ def _bare(panel: Axes) -> None:
 
 
 def _spectrograms(figure: Figure, panels: Sequence[Axes], heard: dict[str, np.ndarray], rate: int) -> None:
-    """One panel each, ink on paper, on the truth's scale."""
+    """Draw a spectrogram per panel, ink on paper, on the truth's scale."""
     levels = [decibels(samples, rate) for samples in heard.values()]
     top = levels[0].max()
     seconds, hop, bin_width = heard["truth"].size / rate, HOP / rate, rate / WINDOW / 1000
@@ -202,7 +202,8 @@ def _spectrograms(figure: Figure, panels: Sequence[Axes], heard: dict[str, np.nd
 
 
 def decibels(samples: np.ndarray, rate: int) -> np.ndarray:
-    """Power density [frequencies, windows]: row f is f rate / WINDOW Hz, column k is centred on sample k HOP."""
+    """Return the power density [frequencies, windows] in dB: row f is f rate / WINDOW Hz, column k is centred on sample
+    k HOP."""
     padded = np.pad(samples.astype(np.float64), WINDOW // 2)
     power, _, _ = specgram(padded, NFFT=WINDOW, Fs=rate, noverlap=WINDOW - HOP)
     level: np.ndarray = 10 * np.log10(np.maximum(power, 1e-20))

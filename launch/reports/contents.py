@@ -1,4 +1,4 @@
-"""What lies in the folder of a report.
+"""Write the folder of a report.
 
 index.html      the page; it needs no other file
 tables.md       all tables; each is there as .csv and .tex too
@@ -42,7 +42,7 @@ def write(
     folder: Path, experiment: str, split: str, command: str, groups: list[Group], showcases: list[TrackedRun],
     left_out: list[str],
 ) -> list[Table]:  # fmt: skip
-    """Fill the folder, which holds what was fetched of the runs; returns the tables in the papers' form."""
+    """Fill the folder, which contains the files fetched from the runs; returns the tables in the papers' form."""
     sections = {name: Section(name, []) for name in ("Tables", "Figures", "What the models make", "Runs", "Left out")}
     pages, papers = [f"`{command}`\n"], []
     for group in groups:
@@ -84,13 +84,13 @@ def _figure(drawn: Drawn, found: Evidence) -> str:
 
 
 def _evidence(group: Group, kinds: list[Kind], split: str, more: bool = False) -> Evidence:
-    """Of kinds of runs; `more` than the evaluation at the runs' own rates."""
+    """Return data and commands of kinds of runs; with `more`, also evaluations at other rates than the runs' own."""
     commands = [line for kind in kinds for member in kind.members for line in _commands(member, split, more)]
     return Evidence(group.data, group.manifest, list(dict.fromkeys(commands)))
 
 
 def _commands(member: Member, split: str, more: bool) -> list[str]:
-    """What trained the run and what scored it. A sweep did both."""
+    """Return the commands that trained and scored the run; for a sweep, one command did both."""
     known = member.tracked.tags
     own = f"driftwork train {RUNS}/{member.tracked.run_id}/{CONFIG_FILE} out=DIR"
     lines = [known.get(tags.COMMAND) or own]
@@ -106,7 +106,7 @@ def _commands(member: Member, split: str, more: bool) -> list[str]:
 
 
 def _made(folder: Path, split: str, groups: list[Group], showcases: list[TrackedRun]) -> list[str]:
-    """Pictures, sounds and files: of parent runs, which show models side by side, then of one run a model."""
+    """Return pictures, sounds and files: of parent runs, which show models side by side, then of one run per model."""
     shown = [(parent.name, parent.run_id, _evidence_of_parent(parent, groups, split)) for parent in showcases]
     for group in groups:
         for kind in group.chosen:
@@ -122,7 +122,7 @@ def _made(folder: Path, split: str, groups: list[Group], showcases: list[Tracked
 
 
 def _evidence_of_parent(parent: TrackedRun, groups: list[Group], split: str) -> Evidence:
-    """What its children were made with, and how it was asked for where it knows that."""
+    """Return data and commands of the parent's children, and the parent's own command if it is known."""
     found = Evidence(parent.tags.get(tags.DATA, ""), "", [])
     for group in groups:
         for kind in group.kinds:
@@ -156,7 +156,7 @@ def _runs(groups: list[Group]) -> Table:
 
 
 def _tidy(folder: Path, groups: list[Group], showcases: list[TrackedRun]) -> None:
-    """Leave the configs of all runs that count, and what those made that are shown; single scores stay in the store."""
+    """Delete fetched files but the configs of all used runs, and the outputs that are shown."""
     shown = {kind.members[0].tracked.run_id for group in groups for kind in group.chosen}
     counted = {m.tracked.run_id for group in groups for kind in group.kinds for m in kind.members}
     for path in folder.iterdir():

@@ -1,4 +1,4 @@
-"""The page of a report: one HTML file that needs no other, and no network."""
+"""The page of a report: one HTML file that needs no other file and no network."""
 
 import base64
 from collections.abc import Iterable
@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 MEDIA = {".png": "image/png", ".gif": "image/gif", ".wav": "audio/wav"}
-"""What the page shows or plays."""
+"""Media types of files that the page shows or plays."""
 LINKS = {".mid": "audio/midi", ".amc": "text/plain", ".asf": "text/plain"}
-"""What it offers to save."""
+"""Media types of files that the page offers to save."""
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1b; --page: #fff; --soft: #666; --line: #ccc; --shade: #f4f4f2; }
@@ -37,7 +37,7 @@ summary { cursor: pointer; color: var(--soft); font-size: .875rem; }
 
 
 class Evidence(NamedTuple):
-    """What a table or figure was made from."""
+    """Data and commands behind a table or figure."""
 
     data: str
     manifest: str
@@ -52,7 +52,7 @@ class Section(NamedTuple):
 
 
 def page(title: str, facts: Iterable[str], sections: Iterable[Section]) -> str:
-    """The whole file. The policy in its head keeps a browser from asking anybody for anything."""
+    """Return the whole file. The content security policy in its head prevents all requests of a browser."""
     shown = [section for section in sections if section.parts]
     links = "".join(f'<a href="#{_anchor(each.heading)}">{escape(each.heading)}</a>' for each in shown)
     body = "\n".join(
@@ -71,7 +71,7 @@ def page(title: str, facts: Iterable[str], sections: Iterable[Section]) -> str:
 
 
 def evidence(found: Evidence) -> str:
-    """The data and its hash, and the commands; open where they are few."""
+    """Return the data with their hash, and the commands, which are expanded if they are few."""
     commands = escape("\n".join(found.commands))
     data = (
         f'<p class="facts">Data {escape(found.data)}, manifest <code>{escape(found.manifest or "unknown")}</code></p>'
@@ -89,7 +89,7 @@ def picture(path: Path, caption: str) -> str:
 
 
 def media(paths: Iterable[Path]) -> str:
-    """Animations to see, sounds to hear and files to save, each under its name."""
+    """Return animations, sounds and files to save, each with its name."""
     shown, saved = [], []
     for path in paths:
         if path.suffix == ".wav":

@@ -1,4 +1,4 @@
-"""The papers' figures of a group of runs, where the runs have what a figure shows."""
+"""The papers' figures for a group of runs, as far as the runs have the data."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,7 +15,7 @@ from launch.scoring.side_by_side import Column, columns_of
 
 _TASKS = ("density", "prediction", "interpolation")
 _MOST_LINES = 8
-"""More than that nobody tells apart; then it is one setting a model."""
+"""Maximum number of distinguishable lines; beyond it only one setting per model is drawn."""
 
 
 class Drawn(NamedTuple):
@@ -23,11 +23,11 @@ class Drawn(NamedTuple):
     title: str
     caption: str
     kinds: list[Kind]
-    """Whose runs it shows."""
+    """Kinds of runs that the figure shows."""
 
 
 def draw(group: Group, folder: Path, prefix: str) -> list[Drawn]:
-    """Draw what there is into `folder`, as PNG and PDF: figure 2, figure 4, the error against the horizon."""
+    """Draw the possible figures into `folder`, as PNG and PDF: figure 2, figure 4, the error against the horizon."""
     found = [
         _observations(group, folder / f"{prefix}figure2"),
         _grid(group.kinds, folder / f"{prefix}figure4"),
@@ -37,13 +37,13 @@ def draw(group: Group, folder: Path, prefix: str) -> list[Drawn]:
 
 
 def _with_points(group: Group, number: Callable[[Kind], int], at_least: int) -> list[Kind]:
-    """The kinds with that many points on a line; of too many kinds, the best of each model."""
+    """Return the kinds with at least this many points on a line; if there are too many, the best of each model."""
     fit = group._replace(kinds=[kind for kind in group.kinds if number(kind) >= at_least])
     return fit.kinds if len(fit.kinds) <= _MOST_LINES else fit.chosen
 
 
 def _observations(group: Group, path: Path) -> Drawn | None:
-    """Figure 2: scores against the share of the frames that was observed."""
+    """Draw figure 2: scores against the fraction of observed frames."""
     panels = []
     kinds = _with_points(group, lambda kind: max(len(_own_points(with_other_rates(kind), t)) for t in _TASKS), 3)
     tables = {kind.said: with_other_rates(kind) for kind in kinds}
@@ -61,7 +61,7 @@ def _observations(group: Group, path: Path) -> Drawn | None:
 
 
 def _horizons(group: Group, path: Path) -> Drawn | None:
-    """The error of forecasts against how far they reach."""
+    """Draw the error of forecasts against their horizon."""
     kinds = _with_points(group, lambda kind: len(_own_points(kind.tables, "forecast")), 2)
     columns = _columns([kind.tables for kind in kinds], "forecast")
     lines = {kind.said: _points(kind.tables, columns) for kind in kinds}
@@ -117,7 +117,7 @@ def _family(same: list[Kind], families: list[list[Kind]]) -> str:
 
 
 def _first_columns(tables: list[Scored]) -> list[Column]:
-    """Of each task the lowest rate; of a forecast the longest."""
+    """Return the lowest rate of each task, and the longest horizon of forecasts."""
     columns = columns_of(tables)
     by_task = {column.task: column for column in reversed(columns) if column.task != "forecast"}
     longest = [column for column in columns if column.task == "forecast"][-1:]
@@ -130,12 +130,12 @@ def _task(column: Column) -> str:
 
 
 def _columns(kinds: Iterable[list[Scored]], task: str) -> list[Column]:
-    """Where any of the kinds was scored on the task, by the metric that all share."""
+    """Return the rates or horizons at which any of the kinds was scored on the task, with the metric that all share."""
     return [column for column in columns_of([table for runs in kinds for table in runs]) if column.task == task]
 
 
 def _points(runs: list[Scored], columns: list[Column]) -> list[Any]:
-    """(rate or horizon, mean over the runs) wherever all of them were scored."""
+    """Return (rate or horizon, mean over the runs) where all of them were scored."""
     points = []
     for column in columns:
         scores = [scored for scored in map(column.of, runs) if scored is not None]

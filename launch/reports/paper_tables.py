@@ -1,4 +1,4 @@
-"""The papers' tables of a group of runs, and the differences behind them."""
+"""The papers' tables for a group of runs, and the paired differences."""
 
 from typing import NamedTuple
 
@@ -10,20 +10,20 @@ from launch.scoring.tables import Cell, Row, Table
 
 _FREE = {"persistence": "last observed frame", "nearest": "nearest observed frame", "linear": "straight lines"}
 _BASELINES = ("GRU-ODE", "ODE-RNN", "Neural ODE")
-"""What the others are compared with, where there is one; else with the first row."""
+"""Models with which the others are compared if there is one; otherwise they are compared with the first row."""
 
 
 class Tabled(NamedTuple):
     name: str
-    """Of the files."""
+    """Name of the files."""
     table: Table
     kinds: list[Kind]
-    """Whose runs it shows."""
+    """Kinds of runs that the table shows."""
 
 
 def of(group: Group, split: str) -> list[Tabled]:
-    """Table 1 of those that predict and interpolate, table 2 of those that forecast; each then as differences, with
-    further scores, and, where a model was run with several settings, with all of them."""
+    """Return table 1 of models that predict and interpolate, and table 2 of those that forecast. Each is followed by
+    the differences, further scores, and, if a model was run with several settings, a table with all of them."""
     made = []
     for number, forecasts in enumerate((False, True), 1):
         name, title = f"table{number}", f"Table {number}. {group.data}, {split} split"
@@ -56,13 +56,13 @@ def _rows(kinds: list[Kind]) -> Rows:
 
 
 def _free(kinds: list[Kind]) -> Rows:
-    """Those baselines that cost nothing that answer what these kinds were asked."""
+    """Return the trivial baselines with the same tasks as these kinds."""
     evaluated = [member.evaluated for kind in kinds for member in kind.members]
     return {_FREE.get(name, name): tables for name, tables in comparison.free(evaluated).items()}
 
 
 def _figures(title: str, kinds: list[Kind], free: Rows) -> Table:
-    """With a column that says how many seeds a row is the mean of."""
+    """Return the table of scores, with a column for the number of seeds of each row."""
     table = side_by_side.figures(title, _rows(kinds) | free)
     seeds = {kind.said: str(len(kind.tables)) for kind in kinds}
     rows = [

@@ -1,4 +1,4 @@
-"""What the papers call the models, and the figures that they print, to stand beside ours."""
+"""Names of models in the papers, and published figures for comparison with ours."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -18,9 +18,9 @@ _RATES = tuple((task, rate) for task in ("density", "prediction", "interpolation
 
 class Published(NamedTuple):
     paper: str
-    """And in what its figures differ from ours."""
+    """Reference, and in what its figures differ from ours."""
     figures: dict[str, tuple[str, ...]]
-    """Model -> as printed: the NLL, prediction and interpolation at 25 and 50 %, or the MSE of a forecast."""
+    """Printed figures by model: NLL, prediction and interpolation at 25 and 50 %, or the MSE of a forecast."""
 
 
 _FIGURES = {
@@ -52,7 +52,7 @@ _FIGURES = {
     ],
     "rotating_mnist": [Published(_ODE2VAE, {"ODE2VAE": ("0.0194",), "ODE2VAE-KL": ("0.0188",)})],
 }  # fmt: skip
-"""By data set, as `driftwork prepare` calls it."""
+"""Published figures by the name of the data set in `driftwork prepare`."""
 
 
 def of(dataset: str) -> list[Published]:
@@ -60,7 +60,7 @@ def of(dataset: str) -> list[Published]:
 
 
 def printed(figures: tuple[str, ...], columns: list[Column]) -> list[str]:
-    """A paper's figures under the columns of ours; empty where it has none. A forecast is of the longest horizon."""
+    """Return a paper's figures for our columns; empty if it has none. A forecast has the longest horizon."""
     if len(figures) == 1:
         longest = [column for column in columns if column.task == "forecast"][-1:]
         return [figures[0] if column in longest else "" for column in columns]
@@ -69,7 +69,7 @@ def printed(figures: tuple[str, ...], columns: list[Column]) -> list[str]:
 
 
 def label(config: Mapping[str, Any]) -> str:
-    """What the papers call the model of a flat config."""
+    """Return the papers' name of the model of a flat config."""
     name = config["model.name"]
     if name not in ("neural_ode", "ode2vae"):
         return _NAMES.get(name, name)
@@ -81,7 +81,7 @@ def label(config: Mapping[str, Any]) -> str:
 
 
 def order(label: str) -> tuple[int, str]:
-    """Sort key: the papers' order, a model's variants after it."""
+    """Return the sort key of a model: the papers' order, with variants after their model."""
     names = list(_NAMES.values())
     exact = next((i for i, name in enumerate(names) if name == label), None)
     return (exact if exact is not None else len(names), label)

@@ -1,4 +1,4 @@
-"""What tracked runs have to say in a report: groups that compare, in them kinds of runs, in them seeds."""
+"""Arrange tracked runs for a report: groups of comparable runs, kinds of runs in them, and seeds of each kind."""
 
 import json
 import math
@@ -25,13 +25,13 @@ OUTPUTS = "outputs"
 
 
 class Member(NamedTuple):
-    """A run."""
+    """A run of a report."""
 
     tracked: TrackedRun
     evaluated: Evaluated
-    """On the split, at the run's own rates."""
+    """Scores on the split, at the run's own rates."""
     more: dict[str, Scored]
-    """Evaluation's name -> what the model scored at other rates."""
+    """The model's scores at other rates, by the evaluation's name."""
 
     @property
     def seed(self) -> int:
@@ -39,38 +39,38 @@ class Member(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """Runs that differ in the seed alone, or in the one rate of observation that each was trained and scored at."""
+    """Runs that differ only in the seed, or in the rate of observation that each was trained and scored at."""
 
     label: str
-    """What the papers call the model."""
+    """The papers' name of the model."""
     settings: dict[str, Any]
     said: str
-    """`label`, and what tells it from others of that label."""
+    """`label` with the settings that differ from others of that label."""
     members: list[Member]
 
     @property
     def tables(self) -> list[Scored]:
-        """The scores of each seed."""
+        """Return the scores of each seed."""
         return comparison.by_seed([member.evaluated for member in self.members])
 
     @property
     def validation(self) -> float:
-        """The mean best score on the validation split; NaN where the tracker does not know it."""
+        """Return the mean best score on the validation split; NaN if the tracker does not have it."""
         return fmean(member.tracked.metrics.get(BEST, math.nan) for member in self.members)
 
 
 class Group(NamedTuple):
-    """Runs that compare: trained on the same data, scored on the same frames."""
+    """Comparable runs: trained on the same data, scored on the same frames."""
 
     data: str
     dataset: str
-    """What `driftwork prepare` calls it."""
+    """Name of the data set in `driftwork prepare`."""
     manifest: str
     kinds: list[Kind]
 
     @property
     def chosen(self) -> list[Kind]:
-        """One kind a model, the best by validation; all of them where that is not known."""
+        """Return one kind per model, the best by validation; all of them if that is not known."""
         kept = []
         for label in dict.fromkeys(kind.label for kind in self.kinds):
             rivals = [kind for kind in self.kinds if kind.label == label]
@@ -84,10 +84,11 @@ class Group(NamedTuple):
 
 
 def read(uri: str, runs: list[TrackedRun], folder: Path, split: Split) -> tuple[list[Group], list[str]]:
-    """The groups, and why other trained runs are in none. What the runs left is fetched to `folder/RUN ID`."""
+    """Return the groups, and the reasons why other trained runs are left out. Files of runs are fetched to
+    `folder/RUN ID`."""
     by_data: dict[str, list[Member]] = {}
     left_out = []
-    for run in reversed(runs):  # the newest first: of two equal ones it counts
+    for run in reversed(runs):  # the newest first, since it counts of two equal runs
         if tags.MODEL not in run.tags:
             continue
         try:
@@ -107,7 +108,7 @@ def read(uri: str, runs: list[TrackedRun], folder: Path, split: Split) -> tuple[
 
 
 class UnusableError(Exception):
-    """Of a run; the others may go on without it."""
+    """A run cannot be used in the report; the message is the reason."""
 
 
 def _member(run: TrackedRun, folder: Path, split: Split) -> Member:
@@ -137,7 +138,7 @@ def _scores(folder: Path, name: str) -> dict[str, Scored]:
 
 
 def _fits(member: Member, members: list[Member], left_out: list[str]) -> bool:
-    """Whether it compares with the first and is not run again later."""
+    """Return whether a run is comparable with the first and was not repeated later."""
     run, first = member.tracked, members[0]
     column = comparison.of_other_frames(member.evaluated, first.evaluated)
     for newer in members[: members.index(member)]:
@@ -152,7 +153,7 @@ def _fits(member: Member, members: list[Member], left_out: list[str]) -> bool:
 
 
 def _places(member: Member) -> list[tuple[str, str]]:
-    """Tasks, and rates or horizons, that the model was scored at."""
+    """Return the tasks with rates or horizons at which the model was scored."""
     return [(column.task, column.name) for column in columns_of([member.evaluated.scored["model"]])]
 
 
@@ -176,7 +177,7 @@ def _sortable(value: Any) -> tuple[float, str]:
 
 
 def with_other_rates(kind: Kind) -> list[Scored]:
-    """What its runs scored at their own rates and at all others."""
+    """Return the scores of a kind's runs at their own rates and at all others."""
     merged: dict[int, Scored] = {}
     for member in kind.members:
         for part in (*member.more.values(), member.evaluated.scored["model"]):

@@ -17,15 +17,15 @@ class TrackedRun(NamedTuple):
     started: int
     """Milliseconds since 1970."""
     metrics: dict[str, float]
-    """The last value of each."""
+    """Last value of each metric."""
     tags: dict[str, str]
 
 
 def finished(uri: str, experiment: str) -> list[TrackedRun]:
-    """The oldest first.
+    """Return the finished runs of an experiment, the oldest first.
 
     Raises:
-        DriftworkError: within seconds when no store answers; an unknown experiment, with those that there are.
+        DriftworkError: no store answers within seconds, or the experiment does not exist; existing ones are listed.
     """
     uri = store_uri.existing(uri)
     store.require(uri)
@@ -66,5 +66,5 @@ def fetch(uri: str, run_id: str, paths: tuple[str, ...], folder: Path) -> None:
                 if entry.path in paths:
                     client.download_artifacts(run_id, entry.path, str(folder))
     except DriftworkError:
-        require_room(folder)  # MLflow takes a full disk for a file that is not there
+        require_room(folder)  # MLflow reports a full disk as a missing file
         raise

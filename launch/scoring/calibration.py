@@ -1,8 +1,8 @@
-"""Whether a model is as sure as it should be: calibration curves of a whole split, and the error that they add up to.
+"""Calibration curves of a whole split, and the expected calibration error.
 
-A curve has one point a bin of predicted probabilities (binary values) or a level of central intervals (real values).
+A curve has one point per bin of predicted probabilities (binary values) or level of central intervals (real values).
 The expected calibration error (ECE) is sum_b n_b |frequency_b - confidence_b| / sum_b n_b over bins of all sequences.
-With the sign of each bin's difference known it is a ratio of sums over sequences as all other scores are: a sequence
+Given the sign of each bin's difference, it is a ratio of sums over sequences like all other scores: a sequence
 contributes sum_b sign_b (ones - probabilities in bin b), and its standard error follows from that. Where a bin's
 difference is within its own error of 0, the sign follows the noise, and the ECE is too large by as much.
 """
@@ -21,11 +21,11 @@ from launch.scoring.uncertainty import BINS, LEVELS
 
 class Point(NamedTuple):
     nominal: float
-    """Percent: level of an interval, or mean probability in a bin."""
+    """Level of an interval, or mean probability in a bin, percent."""
     found: Estimate
-    """Percent: share of values in the interval, or of ones in the bin."""
+    """Fraction of values in the interval, or of ones in the bin, percent."""
     share: float
-    """Of all scored values, those that the point is about."""
+    """Fraction of all scored values that belong to the point."""
 
 
 Curves = dict[str, dict[str, list[Point]]]
@@ -33,7 +33,7 @@ Curves = dict[str, dict[str, list[Point]]]
 
 
 def metrics(scored: Scored) -> Scored:
-    """What was collected without what curves are drawn from, and with the ECE where there are bins."""
+    """Return the scores without those that only curves need, and with the ECE if there are bins."""
     tables: Scored = {}
     for task, columns in scored.items():
         for column, found in columns.items():
@@ -44,7 +44,7 @@ def metrics(scored: Scored) -> Scored:
 
 
 def curves(scored: Scored) -> Curves:
-    """The calibration curves of what was collected; empty where nothing has a distribution."""
+    """Return the calibration curves of the scores; empty without predictive distributions."""
     found: Curves = {}
     for task, columns in scored.items():
         for column, scores in columns.items():

@@ -1,4 +1,4 @@
-"""With how many draws of its latent a model is asked, and so which of its answers."""
+"""Number of latent draws, and the method of prediction that follows from it."""
 
 from typing import NamedTuple
 
@@ -10,11 +10,11 @@ from models.predictive import Predictive
 
 class Draws(NamedTuple):
     samples: int
-    """Draws a sequence of a model without a filter."""
+    """Draws per sequence for a model without a filter."""
     particles: int
-    """Particles a sequence of a model with one."""
+    """Particles per sequence for a model with a filter."""
     rollout: bool
-    """Whether such a model predicts without it, from `samples` draws."""
+    """Whether a model with a filter predicts without it, from `samples` draws."""
 
     @classmethod
     def of(cls, config: EvalConfig) -> "Draws":
@@ -25,15 +25,15 @@ class Draws(NamedTuple):
         return self.particles if isinstance(model, StateSpace) and not self.rollout else self.samples
 
     def predictive(self, model: LatentDynamics, batch: Batch) -> Predictive:
-        """P(Y_t | observations before t)."""
+        """Return P(Y_t | observations before t)."""
         if isinstance(model, StateSpace) and self.rollout:
             return model.rollout(batch, self.samples)
         return model.predict(batch, self.behind(model))
 
     def forecast(self, model: Model, batch: Batch) -> Forecast:
-        """What the model believes of the frames after those it is given; a model of each frame given the past is given
-        all that the batch observes."""
+        """Forecast the frames after the given ones. A model of each frame given the past is given all observed
+        frames."""
         if isinstance(model, Forecaster):
             return model.forecast(batch, self.samples)
-        assert isinstance(model, LatentDynamics), "a smoother knows the future"
+        assert isinstance(model, LatentDynamics), "a smoother cannot forecast"
         return Forecast(self.predictive(model, batch))

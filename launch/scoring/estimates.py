@@ -1,11 +1,10 @@
-"""What the scores of single sequences say together: ratios of sums, their differences, and standard errors that know
-which sequences belong together.
+"""Estimates from the scores of single sequences: ratios of sums, their differences, and clustered standard errors.
 
 A figure is sum(x) / sum(w) over sequences. Its error is linearised, so that each sequence contributes
 (x - ratio w) / sum(w) to it, and clustered: contributions are summed within a song, speaker or trial before they are
-squared, for windows of one song are not independent (Liang and Zeger, 1986). An error from a handful of groups is
-itself noise (Cameron and Miller, 2015, section VI): under `FEW_GROUPS` the sequences count as independent, and the
-error is about these speakers alone. Sums are exact, so that no figure depends on the order of the sequences.
+squared, since windows of one song are not independent (Liang and Zeger, 1986). An error from a handful of groups is
+itself noise (Cameron and Miller, 2015, section VI): below `FEW_GROUPS` the sequences count as independent, and the
+error applies to these speakers only. Sums are exact, so that no figure depends on the order of the sequences.
 """
 
 import math
@@ -21,44 +20,44 @@ class Scores(NamedTuple):
 
     keys: tuple[str, ...]
     groups: tuple[str, ...]
-    """The song, speaker or trial of each sequence."""
+    """Song, speaker or trial of each sequence."""
     x: tuple[float, ...]
     w: tuple[float, ...]
-    """0 for a sequence in which nothing is scored; it counts in nothing."""
+    """Weights; 0 for a sequence without scored frames, which does not count."""
 
 
 class Estimate(NamedTuple):
     value: float
     stderr: float
     n: int
-    """Sequences behind the value."""
+    """Number of sequences behind the value."""
     groups: int
-    """Songs, speakers or trials that they come from."""
+    """Number of songs, speakers or trials that they come from."""
 
 
 def estimate(scores: Scores) -> Estimate:
-    """The ratio and its standard error; NaN for what too few groups, or scores that are not finite, cannot give."""
+    """Return the ratio and its standard error; NaN if there are too few groups, or scores that are not finite."""
     return _combined([(1.0, scores)])
 
 
 def over_seeds(runs: Sequence[Scores]) -> Estimate:
-    """The mean over runs of one model that differ in the seed, all scored on the same sequences.
+    """Return the mean over runs of one model that differ in the seed, all scored on the same sequences.
 
-    Its variance is that over groups for these very runs, and that over runs; of one run the latter is unknown and left
-    out.
+    Its variance is the sum of that over groups for these runs, and that over runs; for one run the latter is unknown
+    and left out.
     """
     return _with_seeds(_combined([(1 / len(runs), run) for run in runs]), runs)
 
 
 def difference(ours: Sequence[Scores], reference: Sequence[Scores]) -> Estimate:
-    """Mean over `ours` minus mean over `reference`, the runs of two models. Paired: what a song adds to both alike is
-    not in the error, which is otherwise as in `over_seeds`."""
+    """Return the mean over `ours` minus the mean over `reference`, the runs of two models. It is paired: a song's
+    common contribution to both is not in the error, which is otherwise as in `over_seeds`."""
     terms = [(1 / len(ours), run) for run in ours] + [(-1 / len(reference), run) for run in reference]
     return _with_seeds(_combined(terms), ours, reference)
 
 
 def _combined(terms: Sequence[tuple[float, Scores]]) -> Estimate:
-    """Sum of factor * ratio over scores of the same sequences."""
+    """Return the sum of factor * ratio over scores of the same sequences."""
     scored = {key: group for _, s in terms for key, group, _, w in zip(*s, strict=True) if w > 0}
     n, groups = len(scored), len(set(scored.values()))
     values: list[float] = []
@@ -82,7 +81,7 @@ def _combined(terms: Sequence[tuple[float, Scores]]) -> Estimate:
 
 
 def _with_seeds(found: Estimate, *models: Iterable[Scores]) -> Estimate:
-    """The estimate, its variance enlarged by that of each model's mean over its runs."""
+    """Return the estimate with its variance enlarged by that of each model's mean over its runs."""
     squares = found.stderr**2
     for runs in models:
         values = [estimate(run).value for run in runs]

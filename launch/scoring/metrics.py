@@ -1,4 +1,4 @@
-"""What is scored, by the names under which results keep it."""
+"""Registry of metrics, by their names in results."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,13 +12,13 @@ from launch.scoring.ratio import Ratio
 
 class Metric(NamedTuple):
     label: str
-    """Of a row, or of an axis."""
+    """Label of a row or an axis."""
     caption: str = ""
-    """Below a table in the papers' form; of those that they print."""
+    """Caption below a table in the papers' form, for metrics that they print."""
     sign: int = -1
     """1 where more is better, -1 where less is, 0 where neither is."""
     beside: bool = False
-    """Whether it has a part of its own in the second table of runs side by side."""
+    """Whether it has its own part in the second table of runs side by side."""
 
 
 METRICS = {
@@ -47,7 +47,7 @@ METRICS = {
 }
 
 Score = Callable[[Tensor, Tensor, Tensor], Ratio]
-"""(expectation [B, T, D], truth [B, T, D], which frames are scored [B, T]) -> score of each sequence."""
+"""Function from (expectation [B, T, D], truth [B, T, D], scored frames [B, T]) to the score of each sequence."""
 
 ADDED: dict[str, Score] = {}
 """Scores of plugins by name, beside those that `scores` computes."""

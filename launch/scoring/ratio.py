@@ -1,4 +1,4 @@
-"""What is kept of every sequence that is scored."""
+"""The score of every sequence as a ratio."""
 
 from typing import NamedTuple
 
@@ -9,6 +9,6 @@ class Ratio(NamedTuple):
     """x / w is a sequence's score, and sum(x) / sum(w) that of many."""
 
     x: Tensor
-    """[B]"""
+    """[B] numerators."""
     w: Tensor
-    """[B]; 0 where nothing is scored."""
+    """[B] denominators; 0 where nothing is scored."""

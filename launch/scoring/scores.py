@@ -1,7 +1,7 @@
 """The evaluation protocol: density, prediction, interpolation and forecast, each a pure function of (model, batch).
 
-Every sequence keeps its own score; what they say together is `estimates`'s. The same functions score a model during
-training (validation) and at the end (test), and the baselines that cost nothing.
+Every sequence has its own score; `estimates` combines them. The same functions score a model during training
+(validation) and at the end (test), and the trivial baselines.
 """
 
 from collections.abc import Callable, Iterable
@@ -30,42 +30,42 @@ Sheet = dict[str, dict[str, dict[str, Ratio]]]
 """task -> rate in percent, or horizon in frames -> metric -> scores of a batch"""
 
 Scored = dict[str, dict[str, dict[str, Scores]]]
-"""The same of a whole split."""
+"""Scores of a whole split: task -> rate in percent, or horizon in frames -> metric -> scores"""
 
 Score = Callable[[Model, Batch, str], Sheet]
-"""Of a batch that was observed at the named rate."""
+"""Function from (model, batch, name of its rate of observation) to scores."""
 
 
 Answer = Predictive | Tensor
-"""What is believed of every frame, or a guess at it [B, T, D]."""
+"""A predictive distribution of every frame, or a point prediction [B, T, D]."""
 
 
 class Scoring(NamedTuple):
-    """What is scored on one data set, and how."""
+    """Settings of scoring for one data set."""
 
     binary: bool
-    """Whether frames are sets of things that are there or not, as in a piano roll."""
+    """Whether frames are binary, as in a piano roll."""
     bernoulli: bool
     """Whether values have a Bernoulli likelihood: those of binary frames, and greys."""
     length: int
-    """Frames of the longest sequence."""
+    """Number of frames of the longest sequence."""
     draws: Draws
     horizons: tuple[int, ...]
-    """Of a forecast, frames; the whole sequence is always one of them."""
+    """Horizons of forecasts, frames; the whole sequence is always one of them."""
     prefix: int | None = None
-    """Number of first frames that are observed where every model forecasts the rest; None where it answers other
-    questions. A `Forecaster` always forecasts."""
+    """Number of observed first frames if every model forecasts the rest; None for the other tasks. A `Forecaster`
+    always forecasts."""
 
     @classmethod
     def of(cls, config: RunConfig, manifest: Manifest, samples: int) -> "Scoring":
-        """Return how a run is scored, with so many latent draws a sequence."""
+        """Return the settings of a run, with `samples` latent draws per sequence."""
         spec, draws = manifest.spec, Draws.of(config.evaluate)._replace(samples=samples)
         horizons, prefix = config.evaluate.horizons, config.observe.evaluate.frames
         return cls(spec.binary, spec.likelihood == "bernoulli", spec.length, draws, horizons, prefix)
 
     def density(self, model: LatentDynamics | Forecaster, batch: Batch, rate: str, whole: bool = False) -> Sheet:
-        """Negative bounds per observed frame (binary data) or per observed dimension (others), nats; on the `whole`
-        also what a filter estimates, which takes longer."""
+        """Return the negative ELBO and IWAE bound per observed frame (binary data) or per observed dimension (others),
+        nats. With `whole`, also the estimate of a filter, which takes longer."""
         terms, weighted = model.density(batch, self.draws.samples)
         per = {"nll": terms.kl - terms.log_likelihood, "nll_importance_weighted": -weighted}
         if whole and isinstance(model, StateSpace):
@@ -74,13 +74,13 @@ class Scoring(NamedTuple):
         return {"density": {rate: self._nats(per, terms, batch)}}
 
     def pseudo_likelihood(self, model: Smoother, batch: Batch, rate: str) -> Sheet:
-        """What a smoother has in the place of a bound, for validation: no bound of another model compares with it."""
+        """Return a smoother's negative pseudo-likelihood, for validation; it is not comparable with a bound."""
         terms = model.pseudo_likelihood(batch)
         return {"pseudo_likelihood": {rate: self._nats({"pseudo_nll": -terms.log_likelihood}, terms, batch)}}
 
     def validation(self, model: Model, batch: Batch, rate: str) -> Sheet:
-        """The one task that the best weights are chosen by: the forecast of a model that makes one, else its bound or
-        what stands in the place of it."""
+        """Return the score that selects the best weights: that of the forecast if the model makes one, otherwise its
+        ELBO or pseudo-likelihood."""
         if self.given(model) is not None:
             return self.forecast(model, batch)
         if isinstance(model, Smoother):
@@ -88,18 +88,18 @@ class Scoring(NamedTuple):
         return self.density(model, batch, rate)
 
     def given(self, model: Model) -> int | None:
-        """Number of first frames that the model forecasts the others from; None if it answers other questions."""
+        """Return the number of first frames from which the model forecasts the others; None for other tasks."""
         return model.given if isinstance(model, Forecaster) else self.prefix
 
     def contenders(self, model: Model) -> dict[str, Score]:
-        """Who is scored on the tasks of a model: itself, and what costs nothing."""
+        """Return the model and its trivial baselines, which are scored on the same tasks."""
         scores: dict[str, Score] = {"model": self.model, "persistence": self.persistence}
         if self.given(model) is not None:
             return scores
         return {**scores, "nearest" if self.binary else "linear": self.neighbours}
 
     def model(self, model: Model, batch: Batch, rate: str) -> Sheet:
-        """All tasks that the model is for."""
+        """Score the model on all of its tasks."""
         if isinstance(model, Forecaster):
             return {**self.density(model, batch, rate), **self.forecast(model, batch, whole=True)}
         if self.prefix is not None:
@@ -113,8 +113,8 @@ class Scoring(NamedTuple):
         }
 
     def forecast(self, model: Model, batch: Batch, whole: bool = False) -> Sheet:
-        """MSE after the frames that the model has seen, of the mean of the draws and of the posterior mean's path; and
-        the scores of the `whole` predictive distribution, which take longer."""
+        """Return the MSE after the observed frames, for the mean of the draws and for the path of the posterior mean.
+        With `whole`, also the scores of the predictive distribution, which take longer."""
         given, forecast = self.given(model), self.draws.forecast(model, batch)
         assert given is not None, "it forecasts"
         means = {"mse": forecast.mean}
@@ -123,7 +123,7 @@ class Scoring(NamedTuple):
         return self._forecast(means, batch, given, forecast.predictive if whole else None)
 
     def persistence(self, model: Model, batch: Batch, rate: str) -> Sheet:
-        """The last observed frame as the answer to every question that the model is asked; it has no density."""
+        """Score the last observed frame as the prediction in every task of the model; it has no density."""
         given = self.given(model)
         if given is not None:
             frames = held(batch, given)
@@ -133,7 +133,7 @@ class Scoring(NamedTuple):
         return {**predicted, **self._interpolation(last, batch, rate)}
 
     def neighbours(self, model: Model, batch: Batch, rate: str) -> Sheet:
-        """Straight lines between the observed frames on both sides or, of binary data, the nearer one of the two."""
+        """Score linear interpolation between the observed frames or, for binary data, the nearest observed frame."""
         between = nearest(batch) if self.binary else straight(batch)
         return self._interpolation(between, batch, rate)
 
@@ -167,12 +167,14 @@ class Scoring(NamedTuple):
             return uncertainty.of_points(answer, truth, columns, self.bernoulli)
         if self.bernoulli:
             return uncertainty.of_probabilities(answer.mean, truth, columns)
-        if not isinstance(answer.likelihood, RealValued):  # one of a plugin, whose mixtures have no closed form here
+        if not isinstance(
+            answer.likelihood, RealValued
+        ):  # a plugin's likelihood, whose mixtures have no closed form here
             return {column: {} for column in columns}
         return uncertainty.of_values(answer, truth, columns)
 
     def _forecast(self, means: dict[str, Tensor], batch: Batch, given: int, answer: Answer | None) -> Sheet:
-        """The squared errors of `means`, and where there is an `answer`, what it is worth as a distribution."""
+        """Return the squared errors of `means`, and the scores of `answer` as a distribution if it is given."""
         whole = self.length - given
         at = torch.arange(batch.values.shape[1], device=batch.values.device)
         sheet: dict[str, dict[str, Ratio]] = {}
@@ -193,8 +195,8 @@ class Scoring(NamedTuple):
 
 
 def collect(score: Score, model: Model, batches: Iterable[Batch], rate: str, device: torch.device) -> Scored:
-    """The scores of all sequences in the batches of all ranks, sorted by key, on every rank; filling has none. Every
-    rank calls this."""
+    """Return the scores of all sequences in the batches of all ranks, sorted by key, on every rank. Padding sequences
+    have none. Every rank calls this."""
     names: list[tuple[str, str]] = []
     parts: dict[tuple[str, str, str], list[Tensor]] = {}
     with torch.inference_mode():
@@ -217,7 +219,7 @@ def collect(score: Score, model: Model, batches: Iterable[Batch], rate: str, dev
 def _sorted(
     ranks: list[tuple[list[tuple[str, str]], dict[tuple[str, str, str], list[list[float]]]]],
 ) -> dict[tuple[str, str, str], Scores]:
-    """What the ranks brought, by key; the names are shared by all metrics."""
+    """Combine the ranks' scores, sorted by key; all metrics share the names."""
     names = [name for own, _ in ranks for name in own]
     order = sorted(range(len(names)), key=names.__getitem__)
     keys, groups = (tuple(names[i][k] for i in order) for k in (0, 1))

@@ -1,5 +1,5 @@
-"""Scores of several models as the papers print them: a row a model, a column a task and rate; and what tells each from
-one of them, sequence by sequence."""
+"""Tables of several models in the papers' form, a row per model and a column per task and rate, and their paired
+differences by sequence."""
 
 import math
 from collections.abc import Iterable
@@ -27,17 +27,17 @@ class Column(NamedTuple):
 
     @property
     def sign(self) -> int:
-        """1 where more is better, -1 where less is, 0 where neither is."""
+        """1 if more is better, -1 if less is better, 0 if neither is."""
         return METRICS[self.metric].sign
 
 
 Rows = dict[str, list[Scored]]
-"""Label -> what each run of one model scored; runs differ in the seed."""
+"""Map from labels to the scores of each run of one model; runs differ in the seed."""
 
 
 def columns_of(scored: list[Scored]) -> list[Column]:
-    """Each task at each rate or horizon, by the first metric that everyone has who was scored on the task: runs that
-    were evaluated before a metric came to be are compared by one that they share."""
+    """Return each task at each rate or horizon, with the first metric that all rows with this task have. Runs that were
+    evaluated before a metric existed are compared by one that they share."""
     columns = []
     for task in _HEADINGS:
         found = [metrics for table in scored for metrics in table.get(task, {}).values()]
@@ -49,7 +49,7 @@ def columns_of(scored: list[Scored]) -> list[Column]:
 
 
 def figures(title: str, rows: Rows) -> Table:
-    """The figures with their standard errors, the best of each column in bold."""
+    """Return the table of scores with their standard errors, the best of each column in bold."""
     columns = _columns(rows)
     printed = [Row((label,), cells) for label, cells in _cells(rows, columns).items()]
     most = max((x.estimate for row in printed for x in row.cells if x.estimate), key=lambda x: x.n)
@@ -59,8 +59,8 @@ def figures(title: str, rows: Rows) -> Table:
 
 
 def beside(title: str, rows: Rows, reference: str = "") -> Table | None:
-    """The metrics that have no column in `figures`, a part of the table each: the figures, the best in bold, or where
-    a `reference` is given the differences to it. None where no such metric was scored."""
+    """Return a table of the metrics that have no column in `figures`, a part for each: the scores with the best in
+    bold, or the differences to a `reference`. None if there is no such metric."""
     columns = [column for column in _columns(rows) if column.task != "density"]
     printed: list[Row] = []
     for metric, about in METRICS.items():
@@ -75,7 +75,7 @@ def beside(title: str, rows: Rows, reference: str = "") -> Table | None:
 
 
 def _lines(rows: Rows, columns: list[Column], reference: str) -> dict[str, list[Cell]]:
-    """Label -> cells, of those that were scored by the metric of the columns."""
+    """Map labels to cells, for rows that have the metric of the columns."""
     have = {label: runs for label, runs in rows.items() if any(_of(runs, column) for column in columns)}
     if reference:
         others = {label: runs for label, runs in have.items() if label != reference and reference in have}
@@ -84,7 +84,7 @@ def _lines(rows: Rows, columns: list[Column], reference: str) -> dict[str, list[
 
 
 def _cells(rows: Rows, columns: list[Column]) -> dict[str, list[Cell]]:
-    """Label -> figures, the best of each column in bold."""
+    """Map labels to scores, the best of each column in bold."""
     found = {label: [_mean(runs, column) for column in columns] for label, runs in rows.items()}
     best = [_best(column, [line[i] for line in found.values()]) for i, column in enumerate(columns)]
     return {
@@ -103,12 +103,12 @@ def _best(column: Column, estimates: Iterable[Estimate | None]) -> Estimate | No
 
 
 def _as_good(x: Estimate | None, best: Estimate | None) -> bool:
-    """Whether a reader sees no difference: both are printed with the same digits."""
+    """Return whether both are printed with the same digits."""
     return x is not None and best is not None and figure(x).partition("±")[0] == figure(best).partition("±")[0]
 
 
 def differences(rows: Rows, reference: str) -> Table:
-    """Each row minus that of `reference`, paired by sequence."""
+    """Return the table of each row minus that of `reference`, paired by sequence."""
     columns = [column for column in _columns(rows) if _of(rows[reference], column)]
     printed = [
         Row((label,), [_difference(runs, rows[reference], column) for column in columns])
@@ -123,7 +123,7 @@ def _headings(columns: list[Column]) -> list[str]:
 
 
 def _of(runs: list[Scored], column: Column) -> list[Scores]:
-    """Of every run, or of none."""
+    """Return the scores of all runs in a column; empty if one of them has none."""
     found = [scores for scores in map(column.of, runs) if scores is not None]
     return found if len(found) == len(runs) else []
 

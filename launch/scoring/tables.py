@@ -1,4 +1,4 @@
-"""A table of figures with standard errors: for the terminal, as Markdown, CSV, LaTeX and HTML."""
+"""Tables of figures with standard errors, for the terminal and as Markdown, CSV, LaTeX and HTML."""
 
 import csv
 import math
@@ -22,10 +22,10 @@ _LATEX = {
 class Cell(NamedTuple):
     estimate: Estimate | None = None
     mark: str = ""
-    """What follows the figure; after a line break, on a line of its own where there are lines."""
+    """Text after the figure; after a line break, on its own line if the format has lines."""
     best: bool = False
     quoted: str = ""
-    """A figure of somebody else's, as it was printed, in the place of an estimate."""
+    """A published figure, as printed, instead of an estimate."""
 
 
 class Row(NamedTuple):
@@ -38,13 +38,14 @@ class Row(NamedTuple):
 class Table(NamedTuple):
     title: str
     headings: list[str]
-    """Of the labels, then of each column of cells."""
+    """Headings of the labels, then of each column of cells."""
     rows: list[Row]
     caption: str
 
 
 def figure(x: Estimate | None) -> str:
-    """As `9.18±0.18`: the standard error to two digits, or to one from 36 on, and the value to the same place."""
+    """Format an estimate as `9.18±0.18`: the standard error with two digits, or one from 36 on, and the value to the
+    same place."""
     if x is None or math.isnan(x.value):
         return "–"
     if not x.stderr > 0:  # unknown, or an exact 0
@@ -55,7 +56,8 @@ def figure(x: Estimate | None) -> str:
 
 
 def show(table: Table) -> None:
-    """Print it; the best of a column is bold. Wider than the terminal rather than with figures cut in two."""
+    """Print the table with the best of a column in bold. It may be wider than the terminal, since figures are not
+    cut."""
     drawn = RichTable(title=table.title, caption=table.caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     labels = len(table.rows[0].labels)
     for i, heading in enumerate(table.headings):
@@ -70,7 +72,7 @@ def show(table: Table) -> None:
 
 
 def markdown(table: Table) -> str:
-    """As a table of GitHub's Markdown, between its title and its caption."""
+    """Return the table in GitHub's Markdown, between its title and its caption."""
     lines = [f"**{table.title}**", "", _line(table.headings), _line(["---"] * len(table.headings))]
     for row in table.rows:
         texts = (_text(cell).replace("±", " ± ").replace("\n", " ") for cell in row.cells)
@@ -80,7 +82,7 @@ def markdown(table: Table) -> str:
 
 
 def as_csv(table: Table) -> str:
-    """The labels, then of each column the figure and its standard error, to all their digits."""
+    """Return the table as CSV: the labels, then each column's figure and standard error with all their digits."""
     sink = StringIO()
     writer = csv.writer(sink, lineterminator="\n")
     labels = len(table.rows[0].labels)
@@ -92,7 +94,7 @@ def as_csv(table: Table) -> str:
 
 
 def latex(table: Table, name: str) -> str:
-    r"""As a `table` with booktabs' rules; `\ref{tab:NAME}` refers to it."""
+    r"""Return the table as a LaTeX `table` with booktabs' rules; `\ref{tab:NAME}` refers to it."""
     labels = len(table.rows[0].labels)
     lines = [
         "% \\usepackage{booktabs}", r"\begin{table}", r"\centering",
@@ -107,7 +109,7 @@ def latex(table: Table, name: str) -> str:
 
 
 def html(table: Table) -> str:
-    """As a `<table>` that scrolls where the page is too narrow, with title and caption."""
+    """Return the table as a `<table>` with title and caption, which scrolls if the page is too narrow."""
     labels = len(table.rows[0].labels)
     head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in table.headings)
     lines = [

@@ -1,8 +1,8 @@
-"""Scores of a whole predictive distribution: how far it is from the truth, and whether it is as sure as it should be.
+"""Scores of predictive distributions: their distance from the truth, and their calibration.
 
-Each is a ratio of sums over the scored frames of a sequence. What a calibration curve is drawn from is scored beside
-them, under names that are no metrics: `coverage_L` for intervals of further levels, and of probabilities in bins
-`bin_K_confidence`, `bin_K_frequency`. `calibration` reads them.
+Each is a ratio of sums over the scored frames of a sequence. The values for calibration curves are scored beside them,
+under names that are not metrics: `coverage_L` for intervals of further levels, and `bin_K_confidence` and
+`bin_K_frequency` for probabilities in bins. `calibration` reads them.
 """
 
 import torch
@@ -12,29 +12,29 @@ from launch.scoring.ratio import Ratio
 from models.predictive import Predictive
 
 LEVELS = tuple(range(10, 100, 10))
-"""Percent: probabilities of the central intervals."""
+"""Probabilities of the central intervals, percent."""
 BINS = 10
-"""Of equal width, of predicted probabilities."""
+"""Number of bins of equal width for predicted probabilities."""
 
 Columns = dict[str, Tensor]
-"""Rate in percent, or horizon in frames -> bool [B, T], the frames that are scored there."""
+"""Map from a rate in percent, or a horizon in frames, to its scored frames, bool [B, T]."""
 Found = dict[str, dict[str, Ratio]]
-"""The same -> metric -> scores of the batch."""
+"""Map from a rate or horizon to metrics, and from these to the scores of the batch."""
 
 
 def of_values(predictive: Predictive, truth: Tensor, columns: Columns) -> Found:
-    """Score real-valued frames [B, T, D]: CRPS in units of the data, and the share of values, in percent, that lie in
-    central intervals of each of `LEVELS`."""
+    """Score real-valued frames [B, T, D]: CRPS in units of the data, and the coverage, in percent, of central intervals
+    of each of `LEVELS`."""
     anywhere = torch.stack(list(columns.values())).any(0)
     gaussians, y = predictive[anywhere].gaussians(), truth[anywhere]
-    outer = 100.0 * (2.0 * gaussians.cdf(y) - 1.0).abs()  # percent: the level of the interval that ends at y
+    outer = 100.0 * (2.0 * gaussians.cdf(y) - 1.0).abs()  # level of the interval that ends at y, percent
     frames = {"crps": gaussians.crps(y)} | {f"coverage_{level}_percent": 100.0 * (outer <= level) for level in LEVELS}
     spread = {name: _placed(x.mean(-1), anywhere) for name, x in frames.items()}
     return {column: {name: _over(x, scored) for name, x in spread.items()} for column, scored in columns.items()}
 
 
 def of_probabilities(probability: Tensor, truth: Tensor, columns: Columns) -> Found:
-    """Score probabilities [B, T, D] of binary values; a grey is the share of ones among many values."""
+    """Score probabilities [B, T, D] of binary values; a grey counts as the fraction of ones among many values."""
     brier = _brier(probability, truth).mean(-1)
     return {
         column: {"brier": _over(brier, scored), **_bins(probability, truth, scored)}
@@ -43,28 +43,28 @@ def of_probabilities(probability: Tensor, truth: Tensor, columns: Columns) -> Fo
 
 
 def of_points(guess: Tensor, truth: Tensor, columns: Columns, bernoulli: bool) -> Found:
-    """Score guesses [B, T, D] without a distribution as if they were certain: CRPS is then the absolute error."""
+    """Score point predictions [B, T, D] as certain ones: CRPS is then the absolute error."""
     name, error = ("brier", _brier(guess, truth)) if bernoulli else ("crps", (guess - truth).abs())
     return {column: {name: _over(error.mean(-1), scored)} for column, scored in columns.items()}
 
 
 def _brier(probability: Tensor, truth: Tensor) -> Tensor:
-    """E (probability - Y)^2 of Y that is 1 with probability `truth`."""
+    """Return E (probability - Y)^2, where Y is 1 with probability `truth`."""
     return truth * (1.0 - probability).square() + (1.0 - truth) * probability.square()
 
 
 def _placed(values: Tensor, where: Tensor) -> Tensor:
-    """[N] -> [B, T]"""
+    """Place values [N] at the True entries of `where` [B, T]; 0 elsewhere."""
     return values.new_zeros(where.shape).masked_scatter(where, values)
 
 
 def _over(frames: Tensor, scored: Tensor) -> Ratio:
-    """The mean of [B, T] over scored frames."""
+    """Return the mean of `frames` [B, T] over scored frames."""
     return Ratio(torch.where(scored, frames, 0.0).double().sum(1), scored.sum(1))
 
 
 def _bins(probability: Tensor, truth: Tensor, scored: Tensor) -> dict[str, Ratio]:
-    """Mean probability and share of ones, in percent, of the entries of each bin."""
+    """Return the mean probability and the fraction of ones, in percent, of the entries of each bin."""
     weight = scored[..., None].expand_as(probability).flatten(1).double()
     number = (probability * BINS).long().clamp(0, BINS - 1).flatten(1)
     sums = [

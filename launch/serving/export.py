@@ -1,8 +1,7 @@
 """Write the best weights of a run as a model that MLflow serves, into RUN/model and to the tracker.
 
-The folder holds all that answers need: weights, description, and the code of `models`, `driftwork`, `served_model` and
-of the plugins that the model is defined in.
-Where it is served, neither the data nor the rest of Driftwork is needed.
+The folder contains all that serving needs: weights, description, and the code of `models`, `driftwork`, `served_model`
+and of the plugins that define the model. Neither the data nor the rest of Driftwork is needed there.
 """
 
 import logging
@@ -27,16 +26,16 @@ from models.parts.likelihood_choice import LIKELIHOODS
 from pipeline.shards.manifest import Manifest
 
 FOLDER = "model"
-"""In the run folder, and the name of the logged model: `runs:/RUN_ID/model`."""
+"""Name of the folder within the run folder, and of the logged model: `runs:/RUN_ID/model`."""
 
 _NEEDED, _IF_NAMED = ("numpy", "pydantic", "pyyaml", "safetensors", "torch"), ("torchdiffeq", "torchsde")
-"""Packages that a served model imports: all, and those that its config names as a solver."""
+"""Packages that every served model imports, and those that only some solvers need."""
 
 logger = logging.getLogger(__name__)
 
 
 def after_training(folder: Path, config: RunConfig, manifest: Manifest, tracker: Tracker) -> None:
-    """Export to the tracker, where there is one. What fails here does not fail a training that is done."""
+    """Export to the tracker, if there is one. A failure is only a warning, since training is complete."""
     if tracker.run_id is None:
         return
     try:
@@ -47,10 +46,10 @@ def after_training(folder: Path, config: RunConfig, manifest: Manifest, tracker:
 
 
 def write(folder: Path, config: RunConfig, manifest: Manifest) -> Path:
-    """RUN/model, in the place of one that is there.
+    """Write RUN/model, replacing an earlier one, and return its path.
 
     Raises:
-        DriftworkError: there are no weights, or it cannot be written.
+        DriftworkError: there are no weights, or the folder cannot be written.
     """
     weights, target = folder / best.BEST, folder / FOLDER
     if not weights.exists():
@@ -97,7 +96,7 @@ def _describe(config: RunConfig, manifest: Manifest) -> served_model.Description
 
 
 def _plugins(config: RunConfig) -> tuple[str, ...]:
-    """Return the modules outside `models` that the run's model and likelihood are defined in."""
+    """Return the modules outside `models` that define the run's model and likelihood."""
     likelihood = LIKELIHOODS.get(getattr(config.model, "likelihood", None) or "")
     modules = {type(config.model).__module__} | ({likelihood.make.__module__} if likelihood else set())
     return tuple(sorted(name for name in modules if name.partition(".")[0] != "models"))
@@ -109,8 +108,8 @@ def _code(description: served_model.Description) -> list[Path]:
 
 
 def _link(source: Path, target: Path) -> None:
-    """The same file under another name, where the file system can do so: better weights replace it, and do not change
-    it."""
+    """Make a hard link if the file system supports it, otherwise a copy. A link is safe, since better weights replace
+    the file and do not change it."""
     try:
         os.link(source, target)
     except OSError:

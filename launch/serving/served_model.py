@@ -1,7 +1,7 @@
-"""A trained model as MLflow serves it: observed frames in, frames at any time out.
+"""A trained model as served by MLflow: observed frames in, frames at any time out.
 
-MLflow copies this file and `models/` to the weights and imports it there as `served`, so that of Driftwork it may
-import `models` alone. Nothing is pickled: the description is JSON, the weights are safetensors.
+MLflow copies this file and `models/` to the weights and imports it there as `served`, so that it may import only
+`models` and `driftwork`. Nothing is pickled: the description is JSON, the weights are safetensors.
 """
 
 from pathlib import Path
@@ -29,15 +29,15 @@ COLUMNS = ("times", "values", "ask")
 
 Task = Literal["interpolation", "prediction", "forecast"]
 DECISIONS = ("expected_score", "0.5", "probability")
-"""What binary frames are answered with: a set, by one of the rules of `models.decisions`, or probabilities."""
+"""Form of binary frames in a response: decided by one of the rules of `models.decisions`, or probabilities."""
 
 _MOST_FRAMES = 20_000
-"""Of a request's sequence: those given and those asked for. A model holds its states at all of them at once."""
+"""Maximum number of given and requested frames of a sequence, whose states a model holds all at once."""
 _DRAWS_AT_ONCE = 8
 
 
 class Description(Config):
-    """What a model is built and asked with, beside its weights."""
+    """Settings to build and run a model, beside its weights."""
 
     plugins: Annotated[tuple[str, ...], AfterValidator(imported)] = ()
     """Modules that the model needs beside `models`; they are copied with it."""
@@ -70,14 +70,14 @@ class Description(Config):
 
 
 def tasks(model: Model) -> tuple[Task, ...]:
-    """What a model can be asked; the first is what it is asked where a request does not say."""
+    """Return the tasks that a model can do; the first is the default of a request."""
     if isinstance(model, Forecaster):
         return ("forecast",)
     return ("interpolation",) if isinstance(model, Smoother) else ("interpolation", "prediction")
 
 
 class Asked(NamedTuple):
-    """What a request asks of all its sequences, checked."""
+    """Checked parameters of a request, for all its sequences."""
 
     task: Task
     samples: int
@@ -87,7 +87,7 @@ class Asked(NamedTuple):
 
 
 class Given(NamedTuple):
-    """One sequence of a request, checked."""
+    """One checked sequence of a request."""
 
     times: NDArray[np.float64]
     """[K] seconds from the beginning of the sequence, strictly increasing."""
@@ -97,7 +97,7 @@ class Given(NamedTuple):
     """[Q] seconds, strictly increasing."""
 
     def batch(self, seed: int) -> Batch:
-        """Of one row, which begins at 0; there is no frame there unless it was given."""
+        """Return a batch of this one sequence, which begins at 0; there is no frame at 0 unless it was given."""
         at_0 = self.times[0] == 0
         times = self.times if at_0 else np.append(0.0, self.times)
         there = torch.from_numpy(np.isin(times, self.times))[None]
@@ -109,7 +109,7 @@ class Given(NamedTuple):
 
 
 class Served:
-    """What MLflow calls."""
+    """The model object that MLflow calls."""
 
     def __init__(self, description: Description, weights: dict[str, Tensor]) -> None:
         self._description = description
@@ -118,10 +118,10 @@ class Served:
         self._model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-        """For each row of the data frame `times`, which are those asked for, and `values`, [Q][D].
+        """Return for each row of the data frame the requested `times` and `values` [Q][D].
 
         Raises:
-            MlflowException: INVALID_PARAMETER_VALUE, which a server answers with 400.
+            MlflowException: INVALID_PARAMETER_VALUE, for which a server responds 400.
         """
         from mlflow.exceptions import MlflowException
 
@@ -136,7 +136,7 @@ class Served:
 
     @torch.inference_mode()
     def answer(self, given: Given, asked: Asked) -> Tensor:
-        """[Q, D] at the asked times: expectations, in the units of the data, or what is decided from them."""
+        """Return frames [Q, D] at the requested times: expectations in the units of the data, or decided notes."""
         filled = self._filled(given, asked)
         if asked.decision == "probability":
             return filled.frames[0]
@@ -150,7 +150,7 @@ class Served:
         nothing = torch.zeros(1, len(ask), dtype=torch.bool, device=device)
         if isinstance(self._model, Forecaster):
             return FramesAtTimes(_forecast(self._model, batch, ask, samples)[None], nothing)
-        assert not isinstance(self._model, Smoother), "it only interpolates"
+        assert not isinstance(self._model, Smoother), "a smoother only interpolates"
         extended = BatchAtTimes.of(batch, ask)
         draws = asked.particles if isinstance(self._model, StateSpace) else samples
         return FramesAtTimes(self._model.predict(extended.batch, draws).mean[:, extended.requested], nothing)
@@ -177,7 +177,7 @@ class Served:
         return number
 
     def _checked(self, row: dict[str, Any], number: int) -> Given:
-        """Raises `DriftworkError`, which tells the row by its number."""
+        """Check a row and return it as a sequence. Raises `DriftworkError` with the row's number."""
         where, about = f"sequence {number}", self._description
         times, values, ask = (_numbers(row, name, where) for name in COLUMNS)
         for name, x in (("times", times), ("ask", ask)):
@@ -208,7 +208,7 @@ class Served:
 
 
 def _forecast(model: Forecaster, batch: Batch, ask: Tensor, samples: int) -> Tensor:
-    """[Q, D], the mean of the draws; a few at a time, for each holds all of its states."""
+    """Return the mean of the draws [Q, D], a few at a time, since each holds all of its states."""
     times = torch.cat([ask.new_zeros(1), ask]).unique()
     total = torch.zeros(len(times), batch.values.shape[2], device=ask.device)
     for n in range(0, samples, _DRAWS_AT_ONCE):
@@ -220,7 +220,7 @@ def _forecast(model: Forecaster, batch: Batch, ask: Tensor, samples: int) -> Ten
 def _numbers(row: dict[str, Any], name: str, where: str) -> NDArray[np.float64]:
     try:
         numbers = np.array(row[name], dtype=np.float64)
-    except (KeyError, TypeError, ValueError):  # of rows of unequal length too
+    except (KeyError, TypeError, ValueError):  # also for rows of unequal length
         raise DriftworkError(f"{where}: {name} must be numbers, and frames of equal length") from None
     if numbers.ndim == 0 or numbers.size == 0:
         raise DriftworkError(f"{where}: {name} is empty")
@@ -230,7 +230,7 @@ def _numbers(row: dict[str, Any], name: str, where: str) -> NDArray[np.float64]:
 
 
 def _load_pyfunc(path: str) -> Served:
-    """What MLflow calls first, with the folder of description and weights."""
+    """Load the model from the folder of description and weights; MLflow calls it first."""
     folder = Path(path)
     description = Description.model_validate_json((folder / DESCRIPTION).read_text(encoding="utf-8"))
     return Served(description, load_file(folder / WEIGHTS))

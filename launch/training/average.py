@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, which is scored in their place."""
+"""An exponential moving average of the weights, which is scored instead of the weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,10 +9,10 @@ from torch import nn
 
 
 class WeightAverage:
-    """Average a <- k a + (1 - k) w after every update, from a = w before training.
+    """The average a <- k a + (1 - k) w after every update, from a = w before training.
 
     After the n-th update k = min(decay, (1 + n) / (10 + n)), so that a short training does not average its initial
-    weights. Every rank holds all of it: the weights are the same on all ranks after an update, and so it is too.
+    weights. Every rank holds the whole average, which is equal on all ranks since the weights are.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -20,13 +20,13 @@ class WeightAverage:
         self.restart()
 
     def restart(self) -> None:
-        """Forget all updates: the average is the weights as they are."""
+        """Forget all updates and set the average to the current weights."""
         self.updates = 0
         self.mean = [w.detach().clone() for w in self.weights]
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the weights after an update."""
+        """Add the weights after an update to the average."""
         self.updates += 1
         keep = min(self.decay, (1 + self.updates) / (10 + self.updates))
         for mean, w in zip(self.mean, self.weights, strict=True):
@@ -34,7 +34,7 @@ class WeightAverage:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Put the average in the place of the weights, and these back afterwards, bit for bit."""
+        """Replace the weights by the average inside, and restore them afterwards bit for bit."""
         kept = [w.detach().clone() for w in self.weights]
         self._put(self.mean)
         try:

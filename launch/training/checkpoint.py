@@ -1,9 +1,9 @@
-"""What a run leaves on disk: `checkpoints/step-N` to go on from, beside the best weights of `launch.runs.weights`.
+"""Checkpoints of a run, `checkpoints/step-N`, from which training resumes, and its best weights.
 
-All ranks write into `step-N.incomplete`; rank 0 adds where training stands and a list of all files with their hashes,
-and renames the folder when everything is on the disk. A folder without an ending is therefore whole, and its list tells
-whether it still is. The last two are kept, so that there is one to fall back to. `step-N.universal` is a copy that
-another number of ranks can load.
+All ranks write into `step-N.incomplete`; rank 0 adds the progress of training and a list of all files with their
+hashes, and renames the folder when everything is on the disk. A folder without the suffix is therefore complete, and
+its list shows whether it is still intact. The last two are kept, so that there is one to fall back to.
+`step-N.universal` is a copy that any world size can load.
 """
 
 import json
@@ -23,7 +23,7 @@ from launch.runs.distributed import on_rank_0
 from launch.training import file_list
 
 if TYPE_CHECKING:
-    from launch.training.engine import Engine  # DeepSpeed takes seconds to load, and reading weights needs none of it
+    from launch.training.engine import Engine  # DeepSpeed takes seconds to load, and reading weights does not need it
 
 _FOLDER = "checkpoints"
 _KEPT = 2
@@ -35,10 +35,10 @@ def save(engine: "Engine", run_folder: Path, step: int, state: dict[str, Any]) -
     """Commit a checkpoint; every rank calls it.
 
     Args:
-        state: what training knows of itself, as JSON can hold it; rank 0's is kept.
+        state: state of the training loop, as JSON; that of rank 0 is kept.
 
     Raises:
-        DriftworkError: on all ranks, where one could not write; earlier checkpoints are what they were.
+        DriftworkError: on all ranks, if one could not write; earlier checkpoints are intact.
     """
     root = run_folder / _FOLDER
     final, incomplete = root / f"step-{step:07d}", root / f"step-{step:07d}.incomplete"
@@ -53,8 +53,9 @@ def save(engine: "Engine", run_folder: Path, step: int, state: dict[str, Any]) -
 
 
 def load(engine: "Engine", run_folder: Path) -> dict[str, Any] | None:
-    """Go back to the last checkpoint that is whole; every rank calls it. Returns the `state` it was saved with, or
-    None where there is no checkpoint. Raises as `ready` does."""
+    """Load the last intact checkpoint and return the `state` it was saved with, or None without a checkpoint.
+
+    Every rank calls it. Raises as `ready` does."""
     folder: Path | None = on_rank_0(engine.ranks, partial(ready, run_folder, engine.ranks.world))
     if folder is None:
         return None
@@ -63,11 +64,12 @@ def load(engine: "Engine", run_folder: Path) -> dict[str, Any] | None:
 
 
 def ready(run_folder: Path, ranks: int) -> Path | None:
-    """The last checkpoint that is whole, in a form that so many ranks can load; None where there is none. One process
-    alone may call it: what is left of an interrupted save goes, and damaged checkpoints are put aside.
+    """Return the last intact checkpoint, in a form that `ranks` ranks can load; None without checkpoints.
+
+    Only one process may call it: it deletes the rest of an interrupted save, and moves damaged checkpoints aside.
 
     Raises:
-        DriftworkError: all checkpoints are damaged, or the last one cannot be divided among so many ranks.
+        DriftworkError: all checkpoints are damaged, or the last one cannot be divided among `ranks` ranks.
     """
     root = run_folder / _FOLDER
     for unfinished in root.glob("*.incomplete"):
@@ -81,17 +83,17 @@ def ready(run_folder: Path, ranks: int) -> Path | None:
         shutil.rmtree(folder.with_suffix(".damaged"), ignore_errors=True)
         folder.rename(folder.with_suffix(".damaged"))
     if folders:
-        raise DriftworkError(f"{root}: no checkpoint is whole; delete the folder to train from the start")
+        raise DriftworkError(f"{root}: no checkpoint is intact; delete the folder to train from the start")
     return None
 
 
 def last_step(run_folder: Path) -> int:
-    """The step of the last checkpoint, 0 where there is none; whether it is whole, `ready` finds out."""
+    """Return the step of the last checkpoint, 0 without one. `ready` checks whether it is intact."""
     return max((int(folder.name.removeprefix("step-")) for folder in _whole(run_folder / _FOLDER)), default=0)
 
 
 def save_best(engine: "Engine", run_folder: Path) -> None:
-    """Weights as safetensors, without pickle; every rank calls it. Raises as `save` does."""
+    """Save the weights as safetensors, without pickle; every rank calls it. Raises as `save` does."""
     on_rank_0(engine.ranks, partial(weights.write, engine.weights(), run_folder))
 
 
@@ -101,7 +103,7 @@ def _commit(incomplete: Path, final: Path, about: dict[str, Any], hashes: dict[s
         with aside(incomplete / _STATE) as temporary:
             temporary.write_text(json.dumps(about, indent=1) + "\n")
         file_list.write(incomplete, {**hashes, _STATE: sha256(incomplete / _STATE)})
-        shutil.rmtree(final, ignore_errors=True)  # of the same step, where SIGTERM came before a validation
+        shutil.rmtree(final, ignore_errors=True)  # exists if SIGTERM came before a validation of the same step
         os.rename(incomplete, final)
         sync(final.parent)
         with aside(final.parent / "latest") as temporary:
@@ -113,13 +115,13 @@ def _commit(incomplete: Path, final: Path, about: dict[str, Any], hashes: dict[s
 
 
 def _for_ranks(folder: Path, ranks: int) -> Path:
-    """The checkpoint itself where it fits, else its universal form, which is made where there is none."""
+    """Return the checkpoint itself if it fits, otherwise its universal form, which is made if it is missing."""
     about = _about(folder)
     if about["ranks"] == ranks or about["zero_stage"] == 0:
         return folder
     if about["zero_stage"] == 3:
         raise DriftworkError(
-            f"{folder}: saved by {about['ranks']} ranks at optim.zero_stage=3, which no other number can load"
+            f"{folder}: saved by {about['ranks']} ranks at optim.zero_stage=3, which no other world size can load"
         )
     universal = folder.with_suffix(".universal")
     if not universal.exists() or file_list.damage(universal):
@@ -133,16 +135,16 @@ def _for_ranks(folder: Path, ranks: int) -> Path:
             made = [path for path in incomplete.rglob("*") if path.is_file()]
             file_list.write(incomplete, {str(path.relative_to(incomplete)): sha256(path) for path in made})
             os.rename(incomplete, universal)
-        print(f"{folder}: saved by {about['ranks']} ranks, made ready for {ranks}", flush=True)
+        print(f"{folder}: saved by {about['ranks']} ranks, converted for {ranks}", flush=True)
     return universal
 
 
 @contextmanager
 def _told(incomplete: Path) -> Iterator[None]:
-    """What the disk says becomes one line, and what could not be finished gives its room back."""
+    """Turn errors of the disk into one line, and delete an unfinished checkpoint."""
     try:
         yield
-    except (OSError, RuntimeError) as error:  # the latter is torch's, where its writer meets a full disk
+    except (OSError, RuntimeError) as error:  # torch's writer raises a RuntimeError on a full disk
         shutil.rmtree(incomplete, ignore_errors=True)
         raise DriftworkError(f"{incomplete}: cannot be written: {write_error_reason(error)}") from None
 
@@ -153,5 +155,5 @@ def _about(folder: Path) -> dict[str, Any]:
 
 
 def _whole(root: Path) -> list[Path]:
-    """Those that were committed, the oldest first."""
+    """Return the committed checkpoints, the oldest first."""
     return sorted(path for path in root.glob("step-*") if _WHOLE.fullmatch(path.name))

@@ -1,7 +1,7 @@
-"""The DeepSpeed seam: one process group, one engine, one step.
+"""The interface to DeepSpeed: one process group, one engine, one step.
 
-The step: the whole objective inside one `forward`, a vote of all ranks on whether it is finite, backward, and an update
-that happens on every rank or on none.
+A step is the whole objective inside one `forward`, a vote of all ranks on whether it is finite, the backward pass, and
+an update that happens on every rank or on none.
 """
 
 import argparse
@@ -34,8 +34,8 @@ from launch.training.step_timer import Stopwatch
 from models.base import Objective
 from models.batch import Batch
 
-# On CPU `init_distributed` would compile a shared-memory kernel: minutes on a first start, and a process killed
-# meanwhile leaves a lock on which every later start waits for ever. Only inference uses that kernel.
+# On CPU `init_distributed` would compile a shared-memory kernel. That takes minutes on a first start, and a process
+# killed meanwhile leaves a lock on which every later start waits forever. Only inference uses that kernel.
 setattr(importlib.import_module("deepspeed.comm.torch"), "build_shm_op", lambda: None)  # noqa: B010
 
 
@@ -43,25 +43,25 @@ class Step(NamedTuple):
     objective: Objective
     applied: bool
     grad_norm: float
-    """Before clipping."""
+    """Norm of the gradient before clipping."""
     leave: bool = False
-    """Whether a rank was asked to leave; all hear of it in the same step."""
+    """Whether a rank was requested to save and stop; all ranks know it in the same step."""
 
 
 class Engine:
     """A model under DeepSpeed.
 
     Args:
-        frame_scale: by what the loss in nats per sequence is divided, so that a clipping norm means the same thing
-            whatever the length of the sequences.
+        frame_scale: divisor of the loss in nats per sequence, so that a clipping norm has the same meaning for
+            sequences of any length.
     """
 
     def __init__(self, model: nn.Module, optim: OptimConfig, ranks: Ranks, frame_scale: int) -> None:
         self.ranks, self.optim, self.frame_scale = ranks, optim, frame_scale
         self.size = sum(p.numel() for p in model.parameters())
-        """Weights of the model; at stage 3 a rank holds only its share of each."""
+        """Number of weights of the model; at stage 3 a rank holds only a part of each."""
         adam = torch.optim.Adam(model.parameters())
-        deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)  # it takes the group that is there
+        deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)  # it uses the existing group
         self.engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=adam,
@@ -71,11 +71,11 @@ class Engine:
         self.average = WeightAverage(self.module, optim.ema) if optim.ema > 0 else None
         self.files = _Files()
         self.engine.checkpoint_engine = self.files
-        # It copies a script that makes weights of a checkpoint. We keep those ourselves, and a copy that fails, as on a
-        # full disk, does so on rank 0 alone: the others would wait for it.
+        # It copies a script that extracts weights from a checkpoint. We store these ourselves, and a copy that fails,
+        # as on a full disk, fails on rank 0 only, while the others wait for it.
         setattr(self.engine, "_copy_recovery_script", lambda folder: None)  # noqa: B010
         self.clock = Stopwatch(ranks.device)
-        # Called at the end of backward: what of the reduction has not been hidden behind it.
+        # Called at the end of backward: the part of the reduction that does not overlap with it.
         self.engine.allreduce_gradients = self.clock.timed("communication", self.engine.allreduce_gradients)
 
     @property
@@ -84,9 +84,9 @@ class Engine:
         return module
 
     def step(self, batch: Batch, kl_weight: float, lr: float, leave: bool = False) -> Step:
-        """Update the weights from this rank's share of a step.
+        """Update the weights from this rank's part of a step.
 
-        With `leave`, all ranks hear that this one was asked to leave."""
+        With `leave`, all ranks learn that this one was requested to save and stop."""
         with self.clock("forward"):
             objective: Objective = self.engine(batch.to(self.ranks.device), kl_weight)
             loss = (objective.loss * batch.weight.to(self.ranks.device)).sum() / self.frame_scale
@@ -98,7 +98,7 @@ class Engine:
             self.engine.backward(loss)
         norm = self._norm_at_stage_0() if self.optim.zero_stage == 0 else None
         if norm is not None and not math.isfinite(norm):
-            self.engine.optimizer.zero_grad()  # the other stages look for themselves; stage 0 would update with NaN
+            self.engine.optimizer.zero_grad()  # the other stages check for it; stage 0 would update with NaN
             return Step(objective, False, norm, not stay)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
@@ -112,25 +112,24 @@ class Engine:
         return Step(objective, applied, norm, not stay)
 
     def weights(self) -> dict[str, Tensor]:
-        """All weights that are scored, and buffers, whole, on the CPU; every rank calls it."""
+        """Return all weights that are scored, and buffers, undivided and on the CPU; every rank calls it."""
         with self.open():
             return {name: x.detach().cpu().clone() for name, x in self.module.state_dict().items()}
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Make the model answer as it is scored: with the average of the weights where one is kept, and also what is
-        not its `forward`. Every rank asks it the same.
+        """Prepare the model for scoring inside: with the average of the weights if one is kept, and for calls of other
+        methods than `forward`. Every rank makes the same calls.
 
-        At stage 3 DeepSpeed gathers the weights of a module while that is called, as the model itself is in training
-        alone."""
+        At stage 3 DeepSpeed gathers a module's weights only during calls of its `forward`, which training uses."""
         averaged = nullcontext() if self.average is None else self.average.in_place()
         with averaged, deepspeed.zero.GatheredParameters(self._divided()):
             yield
 
     def save(self, folder: Path) -> dict[str, str]:
-        """Weights, their average and the optimizer into `folder`, on disk when this returns; every rank calls it.
+        """Save weights, their average and the optimizer to `folder`, flushed to the disk; every rank calls it.
 
-        Returns the SHA-256 of the files by name. Raises `DriftworkError` on all ranks where one cannot write.
+        Returns the SHA-256 of the files by name. Raises `DriftworkError` on all ranks if one cannot write.
         """
         self.files.written, self.files.problem = {}, ""
         averaged = {} if self.average is None else {"average": self.average.state()}
@@ -142,27 +141,28 @@ class Engine:
         return {name: sha for written, _ in everyone for name, sha in written.items()}
 
     def load(self, folder: Path) -> None:
-        """What `save` wrote with as many ranks, or what `to_universal` made of it; every rank calls it."""
+        """Load a checkpoint of `save` with the same world size, or one of `to_universal`; every rank calls it."""
         with _without_pickle():
             self.engine._config.load_universal_checkpoint = (folder / "zero").exists()
             _, others = self.engine.load_checkpoint(str(folder.parent), tag=folder.name)
         if self.average is not None and "average" in others:
             self.average.load(others["average"])
-        elif self.average is not None:  # the run has had none so far
+        elif self.average is not None:  # the checkpoint has no average
             self.average.restart()
 
     def _divided(self) -> list[nn.Parameter]:
         return list(self.module.parameters()) if self.optim.zero_stage == 3 else []
 
     def _norm_at_stage_0(self) -> float:
-        """DeepSpeed gives none there; backward has averaged the gradients, so that every rank finds the same."""
+        """Return the gradient's norm at stage 0, where DeepSpeed gives none. Gradients are averaged over ranks by then,
+        so that every rank computes the same norm."""
         gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients))
 
 
 class _Files(CheckpointEngine):
-    """Writes DeepSpeed's files to the disk itself, hashed. A problem is kept rather than raised: between DeepSpeed's
-    barriers, other ranks would wait for the one that raised it."""
+    """A writer of DeepSpeed's files that flushes them to the disk and hashes them. It stores problems instead of
+    raising them, since between DeepSpeed's barriers other ranks would wait for the one that raised."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -192,12 +192,12 @@ class _Files(CheckpointEngine):
     def _kept(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, RuntimeError) as error:  # torch raises the latter where its writer meets a full disk
+        except (OSError, RuntimeError) as error:  # torch's writer raises a RuntimeError on a full disk
             self.problem = write_error_reason(error)
 
 
 def to_universal(source: Path, target: Path) -> None:
-    """Of what `save` wrote at stage 1 or 2, the form that any number of ranks loads."""
+    """Convert a ZeRO-1/2 checkpoint of `save` to the universal format, which any world size can load."""
     options = argparse.Namespace(
         input_folder=str(source), output_folder=str(target), num_extract_workers=1, num_merge_workers=1,
         keep_temp_folder=False, strict=True, inject_missing_state=True,
@@ -209,8 +209,8 @@ def to_universal(source: Path, target: Path) -> None:
 
 @contextmanager
 def _without_pickle() -> Iterator[None]:
-    """torch.load, which DeepSpeed calls with `weights_only=False`, reads tensors, plain values and three of DeepSpeed's
-    own classes, which hold nothing but these; anything else is an error."""
+    """Restrict torch.load inside, which DeepSpeed calls with `weights_only=False`, to tensors, plain values and three
+    of DeepSpeed's own classes of these; anything else is an error."""
     before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     try:
@@ -225,12 +225,12 @@ def _without_pickle() -> Iterator[None]:
 def _deepspeed_config(optim: OptimConfig) -> dict[str, Any]:
     return {
         "train_micro_batch_size_per_gpu": 1,  # DeepSpeed only uses it to print; our loss is normalised already
-        # At stage 3, small weights too are divided: by default none below 1e5 numbers is, which here are most.
+        # At stage 3 small weights are divided too: the default excludes those below 1e5 numbers, which here are most.
         "zero_optimization": {"stage": optim.zero_stage, "stage3_param_persistence_threshold": 0},
         "gradient_clipping": optim.clip_norm,
         "zero_allow_untested_optimizer": True,
-        # With the modules it takes for safe by itself, DeepSpeed would also send their gradients in bfloat16, and a
-        # result would depend on the number of ranks.
+        # With its own list of safe modules, DeepSpeed would also send their gradients in bfloat16, and results would
+        # depend on the world size.
         "torch_autocast": {"enabled": optim.autocast, "dtype": "bfloat16", "lower_precision_safe_modules": []},
         "steps_per_print": 1_000_000_000,
     }

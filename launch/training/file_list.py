@@ -1,4 +1,4 @@
-"""What lies in a folder and what each file hashes to: whether it still is what was written."""
+"""A list of the files in a folder with their hashes, which shows whether the folder is intact."""
 
 import json
 from pathlib import Path
@@ -9,13 +9,13 @@ FILES = "files.json"
 
 
 def write(folder: Path, hashes: dict[str, str]) -> None:
-    """Put the list, of paths in the folder and their SHA-256, into the folder."""
+    """Write the list of relative paths and their SHA-256 into the folder."""
     with aside(folder / FILES) as temporary:
         temporary.write_text(json.dumps(dict(sorted(hashes.items())), indent=1) + "\n")
 
 
 def damage(folder: Path) -> str:
-    """How the folder differs from its list; nothing where it does not."""
+    """Return how the folder differs from its list, or an empty string."""
     try:
         hashes = json.loads((folder / FILES).read_bytes())
         for name, expected in hashes.items():

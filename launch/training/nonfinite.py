@@ -1,4 +1,4 @@
-"""What a step was made of that was not finite: a line for each rank that had a part in it, in `RUN/nonfinite.jsonl`."""
+"""Records of steps with non-finite loss or gradient: a line for each rank concerned, in `RUN/nonfinite.jsonl`."""
 
 import json
 import math
@@ -12,10 +12,10 @@ FILE = "nonfinite.jsonl"
 
 
 def report(run_folder: Path, ranks: Ranks, number: int, batch: Batch, step: Step) -> str:
-    """Add to the file; every rank calls it. Returns what to say: which ranks, and where.
+    """Append to the file; every rank calls it. Returns a message with the ranks and the non-finite quantity.
 
-    A loss is a rank's own, and only ranks whose loss was not finite are named. Gradients were summed over ranks before
-    anybody looked: then all are.
+    For a loss, only the ranks whose own loss was not finite are named. Gradients are checked after they were summed
+    over ranks, so that all ranks are named.
     """
     terms = {name: [_plain(x) for x in values.tolist()] for name, values in step.objective.terms._asdict().items()}
     mine = {"keys": list(batch.keys), "loss": [_plain(x) for x in step.objective.loss.tolist()], **terms}
@@ -31,4 +31,4 @@ def report(run_folder: Path, ranks: Ranks, number: int, batch: Batch, step: Step
 
 
 def _plain(x: float) -> float | str:
-    return x if math.isfinite(x) else str(x)  # JSON knows neither NaN nor infinity
+    return x if math.isfinite(x) else str(x)  # JSON has neither NaN nor infinity

@@ -1,4 +1,4 @@
-"""Where training stands."""
+"""The progress of training."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -6,24 +6,24 @@ from typing import Any
 
 @dataclass
 class Progress:
-    """Where training stands: with weights, optimizer and schedule, all that the next step depends on. Order, masks and
-    noise are functions of the seed and of where training stands; nothing draws from a generator with a state."""
+    """The progress of training: with weights, optimizer and schedule, all that the next step depends on. Order, masks
+    and noise are functions of the seed and of the progress; no generator has a state."""
 
     epoch: int = 0
     epoch_step: int = 0
-    """Steps taken in this epoch: where in the stream to go on."""
+    """Steps taken in this epoch, from which the stream continues."""
     step: int = 0
-    """Over all epochs."""
+    """Steps taken over all epochs."""
     best: float = float("inf")
     """Lowest validation score so far."""
     stale: int = 0
-    """Validations since then."""
+    """Number of validations since the best score."""
     score_beta: float = 1.0
-    """Weight of the KL in a validation score; runs from before there was a choice have 1."""
+    """Weight of the KL in a validation score; runs from before this field have 1."""
     settles_at: int = 0
-    """Step from which validations compete for the best weights, and wear out patience; runs from before have 0."""
+    """Step from which validations count for the best weights and for patience; runs from before this field have 0."""
     skipped: int = 0
-    """Updates that were not finite and did not happen."""
+    """Number of updates that were skipped because they were not finite."""
     skipped_in_a_row: int = 0
 
     @property
@@ -32,7 +32,7 @@ class Progress:
         return self.step >= self.settles_at
 
     def took(self, applied: bool) -> None:
-        """A step, which updated the weights or was skipped."""
+        """Count a step, which updated the weights or was skipped."""
         self.step += 1
         self.epoch_step += 1
         self.skipped += not applied

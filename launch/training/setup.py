@@ -1,4 +1,4 @@
-"""Check what a training run needs, then make its folder or reopen it.
+"""Check the requirements of a training run, then make its folder or reopen it.
 
 All mistakes that can be found without training are found here, in the process that starts the ranks.
 """
@@ -26,8 +26,7 @@ _SETTLED = ("out", "tracking.experiment", "tracking.run_name", "tracking.parent"
 
 
 def folder_for(argv: list[str]) -> Path:
-    """Return the run folder that the arguments of `driftwork train` ask for, new or reopened, once all that can be
-    checked has been."""
+    """Return the run folder, new or reopened, for the arguments of `driftwork train`, after all checks."""
     if argv[0].startswith("resume="):
         _check_heeded(argv[0], argv[1:])
         folder = run_folder.find(argv[0].partition("=")[2], _store(argv[1:]))
@@ -50,30 +49,32 @@ def folder_for(argv: list[str]) -> Path:
 
 
 def _check_heeded(run: str, overrides: list[str]) -> None:
-    """Raise `DriftworkError` for a setting that a run has once and for all, and that would change nothing."""
+    """Raise `DriftworkError` for a setting that is fixed in a run, so that an override would have no effect."""
     for key in (override.partition("=")[0] for override in overrides):
         if key in _SETTLED:
-            raise DriftworkError(f"{run}: {key} cannot change in a run; leave it out")
+            raise DriftworkError(f"{run}: {key} cannot change in a run; remove it")
 
 
 def _store(overrides: list[str]) -> str | None:
-    """Return the store in which a run that is named by its id is to be found."""
+    """Return the store in which to look up the id of a run."""
     given = [override for override in overrides if override.startswith("tracking.uri=")]
     return config_base.parse(OfStore, given, where="arguments").tracking.uri
 
 
 def _placed(config: RunConfig) -> RunConfig:
-    """With a hostfile, there are as many ranks as it has slots."""
+    """Set the number of ranks to the slots of the hostfile, if there is one."""
     if config.hostfile is None or launcher.launched():  # a rank need not see the file
         return config
     slots = sum(host.slots for host in hostfile.read(config.hostfile))
     if "ranks" in config.model_fields_set and config.ranks != slots:
-        raise DriftworkError(f"ranks={config.ranks}: {config.hostfile} has {slots} slots, and each takes a rank")
+        raise DriftworkError(
+            f"ranks={config.ranks}: {config.hostfile} has {slots} slots with one rank each; remove ranks"
+        )
     return build(RunConfig, {**config.model_dump(mode="json"), "ranks": slots}, where=f"hostfile={config.hostfile}")
 
 
 def _check(config: RunConfig, known: str | None = None) -> Manifest:
-    """The manifest of the data, whose hash may be `known`. Raises `DriftworkError` for what nobody could train on."""
+    """Return the manifest of the data, whose hash may be `known`. Raises `DriftworkError` if training is impossible."""
     if config.hostfile is None:
         launcher.check_ranks(config.ranks)
     manifest = find_manifest(config.data, config.cache_dir, known)
@@ -82,7 +83,8 @@ def _check(config: RunConfig, known: str | None = None) -> Manifest:
 
 
 def check_memory(config: RunConfig) -> None:
-    """Refuse a new run whose latent would be a chain of unrelated draws. Runs from before have some, and go on."""
+    """Raise `DriftworkError` for a new run whose latent would be a chain of independent draws. Earlier runs of this
+    kind may continue."""
     model = config.model
     if isinstance(model, VsdnSdeConfig) and model.kept <= 0:
         raise DriftworkError(
@@ -92,22 +94,22 @@ def check_memory(config: RunConfig) -> None:
 
 
 def steps(config: RunConfig, manifest: Manifest) -> int:
-    """The most that training takes. Raises `DriftworkError` where there is nothing to train on, or to validate on, and
-    for a model that cannot learn what such data do."""
+    """Return the maximum number of training steps. Raises `DriftworkError` if there are no training or validation
+    data, or if the model cannot learn data of this kind."""
     spec = manifest.spec
     if isinstance(config.model, Ode2VaeConfig) and (spec.binary or spec.audio_rate is not None):
         raise DriftworkError(
             f"model.name={config.model.name}: it makes a sequence of the state at its start, and music and speech "
             f"do not follow from theirs; take vsdn_vae, vsdn_sde, gru_ode or ode_rnn for {config.data} (docs/models.md)"
         )
-    stream = loaders.training(config, manifest, alone())  # an empty split is found now, and not on a rank
+    stream = loaders.training(config, manifest, alone())  # an empty split is found here, not on a rank
     loaders.evaluation(config, config.data, manifest, "val", alone())
     return stream.steps * config.train.max_epochs
 
 
 def _check_resumable(folder: Path, config: RunConfig) -> None:
-    """Weights and optimizer of the checkpoint fit the same model, data and ZeRO stage only; for another number of ranks
-    they are divided anew, here, before any rank is started."""
+    """Check that the checkpoint fits: model, data and ZeRO stage must be the same. For another world size it is divided
+    anew here, before any rank starts."""
     before = run_folder.config_of(folder)
     for name, old, new in (
         ("model", before.model, config.model),

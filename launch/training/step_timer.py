@@ -1,8 +1,7 @@
-"""Where the seconds of a step go.
+"""Measure the time of each phase of a step.
 
-A phase that begins inside another one interrupts it, so that the phases add up to the time that all of them took. On a
-GPU an event marks where a phase begins in the stream; nothing waits for it before `seconds`, which the journal asks for
-every tenth step.
+A phase that begins inside another one interrupts it, so that the phases add up to the total time. On a GPU an event
+marks the beginning of a phase in the stream; nothing waits for it until `seconds` is read, every tenth step.
 """
 
 import time
@@ -23,7 +22,7 @@ class _Lap(NamedTuple):
 
 
 class Stopwatch:
-    """Call it with a phase, for the seconds inside `with`."""
+    """A timer of phases: `with stopwatch(phase)` adds the seconds inside to the phase."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
@@ -42,7 +41,7 @@ class Stopwatch:
             self._phases.pop()
 
     def timed(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, with its calls as a phase."""
+        """Return the function with its calls timed as a phase."""
 
         @wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -53,11 +52,11 @@ class Stopwatch:
 
     @property
     def phase(self) -> str | None:
-        """The innermost one now."""
+        """The innermost current phase."""
         return self._phases[-1] if self._phases else None
 
     def seconds(self) -> dict[str, float]:
-        """By phase, since the last time this was asked for."""
+        """Return the seconds of each phase since the last call."""
         found: dict[str, float] = {}
         for phase, began, ended in self._laps:
             found[phase] = found.get(phase, 0.0) + _between(began, ended)

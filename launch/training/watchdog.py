@@ -1,8 +1,8 @@
-"""A hang becomes an error that names rank and place.
+"""Turn a hang into an error that names the rank and the place.
 
-Each rank notes every second, from a thread of its own, in `RUN/ranks/N.json` where it is. The thread also sees when it
-has not moved for too long; it then reads what others note, says which rank is waited for, leaves the stacks of threads
-in `RUN/ranks/N.stacks`, and ends the process. A process that is stopped, or whose host is lost, notes nothing more.
+A thread of each rank writes the rank's place to `RUN/ranks/N.json` every second. If the rank makes no progress for too
+long, the thread reads the notes of the others, prints which rank is waited for, writes the stacks of all threads to
+`RUN/ranks/N.stacks`, and ends the process. A process that is stopped, or whose host is lost, writes nothing more.
 """
 
 import faulthandler
@@ -20,7 +20,7 @@ from typing import NamedTuple, TypeVar
 _T = TypeVar("_T")
 
 HUNG = 70
-"""Exit code of a rank that its watchdog ended: EX_SOFTWARE of sysexits.h."""
+"""Exit code of a rank ended by its watchdog: EX_SOFTWARE of sysexits.h."""
 
 _HUNG = "hung"
 _FOLDER = "ranks"
@@ -28,7 +28,7 @@ _PATIENCE_S = 600.0
 _PHASES = (
     "start", "load", "data", "forward", "communication", "backward", "update", "step", "record", "validation", "save",
 )  # fmt: skip
-"""In the order in which ranks go through them; of ranks in one step the last is the one that the others wait for."""
+"""Phases in the order in which ranks pass through them; within a step, the others wait for the rank that is last."""
 
 
 class Note(NamedTuple):
@@ -36,11 +36,11 @@ class Note(NamedTuple):
     step: int
     phase: str
     seconds: float
-    """In this place."""
+    """Seconds at this place."""
     beats: int
-    """Of notes: one that stays the same tells that the process stands still as a whole."""
+    """Number of notes so far; if it stays the same, the whole process has stopped."""
     ended: str = ""
-    """By what the process ended, if it could tell."""
+    """Reason why the process ended, if it could write it."""
 
     @property
     def place(self) -> str:
@@ -48,15 +48,15 @@ class Note(NamedTuple):
 
 
 class Watchdog:
-    """Over one rank, while the context is open. Every call of `at` says that the rank moves.
+    """A watchdog over one rank while the context is open. Every call of `at` reports progress.
 
-    `patience`, in seconds, may change: what is loaded at first takes its time.
+    `patience`, in seconds, may change, since loading takes longer at first.
     """
 
     def __init__(self, rank: int) -> None:
         self.rank, self.patience = rank, _PATIENCE_S
         self.within: Callable[[], str | None] = lambda: None
-        """Tells the phase inside "step"."""
+        """Function that returns the phase inside "step"."""
         self._folder: Path | None = None
         self._place = (0, "start", time.monotonic())
         self._beats = 0
@@ -76,7 +76,7 @@ class Watchdog:
             self._note(f"{type(error).__name__}: {error}".splitlines()[0][:200])
 
     def settle(self, folder: Path) -> None:
-        """Notes go to this run folder from now on."""
+        """Write notes to this run folder from now on."""
         self._folder = folder / _FOLDER
         with suppress(OSError):
             self._folder.mkdir(exist_ok=True)
@@ -86,7 +86,7 @@ class Watchdog:
 
     @contextmanager
     def unhurried(self) -> Iterator[None]:
-        """Inside, nothing takes too long."""
+        """Suspend the time limit inside."""
         self.patience, usual = math.inf, self.patience
         try:
             yield
@@ -95,7 +95,7 @@ class Watchdog:
             self.patience = usual
 
     def over(self, phase: str, items: Iterable[_T]) -> Iterator[_T]:
-        """The items, each of which is a sign of life."""
+        """Yield the items, and report progress with each."""
         for item in items:
             self.at(phase)
             yield item
@@ -114,7 +114,7 @@ class Watchdog:
         said = [f"driftwork train: rank {self.rank} has been in {self._here().place} for {self.patience:.0f} s"]
         if self._folder is not None:
             before = notes(self._folder.parent)
-            for _ in range(3):  # time for others to note something, who may be about to end as well
+            for _ in range(3):  # time for the notes of others, which may be about to end as well
                 time.sleep(self._tick)
                 self._note()
             said.append(_waited_for(before, notes(self._folder.parent), self.rank))
@@ -136,19 +136,19 @@ class Watchdog:
             return
         self._beats += 1
         path = _path(self._folder, self.rank)
-        with suppress(OSError):  # a full disk is for others to tell
+        with suppress(OSError):  # others report a full disk
             path.with_suffix(".new").write_text(json.dumps(self._here()._replace(ended=ended)._asdict()))
             path.with_suffix(".new").replace(path)
 
 
 def clear(run_folder: Path) -> None:
-    """Of what the ranks noted that were there before."""
+    """Delete the notes of earlier ranks."""
     for path in (run_folder / _FOLDER).glob("*.json"):
         path.unlink()
 
 
 def notes(run_folder: Path) -> dict[int, Note]:
-    """What each rank noted last."""
+    """Return the last note of each rank."""
     found = {}
     for path in sorted((run_folder / _FOLDER).glob("*.json")):
         with suppress(OSError, ValueError, TypeError):
@@ -158,7 +158,7 @@ def notes(run_folder: Path) -> dict[int, Note]:
 
 
 def lost(run_folder: Path) -> str:
-    """Of a job that ended: the ranks that could not say why, or else what was said."""
+    """Return the ranks of an ended job that wrote no reason, or otherwise all reasons."""
     left = notes(run_folder).values()
     gone = [f"rank {note.rank} was lost, last seen in {note.place}" for note in left if not note.ended]
     return "; ".join(gone or [f"rank {note.rank} in {note.place}: {note.ended}" for note in left])

@@ -166,7 +166,7 @@ def test_a_byte_that_changed_anywhere_is_found(tmp_path, capsys, name):
     assert checkpoint.ready(tmp_path, 2) == before
     assert "step-0000006 is damaged and not used" in capsys.readouterr().out
     (before / name).unlink()
-    with pytest.raises(DriftworkError, match="no checkpoint is whole"):
+    with pytest.raises(DriftworkError, match="no checkpoint is intact"):
         checkpoint.ready(tmp_path, 2)
 
 

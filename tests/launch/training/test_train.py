@@ -223,7 +223,7 @@ def test_every_sequence_is_scored_once_at_any_number_of_ranks(place, here, tmp_p
         (["train", "configs/none.yaml"], "configs/none.yaml: no such config file"),
         (["train", "resume=runs/none"], "runs/none: no run folder"),
         (["train", "resume=runs/whole", "model.hidden=9"], "resume=runs/whole: model cannot change in a run"),
-        (["train", "resume=runs/whole", "out=x"], "resume=runs/whole: out cannot change in a run; leave it out"),
+        (["train", "resume=runs/whole", "out=x"], "resume=runs/whole: out cannot change in a run; remove it"),
         (["train", "resume=runs/whole", "data=other"], "is not what runs/whole was trained on"),
         (["train", TINY, "data=rolls", "ranks=9", "train.batch_size=8"], "batch_size must be at least ranks=9"),
         (["train", TINY, "data=rolls", "ranks=9000", *WIDE], "ranks=9000: this machine has"),
