@@ -1,7 +1,6 @@
-"""The MLflow seam: a store is made, a run in it is begun or found again, and what the run says is written to it.
+"""The interface to MLflow: create a store, begin or find a run in it, and write the run's messages to it.
 
-MLflow is imported nowhere else in a process of ours, and only when a store is opened, because importing it takes
-seconds.
+No other module imports MLflow, and this one does so only when a store is opened, since the import takes seconds.
 """
 
 import logging
@@ -30,8 +29,10 @@ logger = logging.getLogger(__name__)
 
 
 class StoredRun:
-    """A run in a store, `known` as the store describes it; None: it did not answer. With `onwards`, it takes no metric
-    of a step that it has had already, and ends anew; otherwise one that is finished stays finished since then."""
+    """A run in a store.
+
+    `known` is the store's description of the run, None if it did not answer. With `onwards`, metrics of steps that the
+    store already has are dropped, and the run gets a new end; otherwise a finished run keeps its end."""
 
     def __init__(
         self, client: "MlflowClient", uri: str, run_id: str, known: "Run | None", onwards: bool = False
@@ -44,10 +45,11 @@ class StoredRun:
         outputs = known.outputs.model_outputs if known and known.outputs else []
         self._model_id: str | None = outputs[-1].model_id if outputs else None
         self._last: dict[str, int] | None = None
-        """Metric -> its last step; None: the store has not been asked yet."""
+        """Last step of each metric; None until the store has been read."""
 
     def deliver(self, kind: Kind, bodies: list[Any]) -> None:
-        """What an `Outbox` calls. Raises whatever MLflow raises, and `RefusedError` for what no store would take."""
+        """Write messages of one kind; an `Outbox` calls it. Raises any error of MLflow, and `RefusedError` for a
+        message that no store would accept."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -75,8 +77,8 @@ class StoredRun:
         self._last = last
 
     def _unsaid(self, points: list[list[Any]]) -> tuple[list[list[Any]], dict[str, int]]:
-        """Those of steps beyond what the store has, and where that leads to. A training that was killed says again, bit
-        for bit, what it said since its last checkpoint, and MLflow would keep both."""
+        """Return the points of steps beyond those in the store, and the resulting last steps. A resumed training
+        repeats the metrics since its last checkpoint bit for bit, and MLflow would keep both."""
         last = self._last
         if last is None:
             last = {metric.key: metric.step for metric in self._client.get_run(self.run_id).data.to_proto().metrics}
@@ -92,7 +94,7 @@ class StoredRun:
 
         known = self._client.get_run(self.run_id).data.params
         new = [Param(key, value) for key, value in params.items() if key not in known]
-        for start in range(0, len(new), 100):  # the most params that MLflow takes in one request
+        for start in range(0, len(new), 100):  # MLflow allows at most this many params per request
             self._client.log_batch(self.run_id, params=new[start : start + 100])
         drifted = {key: value for key, value in params.items() if known.get(key, value) != value}
         self._tags({f"{tags.PARAM_DRIFT}.{key}": value for key, value in drifted.items()})
@@ -107,7 +109,7 @@ class StoredRun:
         from mlflow.entities import Dataset, DatasetInput, InputTag
         from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
-        # `mlflow.data`, which has classes for each kind of data set, would load pandas.
+        # `mlflow.data`, with its classes for kinds of data sets, would load pandas.
         used = DatasetInput(Dataset(**body), [InputTag(MLFLOW_DATASET_CONTEXT, "training")])
         self._client.log_inputs(self.run_id, [used])
 
@@ -121,7 +123,7 @@ class StoredRun:
     def _artifact(self, body: list[str]) -> None:
         path, folder = body
         if not Path(path).exists():
-            raise RefusedError(f"{path}: it is gone")
+            raise RefusedError(f"{path}: no longer exists")
         self._client.log_artifact(self.run_id, path, folder or None)
 
     def _model(self, body: list[Any]) -> None:
@@ -129,7 +131,7 @@ class StoredRun:
 
         path, settings = Path(body[0]), body[1]
         if not path.exists():
-            raise RefusedError(f"{path}: it is gone")
+            raise RefusedError(f"{path}: no longer exists")
         if self._model_id is None:
             experiment = self._client.get_run(self.run_id).info.experiment_id
             made = self._client.create_logged_model(
@@ -141,9 +143,10 @@ class StoredRun:
         self._client.finalize_logged_model(self._model_id, LoggedModelStatus.READY)
 
     def sample_system(self, record: Callable[[dict[str, float], int], None]) -> SystemSampler | None:
-        """`record(values, step)` of this machine every few seconds, until the sampler is closed.
+        """Call `record(values, step)` with values of this machine every few seconds, until the sampler is closed.
 
-        The step is the run's age in seconds, so that a resumed run goes on where it was; None where that is not known.
+        The step is the run's age in seconds, so that a resumed run continues the series. Returns None if the age is not
+        known.
         """
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
@@ -156,15 +159,15 @@ class StoredRun:
 
 
 def begin(uri: str, experiment: str, name: str, parent: str | None, about: Mapping[str, str]) -> StoredRun:
-    """A new run with the tags `about`. Raises `DriftworkError` for a store out of reach and an unknown parent."""
+    """Begin a run with the tags `about`. Raises `DriftworkError` for an unreachable store or an unknown parent."""
     experiment_id = prepare_store(uri, experiment)
     client = connect(uri)
     with as_user_error(uri):
         from mlflow.tracking.context.git_context import GitRunContext
         from mlflow.tracking.context.registry import resolve_tags
 
-        # MLflow's git context asks the folder of the main script, which for a console script is not the repository, and
-        # it records the remote's address, which may hold a password.
+        # MLflow's git context reads the folder of the main script, which for a console script is not the repository,
+        # and records the remote's address, which may contain a password.
         all_tags = {**resolve_tags(ignore=[GitRunContext]), tags.HOST: socket.gethostname(), **git_tags(), **about}
         if parent is not None:
             client.get_run(parent)
@@ -174,11 +177,12 @@ def begin(uri: str, experiment: str, name: str, parent: str | None, about: Mappi
 
 
 def found(uri: str, run_id: str, *, onwards: bool) -> tuple[StoredRun, dict[str, str]]:
-    """A run that was begun before (`StoredRun` says what `onwards` is), and the tags of what is another than then. A
-    server that does not answer now may do so later: then nothing is known to be another.
+    """Return an existing run (see `StoredRun` for `onwards`), and tags of what has changed since it began.
+
+    A server that does not answer now may do so later; then there are no such tags.
 
     Raises:
-        DriftworkError: the store does not know the run, or is a file that cannot be read.
+        DriftworkError: the store does not have the run, or is a file that cannot be read.
     """
     uri = store_uri.existing(uri)
     client = connect(uri)
@@ -192,8 +196,8 @@ def found(uri: str, run_id: str, *, onwards: bool) -> tuple[StoredRun, dict[str,
             if answered or store_uri.database(uri) is not None:
                 raise
             refused = getattr(error, "error_code", None) in ("UNAUTHENTICATED", "PERMISSION_DENIED")
-            what = "refuses this user" if refused else "is out of reach"
-            logger.warning("tracking server %s %s, what is said is kept: %s", uri, what, one_line(error))
+            what = "refuses this user" if refused else "cannot be reached"
+            logger.warning("tracking server %s %s, messages are kept: %s", uri, what, one_line(error))
             return StoredRun(client, uri, run_id, None, onwards), {}
     commit = git_tags().get(COMMIT_TAG)
     same = commit is None or commit == known.data.tags.get(COMMIT_TAG)
@@ -202,10 +206,10 @@ def found(uri: str, run_id: str, *, onwards: bool) -> tuple[StoredRun, dict[str,
 
 
 def prepare_store(uri: str, experiment: str) -> str:
-    """Create the store and the experiment where they are missing, and give the experiment's id.
+    """Create the store and the experiment if they are missing, and return the experiment's id.
 
-    A file lock lets one process at a time do so: several that open a fresh SQLite file crash in MLflow's migration.
-    Artifacts of a SQLite store lie in `artifacts/` beside it.
+    A file lock lets one process at a time do so: several that open a new SQLite file crash in MLflow's migration.
+    Artifacts of a SQLite store are in `artifacts/` beside it.
 
     Raises:
         DriftworkError: the store cannot be reached or created.
@@ -221,7 +225,7 @@ def prepare_store(uri: str, experiment: str) -> str:
 
 
 def find_run_folder(uri: str, run_id: str) -> Path:
-    """The folder that the run was written to.
+    """Return the folder of a run.
 
     Raises:
         DriftworkError: the store or the run does not exist, or the run is not one of Driftwork's.
@@ -240,21 +244,22 @@ def save_model(
 ) -> None:  # fmt: skip
     """Write a model that `mlflow models serve` and `mlflow.pyfunc.load_model` load, into an empty folder.
 
-    `loader` is a module with `_load_pyfunc(path)`, called with the copy of the folder `data`; `code` are packages that
-    it imports. A request has a list in each of `columns`, and may have `params`, here with their defaults. No pickle.
+    `loader` is a module with `_load_pyfunc(path)`, which is called with the copy of the folder `data`; `code` are the
+    packages that it imports. A request has a list in each of `columns`, and may have `params`, given here with their
+    defaults. Nothing is pickled.
     """
-    os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")  # it would copy lock files of the working directory
+    os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")  # otherwise it copies lock files of the working directory
     from mlflow import pyfunc
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import AnyType, Array
 
-    # Of any type, as MLflow takes no 2 for a double; the loader says more of what is wrong, too.
+    # Of any type, since MLflow refuses 2 for a double; the loader's errors are also more specific.
     inputs = Schema([ColSpec(Array(AnyType()), name) for name in columns])
     outputs = Schema([ColSpec(Array("double"), "times"), ColSpec(Array(Array("double")), "values")])
     known = [ParamSpec(key, "string" if isinstance(value, str) else "long", value) for key, value in params.items()]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # there is no example: MLflow would run the model on it here
+        warnings.simplefilter("ignore", UserWarning)  # no example is given, since MLflow would run the model on it here
         pyfunc.save_model(
             str(target), loader_module=loader.stem, data_path=str(data), code_paths=[str(loader), *map(str, code)],
             signature=ModelSignature(inputs, outputs, ParamSchema(known)), pip_requirements=requirements,
@@ -262,7 +267,7 @@ def save_model(
 
 
 def connect(uri: str) -> "MlflowClient":
-    """A client whose calls fail within a minute or so."""
+    """Return a client whose calls fail within about a minute."""
     # MLflow's own patience is minutes per call. `Outbox` has the patience; the end of a run waits for a call.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
@@ -270,8 +275,8 @@ def connect(uri: str) -> "MlflowClient":
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow.tracking import MlflowClient
 
-    logging.getLogger("mlflow").setLevel(logging.WARNING)  # it announces each migration of a new store
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # and shows errors that it raises too
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # otherwise it prints each migration of a new store
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # and errors that it also raises
     return MlflowClient(tracking_uri=uri)
 
 
@@ -282,7 +287,7 @@ def _experiment_id(client: "MlflowClient", name: str, location: str | None) -> s
     if known is None:
         try:
             return str(client.create_experiment(name, artifact_location=location))
-        except MlflowException:  # behind a server there is no lock: another process may have been faster
+        except MlflowException:  # a server has no lock: another process may have been faster
             known = client.get_experiment_by_name(name)
             if known is None:
                 raise

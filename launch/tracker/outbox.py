@@ -1,10 +1,9 @@
-"""What a run says goes to the tracker from a thread of its own, and what the tracker does not take is kept on disk.
+"""Send a run's messages to the tracker from a separate thread, and keep them on disk while the tracker fails.
 
 A message goes queue -> tracker while the tracker answers, and queue -> spool file while it does not. The spool is sent
-first as soon as the tracker answers again, by this process or by the next one that speaks to the same run. A message
-may arrive twice (it was stored, but the answer was lost), and twice must be as good as once: a metric carries its own
-step and time, of which MLflow drops repeats; a param that is there is not sent; tags, files and states replace their
-like.
+first as soon as the tracker answers again, by this process or by the next one that opens the same run. A message may
+arrive twice (it was stored, but the response was lost), which must have no effect: a metric has its own step and time,
+of which MLflow drops repeats; an existing param is not sent; tags, files and states replace earlier ones.
 """
 
 import json
@@ -23,7 +22,7 @@ from driftwork.files import aside
 logger = logging.getLogger(__name__)
 
 BATCH = 1000
-"""The most metrics that MLflow takes in one request."""
+"""Maximum number of metrics that MLflow accepts in one request."""
 
 Kind = Literal["metric", "params", "tags", "status", "artifact", "model", "dataset"]
 _FILES = ("artifact", "model")
@@ -32,32 +31,32 @@ _FILES = ("artifact", "model")
 class Message(NamedTuple):
     kind: Kind
     body: Any
-    """What JSON can hold."""
+    """Content of the message, as JSON."""
 
 
 Deliver = Callable[[Kind, list[Any]], None]
-"""Hands over the bodies of messages of a kind: at most `BATCH` metrics, or one of another kind."""
+"""Function that sends the bodies of messages of one kind: at most `BATCH` metrics, or one message of another kind."""
 
 
 class RefusedError(Exception):
-    """Of a message that the tracker will not take however often it is sent; raised by `deliver`."""
+    """The tracker will never accept the message; raised by `deliver`."""
 
 
 class Outbox:
-    """Delivers metrics every `period` seconds, and other messages at once with all that were before them.
+    """A queue that delivers metrics every `period` seconds, and other messages at once with all earlier ones.
 
-    Nothing here raises for a tracker that fails: training goes on, one warning says where the messages are kept.
+    No method raises if the tracker fails: training goes on, and one warning names the file with the messages.
     """
 
     def __init__(self, deliver: Deliver, spool: Path, *, period: float = 1.0, longest_wait: float = 30.0) -> None:
         self._deliver = deliver
         self._spool = spool
-        self._lock = FileLock(spool.with_suffix(".lock"))  # an evaluation may speak to a run that trains
+        self._lock = FileLock(spool.with_suffix(".lock"))  # an evaluation may write to a run that trains
         self._period = period
         self._longest_wait = longest_wait
         self._queue: list[Message] = []
         self._queue_lock = threading.Lock()  # held for moments: `add` is on the training path
-        self._drain_lock = threading.Lock()  # held while a message is under way: one sender at a time
+        self._drain_lock = threading.Lock()  # held while a message is sent: one sender at a time
         self._wait = 0.0  # seconds between tries while the tracker is down; 0 while it is up
         self._next_try = 0.0
         self._stop, self._wake = threading.Event(), threading.Event()
@@ -71,7 +70,7 @@ class Outbox:
             self._wake.set()
 
     def flush(self) -> None:
-        """Try at once to send all there is; what is not taken is in the spool when this returns."""
+        """Try to send all messages now; those that fail are in the spool when this returns."""
         self._drain(even_if_down=True)
 
     def close(self) -> None:
@@ -97,21 +96,21 @@ class Outbox:
                     with self._lock:
                         if self._send(_read(self._spool), messages):
                             self._spool.unlink(missing_ok=True)
-                except OSError as error:  # of the spool or its lock; they are tried again
+                except OSError as error:  # the spool or its lock failed; they are tried again
                     self._keep(messages)
                     self._back_off(error)
             else:
                 self._send([], messages)
 
     def _send(self, late: list[Message], messages: list[Message]) -> bool:
-        """Whether all are sent, the `late` ones of the spool and the new ones."""
-        unsent = sorted(late + messages, key=lambda message: message.kind in _FILES)  # files hold nothing else up
+        """Send the `late` messages of the spool and the new ones; returns whether all are sent."""
+        unsent = sorted(late + messages, key=lambda message: message.kind in _FILES)  # files come last
         sent = 0
         try:
             for kind, bodies in _deliveries(unsent):
                 self._hand_over(kind, bodies)
                 sent += len(bodies)
-        except Exception as error:  # a tracker can fail in any way it likes; none of them may stop a training run
+        except Exception as error:  # a tracker can raise any error, and none may stop a training run
             if late and sent:
                 self._keep(unsent[sent:], in_place_of_all=True)
             else:
@@ -119,7 +118,7 @@ class Outbox:
             self._back_off(error)
             return False
         if self._wait:
-            logger.warning("tracking works again; what was kept in %s was sent", self._spool)
+            logger.warning("tracking works again; the messages kept in %s were sent", self._spool)
         self._wait = 0.0
         return True
 
@@ -127,7 +126,7 @@ class Outbox:
         try:
             self._deliver(kind, bodies)
         except RefusedError as error:
-            logger.warning("the tracker refuses %s, which it will not have: %s", kind, error)
+            logger.warning("the tracker refuses %s, which is dropped: %s", kind, error)
 
     def _keep(self, messages: list[Message], *, in_place_of_all: bool = False) -> None:
         """Add to the spool."""
@@ -143,14 +142,14 @@ class Outbox:
                 else:
                     with self._spool.open("a", encoding="utf-8") as file:
                         file.write(text)
-        except OSError:  # a full disk; memory is the last resort
+        except OSError:  # on a full disk memory is the last resort
             with self._queue_lock:
                 self._queue = messages + self._queue
 
     def _back_off(self, error: Exception) -> None:
         if not self._wait:
             reason = " ".join(str(error).split())[:200]
-            logger.warning("tracking fails, training goes on; what it says is kept in %s: %s", self._spool, reason)
+            logger.warning("tracking fails, training goes on; messages are kept in %s: %s", self._spool, reason)
         self._wait = min(max(2 * self._wait, self._period), self._longest_wait)
         self._next_try = time.monotonic() + self._wait
 
@@ -164,11 +163,11 @@ def _deliveries(messages: list[Message]) -> Iterator[tuple[Kind, list[Any]]]:
 
 
 def _read(spool: Path) -> list[Message]:
-    """Nothing where another process has just sent it."""
+    """Read the spool; empty if another process has just sent it."""
     messages: list[Message] = []
     for line in spool.read_text(encoding="utf-8", errors="replace").splitlines() if spool.exists() else ():
         try:
             messages.append(Message(*json.loads(line)))
-        except (ValueError, TypeError):  # empty, or torn by a kill in the middle of a write
+        except (ValueError, TypeError):  # empty, or truncated by a kill in the middle of a write
             continue
     return messages

@@ -43,7 +43,7 @@ def test_help_fits_its_width_and_has_no_colour(name, capsys):
     assert all(line.isprintable() and line == line.rstrip() for line in lines)
 
 
-def test_words_that_a_command_has_no_use_for_are_no_request(capsys):
+def test_surplus_words_are_refused(capsys):
     for name, argv in (
         ("verify", ["a", "b"]),
         ("export", ["a", "b", "c"]),
@@ -55,7 +55,7 @@ def test_words_that_a_command_has_no_use_for_are_no_request(capsys):
 
 
 @pytest.mark.parametrize("flag", ["--version", "-V"])
-def test_the_version_is_that_of_the_package(flag, monkeypatch, capsys):
+def test_version_is_the_package_version(flag, monkeypatch, capsys):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     monkeypatch.setattr(sys, "argv", ["driftwork", flag])
     assert cli.main() == 0

@@ -24,7 +24,7 @@ def get(address):
 
 
 @pytest.mark.slow
-def test_it_shows_the_store_until_ctrl_c(tmp_path, free_port):
+def test_dashboard_runs_until_ctrl_c(tmp_path, free_port):
     experiment = mlflow_store.prepare_store(f"sqlite:///{tmp_path}/mlflow.db", "lakh")
     hostile.plant(tmp_path)
     command = [sys.executable, "-P", "-m", "launch.ui", "uri=sqlite:///mlflow.db", f"port={free_port}"]
@@ -52,7 +52,7 @@ def test_it_shows_the_store_until_ctrl_c(tmp_path, free_port):
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".py") == ["mlflow.db", "mlflow.db.lock"]
 
 
-def test_a_port_that_is_taken_is_named(tmp_path):
+def test_taken_port_is_named(tmp_path):
     (tmp_path / "mlflow.db").touch()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -72,7 +72,7 @@ def test_a_port_that_is_taken_is_named(tmp_path):
         ("5001", "not of the form key=value"),
     ],
 )
-def test_a_mistake_is_one_line_that_says_what_is_allowed(tmp_path, monkeypatch, argument, said):
+def test_mistake_names_the_allowed_values(tmp_path, monkeypatch, argument, said):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DriftworkError, match=said) as caught:
         ui.main([argument])
@@ -81,7 +81,7 @@ def test_a_mistake_is_one_line_that_says_what_is_allowed(tmp_path, monkeypatch, 
 
 
 @pytest.mark.slow
-def test_a_server_that_cannot_start_says_why(tmp_path, free_port):
+def test_failed_server_gives_its_reason(tmp_path, free_port):
     (tmp_path / "text.db").write_text("no database" * 100)
     with pytest.raises(DriftworkError, match="not a database") as caught:
         ui.main([f"uri=sqlite:///{tmp_path}/text.db", f"port={free_port}"])

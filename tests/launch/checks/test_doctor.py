@@ -14,7 +14,7 @@ from tests.places import ROOT
 
 
 @pytest.mark.process
-def test_it_runs_where_heavy_packages_are_missing_and_says_so():
+def test_doctor_runs_without_heavy_packages():
     gone = ["ray", "deepspeed", "mlflow", "torch"]
     code = f"""
 import sys, json
@@ -38,7 +38,7 @@ sys.exit(doctor.main(["--json", "uri=null"]))
 
 
 @pytest.mark.process
-def test_it_imports_nothing_heavy_and_a_glance_is_quick(tmp_path):
+def test_doctor_imports_nothing_heavy(tmp_path):
     code = """
 import sys, time
 from launch import doctor
@@ -59,7 +59,7 @@ print([name for name in ("ray", "torch", "deepspeed", "mlflow", "webdataset", "n
     assert float(seconds) < 0.3
 
 
-def test_the_command_ends_in_1_when_it_found_an_error(home, monkeypatch, capsys):
+def test_doctor_exits_1_on_errors(home, monkeypatch, capsys):
     arguments = ["uri=null", f"out={home}"]
     (home / ".ray").mkdir()
     (home / ".ray/auth_token").write_text("secret")
@@ -76,7 +76,7 @@ def test_the_command_ends_in_1_when_it_found_an_error(home, monkeypatch, capsys)
         doctor.main(["rank=2"])
 
 
-def test_a_glance_says_what_is_wrong_and_nothing_else(home, capsys, monkeypatch):
+def test_glance_prints_only_problems(home, capsys, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     glance.before_training(1, None, home / "runs")
     glance.before_preparing(home / "data")

@@ -11,7 +11,7 @@ from launch.checks import machine
 from tests.launch.checks.findings import level_of, program
 
 
-def test_compiler_ninja_and_numactl_are_looked_for_in_path(home, monkeypatch):
+def test_build_tools_are_searched_in_path(home, monkeypatch):
     checks = (machine.compiler, machine.ninja, machine.numactl)
     monkeypatch.setenv("PATH", str(home / "bin"))
     assert [level_of(check()) for check in checks] == ["warning"] * 3
@@ -24,7 +24,7 @@ def test_compiler_ninja_and_numactl_are_looked_for_in_path(home, monkeypatch):
 
 @pytest.mark.process
 @pytest.mark.parametrize("place", ["py311_cpu/shm", "shm"])
-def test_a_lock_that_a_killed_build_left_is_an_error(home, monkeypatch, place):
+def test_stale_build_lock_is_an_error(home, monkeypatch, place):
     root = home / ".cache/torch_extensions" if "/" in place else home / "extensions"
     if "/" not in place:
         monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(root))
@@ -46,7 +46,7 @@ def test_a_lock_that_a_killed_build_left_is_an_error(home, monkeypatch, place):
 
 
 @pytest.mark.slow
-def test_a_gpu_that_torch_cannot_use_is_an_error(home, monkeypatch):
+def test_unusable_gpu_is_an_error(home, monkeypatch):
     assert level_of(machine.accelerator(home)) == "ok"
     (home / "nvidia0").touch()
     (home / "nvidiactl").touch()
@@ -75,7 +75,7 @@ def test_threads_that_compete_are_counted(home, monkeypatch):
     assert level_of(machine.threads(1, quota)) == ("ok" if cores == 1 else "warning")
 
 
-def test_a_host_that_does_not_find_itself_is_an_error(monkeypatch):
+def test_unresolvable_host_name_is_an_error(monkeypatch):
     monkeypatch.setattr(socket, "gethostname", lambda: "no-such-host.invalid")
     finding = machine.hostname()
     assert level_of(finding) == "error"

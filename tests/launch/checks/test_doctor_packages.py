@@ -7,7 +7,7 @@ from launch.checks import packages
 from tests.launch.checks.findings import level_of, program
 
 
-def test_a_python_and_packages_of_other_versions_are_named(monkeypatch):
+def test_wrong_versions_are_named(monkeypatch):
     assert level_of(packages.python()) == "ok"
     assert level_of(packages.python((3, 13, 0))) == "error"
     assert level_of(packages.python((3, 10, 9))) == "error"

@@ -11,7 +11,7 @@ from tests.launch.checks.findings import level_of
 from tests.places import ROOT
 
 
-def test_the_token_must_be_there_and_ones_own(home, monkeypatch):
+def test_token_must_exist_and_be_private(home, monkeypatch):
     assert level_of(cluster.token()) == "warning"
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     assert level_of(cluster.token()) == "error"
@@ -30,7 +30,7 @@ def test_the_token_must_be_there_and_ones_own(home, monkeypatch):
 
 
 @pytest.mark.parametrize(("mode", "level"), [("", "warning"), ("token", "ok"), ("disabled", "error")])
-def test_a_cluster_without_login_is_named(home, monkeypatch, mode, level):
+def test_cluster_without_login_is_named(home, monkeypatch, mode, level):
     monkeypatch.setenv("RAY_AUTH_MODE", mode)
     assert level_of(cluster.auth_mode()) == level
 
@@ -39,7 +39,7 @@ def test_a_cluster_without_login_is_named(home, monkeypatch, mode, level):
     ("address", "family", "level"),
     [("127.0.0.1", socket.AF_INET, "ok"), ("0.0.0.0", socket.AF_INET, "error"), ("::", socket.AF_INET6, "error")],
 )
-def test_a_dashboard_that_every_machine_reaches_is_an_error(address, family, level):
+def test_open_dashboard_is_an_error(address, family, level):
     with socket.create_server((address, 0), family=family) as server:
         port = server.getsockname()[1]
         assert (address, port) in set(cluster.listening())
@@ -49,7 +49,7 @@ def test_a_dashboard_that_every_machine_reaches_is_an_error(address, family, lev
     assert "none of" in next(cluster.open_ports({port: "Ray's dashboard"})).said
 
 
-def test_what_a_job_would_upload_is_what_git_would_keep(home, monkeypatch):
+def test_upload_size_follows_ignore_files(home, monkeypatch):
     """The sum over the files that git itself, told of both files of patterns, does not ignore."""
     work = home / "work"
     for name in ("a.py", "runs/big.bin", "sub/runs/kept.bin", "data/x.tar", "data/README.md", "sub/deep/x.log", "x.tmp",

@@ -32,14 +32,14 @@ def store(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_schema_is_the_one_that_mlflow_makes(store, tmp_path):
+def test_schema_matches_mlflow(store, tmp_path):
     mlflow_store.prepare_store(f"sqlite:///{tmp_path}/mlflow.db", "x")
     found = [doctor_store.tracking(f"sqlite:///{file}") for file in (store, tmp_path / "mlflow.db")]
     assert [level_of(finding) for finding in found] == ["ok", "ok"]
     assert found[0].said.split()[-1] == found[1].said.split()[-1]
 
 
-def test_a_store_is_new_or_fits_the_mlflow_that_is_here(home, store):
+def test_store_is_new_or_fits_mlflow(home, store):
     assert level_of(doctor_store.tracking(None)) == "ok"
     assert "made by the first run" in doctor_store.tracking(f"sqlite:///{home}/a/b/mlflow.db").said
     assert not (home / "a").exists()
@@ -50,7 +50,7 @@ def test_a_store_is_new_or_fits_the_mlflow_that_is_here(home, store):
     assert finding.said.split()[-1] in dict(doctor_store._revisions())
 
 
-def test_a_store_that_cannot_grow_is_an_error(home, store, monkeypatch):
+def test_store_that_cannot_grow_is_an_error(home, store, monkeypatch):
     monkeypatch.setattr(files.tempfile, "TemporaryFile", lambda dir: io.FileIO("/dev/full", "w"))
     finding = doctor_store.tracking(f"sqlite:///{store}")
     assert level_of(finding) == "error"
@@ -58,7 +58,7 @@ def test_a_store_that_cannot_grow_is_an_error(home, store, monkeypatch):
 
 
 @pytest.mark.parametrize(("version", "said"), [("0a8213491aaa", "older"), ("ffffffffffff", "newer")])
-def test_a_store_of_another_mlflow_is_an_error(home, store, version, said):
+def test_store_of_another_mlflow_is_an_error(home, store, version, said):
     file = home / "other.db"
     file.write_bytes(store.read_bytes())
     with sqlite3.connect(file) as database:
@@ -69,7 +69,7 @@ def test_a_store_of_another_mlflow_is_an_error(home, store, version, said):
     assert f"of a{'n' if said == 'older' else ''} {said} MLflow" in finding.said
 
 
-def test_a_locked_store_is_named_in_seconds(home, store):
+def test_locked_store_is_named_in_seconds(home, store):
     holder = sqlite3.connect(store)
     holder.execute("BEGIN EXCLUSIVE")
     try:
@@ -84,7 +84,7 @@ def test_a_locked_store_is_named_in_seconds(home, store):
 @pytest.mark.parametrize(
     ("content", "said"), [(b"no database at all" * 99, "not a database"), (None, "no MLflow store")]
 )
-def test_a_file_that_is_no_store_is_an_error(home, content, said):
+def test_file_without_store_is_an_error(home, content, said):
     file = home / "x.db"
     if content is None:
         with sqlite3.connect(file) as database:
@@ -97,7 +97,7 @@ def test_a_file_that_is_no_store_is_an_error(home, content, said):
     assert said in finding.said
 
 
-def test_a_store_that_may_not_be_written_is_an_error(store):
+def test_unwritable_store_is_an_error(store):
     assert level_of(doctor_store.tracking("sqlite:////proc/none/mlflow.db")) == "error"
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
@@ -114,7 +114,7 @@ def test_a_store_that_may_not_be_written_is_an_error(store):
 
 
 @pytest.mark.network
-def test_a_server_answers_or_does_not(monkeypatch, free_port):
+def test_server_answers_or_not(monkeypatch, free_port):
     monkeypatch.setenv("no_proxy", "*")
 
     class Health(http.server.BaseHTTPRequestHandler):

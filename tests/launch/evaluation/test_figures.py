@@ -32,7 +32,7 @@ def pixels(path, colour):
     return int((np.abs(image.imread(path)[..., :3] - np.array(to_rgb(colour))) < 0.02).all(axis=-1).sum())
 
 
-def test_hits_false_and_missed_notes_have_their_colours(tmp_path, roll):
+def test_hits_and_errors_have_their_colours(tmp_path, roll):
     colours = (figures.HIT, figures.FALSE, figures.MISSED)
     perfect = draw(tmp_path / "perfect.png", roll, roll.astype(float))
     hit, false, missed = (pixels(perfect, colour) for colour in colours)
@@ -47,7 +47,7 @@ def test_hits_false_and_missed_notes_have_their_colours(tmp_path, roll):
     assert pixels(worse, figures.HIT) < 0.7 * hit
 
 
-def test_a_note_that_was_not_decided_counts_as_missed(tmp_path, roll):
+def test_undecided_note_counts_as_missed(tmp_path, roll):
     """Whatever its probability."""
     silent = draw(tmp_path / "silent.png", roll, 0.9 * roll, notes=np.zeros_like(roll))
     bold = draw(tmp_path / "bold.png", roll, 0.2 * roll, notes=roll)
@@ -55,14 +55,14 @@ def test_a_note_that_was_not_decided_counts_as_missed(tmp_path, roll):
 
 
 @pytest.mark.parametrize("suffix", ["png", "pdf"])
-def test_the_same_numbers_give_the_same_bytes(tmp_path, roll, suffix):
+def test_equal_numbers_give_equal_bytes(tmp_path, roll, suffix):
     first = draw(tmp_path / f"first.{suffix}", roll, 1 - roll / 2, notes=roll).read_bytes()
     assert draw(tmp_path / f"second.{suffix}", roll, 1 - roll / 2, notes=roll).read_bytes() == first
     assert first.startswith({"png": b"\x89PNG", "pdf": b"%PDF"}[suffix])
     assert draw(tmp_path / f"third.{suffix}", roll, 0.9 - roll / 2, notes=roll).read_bytes() != first
 
 
-def test_silence_and_the_ends_of_the_keyboard_can_be_drawn(tmp_path):
+def test_silence_and_extreme_pitches_are_drawn(tmp_path):
     silent = np.zeros((10, 128), dtype=bool)
     draw(tmp_path / "silent.png", silent, silent.astype(float))
     ends = silent.copy()
@@ -71,7 +71,7 @@ def test_silence_and_the_ends_of_the_keyboard_can_be_drawn(tmp_path):
 
 
 @pytest.mark.process
-def test_the_global_state_of_matplotlib_is_left_alone(tmp_path):
+def test_matplotlib_state_is_left_alone(tmp_path):
     script = """
 import sys, numpy as np, matplotlib
 from pathlib import Path

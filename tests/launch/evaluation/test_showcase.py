@@ -68,7 +68,7 @@ def test_each_kind_of_data_has_its_files(tmp_path, motion, capsys):
     assert "has no skeleton (.mat)" in capsys.readouterr().err
 
 
-def test_an_amc_read_back_is_the_forecast(motion):
+def test_written_amc_reads_back_as_forecast(motion):
     run, outputs = motion
     trial, forecast = first_forecast(*run)
     skeleton = parse_asf((outputs / "skeleton.asf").read_text())
@@ -84,7 +84,7 @@ def test_an_amc_read_back_is_the_forecast(motion):
         np.testing.assert_allclose(again[-1, 3:], expected[-1, 3:], rtol=0, atol=2e-6)
 
 
-def test_the_animation_shows_truth_on_the_left_and_the_forecast_on_the_right(motion):
+def test_animation_shows_truth_beside_forecast(motion):
     run, outputs = motion
     trial, _ = first_forecast(*run)
     with Image.open(outputs / "skeleton.gif") as film:
@@ -106,13 +106,13 @@ def test_the_animation_shows_truth_on_the_left_and_the_forecast_on_the_right(mot
     assert (pictures[0] != pictures[-1]).any()
 
 
-def test_the_same_run_gives_the_same_bytes(motion, tmp_path):
+def test_equal_runs_give_equal_bytes(motion, tmp_path):
     (config, manifest, model), outputs = motion
     for file in showcase.write(tmp_path, config, manifest, "test", model):
         assert file.read_bytes() == (outputs / file.name).read_bytes(), file.name
 
 
-def test_the_drawn_error_is_that_of_the_table(tmp_path):
+def test_drawn_error_matches_the_table(tmp_path):
     config, manifest, model = run_on(tmp_path / "films", write_films)
     stream = loaders.evaluation(config, config.data, manifest, "test", alone())["100"]
     errors = squared_errors(model, model.given, stream.epoch(0), Draws.of(config.evaluate), manifest.spec.length)
@@ -128,7 +128,7 @@ def test_the_drawn_error_is_that_of_the_table(tmp_path):
         assert np.nanmean(persistence[:, :horizon]) == pytest.approx(copied[str(horizon)]["mse"].value, rel=1e-6)
 
 
-def test_latent_paths_are_seen_from_where_they_vary_most():
+def test_latent_paths_are_projected_to_largest_variance():
     rng = np.random.default_rng(0)
     plane = rng.normal(0, 1, (DRAWS, 40, 2)) * [3.0, 1.0]
     across, _ = np.linalg.qr(rng.normal(0, 1, (6, 6)))

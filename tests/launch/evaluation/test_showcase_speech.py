@@ -36,7 +36,7 @@ def first_batch(config, manifest):
     return next(loaders.evaluation(config, config.data, manifest, "test", alone())["25"].epoch(0))
 
 
-def test_the_files_are_the_data_and_what_the_model_makes_of_them(data, tmp_path):
+def test_sound_files_match_data_and_interpolation(data, tmp_path):
     config, manifest, model = run_on(data)
     written = showcase.write(tmp_path, config, manifest, "test", model)
     assert {file.name for file in written} == FILES == {file.name for file in tmp_path.iterdir()}
@@ -57,7 +57,7 @@ def test_the_files_are_the_data_and_what_the_model_makes_of_them(data, tmp_path)
     assert np.abs(filled)[~shown].max() > 1 / 32768
 
 
-def test_draws_differ_where_there_is_a_latent_and_only_there(data):
+def test_only_latent_models_have_different_draws(data):
     config, manifest, model = run_on(data)
     speech = answers(model, typical(first_batch(config, manifest)), 16000)
     assert speech.interpolated.shape == (DRAWS, 16000)
@@ -74,14 +74,14 @@ def test_draws_differ_where_there_is_a_latent_and_only_there(data):
     np.testing.assert_allclose(speech.predicted, predicted, rtol=0, atol=1e-6)
 
 
-def test_a_model_that_only_interpolates_has_its_files_too(data, tmp_path):
+def test_smoother_has_its_sound_files(data, tmp_path):
     config, manifest, model = run_on(data, GRU_ODE.replace("gru_ode", "bi_gru_ode"))
     assert answers(model, typical(first_batch(config, manifest)), 16000).predicted is None
     assert {file.name for file in showcase.write(tmp_path, config, manifest, "test", model)} == FILES
 
 
 @pytest.mark.slow
-def test_a_model_of_means_alone_has_its_files_too_and_the_same_bytes_again(data, tmp_path):
+def test_model_without_latent_repeats_its_bytes(data, tmp_path):
     config, manifest, model = run_on(data, GRU_ODE)
     for place in ("a", "b"):
         showcase.write(tmp_path / place, config, manifest, "test", model)
@@ -90,7 +90,7 @@ def test_a_model_of_means_alone_has_its_files_too_and_the_same_bytes_again(data,
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
 
-def test_what_is_shown_is_a_whole_second_neither_silent_nor_noise(data):
+def test_shown_speech_is_a_typical_second(data):
     config, manifest, _ = run_on(data)
     batch = first_batch(config, manifest)
     assert batch.keys == ("test-0", "test-1", "test-2", "test-3")  # 1 is short; 0 is the most silent, 3 the loudest
@@ -99,7 +99,7 @@ def test_what_is_shown_is_a_whole_second_neither_silent_nor_noise(data):
     assert torch.equal(shown.values[0], batch.values[2])
 
 
-def test_a_tone_and_a_click_stand_where_they_sound():
+def test_spectrogram_places_tone_and_click():
     time = np.arange(16000) / 16000
     assert (decibels(np.sin(2 * np.pi * 1000 * time), 16000)[:, 2:-2].argmax(0) == 1000 * WINDOW / 16000).all()
     click = np.zeros(16000)
@@ -109,7 +109,7 @@ def test_a_tone_and_a_click_stand_where_they_sound():
     assert level.sum(0).argmax() == 100
 
 
-def test_the_close_up_is_of_the_loudest_stretch():
+def test_close_up_is_the_loudest_part():
     samples = np.full(1000, 0.1, np.float32)
     samples[600:650] = -0.5
     assert loudest(samples, 50) == slice(600, 650)

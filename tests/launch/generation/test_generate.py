@@ -99,7 +99,7 @@ def roll(path, rate, frames):
     return played
 
 
-def test_music_at_four_times_the_rate_holds_that_at_the_data_s_own(music, tmp_path):
+def test_fine_music_contains_the_data_rate(music, tmp_path):
     run, sequences = music
     coarse, fine = (made(tmp_path / rate, run, f"rate={rate}", "sequences=2", "decision=0.5") for rate in ("5", "20"))
     assert (coarse["what"], coarse["factor"], fine["factor"]) == ("interpolation", 1, 4)
@@ -115,7 +115,7 @@ def test_music_at_four_times_the_rate_holds_that_at_the_data_s_own(music, tmp_pa
         assert at_5[shown].any()
 
 
-def test_the_answers_are_those_of_the_model(music):
+def test_generated_frames_match_the_model(music):
     """To the last bit, the observed frames as they are; at a rate that shares every other frame with the data."""
     run, _ = music
     maker = maker_of(run, rate=7.5)
@@ -130,7 +130,7 @@ def test_the_answers_are_those_of_the_model(music):
 
 
 @pytest.mark.parametrize("decision", ["expected_score", "0.5"])
-def test_the_notes_are_those_of_the_decision(music, tmp_path, decision):
+def test_notes_follow_the_decision_rule(music, tmp_path, decision):
     """Taken over all frames that are not given."""
     run, sequences = music
     record = made(tmp_path / "out", run, "sequences=1", "rate=10", f"decision={decision}")
@@ -159,7 +159,7 @@ def maker_of(run, **changes):
 
 
 @pytest.mark.parametrize("kind", ["music", "speech", "motion", "pictures"])
-def test_a_continuation_keeps_what_is_given_and_sees_nothing_after_it(kind, request):
+def test_forecast_keeps_given_frames_and_reads_no_later(kind, request):
     run, sequences = request.getfixturevalue(kind)
     maker = maker_of(run)
     with torch.inference_mode():
@@ -214,7 +214,7 @@ def test_music_that_follows_and_music_from_nothing(music, tmp_path, what):
 
 
 @pytest.mark.parametrize("what", ["interpolation", "continuation", "prior"])
-def test_speech_is_heard_at_its_rate_and_length(speech, tmp_path, what):
+def test_speech_has_its_rate_and_length(speech, tmp_path, what):
     run, sequences = speech
     record = made(tmp_path / "out", run, f"what={what}", *([] if what == "prior" else ["sequences=1"]))
     for entry in record["files"]:
@@ -259,7 +259,7 @@ def placed(path, bones):
 
 
 @pytest.mark.filterwarnings("ignore:Expected bone_id")
-def test_motion_continues_at_four_times_the_rate_on_its_skeleton(motion, tmp_path):
+def test_motion_forecast_has_four_times_the_rate(motion, tmp_path):
     run, sequences = motion
     out = tmp_path / "out"
     record = made(out, run, "rate=40", "draws=2")
@@ -290,7 +290,7 @@ def test_motion_continues_at_four_times_the_rate_on_its_skeleton(motion, tmp_pat
 HONEST = MocapConfig(protocol="honest", frames=1000)
 
 
-def test_motion_from_nothing_stands_where_a_trial_does(motion, tmp_path):
+def test_prior_motion_starts_like_a_trial(motion, tmp_path):
     run, sequences = motion
     record = made(tmp_path / "out", run, "what=prior", "draws=2")
     walks = [
@@ -320,7 +320,7 @@ def test_films_last_as_long_as_they_should(pictures, tmp_path, what, rate):
         assert total == pytest.approx(1000 * frames / pace, abs=5 if pace <= 50 else 15)
 
 
-def test_a_piano_roll_of_a_forecaster_is_music_too(music, place, tmp_path):
+def test_forecaster_writes_music(music, place, tmp_path):
     run = untrained(tmp_path / "run", "ode2vae", place / "rolls")
     record = made(tmp_path / "out", run, "sequences=1", "draws=1", "rate=10")
     assert [entry["file"].endswith(".mid") for entry in record["files"]] == [True, True]
@@ -345,7 +345,7 @@ def test_a_piano_roll_of_a_forecaster_is_music_too(music, place, tmp_path):
         ("music", "decision=loud", "decision=loud: input should be 'expected_score' or '0.5'"),
     ],
 )
-def test_what_cannot_be_is_said_in_one_line_and_leaves_nothing(kind, options, said, request, tmp_path):
+def test_impossible_requests_are_refused(kind, options, said, request, tmp_path):
     run, _ = request.getfixturevalue(kind)
     with pytest.raises(DriftworkError, match=re.escape(said)) as caught:
         generate.main([str(run), f"out={tmp_path / 'out'}", *options.split()])
@@ -353,7 +353,7 @@ def test_what_cannot_be_is_said_in_one_line_and_leaves_nothing(kind, options, sa
     assert not list(tmp_path.iterdir())
 
 
-def test_a_smoother_makes_up_nothing(music, place, tmp_path):
+def test_smoother_only_generates_interpolations(music, place, tmp_path):
     run = untrained(tmp_path / "run", "vsdn_vae", place / "rolls", MODEL.format("bi_gru_ode", 0.2))
     for what in ("continuation", "prior"):
         with pytest.raises(DriftworkError, match=f"what={what}: bi_gru_ode .* it only interpolates"):
@@ -361,14 +361,14 @@ def test_a_smoother_makes_up_nothing(music, place, tmp_path):
     assert len(drawn(made(tmp_path / "out", run, "sequences=1", "rate=10"))) == 1
 
 
-def test_a_folder_that_is_there_stays_as_it_is(music, tmp_path):
+def test_existing_folder_is_refused(music, tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(DriftworkError, match="is there already; give a new folder"):
         generate.main([str(music[0]), f"out={tmp_path / 'out'}"])
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_arrays_have_no_skeleton_to_be_written_on(tmp_path):
+def test_arrays_without_skeleton_are_refused(tmp_path):
     write_walks(tmp_path / "arrays", skeleton=False)
     run = untrained(tmp_path / "run", "ode2vae", tmp_path / "arrays")
     with pytest.raises(DriftworkError, match=r"trials of a \.mat file have no skeleton"):
@@ -376,7 +376,7 @@ def test_arrays_have_no_skeleton_to_be_written_on(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_run_at_the_tracker_gets_the_folder(music, tmp_path, monkeypatch):
+def test_tracked_run_gets_the_folder(music, tmp_path, monkeypatch):
     sent = []
 
     class Ears:

@@ -19,7 +19,7 @@ from tests.standins.network import ROOT, SSH, serving, two_places
 TINY = str(tiny("vsdn_vae"))
 
 
-def test_a_hostfile_is_read_as_deepspeed_writes_it(tmp_path):
+def test_hostfile_has_deepspeed_format(tmp_path):
     (tmp_path / "hostfile").write_text("# two\nnode1 slots=4\n\nme@10.0.0.2\tslots=8  # larger\n")
     assert hostfile.read(tmp_path / "hostfile") == [Host("node1", 4), Host("me@10.0.0.2", 8)]
 
@@ -34,7 +34,7 @@ def test_a_hostfile_is_read_as_deepspeed_writes_it(tmp_path):
         ("# nobody\n", "names no host"),
     ],
 )
-def test_a_wrong_hostfile_is_one_line(tmp_path, text, said):
+def test_wrong_hostfile_is_reported(tmp_path, text, said):
     (tmp_path / "hostfile").write_text(text)
     with pytest.raises(DriftworkError, match=said):
         hostfile.read(tmp_path / "hostfile")
@@ -47,7 +47,7 @@ def weights(run):
 
 
 @pytest.mark.slow
-def test_two_hosts_train_as_one_and_go_on_after_one_was_cut_off(tmp_path):
+def test_two_hosts_train_as_one_and_recover(tmp_path):
     """Against two ranks on one host, bit for bit; the cable is pulled in the middle of an epoch."""
     write_rolls(tmp_path / "rolls")
     options = ["train.save_every=3", "train.validate_every=1000", "train.max_epochs=60"]

@@ -31,7 +31,7 @@ def free_ports(count):
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_job_prepares_the_same_bytes_and_tells_its_failure(tmp_path, without_ray):
+def test_ray_job_prepares_equal_bytes(tmp_path, without_ray):
     raw = corpus(tmp_path / "raw", 20)
     alone = prepare(load(PrepareConfig, ROOT / CONFIG, [*OVERRIDES, f"source={raw}", f"out={tmp_path / 'alone'}"]))
 

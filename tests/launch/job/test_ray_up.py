@@ -48,7 +48,7 @@ def opened(place, address, home):
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_cluster_by_ssh_prepares_the_same_bytes_and_goes_down(tmp_path, without_ray):
+def test_ssh_cluster_prepares_equal_bytes(tmp_path, without_ray):
     raw = corpus(tmp_path / "raw", 20)
     alone = prepare(load(PrepareConfig, CONFIG, [*OVERRIDES, f"source={raw}", f"out={tmp_path / 'alone'}"]))
     (tmp_path / "bin").mkdir()

@@ -155,7 +155,7 @@ def test_tables_hold_the_scores_to_the_digit(out):
     assert MANIFEST in markdown
 
 
-def test_all_settings_have_a_table_where_one_was_chosen(out):
+def test_all_settings_have_their_own_table(out):
     found = rows(out / "table1-settings.csv")
     assert [name for name in found if name != "VSDN-VAE (res)"] == [
         f"VSDN-VAE (latent {latent}, beta {beta})" for latent in (2, 4) for beta in (0.1, 1.0)
@@ -170,7 +170,7 @@ def test_figures_are_pdf_and_png(out):
             assert picture.width > 300
 
 
-def test_a_figure_chooses_among_the_runs_that_it_can_show(tmp_path):
+def test_figure_selects_suitable_runs(tmp_path):
     """Nine settings are too many lines; that the best of them have no third rate leaves those that do."""
 
     def kind(hidden, rates, best):
@@ -185,7 +185,7 @@ def test_a_figure_chooses_among_the_runs_that_it_can_show(tmp_path):
     assert [shown.settings["model.hidden"] for shown in figure.kinds] == [9]
 
 
-def test_models_of_one_rate_each_share_a_row(tmp_path):
+def test_report_joins_models_of_single_rates(tmp_path):
     def member(rate, seed):
         ratios = [int(rate) / 100]
         config = {"train.seed": seed, "model.name": "vsdn_vae", "observe.train.ratios": ratios}
@@ -205,7 +205,7 @@ def test_models_of_one_rate_each_share_a_row(tmp_path):
     assert not report_rows._fits(again, [*members, again], left_out)
 
 
-def test_the_page_needs_nothing_else_and_says_how_it_was_made(out):
+def test_page_is_self_contained_and_documented(out):
     text = (out / "index.html").read_text()
     page = Page(text)
     kinds = set()
@@ -228,7 +228,7 @@ def test_the_page_needs_nothing_else_and_says_how_it_was_made(out):
     assert "no scores of single sequences" in page.text
 
 
-def test_the_folder_has_what_the_page_shows_and_the_configs(out):
+def test_report_folder_has_outputs_and_configs(out):
     record = json.loads((out / "report.json").read_text())
     assert sorted(record["runs"].values()) == ["0.1-2", "0.1-4", "1-2", "1-4", "again", "res"]
     assert {folder.name for folder in (out / "runs").iterdir()} == set(record["runs"])
@@ -240,7 +240,7 @@ def test_the_folder_has_what_the_page_shows_and_the_configs(out):
 
 
 @pytest.mark.slow
-def test_it_is_logged_and_made_again_without_itself(uri, out, tmp_path):
+def test_report_is_logged_and_excludes_itself(uri, out, tmp_path):
     client = client_of(uri)
     (logged,) = client.search_runs(
         [client.get_experiment_by_name("rolls").experiment_id], "tags.driftwork.report='true'"
@@ -259,7 +259,7 @@ def test_it_is_logged_and_made_again_without_itself(uri, out, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_one_line_and_leaves_the_report_that_was_there(uri, out, tmp_path, monkeypatch):
+def test_full_disk_keeps_the_old_report(uri, out, tmp_path, monkeypatch):
     copy = tmp_path / "report"
     shutil.copytree(out, copy)
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
@@ -299,7 +299,7 @@ def test_a_mistake_is_one_line(uri, tmp_path, monkeypatch, arguments, said):
 
 
 @pytest.mark.network
-def test_a_server_that_does_not_answer_is_one_line(tmp_path, free_port):
+def test_silent_server_is_reported(tmp_path, free_port):
     with pytest.raises(DriftworkError, match=f"tracking store http://127.0.0.1:{free_port} does not answer"):
         report.main(["rolls", f"out={tmp_path / 'new'}", f"tracking.uri=http://127.0.0.1:{free_port}"])
     assert list(tmp_path.iterdir()) == []
@@ -337,5 +337,5 @@ def test_published_figures_stand_under_their_columns():
         ("ode2vae", "none", 0.0, "ODE2VAE, plain f"),
     ],
 )
-def test_variants_of_ode2vae_have_the_names_of_the_paper(name, variance, gamma, label):
+def test_ode2vae_variants_have_published_names(name, variance, gamma, label):
     assert published.label({"model.name": name, "model.variance": variance, "model.gamma": gamma}) == label

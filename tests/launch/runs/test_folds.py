@@ -36,13 +36,13 @@ def place(tmp_path_factory):
     return folder
 
 
-def test_a_fold_is_scored_on_its_part_alone(place):
+def test_fold_is_scored_on_its_part(place):
     keys = [read_scores(place / str(fold), "test")["model"]["forecast"]["17"]["mse"].groups for fold in range(3)]
     assert sorted(sum(keys, ())) == ["35_01", "35_02", "35_28", "35_29", "35_31", "35_32"]
     assert [len(groups) for groups in keys] == [2, 2, 2]
 
 
-def test_a_model_is_standardised_by_its_fold(place):
+def test_model_uses_statistics_of_its_fold(place):
     means = []
     for fold in range(3):
         config = run_folder.config_of(place / str(fold))
@@ -62,7 +62,7 @@ def test_compare_scores_all_parts_together(place, capsys):
     capsys.readouterr()
 
 
-def test_test_split_is_left_out_unless_asked_for(tmp_path):
+def test_test_split_is_excluded_by_default(tmp_path):
     """The shard of the test split may as well be gone."""
     write_walks(tmp_path / "walks", lengths=(20, 14, 17))
     for shard in (tmp_path / "walks").glob("test-*.tar"):

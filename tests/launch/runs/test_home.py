@@ -34,7 +34,7 @@ def nobody(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("home", [None, "/nonexistent"])
-def test_a_missing_home_is_a_temporary_one(nobody, monkeypatch, home):
+def test_missing_home_becomes_temporary(nobody, monkeypatch, home):
     if home:
         monkeypatch.setenv("HOME", home)
     with home_provided():
@@ -49,7 +49,7 @@ def test_a_missing_home_is_a_temporary_one(nobody, monkeypatch, home):
     assert not list(nobody.iterdir())
 
 
-def test_a_home_that_exists_is_kept(home, monkeypatch):
+def test_existing_home_is_kept(home, monkeypatch):
     with home_provided():
         assert Path.home() == home
         assert machine.home().said == str(home)
@@ -60,7 +60,7 @@ def test_a_home_that_exists_is_kept(home, monkeypatch):
         assert level_of(machine.home()) == "warning"
 
 
-def test_ray_needs_no_home_that_can_be_written(monkeypatch):
+def test_ray_needs_no_writable_home(monkeypatch):
     def init(**options):
         raise RuntimeError(os.environ["RAY_AUTH_TOKEN"])
 
@@ -74,7 +74,7 @@ def test_ray_needs_no_home_that_can_be_written(monkeypatch):
 
 
 @pytest.mark.process
-def test_a_command_leaves_nothing_behind(tmp_path):
+def test_command_leaves_no_files(tmp_path):
     if subprocess.run([*WITHOUT, "true"], capture_output=True).returncode:
         pytest.skip("a user id without a passwd entry needs user namespaces")
     temporary = tmp_path / "temporary"

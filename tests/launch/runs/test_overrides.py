@@ -78,7 +78,7 @@ def test_names_are_taken_literally(name):
 
 
 @pytest.mark.parametrize("name", ["Mix #1", "2024-11-28", "~/b #2"])
-def test_commands_look_where_they_are_told(place, name):
+def test_commands_use_the_given_store(place, name):
     """Each ends in a line that names the folder meant, which holds nothing."""
     path = meant(place, name)
     path.mkdir()
@@ -98,7 +98,7 @@ def test_commands_look_where_they_are_told(place, name):
     assert f"{path}/x.db: no tracking store" in said(ui.main, f"uri=sqlite:///{name}/x.db")
 
 
-def test_fetch_goes_where_it_is_told(place, monkeypatch):
+def test_fetch_writes_to_the_given_folder(place, monkeypatch):
     asked = []
     done = SimpleNamespace(new=0, files=0, folders=[])
     monkeypatch.setattr(fetch, "fetch", lambda config: asked.append(config.to) or done)
@@ -116,7 +116,7 @@ def test_base_of_a_sweep_is_taken_literally(place):
     assert several.base == (Path("Mix #1.yaml"), place / "home/b.yaml")
 
 
-def test_config_file_may_lie_below_a_name_with_equals(place):
+def test_config_path_may_contain_equals(place):
     folder = Path("a=b")
     folder.mkdir()
     (folder / "c.yaml").write_bytes(TINY.read_bytes())

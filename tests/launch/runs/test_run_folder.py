@@ -55,7 +55,7 @@ def those_of(folder):
 
 
 @pytest.mark.process  # MLflow asks `uname` as it is loaded
-def test_a_run_is_opened_from_any_folder(project, monkeypatch):
+def test_run_opens_from_any_folder(project, monkeypatch):
     folder = begun("runs/one").absolute()
     assert places(run_folder.config_of(folder)) == ("rolls", f"sqlite:///{STORE}")
     other = project.with_name("other")
@@ -72,14 +72,14 @@ def test_a_run_is_opened_from_any_folder(project, monkeypatch):
     assert sorted(path.name for path in other.rglob("*")) == ["mlflow.db", "runs"]
 
 
-def test_a_project_that_was_moved_is_found_where_it_is(project, monkeypatch):
+def test_moved_project_is_found(project, monkeypatch):
     begun("runs/one")
     moved = project.rename(project.with_name("moved"))
     monkeypatch.chdir(project.with_name("other"))
     assert places(run_folder.config_of(moved / "runs/one")) == those_of(moved)
 
 
-def test_a_run_outside_its_project_knows_where_it_began(project, monkeypatch):
+def test_run_outside_project_finds_its_origin(project, monkeypatch):
     folder = begun(project.with_name("scratch") / "one")
     monkeypatch.chdir(project.with_name("other"))
     assert places(run_folder.config_of(folder)) == those_of(project)
@@ -140,7 +140,7 @@ def test_every_command_takes_the_store(project, monkeypatch, name, argv, said):
     assert "tracking.experiment" in refused("tracking.experiment=x") or name in ("ui", "doctor")
 
 
-def test_new_runs_are_written_to_the_store_of_the_variable(monkeypatch, capsys):
+def test_environment_variable_sets_the_store(monkeypatch, capsys):
     def uri(*more):
         return load(RunConfig, TINY, ["data=rolls", *more]).tracking.uri
 
@@ -158,7 +158,7 @@ def test_new_runs_are_written_to_the_store_of_the_variable(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("path", ["a%20b", "100%25", "q?x", "?mode=memory"])
-def test_a_store_in_a_path_that_mlflow_misreads_is_refused(tmp_path, monkeypatch, path):
+def test_misread_store_path_is_refused(tmp_path, monkeypatch, path):
     from launch.checks import store
     from launch.tracker.mlflow_store import find_run_folder, prepare_store
 
@@ -174,7 +174,7 @@ def test_a_store_in_a_path_that_mlflow_misreads_is_refused(tmp_path, monkeypatch
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_store_in_any_other_path_is_used(tmp_path, template):
+def test_any_other_store_path_is_used(tmp_path, template):
     from launch.checks import store
     from launch.tracker.mlflow_store import connect, prepare_store
 

@@ -38,7 +38,7 @@ def own_address():
 
 
 @pytest.mark.slow
-def test_a_run_from_a_store_is_that_from_a_folder_and_each_host_copies_a_shard_once(tmp_path, monkeypatch):
+def test_run_from_store_equals_run_from_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(storage, "_WAIT_S", 0.01)
     monkeypatch.setattr(start, "supervised", lambda *_: 0)  # in this process no rank is started

@@ -57,7 +57,7 @@ def lines(path):
     return tables
 
 
-def test_two_models_and_the_free_baselines_in_the_papers_form(tmp_path, capsys):
+def test_compare_prints_the_papers_table(tmp_path, capsys):
     runs = [ran(tmp_path / "a", 30.0, "model.name=vsdn_vae_res"), ran(tmp_path / "b", 28.0)]
     assert compare.main([*runs, f"out={tmp_path / 'table.md'}"]) == 0
     text = (tmp_path / "table.md").read_text()
@@ -83,7 +83,7 @@ def test_two_models_and_the_free_baselines_in_the_papers_form(tmp_path, capsys):
     assert all(figure(x) in shown for x in (one, other))
 
 
-def test_the_ratio_of_a_difference_to_its_error_can_be_read_off(tmp_path):
+def test_difference_shows_its_standard_errors(tmp_path):
     tables = [{"model": {"density": {"25": {NAMES["density"]: scored(9.0, s)}}}, "persistence": {}} for s in (1, 2)]
     runs = [ran(tmp_path / f"{i}", 0, f"model.latent={3 + i}", tables=t) for i, t in enumerate(tables)]
     compare.main([*runs, f"out={tmp_path / 'table.md'}"])
@@ -94,13 +94,13 @@ def test_the_ratio_of_a_difference_to_its_error_can_be_read_off(tmp_path):
     assert abs(paired.value) < 2 * paired.stderr  # so that there is no mark
 
 
-def test_what_prints_alike_is_alike_the_best():
+def test_equal_digits_are_equally_best():
     levels = {"a": 9.0001, "b": 9.0, "c": 9.5}
     rows = {name: [{"density": {"25": {NAMES["density"]: scored(x, 1)}}}] for name, x in levels.items()}
     assert [row.cells[0].best for row in side_by_side.figures("", rows).rows] == [True, True, False]
 
 
-def test_models_of_one_rate_each_are_one_row(tmp_path):
+def test_models_of_single_rates_share_a_row(tmp_path):
     """The paper's tables: each model is trained anew at 25 and at 50 %, and scored at its own rate."""
 
     def one(rate, seed, name="vsdn_vae"):
@@ -142,7 +142,7 @@ def binary(level, decided):
     }
 
 
-def test_old_scores_are_never_compared_with_other_decisions(tmp_path):
+def test_old_scores_meet_no_other_decisions(tmp_path):
     """One that was scored at 0.5 alone draws all rows there, and the caption says so."""
     new, newer = (
         ran(tmp_path / n, 0, f"model.latent={x}", tables=binary(30.0 + x, True)) for n, x in (("a", 3), ("b", 4))
@@ -161,7 +161,7 @@ def test_old_scores_are_never_compared_with_other_decisions(tmp_path):
     assert theirs["vsdn_vae (latent 5)"][0].startswith("**")
 
 
-def test_further_scores_have_a_table_of_their_own(tmp_path):
+def test_further_scores_have_their_own_table(tmp_path):
     runs = [ran(tmp_path / f"{x}", 0, f"model.latent={x}", tables=binary(30.0 + x, True)) for x in (3, 4)]
     compare.main([*runs, f"out={tmp_path / 'table.md'}"])
     text = (tmp_path / "table.md").read_text()
@@ -185,7 +185,7 @@ def test_no_coverage_is_the_best():
     assert side_by_side.beside("", {"a": [{"density": {"25": {NAMES["density"]: scored(9.0, 1)}}}]}) is None
 
 
-def test_runs_that_differ_in_the_seed_are_one_row(tmp_path):
+def test_seeds_share_a_row(tmp_path):
     runs = [ran(tmp_path / f"{s}", 30.0 + s, f"train.seed={s}", f"tracking.parent=p{s}") for s in range(3)]
     runs.append(ran(tmp_path / "gru", 28.0, "model.name=vsdn_vae_res"))
     compare.main([*runs, f"out={tmp_path / 'table.md'}"])
@@ -222,7 +222,7 @@ def test_folds_are_put_together_before_seeds_are(tmp_path):
         compare.main([*cv, ran(tmp_path / "again", 0, "train.seed=0", "folds={count: 3, fold: 2}", tables=part)])
 
 
-def test_what_differs_is_named_by_as_much_of_its_key_as_tells_it_apart():
+def test_differing_settings_are_named_shortly():
     one = {"model.latent": 8, "observe.train.ratios": (0.1,), "observe.evaluate.ratios": (0.1, 0.5), "train.beta": 1}
     other = one | {"model.latent": 32, "observe.train.ratios": (0.5,), "observe.evaluate.ratios": (0.5,)}
     assert comparison.differing(one, [one, other]) == ["latent 8", "train.ratios (0.1,)", "evaluate.ratios (0.1, 0.5)"]
@@ -287,5 +287,5 @@ def test_a_mistake_is_one_line(tmp_path, monkeypatch, arguments, said):
         (math.nan, math.nan, "–"),
     ],
 )
-def test_a_figure_has_the_digits_that_its_error_leaves_it(value, stderr, text):
+def test_figure_digits_follow_its_error(value, stderr, text):
     assert figure(Estimate(value, stderr, 9, 9)) == text

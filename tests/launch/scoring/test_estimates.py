@@ -24,21 +24,21 @@ def songs(seed=0, count=30):
     return w * (3 + rng.normal(size=count)[group] + 0.3 * rng.normal(size=len(group))), w, group
 
 
-def test_a_mean_over_independent_sequences_has_its_usual_standard_error():
+def test_independent_mean_has_usual_standard_error():
     x = np.random.default_rng(0).normal(size=40)
     found = estimate(scores(x, np.arange(40) < 37))
     assert found[2:] == (37, 37)
     np.testing.assert_allclose(found[:2], [x[:37].mean(), x[:37].std(ddof=1) / 37**0.5], rtol=ROUNDING)
 
 
-def test_a_ratio_of_independent_sequences_is_linearised():
+def test_ratio_error_is_linearised():
     x, w, _ = songs()
     n, ratio = len(x), x.sum() / w.sum()
     stderr = math.sqrt(((x - ratio * w) ** 2).sum() * n / (n - 1)) / w.sum()
     np.testing.assert_allclose(estimate(scores(x, w))[:2], [ratio, stderr], rtol=ROUNDING)
 
 
-def test_the_standard_error_is_the_cluster_robust_one_of_weighted_least_squares():
+def test_standard_error_is_cluster_robust():
     """x / w regressed on a constant with weights w: bread and meat of the sandwich as matrices."""
     x, w, group = songs()
     y, design = x / w, np.ones((len(x), 1))
@@ -53,14 +53,14 @@ def test_the_standard_error_is_the_cluster_robust_one_of_weighted_least_squares(
     assert found[2:] == (len(x), G)
 
 
-def test_a_window_twice_in_its_song_says_nothing_new():
+def test_repeated_window_adds_no_information():
     x, w, group = songs()
     once, twice = (estimate(scores(np.tile(x, k), np.tile(w, k), np.tile(group, k))) for k in (1, 2))
     np.testing.assert_allclose(twice[:2], once[:2], rtol=ROUNDING)
     assert twice[2:] == (2 * once.n, once.groups)
 
 
-def test_the_standard_error_is_the_spread_of_repeated_draws_where_windows_are_alike():
+def test_standard_error_matches_repeated_draws():
     draws = [songs(seed, count=60) for seed in range(400)]
     found = [estimate(scores(*draw)) for draw in draws]
     apart = [estimate(scores(x, w)).stderr for x, w, _ in draws]
@@ -76,7 +76,7 @@ def test_no_bit_depends_on_the_order():
     assert estimate(one) == estimate(other)
 
 
-def test_of_a_handful_of_groups_the_sequences_count():
+def test_few_groups_count_their_sequences():
     x, w, group = songs(count=9)
     few, alone = estimate(scores(x, w, group)), estimate(scores(x, w))
     assert few.groups == 9
@@ -87,7 +87,7 @@ def test_of_a_handful_of_groups_the_sequences_count():
     assert difference([ours], [theirs])[1] == difference([scores(x, w)], [scores(x[::-1], w)])[1]
 
 
-def test_what_too_few_sequences_or_wild_scores_cannot_give_is_nan():
+def test_too_few_sequences_give_nan():
     one = estimate(scores([1.0]))
     assert (one.value, one.n, one.groups) == (1.0, 1, 1)
     assert math.isnan(one.stderr)
@@ -99,7 +99,7 @@ def test_what_too_few_sequences_or_wild_scores_cannot_give_is_nan():
         assert math.isnan(difference([scores([1.0, wild, 2.0])], [scores([1.0, 2.0, 2.0])]).value)
 
 
-def test_a_run_differs_from_itself_by_nothing_and_from_its_shift_by_the_shift():
+def test_difference_to_a_shift_is_the_shift():
     x, w, group = songs()
     x = np.round(x * 64) / 64  # so that the shift is exact
     ours, shifted = scores(x, w, group), scores(x + 0.25 * w, w, group)
@@ -110,7 +110,7 @@ def test_a_run_differs_from_itself_by_nothing_and_from_its_shift_by_the_shift():
     assert found[2:] == estimate(ours)[2:]
 
 
-def test_a_paired_difference_of_means_is_the_mean_of_differences():
+def test_paired_difference_is_mean_of_differences():
     rng = np.random.default_rng(0)
     song = rng.normal(0, 10, 50)
     a, b = song + rng.normal(size=50), song + rng.normal(size=50) + 1
@@ -119,7 +119,7 @@ def test_a_paired_difference_of_means_is_the_mean_of_differences():
     assert found.stderr < 0.2 * estimate(scores(a)).stderr
 
 
-def test_the_error_of_a_mean_over_seeds_has_the_seeds_in_it():
+def test_error_over_seeds_includes_their_variance():
     x, w, group = songs()
     rng = np.random.default_rng(2)
     runs = [scores(x + shift * w + rng.normal(size=len(x)), w, group) for shift in (0.0, 0.5, -0.3)]

@@ -90,7 +90,7 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 7])
-def test_a_score_does_not_depend_on_batch_or_padding(rolls, batch_size):
+def test_scores_ignore_batch_and_padding(rolls, batch_size):
     same(score(rolls[0], 3, alone()), score(rolls[0], batch_size, alone()))
 
 
@@ -123,7 +123,7 @@ def test_state_space_model_is_scored_by_its_filter(rolls):
         assert "nll_particle_filter_nats_per_frame" not in scoring.validation(model, batch, "25")["density"]["25"]
 
 
-def test_results_of_another_filter_have_a_name_of_their_own(rolls):
+def test_other_filter_settings_have_their_results(rolls):
     config, _, _ = untrained(rolls[0], SDE)
     _, name = evaluate._requested(config, evaluate.EvaluateConfig(particles=8, predict="rollout"))
     assert name == "test-particles-8-predict-rollout"
@@ -138,7 +138,7 @@ def test_two_ranks_write_what_one_does(rolls, tmp_path):
     assert file["groups"] == [rolls[1][key].group for key in file["keys"]]
 
 
-def test_the_file_says_what_its_sequences_say_together(rolls, tmp_path):
+def test_results_file_matches_its_sequences(rolls, tmp_path):
     scored = score(rolls[0], 4, alone())
     paths = results.write_results(tmp_path, "test", scored)
     assert [path.name for path in paths] == ["evaluation-test-sequences.json", "evaluation-test.json"]
@@ -151,7 +151,7 @@ def test_the_file_says_what_its_sequences_say_together(rolls, tmp_path):
     assert told["value"] == pytest.approx(np.mean(counted))
 
 
-def test_filling_and_sequences_without_a_scored_frame_count_in_nothing():
+def test_padding_and_unscored_sequences_do_not_count():
     def contender(module, batch, rate):
         return {"task": {rate: {"metric": scores.Ratio(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1, 0, 1]))}}}
 
@@ -169,7 +169,7 @@ def frames(times, values, observed):
     return Batch(times, values, present, shown, torch.ones(1), torch.zeros(1), ("a",))
 
 
-def test_straight_lines_are_straight_in_time_and_end_where_observations_do():
+def test_linear_baseline_ends_with_observations():
     times = [0.0, 0.5, 0.6, 2.0, 3.0, 3.5]
     batch = frames(times, [9.0, 2.0, 9.0, 5.0, 1.0, 9.0], [1, 3, 4])
     expected = np.interp(times, [0.5, 2.0, 3.0], [2.0, 5.0, 1.0])
@@ -177,7 +177,7 @@ def test_straight_lines_are_straight_in_time_and_end_where_observations_do():
     assert not straight(batch._replace(observed=torch.zeros(1, 6, dtype=torch.bool))).any()
 
 
-def test_the_nearest_frame_is_the_earlier_of_two():
+def test_nearest_frame_is_the_earlier_of_two():
     times = [0.1 * i for i in range(30)]  # whose half-ways rounding would shift
     values = [float(i) for i in range(30)]
     batch = frames(times, values, [2, 4, 6, 11, 20, 28])
@@ -185,7 +185,7 @@ def test_the_nearest_frame_is_the_earlier_of_two():
     assert found == [2] * 4 + [4] * 2 + [6] * 3 + [11] * 7 + [20] * 9 + [28] * 5
 
 
-def test_real_valued_data_have_lines_for_a_rival_that_has_neither_density_nor_prediction(tmp_path):
+def test_linear_baseline_only_interpolates(tmp_path):
     write_walks(tmp_path / "walks", lengths=(20, 14))
     scored = score(tmp_path / "walks", 4, alone())
     assert list(scored) == ["model", "persistence", "linear"]
@@ -193,14 +193,14 @@ def test_real_valued_data_have_lines_for_a_rival_that_has_neither_density_nor_pr
     assert set(scored["persistence"]) == {"prediction", "interpolation"}
 
 
-def test_a_smoother_is_asked_to_interpolate_and_so_are_its_rivals(rolls):
+def test_smoother_and_baselines_only_interpolate(rolls):
     scored = score(rolls[0], 4, alone(), SMOOTHER)
     assert all(list(tasks) == ["interpolation"] for tasks in scored.values())
     assert list(scored) == ["model", "persistence", "nearest"]
     same(scored, score(rolls[0], 3, alone(), SMOOTHER))
 
 
-def test_a_smoother_is_validated_on_the_pseudo_likelihood_of_a_frame(rolls):
+def test_smoother_validates_on_pseudo_likelihood(rolls):
     config, manifest, model = untrained(rolls[0], SMOOTHER)
     tracked = {}
     tracker = SimpleNamespace(metrics=lambda metrics, step: tracked.update(metrics))
@@ -264,6 +264,6 @@ def test_prefix_is_forecast_by_models_of_the_next_frame(tmp_path, model):
         ("observe.evaluate.ratios=[0.5]", "evaluate.ratios must be empty with pattern prefix"),
     ],
 )
-def test_prefix_that_a_model_cannot_take_is_refused(model, said):
+def test_unsuitable_prefix_is_refused(model, said):
     with pytest.raises(DriftworkError, match=said):
         load(RunConfig, tiny("vsdn_vae"), ["data=walks", *PREFIX, model])

@@ -52,7 +52,7 @@ def believed(spread=1.0, draws=20):
 ALL = {"100": torch.ones(B, T, dtype=torch.bool)}
 
 
-def test_a_calibrated_model_covers_what_it_says():
+def test_calibrated_model_has_nominal_coverage():
     """Within four of its own standard errors, which the intervals of one sequence are independent enough for."""
     predictive, y = believed()
     found = collected(uncertainty.of_values(predictive, y, ALL))["100"]
@@ -67,7 +67,7 @@ def test_a_calibrated_model_covers_what_it_says():
 
 
 @pytest.mark.parametrize(("spread", "covered"), [(0.5, 26.4), (2.0, 82.3)])
-def test_coverage_shows_who_is_too_sure_and_who_is_not_sure_enough(spread, covered):
+def test_coverage_shows_over_and_underconfidence(spread, covered):
     """P(|Y| < 0.6745 spread) of N(0, 1)."""
     predictive, y = believed(spread)
     x = estimate(collected(uncertainty.of_values(predictive, y, ALL))["100"]["coverage_50_percent"])
@@ -98,7 +98,7 @@ def test_only_scored_frames_count():
         assert torch.equal(same[0][name].w, same[1][name].w), name
 
 
-def test_where_nothing_is_scored_there_is_no_curve(tmp_path):
+def test_unscored_data_have_no_curve(tmp_path):
     predictive, y = believed()
     nothing = {"100": torch.zeros(B, T, dtype=torch.bool)}
     for found in (uncertainty.of_values(predictive, y, nothing), uncertainty.of_probabilities(y, y, nothing)):
@@ -132,7 +132,7 @@ def test_brier_and_calibration_error_by_hand():
     assert set(metrics) == {"brier", "ece_percent"}
 
 
-def test_a_grey_is_scored_as_many_ones_and_zeros():
+def test_grey_scores_like_ones_and_zeros():
     probability = torch.tensor([[[0.3]]])
     at = {"1": torch.ones(1, 1, dtype=torch.bool)}
     grey = uncertainty.of_probabilities(probability, torch.tensor([[[0.25]]]), at)["1"]["brier"].x
@@ -154,7 +154,7 @@ def test_true_probabilities_have_no_calibration_error():
     assert abs(shifted.value - 9.5) < 4 * shifted.stderr  # 10 but for what was above 0.9: there 5 in the mean
 
 
-def test_the_error_of_the_calibration_error_is_that_of_other_data():
+def test_ece_standard_error_matches_new_data():
     """Over 200 data sets of 40 groups, of a model that is wrong by 10."""
     g = torch.Generator().manual_seed(3)
     found = []
@@ -169,7 +169,7 @@ def test_the_error_of_the_calibration_error_is_that_of_other_data():
     assert np.mean([x.stderr for x in found]) == pytest.approx(spread, rel=0.2)
 
 
-def test_a_guess_without_a_distribution_is_taken_as_certain():
+def test_point_prediction_counts_as_certain():
     probability, truth, columns = small()
     (brier,) = uncertainty.of_points((probability > 0.25).float(), truth, columns, bernoulli=True)["25"].values()
     torch.testing.assert_close(brier.x, torch.tensor([0.5, 0.0], dtype=torch.float64))
@@ -177,7 +177,7 @@ def test_a_guess_without_a_distribution_is_taken_as_certain():
     torch.testing.assert_close(crps.x, torch.tensor([1.15 / 2, 0.95 / 2], dtype=torch.float64))
 
 
-def test_curves_are_of_the_whole_split_and_go_into_a_file(tmp_path):
+def test_curves_cover_the_split_and_are_written(tmp_path):
     scored = {"prediction": collected(uncertainty.of_probabilities(*small()))}
     curves = calibration.curves(scored)
     points = curves["prediction"]["25"]

@@ -116,7 +116,7 @@ def loaded(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["music", "paths"])
-def test_it_answers_as_the_model_does(kind, request, loaded):
+def test_served_model_matches_the_model(kind, request, loaded):
     trained = request.getfixturevalue(kind)
     batch, row = trained.sequence()
     own, seed = batch.times[0], 7
@@ -137,7 +137,7 @@ def test_it_answers_as_the_model_does(kind, request, loaded):
 
 
 @pytest.mark.parametrize("decision", ["expected_score", "0.5"])
-def test_a_request_can_have_a_decision_taken(music, loaded, decision):
+def test_request_may_choose_a_decision(music, loaded, decision):
     """Over the frames that are asked for and not given; those given stay as they are."""
     batch, row = music.sequence()
     ask = sorted({*row["times"][::2], *(batch.times[0] + 0.07).tolist()})
@@ -161,7 +161,7 @@ def test_real_values_are_not_decided(motion):
         twin.predict(pd.DataFrame([motion.sequence()[1] | {"ask": [0.1]}]), {"decision": "0.5"})
 
 
-def test_an_interpolation_is_what_generate_makes(music, loaded):
+def test_served_interpolation_matches_generate(music, loaded):
     _, row = music.sequence()
     maker = Maker(music.model, music.stream, True, 5.0, 4, 3, 32, seed=0)
     position = maker.longest(1)[0]
@@ -174,7 +174,7 @@ def test_an_interpolation_is_what_generate_makes(music, loaded):
     assert np.array_equal(found.numpy(), made.draws[0])
 
 
-def test_a_forecast_is_the_model_s(motion, loaded):
+def test_served_forecast_matches_the_model(motion, loaded):
     batch, row = motion.sequence()
     with torch.inference_mode():
         expected = motion.model.forecast(batch._replace(seed=torch.tensor([7])), 11).mean[0]
@@ -182,7 +182,7 @@ def test_a_forecast_is_the_model_s(motion, loaded):
     torch.testing.assert_close(found, expected, rtol=0, atol=rounding.SINGLE * float(expected.abs().max()))
 
 
-def test_a_sequence_that_begins_later_and_several_at_once(music):
+def test_late_and_several_sequences_are_served(music):
     """Nothing is seen before the first frame, and no sequence sees another."""
     frames = np.eye(16)[:2]
     rows = [
@@ -223,7 +223,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("change", "params", "said"), BAD, ids=[said for *_, said in BAD])
-def test_a_bad_request_is_told_so_in_one_line(music, change, params, said):
+def test_bad_request_is_reported_in_one_line(music, change, params, said):
     from mlflow.exceptions import MlflowException
 
     twin = served_model._load_pyfunc(music.folder / export.FOLDER / "data/driftwork")
@@ -234,7 +234,7 @@ def test_a_bad_request_is_told_so_in_one_line(music, change, params, said):
     assert caught.value.get_http_status_code() == 400
 
 
-def test_a_forecast_needs_the_frames_that_the_encoder_takes(motion):
+def test_forecast_needs_the_encoder_frames(motion):
     from mlflow.exceptions import MlflowException
 
     twin = served_model._load_pyfunc(motion.folder / export.FOLDER / "data/driftwork")
@@ -245,12 +245,12 @@ def test_a_forecast_needs_the_frames_that_the_encoder_takes(motion):
             twin.predict(pd.DataFrame([short]))
 
 
-def test_a_smoother_only_interpolates(place):
+def test_served_smoother_only_interpolates(place):
     trained = Trained(place / "both-ways", place / "rolls", "vsdn_vae", BI)
     assert served_model.tasks(trained.model) == ("interpolation",)
 
 
-def test_what_is_written_is_no_pickle_and_names_no_more_than_it_needs(music):
+def test_export_has_no_pickle_and_few_requirements(music):
     folder = music.folder / export.FOLDER
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert {"MLmodel", "requirements.txt", "code/served_model.py", "code/models/registry.py"} <= files
@@ -262,7 +262,7 @@ def test_what_is_written_is_no_pickle_and_names_no_more_than_it_needs(music):
     assert wanted == {"mlflow", "numpy", "pydantic", "pyyaml", "safetensors", "torch"}
 
 
-def test_better_weights_leave_what_was_exported_alone_until_it_is_exported_again(place):
+def test_better_weights_leave_the_export_alone(place):
     trained = Trained(place / "again", place / "rolls", "vsdn_vae")
     weights = export.write(trained.folder, trained.config, trained.manifest) / "data/driftwork" / served_model.WEIGHTS
     before = weights.read_bytes()
@@ -273,7 +273,7 @@ def test_better_weights_leave_what_was_exported_alone_until_it_is_exported_again
     assert weights.read_bytes() != before
 
 
-def test_a_full_disk_leaves_the_model_that_was_there(music, monkeypatch):
+def test_full_disk_keeps_the_old_export(music, monkeypatch):
     def full(*_, **__):
         raise shutil.Error([("a", "b", "[Errno 28] No space left on device")] * 30)
 
@@ -289,7 +289,7 @@ def _saved(weights, path):
     return path
 
 
-def test_a_run_without_weights_has_nothing_to_export(place):
+def test_run_without_weights_is_not_exported(place):
     trained = Trained(place / "empty", place / "rolls", "vsdn_vae")
     (trained.folder / BEST).unlink()
     with pytest.raises(DriftworkError, match=r"no best\.safetensors"):
@@ -338,7 +338,7 @@ def scoring(model, store, folder, port):
 
 
 @pytest.mark.slow
-def test_a_server_answers_from_the_tracked_run_alone(music, tmp_path, free_port, empty_store):
+def test_server_needs_only_the_tracked_run(music, tmp_path, free_port, empty_store):
     store = empty_store(tmp_path / "runs/mlflow.db")
     with open_run(
         TrackingConfig(uri=store), experiment="rolls", run_name="music", run_folder=tmp_path, tags={}

@@ -27,7 +27,7 @@ def names(grid):
     return [cell.name for cell in grid.cells]
 
 
-def test_a_product_has_every_combination_the_last_key_fastest(read):
+def test_grid_has_every_combination_in_order(read):
     grid = read("grid: {train.beta: [0.1, 1], model.latent: [2, 4, 8]}")
     assert names(grid) == [f"beta={beta}, latent={latent}" for beta in ("0.1", "1") for latent in (2, 4, 8)]
     fourth = grid.cells[3]
@@ -37,7 +37,7 @@ def test_a_product_has_every_combination_the_last_key_fastest(read):
     assert fourth.config.tracking.run_name == "beta=1, latent=2"
 
 
-def test_a_zip_goes_row_by_row_and_runs_one_by_one_and_all_multiply(read):
+def test_zip_and_runs_multiply_with_grid(read):
     zipped = "zip: {model.latent: [2, 4], model.width: [8, 16]}\n"
     assert names(read(zipped)) == ["latent=2, width=8", "latent=4, width=16"]
     runs = "runs: [{model.name: vsdn_vae_res}, {train: {beta: 0.5}, model.free_nats: 0}]\n"
@@ -57,7 +57,7 @@ def test_several_bases_are_one_more_factor(read):
     assert [cell.config.model.name for cell in grid.cells] == ["vsdn_vae"] * 2 + ["ode2vae"] * 2
 
 
-def test_keys_are_cut_to_the_words_that_tell_them_apart_and_lists_fit_a_folder(read):
+def test_trial_names_are_short_and_valid(read):
     grid = read(
         "set: {observe.evaluate.pattern: regular}\n"
         "grid: {observe.train.ratios: [[0.25], [0.25, 0.5]], observe.evaluate.ratios: [[0.5]], data: [a/b]}"
@@ -66,7 +66,7 @@ def test_keys_are_cut_to_the_words_that_tell_them_apart_and_lists_fit_a_folder(r
     assert grid.cells[1].config.observe.train.ratios == (0.25, 0.5)
 
 
-def test_the_base_that_a_mistake_asks_for_is_taken_from_the_command_line(tmp_path):
+def test_base_is_taken_from_command_line(tmp_path):
     file = tmp_path / "grid.yaml"
     file.write_text("grid: {train.seed: [0, 1]}")
     with pytest.raises(DriftworkError, match="'base' is missing; give it in the file or as base=VALUE"):
@@ -74,7 +74,7 @@ def test_the_base_that_a_mistake_asks_for_is_taken_from_the_command_line(tmp_pat
     assert [cell.config.train.seed for cell in grids.read([str(file), f"base={TINY}"]).cells] == [0, 1]
 
 
-def test_set_lies_over_the_base_and_the_command_line_over_it(read):
+def test_command_line_overrides_set_and_base(read):
     text = "set: {train: {max_epochs: 7}, data: there}\nat_once: 3\ngrid: {train.seed: [0]}"
     (cell,) = read(text).cells
     assert (cell.config.train.max_epochs, cell.config.train.batch_size, str(cell.config.data)) == (7, 8, "there")
@@ -129,6 +129,6 @@ def test_mistake_is_named_in_one_line(read, text, overrides, said):
     assert "\n" not in message
 
 
-def test_a_grid_is_wanted():
+def test_missing_grid_is_reported():
     with pytest.raises(DriftworkError, match="the first argument is a grid"):
         grids.read(["data=x"])

@@ -77,7 +77,7 @@ def until(condition, started, seconds=900):
         time.sleep(0.05)
 
 
-def test_a_dry_run_lists_cells_and_steps_and_starts_nothing(place, capsys, tmp_path):
+def test_dry_run_lists_trials_and_steps(place, capsys, tmp_path):
     grid = place("grid: {train.beta: [2, 3], model.latent: [2, 4]}")
     before = sorted(tmp_path.rglob("*"))
     assert sweep.main([grid, "--dry-run", "train.max_epochs=3"]) == 0
@@ -107,7 +107,7 @@ def test_a_dry_run_lists_cells_and_steps_and_starts_nothing(place, capsys, tmp_p
         ("grid: {train.seed: [0]}", ("out=other",), "other/seed=0: holds a run with train.beta=0.5, and the grid"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_line_before_anything_starts(place, tmp_path, capsys, monkeypatch, text, arguments, said):
+def test_sweep_mistake_is_found_before_start(place, tmp_path, capsys, monkeypatch, text, arguments, said):
     monkeypatch.setattr(trial, "run", lambda *_: pytest.fail("a cell was started"))
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     damaged = tmp_path / "damaged/val-000003.tar"
@@ -136,11 +136,11 @@ def test_a_mistake_is_one_line_before_anything_starts(place, tmp_path, capsys, m
         ("step 1\n", -9, "killed by signal 9"),
     ],
 )
-def test_a_cells_last_word_is_what_was_raised_first(text, code, said):
+def test_failed_trial_reports_its_first_error(text, code, said):
     assert trial._reason(text, code) == said
 
 
-def test_one_at_a_time_needs_no_ray_and_several_say_that_they_do(place, capsys, monkeypatch):
+def test_only_parallel_trials_need_ray(place, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     grid = place("grid: {train.seed: [0]}")
     assert run("sweep", sweep.main, [grid, "--dry-run"]) == 0
@@ -148,7 +148,7 @@ def test_one_at_a_time_needs_no_ray_and_several_say_that_they_do(place, capsys, 
     assert "at_once=2: Ray is not installed; pip install" in capsys.readouterr().err
 
 
-def test_cells_hold_a_device_a_rank_and_those_of_one_rank_share_where_there_are_too_few():
+def test_single_rank_trials_share_devices():
     assert sweep._held(ranks=1, devices=8, largest=4, at_once=4) == 1.0
     assert sweep._held(ranks=1, devices=2, largest=2, at_once=4) == 0.5
     assert sweep._held(ranks=2, devices=2, largest=2, at_once=4) == 2.0
@@ -159,7 +159,7 @@ def test_cells_hold_a_device_a_rank_and_those_of_one_rank_share_where_there_are_
 @pytest.mark.parametrize(
     ("at_once", "ranks", "asked", "threads"), [(1, 1, None, 8), (2, 2, None, 2), (4, 4, None, 1), (2, 1, "3", 3)]
 )
-def test_threads_of_all_ranks_together_are_no_more_than_the_cores(place, monkeypatch, at_once, ranks, asked, threads):
+def test_threads_do_not_exceed_cores(place, monkeypatch, at_once, ranks, asked, threads):
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if asked:
@@ -170,7 +170,7 @@ def test_threads_of_all_ranks_together_are_no_more_than_the_cores(place, monkeyp
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("uri")
-def test_killed_half_way_and_called_again_every_cell_is_there_once(place, capsys):
+def test_killed_sweep_continues_each_trial_once(place, capsys):
     """kill -9 of the sweep alone, in its second cell; the third call finds nothing to do."""
     grid = place("grid: {train.beta: [0.1], model.latent: [2, 4, 8]}", **{"train.max_epochs": 3})
     words, environment = command(grid)
@@ -216,7 +216,7 @@ def test_killed_half_way_and_called_again_every_cell_is_there_once(place, capsys
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.usefixtures("uri")
-def test_a_signal_ends_the_cells_and_marks_them_killed(place, number):
+def test_signal_ends_and_marks_trials(place, number):
     grid = place("grid: {train.seed: [0, 1]}", **ENDLESS)
     words, environment = command(grid)
     started = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -233,7 +233,7 @@ def test_a_signal_ends_the_cells_and_marks_them_killed(place, number):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("uri")
-def test_a_cell_that_fails_is_told_and_the_others_go_on(place):
+def test_failed_trial_stops_no_other(place):
     grid = place("runs: [{optim.lr: 1.0e+30, optim.clip_norm: 0}, {train.seed: 1}]", **{"train.max_epochs": 10})
     done = driftwork(grid)
     assert done.returncode == 1, done.stderr
@@ -263,7 +263,7 @@ def test_four_at_once_on_a_fresh_store(place, local_ray, capsys):
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("uri")
-def test_a_signal_reaches_cells_on_ray(place):
+def test_signal_reaches_trials_on_ray(place):
     """In a folder of files named as modules are, none of which is executed by Ray's workers, cells or ranks."""
     hostile.plant(Path.cwd())
     grid = place("grid: {train.seed: [0, 1]}\nat_once: 2", **ENDLESS)

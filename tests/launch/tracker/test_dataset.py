@@ -11,7 +11,7 @@ from tests.datasets import write_films, write_rolls
 from tests.launch.tracker.test_tracking import client_of
 
 
-def test_a_data_set_is_described_by_its_manifest(tmp_path):
+def test_data_set_is_described_by_manifest(tmp_path):
     manifest, sequences = write_rolls(tmp_path / "rolls")
     found = described(manifest, tmp_path / "rolls")
     assert (found["name"], found["digest"]) == ("rolls", manifest.hash[:12])
@@ -33,7 +33,7 @@ def test_a_data_set_is_described_by_its_manifest(tmp_path):
 
 
 @pytest.mark.process  # MLflow asks `uname` as it is loaded
-def test_the_schema_is_one_that_mlflow_reads(tmp_path):
+def test_dataset_schema_is_read_by_mlflow(tmp_path):
     from mlflow.types import Schema
 
     manifest, _ = write_rolls(tmp_path / "rolls")

@@ -51,7 +51,7 @@ def unknown(monkeypatch, tmp_path):
         ("http://me:s@e:c@host:1", "http://host:1", "me", "s@e:c"),
     ],
 )
-def test_a_login_moves_from_the_address_to_the_environment(unknown, uri, address, user, password):
+def test_login_moves_to_the_environment(unknown, uri, address, user, password):
     assert config_base.build(TrackingConfig, {"uri": uri}, where="test").uri == address
     assert (os.environ.get(login.USER), os.environ.get(login.PASSWORD)) == (user, password)
     os.environ[store_uri.VARIABLE] = uri
@@ -61,7 +61,7 @@ def test_a_login_moves_from_the_address_to_the_environment(unknown, uri, address
 @pytest.mark.parametrize(
     "uri", ["http://me:se/cret@host", "http://me:se cret@host", "http://:secret@h", "ftp://me:secret@h"]
 )
-def test_a_login_that_is_refused_is_not_shown(unknown, uri):
+def test_refused_login_is_not_printed(unknown, uri):
     for override in (f"uri={uri}", f"uri:{uri}", f"parent.x={uri}", f"nonesuch={uri}"):
         with pytest.raises(DriftworkError) as caught:
             config_base.parse(TrackingConfig, [override], where="test")
@@ -73,13 +73,13 @@ def test_a_login_that_is_refused_is_not_shown(unknown, uri):
     assert "cret" not in str(caught.value)
 
 
-def test_a_command_is_kept_without_its_login():
+def test_stored_command_has_no_login():
     argv = ["c.yaml", f"tracking.uri=http://me:{PASSWORD}@host:1", "data=s3://bucket/a@b", "out=a b"]
     assert typed("train", argv) == "driftwork train c.yaml tracking.uri=http://host:1 data=s3://bucket/a@b 'out=a b'"
     assert without_login("at http://a and http://b:c@d") == "at http://a and http://d"
 
 
-def test_a_grid_holds_no_login(unknown):
+def test_login_in_grid_is_refused(unknown):
     (unknown / "some.yaml").write_text(
         f"base: {TINY}\nset: {{tracking.uri: 'http://me:secret@h'}}\nruns: [{{ranks: 1}}]"
     )
@@ -88,7 +88,7 @@ def test_a_grid_holds_no_login(unknown):
     assert "secret" not in str(caught.value)
 
 
-def test_a_login_is_looked_for_where_mlflow_does(unknown, monkeypatch):
+def test_login_is_found_where_mlflow_looks(unknown, monkeypatch):
     basic = {"me:secret": "Basic bWU6c2VjcmV0", "file:%": "Basic ZmlsZTol", "net:rc": "Basic bmV0OnJj"}
     uri = "http://host:1/x"
     assert login.headers(uri) == {}
@@ -108,7 +108,7 @@ def test_a_login_is_looked_for_where_mlflow_does(unknown, monkeypatch):
 
 
 @pytest.mark.network
-def test_mlflow_and_the_doctor_show_the_same_token(unknown, monkeypatch, free_port):
+def test_mlflow_and_doctor_send_equal_tokens(unknown, monkeypatch, free_port):
     from launch.tracker.mlflow_store import connect
 
     shown = []
@@ -184,7 +184,7 @@ def tracked(uri):
 
 
 @pytest.mark.slow
-def test_a_run_is_trained_and_scored_behind_a_login(place, here, monkeypatch):
+def test_run_is_tracked_behind_a_login(place, here, monkeypatch):
     folder, uri = place
     assert here("evaluate", "runs/one")[0] == 0
     run = tracked(uri)
@@ -199,7 +199,7 @@ def test_a_run_is_trained_and_scored_behind_a_login(place, here, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_doctor_knows_a_right_login_from_a_wrong_one(place, here, monkeypatch):
+def test_doctor_checks_the_login(place, here, monkeypatch):
     _, uri = place
 
     def said(address):
@@ -218,11 +218,11 @@ def test_the_doctor_knows_a_right_login_from_a_wrong_one(place, here, monkeypatc
 
 
 @pytest.mark.slow
-def test_a_refused_user_loses_no_results(place, here, monkeypatch, caplog):
+def test_refused_user_loses_no_results(place, here, monkeypatch, caplog):
     _, uri = place
     monkeypatch.delenv(login.PASSWORD)
     assert here("evaluate", "runs/one", "split=val")[0] == 0
-    assert f"tracking server {uri} refuses this user, what is said is kept" in caplog.text
+    assert f"tracking server {uri} refuses this user, messages are kept" in caplog.text
     monkeypatch.setenv(login.PASSWORD, PASSWORD)
     run = Path("runs/one")
     assert not any(key.startswith("val/interpolation") for key in tracked(uri).data.metrics)
@@ -232,7 +232,7 @@ def test_a_refused_user_loses_no_results(place, here, monkeypatch, caplog):
 
 
 @pytest.mark.slow
-def test_the_password_is_in_no_file(place):
+def test_password_is_in_no_file(place):
     """Neither of the run, nor of what commands said, nor in the store and its artifacts. Runs after those above."""
     folder, _ = place
     secrets = [PASSWORD.encode(), quote(PASSWORD).encode(), quote(PASSWORD, safe="").encode(), b"s:w@rd", b"s%3Aw"]

@@ -60,7 +60,7 @@ def serving(folder, port, *options, **variables):
 
 
 @pytest.mark.slow
-def test_a_training_outlives_its_tracker(tmp_path, free_port, empty_store):
+def test_training_survives_its_tracker(tmp_path, free_port, empty_store):
     write_rolls(tmp_path / "rolls")
     unsent, store = tmp_path / "runs/outage" / UNSENT, empty_store(tmp_path / "mlflow.db")
 

@@ -69,7 +69,7 @@ def test_only_metrics_wait_for_company(tracker, tmp_path):
     outbox.close()
 
 
-def test_close_sends_what_is_left_and_ends_the_thread(tracker, tmp_path):
+def test_close_sends_the_rest_and_ends_thread(tracker, tmp_path):
     threads = threading.active_count()
     outbox = outbox_to(tracker, tmp_path, period=60)
     outbox.add(*metrics(1))
@@ -78,7 +78,7 @@ def test_close_sends_what_is_left_and_ends_the_thread(tracker, tmp_path):
     assert threading.active_count() == threads
 
 
-def test_metrics_go_together_up_to_the_limit_and_others_alone(tracker, tmp_path):
+def test_metrics_are_sent_in_batches(tracker, tmp_path):
     outbox = outbox_to(tracker, tmp_path, period=60)
     outbox.add(Message("tags", "a"), Message("tags", "b"), *metrics(*range(BATCH + 2)))
     outbox.close()
@@ -87,7 +87,7 @@ def test_metrics_go_together_up_to_the_limit_and_others_alone(tracker, tmp_path)
     ]  # fmt: skip
 
 
-def test_nobody_waits_for_a_tracker_that_is_stuck(tmp_path):
+def test_nobody_waits_for_a_stuck_tracker(tmp_path):
     stuck, answer = threading.Event(), threading.Event()
 
     def deliver(kind, bodies):
@@ -102,7 +102,7 @@ def test_nobody_waits_for_a_tracker_that_is_stuck(tmp_path):
     outbox.close()
 
 
-def test_an_outage_costs_nothing_and_warns_once(tracker, tmp_path, caplog):
+def test_outage_loses_nothing_and_warns_once(tracker, tmp_path, caplog):
     outbox = outbox_to(tracker, tmp_path, longest_wait=0.05)
     outbox.add(*metrics(0))
     wait_until(lambda: tracker.bodies == [0])
@@ -121,7 +121,7 @@ def test_an_outage_costs_nothing_and_warns_once(tracker, tmp_path, caplog):
     assert "connection refused" in caplog.records[0].message
 
 
-def test_what_was_not_sent_is_sent_by_the_next_one_before_what_is_new(tracker, tmp_path):
+def test_next_outbox_sends_kept_messages_first(tracker, tmp_path):
     tracker.down = True
     first = outbox_to(tracker, tmp_path, period=60)
     first.add(Message("params", {"lr": "0.1"}), *metrics(["loss", float("nan"), 7]), Message("status", ["KILLED", 1]))
@@ -137,7 +137,7 @@ def test_what_was_not_sent_is_sent_by_the_next_one_before_what_is_new(tracker, t
     assert statuses == [("status", [["KILLED", 1]]), ("status", [["RUNNING", 2]])]
 
 
-def test_what_is_sent_before_the_tracker_dies_again_is_not_kept(tracker, tmp_path):
+def test_sent_messages_are_not_kept(tracker, tmp_path):
     """Down from the second request on, whoever sends what."""
     spool = tmp_path / "unsent.jsonl"
     spool.write_text("".join("\n" + json.dumps(["tags", body]) for body in "abc"))
@@ -156,7 +156,7 @@ def test_what_is_sent_before_the_tracker_dies_again_is_not_kept(tracker, tmp_pat
     assert [*taken, *tracker.bodies] == ["a", "b", "c", "d"]
 
 
-def test_files_that_find_no_place_hold_nothing_else_up(tracker, tmp_path):
+def test_failing_files_delay_no_other_message(tracker, tmp_path):
     tracker.has_disk = False
     outbox = outbox_to(tracker, tmp_path, period=60)
     outbox.add(Message("artifact", "weights"), *metrics(1))
@@ -169,7 +169,7 @@ def test_files_that_find_no_place_hold_nothing_else_up(tracker, tmp_path):
     assert tracker.bodies == [1, 2, "weights"]
 
 
-def test_what_no_tracker_would_take_is_dropped_with_a_warning(tracker, tmp_path, caplog):
+def test_refused_message_is_dropped_with_warning(tracker, tmp_path, caplog):
     outbox = outbox_to(tracker, tmp_path, period=60)
     outbox.add(Message("params", "nonsense"), *metrics(1))
     outbox.close()
@@ -178,7 +178,7 @@ def test_what_no_tracker_would_take_is_dropped_with_a_warning(tracker, tmp_path,
     assert not (tmp_path / "unsent.jsonl").exists()
 
 
-def test_two_that_speak_to_one_run_send_what_was_kept_once(tmp_path):
+def test_two_outboxes_send_kept_messages_once(tmp_path):
     """The second finds the first at it, and waits."""
     (tmp_path / "unsent.jsonl").write_text("\n" + json.dumps(["metric", 1]))
     at_it, go_on, sent = threading.Event(), threading.Event(), []
@@ -198,7 +198,7 @@ def test_two_that_speak_to_one_run_send_what_was_kept_once(tmp_path):
     assert sent == [1]
 
 
-def test_a_spool_that_cannot_be_read_ends_neither_thread_nor_run(tracker, tmp_path, caplog):
+def test_unreadable_spool_ends_no_thread(tracker, tmp_path, caplog):
     (tmp_path / "unsent.jsonl").mkdir()
     outbox = outbox_to(tracker, tmp_path, longest_wait=0.02)
     outbox.add(*metrics(1))
@@ -208,7 +208,7 @@ def test_a_spool_that_cannot_be_read_ends_neither_thread_nor_run(tracker, tmp_pa
     outbox.close()
 
 
-def test_a_line_torn_by_a_kill_spoils_only_itself(tracker, tmp_path):
+def test_torn_line_spoils_only_itself(tracker, tmp_path):
     spool = tmp_path / "unsent.jsonl"
     spool.write_text("\n" + json.dumps(["metric", 1]) + '\n["metric", [2')
     tracker.down = True
@@ -220,7 +220,7 @@ def test_a_line_torn_by_a_kill_spoils_only_itself(tracker, tmp_path):
     assert tracker.bodies == [1, 3]
 
 
-def test_memory_keeps_what_the_disk_does_not_take(tracker, tmp_path):
+def test_memory_keeps_messages_on_full_disk(tracker, tmp_path):
     (tmp_path / "file").touch()
     tracker.down = True
     outbox = Outbox(tracker, tmp_path / "file" / "unsent.jsonl", period=60)

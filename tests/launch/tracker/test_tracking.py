@@ -51,7 +51,7 @@ def interrupted(run, error, metrics, params=None):
     return opened[0]
 
 
-def test_what_a_run_says_is_read_back(open_, uri, tmp_path):
+def test_tracked_messages_are_read_back(open_, uri, tmp_path):
     picture = tmp_path / "figure.png"
     picture.write_bytes(b"picture")
     with open_(tags={"driftwork.data_hash": "abc"}) as tracker:
@@ -75,7 +75,7 @@ def test_what_a_run_says_is_read_back(open_, uri, tmp_path):
     assert stored.is_relative_to(tmp_path / "runs/artifacts")
 
 
-def test_the_commit_of_the_source_is_a_tag(open_, uri):
+def test_source_commit_is_a_tag(open_, uri):
     git = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True)
     if git.returncode:
         pytest.skip("not a git checkout")
@@ -92,7 +92,7 @@ def test_config_names_win_over_the_callers(open_, uri):
     assert client_of(uri).get_experiment(run.info.experiment_id).name == "ablation"
 
 
-def test_a_relative_store_stays_where_it_was_opened(tmp_path, monkeypatch):
+def test_relative_store_stays_where_opened(tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
     cfg = TrackingConfig()
@@ -115,7 +115,7 @@ def test_how_it_ended_is_the_status(open_, uri, error, status):
 
 
 @pytest.mark.process
-def test_sigterm_kills_the_run_and_keeps_its_metrics(uri, tmp_path):
+def test_sigterm_keeps_the_metrics(uri, tmp_path):
     script = """
 import sys, time
 from pathlib import Path
@@ -138,7 +138,7 @@ with open_run(cfg, experiment="lakh", run_name="a", run_folder=Path(sys.argv[2])
     assert run.data.metrics == {"loss": 1.0}
 
 
-def test_the_callers_signal_handlers_are_left_alone(open_):
+def test_callers_signal_handlers_are_kept(open_):
     def own(signum, frame):
         pass
 
@@ -160,7 +160,7 @@ def test_more_params_than_one_request_takes(open_, uri):
     assert client_of(uri).get_run(tracker.run_id).data.params == params
 
 
-def test_a_nested_run_names_its_parent(open_, uri):
+def test_nested_run_names_its_parent(open_, uri):
     with open_() as parent, open_(parent=parent.run_id) as child:
         pass
     assert client_of(uri).get_run(child.run_id).data.tags["mlflow.parentRunId"] == parent.run_id
@@ -194,7 +194,7 @@ def test_system_metrics_are_sampled_until_the_run_closes(open_, uri, tmp_path, m
     assert client_of(uri).get_run(tracker.run_id).data.metrics["system/system_memory_usage_megabytes"] > 0
 
 
-def test_the_run_folder_is_found_by_the_run_id(open_, uri, tmp_path):
+def test_run_folder_is_found_by_id(open_, uri, tmp_path):
     with open_() as tracker:
         pass
     assert find_run_folder(uri, tracker.run_id) == tmp_path
@@ -203,7 +203,7 @@ def test_the_run_folder_is_found_by_the_run_id(open_, uri, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_asking_a_store_that_is_not_there_does_not_create_it(tmp_path):
+def test_reading_creates_no_store(tmp_path):
     with pytest.raises(DriftworkError, match="no tracking store"):
         find_run_folder(f"sqlite:///{tmp_path}/mlflow.db", "x")
     assert not list(tmp_path.iterdir())
@@ -211,7 +211,7 @@ def test_asking_a_store_that_is_not_there_does_not_create_it(tmp_path):
 
 @pytest.mark.network
 @pytest.mark.parametrize("broken", [{"run_id": "nonesuch"}, {"parent": "nonesuch"}, {"uri": "http://127.0.0.1:9"}])
-def test_a_run_that_cannot_be_opened_is_one_line(open_, monkeypatch, broken):
+def test_unopenable_run_is_reported(open_, monkeypatch, broken):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(DriftworkError, match=r"^tracking store ") as caught, open_(**broken):
         pass
@@ -219,7 +219,7 @@ def test_a_run_that_cannot_be_opened_is_one_line(open_, monkeypatch, broken):
     assert len(str(caught.value)) < 500
 
 
-def test_a_file_that_is_no_database_is_one_line(open_, tmp_path):
+def test_file_without_database_is_reported(open_, tmp_path):
     (tmp_path / "text.db").write_text("no database" * 100)
     with (
         pytest.raises(DriftworkError, match=r"text\.db: .*not a database") as caught,
@@ -235,7 +235,7 @@ def test_unknown_stores_are_refused_by_the_config(uri):
         config_base.build(TrackingConfig, {"uri": uri}, where="test")
 
 
-def test_a_missing_artifact_is_the_callers_mistake(open_, tmp_path):
+def test_missing_artifact_raises(open_, tmp_path):
     with pytest.raises(FileNotFoundError), open_() as tracker:
         tracker.artifact(tmp_path / "nonesuch.png")
 
@@ -253,7 +253,7 @@ def test_no_tracker_leaves_no_trace(tmp_path, monkeypatch, nowhere):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_twins_speak_the_same_verbs():
+def test_trackers_have_equal_methods():
     verbs = {name for name, value in vars(Tracker).items() if inspect.isfunction(value) and not name.startswith("_")}
     assert verbs == {"params", "tags", "dataset", "metrics", "artifact", "model", "flush"}
     for verb in verbs:

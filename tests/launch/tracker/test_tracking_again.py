@@ -10,7 +10,7 @@ from launch.tracker import tracking
 from tests.launch.tracker.test_tracking import client_of, interrupted
 
 
-def test_a_resumed_run_keeps_its_params_and_tags_what_drifted(open_, uri):
+def test_resumed_run_tags_drifted_params(open_, uri):
     run_id = interrupted(open_(), RuntimeError(), {"loss": 2.0}, {"optim.lr": 1e-3, "model.hidden": 64})
     with open_(run_id=run_id) as second:
         assert client_of(uri).get_run(second.run_id).info.status == "RUNNING"
@@ -25,7 +25,7 @@ def test_a_resumed_run_keeps_its_params_and_tags_what_drifted(open_, uri):
     assert [point.step for point in client_of(uri).get_metric_history(run_id, "loss")] == [0, 1]
 
 
-def test_a_run_lasts_as_long_as_its_training(open_, uri):
+def test_run_lasts_as_long_as_training(open_, uri):
     with open_(training=True) as tracker:
         pass
     ended = client_of(uri).get_run(tracker.run_id).info.end_time
@@ -39,7 +39,7 @@ def test_a_run_lasts_as_long_as_its_training(open_, uri):
 
 
 @pytest.mark.network
-def test_a_run_that_goes_on_needs_no_server_to_do_so(open_, tmp_path, monkeypatch, caplog):
+def test_resumed_run_needs_no_server(open_, tmp_path, monkeypatch, caplog):
     """It was opened before; what it says now is for later."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     picture = tmp_path / "figure.png"
@@ -48,14 +48,14 @@ def test_a_run_that_goes_on_needs_no_server_to_do_so(open_, tmp_path, monkeypatc
         tracker.params({"model.hidden": 256})
         tracker.metrics({"loss": 1.0}, 3)
         tracker.artifact(picture, "figures")
-    assert "out of reach" in caplog.text
+    assert "cannot be reached" in caplog.text
     kept = [json.loads(line) for line in (tmp_path / tracking.UNSENT).read_text().split("\n") if line]
     assert sorted(kind for kind, _ in kept) == ["artifact", "metric", "params", "status", "status", "tags"]
     assert ["artifact", [str(picture), "figures"]] in kept
     assert [body[0] for kind, body in kept if kind == "status"] == ["RUNNING", "FINISHED"]
 
 
-def test_what_was_kept_is_there_once_the_run_is_opened_again(open_, uri, tmp_path):
+def test_kept_messages_arrive_when_run_reopens(open_, uri, tmp_path):
     picture = tmp_path / "figure.png"
     picture.touch()
     with open_() as tracker:
@@ -75,7 +75,7 @@ def test_what_was_kept_is_there_once_the_run_is_opened_again(open_, uri, tmp_pat
     assert [file.path for file in client_of(uri).list_artifacts(tracker.run_id, "figures")] == ["figures/figure.png"]
 
 
-def test_what_a_killed_training_says_again_is_there_once(open_, uri, tmp_path):
+def test_repeated_metrics_are_stored_once(open_, uri, tmp_path):
     """Also where part of it had not reached the store; what an evaluation says again is news."""
     with open_(training=True) as tracker:
         for step in (10, 20, 30):
@@ -96,7 +96,7 @@ def test_what_a_killed_training_says_again_is_there_once(open_, uri, tmp_path):
     assert sorted(times) == [(10, 1), (20, 1), (30, 1), (40, 2), (50, 2), (60, 2)]
 
 
-def test_a_run_has_one_model_with_what_was_measured_of_it(open_, uri, tmp_path):
+def test_run_has_one_model_with_metrics(open_, uri, tmp_path):
     """However often it is sent: an answer may be lost, and `driftwork export` writes it anew."""
     folder = tmp_path / "model"
     folder.mkdir()

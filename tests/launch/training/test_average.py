@@ -25,7 +25,7 @@ def test_average_follows_its_recursion():
         assert abs(mean - expected) < 1e-12 * 50
 
 
-def test_average_of_a_long_line_lags_by_its_time_constant():
+def test_average_lags_by_its_time_constant():
     """Of w_n = n the average tends to n - k / (1 - k)."""
     _, average, _ = drifting(400, 0.8)
     assert abs(float(average.mean[0]) - (400 - 0.8 / 0.2)) < 1e-9
@@ -39,7 +39,7 @@ def test_weights_come_back_bit_for_bit():
     assert torch.equal(module.weight, before)
 
 
-def test_a_restored_average_goes_on_the_same():
+def test_restored_average_continues_equally():
     _, whole, _ = drifting(9, 0.8)
     module, part, _ = drifting(6, 0.8)
     state = {"updates": part.updates, "mean": [x.clone() for x in part.state()["mean"]]}

@@ -34,7 +34,7 @@ def trained(tmp_path_factory):
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("model", MODELS)
-def test_one_rank_with_the_whole_batch_trains_as_two_with_half_each(trained, model, stage):
+def test_one_rank_trains_like_two(trained, model, stage):
     one, two = trained[model, stage, 1], trained[model, stage, 2]
     assert one.keys() == two.keys()
     for name in one:
@@ -58,20 +58,20 @@ def test_one_rank_and_two_agree_under_autocast(trained, model, stage):
 
 @pytest.mark.parametrize("stage", STAGES[1:])
 @pytest.mark.parametrize("model", MODELS)
-def test_what_zero_divides_among_the_ranks_does_not_change_the_result(trained, model, stage):
+def test_zero_stage_does_not_change_the_result(trained, model, stage):
     for name, x in trained[model, 0, 2].items():
         if name != "norms":
             torch.testing.assert_close(x, trained[model, stage, 2][name], rtol=0, atol=rounding.ADAM, msg=name)
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_the_norm_is_that_before_clipping(trained, model):
+def test_norm_is_before_clipping(trained, model):
     assert trained[model, 0, 1]["norms"].max() > 0.5
     assert trained[model, 0, 1]["norms"].isfinite().all()
 
 
 @pytest.mark.parametrize("size", [10, 100_000])
-def test_a_full_disk_gives_its_own_reason(size):
+def test_full_disk_gives_its_own_reason(size):
     """torch's writer has another for it, where it meets it inside a tensor."""
     files = _Files()
     files.save({"weights": torch.zeros(size)}, "/dev/full")
@@ -85,7 +85,7 @@ class Foreign:
         return pytest.fail, ("it ran",)
 
 
-def test_a_pickle_in_a_checkpoint_is_refused_even_where_deepspeed_would_read_it(tmp_path):
+def test_pickle_in_checkpoint_is_refused(tmp_path):
     torch.save({"optimizer_state_dict": Foreign()}, tmp_path / "state.pt")
     with pytest.raises(pickle.UnpicklingError, match="Unsupported global"), _without_pickle():
         torch.load(tmp_path / "state.pt", weights_only=False)

@@ -13,7 +13,7 @@ TINY = tiny("ode2vae")
 
 
 @pytest.mark.parametrize("write", [write_rolls, write_speech])
-def test_ode2vae_is_not_trained_on_music_or_speech(tmp_path, write):
+def test_ode2vae_refuses_music_and_speech(tmp_path, write):
     manifest, _ = write(tmp_path / "data")
     config = load(RunConfig, TINY, [f"data={tmp_path / 'data'}"])
     with pytest.raises(

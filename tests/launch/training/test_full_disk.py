@@ -25,7 +25,7 @@ def full(monkeypatch):
     monkeypatch.setattr(files.tempfile, "TemporaryFile", lambda dir: io.FileIO("/dev/full", "w"))
 
 
-def test_a_sweep_has_written_nothing(full, tmp_path, monkeypatch):
+def test_refused_sweep_writes_nothing(full, tmp_path, monkeypatch):
     write_rolls(tmp_path / "rolls")
     monkeypatch.chdir(tmp_path)
     base = tiny("vsdn_vae")
@@ -43,7 +43,7 @@ def test_no_store_is_made(full, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_artifact_that_does_not_fit_is_not_called_missing(full, tmp_path, monkeypatch):
+def test_artifact_without_space_is_not_missing(full, tmp_path, monkeypatch):
     def connect(uri):
         raise MlflowException("Failed to download artifacts, please ensure that the path is correct.")
 
@@ -59,7 +59,7 @@ def test_an_artifact_that_does_not_fit_is_not_called_missing(full, tmp_path, mon
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "driftwork train: Disk quota exceeded; "),
     ],
 )
-def test_whatever_runs_into_it_ends_in_one_line(error, said, capsys):
+def test_full_disk_is_one_line(error, said, capsys):
     def main(argv):
         raise error
 
@@ -67,7 +67,7 @@ def test_whatever_runs_into_it_ends_in_one_line(error, said, capsys):
     assert capsys.readouterr().err == f"{said}existing files are intact\n"
 
 
-def test_other_errors_of_the_system_are_ours_to_see():
+def test_other_system_errors_are_raised():
     def main(argv):
         raise PermissionError(errno.EACCES, "Permission denied")
 

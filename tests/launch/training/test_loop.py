@@ -56,7 +56,7 @@ def test_validations_during_warmup_do_not_compete():
     assert (progress.best, progress.stale, progress.step) == (4.0, 2, 24)
 
 
-def test_a_run_from_before_goes_on_by_its_own_rule():
+def test_earlier_run_keeps_its_own_rule():
     """Its checkpoints know no step from which scores count: all do."""
     progress, best = trained([1.0, 5.0, 6.0], "train.max_epochs=7", "train.patience=2")
     assert best == [True, False, False]
@@ -67,7 +67,7 @@ def test_a_run_from_before_goes_on_by_its_own_rule():
     ("every", "saved"),
     [(3, [3, 6, 9, 12, 15]), (4, [4, 8, 12, 16]), (8, [8, 12, 16]), (100, [12, 16])],
 )
-def test_a_checkpoint_is_written_every_so_many_steps_and_once_where_a_validation_writes_it(every, saved):
+def test_checkpoints_are_written_at_intervals(every, saved):
     """Epochs 3 and 4 end in a validation; every fourth step ends an epoch."""
     found = []
     overrides = ["data=x", "train.max_epochs=4", "train.validate_every=3", f"train.save_every={every}"]

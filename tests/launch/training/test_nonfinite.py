@@ -19,7 +19,7 @@ def step(*loss):
     return Step(Objective(torch.tensor(loss), terms), applied=False, grad_norm=float("nan"))
 
 
-def test_what_was_not_finite_is_told_with_sequences_and_terms(tmp_path):
+def test_nonfinite_step_is_recorded_with_terms(tmp_path):
     assert nonfinite.report(tmp_path, alone(), 7, Shown, step(1.0, float("inf"))) == "loss of rank 0"
     assert nonfinite.report(tmp_path, alone(), 8, Shown, step(1.0, 2.0)) == "gradient of rank 0"
     first, second = map(json.loads, (tmp_path / nonfinite.FILE).read_text().splitlines())

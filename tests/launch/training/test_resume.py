@@ -51,7 +51,7 @@ def weights(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_run_that_was_killed_three_times_ends_as_if_nothing_had_happened(runs, stage):
+def test_run_killed_three_times_ends_equally(runs, stage):
     whole, killed = runs / f"whole-{stage}", runs / f"killed-{stage}"
     assert "exit code 0" in said(killed)
     for n, cause in enumerate(("rank 1 was lost, last", "rank 0 was lost, last", "SIGKILL"), 1):
@@ -68,7 +68,7 @@ def test_a_run_that_was_killed_three_times_ends_as_if_nothing_had_happened(runs,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_run_that_is_told_to_leave_goes_on_with_another_number_of_ranks(runs, stage):
+def test_saved_run_resumes_with_another_world_size(runs, stage):
     whole, moved = runs / f"whole-{stage}", runs / f"moved-{stage}"
     assert [line for line in said(moved).splitlines() if line.startswith("exit code")] == [
         "exit code 75", "exit code 75", "exit code 0",
@@ -101,7 +101,7 @@ def test_best_score_weighs_the_kl_as_training_does(runs):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_step_that_was_not_finite_is_told_with_rank_keys_and_terms(runs, stage):
+def test_nonfinite_step_is_reported_with_rank(runs, stage):
     whole = runs / f"whole-{stage}"
     (line,) = (whole / "nonfinite.jsonl").read_text().splitlines()
     report = json.loads(line)
@@ -115,7 +115,7 @@ def test_a_step_that_was_not_finite_is_told_with_rank_keys_and_terms(runs, stage
 
 
 @pytest.mark.slow
-def test_a_rank_that_stops_is_named_and_ends_the_job(runs):
+def test_stopped_rank_is_named_and_ends_job(runs):
     assert "rank 1 is stopped or lost, last seen in step " in said(runs / "hung")
     assert f"exit code {watchdog.HUNG}" in said(runs / "hung")
     assert "no restart left" in said(runs / "hung")
@@ -123,7 +123,7 @@ def test_a_rank_that_stops_is_named_and_ends_the_job(runs):
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full_on_one_rank_is_one_line_and_earlier_checkpoints_stay(runs):
+def test_full_disk_keeps_earlier_checkpoints(runs):
     full = runs / "full"
     assert said(full).count("checkpoints/step-0000006.incomplete: cannot be written: File too large (rank 1)\n") == 1
     assert "exit code 2" in said(full)
@@ -134,7 +134,7 @@ def test_a_disk_that_is_full_on_one_rank_is_one_line_and_earlier_checkpoints_sta
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_is_told_and_the_one_before_leads_to_the_same_end(runs):
+def test_damaged_checkpoint_falls_back_to_earlier(runs):
     damaged, twin = runs / "damaged", runs / "whole-1"
     assert "step-0000016 is damaged and not used: state/zero_pp_rank_1" in said(damaged)
     assert "parameters, from step 15" in said(damaged)
@@ -159,7 +159,7 @@ def flip(path):
 
 
 @pytest.mark.parametrize("name", ["state/weights", "training.json", "files.json"])
-def test_a_byte_that_changed_anywhere_is_found(tmp_path, capsys, name):
+def test_any_changed_byte_is_found(tmp_path, capsys, name):
     before, last = committed(tmp_path, 3), committed(tmp_path, 6)
     assert checkpoint.ready(tmp_path, 2) == last
     flip(last / name)
@@ -170,14 +170,14 @@ def test_a_byte_that_changed_anywhere_is_found(tmp_path, capsys, name):
         checkpoint.ready(tmp_path, 2)
 
 
-def test_what_an_interrupted_save_left_is_cleaned_up_and_a_run_without_checkpoints_has_none(tmp_path):
+def test_interrupted_save_is_cleaned_up(tmp_path):
     assert checkpoint.ready(tmp_path, 2) is None
     (tmp_path / "checkpoints/step-0000009.incomplete/state").mkdir(parents=True)
     assert checkpoint.ready(tmp_path, 2) is None
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
-def test_another_number_of_ranks_needs_no_copy_at_stage_0_and_is_refused_at_stage_3(tmp_path):
+def test_new_world_size_depends_on_stage(tmp_path):
     folder = committed(tmp_path, 3, zero_stage=0)
     assert checkpoint.ready(tmp_path, 1) == folder
     committed(tmp_path, 4, zero_stage=3)

@@ -20,7 +20,7 @@ def turn(monkeypatch):
     return passing
 
 
-def test_a_phase_inside_another_interrupts_it(turn):
+def test_inner_phase_interrupts_the_outer(turn):
     clock = Stopwatch(torch.device("cpu"))
     reduce = clock.timed("communication", turn)
     for _ in range(2):
@@ -35,7 +35,7 @@ def test_a_phase_inside_another_interrupts_it(turn):
     assert clock.seconds() == {}
 
 
-def test_what_is_raised_ends_the_phase(turn):
+def test_exception_ends_the_phase(turn):
     clock = Stopwatch(torch.device("cpu"))
     with pytest.raises(ZeroDivisionError):
         clock.timed("forward", lambda: turn(1) or 1 / 0)()
@@ -46,7 +46,7 @@ def test_what_is_raised_ends_the_phase(turn):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_on_a_gpu_it_is_the_time_of_the_stream():
+def test_gpu_time_is_that_of_the_stream():
     device = torch.device("cuda")
     clock, x = Stopwatch(device), torch.randn(4096, 4096, device=device)
     for _ in range(3):

@@ -37,7 +37,7 @@ def away(times):
     return [AwayError("hostfile=h: nothing was started: node2: no route")] * times
 
 
-def test_a_host_that_reboots_costs_one_restart_and_is_waited_for_ever_longer(tmp_path, pauses, capsys):
+def test_rebooting_host_costs_one_restart(tmp_path, pauses, capsys):
     start = job(1, *away(3), 0)
     assert supervisor.supervised(tmp_path, start, restarts=1) == 0
     assert pauses == [10, 20, 40]
@@ -46,7 +46,7 @@ def test_a_host_that_reboots_costs_one_restart_and_is_waited_for_ever_longer(tmp
     assert said[2] == "driftwork train: hostfile=h: nothing was started: node2: no route; the next try is in 20 s"
 
 
-def test_a_host_that_stays_away_ends_the_job_after_half_an_hour(tmp_path, pauses):
+def test_lost_host_ends_the_job_eventually(tmp_path, pauses):
     start = job(1, *away(100))
     with pytest.raises(AwayError, match="node2: no route"):
         supervisor.supervised(tmp_path, start, restarts=2)
@@ -55,13 +55,13 @@ def test_a_host_that_stays_away_ends_the_job_after_half_an_hour(tmp_path, pauses
     assert len(start.left) == 100 - len(pauses) - 1
 
 
-def test_a_host_that_is_away_at_the_first_start_is_told_at_once(tmp_path, pauses):
+def test_missing_host_is_reported_at_once(tmp_path, pauses):
     with pytest.raises(AwayError):
         supervisor.supervised(tmp_path, job(*away(1), 0), restarts=2)
     assert pauses == []
 
 
-def test_a_job_that_dies_is_started_again_as_often_as_allowed_and_without_waiting(tmp_path, pauses, capsys):
+def test_dead_job_restarts_as_often_as_allowed(tmp_path, pauses, capsys):
     start = job(256 - 9, 70, 1, 0)
     assert supervisor.supervised(tmp_path, start, restarts=2) == 1
     assert (pauses, start.left) == ([], [0])
@@ -75,7 +75,7 @@ def test_a_job_that_dies_is_started_again_as_often_as_allowed_and_without_waitin
 
 
 @pytest.mark.process
-def test_a_host_that_ssh_does_not_reach_is_away(tmp_path):
+def test_host_without_ssh_is_away(tmp_path):
     (tmp_path / "hostfile").write_text("node1 slots=1\nnode2 slots=1\n")
     refuse = shlex.join([sys.executable, "-c", "raise SystemExit(print('no route to host') or 255)"])
     with pytest.raises(AwayError, match=r"hostfile: nothing was started: node1: .*; node2: "):

@@ -48,7 +48,7 @@ def place(tmp_path_factory, empty_store):
 
 
 @pytest.mark.slow
-def test_a_lock_that_a_killed_build_left_is_told_and_not_waited_for(place):
+def test_stale_build_lock_is_reported_without_waiting(place):
     folder, _ = place
     lock = folder / "extensions/py311_cpu/deepspeed_shm_comm/lock"
     said = f"{lock} was left by a process that is gone: what needs deepspeed_shm_comm hangs; rm {lock}"
@@ -69,7 +69,7 @@ def here(place, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_a_run_folder_holds_what_a_run_leaves(place):
+def test_run_folder_contains_all_outputs(place):
     folder, said = place
     run = folder / "runs/whole"
     assert {"best.safetensors", "checkpoints", "config.yaml", "run.json"} <= {path.name for path in run.iterdir()}
@@ -82,7 +82,7 @@ def test_a_run_folder_holds_what_a_run_leaves(place):
 
 
 @pytest.mark.slow
-def test_resuming_gives_the_weights_of_the_run_that_was_not_interrupted(place):
+def test_resumed_weights_equal_the_uninterrupted(place):
     folder, _ = place
     half = driftwork(folder, "train", TINY, "data=rolls", "out=runs/half", "train.max_epochs=2")
     assert half.returncode == 0, half.stderr
@@ -98,7 +98,7 @@ def test_resuming_gives_the_weights_of_the_run_that_was_not_interrupted(place):
 
 
 @pytest.mark.slow
-def test_a_run_killed_inside_an_epoch_goes_on_bit_for_bit(place):
+def test_killed_run_resumes_bit_for_bit(place):
     """kill -9 of everything at a checkpoint that lies inside an epoch, against a run that nobody killed."""
     folder, _ = place
     arguments = ["train", TINY, "data=rolls", "train.batch_size=2", "train.save_every=7", "train.validate_every=1000"]
@@ -130,7 +130,7 @@ def test_a_run_killed_inside_an_epoch_goes_on_bit_for_bit(place):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_the_ranks_end_with_the_command_and_save_before(place, number):
+def test_ranks_save_and_end_with_command(place, number):
     folder, _ = place
     out = f"runs/ended-{number}"
     endless = ["train.max_epochs=50000", "train.patience=50000", "tracking.uri=null"]
@@ -151,7 +151,7 @@ def test_the_ranks_end_with_the_command_and_save_before(place, number):
 
 
 @pytest.mark.slow
-def test_the_run_is_in_the_tracker(place):
+def test_run_is_in_the_tracker(place):
     from mlflow.tracking import MlflowClient
 
     folder, _ = place
@@ -170,7 +170,7 @@ def test_the_run_is_in_the_tracker(place):
 
 
 @pytest.mark.slow
-def test_every_sequence_is_scored_once_at_any_number_of_ranks(place, here, tmp_path):
+def test_each_sequence_is_scored_once(place, here, tmp_path):
     folder, _ = place
     code, one, _ = here("evaluate", "runs/whole", "split=test", "--json")
     assert code == 0
@@ -244,7 +244,7 @@ def test_every_sequence_is_scored_once_at_any_number_of_ranks(place, here, tmp_p
         (["trian"], "no command 'trian'; there are demo, doctor, fetch, prepare"),
     ],
 )
-def test_a_mistake_is_one_line_and_leaves_nothing(place, here, arguments, said):
+def test_mistake_is_one_line_without_files(place, here, arguments, said):
     folder, _ = place
     if not (folder / "damaged").exists():
         write_rolls(folder / "other", seed=1)
@@ -263,7 +263,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(place, here, arguments, said):
 
 
 @pytest.mark.slow
-def test_a_process_of_its_own_ends_with_that_line_too(place):
+def test_separate_process_prints_the_line_too(place):
     for arguments in (["train", TINY, "data=nowhere"], ["evaluate", "runs/whole", "samples=0"]):
         done = driftwork(place[0], *arguments, timeout=60)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
@@ -272,14 +272,14 @@ def test_a_process_of_its_own_ends_with_that_line_too(place):
 
 
 @pytest.mark.slow
-def test_files_in_the_working_folder_are_not_executed(place):
+def test_working_folder_files_are_not_executed(place):
     """All tests of this file, with their ranks, ran among such files."""
     assert hostile.executed(place[0]) == []
 
 
 @pytest.mark.process
 @pytest.mark.parametrize("module", ["cli", "train", "doctor", "sweep", "ui"])
-def test_a_module_form_ignores_the_working_folder(tmp_path, module):
+def test_module_form_ignores_the_working_folder(tmp_path, module):
     """`python -m launch.x`. A `launch.py` there is beyond our reach: Python executes it in the place of our package."""
     hostile.plant(tmp_path, without=["launch"])
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

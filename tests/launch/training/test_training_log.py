@@ -38,7 +38,7 @@ def record(evaluations):
     return found
 
 
-def test_a_record_is_the_mean_over_its_steps(capsys):
+def test_record_is_the_mean_over_steps(capsys):
     found = record(lambda step: 10 * step)
     assert found["train/nll_nats_per_frame"] == (6 + 2 + 2) / 8
     assert found["train/kl_nats_per_frame"] == 2 / 8
@@ -54,11 +54,11 @@ def test_a_record_is_the_mean_over_its_steps(capsys):
     assert "step     10" in line
 
 
-def test_a_model_without_a_solver_that_counts_has_no_evaluations():
+def test_model_without_solver_logs_no_evaluations():
     assert "train/solver_evaluations_per_step" not in record(lambda step: None)
 
 
-def test_a_record_that_a_checkpoint_interrupts_is_the_same_to_the_last_bit():
+def test_interrupted_record_is_equal_bit_for_bit():
     x, time = torch.tensor([-6.1, -2.3]), torch.zeros(2, 4)
     batch = Batch(time, time[..., None], time > -1, time > -1, torch.ones(2) / 2, torch.arange(2), ("a", "b"))
     found = []

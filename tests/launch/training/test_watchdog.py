@@ -57,7 +57,7 @@ def start(tmp_path):
         process.wait()
 
 
-def test_what_has_limits_of_its_own_takes_as_long_as_it_takes(start):
+def test_unhurried_phases_have_no_limit(start):
     """Three times the patience; afterwards that counts again, from its end on."""
     copies = start(0, "copies")
     said = copies.communicate(timeout=60)[1]
@@ -66,7 +66,7 @@ def test_what_has_limits_of_its_own_takes_as_long_as_it_takes(start):
     assert said.splitlines()[1].startswith("driftwork train: rank 0 has been in step 7, copies for 1 s")
 
 
-def test_the_rank_that_others_wait_for_is_named_with_its_place(tmp_path, start):
+def test_waited_for_rank_is_named_with_place(tmp_path, start):
     start(1, "data")
     waiting = start(0, "step")
     said = waiting.communicate(timeout=60)[1]
@@ -76,20 +76,20 @@ def test_the_rank_that_others_wait_for_is_named_with_its_place(tmp_path, start):
     assert "in <module>" in (tmp_path / "ranks/0.stacks").read_text()
 
 
-def test_a_process_that_stands_still_as_a_whole_is_told_from_one_that_waits(tmp_path, start):
+def test_stopped_process_differs_from_waiting_one(tmp_path, start):
     stopped = start(1, "step", "moves")
     os.kill(stopped.pid, signal.SIGSTOP)
     said = start(0, "step").communicate(timeout=60)[1]
     assert "; rank 1 is stopped or lost, last seen in step 7, backward; " in said
 
 
-def test_who_moves_is_left_alone_however_long_it_takes(start):
+def test_progressing_rank_is_left_alone(start):
     process = start(0, "validation", "moves")
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(3)
 
 
-def test_of_a_job_that_ended_the_rank_that_could_not_say_why_is_named(tmp_path, start):
+def test_lost_rank_is_reported(tmp_path, start):
     start(1, "step").kill()
     failing = subprocess.run(
         [sys.executable, "-c", RANK.replace("60)", "0)"), "0", str(tmp_path), "fails"], cwd=ROOT, stderr=subprocess.PIPE
