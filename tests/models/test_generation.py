@@ -34,6 +34,7 @@ def hand(share=0.4, level=0.8):
 
 
 def test_requested_times_reuse_the_data_times():
+    """A requested time that is one of the data's is exactly this number."""
     own = torch.arange(7, dtype=torch.float64) * 0.1  # 0.30000000000000004
     assert torch.equal(times_at_rate(own, 10.0), own)
     fine = times_at_rate(own, 40.0)

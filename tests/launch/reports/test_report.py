@@ -287,7 +287,7 @@ def test_full_disk_keeps_the_old_report(uri, out, tmp_path, monkeypatch):
         (["out=new"], "the first argument is an experiment's name"),
     ],
 )
-def test_a_mistake_is_one_line(uri, tmp_path, monkeypatch, arguments, said):
+def test_mistake_is_one_line(uri, tmp_path, monkeypatch, arguments, said):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").write_text("mine")

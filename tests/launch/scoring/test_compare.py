@@ -259,7 +259,7 @@ def test_forecasts_have_a_column_a_horizon(tmp_path):
         (["a", "shifted"], "shifted: interpolation 25 is of other frames than in .*a$"),
     ],
 )
-def test_a_mistake_is_one_line(tmp_path, monkeypatch, arguments, said):
+def test_mistake_is_one_line(tmp_path, monkeypatch, arguments, said):
     monkeypatch.chdir(tmp_path)
     a, again = (ran(tmp_path / name, 30.0) for name in ("a", "again"))
     ran(tmp_path / "elsewhere", 30.0, "model.latent=9", manifest="b" * 64)

@@ -106,6 +106,7 @@ def test_data_card_contains_its_recipe(raw, reference, tmp_path):
 @pytest.mark.ray
 @pytest.mark.slow
 def test_killed_preparation_is_continued(raw, reference, tmp_path):
+    """Finished shards are reused, and files in the working folder are not executed."""
     out, home = tmp_path / "out", tmp_path / "home"
     home.mkdir()
     settings = [*OVERRIDES, f"source={raw}", f"out={out}", "workers=1"]
@@ -144,6 +145,7 @@ def test_killed_worker_changes_nothing(reference, tmp_path, monkeypatch):
 @pytest.mark.ray
 @pytest.mark.slow
 def test_crashing_file_is_quarantined(tmp_path, monkeypatch):
+    """All other files are kept."""
     monkeypatch.setitem(registry.DATASETS.makers, "lakh", Misbehaves)
     raw = corpus(tmp_path / "raw", 20)
     (raw / "crash.mid").write_bytes(song(1))

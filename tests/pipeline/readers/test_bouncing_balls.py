@@ -64,6 +64,7 @@ def test_balls_stay_in_the_box_and_bounce(films):
 
 
 def test_film_is_reversible_and_independent_of_steps(films):
+    """A film run backwards, or in smaller steps, takes the same path."""
     for film in films[:50]:
         balls = bouncing_balls._Balls(film.positions[-1].tolist(), (-film.velocities[-1]).tolist())
         for _ in range(4 * 19):

@@ -121,6 +121,7 @@ def test_trial_is_centred_by_protocol(tmp_path):
 
 
 def test_short_and_late_trials_keep_their_times(tmp_path):
+    """A trial that was cut at its start begins at its own frame number."""
     trials(tmp_path, [])
     (tmp_path / "07_01.amc").write_text(walk(9, first=21))
     reader = Mocap(PUBLISHED)
@@ -189,6 +190,7 @@ def test_bad_files_are_quarantined_with_reasons(tmp_path, local_ray):
 
 @pytest.mark.ray
 def test_prepared_trial_restores_and_has_train_statistics(tmp_path, local_ray):
+    """Honest statistics come from the train split."""
     raw, out = trials(tmp_path / "raw", [1, 2, 28]), tmp_path / "out"
     prepare(load(PrepareConfig, CONFIG, [f"source={raw}", f"out={out}", "dataset.protocol=honest"]))
     train = np.concatenate([sample.values for sample in samples(out, "train")]).astype(np.float64)

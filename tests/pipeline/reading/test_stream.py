@@ -32,6 +32,7 @@ def keys(batch):
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
 def test_ranks_share_each_sequence_once(data, world):
+    """Ranks are disjoint and have equally many steps."""
     streams = [list(stream(data, rank, world).epoch(1)) for rank in range(world)]
     assert {len(batches) for batches in streams} == {4}
     seen = [key for batches in streams for batch in batches for key in keys(batch)]
@@ -98,6 +99,7 @@ def test_unshuffled_order_is_the_manifest_order(data):
 
 
 def test_random_mask_is_uniform():
+    """The number of frames is exact, and each frame is equally likely."""
     present = np.ones(40, bool)
     present[30:] = False
     counts = np.zeros(40)
@@ -112,6 +114,7 @@ def test_random_mask_is_uniform():
 
 
 def test_regular_mask_is_every_nth_frame():
+    """Missing frames are skipped."""
     present = np.ones(10, bool)
     present[4] = False
     assert np.flatnonzero(mask(REGULAR, present, 0)).tolist() == [0, 8]

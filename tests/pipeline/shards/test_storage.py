@@ -72,6 +72,7 @@ def copy(where, cache, thorough=True):
 
 @pytest.mark.usefixtures("without_ray")
 def test_broken_preparation_is_continued(store, raw, tmp_path, capsys):
+    """It ends in the same bytes as in a folder."""
     ours = prepare(config(raw, tmp_path / "out"))
 
     def breaks_off(method, key):
@@ -116,6 +117,7 @@ def test_broken_preparation_is_continued(store, raw, tmp_path, capsys):
 
 @pytest.mark.usefixtures("without_ray")
 def test_failed_preparation_leaves_only_reasons(store, tmp_path):
+    """They are written beside the data set's URL."""
     raw = corpus(tmp_path / "raw", 10)
     for number in range(3):
         (raw / f"bad {number}.mid").write_bytes(b"text")
@@ -144,6 +146,7 @@ def test_ray_workers_upload_their_shards(store, raw, tmp_path):
 
 
 def test_copy_is_made_once_and_repaired(store, rolls, tmp_path):
+    """Only damaged shards are copied again."""
     store.copy(rolls, "lakh")
     folder = copy(URL, tmp_path / "cache")
     assert folder == tmp_path / "cache" / read_manifest(rolls).hash
@@ -232,6 +235,7 @@ def test_full_disk_is_reported_before_copying(store, rolls, tmp_path, monkeypatc
 
 
 def test_copy_continues_after_lost_server(store, rolls, tmp_path):
+    """Only shards that were not yet copied are requested again."""
     store.copy(rolls, "lakh")
     store.stop_after(2)
     with pytest.raises(DriftworkError, match=rf"{URL}/[a-z0-9-]+.tar: .*; given up after 4 attempts"):
