@@ -8,6 +8,13 @@ from types import FrameType
 
 TERMINATED = 128 + signal.SIGTERM
 """Exit code of a process that SIGTERM ended, as shells count it."""
+INTERRUPTED = 128 + signal.SIGINT
+"""The same of Ctrl-C."""
+
+LEAVE = (signal.SIGTERM, signal.SIGINT)
+"""The signals that ask a process to end."""
+
+Handler = Callable[[int, FrameType | None], object] | signal.Handlers
 
 
 @contextmanager
@@ -28,25 +35,31 @@ def sigterm_exits() -> Iterator[None]:
 
 
 @contextmanager
-def sigterm_noted() -> Iterator[Callable[[], bool]]:
-    """SIGTERM inside is only noted: whoever asks what this yields hears whether it has come."""
+def signals_noted() -> Iterator[Callable[[], bool]]:
+    """Only note SIGTERM and Ctrl-C inside; yields a function that returns whether one has come."""
     came: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda signum, frame: came.append(signum))
-    try:
+    with handled(lambda signum, frame: came.append(signum)):
         yield lambda: bool(came)
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
-def signals_ignored() -> Iterator[None]:
-    """Neither Ctrl-C nor SIGTERM interrupts what is inside, which must therefore be bounded in time."""
+def signals_ignored(*numbers: int) -> Iterator[None]:
+    """Ignore these signals inside, by default SIGTERM and Ctrl-C. What is inside must be bounded in time."""
+    with handled(signal.SIG_IGN, *numbers):
+        yield
+
+
+@contextmanager
+def handled(handler: Handler, *numbers: int) -> Iterator[None]:
+    """Install a handler of these signals inside, by default of SIGTERM and Ctrl-C. A Ctrl-C that the caller's shell has
+    this process ignore, as a shell script does for what it starts with `&`, stays ignored."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    ours = [number for number in numbers or LEAVE if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    before = {number: signal.signal(number, handler) for number in ours}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

@@ -68,7 +68,8 @@ class Tracker(Protocol):
     def dataset(self, fields: Mapping[str, str]) -> None:
         """Name the data set that the run is trained on, as `launch.tracker.dataset` describes it."""
 
-    def metrics(self, metrics: Mapping[str, float], step: int) -> None: ...
+    def metrics(self, metrics: Mapping[str, float], step: int, at_ms: int | None = None) -> None:
+        """Log values of a step, which were taken at `at_ms`, milliseconds since 1970; None: now."""
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """Copy a file, or a folder with all it holds, under `folder` of the run's artifacts. It is read later, and must
@@ -88,7 +89,7 @@ class NullTracker:
     def params(self, params: Mapping[str, Any]) -> None: ...
     def tags(self, tags: Mapping[str, str]) -> None: ...
     def dataset(self, fields: Mapping[str, str]) -> None: ...
-    def metrics(self, metrics: Mapping[str, float], step: int) -> None: ...
+    def metrics(self, metrics: Mapping[str, float], step: int, at_ms: int | None = None) -> None: ...
     def artifact(self, path: Path, folder: str = "") -> None: ...
     def model(self, folder: Path, settings: Mapping[str, Any]) -> None: ...
     def flush(self) -> None: ...
@@ -110,9 +111,9 @@ class RunTracker:
     def dataset(self, fields: Mapping[str, str]) -> None:
         self._outbox.add(Message("dataset", dict(fields)))
 
-    def metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        now = _now_ms()
-        self._outbox.add(*(Message("metric", [key, float(value), step, now]) for key, value in metrics.items()))
+    def metrics(self, metrics: Mapping[str, float], step: int, at_ms: int | None = None) -> None:
+        at = now_ms() if at_ms is None else at_ms
+        self._outbox.add(*(Message("metric", [key, float(value), step, at]) for key, value in metrics.items()))
 
     def artifact(self, path: Path, folder: str = "") -> None:
         if not path.exists():
@@ -125,7 +126,7 @@ class RunTracker:
 
     def status(self, status: str) -> None:
         """RUNNING, FINISHED, FAILED or KILLED."""
-        self._outbox.add(Message("status", [status, _now_ms()]))
+        self._outbox.add(Message("status", [status, now_ms()]))
 
     def flush(self) -> None:
         self._outbox.flush()
@@ -190,5 +191,6 @@ def open_run(
                 tracker.close()
 
 
-def _now_ms() -> int:
+def now_ms() -> int:
+    """Return the time in milliseconds since 1970, as MLflow counts it."""
     return time.time_ns() // 1_000_000

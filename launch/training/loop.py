@@ -97,5 +97,5 @@ def _validate(
         progress.best, progress.stale = score, 0
     else:
         progress.stale += 1
-    around.save(is_best)
     journal.validated(progress, found, is_best)
+    around.save(is_best)  # last: the checkpoint covers what was logged

@@ -8,11 +8,12 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
 from driftwork.command import run
 from driftwork.config_base import flatten
 from driftwork.processes import end_with_parent
-from launch.job.signals import TERMINATED, sigterm_noted
+from launch.job.signals import TERMINATED, signals_noted
 from launch.runs import loaders, run_folder
 from launch.runs.config import CONFIG_FILE, RunConfig
 from launch.runs.distributed import Ranks, all_gathered, barrier, join_ranks, leave, on_rank_0
@@ -22,6 +23,7 @@ from launch.scoring.results import estimates, values
 from launch.scoring.scores import Scoring
 from launch.serving import export
 from launch.tracker import dataset, tags
+from launch.tracker.pending import PendingMetrics
 from launch.tracker.tracking import Tracker, open_run
 from launch.training import checkpoint, loop, nonfinite
 from launch.training.engine import Engine
@@ -33,18 +35,31 @@ from models.base import Model
 from pipeline.shards.manifest import Manifest, read_manifest
 
 
+class Configs(NamedTuple):
+    """The run's config, read once."""
+
+    written: RunConfig
+    """As it stands in the run folder."""
+    located: RunConfig
+    """With its paths as they hold here."""
+    here: RunConfig
+    """With the data in a folder on this host, in the place of their URL."""
+
+
 def rank(folder_asked_for: Callable[[], Path]) -> int:
     """One rank, top to bottom; returns the exit code. Rank 0 calls `folder_asked_for`, which checks what it can."""
     end_with_parent()  # should the launcher be killed, which otherwise ends it
-    with sigterm_noted() as asked_to_leave, Watchdog(int(os.environ["RANK"])) as watch:
+    with signals_noted() as asked_to_leave, Watchdog(int(os.environ["RANK"])) as watch:
         ranks = join_ranks(timedelta(days=1))  # patience is the watchdog's, which can tell where it ended
         with watch.unhurried():  # rank 0 reads every byte of the data, and may copy them first
             folder: Path = on_rank_0(ranks, folder_asked_for)
-        config = run_folder.config_of(folder)
+        written = run_folder.written(folder)
+        located = run_folder.located(folder, written)
         watch.settle(folder)
         try:
             with run_folder.alone(folder) if ranks.rank == 0 else nullcontext():
-                _train(config, _with_data_here(config, folder, watch), folder, ranks, watch, asked_to_leave)
+                configs = Configs(written, located, _with_data_here(located, folder, watch))
+                _train(configs, folder, ranks, watch, asked_to_leave)
         except SystemExit:
             barrier()  # the launcher ends all ranks when one has left
             leave()
@@ -64,11 +79,11 @@ def _with_data_here(config: RunConfig, folder: Path, watch: Watchdog) -> RunConf
 
 
 def _train(
-    given: RunConfig, config: RunConfig, folder: Path, ranks: Ranks, watch: Watchdog, asked_to_leave: Callable[[], bool]
+    configs: Configs, folder: Path, ranks: Ranks, watch: Watchdog, asked_to_leave: Callable[[], bool]
 ) -> None:  # fmt: skip
-    """Train by `config`, the `given` one with the data on this host.
-
-    Raises SystemExit(TERMINATED), so that the tracker sees the run as killed, when a rank was asked to leave."""
+    """Train to the end. Raises SystemExit(TERMINATED) when a rank was asked to leave: the tracker then sees the run as
+    killed."""
+    config = configs.here
     whole = read_manifest(config.data)
     manifest = run_folder.divided(config, whole)
     model = run_folder.model_for(config, manifest)
@@ -78,22 +93,25 @@ def _train(
     known = checkpoint.load(engine, folder)
     new = Progress(score_beta=config.train.beta, settles_at=config.settles_at)
     progress = Progress(**known["progress"]) if known else new
-    with _tracked(given, folder, whole, ranks) as tracker:
-        journal = Journal(tracker, ranks, engine.clock)
+    with _tracked(configs, folder, whole, ranks) as tracker:
+        pending = PendingMetrics(tracker)
+        journal = Journal(pending, ranks, engine.clock)
         if known:
             journal.restore(known["journal"])
+            pending.restore(known.get("metrics", []))
         journal.say(f"{engine.size:,} parameters, from step {progress.step}")
 
         def validate(step: int) -> tuple[float, str]:
             with engine.open():
-                return _validation_score(model, config, manifest, ranks, tracker, watch, step, progress.score_beta)
+                return _validation_score(model, config, manifest, ranks, pending, watch, step, progress.score_beta)
 
         def save(is_best: bool) -> None:
             watch.at("save")
             if is_best:
                 checkpoint.save_best(engine, folder)
-            state = {"progress": progress.state(), "journal": all_gathered(journal.state())}
+            state = {"progress": progress.state(), "journal": all_gathered(journal.state()), "metrics": pending.state()}
             checkpoint.save(engine, folder, progress.step, state)
+            pending.release()
 
         watch.patience = config.hang_after
         around = loop.Around(validate, save, partial(nonfinite.report, folder, ranks), asked_to_leave)
@@ -109,9 +127,10 @@ def _train(
 
 
 @contextmanager
-def _tracked(config: RunConfig, folder: Path, manifest: Manifest, ranks: Ranks) -> Iterator[Tracker]:
+def _tracked(configs: Configs, folder: Path, manifest: Manifest, ranks: Ranks) -> Iterator[Tracker]:
     """The run at the tracker, described: config as params; as tags the data and their hash, the command that asked for
     it, and those left in the folder."""
+    config = configs.located
     experiment, run_name = run_folder.names(config)
     record = run_folder.record_of(folder)
     about = {
@@ -134,15 +153,15 @@ def _tracked(config: RunConfig, folder: Path, manifest: Manifest, ranks: Ranks) 
     ) as tracker:
         if ranks.rank == 0:
             run_folder.remember(folder, run_id=tracker.run_id, manifest=manifest.hash, **{INTERRUPTED: None})
-            tracker.params(flatten(run_folder.written(folder)))  # wherever this was called, its paths are the same
+            tracker.params(flatten(configs.written))  # wherever this was called, its paths are the same
             tracker.dataset(dataset.described(manifest, config.data))
             tracker.artifact(folder / CONFIG_FILE)
         yield tracker
 
 
 def _validation_score(
-    model: Model, config: RunConfig, manifest: Manifest, ranks: Ranks, tracker: Tracker, watch: Watchdog, step: int,
-    beta: float,
+    model: Model, config: RunConfig, manifest: Manifest, ranks: Ranks, pending: PendingMetrics, watch: Watchdog,
+    step: int, beta: float,
 ) -> tuple[float, str]:  # fmt: skip
     """What the best weights are chosen by (`Scoring.validation`) on the validation split, the mean over rates, its KL
     weighted by `beta`; and what to say of it."""
@@ -152,7 +171,7 @@ def _validation_score(
     for rate, stream in loaders.evaluation(config, config.data, manifest, "val", ranks).items():
         batches = watch.over("validation", stream.epoch(0))
         table = estimates(scores.collect(scoring.validation, model, batches, rate, ranks.device))
-        tracker.metrics({f"val/{name}": value for name, value in values(table).items()}, step)
+        pending.metrics({f"val/{name}": value for name, value in values(table).items()}, step)
         (columns,) = table.values()
         *_, last = columns.values()
         for name, x in last.items():
@@ -167,7 +186,8 @@ def _validation_score(
 
 def main(argv: list[str]) -> int:
     """Run a rank: `python -m launch.training.rank FOLDER`, whose arguments the launcher has checked."""
-    return rank(lambda: Path(argv[0]))
+    code = rank(lambda: Path(argv[0]))
+    return 0 if code == LEFT else code  # the record says that it left; DeepSpeed's launcher would report an error
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from launch.runs.distributed import Ranks, all_sum
-from launch.tracker.tracking import Tracker
+from launch.tracker.pending import PendingMetrics
 from launch.training.engine import Step
 from launch.training.progress import Progress
 from launch.training.step_timer import Stopwatch
@@ -25,7 +25,7 @@ _CARRIED = ("taken", "steps", "data_seconds", "step_seconds", "grad_norm", "eval
 class Journal:
     """Sums over ranks and steps; every rank calls every method, rank 0 speaks."""
 
-    def __init__(self, tracker: Tracker, ranks: Ranks, clock: Stopwatch) -> None:
+    def __init__(self, tracker: PendingMetrics, ranks: Ranks, clock: Stopwatch) -> None:
         self.tracker, self.ranks, self.clock = tracker, ranks, clock
         self.skipped = 0
         self._reset()

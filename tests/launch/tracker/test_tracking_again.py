@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from launch.tracker import tracking
+from launch.tracker.pending import PendingMetrics
 from tests.launch.tracker.test_tracking import client_of, interrupted
 
 
@@ -94,6 +95,26 @@ def test_repeated_metrics_are_stored_once(open_, uri, tmp_path):
     assert sorted(points) == [(10, 10), (20, 20), (30, 30), (40, 40), (50, 50), (60, 1), (60, 60)]
     times = [(x.step, x.value) for x in client.get_metric_history(tracker.run_id, "time/step_s")]
     assert sorted(times) == [(10, 1), (20, 1), (30, 1), (40, 2), (50, 2), (60, 2)]
+
+
+def test_abandoned_steps_leave_no_points(open_, uri):
+    """What a killed training logged after its last checkpoint is no part of the run, whatever follows instead. What
+    that checkpoint covers is there, with its own time, though the process ended before it was sent."""
+    with open_(training=True) as tracker:
+        pending = PendingMetrics(tracker)
+        pending.metrics({"train/nll": 1.0}, 10)
+        pending.release()
+        pending.metrics({"train/nll": 2.0}, 20)
+        checkpoint = json.loads(json.dumps(pending.state()))
+        pending.metrics({"train/nll": 3.0}, 30)
+    with open_(run_id=tracker.run_id, training=True) as again:
+        pending = PendingMetrics(again)
+        pending.restore(checkpoint)
+        pending.metrics({"train/nll": 4.0}, 30)
+        pending.release()
+    points = client_of(uri).get_metric_history(tracker.run_id, "train/nll")
+    assert sorted((x.step, x.value) for x in points) == [(10, 1.0), (20, 2.0), (30, 4.0)]
+    assert next(x.timestamp for x in points if x.step == 20) == checkpoint[0][2]
 
 
 def test_run_has_one_model_with_metrics(open_, uri, tmp_path):

@@ -88,9 +88,9 @@ class Kept(NullTracker):
     def __init__(self, folder):
         self.file = folder / "metrics.jsonl"
 
-    def metrics(self, metrics, step):
+    def metrics(self, metrics, step, at_ms=None):
         with self.file.open("a") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
+            file.write(json.dumps({"step": step, "at_ms": at_ms, **metrics}) + "\n")
 
 
 @contextlib.contextmanager
@@ -108,7 +108,8 @@ def forked(work):
     if child != 0:
         return child
     code = 1
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a process that is started anew has not the handler of this one
+    for number in (signal.SIGTERM, signal.SIGINT):  # a process that is started anew has not the handlers of this one
+        signal.signal(number, signal.SIG_DFL)
     try:
         code = work()
     except BaseException:
@@ -170,7 +171,7 @@ def main():
         whole, killed, moved = (out / f"{name}-{stage}" for name in ("whole", "killed", "moved"))
         plan(whole, nan)
         drive(whole, *new, f"out={whole}")
-        plan(killed, [5, 1, "die"], [9, 0, "die saving"], [11, 0, "kill launcher"], nan)
+        plan(killed, [6, 0, "die saving"], [11, 1, "die"], [14, 0, "kill launcher"], nan)
         drive(killed, *new, f"out={killed}", "restarts=3")
         plan(moved, [5, 1, "be told"], [11, 0, "be told"], nan)
         drive(moved, *new, f"out={moved}")

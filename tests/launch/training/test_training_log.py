@@ -16,7 +16,7 @@ class Kept:
     def __init__(self):
         self.records = []
 
-    def metrics(self, values, step):
+    def metrics(self, values, step, at_ms=None):
         self.records.append(values)
 
 
