@@ -16,6 +16,7 @@ from launch.evaluation import showcase_models
 from launch.job import launcher
 from launch.tracker import dataset, tags
 from launch.tracker.tracking import TrackingConfig, open_run
+from launch.training.supervisor import LEFT
 from pipeline.fetch.chorales import write_chorales
 from pipeline.shards.manifest import read_manifest
 
@@ -82,6 +83,8 @@ def _stage(title: str) -> None:
 
 
 def _must(code: int) -> None:
+    if code == LEFT:  # a run in it was interrupted
+        raise KeyboardInterrupt
     if code != 0:
         raise DriftworkError(f"this stage failed with exit code {code}; its own message stands above")
 

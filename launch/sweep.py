@@ -79,6 +79,7 @@ def main(argv: list[str]) -> int:
     if dry:
         return 0
     try:
+        print("Ctrl-C lets what runs save, and ends the sweep; a second one ends it at once", flush=True)
         with sigterm_exits(), locked(grid.out / _LOCK, f"out={grid.out}", "sweep"):
             with writing(f"out={grid.out}"):
                 require_room(grid.out)
@@ -87,6 +88,9 @@ def main(argv: list[str]) -> int:
     except CellsFailedError as failed:
         print(failed, flush=True)
         return 1
+    except (KeyboardInterrupt, SystemExit):
+        print(f"interrupted; runs in training were told to save. Go on with: {grid.command}", flush=True)
+        raise
     return 0
 
 

@@ -6,6 +6,7 @@ What runs there is `launch.job.node`, in the same folder of a file system that a
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -75,8 +76,9 @@ def start(module: str, arguments: list[str], file: Path, config: HostsConfig, sh
             connection.say(json.dumps({"command": command, "environment": variables}))
         try:
             return _watched(connections)
-        except SystemExit:
-            with signals_ignored():
+        except (SystemExit, KeyboardInterrupt):
+            print(f"driftwork: all hosts are asked to save, for {_SAVING_S:.0f} s at most", file=sys.stderr, flush=True)
+            with signals_ignored(signal.SIGTERM):  # launchers tend to send it twice; another Ctrl-C ends the wait
                 _leave(connections)
             raise
 

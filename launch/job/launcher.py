@@ -37,7 +37,8 @@ def start(module: str, arguments: list[str], ranks: int, stdout: TextIO | None =
     variables = environment(threads, gpus=torch.cuda.is_available(), given=os.environ)
     ours = command(module, arguments, {"localhost": _devices(ranks)}, 0, "127.0.0.1", free_port())
     with sigterm_exits():
-        process = subprocess.Popen(ours, env=variables, stdout=stdout, preexec_fn=end_with_parent)
+        process = subprocess.Popen(ours, env=variables, stdout=stdout, preexec_fn=end_with_parent, process_group=0)
+        # In a process group of its own, as Ctrl-C is this process's to hand on.
         try:
             return process.wait()
         except BaseException:

@@ -6,9 +6,11 @@ so that a trial goes on where it was, in the same run at the tracker, whatever e
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +25,9 @@ TRAINED, EVALUATED = "trained", "evaluated"
 
 _LOCK = "cell.lock"
 _PATIENCE_S = 120.0
-"""How long a cell may take to end when it is told to."""
+"""How long a cell may take to end when it is told to,"""
+_AT_ONCE_S = 5.0
+"""and when it is told to end without saving."""
 _OWN = re.compile(r"driftwork \w+: (.*)")
 _RAISED = re.compile(r"(?:\[rank\d+\]: )?((?:\w+\.)*\w*(?:Error|Exception)\b.*)")
 
@@ -103,11 +107,16 @@ def _watched(command: list[str], log: Path, threads: int, directory: Path, varia
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    with signals_ignored():
-        process.terminate()
-        try:
+    """Let the process save and end; a Ctrl-C meanwhile ends it at once."""
+    try:
+        with signals_ignored(signal.SIGTERM):  # launchers tend to send it twice
+            process.terminate()
             process.wait(_PATIENCE_S)
-        except subprocess.TimeoutExpired:
+    except (KeyboardInterrupt, subprocess.TimeoutExpired):
+        with signals_ignored():
+            process.send_signal(signal.SIGINT)  # which it hands on to its ranks
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_AT_ONCE_S)
             process.kill()
             process.wait()
 

@@ -3,21 +3,27 @@
 from functools import partial
 from pathlib import Path
 
+from driftwork.command import typed
 from launch.checks import glance
 from launch.job import hosts, launcher
 from launch.runs import run_folder
 from launch.runs.config import RunConfig
+from launch.training.checkpoint import last_step
 from launch.training.supervisor import LEFT, supervised
 
 
 def start(folder: Path) -> int:
     """Train the run in `folder` on all its ranks, and again after a crash; returns the exit code."""
-    config = run_folder.config_of(folder)
+    config, again = run_folder.config_of(folder), typed("train", [f"resume={folder}"])
     glance.before_training(1 if config.hostfile else config.ranks, config.tracking.uri, folder)
     print(f"training {config.model.name} on {config.data}, {config.ranks} rank(s), run folder {folder}", flush=True)
-    code = supervised(folder, partial(_ranks, folder, config), config.restarts)
+    try:
+        code = supervised(folder, partial(_ranks, folder, config), config.restarts)
+    except (KeyboardInterrupt, SystemExit):
+        print(f"ended without saving. Go on from step {last_step(folder)} with: {again}", flush=True)
+        raise
     if code == LEFT:
-        print(f"interrupted, and saved. Go on with: driftwork train resume={folder}", flush=True)
+        print(f"interrupted, and saved. Go on with: {again}", flush=True)
     if code == 0:
         print(f"trained. Score it with: driftwork evaluate {folder} split=test", flush=True)
     return code

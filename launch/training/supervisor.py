@@ -4,7 +4,6 @@ is given the time to save."""
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,8 +13,9 @@ from types import FrameType
 
 import psutil
 
+from launch.job import signals
 from launch.job.hosts import AwayError
-from launch.job.signals import TERMINATED
+from launch.job.signals import TERMINATED, handled
 from launch.runs import run_folder
 from launch.training import watchdog
 
@@ -27,7 +27,9 @@ INTERRUPTED = "interrupted"
 _PAUSES_S = (10, 20, 40, 80, 160, *[300] * 5)
 """Between tries to reach a host that took part before: half an hour in all, and as long as ssh takes to give up."""
 
-_FINAL = (0, 2, LEFT, 130, TERMINATED)
+_SAVING = "\ndriftwork train: Ctrl-C: the ranks finish the step and save; press it again to end at once\n"
+
+_FINAL = (0, 2, LEFT, signals.INTERRUPTED, TERMINATED)
 """Exit codes that mean what they say: done, a mistake or a training that cannot go on, asked to leave, ended."""
 
 
@@ -51,15 +53,15 @@ def supervised(folder: Path, start: Callable[[], int], restarts: int) -> int:
 def _started(folder: Path, start: Callable[[], int]) -> int:
     run_folder.remember(folder, **{INTERRUPTED: None})
     try:
-        with _sigterm_for_ranks() as told:
+        with _signals_for_ranks(folder) as came:
             code = start()
-    except SystemExit as ended:  # the launcher was told to end its ranks, which may have taken the time to save
-        if ended.code != TERMINATED or not _has_left(folder):
+    except (SystemExit, KeyboardInterrupt):  # ranks on other hosts were asked to leave, and given the time to save
+        if not _has_left(folder):
             raise
         return LEFT
-    if not told() or code == 0:
-        return code
-    return LEFT if _has_left(folder) else TERMINATED
+    if code in (0, LEFT) or came:
+        return LEFT if _has_left(folder) else 128 + came[0] if code and came else code
+    return code
 
 
 def _when_back(start: Callable[[], int]) -> int:
@@ -79,28 +81,31 @@ def _has_left(folder: Path) -> bool:
 
 
 @contextmanager
-def _sigterm_for_ranks() -> Iterator[Callable[[], bool]]:
-    """SIGTERM goes to the ranks on this machine, past DeepSpeed's launcher, which would grant them 30 s. One that comes
-    when there is none here, or a second one, raises SystemExit. A caller's own handler is left in place."""
+def _signals_for_ranks(folder: Path) -> Iterator[list[int]]:
+    """Hand SIGTERM and Ctrl-C on to the ranks on this machine, which save and leave; yields what has come.
+
+    It goes past DeepSpeed's launcher, which would grant them 30 s. Where none has begun to train here, SIGTERM raises
+    SystemExit and Ctrl-C KeyboardInterrupt, as does a second one. A second Ctrl-C kills the ranks before.
+    """
     came: list[int] = []
 
     def hand_on(signum: int, frame: FrameType | None) -> None:
-        ranks = [] if came else _ranks()
+        ranks, first = _ranks(), not came
         came.append(signum)
-        if not ranks:
+        if ranks and first and watchdog.notes(folder):
+            if signum == signal.SIGINT:
+                os.write(2, _SAVING.encode())  # print may be what was interrupted
+            for rank in ranks:
+                with suppress(psutil.Error):
+                    rank.terminate()
+        elif signum == signal.SIGTERM:
             raise SystemExit(TERMINATED)
-        for rank in ranks:
-            with suppress(psutil.Error):
-                rank.terminate()
+        else:
+            _kill(ranks)
+            raise KeyboardInterrupt
 
-    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    if ours:
-        signal.signal(signal.SIGTERM, hand_on)
-    try:
-        yield lambda: bool(came)
-    finally:
-        if ours:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with handled(hand_on):
+        yield came
 
 
 def _ranks() -> list[psutil.Process]:
@@ -110,6 +115,20 @@ def _ranks() -> list[psutil.Process]:
             if "LOCAL_RANK" in process.environ():
                 found.append(process)
     return found
+
+
+def _kill(ranks: list[psutil.Process]) -> None:
+    """End ranks at once, their launcher first: it would report each as an error."""
+    launchers = {parent for rank in ranks if (parent := _parent(rank)) is not None and parent.pid != os.getpid()}
+    for process in [*launchers, *ranks]:
+        with suppress(psutil.Error):
+            process.kill()
+
+
+def _parent(process: psutil.Process) -> psutil.Process | None:
+    with suppress(psutil.Error):
+        return process.parent()
+    return None
 
 
 def _named(code: int) -> str:

@@ -85,7 +85,7 @@ class Stream:
         starts = range(first_step * self.batch_size, self.samples, self.batch_size)
         requests = (self._request(epoch, order[at : at + self.batch_size]) for at in starts)
         return iter(DataLoader(self.dataset, sampler=requests, batch_size=None, collate_fn=_as_it_is,
-                               num_workers=self.workers, worker_init_fn=_leave_sigterm_to_the_rank,
+                               num_workers=self.workers, worker_init_fn=_leave_signals_to_the_rank,
                                pin_memory=torch.cuda.is_available()))  # fmt: skip
 
     def _request(self, epoch: int, dealt: NDArray[np.int64]) -> Request:
@@ -162,10 +162,11 @@ def collate(
     )  # fmt: skip
 
 
-def _leave_sigterm_to_the_rank(worker: int) -> None:
-    """Ignore SIGTERM, which is often sent to all processes of a job: a rank handles it after its step, and a worker
-    that died before would be an error."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _leave_signals_to_the_rank(worker: int) -> None:
+    """Ignore SIGTERM and Ctrl-C, which are often sent to all processes of a job. A rank answers them after its step; a
+    worker that died of them would be an error before that."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _as_it_is(batch: Any) -> Any:
