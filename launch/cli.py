@@ -14,6 +14,7 @@ COMMANDS = {
     "verify": "Check every shard of a prepared data set against its manifest.",
     "train": "Train a model on this machine or on several hosts, under DeepSpeed.",
     "evaluate": "Score a trained run and its trivial baselines on a split.",
+    "predict": "Write a trained run's answers about every frame of a split as a table, beside the truth.",
     "compare": "Print evaluated runs side by side, with the difference of each to the first.",
     "sweep": "Train and score every run of a grid under one parent run.",
     "report": "Write the papers' tables and figures from tracked runs, and a page that shows them.",

@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
         print(USAGE)
         return 2
     request = parse(CompareConfig, options, where="compare")
-    runs = read_runs([run_folder.find(name, request.tracking.uri) for name in names], request.split)
+    runs = read_runs(run_folder.find_to_read(names, request.tracking.uri), request.split)
     rows = rows_of(runs)
     data, _ = run_folder.names(run_folder.config_of(runs[0].folder))
     title, first = f"{data}, {request.split} split", next(iter(rows))

@@ -13,6 +13,8 @@ from models.parts.likelihoods import Density, RealValued
 _VALUES_AT_ONCE = 2**20
 """Maximum components times channels whose pairwise distances are computed together; each takes a few numbers."""
 
+_HALVINGS = 32
+
 
 class Predictive:
     """P(Y_t | observations) = sum_s w_s P(Y_t | parameters_s), a mixture over S weighted draws of the latent.
@@ -75,6 +77,17 @@ class Predictive:
             return _sum(expectations) / self.draws
         return _sum(w.exp()[..., None] * x for w, x in zip(self._log_weights, expectations, strict=True))
 
+    @cached_property
+    def deviation(self) -> Tensor:
+        """Standard deviation of Y_t [B, T, D], in units of the data, where the likelihood is Gaussian."""
+        assert isinstance(self.likelihood, Gaussian | NoisyMean), "its frames are real-valued"
+        return _sum(self._spread(parameters, weight.exp()) for parameters, weight in self.components()).sqrt()
+
+    def _spread(self, parameters: Tensor, weight: Tensor) -> Tensor:
+        """Return a component's share of the variance [B, T, D]."""
+        mean, log_std = self.likelihood.frame(parameters)  # type: ignore[attr-defined]
+        return weight[..., None] * ((2 * log_std).exp() + (mean - self.mean).square())
+
     def log_prob(self, y: Tensor) -> Tensor:
         """Return log P(y) [B, T], nats, of frames y [B, T, D]."""
         total = None
@@ -108,6 +121,19 @@ class GaussianMixture(NamedTuple):
     def cdf(self, y: Tensor) -> Tensor:
         """Return P(Y <= y) [..., D], channel by channel."""
         return (self.weights[..., None] * torch.special.ndtr((y - self.means) / self.stds)).sum(0)
+
+    def quantile(self, level: float) -> Tensor:
+        """Return the values [..., D] below which Y lies with probability `level`, channel by channel.
+
+        By bisection between the components' own quantiles, which enclose it, to 2^-33 of their range.
+        """
+        own = self.means + self.stds * torch.special.ndtri(self.means.new_tensor(level))
+        low, high = own.amin(0).double(), own.amax(0).double()
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            below = self.cdf(middle) < level
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return ((low + high) / 2).to(self.means)
 
     def crps(self, y: Tensor) -> Tensor:
         """Return the continuous ranked probability score E|Y - y| - E|Y - Y'| / 2 of each channel [..., D], in units

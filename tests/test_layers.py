@@ -19,8 +19,8 @@ ROOMS = {  # each room imports from itself and from those before it; "" is the m
     "models": ("solvers", "parts", ""),
     "pipeline": ("", "shards", "reading", "readers", "fetch", "prepare"),
     "launch": (
-        "job", "tracker", "checks", "runs", "scoring", "figures", "generation", "evaluation", "serving", "training",
-        "sweeps", "reports", "",
+        "job", "tracker", "checks", "runs", "scoring", "figures", "generation", "prediction", "evaluation", "serving",
+        "training", "sweeps", "reports", "",
     ),
 }  # fmt: skip
 HEAVY = {
@@ -32,6 +32,7 @@ HEAVY = {
         "launch/serving/served_model.py",
     },  # MLflow runs the second, which raises its error
     "fsspec": {"pipeline/shards/storage.py"},
+    "pyarrow": {"driftwork/table_files.py"},
     "s3fs": set(),  # only fsspec imports it
     "torchdiffeq": {"models/solvers/ode.py"},
     "torchsde": {"models/solvers/sde.py"},

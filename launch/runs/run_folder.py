@@ -56,6 +56,14 @@ def find(run: str, uri: str | None = None) -> Path:
     return folder
 
 
+def find_to_read(runs: Sequence[str], uri: str | None) -> list[Path]:
+    """Return the folders of several `RUN`, for a command that uses the store for nothing else. Raises `DriftworkError`
+    for a `uri` that changes nothing, as all are folders."""
+    if uri is not None and all((at_home(run) / CONFIG_FILE).exists() for run in runs):
+        raise DriftworkError(f"tracking.uri={uri} has no effect: every RUN is a folder, and no store is read")
+    return [find(run, uri) for run in runs]
+
+
 def keep(folder: Path, config: RunConfig) -> None:
     """Put `config` in the place of the run's config."""
     _write(folder / CONFIG_FILE, dump(config))

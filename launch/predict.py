@@ -1,0 +1,96 @@
+"""`driftwork predict RUN out=FILE [split=test]`: what a trained run answers about every frame of a split, beside the
+truth, as a table to plot and to compute with."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from driftwork.command import command, run
+from driftwork.config_base import parse
+from driftwork.errors import DriftworkError
+from launch.prediction import answers, output
+from launch.prediction.answers import Answerer, Task
+from launch.runs import loaders, run_folder, weights
+from launch.runs.config import RunConfig
+from launch.runs.distributed import alone
+from launch.scoring.draws import Draws
+from launch.tracker.tracking import OfStore
+from models.base import Forecaster
+from pipeline.observe import Ratio
+from pipeline.sequence import Split
+from pipeline.shards.storage import Place
+
+USAGE = """usage: driftwork predict RUN out=FILE.npz|.parquet|.csv [split=test] [task=interpolation|prediction|forecast]
+       [ratio=0.25] [quantiles=[0.05,0.95]] [data=DIR|URL] [tracking.uri=STORE]
+RUN is a run folder, or the id of a run in the store"""
+
+
+class PredictConfig(OfStore):
+    out: Path
+    """File to write, which may be replaced: .npz, .parquet or .csv by its ending."""
+    split: Split = "test"
+    """Split of the data to predict."""
+    task: Task | None = None
+    """Question about each frame: `interpolation` from all observed frames, `prediction` from those before it,
+    `forecast` from the first frames. Null: `forecast` for a run that forecasts, otherwise `interpolation`."""
+    ratio: Ratio | None = None
+    """Fraction of the frames that is observed. Null: the first ratio that the run is evaluated at."""
+    quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    """Probabilities whose quantiles are written beside mean and standard deviation, for real-valued data. Default:
+    none."""
+    data: Place | None = None
+    """Folder or URL of the prepared data. Null: where the run was trained on them."""
+    cache_dir: Path | None = None
+    """Folder for this machine's copy of data in object storage. Null: that of the run's config."""
+
+
+@command(USAGE)
+def main(argv: list[str]) -> int:
+    request = parse(PredictConfig, argv[1:], where="predict")
+    (folder,) = run_folder.find_to_read(argv[:1], request.tracking.uri)
+    output.checked(request.out)
+    config = _requested(run_folder.config_of(folder), request)
+    run_folder.check_data(folder, config)
+    count = predict(folder, config, request)
+    print(f"{request.out}: {count} sequences of the {request.split} split")
+    return 0
+
+
+def predict(folder: Path, config: RunConfig, request: PredictConfig) -> int:
+    """Write the file `request.out`; returns the number of sequences."""
+    here = run_folder.at_hand(folder, config)
+    manifest, ranks = run_folder.manifest_of(here), alone()
+    spec = manifest.spec
+    model = run_folder.model_for(config, manifest)
+    weights.load_best(model, folder, ranks.device)
+    model.eval()
+    possible = answers.tasks(model, config.observe.evaluate.frames)
+    if request.task is not None and request.task not in possible:
+        raise DriftworkError(f"task={request.task}: {config.model.name} of this run answers {' and '.join(possible)}")
+    if request.quantiles and spec.likelihood == "bernoulli":
+        raise DriftworkError("quantiles: these data are not real-valued with a Gaussian likelihood; leave them out")
+    if request.ratio is not None and isinstance(model, Forecaster):
+        raise DriftworkError(f"ratio={request.ratio:g}: {config.model.name} sees first frames alone; leave it out")
+    bernoulli, draws = spec.likelihood == "bernoulli", Draws.of(config.evaluate)
+    answerer = Answerer(model, request.task or possible[0], draws, spec.binary, bernoulli, request.quantiles)
+    stream = next(iter(loaders.evaluation(config, here.data, manifest, request.split, ranks).values()))
+    frames = (frames for batch in stream.epoch(0) for frames in answerer.frames(batch))
+    return output.write(request.out, answerer.columns, frames)
+
+
+def _requested(config: RunConfig, request: PredictConfig) -> RunConfig:
+    """The run's config with the data and the ratio of observed frames that are asked for."""
+    where = {"data": request.data or config.data, "cache_dir": request.cache_dir or config.cache_dir}
+    config = config.model_copy(update=where)
+    if request.ratio is None:
+        return config
+    if config.observe.evaluate.frames is not None:
+        raise DriftworkError(f"ratio={request.ratio:g}: this run forecasts from a prefix; leave it out")
+    observed = config.observe.evaluate.at((request.ratio,), where="predict")
+    return config.model_copy(update={"observe": config.observe.model_copy(update={"evaluate": observed})})
+
+
+if __name__ == "__main__":
+    raise SystemExit(run("predict", main, sys.argv[1:]))

@@ -1,0 +1,101 @@
+"""A model's answers about each frame of a batch, as arrays a sequence: means, deviations and more."""
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from launch.scoring.draws import Draws
+from models.base import Forecaster, LatentDynamics, Model, Smoother
+from models.batch import Batch
+from models.predictive import Predictive
+
+Task = Literal["interpolation", "prediction", "forecast"]
+
+
+class Frames(NamedTuple):
+    """The frames of one sequence, T of D channels."""
+
+    key: str
+    times: NDArray[np.float64]
+    """[T] seconds from the first frame."""
+    truth: NDArray[np.float32]
+    """[T, D], in units of the data; NaN where the data have no value."""
+    observed: NDArray[np.bool_]
+    """[T, D], whether the model has seen the value."""
+    answers: dict[str, NDArray[np.float32]]
+    """Column -> [T, D]."""
+
+
+class Answerer(NamedTuple):
+    """A model and what it is asked of every frame."""
+
+    model: Model
+    task: Task
+    draws: Draws
+    binary: bool
+    """Whether values are 0 or 1, and answers probabilities."""
+    bernoulli: bool
+    """Whether values have a Bernoulli likelihood: those of binary frames, and greys, which have no deviation."""
+    quantiles: tuple[float, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the answers."""
+        if self.bernoulli:
+            return ("probability",) if self.binary else ("mean",)
+        return ("mean", "deviation", *(f"quantile_{level:g}" for level in self.quantiles))
+
+    @torch.inference_mode()
+    def frames(self, batch: Batch) -> Iterator[Frames]:
+        """Yield the sequences of a batch, without the padding at their ends; filling has none."""
+        batch = self._seen(batch.to(next(self.model.parameters()).device))
+        answers = dict(zip(self.columns, self._answers(self._predictive(batch)), strict=True))
+        for b, key in enumerate(batch.keys):
+            if batch.weight[b] > 0:
+                T = 1 + int((batch.times[b].diff() > 0).sum())  # padding repeats the last time
+                truth = torch.where(batch.present[b, :T, None], batch.values[b, :T], torch.nan)
+                yield Frames(
+                    key, batch.times[b, :T].cpu().numpy(), truth.float().cpu().numpy(),
+                    batch.observed[b, :T, None].expand(truth.shape).cpu().numpy(),
+                    {name: answer[b, :T].float().cpu().numpy() for name, answer in answers.items()},
+                )  # fmt: skip
+
+    def _seen(self, batch: Batch) -> Batch:
+        """The batch with what the model is given marked as observed: a forecaster sees its first frames."""
+        if not isinstance(self.model, Forecaster):
+            return batch
+        first = torch.arange(batch.times.shape[1], device=batch.times.device) < self.model.given
+        return batch._replace(observed=batch.present & first)
+
+    def _predictive(self, batch: Batch) -> Predictive:
+        if self.task == "forecast":
+            return self.draws.forecast(self.model, batch).predictive
+        if self.task == "prediction":
+            assert isinstance(self.model, LatentDynamics), "it predicts"
+            return self.draws.predictive(self.model, batch)
+        assert isinstance(self.model, LatentDynamics | Smoother), "it interpolates"
+        return self.model.interpolate(batch, self.draws.samples)
+
+    def _answers(self, predictive: Predictive) -> list[Tensor]:
+        if self.bernoulli:
+            return [predictive.mean]
+        found = [predictive.mean, predictive.deviation]
+        if self.quantiles:
+            mixture = predictive.gaussians()
+            found += [mixture.quantile(level) for level in self.quantiles]
+        return found
+
+
+def tasks(model: Model, prefix: int | None) -> tuple[Task, ...]:
+    """Return what a model can be asked about every frame; the first is the default.
+
+    Args:
+        prefix: number of first frames that are observed in the run's evaluation, which then forecasts the rest.
+    """
+    if isinstance(model, Forecaster) or prefix is not None:
+        return ("forecast",)
+    return ("interpolation",) if isinstance(model, Smoother) else ("interpolation", "prediction")
