@@ -17,7 +17,7 @@ from driftwork.config_base import parse
 from driftwork.errors import DriftworkError
 from driftwork.files import aside_folder, writing
 from driftwork.help import settings_of
-from launch.generation import output_files
+from launch.generation import output_files, pieces
 from launch.generation.generator import Made, Maker
 from launch.runs import loaders, run_folder, weights
 from launch.runs.config import RunConfig
@@ -26,7 +26,8 @@ from launch.tracker.tracking import OfStore
 from models.base import Forecaster, Model, Smoother
 from models.decisions import Rule
 from pipeline.observe import Ratio
-from pipeline.sequence import Split
+from pipeline.reading.stream import Stream
+from pipeline.sequence import Sequence, Split
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.storage import Place, name_of
 
@@ -35,9 +36,9 @@ USAGE = """usage: driftwork generate RUN out=DIR [what=interpolation|continuatio
 
 What = Literal["interpolation", "continuation", "prior"]
 _PLAYS_NO_PART: dict[What, set[str]] = {
-    "interpolation": {"draws", "seconds_given"},
+    "interpolation": {"draws", "seconds_given", "seconds"},
     "continuation": set(),
-    "prior": {"sequences", "seconds_given"},
+    "prior": {"sequences", "keys", "source", "seconds_given"},
 }
 
 
@@ -51,12 +52,21 @@ class GenerateConfig(OfStore):
     rate: float | None = Field(None, gt=0)
     """Rate of the generated frames, in frames per second. Null takes the rate of the data."""
     sequences: int = Field(4, ge=1)
-    """Number of sequences that are interpolated or continued. They are the longest of the split."""
+    """Number of sequences that are interpolated or continued: the longest of the split, or the first ones of `source`."""
+    keys: tuple[str, ...] = ()
+    """Keys of sequences of the split that are taken in place of the longest. The default takes the longest."""
+    source: Path | None = None
+    """Your own file to interpolate or continue, read as the data were prepared: .mid, .wav, or .amc with its .asf beside
+    it. Null takes sequences of the split."""
     draws: int = Field(3, ge=1)
     """Number of samples for each continued sequence, or of the prior."""
     seconds_given: float | None = Field(None, gt=0)
-    """Length of the given beginning of a continuation, in seconds. Null gives half of the sequence, or the prefix that
-    the run is evaluated on. ODE2VAE and Neural ODE are always given the frames that they were built for."""
+    """Length of the given beginning of a continuation, in seconds. Null gives the prefix that the run is evaluated on;
+    without one, half of `seconds`, or all of a sequence that ends before `seconds`. ODE2VAE and Neural ODE are always
+    given the frames that they were built for."""
+    seconds: float | None = Field(None, gt=0)
+    """Length of a continuation or a sample of the prior, in seconds from the beginning of the sequence, also beyond its
+    end. Null takes the length of the sequence."""
     ratio: Ratio | None = None
     """Fraction 1/n of the frames that are observed. An interpolation observes every n-th frame. A continuation draws
     every n-th frame and interpolates between these. Null takes the first ratio that the run is evaluated at."""
@@ -102,13 +112,15 @@ def generate(folder: Path, config: RunConfig, request: GenerateConfig) -> None:
     rate = request.rate or own
     write = output_files.writer(manifest, rate)
     (stream,) = loaders.evaluation(config, here.data, manifest, request.split, alone()).values()
+    every = round(1 / config.observe.evaluate.ratios[0])
     maker = Maker(
-        model, stream, manifest.spec.binary, rate, round(1 / config.observe.evaluate.ratios[0]),
-        config.evaluate.samples, config.evaluate.particles, request.seed, request.decision,
+        model, config.observe.evaluate, manifest.spec, rate, every, config.evaluate.samples,
+        config.evaluate.particles, request.seed, request.decision,
     )  # fmt: skip
+    sequences = _sequences(request, what, stream, manifest)
     with writing(f"out={request.out}"), aside_folder(request.out) as temporary:
         files = []
-        for number, made in enumerate(_makings(maker, what, request, seconds), 1):
+        for number, made in enumerate(_makings(maker, what, request, sequences, seconds), 1):
             stem = what if made.key is None else f"{number:02d}-{re.sub('[^A-Za-z0-9_-]+', '_', made.key)}"
             title = _title(config, manifest, what, made)
             films = list(output_files.films(stem, made, rate, manifest.spec))
@@ -137,6 +149,10 @@ def _as_asked(config: RunConfig, request: GenerateConfig) -> RunConfig:
 def _check(what: What, request: GenerateConfig, name: str, model: Model, binary: bool) -> None:
     """Raises `DriftworkError` for what this model does not do, and for a setting that would change nothing."""
     idle = _PLAYS_NO_PART[what] & request.model_fields_set
+    chosen = {"keys": {"sequences", "source"}, "source": {"split"}}
+    for key, others in chosen.items():
+        if getattr(request, key) and others & request.model_fields_set:
+            raise DriftworkError(f"{min(others & request.model_fields_set)} has no effect with {key}=; leave one out")
     if isinstance(model, Forecaster):
         if what == "interpolation":
             raise DriftworkError(f"what=interpolation: {name} forecasts from first frames; take continuation or prior")
@@ -149,14 +165,25 @@ def _check(what: What, request: GenerateConfig, name: str, model: Model, binary:
         raise DriftworkError(f"{min(idle)} plays no part in what={what} of {name}; leave it out")
 
 
-def _makings(maker: Maker, what: What, request: GenerateConfig, seconds: float | None) -> Iterator[Made]:
+def _sequences(request: GenerateConfig, what: What, stream: Stream, manifest: Manifest) -> list[Sequence]:
+    """The sequences to generate from; of prior draws the one that they are as long as."""
+    if request.source is not None:
+        return pieces.from_file(request.source, manifest)[: request.sequences]
+    if request.keys:
+        return pieces.named(stream, request.keys)
+    return pieces.longest(stream, 1 if what == "prior" else request.sequences)
+
+
+def _makings(
+    maker: Maker, what: What, request: GenerateConfig, sequences: list[Sequence], given: float | None
+) -> Iterator[Made]:
     match what:
         case "interpolation":
-            return maker.interpolations(request.sequences)
+            return maker.interpolations(sequences)
         case "continuation":
-            return maker.continuations(request.sequences, request.draws, seconds)
+            return maker.continuations(sequences, request.draws, given, request.seconds)
         case "prior":
-            return maker.priors(request.draws)
+            return maker.priors(sequences[0], request.draws, request.seconds)
 
 
 def _title(config: RunConfig, manifest: Manifest, what: What, made: Made) -> str:

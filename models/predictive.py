@@ -79,14 +79,15 @@ class Predictive:
 
     @cached_property
     def deviation(self) -> Tensor:
-        """Standard deviation of Y_t [B, T, D], in units of the data, where the likelihood is Gaussian."""
-        assert isinstance(self.likelihood, Gaussian | NoisyMean), "its frames are real-valued"
-        return _sum(self._spread(parameters, weight.exp()) for parameters, weight in self.components()).sqrt()
+        """Standard deviation of Y_t [B, T, D], in units of the data. The likelihood must be Gaussian."""
+        likelihood = self.likelihood
+        assert isinstance(likelihood, RealValued), "the likelihood is not Gaussian"
 
-    def _spread(self, parameters: Tensor, weight: Tensor) -> Tensor:
-        """Return a component's share of the variance [B, T, D]."""
-        mean, log_std = self.likelihood.frame(parameters)  # type: ignore[attr-defined]
-        return weight[..., None] * ((2 * log_std).exp() + (mean - self.mean).square())
+        def share(parameters: Tensor, log_weight: Tensor) -> Tensor:
+            mean, log_std = likelihood.frame(parameters)
+            return log_weight.exp()[..., None] * ((2 * log_std).exp() + (mean - self.mean).square())
+
+        return _sum(share(*component) for component in self.components()).sqrt()
 
     def log_prob(self, y: Tensor) -> Tensor:
         """Return log P(y) [B, T], nats, of frames y [B, T, D]."""

@@ -5,7 +5,7 @@ pipeline does not depend on formats. Times are data: every sequence carries its 
 """
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -160,6 +160,16 @@ class Reader(Protocol):
 
     def read(self, source: Path | None, item: Item) -> list[Sequence]:
         """Read the sequences of an item. Raises `UnreadableError` with the reason if it cannot be used."""
+        ...
+
+
+@runtime_checkable
+class FileReader(Reader, Protocol):
+    """A reader whose data set is made of files that a user may have too."""
+
+    def read_file(self, path: Path) -> list[Sequence]:
+        """Return the sequences of one file, wherever it lies and whatever its name, as those of the data set are made.
+        Raises `UnreadableError` with the reason when it cannot be used."""
         ...
 
 

@@ -1,6 +1,6 @@
 """What a trained model is asked to make: frames between those that it sees, what comes after them, or all of them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,10 +11,14 @@ from torch import Tensor
 from driftwork.errors import DriftworkError
 from models.base import Forecaster, LatentDynamics, Model
 from models.batch import Batch
-from models.decisions import Rule, completed
+from models.decisions import Neighbours, Rule, completed, joined
 from models.generation import FramesAtTimes, ancestral, interpolate_at, times_at_rate
-from pipeline.observe import key_seed
-from pipeline.reading.stream import Request, Stream
+from pipeline.observe import ObservationConfig, key_seed, mask
+from pipeline.reading.stream import collate
+from pipeline.sequence import DataSpec, Sequence
+
+_LONGEST = 10
+"""Times the longest sequence of the data: the most that is generated."""
 
 
 class Made(NamedTuple):
@@ -40,9 +44,9 @@ class Maker(NamedTuple):
     """A model and how it is asked; every method makes one thing of one sequence after another."""
 
     model: Model
-    stream: Stream
-    """The split, each sequence with the frames that evaluation observes."""
-    binary: bool
+    observation: ObservationConfig
+    """Which frames of a sequence an interpolation sees: those that evaluation observes."""
+    spec: DataSpec
     rate: float
     """Frames a second."""
     every: int
@@ -55,86 +59,119 @@ class Maker(NamedTuple):
     decision: Rule = "expected_score"
     """How probabilities of binary frames become notes, over all frames that are not given."""
 
-    def interpolations(self, count: int) -> Iterator[Made]:
+    def interpolations(self, sequences: Iterable[Sequence]) -> Iterator[Made]:
         """Every frame, from those that are observed: the mean of `samples` draws."""
         assert not isinstance(self.model, Forecaster), "it interpolates"
-        for position in self.longest(count):
-            batch = self._batch(position, 1)
-            filled = interpolate_at(self.model, batch, times_at_rate(batch.times[0], self.rate), self.samples)
-            yield self._made(position, batch, filled)
+        for sequence in sequences:
+            batch = self._batch(sequence, 1)
+            times = times_at_rate(batch.times[0], self.rate)
+            yield self._made(sequence, batch, batch, times, interpolate_at(self.model, batch, times, self.samples))
 
-    def continuations(self, count: int, draws: int, seconds: float | None) -> Iterator[Made]:
-        """What follows on the first `seconds` (null: half of the sequence; a forecaster: what it is made to see).
+    def continuations(
+        self, sequences: Iterable[Sequence], draws: int, given: float | None, length: float | None = None
+    ) -> Iterator[Made]:
+        """What follows on the first `given` seconds, up to `length` seconds.
 
         Every `every`-th frame is drawn given those before it, and the rest interpolated from all of these.
-        """
-        for position in self.longest(count):
-            batch = self._batch(position, draws)
-            times = times_at_rate(batch.times[0], self.rate)
-            first = self._first(batch, seconds)
-            given = torch.arange(batch.times.shape[1], device=batch.times.device) < first
-            batch = batch._replace(
-                values=torch.where(given[:, None], batch.values, 0.0), present=batch.present & given,
-                observed=batch.present & given,
-            )  # fmt: skip
-            if isinstance(self.model, Forecaster):
-                made = _forecast(self.model, batch, times)
-            else:
-                made = self._follow(batch, times, range(first, batch.times.shape[1], self.every))
-            yield self._made(position, batch, made)._replace(given=float(batch.times[0, first]))
 
-    def priors(self, draws: int) -> Iterator[Made]:
-        """As many frames as the longest sequence has, given nothing."""
-        position = self.longest(1)[0]
-        batch = self._batch(position, draws, "prior")
+        Args:
+            given: None: half of the length or, where that goes beyond the sequence's end, all of it. A forecaster
+                sees what it is made to see.
+            length: None: that of the sequence.
+        """
+        for sequence in sequences:
+            batch = self._batch(sequence, draws)
+            own = batch.times.shape[1]
+            batch = batch if length is None else self._extended(batch, length)
+            times = times_at_rate(batch.times[0], self.rate)
+            first = self._first(batch, own, given)
+            shown = torch.arange(batch.times.shape[1], device=batch.times.device) < first
+            batch = batch._replace(
+                values=torch.where(shown[:, None], batch.values, 0.0), present=batch.present & shown,
+                observed=batch.present & shown,
+            )  # fmt: skip
+            known = batch
+            if isinstance(self.model, Forecaster):
+                filled = _forecast(self.model, batch, times)
+            else:
+                known, filled = self._follow(batch, times, range(first, batch.times.shape[1], self.every))
+            made = self._made(sequence, batch, known, times, filled)
+            yield made._replace(given=float(batch.times[0, first]))
+
+    def priors(self, like: Sequence, draws: int, length: float | None = None) -> Iterator[Made]:
+        """`length` seconds, by default as many as the sequence `like` has, given nothing."""
+        batch = self._batch(like, draws, "prior")
+        batch = batch if length is None else self._extended(batch, length)
         nothing = torch.zeros_like(batch.present)
         batch = batch._replace(values=torch.zeros_like(batch.values), present=nothing, observed=nothing)
-        times = times_at_rate(batch.times[0], self.rate)
+        times, known = times_at_rate(batch.times[0], self.rate), batch
         if isinstance(self.model, Forecaster):
             frames = self.model.prior_draws(times.expand(draws, -1), batch.seed, range(1))[1][0]
-            made = FramesAtTimes(frames, torch.zeros(frames.shape[:2], dtype=torch.bool, device=frames.device))
+            filled = FramesAtTimes(frames, torch.zeros(frames.shape[:2], dtype=torch.bool, device=frames.device))
         else:
-            made = self._follow(batch, times, range(0, batch.times.shape[1], self.every))
-        yield self._made(position, batch, made)._replace(key=None, truth=None)
+            known, filled = self._follow(batch, times, range(0, batch.times.shape[1], self.every))
+        yield self._made(like, batch, known, times, filled)._replace(key=None, truth=None)
 
-    def longest(self, count: int) -> list[int]:
-        """Positions of the `count` longest sequences of the split; of equals the first."""
-        frames = np.array([frames for shard in self.stream.dataset.shards for frames in shard.frames])
-        return [int(position) for position in np.argsort(-frames, kind="stable")[:count]]
-
-    def _batch(self, position: int, draws: int, name: str = "") -> Batch:
+    def _batch(self, sequence: Sequence, draws: int, name: str = "") -> Batch:
         """The sequence as `draws` rows, each with a seed of its own."""
-        batch = self.stream.dataset[Request(0, (position,), 1, 1.0)]
-        seeds = [key_seed(self.seed, "generate", name or batch.keys[0], draw) for draw in range(draws)]
+        observed = mask(self.observation, sequence.mask, key_seed(0, "mask", 0, sequence.key))
+        batch = collate([sequence], [observed], [1.0], [0])
+        seeds = [key_seed(self.seed, "generate", name or sequence.key, draw) for draw in range(draws)]
         return batch.draws(torch.tensor(seeds)).to(next(self.model.parameters()).device)
 
-    def _first(self, batch: Batch, seconds: float | None) -> int:
-        """How many frames are given."""
+    def _extended(self, batch: Batch, length: float) -> Batch:
+        """The batch cut to `length` seconds, or with frames that are not there up to it."""
+        frames = round(length / self.spec.interval)
+        if not 2 <= frames <= _LONGEST * self.spec.length:
+            most = _LONGEST * self.spec.length * self.spec.interval
+            raise DriftworkError(f"seconds={length:g}: must be from {2 * self.spec.interval:g} to {most:g}")
+        own = batch.times.shape[1]
+        more = frames - own
+        if more <= 0:
+            return batch.first(frames)
+        after = batch.times[:, -1:] + self.spec.interval * torch.arange(1, more + 1, device=batch.times.device)
+        absent = torch.zeros_like(batch.present[:, :1]).expand(-1, more)
+        return batch._replace(
+            times=torch.cat([batch.times, after], 1), values=torch.nn.functional.pad(batch.values, (0, 0, 0, more)),
+            present=torch.cat([batch.present, absent], 1), observed=torch.cat([batch.observed, absent], 1),
+        )  # fmt: skip
+
+    def _first(self, batch: Batch, own: int, given: float | None) -> int:
+        """How many frames are given, of the `own` ones of the sequence."""
         T = batch.times.shape[1]
         if isinstance(self.model, Forecaster):
             first = self.model.given
+        elif given is None:
+            first = own if own < T else T // 2
         else:
-            # Up to rounding, frames before `seconds`.
-            first = T // 2 if seconds is None else int((batch.times[0] < seconds - 1e-6).sum())
+            first = min(own, int((batch.times[0] < given - 1e-6).sum()))  # up to rounding, frames before `given`
         if not 0 < first < T:
             raise DriftworkError(
                 f"{batch.keys[0]}: its {float(batch.times[0, -1]):g} s leave no frame to "
-                f"{'be given' if first == 0 else 'continue with'}; choose another seconds_given"
+                f"{'be given' if first == 0 else 'continue with'}; choose another seconds_given, or seconds"
             )
         return first
 
-    def _follow(self, batch: Batch, times: Tensor, frames: range) -> FramesAtTimes:
+    def _follow(self, batch: Batch, times: Tensor, frames: range) -> tuple[Batch, FramesAtTimes]:
+        """The batch with drawn frames, and what is interpolated from them."""
         assert isinstance(self.model, LatentDynamics), "it predicts"
-        drawn = ancestral(self.model, batch, list(frames), self.binary, self.particles)
-        return interpolate_at(self.model, drawn, times, self.samples)
+        drawn = ancestral(self.model, batch, list(frames), self.spec.binary, self.particles)
+        return drawn, interpolate_at(self.model, drawn, times, self.samples)
 
-    def _made(self, position: int, batch: Batch, filled: FramesAtTimes) -> Made:
-        draws = filled.frames
-        notes = completed(*filled, self.decision).cpu().numpy() if self.binary else None
-        sequence = self.stream.dataset.read(position)
-        truth = sequence.values.astype(np.float32)
+    def _made(self, sequence: Sequence, batch: Batch, known: Batch, times: Tensor, filled: FramesAtTimes) -> Made:
+        """
+        Args:
+            batch: with the frames that were given observed; `known`: and those that were drawn.
+        """
+        notes = None
+        if self.spec.binary:
+            at = known.observed[0]
+            neighbours = Neighbours.of(known.times[0, at], known.values[:, at], times, self.spec.interval)
+            notes = joined(completed(*filled, self.decision), neighbours).cpu().numpy()
         seen = batch.times[0][batch.observed[0]].cpu().numpy()
-        return Made(sequence.key, draws.float().cpu().numpy(), notes, truth, seen, 0.0, sequence.about)
+        truth = sequence.values.astype(np.float32)
+        draws = filled.frames.float().cpu().numpy()
+        return Made(sequence.key, draws, notes, truth, seen, 0.0, sequence.about)
 
 
 def _forecast(model: Forecaster, batch: Batch, times: Tensor) -> FramesAtTimes:

@@ -83,6 +83,9 @@ class Midi:
             raise DriftworkError(f"source={source}: no MIDI file ({', '.join(SUFFIXES)}) in it or below it")
         return [Item(name, group=_song(name), files=(name,)) for name in names]
 
+    def read_file(self, path: Path) -> list[Sequence]:
+        return self.read(path, Item(path.name, group=_song(path.name), files=(path.name,)))
+
     def read(self, source: Path | None, item: Item) -> list[Sequence]:
         """Sequences of at most `seconds`, in order; a tail of under `min_seconds` is dropped."""
         frames = roll(read_raw(folder(source) / item.name, MAX_BYTES, "a MIDI file"), self.config.rate)

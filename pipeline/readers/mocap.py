@@ -111,19 +111,33 @@ class Mocap:
         """Read the sequence of a trial, or all sequences of an array of a .mat file."""
         if not item.name.lower().endswith(".amc"):
             return self._read_array(folder(source), item)
-        if len(item.files) < 2:
-            raise UnreadableError("the .asf of its subject is not beside it")
-        trial, bones = (_text(folder(source) / file) for file in item.files)
-        skeleton = parse_asf(bones)
-        motion = parse_amc(trial, skeleton)
+        sequence = self._read_trial(folder(source), item)
         if item.split is None:
             raise UnreadableError("not NN_MM.amc with MM in 01-16, 28-30 or 31-34, the trials of the experiment")
+        return [sequence]
+
+    def read_file(self, path: Path) -> list[Sequence]:
+        """The trial, with the .asf of its subject or the only one beside it."""
+        if path.suffix.lower() != ".amc":
+            raise UnreadableError("its name does not end in .amc")
+        skeletons = {file.name.lower(): file.name for file in path.parent.iterdir() if file.suffix.lower() == ".asf"}
+        item = _item(path.name, skeletons)
+        if len(item.files) < 2 and len(skeletons) == 1:
+            item = item._replace(files=(path.name, *skeletons.values()))
+        return [self._read_trial(path.parent, item)]
+
+    def _read_trial(self, root: Path, item: Item) -> Sequence:
+        if len(item.files) < 2:
+            raise UnreadableError("the .asf of its subject is not beside it")
+        trial, bones = (_text(root / file) for file in item.files)
+        skeleton = parse_asf(bones)
+        motion = parse_amc(trial, skeleton)
         if len(motion.values) < 2:
             raise UnreadableError("a single frame is not a motion")
         channels, about = features(motion, skeleton, self.config)
         about["skeleton"] = bones
         key = f"{_slug(_group(item.name))}-{hashlib.sha256(os.fsencode(item.name)).hexdigest()[:12]}"
-        return [_sequence(key, item.group, motion.first, channels, about)]
+        return _sequence(key, item.group, motion.first, channels, about)
 
     def _read_array(self, root: Path, item: Item) -> list[Sequence]:
         file, array = item.name.rsplit("/", 1)

@@ -85,18 +85,27 @@ class Timit:
         found = CORPUS.fullmatch(item.name) or FLAT.fullmatch(item.name)
         if found is None:
             raise UnreadableError(f"does not lie as {LAYOUTS}")
-        frames = _frames(_samples(folder(source) / item.name))
-        return [
-            Sequence(
-                key=f"{_key(found)}-{second:02d}",
-                group=item.group,
-                times=np.arange(len(window)) * FRAME / RATE,
-                values=window,
-                mask=np.ones(len(window), np.bool_),
-            )
-            for second in range(-(-len(frames) // LENGTH))
-            if len(window := frames[second * LENGTH : (second + 1) * LENGTH]) >= MIN_FRAMES
-        ]
+        return _seconds(_key(found), item.group, _samples(folder(source) / item.name))
+
+    def read_file(self, path: Path) -> list[Sequence]:
+        stem = re.sub(r"[^A-Za-z0-9-]+", "_", path.stem)
+        return _seconds(stem, stem, _samples(path))
+
+
+def _seconds(key: str, group: str, samples: NDArray[np.int16]) -> list[Sequence]:
+    """Return the sequences of a sentence."""
+    frames = _frames(samples)
+    return [
+        Sequence(
+            key=f"{key}-{second:02d}",
+            group=group,
+            times=np.arange(len(window)) * FRAME / RATE,
+            values=window,
+            mask=np.ones(len(window), np.bool_),
+        )
+        for second in range(-(-len(frames) // LENGTH))
+        if len(window := frames[second * LENGTH : (second + 1) * LENGTH]) >= MIN_FRAMES
+    ]
 
 
 def _samples(path: Path) -> NDArray[np.int16]:

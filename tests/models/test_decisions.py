@@ -2,10 +2,11 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
-from models.decisions import best_threshold, decided
+from models.decisions import Neighbours, best_threshold, decided, joined
 
 
 def every_set(n):
@@ -86,3 +87,30 @@ def test_equal_probabilities_get_equal_decisions():
 def test_rule_of_the_papers_is_one_half():
     p = torch.tensor([[[0.4, 0.5, 0.6]]])
     assert decided(p, torch.ones(1, 1, dtype=torch.bool), "0.5").tolist() == [[[False, False, True]]]
+
+
+def test_known_neighbours_enclose_one_change_at_most():
+    """Against a count: as many notes begin at four times the rate as in the known frames; what does not lie between two
+    of them, one frame apart, stays as it was."""
+    rng = np.random.default_rng(0)
+    frames = torch.from_numpy(rng.random((3, 9, 50)) < 0.5)
+    known = torch.tensor([0.0, 1, 2, 3, 4, 6, 7, 8, 9], dtype=torch.float64)  # 5 is missing
+    times = torch.arange(37, dtype=torch.float64) / 4
+    notes = torch.from_numpy(rng.random((3, 37, 50)) < 0.5)
+    at = torch.searchsorted(times, known)
+    notes[:, at] = frames
+    found = joined(notes, Neighbours.of(known, frames.float(), times, 1.0))
+    apart = (times > 4) & (times < 6)
+    assert torch.equal(found[:, apart], notes[:, apart])
+    assert torch.equal(found[:, at], frames)
+    for fine, coarse in ((found[:, times <= 4], frames[:, :5]), (found[:, times >= 6], frames[:, 5:])):
+        begins = [(x[:, 1:] & ~x[:, :-1]).sum() for x in (fine, coarse)]
+        changes = [(x[:, 1:] ^ x[:, :-1]).sum() for x in (fine, coarse)]
+        assert begins[0] == begins[1]
+        assert changes[0] == changes[1]
+    falls = frames[0, 0] & ~frames[0, 1]
+    first_0 = torch.stack([notes[0, q] for q in range(4)])[:, falls].long().cumprod(0)
+    assert torch.equal(found[0, :4][:, falls].long(), first_0)
+    rises = ~frames[0, 0] & frames[0, 1]
+    last_0 = notes[0, 1:5][:, rises].long().flip(0).cumprod(0).flip(0)
+    assert torch.equal(found[0, 1:5][:, rises].long(), last_0)

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from driftwork.config_base import load
 from driftwork.errors import DriftworkError
 from launch import generate
+from launch.generation import pieces
 from launch.generation.generator import Maker
 from launch.runs import loaders, run_folder
 from launch.runs.config import RunConfig
@@ -24,6 +25,7 @@ from launch.runs.distributed import alone
 from launch.runs.weights import BEST
 from models.decisions import decided
 from pipeline.readers.mocap import MocapConfig, features
+from pipeline.readers.piano_roll import write_midi
 from pipeline.readers.skeleton import parse_amc, parse_asf, positions
 from pipeline.shards.manifest import read_manifest
 from tests.datasets import write_films, write_rolls, write_speech, write_walks
@@ -120,8 +122,9 @@ def test_generated_frames_match_the_model(music):
     run, _ = music
     maker = maker_of(run, rate=7.5)
     with torch.inference_mode():
-        (answer,) = maker.interpolations(1)
-        batch = maker._batch(maker.longest(1)[0], 1)
+        (sequence,) = pieces.longest(stream_of(run), 1)
+        (answer,) = maker.interpolations([sequence])
+        batch = maker._batch(sequence, 1)
         expected = torch.where(batch.observed[..., None], batch.values, maker.model.interpolate(batch, 3).mean)
     T = batch.times.shape[1]
     assert answer.draws.shape == (1, int((T - 1) / 5 * 7.5 + 1e-9) + 1, 128)
@@ -137,7 +140,7 @@ def test_notes_follow_the_decision_rule(music, tmp_path, decision):
     assert record["decision"] == decision
     (entry,) = drawn(record)
     with torch.inference_mode():
-        (answer,) = maker_of(run, rate=10.0).interpolations(1)
+        (answer,) = maker_of(run, rate=10.0).interpolations(pieces.longest(stream_of(run), 1))
     truth = sequences[answer.key]
     known = np.isin(np.arange(entry["frames"]), 2 * np.flatnonzero(np.isin(truth.times - truth.times[0], answer.seen)))
     probability = torch.from_numpy(answer.draws[0, ~known])[None]
@@ -151,11 +154,13 @@ def maker_of(run, **changes):
     config = run_folder.config_of(run)
     manifest = read_manifest(config.data)
     model = run_folder.model_for(config, manifest).eval()
-    stream = next(iter(loaders.evaluation(config, config.data, manifest, "test", alone()).values()))
-    maker = Maker(
-        model, stream, manifest.spec.binary, 1 / manifest.spec.interval, 4, config.evaluate.samples, 32, seed=0
-    )
-    return maker._replace(**changes)
+    spec, observed = manifest.spec, next(iter(config.observe.evaluate.each(manifest.spec.length).values()))
+    return Maker(model, observed, spec, 1 / spec.interval, 4, config.evaluate.samples, 32, seed=0)._replace(**changes)
+
+
+def stream_of(run):
+    config = run_folder.config_of(run)
+    return next(iter(loaders.evaluation(config, config.data, read_manifest(config.data), "test", alone()).values()))
 
 
 @pytest.mark.parametrize("kind", ["music", "speech", "motion", "pictures"])
@@ -163,20 +168,13 @@ def test_forecast_keeps_given_frames_and_reads_no_later(kind, request):
     run, sequences = request.getfixturevalue(kind)
     maker = maker_of(run)
     with torch.inference_mode():
-        (answer,) = maker.continuations(1, 2, None)
-        honest = maker.stream.dataset.read
-        given = int((sequences[answer.key].times - sequences[answer.key].times[0] < answer.given - 1e-9).sum())
-
-        def another_future(position):
-            sequence = honest(position)
-            values = sequence.values.copy()
-            values[given:] = ~values[given:] if values.dtype == bool else 1 - values[given:]
-            mask = sequence.mask.copy()
-            mask[given:] = True
-            return sequence._replace(values=values, mask=mask)
-
-        maker.stream.dataset.read = another_future
-        (again,) = maker.continuations(1, 2, None)
+        (sequence,) = pieces.longest(stream_of(run), 1)
+        (answer,) = maker.continuations([sequence], 2, None)
+        given = int((sequence.times - sequence.times[0] < answer.given - 1e-9).sum())
+        values, mask = sequence.values.copy(), sequence.mask.copy()
+        values[given:] = ~values[given:] if values.dtype == bool else 1 - values[given:]
+        mask[given:] = True
+        (again,) = maker.continuations([sequence._replace(values=values, mask=mask)], 2, None)
     truth = sequences[answer.key]
     assert given == (3 if kind in ("motion", "pictures") else len(truth.times) // 2)
     assert np.array_equal(answer.draws, again.draws)
@@ -185,6 +183,65 @@ def test_forecast_keeps_given_frames_and_reads_no_later(kind, request):
     assert np.array_equal(answer.draws[:, kept], np.broadcast_to(truth.values[kept], answer.draws[:, kept].shape))
     assert answer.draws.shape == (2, *truth.values.shape)
     assert (answer.draws[0, given:] != answer.draws[1, given:]).any()
+
+
+def notes_of(path):
+    """(pitch, start, end) of every note, in thousandths of a second."""
+    notes = [note for instrument in pretty_midi.PrettyMIDI(str(path)).instruments for note in instrument.notes]
+    return sorted((note.pitch, round(1000 * note.start), round(1000 * note.end)) for note in notes)
+
+
+def test_given_notes_stay_one_note_at_higher_rates(music, tmp_path):
+    """A file of one's own, all of whose frames are given: as many notes as went in, each within a frame of its own."""
+    run, _ = music
+    frames = np.random.default_rng(1).random((20, 128)) < 0.4
+    frames[:, :40] = False
+    write_midi(tmp_path / "mine.mid", frames, 5.0)
+    record = made(tmp_path / "out", run, f"source={tmp_path / 'mine.mid'}", "ratio=1", "rate=20", "decision=0.5")
+    (entry,) = drawn(record)
+    given, found = notes_of(tmp_path / "mine.mid"), notes_of(tmp_path / "out" / entry["file"])
+    assert len(given) > 300
+    assert [pitch for pitch, *_ in found] == [pitch for pitch, *_ in given]
+    for (_, start, end), (_, ours, past) in zip(given, found, strict=True):
+        assert start - 200 < ours <= start
+        assert end - 200 < past <= end or end == 4000  # the last frame that is asked for lies at 3.8 s
+
+
+def test_a_continuation_goes_past_the_end(music, tmp_path):
+    """From the sequence of that key, all of which is given."""
+    run, sequences = music
+    key = sorted(key for key in sequences if key.startswith("test"))[2]
+    record = made(tmp_path / "out", run, "what=continuation", f"keys=[{key}]", "seconds=6", "draws=1", "rate=5")
+    truth, entry = record["files"]
+    own = sequences[key]
+    assert {x["sequence"] for x in record["files"]} == {key}
+    assert (truth["frames"], entry["frames"]) == (len(own.times), 30)
+    assert entry["seconds_given"] == pytest.approx(len(own.times) / 5)
+    played = roll(tmp_path / "out" / entry["file"], 5, 30)
+    shown = np.flatnonzero(own.mask)
+    assert np.array_equal(played[shown], own.values[shown])
+
+
+@pytest.mark.parametrize("kind", ["speech", "motion"])
+def test_a_file_of_one_s_own_is_read_as_the_data(kind, request, place, tmp_path):
+    run, _ = request.getfixturevalue(kind)
+    if kind == "speech":
+        pcm = np.random.default_rng(2).integers(-9000, 9000, 8000, np.int16)
+        soundfile.write(tmp_path / "my voice.wav", pcm, 16000)
+        record = made(tmp_path / "out", run, f"source={tmp_path / 'my voice.wav'}")
+        samples, _ = soundfile.read(tmp_path / "out" / record["files"][0]["file"], dtype="int16")
+        assert np.array_equal(samples, pcm)
+    else:
+        for name, new in (("35_31.amc", "mine.amc"), ("35.asf", "any.asf")):
+            (tmp_path / new).write_text((place / "walks-raw" / name).read_text())
+        record = made(tmp_path / "out", run, f"source={tmp_path / 'mine.amc'}", "draws=1")
+        bones = (tmp_path / "any.asf").read_text()
+        trial = parse_amc((tmp_path / "mine.amc").read_text(), parse_asf(bones)).values
+        values = amc_frames(tmp_path / "out" / record["files"][0]["file"], bones)
+        _, about = features(parse_amc((tmp_path / "mine.amc").read_text(), parse_asf(bones)), parse_asf(bones), HONEST)
+        assert len(values) == len(trial)
+        np.testing.assert_allclose(values[:, :3], trial[:, :3], rtol=0, atol=1e-3)
+        assert about["start"] == pytest.approx(list(values[0, :3]), rel=1e-6)
 
 
 @pytest.mark.parametrize("what", ["continuation", "prior"])
@@ -336,6 +393,13 @@ def test_forecaster_writes_music(music, place, tmp_path):
         ("music", "draws=2", "draws plays no part in what=interpolation of vsdn_vae; leave it out"),
         ("music", "what=prior sequences=2", "sequences plays no part in what=prior"),
         ("music", "what=continuation seconds_given=60", "leave no frame to continue with"),
+        ("music", "keys=[test-9]", "keys=test-9: the split has no such sequence; it has test0-03, "),
+        ("music", "keys=[a] sequences=2", "sequences has no effect with keys=; leave one out"),
+        ("music", "source=a.mid split=test", "split has no effect with source=; leave one out"),
+        ("music", "source=a.mid", "source=a.mid: no such file"),
+        ("pictures", "source=a.gif", "source=a.gif: data set 'bouncing_balls' does not read a file of its own"),
+        ("music", "seconds=9", "seconds plays no part in what=interpolation"),
+        ("music", "what=continuation seconds=100000", "seconds=100000: must be from 0.4 to "),
         ("music", "split=tset", "split=tset: input should be 'train', 'val' or 'test'"),
         ("speech", "rate=640", "rate=640: a frame of speech is 100 samples that follow on those before it"),
         ("motion", "what=interpolation", "ode2vae forecasts from first frames; take continuation or prior"),

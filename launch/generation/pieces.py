@@ -1,0 +1,70 @@
+"""The sequences that something is generated from: of a split, by length or by key, or of a file of the user's own."""
+
+import difflib
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from driftwork.config_base import Config, build
+from driftwork.errors import DriftworkError
+from driftwork.files import printable
+from pipeline.readers.registry import EARLIER, DatasetConfig, reader
+from pipeline.reading.stream import Stream
+from pipeline.sequence import FileReader, Sequence, UnreadableError
+from pipeline.shards.manifest import Manifest
+
+_SHOWN = 5
+"""Keys that an error lists."""
+
+
+class _Recipe(Config):
+    """The part of a recipe that says how raw files are read."""
+
+    dataset: DatasetConfig
+
+    @classmethod
+    def recorded(cls, manifest: Manifest) -> Self:
+        """Return that of a data set, which may have been prepared before some field was known."""
+        earlier = EARLIER.get(manifest.dataset, {})
+        return build(cls, {"dataset": earlier | manifest.recipe["dataset"]}, where="manifest.json")
+
+
+def longest(stream: Stream, count: int) -> list[Sequence]:
+    """Return the `count` longest sequences of the split; of equals the first."""
+    frames = np.array([frames for shard in stream.dataset.shards for frames in shard.frames])
+    positions = np.argsort(-frames, kind="stable")[:count]
+    return [stream.dataset.read(int(position)) for position in positions]
+
+
+def named(stream: Stream, keys: tuple[str, ...]) -> list[Sequence]:
+    """Return the sequences of the split that have these keys, in this order. Raises `DriftworkError` for others."""
+    found: dict[str, Sequence] = {}
+    known = []
+    for position in range(stream.samples):
+        sequence = stream.dataset.read(position)
+        known.append(sequence.key)
+        if sequence.key in keys:
+            found[sequence.key] = sequence
+        if len(found) == len(set(keys)):
+            return [found[key] for key in keys]
+    missing = next(key for key in keys if key not in found)
+    near = difflib.get_close_matches(missing, known, n=_SHOWN, cutoff=0.4) or known[:_SHOWN]
+    more = f" and {len(known) - len(near)} others" * (len(known) > len(near))
+    raise DriftworkError(f"keys={missing}: the split has no such sequence; it has {', '.join(near)}{more}")
+
+
+def from_file(path: Path, manifest: Manifest) -> list[Sequence]:
+    """Read a file of the user's own as the data set was prepared: its sequences, in order.
+
+    Raises `DriftworkError` where the file cannot be used, or the data set is not made of such files.
+    """
+    own = reader(_Recipe.recorded(manifest).dataset)
+    if not isinstance(own, FileReader):
+        raise DriftworkError(f"source={path}: data set '{manifest.dataset}' does not read a file of its own; use keys=")
+    if not path.is_file():
+        raise DriftworkError(f"source={path}: no such file")
+    try:
+        return own.read_file(path)
+    except UnreadableError as error:
+        raise DriftworkError(f"source={printable(str(path))}: {error}") from None
