@@ -1,23 +1,25 @@
-"""`driftwork compare RUN RUN ...`: evaluated runs beside each other in the papers' form, with the baselines that cost
-nothing, and how each differs from the first. Runs that differ in the seed alone are one row, and so are runs of a model
-that was trained for each rate of observation; the folds of a cross-validation are put together first."""
+"""`driftwork compare RUN RUN ...`: evaluated runs, or those of a sweep, beside each other in the papers' form, with the
+trivial baselines, and how each differs from the first. Runs that differ in the seed alone are one row, and so are runs
+of a model that was trained for each rate of observation; the folds of a cross-validation are put together first."""
 
 import sys
 from pathlib import Path
 
 from driftwork.command import command, run, typed
-from driftwork.config_base import parse
+from driftwork.config_base import at_home, parse
+from driftwork.errors import DriftworkError
 from driftwork.files import aside, writing
 from driftwork.help import settings_of
 from launch.runs import run_folder
 from launch.scoring import tables
-from launch.scoring.comparison import read_runs, rows_of
-from launch.scoring.side_by_side import beside, differences, figures
+from launch.scoring.comparison import compared
+from launch.scoring.results import is_evaluated
 from launch.tracker.tracking import OfStore
 from pipeline.sequence import Split
 
 USAGE = """usage: driftwork compare RUN [RUN ...] [key=value ...]
-  RUN  Folder of an evaluated run, or its id in the tracking store. All are compared with the first."""
+  RUN  Folder of an evaluated run, its id in the tracking store, or the folder of a sweep, which stands for all of its
+       evaluated runs. All are compared with the first."""
 
 
 class CompareConfig(OfStore):
@@ -35,18 +37,32 @@ def main(argv: list[str]) -> int:
         print(USAGE)
         return 2
     request = parse(CompareConfig, options, where="compare")
-    runs = read_runs(run_folder.find_to_read(names, request.tracking.uri), request.split)
-    rows = rows_of(runs)
-    data, _ = run_folder.names(run_folder.config_of(runs[0].folder))
-    title, first = f"{data}, {request.split} split", next(iter(rows))
-    further = beside(f"{title}: further scores", rows), beside(f"Further scores, difference to {first}", rows, first)
-    made = [figures(title, rows), differences(rows, first), *(table for table in further if table is not None)]
+    run_folder.check_store_is_read(names, request.tracking.uri)
+    made = compared([folder for name in names for folder in _folders(name, request)], request.split)
     for table in made:
         tables.show(table)
     if request.out is not None:
         with writing(f"out={request.out}"), aside(request.out) as temporary:
             temporary.write_text("\n".join([f"`{typed('compare', argv)}`\n", *map(tables.markdown, made)]))
     return 0
+
+
+def _folders(name: str, request: CompareConfig) -> list[Path]:
+    """The run folder of a `RUN`, or those of a sweep that are evaluated."""
+    folder = at_home(name)
+    if not run_folder.runs_of_sweep(folder):
+        folder = run_folder.find(name, request.tracking.uri)
+    inside = run_folder.runs_of_sweep(folder)
+    if not inside:
+        return [folder]
+    done = [run for run in inside if is_evaluated(run, request.split)]
+    if not done:
+        cure = f"driftwork evaluate {inside[0]} split={request.split}"
+        raise DriftworkError(f"{name}: none of its runs is evaluated on the {request.split} split; {cure}")
+    for left_out in inside:
+        if left_out not in done:
+            print(f"left out: {left_out} is not evaluated on the {request.split} split", file=sys.stderr)
+    return done
 
 
 if __name__ == "__main__":

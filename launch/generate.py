@@ -52,12 +52,12 @@ class GenerateConfig(OfStore):
     rate: float | None = Field(None, gt=0)
     """Rate of the generated frames, in frames per second. Null takes the rate of the data."""
     sequences: int = Field(4, ge=1)
-    """Number of sequences that are interpolated or continued: the longest of the split, or the first ones of `source`."""
+    """Number of sequences that are interpolated or continued: the longest of the split, or the first of `source`."""
     keys: tuple[str, ...] = ()
     """Keys of sequences of the split that are taken in place of the longest. The default takes the longest."""
     source: Path | None = None
-    """Your own file to interpolate or continue, read as the data were prepared: .mid, .wav, or .amc with its .asf beside
-    it. Null takes sequences of the split."""
+    """Your own file to interpolate or continue, read as the data were prepared: .mid, .wav, or .amc with its .asf
+    beside it. Null takes sequences of the split."""
     draws: int = Field(3, ge=1)
     """Number of samples for each continued sequence, or of the prior."""
     seconds_given: float | None = Field(None, gt=0)

@@ -49,7 +49,8 @@ class PredictConfig(OfStore):
 @command(USAGE)
 def main(argv: list[str]) -> int:
     request = parse(PredictConfig, argv[1:], where="predict")
-    (folder,) = run_folder.find_to_read(argv[:1], request.tracking.uri)
+    run_folder.check_store_is_read(argv[:1], request.tracking.uri)
+    folder = run_folder.find(argv[0], request.tracking.uri)
     output.checked(request.out)
     config = _requested(run_folder.config_of(folder), request)
     run_folder.check_data(folder, config)

@@ -26,6 +26,9 @@ from launch.job.signals import sigterm_exits
 from launch.runs import loaders, run_folder
 from launch.runs.config import CONFIG_FILE
 from launch.runs.distributed import alone
+from launch.scoring import tables
+from launch.scoring.comparison import compared
+from launch.scoring.results import is_evaluated
 from launch.sweeps import grid as grids
 from launch.sweeps import trial
 from launch.sweeps.grid import Cell, Grid
@@ -64,6 +67,8 @@ class State(NamedTuple):
 def main(argv: list[str]) -> int:
     arguments = [argument for argument in argv if argument != "--dry-run"]
     grid = grids.read(arguments)
+    if grid.config.at_once == 1 and any(argument.startswith("address=") for argument in arguments):
+        raise DriftworkError(f"address={grid.config.address} has no effect without at_once=N, N above 1; remove it")
     if grid.config.at_once > 1 and find_spec("ray") is None:  # an installation that only trains has none
         raise DriftworkError(f"at_once={grid.config.at_once}: Ray is not installed; pip install -e '.[prepare]'")
     manifest_of = cache(find_manifest)  # cells share their data
@@ -148,9 +153,10 @@ def _sweep(grid: Grid, todo: list[Cell], manifests: dict[Place, Manifest]) -> No
         _describe(grid, tracker)
         for where, manifest in manifests.items():
             tracker.dataset(dataset.described(manifest, where))
-        print(f"what a cell says meanwhile: {grid.out}/CELL/{trial.LOG}", flush=True)
+        name = tracking.experiment or experiment
+        print(f"experiment '{name}'; the log of each cell: {grid.out}/CELL/{trial.LOG}", flush=True)
         for cell in todo:
-            _make_folder(grid, cell, tracking.experiment or experiment, tracker.run_id)
+            _make_folder(grid, cell, name, tracker.run_id)
         start = _at_once if grid.config.at_once > 1 and todo else _in_turn
         with closing(start(grid, todo)) as ended:
             for count, (cell, outcome) in enumerate(ended, 1):
@@ -158,12 +164,23 @@ def _sweep(grid: Grid, todo: list[Cell], manifests: dict[Place, Manifest]) -> No
                 print(f"{count}/{len(todo)} {cell.name}: {result} ({outcome.seconds / 60:.1f} min)", flush=True)
                 if outcome.code:
                     failed.append(cell.name)
+        _show(grid)
         if failed:
             again = "called again, this command goes on with them"
             raise CellsFailedError(f"{len(failed)} of {len(grid.cells)} cells failed, {'; '.join(failed)}: {again}")
         for file in _figure(grid):
             tracker.artifact(file, "outputs")
-    print(f"{len(grid.cells)} cells done; results in {grid.out}, and `driftwork ui`, experiment '{experiment}'")
+    print(f"{len(grid.cells)} cells done; results in {grid.out}, and `driftwork ui`, experiment '{name}'")
+
+
+def _show(grid: Grid) -> None:
+    """Print the tables of the cells that are evaluated, as `driftwork compare` does."""
+    done = [cell.folder for cell in grid.cells if is_evaluated(cell.folder, grid.config.evaluate)]
+    try:
+        for table in compared(done, grid.config.evaluate) if done else ():
+            tables.show(table)
+    except DriftworkError as error:  # cells of several data sets stand in no table together
+        print(f"no table of all cells: {error}", flush=True)
 
 
 def _figure(grid: Grid) -> list[Path]:

@@ -56,12 +56,16 @@ def find(run: str, uri: str | None = None) -> Path:
     return folder
 
 
-def find_to_read(runs: Sequence[str], uri: str | None) -> list[Path]:
-    """Return the folders of several `RUN`, for a command that uses the store for nothing else. Raises `DriftworkError`
-    for a `uri` that changes nothing, as all are folders."""
-    if uri is not None and all((at_home(run) / CONFIG_FILE).exists() for run in runs):
-        raise DriftworkError(f"tracking.uri={uri} has no effect: every RUN is a folder, and no store is read")
-    return [find(run, uri) for run in runs]
+def check_store_is_read(runs: Sequence[str], uri: str | None) -> None:
+    """Raise `DriftworkError` for a `uri` without effect, in a command that uses the store only to find runs by id."""
+    if uri is not None and all(at_home(run).is_dir() for run in runs):
+        raise DriftworkError(f"tracking.uri={uri} has no effect: every RUN is a folder; remove it")
+
+
+def runs_of_sweep(folder: Path) -> list[Path]:
+    """Return the run folders directly below a folder that is none itself, as those of a sweep, by name."""
+    here = (folder / CONFIG_FILE).exists()
+    return [] if here else sorted(config.parent for config in folder.glob(f"*/{CONFIG_FILE}"))
 
 
 def keep(folder: Path, config: RunConfig) -> None:

@@ -10,7 +10,8 @@ from driftwork.errors import DriftworkError
 from launch.runs import run_folder
 from launch.scoring.results import concatenated, merge, read_scores
 from launch.scoring.scores import Scored
-from launch.scoring.side_by_side import Column, Rows, columns_of
+from launch.scoring.side_by_side import Column, Rows, beside, columns_of, differences, figures
+from launch.scoring.tables import Table
 from pipeline.sequence import Split
 
 _SEED, _FOLD = "train.seed", "folds.fold"
@@ -19,6 +20,17 @@ _MAY_DIFFER = (
     _SEED, "data", "cache_dir", "out", "ranks", "hostfile", "loader_workers", "evaluate.batch_size", "tracking",
 )  # fmt: skip
 """Keys, or sections, of the config in which runs may differ that are told apart by nothing but the seed."""
+
+
+def compared(folders: list[Path], split: Split) -> list[Table]:
+    """Return the tables of evaluated runs: the scores, the differences to the first run, and further scores. Raises as
+    `read_runs` does."""
+    runs = read_runs(folders, split)
+    rows = rows_of(runs)
+    data, _ = run_folder.names(run_folder.config_of(runs[0].folder))
+    title, first = f"{data}, {split} split", next(iter(rows))
+    further = beside(f"{title}: further scores", rows), beside(f"Further scores, difference to {first}", rows, first)
+    return [figures(title, rows), differences(rows, first), *(table for table in further if table is not None)]
 
 
 class Evaluated(NamedTuple):

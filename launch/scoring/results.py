@@ -69,6 +69,11 @@ def read_results(folder: Path, name: str) -> dict[str, Any]:
     return results
 
 
+def is_evaluated(folder: Path, split: str) -> bool:
+    """Return whether the run was scored on the split."""
+    return _sequences_file(folder, split).exists()
+
+
 def read_scores(folder: Path, split: str) -> dict[str, Scored]:
     """What 'model' and each baseline scored. Raises `DriftworkError` when the run has not been evaluated on `split`."""
     path = _sequences_file(folder, split)

@@ -17,6 +17,9 @@ def start(folder: Path) -> int:
     config, again = run_folder.config_of(folder), typed("train", [f"resume={folder}"])
     glance.before_training(1 if config.hostfile else config.ranks, config.tracking.uri, folder)
     print(f"training {config.model.name} on {config.data}, {config.ranks} rank(s), run folder {folder}", flush=True)
+    if config.tracking.uri is not None:
+        experiment = config.tracking.experiment or run_folder.names(config)[0]
+        print(f"experiment '{experiment}' in {config.tracking.uri}", flush=True)
     try:
         code = supervised(folder, partial(_ranks, folder, config), config.restarts)
     except (KeyboardInterrupt, SystemExit):

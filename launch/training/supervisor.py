@@ -109,12 +109,14 @@ def _signals_for_ranks(folder: Path) -> Iterator[list[int]]:
 
 
 def _ranks() -> list[psutil.Process]:
-    found = []
-    for process in psutil.Process().children(recursive=True):
+    """The ranks below this process, without the processes that they start, such as those that read batches ahead: as
+    long as these start, SIGTERM ends them."""
+    found: dict[int, psutil.Process] = {}
+    for process in psutil.Process().children(recursive=True):  # parents before children
         with suppress(psutil.Error):
-            if "LOCAL_RANK" in process.environ():
-                found.append(process)
-    return found
+            if "LOCAL_RANK" in process.environ() and process.ppid() not in found:
+                found[process.pid] = process
+    return list(found.values())
 
 
 def _kill(ranks: list[psutil.Process]) -> None:

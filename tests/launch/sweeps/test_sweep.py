@@ -102,6 +102,7 @@ def test_dry_run_lists_trials_and_steps(place, capsys, tmp_path):
         ("grid: {ranks: [1, 9000]}", ("train.batch_size=9000", "evaluate.batch_size=9000"),
          "cell ranks=9000: ranks=9000: this machine has"),
         ("grid: {train.seed: [0]}", ("tracking.uri=http://127.0.0.1:9",), "http://127.0.0.1:9 does not answer: "),
+        ("grid: {train.seed: [0]}", ("address=auto",), "address=auto has no effect without at_once=N"),
         ("grid: {train.seed: [0]}", ("out=/proc/out",), "out=/proc/out: cannot be written"),
         ("grid: {train.seed: [0]}", ("out=locked",), "out=locked: another sweep is at work there"),
         ("grid: {train.seed: [0]}", ("out=other",), "other/seed=0: holds a run with train.beta=0.5, and the grid"),
