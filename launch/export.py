@@ -16,7 +16,8 @@ from pipeline.shards.manifest import read_manifest
 
 USAGE = """usage: driftwork export RUN [key=value ...]
   RUN  Run folder, or the id of a run in the tracking store.
-Serve the model with: mlflow models serve -m RUN/model"""
+Serve the model with: mlflow models serve -m RUN/model
+For predictions on prepared data as a table: driftwork predict RUN out=FILE"""
 
 
 @command(USAGE, most=2, settings=settings_of(OfStore))

@@ -10,6 +10,7 @@ from pydantic import Field
 from driftwork.command import command, run
 from driftwork.config_base import parse
 from driftwork.errors import DriftworkError
+from driftwork.help import settings_of
 from launch.prediction import answers, output
 from launch.prediction.answers import Answerer, Task
 from launch.runs import loaders, run_folder, weights
@@ -22,31 +23,30 @@ from pipeline.observe import Ratio
 from pipeline.sequence import Split
 from pipeline.shards.storage import Place
 
-USAGE = """usage: driftwork predict RUN out=FILE.npz|.parquet|.csv [split=test] [task=interpolation|prediction|forecast]
-       [ratio=0.25] [quantiles=[0.05,0.95]] [data=DIR|URL] [tracking.uri=STORE]
-RUN is a run folder, or the id of a run in the store"""
+USAGE = """usage: driftwork predict RUN out=FILE.npz|.parquet|.csv [split=test] [key=value ...]
+  RUN  Run folder, or the id of a run in the tracking store."""
 
 
 class PredictConfig(OfStore):
     out: Path
-    """File to write, which may be replaced: .npz, .parquet or .csv by its ending."""
+    """File to write, and to replace where it exists. Its ending chooses the form: .npz, .parquet or .csv."""
     split: Split = "test"
-    """Split of the data to predict."""
+    """Split whose sequences are predicted."""
     task: Task | None = None
-    """Question about each frame: `interpolation` from all observed frames, `prediction` from those before it,
-    `forecast` from the first frames. Null: `forecast` for a run that forecasts, otherwise `interpolation`."""
+    """Question about each frame: `interpolation` from all observed frames, `prediction` from those before it, or
+    `forecast` from the first frames. Null takes `forecast` for a run that forecasts, and otherwise `interpolation`."""
     ratio: Ratio | None = None
-    """Fraction of the frames that is observed. Null: the first ratio that the run is evaluated at."""
+    """Fraction of the frames that are observed. Null takes the first ratio that the run is evaluated at."""
     quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
-    """Probabilities whose quantiles are written beside mean and standard deviation, for real-valued data. Default:
-    none."""
+    """Quantiles that are written beside mean and standard deviation of real-valued data, each by its probability. The
+    default writes none."""
     data: Place | None = None
-    """Folder or URL of the prepared data. Null: where the run was trained on them."""
+    """Folder or URL where the prepared data lie now. Null takes it from the run's config."""
     cache_dir: Path | None = None
-    """Folder for this machine's copy of data in object storage. Null: that of the run's config."""
+    """Folder where this machine keeps its copy of the data. Null takes it from the run's config."""
 
 
-@command(USAGE)
+@command(USAGE, settings=settings_of(PredictConfig))
 def main(argv: list[str]) -> int:
     request = parse(PredictConfig, argv[1:], where="predict")
     run_folder.check_store_is_read(argv[:1], request.tracking.uri)

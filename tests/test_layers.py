@@ -32,7 +32,7 @@ HEAVY = {
         "launch/serving/served_model.py",
     },  # MLflow runs the second, which raises its error
     "fsspec": {"pipeline/shards/storage.py"},
-    "pyarrow": {"driftwork/table_files.py"},
+    "pyarrow": {"pipeline/table_files.py"},
     "s3fs": set(),  # only fsspec imports it
     "torchdiffeq": {"models/solvers/ode.py"},
     "torchsde": {"models/solvers/sde.py"},

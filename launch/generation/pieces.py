@@ -22,6 +22,7 @@ class _Recipe(Config):
     """The part of a recipe that says how raw files are read."""
 
     dataset: DatasetConfig
+    """Data set whose reader reads the file, with its settings."""
 
     @classmethod
     def recorded(cls, manifest: Manifest) -> Self:
