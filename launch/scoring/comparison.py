@@ -17,7 +17,8 @@ from pipeline.sequence import Split
 _SEED, _FOLD = "train.seed", "folds.fold"
 _RATES = ("observe.train.ratios", "observe.evaluate.ratios")
 _MAY_DIFFER = (
-    _SEED, "data", "cache_dir", "out", "ranks", "hostfile", "loader_workers", "evaluate.batch_size", "tracking",
+    _SEED, "data", "cache_dir", "out", "ranks", "hostfile", "loader_workers", "evaluate.batch_size", "plugins",
+    "tracking",
 )  # fmt: skip
 """Keys, or sections, of the config in which runs may differ that are told apart by nothing but the seed."""
 

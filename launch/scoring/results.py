@@ -75,13 +75,15 @@ def is_evaluated(folder: Path, split: str) -> bool:
 
 
 def read_scores(folder: Path, split: str) -> dict[str, Scored]:
-    """What 'model' and each baseline scored. Raises `DriftworkError` when the run has not been evaluated on `split`."""
+    """What 'model' and each baseline scored, but for metrics of plugins that are not imported now. Raises
+    `DriftworkError` when the run has not been evaluated on `split`."""
     path = _sequences_file(folder, split)
     if not path.exists():
         raise DriftworkError(f"{folder}: not evaluated yet; driftwork evaluate {folder} split={split}")
     raw = json.loads(path.read_text())
     names = tuple(raw["keys"]), tuple(raw["groups"])
-    return _each(lambda s: Scores(*names, tuple(map(_or_nan, s["x"])), tuple(s["w"])), raw["scores"], 4)
+    known = _each(lambda found: {name: s for name, s in found.items() if name in METRICS}, raw["scores"], 3)
+    return _each(lambda s: Scores(*names, tuple(map(_or_nan, s["x"])), tuple(s["w"])), known, 4)
 
 
 def show(results: dict[str, Any], title: str) -> None:
