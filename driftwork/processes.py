@@ -26,10 +26,11 @@ def python(*arguments: str) -> list[str]:
 def search_path() -> dict[str, str]:
     """Return the environment variables with which a process, and those that it starts, import this code first.
 
-    The user's folders in PYTHONPATH follow. An empty entry, which stands for the working folder and is mostly an
-    accident (`PYTHONPATH=$PYTHONPATH:/more`), is dropped.
+    The user's folders in PYTHONPATH follow, as absolute paths, because the process may stand in another folder. An
+    empty entry, which stands for the working folder and is mostly an accident (`PYTHONPATH=$PYTHONPATH:/more`), is
+    dropped.
     """
-    others = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    others = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     return {"PYTHONPATH": os.pathsep.join([str(ROOT), *others]), "PYTHONSAFEPATH": "1"}
 
 

@@ -15,8 +15,8 @@ FILES = dict(re.findall(r"```(?:python|yaml)\n# (\w+\.(?:py|yaml))\n(.*?)```", P
 
 
 def driftwork(folder, *arguments, expect=0):
-    """Run a command as the console script does, with the folder in PYTHONPATH; returns what it printed."""
-    return _python(folder, "-P", "-m", "launch.cli", *arguments, path=f"{ROOT}{os.pathsep}{folder}", expect=expect)
+    """Run a command as the console script does, with the folder (as ".") in PYTHONPATH; returns what it printed."""
+    return _python(folder, "-P", "-m", "launch.cli", *arguments, path=f"{ROOT}{os.pathsep}.", expect=expect)
 
 
 def _python(folder, *arguments, path, expect=0):

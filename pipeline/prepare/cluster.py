@@ -22,7 +22,7 @@ from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, RayTaskErr
 
 from driftwork import sockets
 from driftwork.errors import DriftworkError
-from driftwork.processes import ROOT
+from driftwork.processes import ROOT, search_path
 
 _PATIENCE_S = 150.0
 """Seconds that cancelled tasks may take to clean up."""
@@ -60,6 +60,8 @@ def connected(address: str, cpus: int | None = None) -> Iterator[Nodes]:
         yield _nodes()
         return
     if address == "local":
+        if os.environ.get("PYTHONPATH"):
+            os.environ["PYTHONPATH"] = search_path()["PYTHONPATH"]  # workers stand in another folder
         sockets.require(sockets.problem_of_ray(), "address=local")
         if not os.access(Path.home(), os.W_OK):  # Ray would write a token there
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
