@@ -1,4 +1,4 @@
-"""What a training step would take on 1 to 1024 GPUs: sizes measured here, rates of the hardware assumed.
+"""Model the time of a training step on 1 to 1024 GPUs, from measured sizes and assumed rates of the hardware.
 
     python -m benchmarks.cluster_model DATA CONFIG [SEQUENCES]    a prepared data set, and a config that fits it
 
@@ -38,44 +38,44 @@ from pipeline.shards.manifest import Manifest, read_manifest
 GPUS = (1, 8, 64, 1024)
 GPUS_OF_A_RUN = (1, 8, 16)
 STEPS = 1000
-"""Steps that are drawn for the longest sequence of each rank."""
+"""Number of simulated steps for the mean length of each rank's longest sequence."""
 
 
 class Hardware(NamedTuple):
-    """Assumed, of nodes with eight H100-class GPUs."""
+    """Assumed rates of nodes with eight H100-class GPUs."""
 
     operations: float = 2e14
-    """A second that a GPU comes to, in bfloat16; a fifth of what is printed on it."""
+    """Floating-point operations per second that a GPU reaches in bfloat16; a fifth of its nominal rate."""
     launch: float = 5e-6
     """Seconds from one kernel to the next in eager mode."""
     inside: float = 3e11
-    """Bytes a second of an all-reduce through NVLink, and"""
+    """Bytes per second of an all-reduce through NVLink."""
     between: float = 4e10
-    """through the network, of each GPU's own 400 Gbit/s."""
+    """Bytes per second of an all-reduce through the network, with 400 Gbit/s per GPU."""
     latency: float = 1e-5
-    """Seconds of a step of the tree."""
+    """Seconds per step of the tree."""
 
 
 class Sizes(NamedTuple):
-    """Measured."""
+    """Measured sizes of a model and its data."""
 
     weights: int
     operations: float
-    """Of a sequence of full length, forward and backward."""
+    """Floating-point operations for a sequence of full length, forward and backward."""
     calls: int
-    """Of kernels, in a step on sequences of full length, whatever their number."""
+    """Number of kernel calls in a step on sequences of full length, for any number of sequences."""
     kept: int
-    """Bytes that the backward pass of a sequence of full length reads."""
+    """Bytes kept for the backward pass of a sequence of full length."""
     length: int
-    """Frames."""
+    """Frames of a sequence of full length."""
     bytes: float
-    """Of a sequence in its shard."""
+    """Bytes of a sequence in its shard."""
     loader: float
-    """Sequences a second of one process."""
+    """Sequences per second that one process reads."""
 
 
 class _Calls(TorchDispatchMode):
-    """Counts what would be a kernel: everything but views."""
+    """A counter of operations that are kernels: all but views."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class _Calls(TorchDispatchMode):
 
 
 def bytes_kept(model: Model, batch: Batch) -> int:
-    """Bytes of all tensors that autograd keeps for the backward pass, weights left out, each storage once."""
+    """Return the bytes of all tensors that autograd keeps for the backward pass, without weights, each storage once."""
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -121,7 +121,8 @@ def measure(config: RunConfig, manifest: Manifest) -> Sizes:
 
 
 def step(sizes: Sizes, hardware: Hardware, gpus: int, batch: int, longest: float) -> tuple[float, float]:
-    """Seconds of arithmetic or launching, and of communication; `longest` is the share of the full length."""
+    """Return the seconds of arithmetic or launching, and of communication; `longest` is a fraction of the full
+    length."""
     share = sizes.operations * batch / hardware.operations, sizes.calls * hardware.launch
     link = hardware.inside if gpus <= 8 else hardware.between
     reduced = 2 * (gpus - 1) / gpus * 4 * sizes.weights / link + 2 * ceil(log2(gpus)) * hardware.latency
@@ -129,13 +130,15 @@ def step(sizes: Sizes, hardware: Hardware, gpus: int, batch: int, longest: float
 
 
 def longest(frames: np.ndarray, ranks: int, batch: int, rng: np.random.Generator) -> float:
-    """Mean over steps of the most frames that a rank has, as a share of the full length: all wait for that one."""
+    """Return the mean over steps of a rank's longest sequence, for which all ranks wait, as a fraction of the full
+    length."""
     drawn = rng.integers(len(frames), size=(STEPS, min(ranks * batch, 4096)))
     return float(frames[drawn].max(1).mean() / frames.max())
 
 
 def run_table(config: RunConfig, sizes: Sizes, hardware: Hardware, frames: np.ndarray, sequences: int) -> None:
-    """Print what a run of the published length takes, at the published batch and at that batch a GPU."""
+    """Print memory, steps and hours of a run of the published length, at the published batch and at that batch per
+    GPU."""
     print("   GPUs  batch  GiB/GPU  steps an epoch  epochs at most  hours at most")
     rng, epochs = np.random.default_rng(0), config.train.max_epochs
     for gpus in GPUS_OF_A_RUN:

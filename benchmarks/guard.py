@@ -1,12 +1,12 @@
-"""Shards whose raw files are read in a child process with limits against shards read in the process that writes them.
+"""Compare building shards with raw files read in a limited child process and read in the writing process.
 
     python -m benchmarks.guard              music21's chorales, joined to the length of songs, four times
     python -m benchmarks.guard timit DIR    a data set's own files
 
-Each repetition builds all shards once in either way, by turns. What it takes to start the child, once a worker, is told
-apart: Ray's own start takes ten times as long. The processor's time, of both processes, counts where as many workers as
-cores are busy, and its ratio must not be above 1.5 in every repetition (else code 1); the clock's, which others at work
-on the machine lengthen, is told only.
+Each repetition builds all shards once in either way, in turn. The time to start the child, once per worker, is printed
+separately; Ray's own start takes ten times as long. Processor time, of both processes, is what counts when all cores
+are busy: the exit code is 1 if its ratio is above 1.5 in every repetition. Wall-clock time depends on other load and is
+only printed.
 """
 
 import os
@@ -39,7 +39,7 @@ class Unguarded(Guard):
 
 
 def seconds(kind: type[Guard], recipe: Recipe, source: Path, *, shards: bool = True) -> NDArray[np.float64]:
-    """[processor, clock]: what a file, and then all shards of `source`, take one worker."""
+    """Return [processor, wall-clock] seconds that one worker takes for a file, and then for all shards of `source`."""
     made, limits = reader(recipe.dataset), Limits(20, 2048)
     items = made.find(source)
     with tempfile.TemporaryDirectory() as out:
@@ -52,7 +52,7 @@ def seconds(kind: type[Guard], recipe: Recipe, source: Path, *, shards: bool = T
             for plan in make_plan(items, recipe, {}) if shards else []:
                 build.build_shard(job, plan)
         clock = time.perf_counter() - clock
-        used.close()  # from here on the child's time is known
+        used.close()  # afterwards the child's time is known
         return np.array([sum(os.times()[:4]) - processor, clock])
 
 

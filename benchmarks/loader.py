@@ -1,9 +1,9 @@
-"""How fast one process reads batches, against what a training rank on a CPU core takes in.
+"""Compare the speed at which one process reads batches with that of a training rank on a CPU core.
 
     python -m benchmarks.loader DATA [CONFIG]    a prepared data set, and a config that fits it
 
-By turns: an epoch of batches from the shards, and a training step on one of them. Seconds of the processor, one thread.
-At least 20 is wanted (in no round: code 1).
+An epoch of batches from the shards and a training step on one of them are measured in turn, in processor seconds of one
+thread. The ratio should be at least 20; if it is in no round, the exit code is 1.
 """
 
 import statistics

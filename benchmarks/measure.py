@@ -1,4 +1,4 @@
-"""What a step takes, in time and in memory."""
+"""Measure time and memory of a step."""
 
 import multiprocessing
 import statistics
@@ -11,14 +11,14 @@ Step = Callable[[], object]
 
 
 def timed(step: Step) -> float:
-    """Seconds of the processor: what others do meanwhile does not count."""
+    """Return the processor seconds of a step, which do not depend on other processes."""
     started = time.process_time()
     step()
     return time.process_time() - started
 
 
 def in_turn(*steps: Step, rounds: int) -> list[list[float]]:
-    """Seconds of each step in every round: taken in turn, a machine that slows down slows all alike."""
+    """Return the seconds of each step in every round. Steps run in turn, so that a slower machine affects all alike."""
     times = [[timed(step) for step in steps] for _ in range(rounds)]
     return [list(column) for column in zip(*times, strict=True)]
 
@@ -30,19 +30,19 @@ class Ratio(NamedTuple):
 
     @classmethod
     def of(cls, ours: list[float], theirs: list[float]) -> Self:
-        """How many times as long they take, round by round."""
+        """Return the ratio of their time to ours, round by round."""
         ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
         return cls(statistics.median(ratios), min(ratios), max(ratios))
 
     def misses(self, least: float) -> bool:
-        """Whether every round is below what is asked for. The ratio depends on the processor too, so that rounds on
-        both sides decide nothing."""
+        """Return whether every round is below `least`. The ratio also depends on the processor, so that rounds on both
+        sides decide nothing."""
         return self.high < least
 
 
 def memory(make: Callable[..., Step], *arguments: object) -> float:
-    """MiB that a process which takes the step made by `make(*arguments)` once holds at most, less what it held before;
-    in a process of its own."""
+    """Return the additional peak memory, MiB, of a separate process that takes the step made by `make(*arguments)`
+    once."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_memory, (make, *arguments))
 
@@ -55,6 +55,7 @@ def _memory(make: Callable[..., Step], *arguments: object) -> float:
 
 
 def peak(process: int | str = "self") -> float:
-    """MiB that a process has held at most; getrusage would not do, because a new process starts from its parent's."""
+    """Return the peak memory of a process, MiB. getrusage is not suitable, since a new process starts with its parent's
+    peak."""
     line = next(line for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024

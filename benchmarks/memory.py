@@ -1,10 +1,10 @@
-"""Memory of preparing and of loading a real sample at 1x, 10x and 100x its size: the same files under other names.
+"""Measure the memory of preparing and loading a real sample at 1x, 10x and 100x its size, as copies of its files.
 
     python -m benchmarks.memory                     the chorales of music21
     python -m benchmarks.memory timit DIR [1 10]    a data set's own files; how many times each
 
-The most that any process of a kind has held at once, in MiB: the driver, the Ray workers, the children that parse, and
-a process that reads one epoch as a rank does. What is held before the first file is part of it.
+Printed is the peak memory, in MiB, of any process of a kind: the driver, the Ray workers, the children that parse, and
+a process that reads one epoch as a rank does. Memory held before the first file is included.
 """
 
 import os
@@ -25,11 +25,11 @@ from pipeline.shards.manifest import read_manifest
 
 SIZES = (1, 10, 100)
 KINDS = {"driver": "launch.cli", "worker": "ray::", "parser": "pipeline.prepare.guard"}
-"""Process -> what its command line has in it."""
+"""Text in the command line of each kind of process."""
 
 
 def repeat(source: Path, target: Path, times: int) -> None:
-    """`target/copyN/...` for each file of `source`: links, so that a hundred copies need no disk."""
+    """Link each file of `source` at `target/copyN/...`, so that a hundred copies need no disk space."""
     for path in source.rglob("*"):
         if path.is_file():
             for copy in range(times):
@@ -39,7 +39,7 @@ def repeat(source: Path, target: Path, times: int) -> None:
 
 
 def preparing(name: str, source: Path, out: Path) -> dict[str, float]:
-    """Prepare with one worker; MiB by kind of process."""
+    """Prepare with one worker, and return the peak memory in MiB by kind of process."""
     command = [sys.executable, "-m", "launch.cli", "prepare", f"configs/prepare/{name}.yaml", f"source={source}",
                f"out={out}", "workers=1"]  # fmt: skip
     most = dict.fromkeys(KINDS, 0.0)
@@ -61,7 +61,7 @@ def preparing(name: str, source: Path, out: Path) -> dict[str, float]:
 
 
 def reading(folder: Path):
-    """A step that reads one epoch of the train split, in batches of 32."""
+    """Return a step that reads one epoch of the train split, in batches of 32."""
 
     def epoch() -> None:
         observation = ObservationConfig(pattern="random", ratios=(0.25,))

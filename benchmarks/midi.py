@@ -1,7 +1,7 @@
-"""How much faster a MIDI file becomes a piano roll here than by pretty_midi: `python -m benchmarks.midi [DIR]`.
+"""Compare reading a MIDI file to a piano roll with pretty_midi: `python -m benchmarks.midi [DIR]`.
 
-One process. Both start at a file name and end at the same bool [T, 128]. Without DIR music21's chorales are read, eight
-joined to a file: a chorale lasts half a minute, a song of the Lakh data set about four.
+Both run in one process from a file name to the same bool [T, 128]. Without DIR music21's chorales are read, eight
+joined to a file: a chorale lasts half a minute, a song of the Lakh data set about four minutes.
 """
 
 import statistics
@@ -30,7 +30,7 @@ def ours(path: Path) -> NDArray[np.bool_]:
 
 
 def theirs(path: Path) -> NDArray[np.bool_]:
-    """The same frames from pretty_midi's notes; its own get_piano_roll samples at other times."""
+    """Return the same frames from pretty_midi's notes; its own get_piano_roll samples at other times."""
     midi = pretty_midi.PrettyMIDI(str(path))
     notes = [note for instrument in midi.instruments if not instrument.is_drum for note in instrument.notes]
     first, past = np.ceil(np.array([(note.start, note.end) for note in notes]).T * RATE - 1e-6).astype(int)
@@ -41,7 +41,7 @@ def theirs(path: Path) -> NDArray[np.bool_]:
 
 
 def join(chorales: list[Path], path: Path) -> None:
-    """One piece after the other, track by track."""
+    """Join pieces one after the other, track by track."""
     whole = mido.MidiFile(chorales[0])
     for chorale in chorales[1:]:
         ends = [sum(message.time for message in track) for track in whole.tracks]
@@ -52,7 +52,7 @@ def join(chorales: list[Path], path: Path) -> None:
 
 
 def songs(folder: Path) -> Path:
-    """A folder of 44 pieces of about four minutes, made in `folder`."""
+    """Write 44 pieces of about four minutes into `folder`, and return their folder."""
     chorales, made = folder / "chorales", folder / "songs"
     write_chorales(chorales)
     made.mkdir()

@@ -1,4 +1,4 @@
-"""An ODE2VAE training step against the usual way of writing it: `python -m benchmarks.ode2vae_step`.
+"""Compare an ODE2VAE training step with the usual way of writing it: `python -m benchmarks.ode2vae_step`.
 
 Ours: the direct solver with its own backward, and the trace by the closed form. The usual way: torchdiffeq's rk4, and
 the trace by one autograd call for each latent dimension at each of its stages. Both compute the same loss and gradients
@@ -44,7 +44,7 @@ def main() -> int:
 
 
 def step(name: str, q: int, width: int) -> Callable[[], tuple[torch.Tensor, list[torch.Tensor]]]:
-    """A function that takes one step and returns loss and gradients."""
+    """Return a function that takes one step and returns loss and gradients."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     config = Ode2VaeConfig(
@@ -62,7 +62,7 @@ def step(name: str, q: int, width: int) -> Callable[[], tuple[torch.Tensor, list
 
 
 def walks() -> Batch:
-    """Slow oscillations with noise, one phase for each sequence and channel."""
+    """Return slow oscillations with noise, with a phase for each sequence and channel."""
     g = torch.Generator().manual_seed(0)
     times = (torch.arange(T, dtype=torch.float64) * 0.1).expand(B, T).contiguous()
     phase = torch.rand(B, 1, D, generator=g) * 6.3

@@ -12,7 +12,7 @@ from models.vsdn import VsdnVae
 
 
 def objective(model: VsdnVae, batch: Batch, kl_weight: float) -> Objective:
-    """What `model(batch, kl_weight)` returns, on a regular grid of one Euler step a frame."""
+    """Return what `model(batch, kl_weight)` does, on a regular grid of one Euler step per frame."""
     B, T, _ = batch.values.shape
     h, _ = states(model.gru_ode, batch, 0)
     unseen, seen = states(model.gru_ode, batch, 1)
@@ -42,7 +42,7 @@ def log_prob(model: VsdnVae, x: Tensor, h: Tensor, past: Tensor, y: Tensor) -> T
 
 
 def states(net: GruOde, batch: Batch, direction: int) -> tuple[list[Tensor], list[Tensor]]:
-    """States just before and just after each frame, T tensors [B, H] each."""
+    """Return the states just before and just after each frame, T tensors [B, H] each."""
     B, T, _ = batch.values.shape
     H, d = net.hidden, direction
     rows = slice(3 * H * d, 3 * H * (d + 1))

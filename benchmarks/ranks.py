@@ -1,10 +1,10 @@
-"""Training throughput of one rank and of two, one thread each, through `driftwork train`.
+"""Measure the training throughput of one rank and of two, one thread each, through `driftwork train`.
 
     python -m benchmarks.ranks DATA [CONFIG]    a prepared data set, and a config that fits it
 
-Each rank takes the same number of sequences a step, so that two ranks should give twice the throughput. What is missing
-is divided: two jobs of one rank that know nothing of each other share memory and caches, but nothing waits; what two
-ranks of one job lose beside that goes into waiting and communication. Needs two idle cores.
+Each rank takes the same number of sequences per step, so that two ranks should have twice the throughput. The loss is
+split in two: independent jobs of one rank each only share memory and caches, and the further loss of two ranks of one
+job is due to waiting and communication. Two idle cores are needed.
 """
 
 import os
@@ -21,7 +21,7 @@ from pipeline.shards.manifest import read_manifest
 ROUNDS = 3
 STEPS = 120
 BATCH = 32
-"""Sequences a rank and step."""
+"""Sequences per rank and step."""
 LINE = re.compile(r"(\d+) seq/s  data (\d+)  forward (\d+)  backward (\d+)  communication (\d+)  update (\d+) ms/step")
 
 
@@ -29,9 +29,9 @@ class Pace(NamedTuple):
     """Medians over the records of a job, the first two left out."""
 
     sequences: float
-    """A second."""
+    """Sequences per second."""
     data: float
-    """Milliseconds a step of rank 0, as are the following."""
+    """Milliseconds per step of rank 0, as are the following fields."""
     forward: float
     backward: float
     communication: float
@@ -52,7 +52,7 @@ def job(data: Path, config: str, ranks: int, out: Path) -> subprocess.Popen[str]
 
 
 def paces(data: Path, config: str, *ranks: int) -> list[Pace]:
-    """Of jobs with so many ranks each, all at once."""
+    """Run jobs with these numbers of ranks simultaneously, and return the pace of each."""
     with tempfile.TemporaryDirectory() as folder:
         jobs = [job(data, config, count, Path(folder) / str(i)) for i, count in enumerate(ranks)]
         said = [job.communicate()[0] for job in jobs]

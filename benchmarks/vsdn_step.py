@@ -68,7 +68,7 @@ def check(model: VsdnVae, ours, plain) -> None:
 
 
 def profile(model: VsdnVae, batch: Batch) -> None:
-    """Where our step goes."""
+    """Print a profile of our step."""
     with torch.profiler.profile() as profiler:
         step(model, batch)()
     averages = {event.key: event.cpu_time_total for event in profiler.key_averages()}

@@ -1,4 +1,4 @@
-"""What is wrong with a config, in one line: the key as it can be typed, its value, and what is allowed."""
+"""Explain an invalid config in one line: the key as it can be typed, its value, and what is allowed."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,7 @@ from driftwork import settings
 from driftwork.values import union_members
 
 _MOST = 3
-"""Problems, and guesses of a key, that one line holds."""
+"""Maximum number of problems, and of suggested keys, in one line."""
 
 
 def explain(cls: type[BaseModel], error: ValidationError) -> str:

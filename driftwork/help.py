@@ -22,7 +22,7 @@ WIDTH = 100
 """Columns of the text."""
 
 _LONGEST = 200
-"""Characters of a list or a mapping that are printed."""
+"""Maximum number of printed characters of a list or a mapping."""
 
 _HEAD = """# Settings
 
@@ -44,7 +44,7 @@ class Part(NamedTuple):
     title: str
     cls: type[Config]
     given: tuple[Resolved, ...] = ()
-    """The config that help is asked for, or those of all runs of a sweep; none for the settings in general."""
+    """The config given to --help, or those of all runs of a sweep; empty without one."""
 
 
 class Line(NamedTuple):
@@ -54,9 +54,9 @@ class Line(NamedTuple):
     kind: str
     """The values that it takes."""
     value: str
-    """`required` where there is none."""
+    """The value as it could be typed; `required` if there is none."""
     origin: str
-    """Where the value comes from; empty for the settings in general."""
+    """Origin of the value; empty without a given config."""
     about: str
 
 
@@ -70,20 +70,20 @@ class Block(NamedTuple):
 
 
 def settings_of(cls: type[Config]) -> Callable[[list[str]], list[Part]]:
-    """Return what a command tells of its settings that takes them as `key=value` alone."""
+    """Return the help on settings of a command that takes them only as `key=value`."""
     return lambda words: [Part("Settings, as key=value", cls)]
 
 
 def settings_of_file(cls: type[Config], words: Sequence[str]) -> list[Part]:
-    """Return what a command tells of its settings that takes a config file and `key=value` words: all settings, or,
-    where words are given, the values that these resolve to."""
+    """Return the help on settings of a command that takes a config file and `key=value` words: all settings, or the
+    values that given words resolve to."""
     if not words:
         return [Part("Settings, as key=value on the command line or in the config file", cls)]
     return [Part(f"Settings of {words[0]}, with the origin of each value", cls, (origins.read(cls, *words),))]
 
 
 def blocks(part: Part) -> list[Block]:
-    """Return the sections of a part: all that there may be, or those of the given configs with their values."""
+    """Return the sections of a part: all possible ones, or those of the given configs with their values."""
     if part.given:
         return list(_given(part))
     return [
@@ -93,7 +93,7 @@ def blocks(part: Part) -> list[Block]:
 
 
 def text(usage: str, parts: Sequence[Part]) -> str:
-    """Return the help of a command, at most `WIDTH` columns wide where no word is wider."""
+    """Return the help of a command, at most `WIDTH` columns wide unless a word is wider."""
     page = [usage]
     for part in parts:
         page += ["", f"{part.title}:"]
@@ -119,8 +119,8 @@ def markdown(part: Part) -> str:
 
 
 def reference(commands: Mapping[str, tuple[str, str, Sequence[Part]]]) -> str:
-    """Return a page about commands, each with a sentence about it, its usage and its settings. Those that several
-    commands take stand once."""
+    """Return a page about commands, with a sentence, the usage and the settings of each. Settings that several commands
+    share are listed once."""
     page = [_HEAD]
     known: dict[type[Config], str] = {}
     for name, (does, usage, parts) in commands.items():
@@ -200,7 +200,7 @@ def _wrapped(words: str, first: int, later: int) -> list[str]:
 
 
 def kind(field: FieldInfo) -> str:
-    """Return in words what values a field takes: `integer >= 1 or null`."""
+    """Describe the values that a field takes, as in `integer >= 1 or null`."""
     return _kind(field.annotation, field.metadata)
 
 

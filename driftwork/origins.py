@@ -1,4 +1,4 @@
-"""Where each value of a config comes from: a default, its base file, its file, or the command line."""
+"""Find the origin of each value of a config: a default, its base file, its file, or the command line."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,11 +14,11 @@ DEFAULT, COMMAND_LINE = "default", "command line"
 
 class Resolved(NamedTuple):
     config: Config
-    """With a stand-in for each value that is `missing`."""
+    """The config, with a placeholder for each `missing` value."""
     origins: Mapping[str, Any]
-    """Nested as the config; its leaves name the layer that a value, or a whole section, comes from."""
+    """Nested mapping like the config, whose leaves name the layer that a value, or a whole section, comes from."""
     missing: frozenset[str]
-    """Keys of texts and paths that the command line has yet to give."""
+    """Keys of texts and paths that the command line must still give."""
 
     def origin(self, key: str) -> str:
         """Return where the value of a dotted key comes from."""
@@ -31,17 +31,17 @@ class Resolved(NamedTuple):
 
 
 def read(cls: type[Config], path: str, *overrides: str) -> Resolved:
-    """Read a config as `config_base.load` does, but for texts and paths that are missing."""
+    """Read a config as `config_base.load` does, but allow missing texts and paths."""
     return resolve(cls, layers(at_home(path)), (COMMAND_LINE, overrides))
 
 
 def resolve(
     cls: type[Config], files: Sequence[tuple[str, Mapping[str, Any]]], *overrides: tuple[str, Sequence[Override]]
 ) -> Resolved:
-    """Lay files over each other, as `config_base.layers` reads them, and overrides over these, all under names.
+    """Merge named files, as `config_base.layers` reads them, and apply named groups of overrides to the result.
 
     Raises:
-        DriftworkError: a file or an override is wrong. A text or path that is missing is not an error.
+        DriftworkError: a file or an override is wrong. A missing text or path is not an error.
     """
     raw: dict[str, Any] = {}
     origins: dict[str, Any] = {}
@@ -70,7 +70,7 @@ def _marked(layer: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _marked_override(override: Override, where: str) -> tuple[str, Any]:
-    """Return an override that puts `where` in the place of its value, or of each value of a section."""
+    """Return an override with `where` instead of its value, or of each value of a section."""
     if isinstance(override, tuple):
         key, value = override
     else:
@@ -83,7 +83,7 @@ def _marked_override(override: Override, where: str) -> tuple[str, Any]:
 
 
 def _missing(cls: type[Config], raw: Mapping[str, Any]) -> frozenset[str]:
-    """Return the keys of texts and paths that `raw` lacks to be a config."""
+    """Return the keys of texts and paths that `raw` lacks for a config."""
     try:
         cls.model_validate(raw)
     except ValidationError as error:
@@ -99,7 +99,7 @@ def _missing(cls: type[Config], raw: Mapping[str, Any]) -> frozenset[str]:
 
 
 def _with_names_of_today(cls: type[Config], origins: dict[str, Any]) -> dict[str, Any]:
-    """Return `origins` with the fields' names in the place of earlier ones, as `Config` reads them."""
+    """Return `origins` with earlier names of fields replaced, as `Config` reads them."""
     top = {"": origins}
     for section in sections(cls):
         if section.renamed:

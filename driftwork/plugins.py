@@ -1,7 +1,7 @@
-"""Modules of the user's own, which register models, data sets, likelihoods, metrics and figures as they are imported.
+"""Modules of the user, which register models, data sets, likelihoods, metrics and figures when they are imported.
 
-They are found by name on the import path and nowhere else: those that installed packages name in the entry point group
-`driftwork.plugins`, and those that a config lists. No file that is read as data can bring code with it.
+They are found only by name on the import path: modules that installed packages name in the entry point group
+`driftwork.plugins`, and modules that a config lists. No file that is read as data can contain code.
 """
 
 import importlib
@@ -24,7 +24,9 @@ def imported(names: tuple[str, ...]) -> tuple[str, ...]:
     """Import the modules `names`, and return them. Raises `DriftworkError` with the reason and the cure in one line."""
     for name in names:
         if not all(part.isidentifier() for part in name.split(".")):
-            raise DriftworkError(f"plugins: '{name}' is no module name; its folder goes into PYTHONPATH")
+            raise DriftworkError(
+                f"plugins: '{name}' is not a module name; put its folder into PYTHONPATH and give the name alone"
+            )
         _import(name)
     return names
 
@@ -35,7 +37,7 @@ def _imported_after_installed(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class Plugged(Config):
-    """A config in which plugins may add choices. The field stands first, and so its modules are imported before the
+    """A config in which plugins may add choices. The field comes first, so that its modules are imported before the
     other fields are validated."""
 
     plugins: Annotated[tuple[str, ...], AfterValidator(_imported_after_installed)] = Field((), validate_default=True)
@@ -66,7 +68,7 @@ def _import(name: str, origin: str = "plugins: ") -> None:
 
 
 def code_of(module: str) -> Path:
-    """Return the file of a module that is imported, or the folder of the package that it is in."""
+    """Return the file of an imported module, or the folder of the package that contains it."""
     top = sys.modules[module.partition(".")[0]]
     if top.__file__ is None:
         raise DriftworkError(f"{top.__name__} has no __init__.py, so its code cannot be copied; add one")
@@ -75,6 +77,6 @@ def code_of(module: str) -> Path:
 
 
 def _line(error: Exception) -> str:
-    """The last line of Python that the error came through."""
+    """Return the last line of Python that the error came through."""
     frames = traceback.extract_tb(error.__traceback__)
     return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""

@@ -1,7 +1,7 @@
-"""What a config chooses by `name`: one class of config for each choice, and what is made of it.
+"""Registries of choices that a config makes by `name`: a config class for each choice, and its constructor.
 
-A registry stands in the place of a union of config classes that are told apart by their `name`, and unlike a union it
-can grow: `Annotated[Named, REGISTRY]` is validated by the choices that there are when a config is read.
+A registry replaces a union of config classes that is discriminated by `name`, and unlike a union it can grow:
+`Annotated[Named, REGISTRY]` is validated by the choices that exist when a config is read.
 """
 
 from collections.abc import Callable
@@ -30,19 +30,19 @@ class Registry(Generic[MadeT]):
     def __init__(self, what: str) -> None:
         """
         Args:
-            what: what is chosen, for errors: "data set".
+            what: name of the choice for errors, as in "data set".
         """
         self.what = what
         self.makers: dict[str, Callable[..., MadeT]] = {}
-        """Name -> function that makes the thing, of its config first."""
+        """Constructor of each choice by name; its first argument is the config."""
         self._configs: dict[str, type[Named]] = {}
         self._adapter: TypeAdapter[Any] | None = None
 
     def add(self, config: type[ConfigT], make: Callable[..., MadeT]) -> None:
-        """Add a choice: `make(config, ...)` makes it.
+        """Add a choice, which `make(config, ...)` constructs.
 
         Args:
-            config: its class; the field `name` is a `Literal` of the name, or of several.
+            config: class of its config, whose field `name` is a `Literal` of one name or several.
 
         Raises:
             DriftworkError: `config` has no such name, or the name is taken.
@@ -58,19 +58,19 @@ class Registry(Generic[MadeT]):
         self._adapter = None
 
     def make(self, config: Named, *arguments: Any) -> MadeT:
-        """Make what `config` describes."""
+        """Construct the choice that `config` describes."""
         return self.makers[config.name](config, *arguments)
 
     @property
     def configs(self) -> tuple[type[Named], ...]:
-        """The config class of each choice."""
+        """Return the config class of each choice."""
         return tuple(dict.fromkeys(self._configs.values()))
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(self._validated)
 
     def _validated(self, value: Any) -> Any:
-        """Validate as the union of all choices would; its errors are told like those of any other field."""
+        """Validate as the union of all choices would; its errors are reported like those of any other field."""
         if self._adapter is None:
             choices: Any = Union[self.configs]  # noqa: UP007  # of classes that are known only now
             self._adapter = TypeAdapter(Annotated[choices, Field(discriminator="name")])
@@ -78,6 +78,6 @@ class Registry(Generic[MadeT]):
 
 
 def source_of(thing: Any) -> str:
-    """Return the full name of a class or function, by which it is told from others: of a module that is imported
-    again, it stays the same."""
+    """Return the full name of a class or function, which identifies it and stays the same if its module is imported
+    again."""
     return f"{thing.__module__}.{thing.__qualname__}"

@@ -19,7 +19,7 @@ class Computed:
 
 class Setting(NamedTuple):
     key: str
-    """Dotted, as it is typed; `files[].path` for a field of each item of a list."""
+    """Dotted key, as it is typed; `files[].path` for a field of each item of a list."""
     field: FieldInfo
     value: Any
     """The default, or the value of the config that is shown; `PydanticUndefined` where a value must be given."""
@@ -27,7 +27,7 @@ class Setting(NamedTuple):
 
 class Section(NamedTuple):
     key: str
-    """Dotted; empty for the config itself."""
+    """Dotted key; empty for the config itself."""
     members: tuple[str, ...]
     """Values of the section's `name` that have these settings; empty where there is no choice."""
     about: str

@@ -60,7 +60,7 @@ def evaluate(folder: Path, request: EvaluateConfig) -> str:
         return name
     arguments = [str(folder), request.model_dump_json(exclude_unset=True)]
     if launcher.start(__name__, arguments, request.ranks, stdout=sys.stderr) != 0:
-        raise DriftworkError("a rank failed; its own message stands above")
+        raise DriftworkError("a rank failed; see its own message above")
     return name
 
 
@@ -98,8 +98,8 @@ def _score(folder: Path, config: RunConfig, split: Split, name: str, ranks: Rank
 
 
 def _requested(config: RunConfig, request: EvaluateConfig) -> tuple[RunConfig, str]:
-    """The run's config as it is to be evaluated, and the name of the results: the split, and what differs from the
-    run's own evaluation."""
+    """Return the run's config with the requested changes, and the name of the results: the split, and the differences
+    to the run's own evaluation."""
     own, name = config.observe.evaluate, str(request.split)
     where = {"data": request.data, "cache_dir": request.cache_dir}
     config = config.model_copy(update={key: value for key, value in where.items() if value is not None})

@@ -14,7 +14,7 @@ _LINES = ((style.BLUE, "-"), (style.VERMILLION, "--"), (style.GREY, "-"))
 
 @rc_context(style.STYLE)
 def over_time(path: Path, errors: Mapping[str, np.ndarray], given: int, title: str) -> list[Path]:
-    """Mean over sequences of the squared error, with a band of one standard error to either side.
+    """Draw the mean over sequences of the squared error, with a band of one standard error to either side.
 
     Args:
         errors: of up to three kinds of forecast, `[N, T]`, sequences and the frames after the `given` ones; NaN where
@@ -39,7 +39,7 @@ def over_time(path: Path, errors: Mapping[str, np.ndarray], given: int, title: s
 
 
 def _count(error: np.ndarray) -> str:
-    """How many sequences there are, as a range where some end early or miss frames: a jump of the mean has a cause."""
+    """Return the number of sequences, as a range if some end early or miss frames, which can make the mean jump."""
     counts = np.isfinite(error).sum(0)
     few, many = counts.min(), counts.max()
     return f"{few if few == many else f'{few} to {many}'} sequence{'s' if many > 1 else ''}"

@@ -1,4 +1,4 @@
-"""Motions of one skeleton in the form that motion capture comes in, and as walks to look at."""
+"""Write motions of one skeleton as motion capture files, and return them as walks for animations."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,9 +13,9 @@ from pipeline.readers.mocap import UNIT, restore
 from pipeline.readers.skeleton import Skeleton, positions, write_amc
 
 RATE = 120.0
-"""Frames a second of CMU's cameras."""
+"""Frames per second of CMU's cameras."""
 _METRES = 0.0254 / UNIT
-"""A unit of CMU's skeletons."""
+"""Metres per unit of length of CMU's skeletons."""
 
 
 class Take(NamedTuple):
@@ -25,12 +25,12 @@ class Take(NamedTuple):
     frames: NDArray[np.float32]
     """[T, D]"""
     finer: float = 1.0
-    """Of these frames pass in one of the trial's."""
+    """Number of these frames per frame of the trial."""
 
 
 def write(asf: Path, about: dict[str, Any], takes: Iterable[Take]) -> tuple[Skeleton, list[Walk]]:
-    """Write each of `takes`, at least one, of the trial that is described by `about`, and the skeleton that they go
-    with; returns it, and how it walks in each."""
+    """Write each of `takes` (at least one) of the trial that `about` describes, and their skeleton; returns the
+    skeleton and a walk for each take."""
     walks = []
     for take in takes:
         skeleton, motion = restore(take.frames, about, take.finer)

@@ -1,4 +1,4 @@
-"""What `--help` prints of settings, and where it finds their values."""
+"""Settings as printed by `--help`, and the origin of their values."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -100,7 +100,7 @@ encore = null: Another place for the encore; null means none."""
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
-    """A config and its base, which has a setting under its earlier name, in the working folder."""
+    """Provide a config and its base, which has a setting under its earlier name, in the working folder."""
     config_base._warn.cache_clear()
     monkeypatch.chdir(tmp_path)
     Path("base.yaml").write_text("player: {name: gamba, pull: 55}\nhall: {seats: 7}\n")
@@ -164,7 +164,7 @@ def test_values_of_several_configs_stand_side_by_side(files):
     ],
 )
 def test_help_for_a_wrong_config_says_what_is_wrong(files, words, said):
-    """What is missing besides is not said: the command line may give it."""
+    """Missing values are not reported, since the command line may give them."""
     with pytest.raises(DriftworkError) as caught:
         help.settings_of_file(Concert, words)
     assert said in str(caught.value)

@@ -18,7 +18,7 @@ from tests.fuzz.raw_files import MEDIA, idx, media
 from tests.fuzz.settings import configs, grids
 
 GROWTH_MIB = 1024
-"""By which reading bad files may enlarge this process."""
+"""Maximum growth of this process by reading bad files, MiB."""
 OTHERS = (idx, shards, manifests, configs, grids)
 
 

@@ -25,7 +25,7 @@ SPECS = [
 
 
 def prepared(folder: Path, spec: DataSpec) -> Manifest:
-    """A data set of one shard of six sequences."""
+    """Write a data set of one shard with six sequences."""
     rng, pairs = np.random.default_rng(0), []
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(6):
@@ -43,7 +43,8 @@ def prepared(folder: Path, spec: DataSpec) -> Manifest:
 
 
 def shards(folder: Path, random: Random, cases: int) -> Counter[str]:
-    """A shard against its manifest, which no change escapes; and against one that was mended to it."""
+    """Damage shards: every change is detected with their manifest, and shards with a matching manifest are refused or
+    read."""
     outcome: Counter[str] = Counter()
     for n in range(cases):
         spec = SPECS[n % 2]
@@ -60,7 +61,7 @@ def shards(folder: Path, random: Random, cases: int) -> Counter[str]:
 
 
 def manifests(folder: Path, random: Random, cases: int) -> Counter[str]:
-    """A value of it, or its bytes, are others."""
+    """Damage a value of a manifest, or its bytes."""
     outcome: Counter[str] = Counter()
     good = prepared(folder, SPECS[0]).encode()
     for n in range(cases):

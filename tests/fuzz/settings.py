@@ -51,7 +51,7 @@ runs:
 
 
 def grids(folder: Path, random: Random, cases: int) -> Counter[str]:
-    """A grid with a line too many, or damaged: refused as a whole, or cells that each have a folder of their own."""
+    """Damage a grid, or add a line: it is refused as a whole, or its trials each have their own folder."""
     from launch.sweeps import grid
 
     outcome: Counter[str] = Counter()

@@ -15,7 +15,7 @@ def free_port():
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """A home of one's own, and nothing of the caller's environment that a check reads."""
+    """Provide an empty home folder, without the caller's environment variables that a check reads."""
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "TORCH_EXTENSIONS_DIR", "OMP_NUM_THREADS",
                  "CUDA_VISIBLE_DEVICES", "CXX"):  # fmt: skip
         monkeypatch.delenv(name, raising=False)
@@ -26,7 +26,7 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory):
-    """An empty store; making one takes seconds, copying it does not."""
+    """Provide an empty store to copy, since making one takes seconds."""
     folder = tmp_path_factory.mktemp("store")
     prepare_store(f"sqlite:///{folder}/runs/mlflow.db", "elsewhere")
     return folder / "runs/mlflow.db"
@@ -46,13 +46,13 @@ def empty_store(template):
 
 @pytest.fixture
 def uri(tmp_path, empty_store):
-    """Of an empty store."""
+    """Provide the URI of an empty store."""
     return empty_store(tmp_path / "runs/mlflow.db")
 
 
 @pytest.fixture
 def open_(uri, tmp_path):
-    """`open_run` with the arguments that a test does not care about."""
+    """Return `open_run` with defaults for arguments that do not matter in a test."""
 
     def opened(run_id=None, tags=None, training=False, **config):
         return open_run(

@@ -1,4 +1,4 @@
-"""What every command says of itself."""
+"""Help of every command."""
 
 import importlib
 import subprocess
@@ -63,7 +63,7 @@ def test_version_is_the_package_version(flag, monkeypatch, capsys):
 
 
 def line_of(printed, key):
-    """The value and what stands beside it in parentheses."""
+    """Return the value and the text in parentheses beside it."""
     (found,) = [line for line in printed.replace("\n          ", " ").splitlines() if line.startswith(f"  {key} ")]
     return found.removeprefix(f"  {key} ")
 

@@ -11,7 +11,7 @@ from tests.places import ROOT
 
 
 def config_classes():
-    """Every config class of the product, its module's name first."""
+    """Return every config class of the product, with its module's name first."""
     classes = [
         (".".join(path.relative_to(ROOT).with_suffix("").parts), node)
         for package in ("driftwork", "models", "pipeline", "launch")

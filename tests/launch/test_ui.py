@@ -1,4 +1,4 @@
-"""`driftwork ui` as a process: it serves, it says one line for a mistake, and Ctrl-C leaves nothing behind."""
+"""`driftwork ui` as a process: it serves, prints one line for a mistake, and leaves nothing after Ctrl-C."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def test_dashboard_runs_until_ctrl_c(tmp_path, free_port):
     server = subprocess.Popen(
         command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        # A shell starts what runs in the background deaf to Ctrl-C, and its children stay so.
+        # A shell starts background processes with Ctrl-C ignored, which their children inherit.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     line = server.stdout.readline()

@@ -59,7 +59,7 @@ class LinearGaussian:
         return Batch(times, torch.stack(values, 1), present, observed, torch.ones(B), torch.arange(B), ("",) * B)
 
     def exact(self, method=problems.kalman_log_likelihood):
-        """[B] log-likelihoods of the model in its own steps."""
+        """Return the log-likelihoods [B] of the model in its own steps."""
         return torch.tensor([method(*problem) for problem in self.problems()]).double()
 
     def kalman(self):

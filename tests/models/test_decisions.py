@@ -10,7 +10,7 @@ from models.decisions import Neighbours, best_threshold, decided, joined
 
 
 def every_set(n):
-    """[2^n, n] bool."""
+    """Return all subsets, [2^n, n] bool."""
     return torch.tensor(list(itertools.product((False, True), repeat=n)))
 
 

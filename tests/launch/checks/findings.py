@@ -1,4 +1,4 @@
-"""What the tests of the doctor share."""
+"""Helpers for the tests of the doctor."""
 
 
 def level_of(finding):

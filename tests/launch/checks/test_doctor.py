@@ -1,4 +1,4 @@
-"""The command and the glance: what they load, say and end with."""
+"""The command and the quick checks: imports, messages and exit codes."""
 
 import json
 import os

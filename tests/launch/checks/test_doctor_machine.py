@@ -1,4 +1,4 @@
-"""What a machine lacks is provoked for real, in an environment of its own."""
+"""Deficits of a machine, each provoked for real in a separate environment."""
 
 import os
 import socket

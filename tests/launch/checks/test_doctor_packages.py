@@ -1,4 +1,4 @@
-"""Versions, and the environment that commands come from."""
+"""Checks of versions, and of the environment of the commands."""
 
 import sys
 from pathlib import Path

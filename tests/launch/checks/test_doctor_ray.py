@@ -1,4 +1,4 @@
-"""Tokens, ports and what a job uploads, against files, sockets and git."""
+"""Checks of tokens, ports and uploads of a job, against files, sockets and git."""
 
 import socket
 import stat
@@ -24,7 +24,7 @@ def test_token_must_exist_and_be_private(home, monkeypatch):
     token.chmod(0o644)
     assert cluster.token().cure == f"chmod 600 {token}"
     assert "secret" not in str(cluster.token())
-    assert stat.S_IMODE(token.stat().st_mode) == 0o644  # it looks, and changes nothing
+    assert stat.S_IMODE(token.stat().st_mode) == 0o644  # the check changes nothing
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(home / "elsewhere"))
     assert "elsewhere is absent" in cluster.token().said
 
@@ -50,7 +50,7 @@ def test_open_dashboard_is_an_error(address, family, level):
 
 
 def test_upload_size_follows_ignore_files(home, monkeypatch):
-    """The sum over the files that git itself, told of both files of patterns, does not ignore."""
+    """The size is the sum over the files that git itself, with both files of patterns, does not ignore."""
     work = home / "work"
     for name in ("a.py", "runs/big.bin", "sub/runs/kept.bin", "data/x.tar", "data/README.md", "sub/deep/x.log", "x.tmp",
                  ".venv/lib/y", "sub/__pycache__/z.pyc", "keep.tmp.py", "odd/a.b.c", "n1.bin", "nx.bin",

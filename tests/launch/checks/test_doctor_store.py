@@ -1,4 +1,4 @@
-"""Tracking stores as MLflow makes them, and as they break."""
+"""Checks of tracking stores, as made by MLflow and broken."""
 
 import http.server
 import io
@@ -20,7 +20,7 @@ from tests.launch.checks.findings import level_of
 
 @pytest.fixture
 def store(tmp_path):
-    """What a check reads of a store that the MLflow of this environment has made."""
+    """Provide a store made by this environment's MLflow."""
     file = tmp_path / "store.db"
     revisions = dict(doctor_store._revisions())
     (newest,) = revisions.keys() - set(revisions.values())
@@ -104,7 +104,7 @@ def test_unwritable_store_is_an_error(store):
         file = Path(folder, "mlflow.db")
         file.write_bytes(store.read_bytes())
         file.chmod(0o444)
-        os.seteuid(65534 if os.geteuid() == 0 else os.geteuid())  # root may write whatever the mode says
+        os.seteuid(65534 if os.geteuid() == 0 else os.geteuid())  # root may write with any mode
         try:
             finding = doctor_store.tracking(f"sqlite:///{file}")
         finally:

@@ -1,4 +1,4 @@
-"""Figures are held to what they show, counted in pixels of the colours that carry the meaning."""
+"""Figures against their data, by counting pixels of the colours that carry the meaning."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from tests.places import ROOT
 
 @pytest.fixture
 def roll():
-    """Twenty seconds of a scale at 5 frames per second."""
+    """Return twenty seconds of a scale at 5 frames per second."""
     truth = np.zeros((100, 128), dtype=bool)
     for frame in range(100):
         truth[frame, 60 + frame // 10] = True
@@ -36,7 +36,7 @@ def test_hits_and_errors_have_their_colours(tmp_path, roll):
     colours = (figures.HIT, figures.FALSE, figures.MISSED)
     perfect = draw(tmp_path / "perfect.png", roll, roll.astype(float))
     hit, false, missed = (pixels(perfect, colour) for colour in colours)
-    assert false == pytest.approx(missed, rel=0.1)  # their patch in the legend and nothing else
+    assert false == pytest.approx(missed, rel=0.1)  # only their patch in the legend differs
     assert hit > 5 * false
     shifted = np.zeros((100, 128))
     shifted[:50] = roll[:50]
@@ -48,7 +48,7 @@ def test_hits_and_errors_have_their_colours(tmp_path, roll):
 
 
 def test_undecided_note_counts_as_missed(tmp_path, roll):
-    """Whatever its probability."""
+    """Its probability does not matter."""
     silent = draw(tmp_path / "silent.png", roll, 0.9 * roll, notes=np.zeros_like(roll))
     bold = draw(tmp_path / "bold.png", roll, 0.2 * roll, notes=roll)
     assert pixels(silent, figures.MISSED) > 5 * pixels(bold, figures.MISSED)

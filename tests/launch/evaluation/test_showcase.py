@@ -1,4 +1,4 @@
-"""What evaluation writes beside its table is held to the table, to the data, and to the readers of its own files."""
+"""Outputs of an evaluation against its table, the data, and independent readers of the files."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ ERROR = {"forecast-error.png", "forecast-error.pdf"}
 
 
 def run_on(folder, write, *overrides, **shape):
-    """(config, manifest, model) of an untrained model on a data set."""
+    """Return (config, manifest, model) of an untrained model on a data set."""
     manifest, _ = write(folder, **shape)
     config = load(RunConfig, tiny("ode2vae"), [f"data={folder}", *overrides])
     return config, manifest, run_folder.model_for(config, manifest).eval()
@@ -35,7 +35,7 @@ def run_on(folder, write, *overrides, **shape):
 
 @pytest.fixture(scope="module")
 def motion(tmp_path_factory):
-    """A run on walks, and its outputs."""
+    """Provide a run on walks with its outputs."""
     place = tmp_path_factory.mktemp("motion")
     run = run_on(place / "walks", write_walks)
     showcase.write(place / "outputs", run[0], run[1], "test", run[2])
@@ -43,7 +43,7 @@ def motion(tmp_path_factory):
 
 
 def first_forecast(config, manifest, model, split="test"):
-    """The trial of the split that stands first, and the mean of its draws."""
+    """Return the first trial of the split, and the mean of its draws."""
     stream = loaders.evaluation(config, config.data, manifest, split, alone())["100"]
     trial = stream.dataset.read(0)
     with torch.inference_mode():
@@ -79,7 +79,7 @@ def test_written_amc_reads_back_as_forecast(motion):
         assert about["start"] == pytest.approx(trial.about["start"], rel=1e-8)
         assert about["rest"] == pytest.approx(trial.about["rest"], rel=1e-8)
         again -= trial.about["mean"]
-        # Nine digits of positions up to 1000; the last step of the root leads out of the trial and is not in it.
+        # Nine digits of positions up to 1000; the last step of the root leads beyond the trial and is not included.
         np.testing.assert_allclose(again[:-1], expected[:-1], rtol=0, atol=2e-6)
         np.testing.assert_allclose(again[-1, 3:], expected[-1, 3:], rtol=0, atol=2e-6)
 
@@ -100,7 +100,7 @@ def test_animation_shows_truth_beside_forecast(motion):
     for picture in pictures:
         ours = (picture == blue).all(-1)
         half = picture.shape[1] // 2
-        assert np.ptp(np.flatnonzero(ours.any(0))) > half / 5  # in sight, however small the skeleton is
+        assert np.ptp(np.flatnonzero(ours.any(0))) > half / 5  # visible, for any size of the skeleton
         assert ours[:, :half].sum() == 0
         assert (picture[:5] == 255).all()  # paper stays white
     assert (pictures[0] != pictures[-1]).any()

@@ -1,4 +1,4 @@
-"""Figure 3: several models on one sequence, each held to its own interpolation."""
+"""Figure 3, several models on one sequence, against the interpolation of each."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ GRU = "model={name: gru_ode, latent: 4, hidden: 8, width: 16, depth: 1, max_step
 
 
 def saved(folder, data, *overrides, yaml=VAE):
-    """A run with the weights that training would begin with."""
+    """Return a run folder with initial weights."""
     arguments = [f"data={data}", f"out={folder}", "tracking.uri=null", "evaluate.samples=3", *overrides]
     config = load(RunConfig, ROOT / "tests/launch" / yaml, arguments)
     run_folder.create(config)

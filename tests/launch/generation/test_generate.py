@@ -1,4 +1,4 @@
-"""What a run generates is held to the model and the data, and its files to independent readers."""
+"""Generated outputs against the model and the data, and their files against independent readers."""
 
 import json
 import re
@@ -34,7 +34,7 @@ MODEL = "model={{name: {}, latent: 4, hidden: 8, width: 16, depth: 1, max_step: 
 
 
 def untrained(place, config, data, *overrides):
-    """A run folder with the weights that training would begin with."""
+    """Return a run folder with initial weights."""
     file = tiny(config)
     resolved = load(RunConfig, file, [f"data={data}", f"out={place}", "tracking.uri=null", *overrides])
     run_folder.create(resolved)
@@ -51,7 +51,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def music(place):
-    """A run, and its sequences by key."""
+    """Provide a run, and its sequences by key."""
     _, sequences = write_rolls(place / "rolls", train=(6,), val=(2,), test=(4,))
     return untrained(place / "music", "vsdn_vae", place / "rolls", "evaluate.samples=3"), sequences
 
@@ -76,7 +76,7 @@ def pictures(place):
 
 
 def made(out, run, *options):
-    """`generated.json` of what `run` makes, checked against the folder."""
+    """Generate outputs of `run`, and return `generated.json`, checked against the folder."""
     assert generate.main([str(run), f"out={out}", *options]) == 0
     record = json.loads((out / "generated.json").read_text())
     assert all((out / entry["file"]).stat().st_size > 0 for entry in record["files"])
@@ -89,7 +89,7 @@ def drawn(record):
 
 
 def roll(path, rate, frames):
-    """Bool [frames, 128] by pretty_midi; every note begins and ends on a frame."""
+    """Read bool [frames, 128] by pretty_midi; every note must begin and end on a frame."""
     midi = pretty_midi.PrettyMIDI(str(path))
     played = np.zeros((frames, 128), bool)
     for note in [note for instrument in midi.instruments for note in instrument.notes]:
@@ -117,7 +117,8 @@ def test_fine_music_contains_the_data_rate(music, tmp_path):
 
 
 def test_generated_frames_match_the_model(music):
-    """To the last bit, the observed frames as they are; at a rate that shares every other frame with the data."""
+    """They are equal to the last bit with observed frames unchanged, at a rate that shares every other frame with the
+    data."""
     run, _ = music
     maker = maker_of(run, rate=7.5)
     with torch.inference_mode():
@@ -133,7 +134,7 @@ def test_generated_frames_match_the_model(music):
 
 @pytest.mark.parametrize("decision", ["expected_score", "0.5"])
 def test_notes_follow_the_decision_rule(music, tmp_path, decision):
-    """Taken over all frames that are not given."""
+    """The decision covers all frames that are not given."""
     run, sequences = music
     record = made(tmp_path / "out", run, "sequences=1", "rate=10", f"decision={decision}")
     assert record["decision"] == decision
@@ -164,6 +165,7 @@ def stream_of(run):
 
 @pytest.mark.parametrize("kind", ["music", "speech", "motion", "pictures"])
 def test_forecast_keeps_given_frames_and_reads_no_later(kind, request):
+    """Changing later frames changes nothing."""
     run, sequences = request.getfixturevalue(kind)
     maker = maker_of(run)
     with torch.inference_mode():
@@ -225,7 +227,7 @@ def test_speech_has_its_rate_and_length(speech, tmp_path, what):
 
 
 def amc_frames(path, bones):
-    """Checks an .amc line by line, apart from the project's reader: [frames, numbers]."""
+    """Read an .amc line by line, independently of the project's reader: [frames, numbers]."""
     lines = path.read_text(encoding="ascii").splitlines()
     assert lines[:2] == [":FULLY-SPECIFIED", ":DEGREES"]
     moves = {"root": 6} | {
@@ -246,7 +248,7 @@ def amc_frames(path, bones):
 
 
 def placed(path, bones):
-    """The joints [frames, bones, 3] by another reader's kinematics; it leaves out the last frame."""
+    """Return the joints [frames, bones, 3] by another reader's kinematics, which leaves out the last frame."""
     skeleton = pyacclaim.loadASF(str(bones), verbose=False)
     joints = []
     for pose in pyacclaim.loadAMC(skeleton, str(path)):

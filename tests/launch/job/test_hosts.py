@@ -1,4 +1,4 @@
-"""Ranks on two hosts: as on one, and what becomes of them when a host is cut off."""
+"""Ranks on two hosts: equality with one host, and recovery when a host is cut off."""
 
 import os
 import subprocess
@@ -48,7 +48,7 @@ def weights(run):
 
 @pytest.mark.slow
 def test_two_hosts_train_as_one_and_recover(tmp_path):
-    """Against two ranks on one host, bit for bit; the cable is pulled in the middle of an epoch."""
+    """The reference is two ranks on one host, bit for bit; a host is cut off in the middle of an epoch."""
     write_rolls(tmp_path / "rolls")
     options = ["train.save_every=3", "train.validate_every=1000", "train.max_epochs=60"]
     options += ["tracking.uri=null", "restarts=0"]

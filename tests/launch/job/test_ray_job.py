@@ -1,4 +1,4 @@
-"""`ray job submit` as docs/ray.md has it: from a clean shell to a real cluster of one machine that asks for a token."""
+"""`ray job submit` as in docs/ray.md, from a clean shell to a real cluster of one machine that requires a token."""
 
 import shutil
 import socket
@@ -32,6 +32,7 @@ def free_ports(count):
 @pytest.mark.ray
 @pytest.mark.slow
 def test_ray_job_prepares_equal_bytes(tmp_path, without_ray):
+    """A failed job reports its failure."""
     raw = corpus(tmp_path / "raw", 20)
     alone = prepare(load(PrepareConfig, ROOT / CONFIG, [*OVERRIDES, f"source={raw}", f"out={tmp_path / 'alone'}"]))
 

@@ -1,4 +1,4 @@
-"""`ray up`, `ray submit` and `ray down` with configs/clusters/ray.yaml, as docs/ray.md has them, on two hosts."""
+"""`ray up`, `ray submit` and `ray down` with configs/clusters/ray.yaml as in docs/ray.md, on two hosts."""
 
 import re
 import shlex
@@ -31,7 +31,8 @@ STANDINS = {
 
 @contextmanager
 def opened(place, address, home):
-    """A host that the stand-in for ssh reaches, with processes of its own: `ray stop` ends all Ray that it sees."""
+    """Provide a host that the stand-in for ssh reaches, with its own processes, since `ray stop` ends all visible
+    Ray."""
     home.mkdir()
     (home / ".bash_profile").write_text(f"PATH={home.parent}/bin:$PATH\n")
     inside = f"mount -t tmpfs ray /tmp/ray && mount -t tmpfs shm /dev/shm && {{ {SSH} --serve {address} & wait; }}"
@@ -42,13 +43,14 @@ def opened(place, address, home):
     try:
         yield
     finally:
-        process.kill()  # it takes no notice of SIGTERM
+        process.kill()  # it ignores SIGTERM
         process.wait()
 
 
 @pytest.mark.ray
 @pytest.mark.slow
 def test_ssh_cluster_prepares_equal_bytes(tmp_path, without_ray):
+    """The cluster is taken down afterwards."""
     raw = corpus(tmp_path / "raw", 20)
     alone = prepare(load(PrepareConfig, CONFIG, [*OVERRIDES, f"source={raw}", f"out={tmp_path / 'alone'}"]))
     (tmp_path / "bin").mkdir()

@@ -1,4 +1,4 @@
-"""`driftwork report` on a store of runs with known scores: what is in tables, figures and page, and what is refused."""
+"""`driftwork report` on a store of runs with known scores: contents of tables, figures and page, and refusals."""
 
 import base64
 import csv
@@ -51,7 +51,7 @@ def rates_of(level, rates):
 
 
 def ran(root, uri, name, level, *overrides, best, command=None, evaluations=("test",), extra=()):
-    """A finished run whose model scored about `level` in everything."""
+    """Make a finished run whose model has scores of about `level` everywhere."""
     folder = root / name
     yaml = tiny("vsdn_vae")
     config = load(RunConfig, yaml, [f"out={folder}", "data=rolls", *overrides])
@@ -71,7 +71,7 @@ def ran(root, uri, name, level, *overrides, best, command=None, evaluations=("te
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory):
-    """VSDN-VAE at beta x latent, the best of which has two seeds; its residual form; what is in no table."""
+    """Provide VSDN-VAE at beta x latent, the best with two seeds, its residual form, and runs that are in no table."""
     root = tmp_path_factory.mktemp("tracked")
     uri = f"sqlite:///{root}/mlflow.db"
     media = root / "media"
@@ -100,7 +100,7 @@ def uri(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def out(uri, tmp_path_factory):
-    """Made once, as a user would; tests look at it."""
+    """Make the report once, as a user would; tests inspect it."""
     out = tmp_path_factory.mktemp("made") / "report"
     assert report.main(["rolls", f"out={out}", f"tracking.uri={uri}"]) == 0
     return out
@@ -112,7 +112,7 @@ def rows(path):
 
 
 class Page(HTMLParser):
-    """Every tag that is opened must be closed, in the right order; collects what the page refers to."""
+    """A parser that checks that tags are closed in the right order, and collects the page's references."""
 
     def __init__(self, text):
         super().__init__()
@@ -171,7 +171,7 @@ def test_figures_are_pdf_and_png(out):
 
 
 def test_figure_selects_suitable_runs(tmp_path):
-    """Nine settings are too many lines; that the best of them have no third rate leaves those that do."""
+    """Nine settings are too many lines; since the best of them have no third rate, those that have it are drawn."""
 
     def kind(hidden, rates, best):
         member = Member(
@@ -206,6 +206,7 @@ def test_report_joins_models_of_single_rates(tmp_path):
 
 
 def test_page_is_self_contained_and_documented(out):
+    """It needs no other file and shows the commands behind its tables."""
     text = (out / "index.html").read_text()
     page = Page(text)
     kinds = set()
@@ -241,6 +242,7 @@ def test_report_folder_has_outputs_and_configs(out):
 
 @pytest.mark.slow
 def test_report_is_logged_and_excludes_itself(uri, out, tmp_path):
+    """A report made again does not contain the first."""
     client = client_of(uri)
     (logged,) = client.search_runs(
         [client.get_experiment_by_name("rolls").experiment_id], "tags.driftwork.report='true'"
@@ -260,6 +262,7 @@ def test_report_is_logged_and_excludes_itself(uri, out, tmp_path):
 
 @pytest.mark.slow
 def test_full_disk_keeps_the_old_report(uri, out, tmp_path, monkeypatch):
+    """The error is one line."""
     copy = tmp_path / "report"
     shutil.copytree(out, copy)
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}

@@ -22,7 +22,7 @@ TINY = tiny("ode2vae")
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Six walks, two of them the test split, and an untrained run of each of three folds."""
+    """Provide six walks, two of them the test split, and an untrained run of each of three folds."""
     folder = tmp_path_factory.mktemp("folds")
     write_walks(folder / "walks")
     for fold in range(3):
@@ -63,7 +63,7 @@ def test_compare_scores_all_parts_together(place, capsys):
 
 
 def test_test_split_is_excluded_by_default(tmp_path):
-    """The shard of the test split may as well be gone."""
+    """The shard of the test split may even be missing."""
     write_walks(tmp_path / "walks", lengths=(20, 14, 17))
     for shard in (tmp_path / "walks").glob("test-*.tar"):
         shard.unlink()

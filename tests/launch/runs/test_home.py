@@ -54,7 +54,7 @@ def test_existing_home_is_kept(home, monkeypatch):
         assert Path.home() == home
         assert machine.home().said == str(home)
         assert level_of(machine.home()) == "ok"
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write whatever the mode says
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write with any mode
     with home_provided():
         assert Path.home() == home
         assert level_of(machine.home()) == "warning"

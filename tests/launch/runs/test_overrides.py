@@ -1,4 +1,4 @@
-"""Every command takes the text of its paths and names as it stands."""
+"""Every command takes the text of its paths and names literally."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ NAMES = ("Mix #1", "2024-11-28", "007", "a: b", "[x]", "{y}", "key=value", "~", 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """An empty working folder, and a home folder beside it."""
+    """Provide an empty working folder, and a home folder beside it."""
     (tmp_path / "here").mkdir()
     (tmp_path / "home").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -31,7 +31,7 @@ def place(tmp_path, monkeypatch):
 
 
 def meant(place, name):
-    """The path that a name stands for."""
+    """Return the path that a name stands for."""
     return place / "home" / name[2:] if name.startswith("~") else Path(name)
 
 
@@ -79,7 +79,7 @@ def test_names_are_taken_literally(name):
 
 @pytest.mark.parametrize("name", ["Mix #1", "2024-11-28", "~/b #2"])
 def test_commands_use_the_given_store(place, name):
-    """Each ends in a line that names the folder meant, which holds nothing."""
+    """Each command ends with a line that names the given folder, which is empty."""
     path = meant(place, name)
     path.mkdir()
     missing = f"{path}: no manifest.json"

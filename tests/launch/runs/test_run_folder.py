@@ -22,7 +22,7 @@ STORE = "runs/mlflow.db"
 
 
 def begun(out, *overrides):
-    """A run of the working folder that has been begun, and is tracked in the store there."""
+    """Provide a started run of the working folder, tracked in the store there."""
     config = load(RunConfig, TINY, ["data=rolls", f"out={out}", f"tracking.uri=sqlite:///{STORE}", *overrides])
     folder = run_folder.create(config)
     experiment, name = run_folder.names(config)
@@ -36,7 +36,7 @@ def begun(out, *overrides):
 
 @pytest.fixture
 def project(tmp_path, template, monkeypatch):
-    """A working folder with data and a store, beside another one, which has a store too."""
+    """Provide a working folder with data and a store, beside another one with a store."""
     for name in ("project", "other"):
         (tmp_path / name / "runs").mkdir(parents=True)
         (tmp_path / name / STORE).write_bytes(template.read_bytes())
@@ -84,7 +84,7 @@ def test_run_outside_project_finds_its_origin(project, monkeypatch):
     monkeypatch.chdir(project.with_name("other"))
     assert places(run_folder.config_of(folder)) == those_of(project)
     record = json.loads((folder / "run.json").read_text())
-    del record["directory"]  # as of runs before it was kept
+    del record["directory"]  # like runs from before it was stored
     (folder / "run.json").write_text(json.dumps(record))
     assert places(run_folder.config_of(folder)) == ("rolls", f"sqlite:///{STORE}")
 
@@ -117,7 +117,8 @@ def taken(port):
 
 @pytest.mark.parametrize(("name", "argv", "said"), COMMANDS, ids=[name for name, *_ in COMMANDS])
 def test_every_command_takes_the_store(project, monkeypatch, name, argv, said):
-    """By `tracking.uri=`, by the variable, and not without: each then fails only at what this run has not."""
+    """Runs are found by `tracking.uri=` and by the variable, but not without; each command then fails only at what this
+    run lacks."""
     folder = begun("runs/one")
     run_id = json.loads((folder / "run.json").read_text())["run_id"]
     argv = [word.replace("ID", run_id) for word in argv]

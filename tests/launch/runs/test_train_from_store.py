@@ -1,4 +1,4 @@
-"""Training from object storage, against the same from a folder."""
+"""Training from object storage against training from a folder."""
 
 import os
 import socket
@@ -39,6 +39,7 @@ def own_address():
 
 @pytest.mark.slow
 def test_run_from_store_equals_run_from_folder(tmp_path, monkeypatch):
+    """Each host copies a shard once."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(storage, "_WAIT_S", 0.01)
     monkeypatch.setattr(start, "supervised", lambda *_: 0)  # in this process no rank is started

@@ -1,4 +1,4 @@
-"""`driftwork compare` on run folders made by hand: what stands in the tables, and what is refused."""
+"""`driftwork compare` on synthetic run folders: contents of the tables, and refusals."""
 
 import math
 
@@ -22,14 +22,14 @@ NAMES = {"density": "nll_nats_per_frame", "prediction": "accuracy_percent", "int
 
 
 def scored(level, seed):
-    """Of a model or a baseline whose every score is about `level`."""
+    """Return scores of a model or a baseline that are all about `level`."""
     x = level + np.random.default_rng(seed).normal(size=24)
     w = (np.arange(24) != 5).astype(float)
     return Scores(KEYS, GROUPS, tuple((x * w).tolist()), tuple(w.tolist()))
 
 
 def ran(folder, level, *overrides, config="tiny_vsdn_vae.yaml", manifest="a" * 64, tables=None):
-    """A run folder whose model scored `level` in everything."""
+    """Write a run folder whose model has the score `level` everywhere."""
     options = [f"out={folder}", "data=rolls", *overrides]
     run_folder.create(load(RunConfig, ROOT / "tests/launch" / config, options))
     run_folder.remember(folder, manifest=manifest)
@@ -45,7 +45,7 @@ def ran(folder, level, *overrides, config="tiny_vsdn_vae.yaml", manifest="a" * 6
 
 
 def lines(path):
-    """Of each table of a Markdown file, its rows of cells by their label."""
+    """Return the rows of cells by label, for each table of a Markdown file."""
     tables, rows = [], {}
     for line in path.read_text().splitlines():
         if line.startswith("| ---"):
@@ -123,7 +123,7 @@ def test_equal_digits_are_equally_best():
 
 
 def test_models_of_single_rates_share_a_row(tmp_path):
-    """The paper's tables: each model is trained anew at 25 and at 50 %, and scored at its own rate."""
+    """As in the paper's tables, each model is trained anew at 25 and at 50 %, and scored at its own rate."""
 
     def one(rate, seed, name="vsdn_vae"):
         ratio, level = f"[{int(rate) / 100}]", 30.0 + seed
@@ -150,7 +150,7 @@ def test_models_of_single_rates_share_a_row(tmp_path):
 
 
 def binary(level, decided):
-    """Tables of a model and of persistence, as evaluation writes them: from before there was a decision, or since."""
+    """Return scores of a model and of persistence as evaluation writes them, from before or after decisions existed."""
 
     def metrics(level, points=0):
         old = {"accuracy_percent": scored(level, 25)}
@@ -165,7 +165,7 @@ def binary(level, decided):
 
 
 def test_old_scores_meet_no_other_decisions(tmp_path):
-    """One that was scored at 0.5 alone draws all rows there, and the caption says so."""
+    """One run that was scored only at 0.5 sets the rule for all rows, and the caption states it."""
     new, newer = (
         ran(tmp_path / n, 0, f"model.latent={x}", tables=binary(30.0 + x, True)) for n, x in (("a", 3), ("b", 4))
     )
@@ -198,7 +198,7 @@ def test_further_scores_have_their_own_table(tmp_path):
 
 
 def test_no_coverage_is_the_best():
-    """It is no score: neither more nor less is better."""
+    """Coverage is not a score: neither more nor less is better."""
     tables = {"prediction": {"25": {"rmse": scored(1.0, 1), "coverage_50_percent": scored(50.0, 1)}}}
     further = side_by_side.beside("", {"a": [tables], "b": [tables]})
     assert [(*row.labels, row.cells[0].best) for row in further.rows] == [
@@ -219,7 +219,7 @@ def test_seeds_share_a_row(tmp_path):
 
 
 def test_folds_are_put_together_before_seeds_are(tmp_path):
-    """Six runs, of three folds and two seeds, score as two runs would on all sequences."""
+    """Six runs, of three folds and two seeds, score like two runs on all sequences."""
     cv, plain = [], []
     for seed in (0, 1):
         whole = {

@@ -6,18 +6,19 @@ import pytest
 from launch.scoring.estimates import Scores, difference, estimate, over_seeds
 
 ROUNDING = 130 * 10 * np.finfo(np.float64).eps
-"""numpy sums up to 130 sequences one after another, of which the mean, or x - ratio w, is up to ten times smaller."""
+"""Relative rounding error: numpy sums up to 130 sequences one after another, and the mean, or x - ratio w, is up to ten
+times smaller than these."""
 
 
 def scores(x, w=None, groups=None):
-    """Of sequences that are groups of their own, and weigh the same, where nothing else is said."""
+    """Return scores of sequences that, by default, are their own groups with equal weights."""
     keys = tuple(f"s{i:04d}" for i in range(len(x)))
     w = np.ones(len(x)) if w is None else w
     return Scores(keys, keys if groups is None else tuple(map(str, groups)), tuple(map(float, x)), tuple(map(float, w)))
 
 
 def songs(seed=0, count=30):
-    """(x, w, group) of songs of 1 to 6 windows that have something in common."""
+    """Return (x, w, group) of songs of 1 to 6 correlated windows."""
     rng = np.random.default_rng(seed)
     group = np.repeat(np.arange(count), rng.integers(1, 7, count))
     w = rng.integers(1, 20, len(group)).astype(float)
@@ -39,7 +40,7 @@ def test_ratio_error_is_linearised():
 
 
 def test_standard_error_is_cluster_robust():
-    """x / w regressed on a constant with weights w: bread and meat of the sandwich as matrices."""
+    """The reference regresses x / w on a constant with weights w, with bread and meat of the sandwich as matrices."""
     x, w, group = songs()
     y, design = x / w, np.ones((len(x), 1))
     bread = np.linalg.inv(design.T @ (w[:, None] * design))
@@ -66,7 +67,7 @@ def test_standard_error_matches_repeated_draws():
     apart = [estimate(scores(x, w)).stderr for x, w, _ in draws]
     spread = np.std([x.value for x in found])
     np.testing.assert_allclose(np.mean([x.stderr for x in found]), spread, rtol=0.08)
-    assert np.mean(apart) < 0.7 * spread  # as if windows were independent: too sure
+    assert np.mean(apart) < 0.7 * spread  # treating windows as independent underestimates the error
 
 
 def test_no_bit_depends_on_the_order():

@@ -1,4 +1,4 @@
-"""Every sequence is scored once, and the same whatever batch, padding or rank it sits in."""
+"""Every sequence is scored once, and equally in any batch, with any padding and on any rank."""
 
 import json
 from functools import partial
@@ -44,7 +44,7 @@ def untrained(data, *overrides):
 
 
 def score(data, batch_size, ranks, *overrides):
-    """What the contenders score on the test split with an untrained model."""
+    """Return the scores of an untrained model and its baselines on the test split."""
     config, manifest, model = untrained(data, f"evaluate.batch_size={batch_size}", *overrides)
     contenders = Scoring.of(config, manifest, config.evaluate.samples).contenders(model)
     scored = {who: {} for who in contenders}
@@ -57,10 +57,12 @@ def score(data, batch_size, ranks, *overrides):
 
 
 def rank(index, data, out, store):
-    """One of two ranks over gloo; rank 0 writes."""
+    """Run one of two ranks over gloo; rank 0 writes."""
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=index, world_size=2)
     scored = score(data, 4, Ranks(index, 2, CPU))
-    assert results.estimates(scored["model"])["density"]["25"]["kl_nats_per_frame"].n == 7  # validation asks each rank
+    assert (
+        results.estimates(scored["model"])["density"]["25"]["kl_nats_per_frame"].n == 7
+    )  # validation runs on each rank
     if index == 0:
         results.write_results(out, "test", scored)
     dist.destroy_process_group()
@@ -73,7 +75,7 @@ def rolls(tmp_path_factory):
 
 
 def same(one, other):
-    """Baselines to the last bit, the model but for the rounding of products of other shapes."""
+    """Baselines are equal to the last bit, the model up to the rounding of products of other shapes."""
     for who, tasks in one.items():
         for task, columns in tasks.items():
             for column, metrics in columns.items():
@@ -100,7 +102,7 @@ def test_filter_scores_the_same_in_any_batch(rolls, batch_size):
 
 
 def test_state_space_model_is_scored_by_its_filter(rolls):
-    """Likelihood and prediction; and with `predict=rollout` by paths of the prior alone."""
+    """Likelihood and prediction are the filter's; with `predict=rollout` they are by paths of the prior alone."""
     config, manifest, model = untrained(rolls[0], SDE, "evaluate.particles=6", "evaluate.batch_size=7")
     stream = loaders.evaluation(config, rolls[0], manifest, "test", alone())["25"]
     batch = next(iter(stream.epoch(0)))
@@ -186,6 +188,7 @@ def test_nearest_frame_is_the_earlier_of_two():
 
 
 def test_linear_baseline_only_interpolates(tmp_path):
+    """For real-valued data it has neither density nor prediction."""
     write_walks(tmp_path / "walks", lengths=(20, 14))
     scored = score(tmp_path / "walks", 4, alone())
     assert list(scored) == ["model", "persistence", "linear"]

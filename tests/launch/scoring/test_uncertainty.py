@@ -1,4 +1,4 @@
-"""Scores of distributions: closed small cases, a model that knows the truth, and one that is too sure of itself."""
+"""Scores of distributions: small closed cases, a calibrated model, and an overconfident one."""
 
 import json
 import math
@@ -17,7 +17,7 @@ B, T, D = 40, 60, 2
 
 
 def collected(found, groups=None):
-    """What a batch scored, as `scores.collect` would hand it over."""
+    """Return the scores of a batch in the form of `scores.collect`."""
     some = next(iter(found.values()))
     N = len(next(iter(some.values())).x)
     keys = tuple(f"{i:03d}" for i in range(N))
@@ -31,13 +31,13 @@ def collected(found, groups=None):
 
 
 def believed(spread=1.0, draws=20):
-    """A random walk of each sequence, what a model believes of it, and the walk itself.
+    """Return a random walk of each sequence with a model's predictive of it.
 
-    The model's mixture has components N(m_s, 0.6^2) at m_s = 0.8 z_s: over z it is N(0, 1), as the truth is. Its
-    `spread` is what it believes the deviations are, in units of what they are.
+    The model's mixture has components N(m_s, 0.6^2) at m_s = 0.8 z_s: over z it is N(0, 1), like the truth. Its
+    `spread` is the ratio of its deviations to the true ones.
     """
     g = torch.Generator().manual_seed(0)
-    # The midpoints of equal shares of a normal distribution, in the place of draws: no noise of the mixture.
+    # Midpoints of equal parts of a normal distribution instead of draws, so that the mixture has no noise.
     z = torch.special.ndtri((torch.arange(draws, dtype=torch.float64) + 0.5) / draws)
     std = (1 - 0.64 * float(z.square().mean())) ** 0.5
     centre = 3 * torch.randn(B, T, D, generator=g, dtype=torch.float64)
@@ -53,7 +53,7 @@ ALL = {"100": torch.ones(B, T, dtype=torch.bool)}
 
 
 def test_calibrated_model_has_nominal_coverage():
-    """Within four of its own standard errors, which the intervals of one sequence are independent enough for."""
+    """Coverage is within four of its own standard errors; the intervals of one sequence are independent enough."""
     predictive, y = believed()
     found = collected(uncertainty.of_values(predictive, y, ALL))["100"]
     for level in uncertainty.LEVELS:
@@ -61,14 +61,14 @@ def test_calibrated_model_has_nominal_coverage():
         binomial = 100 * (level / 100 * (1 - level / 100) / (B * T * D)) ** 0.5
         assert x.stderr == pytest.approx(binomial, rel=0.5)
         assert abs(x.value - level) < 4 * x.stderr
-    # E|Y - Y'| / 2 is what is left of the CRPS of a distribution that is the truth's: 1 / sqrt(pi) of N(0, 1).
+    # The CRPS of the true distribution is E|Y - Y'| / 2, which is 1 / sqrt(pi) for N(0, 1).
     crps = estimate(found["crps"])
     assert abs(crps.value - 1 / math.sqrt(math.pi)) < 4 * crps.stderr
 
 
 @pytest.mark.parametrize(("spread", "covered"), [(0.5, 26.4), (2.0, 82.3)])
 def test_coverage_shows_over_and_underconfidence(spread, covered):
-    """P(|Y| < 0.6745 spread) of N(0, 1)."""
+    """The expected coverage is P(|Y| < 0.6745 spread) for Y ~ N(0, 1)."""
     predictive, y = believed(spread)
     x = estimate(collected(uncertainty.of_values(predictive, y, ALL))["100"]["coverage_50_percent"])
     assert abs(x.value - covered) < 4 * x.stderr + 0.1
@@ -110,7 +110,7 @@ def test_unscored_data_have_no_curve(tmp_path):
 
 
 def small():
-    """Two sequences, of two and of one scored frame, with two channels each."""
+    """The sequences have two and one scored frames, with two channels each."""
     probability = torch.tensor([[[0.05, 0.2], [0.2, 0.9]], [[0.25, 0.3], [0.5, 0.5]]])
     truth = torch.tensor([[[0.0, 1.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 1.0]]])
     scored = torch.tensor([[True, True], [True, False]])
@@ -143,7 +143,7 @@ def test_grey_scores_like_ones_and_zeros():
 
 
 def test_true_probabilities_have_no_calibration_error():
-    """But for noise: of bins that hold n values about 1 / sqrt(n) each; of others that are wrong by 10, 10."""
+    """The error is noise of about 1 / sqrt(n) for bins with n values, and 10 for probabilities that are wrong by 10."""
     g = torch.Generator().manual_seed(2)
     p = torch.rand(B, T, 50, generator=g)
     truth = (torch.rand(B, T, 50, generator=g) < p).float()
@@ -155,7 +155,7 @@ def test_true_probabilities_have_no_calibration_error():
 
 
 def test_ece_standard_error_matches_new_data():
-    """Over 200 data sets of 40 groups, of a model that is wrong by 10."""
+    """The spread is that over 200 data sets of 40 groups, for a model that is wrong by 10."""
     g = torch.Generator().manual_seed(3)
     found = []
     for _ in range(200):

@@ -1,4 +1,4 @@
-"""What is served is held to the model in this process, and what is asked wrongly to its answer."""
+"""Served models against the model in this process, and the responses to bad requests."""
 
 import contextlib
 import json
@@ -42,7 +42,7 @@ BI = "model={name: bi_gru_ode, hidden: 8}"
 
 
 class Trained:
-    """A run with the weights that training would begin with, and its served twin."""
+    """A run with initial weights, and its served model."""
 
     def __init__(self, folder, data, kind, *overrides):
         self.folder = folder
@@ -62,7 +62,7 @@ class Trained:
         save_file(self.model.state_dict(), folder / BEST)
 
     def sequence(self):
-        """The first batch of evaluation, of one sequence, and what stands for the frames it shows."""
+        """Return the first batch of evaluation, of one sequence, and the request with its observed frames."""
         streams_ = loaders.evaluation(self.config, self.config.data, self.manifest, "test", alone())
         self.stream = next(iter(streams_.values()))
         batch = self.stream.dataset[Request(0, (0,), 1, 1.0)]
@@ -101,7 +101,7 @@ def motion(place):
 
 @pytest.fixture
 def loaded(monkeypatch):
-    """`mlflow.pyfunc.load_model` of a run's export, which may not unpickle; its answer to one sequence."""
+    """Load a run's export by `mlflow.pyfunc.load_model` without unpickling, and return its response to a sequence."""
     from mlflow import pyfunc
 
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
@@ -124,7 +124,7 @@ def test_served_model_matches_the_model(kind, request, loaded):
     with torch.inference_mode():
         expected = trained.model.predict(asked, 5 if kind == "paths" else 3).mean[0]
         between = torch.cat([own, own[:-1] + 0.07]).sort().values
-        # Frames that are there but not shown are no frames to who asks.
+        # Frames that exist but are not observed are not part of a request.
         shown = asked._replace(
             times=own[batch.observed[0]][None], values=batch.values[:, batch.observed[0]],
             present=batch.present[:, batch.observed[0]], observed=batch.observed[:, batch.observed[0]],
@@ -138,7 +138,7 @@ def test_served_model_matches_the_model(kind, request, loaded):
 
 @pytest.mark.parametrize("decision", ["expected_score", "0.5"])
 def test_request_may_choose_a_decision(music, loaded, decision):
-    """Over the frames that are asked for and not given; those given stay as they are."""
+    """The decision covers the requested frames that are not given; given frames are unchanged."""
     batch, row = music.sequence()
     ask = sorted({*row["times"][::2], *(batch.times[0] + 0.07).tolist()})
     given = torch.tensor([seconds in row["times"] for seconds in ask])
@@ -183,7 +183,7 @@ def test_served_forecast_matches_the_model(motion, loaded):
 
 
 def test_late_and_several_sequences_are_served(music):
-    """Nothing is seen before the first frame, and no sequence sees another."""
+    """There is no frame before the first given one, and sequences do not affect each other."""
     frames = np.eye(16)[:2]
     rows = [
         {"times": [0.4, 1.0], "values": frames, "ask": [0.0, 0.4, 3]},
@@ -251,6 +251,7 @@ def test_served_smoother_only_interpolates(place):
 
 
 def test_export_has_no_pickle_and_few_requirements(music):
+    """It lists only the packages that the model needs."""
     folder = music.folder / export.FOLDER
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert {"MLmodel", "requirements.txt", "code/served_model.py", "code/models/registry.py"} <= files
@@ -263,6 +264,7 @@ def test_export_has_no_pickle_and_few_requirements(music):
 
 
 def test_better_weights_leave_the_export_alone(place):
+    """They are exported only by another export."""
     trained = Trained(place / "again", place / "rolls", "vsdn_vae")
     weights = export.write(trained.folder, trained.config, trained.manifest) / "data/driftwork" / served_model.WEIGHTS
     before = weights.read_bytes()
@@ -298,7 +300,7 @@ def test_run_without_weights_is_not_exported(place):
 
 @contextlib.contextmanager
 def scoring(model, store, folder, port):
-    """`mlflow models serve` in a folder of its own, where there is no Driftwork; a function that asks it."""
+    """Run `mlflow models serve` in a folder without Driftwork, and return a function that sends requests."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"MLFLOW_TRACKING_URI": store, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"  # it calls uvicorn by name

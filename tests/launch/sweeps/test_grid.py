@@ -1,4 +1,4 @@
-"""Grid files: which cells they make, and what is said of one that cannot be."""
+"""Grid files: their trials, and errors for impossible ones."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ TINY = tiny("vsdn_vae")
 
 @pytest.fixture
 def read(tmp_path):
-    """A grid of this text, over the tiny config unless it names a base."""
+    """Write a grid of this text, over the tiny config unless it names a base."""
 
     def reads(text, *overrides):
         file = tmp_path / "some.yaml"
@@ -58,6 +58,7 @@ def test_several_bases_are_one_more_factor(read):
 
 
 def test_trial_names_are_short_and_valid(read):
+    """Keys are cut to their distinguishing words, and lists fit a folder's name."""
     grid = read(
         "set: {observe.evaluate.pattern: regular}\n"
         "grid: {observe.train.ratios: [[0.25], [0.25, 0.5]], observe.evaluate.ratios: [[0.5]], data: [a/b]}"

@@ -1,4 +1,4 @@
-"""`driftwork sweep` as a user calls it: killed, called again, with cells that fail, several at once."""
+"""`driftwork sweep` as a user calls it: killed, called again, with failing trials, several at once."""
 
 import json
 import os
@@ -29,7 +29,7 @@ ENDLESS = {"train.max_epochs": 9000, "train.patience": 9000}
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A working directory with prepared data; gives a function that writes a grid into it."""
+    """Provide a working directory with prepared data; yields a function that writes a grid into it."""
     write_rolls(tmp_path / "rolls")
     monkeypatch.chdir(tmp_path)
 
@@ -43,7 +43,7 @@ def place(tmp_path, monkeypatch):
 
 
 def command(*arguments):
-    """As a process of its own."""
+    """Run the command in a separate process."""
     words = [sys.executable, "-P", "-m", "launch.cli", "sweep", *map(str, arguments)]
     return words, {**os.environ, "PYTHONPATH": str(ROOT)}
 
@@ -54,7 +54,7 @@ def driftwork(*arguments, timeout=1800):
 
 
 def tracked(experiment="rolls"):
-    """The parent run and its children, all that the experiment holds."""
+    """Return the parent run and its children, which must be all runs of the experiment."""
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{Path.cwd()}/runs/mlflow.db")
@@ -150,6 +150,7 @@ def test_only_parallel_trials_need_ray(place, capsys, monkeypatch):
 
 
 def test_single_rank_trials_share_devices():
+    """Trials hold a device per rank; those of one rank share if there are too few devices."""
     assert sweep._held(ranks=1, devices=8, largest=4, at_once=4) == 1.0
     assert sweep._held(ranks=1, devices=2, largest=2, at_once=4) == 0.5
     assert sweep._held(ranks=2, devices=2, largest=2, at_once=4) == 2.0
@@ -172,7 +173,7 @@ def test_threads_do_not_exceed_cores(place, monkeypatch, at_once, ranks, asked, 
 @pytest.mark.slow
 @pytest.mark.usefixtures("uri")
 def test_killed_sweep_continues_each_trial_once(place, capsys):
-    """kill -9 of the sweep alone, in its second cell; the third call finds nothing to do."""
+    """Only the sweep is killed (kill -9), in its second trial; the third call finds nothing to do."""
     grid = place("grid: {train.beta: [0.1], model.latent: [2, 4, 8]}", **{"train.max_epochs": 3})
     words, environment = command(grid)
     second = Path("runs/some/beta=0.1,latent=4")
@@ -265,7 +266,7 @@ def test_four_at_once_on_a_fresh_store(place, local_ray, capsys):
 @pytest.mark.ray
 @pytest.mark.usefixtures("uri")
 def test_signal_reaches_trials_on_ray(place):
-    """In a folder of files named as modules are, none of which is executed by Ray's workers, cells or ranks."""
+    """The folder has files with names of modules, none of which is executed by Ray's workers, trials or ranks."""
     hostile.plant(Path.cwd())
     grid = place("grid: {train.seed: [0, 1]}\nat_once: 2", **ENDLESS)
     words, environment = command(grid)

@@ -1,4 +1,4 @@
-"""The data set of a run, as MLflow lists it."""
+"""The data set of a run in MLflow."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ def test_data_set_is_described_by_manifest(tmp_path):
     assert described(films, "s3://bucket/films")["source_type"] == "s3"
 
 
-@pytest.mark.process  # MLflow asks `uname` as it is loaded
+@pytest.mark.process  # MLflow calls `uname` when it is imported
 def test_dataset_schema_is_read_by_mlflow(tmp_path):
     from mlflow.types import Schema
 
@@ -49,7 +49,7 @@ def test_runs_are_found_by_their_data_set(open_, uri, tmp_path):
     with open_():
         pass
     with open_(run_id=tracker.run_id, training=True) as again:
-        again.dataset(about)  # a training that goes on says it again
+        again.dataset(about)  # a resumed training logs it again
     client = client_of(uri)
     (used,) = client.get_run(tracker.run_id).inputs.dataset_inputs
     assert {key: getattr(used.dataset, key) for key in about} == about

@@ -1,4 +1,4 @@
-"""MLflow behind a login: its own basic-auth app on loopback, and a password that may turn up nowhere."""
+"""MLflow behind a login: its own basic-auth app on loopback, with a password that may appear nowhere."""
 
 import contextlib
 import http.server
@@ -27,13 +27,13 @@ from tests.launch.training.test_train import driftwork
 from tests.places import tiny
 
 TINY = str(tiny("vsdn_vae"))
-PASSWORD = "p/s s:w@rd#?%41'"  # with all that means something in an address
+PASSWORD = "p/s s:w@rd#?%41'"  # with all characters that are special in an address
 VARIABLES = (login.USER, login.PASSWORD, login.TOKEN, *login.OTHERS, store_uri.VARIABLE, "NETRC")
 
 
 @pytest.fixture
 def unknown(monkeypatch, tmp_path):
-    """No login in the environment or at home, before the test and after it."""
+    """Remove logins from the environment and the home folder, before and after the test."""
     for name in VARIABLES:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -139,7 +139,7 @@ def test_mlflow_and_doctor_send_equal_tokens(unknown, monkeypatch, free_port):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, empty_store):
-    """A working folder with data, the address of a server with a login, and a run that was trained with it."""
+    """Provide a working folder with data, the address of a server with a login, and a run trained with it."""
     folder = tmp_path_factory.mktemp("login")
     write_rolls(folder / "rolls")
     empty_store(folder / "mlflow.db")  # which the server would take long to make
@@ -163,7 +163,7 @@ def place(tmp_path_factory, empty_store):
 
 @pytest.fixture
 def here(place, unknown, monkeypatch, capsys):
-    """Commands in that folder and in this process, to which the login is known from variables; what they said."""
+    """Run commands in that folder and in this process, with the login in variables; returns their output."""
     monkeypatch.chdir(place[0])
     monkeypatch.setenv(login.USER, "me")
     monkeypatch.setenv(login.PASSWORD, PASSWORD)
@@ -233,7 +233,8 @@ def test_refused_user_loses_no_results(place, here, monkeypatch, caplog):
 
 @pytest.mark.slow
 def test_password_is_in_no_file(place):
-    """Neither of the run, nor of what commands said, nor in the store and its artifacts. Runs after those above."""
+    """It is not in files of the run, the commands' output, the store or its artifacts. This test runs after those
+    above."""
     folder, _ = place
     secrets = [PASSWORD.encode(), quote(PASSWORD).encode(), quote(PASSWORD, safe="").encode(), b"s:w@rd", b"s%3Aw"]
     files = [path for path in folder.rglob("*") if path.is_file()]

@@ -1,4 +1,4 @@
-"""A training whose tracking server is killed, started again, and killed for good: what it says is there in the end."""
+"""A training whose tracking server is killed, restarted, and killed for good: all messages arrive in the end."""
 
 import contextlib
 import os
@@ -38,7 +38,7 @@ def start(folder, *arguments, variables=None, **settings):
 
 @contextlib.contextmanager
 def serving(folder, port, *options, **variables):
-    """`mlflow server`, by the end killed without a chance to say so; artifacts go through it."""
+    """Run `mlflow server`, which is killed abruptly; artifacts go through it."""
     with (folder / "server.txt").open("a") as said:
         server = start(
             folder, "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", 1,

@@ -1,4 +1,4 @@
-"""The outbox against a tracker that is made to fail, without MLflow."""
+"""The outbox with a simulated tracker that fails, without MLflow."""
 
 import json
 import threading
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExce
 
 
 class FakeTracker:
-    """Keeps what it is sent; refuses everything while `down`."""
+    """A tracker that stores messages, and refuses all while `down`."""
 
     def __init__(self):
         self.down = False
@@ -122,6 +122,7 @@ def test_outage_loses_nothing_and_warns_once(tracker, tmp_path, caplog):
 
 
 def test_next_outbox_sends_kept_messages_first(tracker, tmp_path):
+    """New messages follow."""
     tracker.down = True
     first = outbox_to(tracker, tmp_path, period=60)
     first.add(Message("params", {"lr": "0.1"}), *metrics(["loss", float("nan"), 7]), Message("status", ["KILLED", 1]))
@@ -138,7 +139,7 @@ def test_next_outbox_sends_kept_messages_first(tracker, tmp_path):
 
 
 def test_sent_messages_are_not_kept(tracker, tmp_path):
-    """Down from the second request on, whoever sends what."""
+    """A tracker that is down from the second request on."""
     spool = tmp_path / "unsent.jsonl"
     spool.write_text("".join("\n" + json.dumps(["tags", body]) for body in "abc"))
     taken = []
@@ -179,7 +180,7 @@ def test_refused_message_is_dropped_with_warning(tracker, tmp_path, caplog):
 
 
 def test_two_outboxes_send_kept_messages_once(tmp_path):
-    """The second finds the first at it, and waits."""
+    """The second waits while the first sends."""
     (tmp_path / "unsent.jsonl").write_text("\n" + json.dumps(["metric", 1]))
     at_it, go_on, sent = threading.Event(), threading.Event(), []
 

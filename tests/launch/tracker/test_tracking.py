@@ -27,7 +27,7 @@ def client_of(uri):
 
 
 def python(script, *arguments, **settings):
-    """A Python process of its own that sees the repository."""
+    """Run a Python process that can import the repository."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [sys.executable, "-c", script, *map(str, arguments)],
@@ -36,7 +36,7 @@ def python(script, *arguments, **settings):
 
 
 def interrupted(run, error, metrics, params=None):
-    """A run that `error` ends at step 0; gives its id."""
+    """Make a run that `error` ends at step 0, and return its id."""
     opened = []
 
     def body():

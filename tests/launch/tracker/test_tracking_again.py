@@ -1,4 +1,4 @@
-"""Runs that are opened again: by a training that goes on, by evaluations, after the tracker was away."""
+"""Runs that are opened again, by a resumed training or an evaluation, and after an outage of the tracker."""
 
 import json
 import time
@@ -41,7 +41,7 @@ def test_run_lasts_as_long_as_training(open_, uri):
 
 @pytest.mark.network
 def test_resumed_run_needs_no_server(open_, tmp_path, monkeypatch, caplog):
-    """It was opened before; what it says now is for later."""
+    """The run was opened before, and its new messages are kept for later."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     picture = tmp_path / "figure.png"
     picture.touch()
@@ -77,7 +77,7 @@ def test_kept_messages_arrive_when_run_reopens(open_, uri, tmp_path):
 
 
 def test_repeated_metrics_are_stored_once(open_, uri, tmp_path):
-    """Also where part of it had not reached the store; what an evaluation says again is news."""
+    """This holds even if part of them had not reached the store; repeated metrics of an evaluation are new points."""
     with open_(training=True) as tracker:
         for step in (10, 20, 30):
             tracker.metrics({"train/nll": float(step), "time/step_s": 1.0}, step)
@@ -118,7 +118,7 @@ def test_abandoned_steps_leave_no_points(open_, uri):
 
 
 def test_run_has_one_model_with_metrics(open_, uri, tmp_path):
-    """However often it is sent: an answer may be lost, and `driftwork export` writes it anew."""
+    """This holds for any number of sends: a response may be lost, and `driftwork export` writes the model anew."""
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "MLmodel").write_text("first")

@@ -22,7 +22,7 @@ MODELS = ("vsdn_vae", "ode2vae", "vsdn_sde")
 STAGES = (0, 1, 2, 3)
 LR = 3e-3
 EMA = 0.15
-"""Below the second update's (1 + n) / (10 + n)."""
+"""Decay of the average, below the second update's (1 + n) / (10 + n)."""
 
 
 def main() -> None:
@@ -62,7 +62,8 @@ def main() -> None:
 
 
 def average(engine: Engine, batches) -> None:
-    """What is scored is the average of the weights after each update; training goes on from the weights themselves."""
+    """Check that the average of the weights after each update is scored, and that training continues from the
+    weights."""
     live = dict(engine.module.named_parameters())
     expected = {name: x.detach().clone() for name, x in live.items()}
     for n, batch in enumerate(batches, 1):
@@ -78,9 +79,9 @@ def average(engine: Engine, batches) -> None:
 
 
 def autocast(model: Model, stage: int, ranks: Ranks, batch) -> dict[str, torch.Tensor]:
-    """The reduced gradient of a step under autocast is the mean of the ranks' own, to two roundings in float32.
+    """Check that the reduced gradient of a step under autocast is the mean of the ranks', to two roundings in float32.
 
-    Returns it, and for each parameter the largest entry that a rank has."""
+    Returns the gradient, and for each parameter the largest entry on any rank."""
     engine = Engine(model, OptimConfig(zero_stage=stage, clip_norm=0.0, autocast=True), ranks, 20)
     own: dict[str, torch.Tensor] = {}
     for name, p in engine.module.named_parameters():
@@ -100,13 +101,14 @@ def autocast(model: Model, stage: int, ranks: Ranks, batch) -> dict[str, torch.T
 
 
 def generators() -> tuple[object, ...]:
-    """States of the process's own generators, of which a step asks nothing: no checkpoint holds them."""
+    """Return the states of the process's generators, which a step does not use and no checkpoint stores."""
     _, state, *rest = np.random.get_state()
     return torch.get_rng_state().tolist(), state.tolist(), rest, random.getstate()
 
 
 def ask(engine: Engine, whole: Model, batch, weights) -> None:
-    """What is no `forward`, as a validation does, of a model that may be divided; and of its whole twin."""
+    """Call other methods than `forward`, as in a validation, of a model that may be divided and of its undivided
+    copy."""
     whole.load_state_dict(weights)
     engine.module.eval()
     with torch.no_grad(), engine.open():
@@ -117,7 +119,7 @@ def ask(engine: Engine, whole: Model, batch, weights) -> None:
 
 
 def go_on(engine: Engine, other: Engine, batch, folder: Path) -> None:
-    """Saved by one engine, loaded by the other: their next steps are the same."""
+    """Check that the next step is equal in an engine that saves and in one that loads."""
     engine.save(folder)
     other.load(folder)
     assert other.step(batch, 0.5, LR).grad_norm == engine.step(batch, 0.5, LR).grad_norm
@@ -126,8 +128,8 @@ def go_on(engine: Engine, other: Engine, batch, folder: Path) -> None:
 
 
 def refuse_nan(engine: Engine, batch, weights) -> None:
-    """NaN on the last rank alone, in the loss and then in a gradient: no rank updates, all stay finite. Neither does a
-    learning rate of 0 change a weight."""
+    """Check that with NaN on the last rank alone, in the loss or in a gradient, no rank updates and all stay finite. A
+    learning rate of 0 changes no weight either."""
     last = engine.ranks.rank == engine.ranks.world - 1
     poisoned = batch._replace(values=batch.values * float("nan")) if last else batch
     assert not engine.step(poisoned, 0.5, LR).applied

@@ -1,5 +1,5 @@
-"""What test_resume.py starts: `python -m tests.launch.training.survivor DATA OUT` trains as `driftwork train` does, in
-ranks that it forks, so that DeepSpeed is loaded once for all of them, and that die, stop or fail where a plan says."""
+"""The program that test_resume.py starts: `python -m tests.launch.training.survivor DATA OUT` trains like `driftwork
+train`, in forked ranks, so that DeepSpeed is loaded once for all, which die, stop or fail according to a plan."""
 
 import contextlib
 import json
@@ -26,17 +26,17 @@ from tests.places import tiny
 TINY = str(tiny("vsdn_vae"))
 PLAN = "plan.json"
 GRACE_S = 5.0
-"""How long a rank that was told to end has."""
+"""Seconds that a rank may take to end when requested."""
 
 
 def plan(folder, *events):
-    """At these (step, rank) the ranks that train in the folder do these things, each once."""
+    """Plan that at these (step, rank) the ranks that train in the folder do these things, each once."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PLAN).write_text(json.dumps(events))
 
 
 class Fate:
-    """Of one rank: what is planned for it, done from inside the engine."""
+    """The planned actions of one rank, which are done from inside the engine."""
 
     def __init__(self, folder, rank):
         self.folder, self.rank, self.step = folder, rank, 0
@@ -83,7 +83,7 @@ class Fate:
 
 
 class Kept(NullTracker):
-    """Writes metrics to a file, which costs less than a store."""
+    """A tracker that writes metrics to a file, which is faster than a store."""
 
     def __init__(self, folder):
         self.file = folder / "metrics.jsonl"
@@ -99,7 +99,7 @@ def kept(tracking, *, run_folder, rank=0, **_):
 
 
 def start(module, arguments, ranks, stdout=None):
-    """Stands in for DeepSpeed's launcher, and is a process of its own as that one is."""
+    """Replace DeepSpeed's launcher by a process that forks the ranks."""
     return os.waitstatus_to_exitcode(os.waitpid(forked(lambda: launch(arguments, ranks)), 0)[1])
 
 
@@ -149,7 +149,7 @@ def launch(arguments, world):
 
 
 def drive(folder, *arguments):
-    """`driftwork train` in this process; what it and its ranks say goes to the folder's log."""
+    """Run `driftwork train` in this process; its output and that of its ranks go to the folder's log."""
     folder.mkdir(parents=True, exist_ok=True)
     said = os.dup(1), os.dup(2)
     with (folder / "log.txt").open("ab") as log:

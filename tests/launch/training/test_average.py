@@ -1,4 +1,4 @@
-"""The moving average of the weights, on a module without an engine; test_resume.py has it in whole runs."""
+"""The moving average of the weights, on a module without an engine; test_resume.py tests it in whole runs."""
 
 import torch
 
@@ -6,7 +6,7 @@ from launch.training.average import WeightAverage
 
 
 def drifting(steps, decay):
-    """A weight that is 0, 1, 2, ... at its updates, and the average after each by its closed form."""
+    """Return a weight that is 0, 1, 2, ... at its updates, and the closed form of the average after each."""
     module = torch.nn.Linear(1, 1, bias=False).double()
     module.weight.data.zero_()
     average, expected, found = WeightAverage(module, decay), 0.0, []
@@ -26,7 +26,7 @@ def test_average_follows_its_recursion():
 
 
 def test_average_lags_by_its_time_constant():
-    """Of w_n = n the average tends to n - k / (1 - k)."""
+    """For w_n = n the average tends to n - k / (1 - k)."""
     _, average, _ = drifting(400, 0.8)
     assert abs(float(average.mean[0]) - (400 - 0.8 / 0.2)) < 1e-9
 

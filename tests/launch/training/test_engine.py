@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Weights after 20 steps, by (model, ZeRO stage, ranks)."""
+    """Provide the weights after 20 steps, by (model, ZeRO stage, ranks)."""
     folder = tmp_path_factory.mktemp("engine")
     write_rolls(folder / "data")
     for world in (1, 2):
@@ -72,14 +72,14 @@ def test_norm_is_before_clipping(trained, model):
 
 @pytest.mark.parametrize("size", [10, 100_000])
 def test_full_disk_gives_its_own_reason(size):
-    """torch's writer has another for it, where it meets it inside a tensor."""
+    """torch's writer gives another reason if the disk fills up inside a tensor."""
     files = _Files()
     files.save({"weights": torch.zeros(size)}, "/dev/full")
     assert files.problem == "No space left on device"
 
 
 class Foreign:
-    """What a checkpoint from elsewhere might hold: code that runs when it is read."""
+    """An object of a foreign checkpoint, whose code would run when it is read."""
 
     def __reduce__(self):
         return pytest.fail, ("it ran",)

@@ -1,4 +1,4 @@
-"""What a model is not trained on, and why."""
+"""Data that a model refuses to train on, with the reason."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A disk that is full, for which /dev/full stands: one line from every command, and nothing has begun."""
+"""A full disk, simulated by /dev/full: every command prints one line before anything starts."""
 
 import errno
 import io

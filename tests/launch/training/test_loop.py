@@ -1,4 +1,4 @@
-"""When the loop saves, with an engine and a stream that do nothing."""
+"""Times at which the loop saves, with an engine and a stream that do nothing."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from models.base import Objective, Terms
 from tests.places import tiny
 
 STEPS = 4
-"""Of an epoch."""
+"""Steps of an epoch."""
 
 
 class Engine:
@@ -36,7 +36,7 @@ class Journal:
 
 
 def trained(scores, *overrides, **state):
-    """Progress after validations with these scores, one an epoch, and which of them were saved as best."""
+    """Return the progress after validations with these scores, one per epoch, and which of them were saved as best."""
     run = load(RunConfig, tiny("vsdn_vae"), ["data=x", *overrides])
     progress, best, left = Progress(**state), [], iter(scores)
     around = loop.Around(
@@ -47,8 +47,8 @@ def trained(scores, *overrides, **state):
 
 
 def test_validations_during_warmup_do_not_compete():
-    """The KL has its full weight after 8 steps, two epochs: the first score that counts is the second, and patience is
-    worn out by the two after the fourth. Scores of the warm-up are better, for their KL is nearly free."""
+    """The KL has its full weight after 8 steps, two epochs: the first score that counts is the second, and patience
+    ends with the two after the fourth. Scores during the warm-up are better, since their KL has little weight."""
     progress, best = trained(
         [1.0, 5.0, 6.0, 4.0, 4.5, 4.2, 3.0], "train.max_epochs=7", "train.patience=2", settles_at=8
     )
@@ -57,7 +57,7 @@ def test_validations_during_warmup_do_not_compete():
 
 
 def test_earlier_run_keeps_its_own_rule():
-    """Its checkpoints know no step from which scores count: all do."""
+    """Its checkpoints have no step from which scores count, so all count."""
     progress, best = trained([1.0, 5.0, 6.0], "train.max_epochs=7", "train.patience=2")
     assert best == [True, False, False]
     assert (progress.best, progress.score_beta) == (1.0, 1.0)

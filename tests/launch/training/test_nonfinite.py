@@ -1,4 +1,4 @@
-"""The report of a step that was not finite, by one rank alone; tests/launch/training/test_resume.py has two."""
+"""The report of a non-finite step by a single rank; tests/launch/training/test_resume.py tests two."""
 
 import json
 

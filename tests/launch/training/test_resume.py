@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped, moved to other ranks or short of disk, against runs that are left alone."""
+"""Runs that are killed, stopped, moved to another world size or short of disk space, against undisturbed runs."""
 
 import json
 import os
@@ -21,7 +21,7 @@ STAGES = (0, 1, 2)
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """What tests.launch.training.survivor leaves: run folders by name."""
+    """Provide the run folders of tests.launch.training.survivor, by name."""
     out = tmp_path_factory.mktemp("resume")
     write_rolls(out / "rolls")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
@@ -72,6 +72,7 @@ def test_run_killed_three_times_ends_equally(runs, stage):
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_saved_run_resumes_with_another_world_size(runs, stage):
+    """A run that was requested to leave saves first."""
     whole, moved = runs / f"whole-{stage}", runs / f"moved-{stage}"
     assert [line for line in said(moved).splitlines() if line.startswith("exit code")] == [
         "exit code 75", "exit code 75", "exit code 0",
@@ -90,7 +91,8 @@ def test_saved_run_resumes_with_another_world_size(runs, stage):
 
 @pytest.mark.slow
 def test_best_score_weighs_the_kl_as_training_does(runs):
-    """The mean over both rates of what the tracker got of each, NLL with beta = 1 and its KL; the lowest so far."""
+    """The score is the mean over both rates of the tracked NLL with beta = 1 and its KL; the best is the lowest so
+    far."""
     best, validations = float("inf"), 0
     for record in metrics(runs / "whole-0").values():
         names = [name for name in record if name.startswith("val/") and "_nll_nats" in name]
@@ -127,6 +129,7 @@ def test_stopped_rank_is_named_and_ends_job(runs):
 
 @pytest.mark.slow
 def test_full_disk_keeps_earlier_checkpoints(runs):
+    """A disk that is full on one rank is reported in one line."""
     full = runs / "full"
     assert said(full).count("checkpoints/step-0000006.incomplete: cannot be written: File too large (rank 1)\n") == 1
     assert "exit code 2" in said(full)
@@ -138,6 +141,7 @@ def test_full_disk_keeps_earlier_checkpoints(runs):
 
 @pytest.mark.slow
 def test_damaged_checkpoint_falls_back_to_earlier(runs):
+    """The damage is reported, and training ends in the same weights."""
     damaged, twin = runs / "damaged", runs / "whole-1"
     assert "step-0000016 is damaged and not used: state/zero_pp_rank_1" in said(damaged)
     assert "parameters, from step 15" in said(damaged)
@@ -174,6 +178,7 @@ def test_any_changed_byte_is_found(tmp_path, capsys, name):
 
 
 def test_interrupted_save_is_cleaned_up(tmp_path):
+    """A run without intact checkpoints has none."""
     assert checkpoint.ready(tmp_path, 2) is None
     (tmp_path / "checkpoints/step-0000009.incomplete/state").mkdir(parents=True)
     assert checkpoint.ready(tmp_path, 2) is None
@@ -181,6 +186,7 @@ def test_interrupted_save_is_cleaned_up(tmp_path):
 
 
 def test_new_world_size_depends_on_stage(tmp_path):
+    """Stage 0 needs no conversion, and stage 3 refuses another world size."""
     folder = committed(tmp_path, 3, zero_stage=0)
     assert checkpoint.ready(tmp_path, 1) == folder
     committed(tmp_path, 4, zero_stage=3)

@@ -1,4 +1,4 @@
-"""Seconds of phases, by a clock that the tests turn."""
+"""Seconds of phases, by a simulated clock."""
 
 import time
 
@@ -10,7 +10,7 @@ from launch.training.step_timer import Stopwatch
 
 @pytest.fixture
 def turn(monkeypatch):
-    """Lets seconds pass."""
+    """A clock that a test advances."""
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
 
@@ -62,5 +62,5 @@ def test_gpu_time_is_that_of_the_stream():
     torch.cuda.synchronize()
     waited = time.perf_counter() - began
     seconds = clock.seconds()
-    assert launched < waited / 2  # nothing waited while it was measured
+    assert launched < waited / 2  # the measurement does not wait
     assert abs(seconds["again"] - waited) < 0.1 * waited

@@ -1,4 +1,4 @@
-"""Jobs that die, and hosts that are away for a while; no time is spent waiting."""
+"""Jobs that die, and hosts that are away for a while, without real waiting."""
 
 import shlex
 import sys
@@ -13,14 +13,14 @@ from launch.training import supervisor
 
 @pytest.fixture
 def pauses(monkeypatch):
-    """What would have been slept, in seconds."""
+    """Provide the list of sleeps, in seconds, that are not slept."""
     slept = []
     monkeypatch.setattr(supervisor.time, "sleep", slept.append)
     return slept
 
 
 def job(*outcomes):
-    """What `start` gives, or raises, one after the other."""
+    """Return a `start` that returns, or raises, these outcomes one after the other."""
     left = list(outcomes)
 
     def start():
@@ -38,6 +38,7 @@ def away(times):
 
 
 def test_rebooting_host_costs_one_restart(tmp_path, pauses, capsys):
+    """The waiting times between tries increase."""
     start = job(1, *away(3), 0)
     assert supervisor.supervised(tmp_path, start, restarts=1) == 0
     assert pauses == [10, 20, 40]
@@ -47,6 +48,7 @@ def test_rebooting_host_costs_one_restart(tmp_path, pauses, capsys):
 
 
 def test_lost_host_ends_the_job_eventually(tmp_path, pauses):
+    """It does so after half an hour."""
     start = job(1, *away(100))
     with pytest.raises(AwayError, match="node2: no route"):
         supervisor.supervised(tmp_path, start, restarts=2)
@@ -62,6 +64,7 @@ def test_missing_host_is_reported_at_once(tmp_path, pauses):
 
 
 def test_dead_job_restarts_as_often_as_allowed(tmp_path, pauses, capsys):
+    """Restarts follow without waiting."""
     start = job(256 - 9, 70, 1, 0)
     assert supervisor.supervised(tmp_path, start, restarts=2) == 1
     assert (pauses, start.left) == ([], [0])

@@ -22,7 +22,7 @@ TINY = str(tiny("vsdn_vae"))
 
 
 def driftwork(cwd, *arguments, timeout=300, **variables):
-    """The console script in a folder of its own."""
+    """Run the console script in a folder."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
     command = [sys.executable, "-P", "-m", "launch.cli", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
@@ -30,8 +30,8 @@ def driftwork(cwd, *arguments, timeout=300, **variables):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, empty_store):
-    """A working directory with prepared data and a run of four epochs in it, which was made without a compiler, without
-    numactl or any other program, where a killed build had left its lock, and among files named as modules are."""
+    """Provide a working directory with prepared data and a run of four epochs, which was trained without a compiler,
+    numactl or any other program, with the lock of a killed build, and among files with names of modules."""
     folder = tmp_path_factory.mktemp("train")
     write_rolls(folder / "rolls")
     empty_store(folder / "runs/mlflow.db")
@@ -49,6 +49,7 @@ def place(tmp_path_factory, empty_store):
 
 @pytest.mark.slow
 def test_stale_build_lock_is_reported_without_waiting(place):
+    """The lock is one that a killed build left."""
     folder, _ = place
     lock = folder / "extensions/py311_cpu/deepspeed_shm_comm/lock"
     said = f"{lock} was left by a process that is gone: what needs deepspeed_shm_comm hangs; rm {lock}"
@@ -57,8 +58,8 @@ def test_stale_build_lock_is_reported_without_waiting(place):
 
 @pytest.fixture
 def here(place, monkeypatch, capsys):
-    """The console script in that folder and in this process, which has loaded torch already: exit code, stdout and
-    stderr."""
+    """Run the console script in that folder and in this process, which has loaded torch already; returns exit code,
+    stdout and stderr."""
     monkeypatch.chdir(place[0])
 
     def call(*arguments):
@@ -99,7 +100,7 @@ def test_resumed_weights_equal_the_uninterrupted(place):
 
 @pytest.mark.slow
 def test_killed_run_resumes_bit_for_bit(place):
-    """kill -9 of everything at a checkpoint that lies inside an epoch, against a run that nobody killed."""
+    """All processes are killed (kill -9) at a checkpoint inside an epoch; the reference is an uninterrupted run."""
     folder, _ = place
     arguments = ["train", TINY, "data=rolls", "train.batch_size=2", "train.save_every=7", "train.validate_every=1000"]
     arguments += ["tracking.uri=null"]
@@ -330,14 +331,15 @@ def test_separate_process_prints_the_line_too(place):
 
 @pytest.mark.slow
 def test_working_folder_files_are_not_executed(place):
-    """All tests of this file, with their ranks, ran among such files."""
+    """All tests of this file, with their ranks, run among such files."""
     assert hostile.executed(place[0]) == []
 
 
 @pytest.mark.process
 @pytest.mark.parametrize("module", ["cli", "train", "doctor", "sweep", "ui"])
 def test_module_form_ignores_the_working_folder(tmp_path, module):
-    """`python -m launch.x`. A `launch.py` there is beyond our reach: Python executes it in the place of our package."""
+    """The form is `python -m launch.x`. A `launch.py` there cannot be avoided: Python executes it instead of our
+    package."""
     hostile.plant(tmp_path, without=["launch"])
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", f"launch.{module}", "--help"]

@@ -1,4 +1,4 @@
-"""What a run says of its steps."""
+"""Records of a run's steps."""
 
 import json
 
@@ -26,7 +26,7 @@ class Clock:
 
 
 def record(evaluations):
-    """Ten steps of two sequences, of which the solver says that it took so many evaluations."""
+    """Log ten steps of two sequences, each with this number of evaluations by the solver."""
     x, time = torch.tensor([-6.0, -2.0]), torch.zeros(2, 4)
     batch = Batch(time, time[..., None], time > -1, time > -1, torch.ones(2) / 2, torch.arange(2), ("a", "b"))
     kept, progress = Kept(), Progress()

@@ -1,4 +1,4 @@
-"""Ranks that hang, as processes of their own: the watchdog ends them."""
+"""Ranks that hang, in separate processes, and that the watchdog ends."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ with Watchdog(rank) as watch:
 
 @pytest.fixture
 def start(tmp_path):
-    """Start a rank that stays in a phase, or moves in it; it notes something before this returns."""
+    """Start a rank that stays in a phase, or progresses in it; it writes a note before this returns."""
     started = []
 
     def starting(rank, phase, *moves):
@@ -58,7 +58,7 @@ def start(tmp_path):
 
 
 def test_unhurried_phases_have_no_limit(start):
-    """Three times the patience; afterwards that counts again, from its end on."""
+    """They may take three times the patience; afterwards the limit counts again from their end."""
     copies = start(0, "copies")
     said = copies.communicate(timeout=60)[1]
     assert copies.returncode == HUNG
