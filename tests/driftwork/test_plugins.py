@@ -110,7 +110,7 @@ def test_module_that_cannot_be_imported_is_one_line(on_path, text, said):
 
 @pytest.mark.parametrize("name", ["./my_paint", "my_paint.py/", "my-paint", ""])
 def test_path_is_no_plugin(name):
-    with pytest.raises(DriftworkError, match="is no module name"):
+    with pytest.raises(DriftworkError, match="is not a module name"):
         build(Plugged, {"plugins": [name]}, where="here")
 
 
