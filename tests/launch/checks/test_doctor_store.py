@@ -82,7 +82,7 @@ def test_locked_store_is_named_in_seconds(home, store):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(b"no database at all" * 99, "not a database"), (None, "no MLflow store")]
+    ("content", "said"), [(b"no database at all" * 99, "not a database"), (None, "not an MLflow store")]
 )
 def test_file_without_store_is_an_error(home, content, said):
     file = home / "x.db"
