@@ -10,9 +10,9 @@ import traceback
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from driftwork.config_base import Config
 from driftwork.errors import DriftworkError
@@ -31,6 +31,11 @@ def imported(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _listed(value: Any) -> Any:
+    """Take a single name for a list of one."""
+    return (value,) if isinstance(value, str) else value
+
+
 def _imported_after_installed(names: tuple[str, ...]) -> tuple[str, ...]:
     _import_installed()
     return imported(names)
@@ -40,7 +45,9 @@ class Plugged(Config):
     """A config in which plugins may add choices. The field comes first, so that its modules are imported before the
     other fields are validated."""
 
-    plugins: Annotated[tuple[str, ...], AfterValidator(_imported_after_installed)] = Field((), validate_default=True)
+    plugins: Annotated[tuple[str, ...], BeforeValidator(_listed), AfterValidator(_imported_after_installed)] = Field(
+        (), validate_default=True
+    )
     """Modules that are imported first, as in [my_model, my_data]. They register your own models, data sets,
     likelihoods, metrics and figures. Their folder must be in PYTHONPATH. By default only the plugins of installed
     packages are imported."""

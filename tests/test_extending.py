@@ -8,6 +8,11 @@ import sys
 
 import pytest
 
+from driftwork.config_base import load
+from launch.runs import loaders, run_folder
+from launch.runs.config import RunConfig
+from launch.runs.distributed import alone
+from pipeline.shards.manifest import read_manifest
 from tests.places import ROOT
 
 PAGE = (ROOT / "docs/extending.md").read_text()
@@ -49,12 +54,20 @@ class TestWholePath:
     def test_page_holds_all_its_files(self, place):
         assert sorted(FILES) == sorted(
             [f"my_{name}.py" for name in ("data", "model", "likelihood", "metric", "figure")]
-            + ["my_prepare.yaml", "my_train.yaml", "record.py"]
+            + ["my_prepare.yaml", "my_gru_ode.yaml", "my_train.yaml", "record.py"]
         )
 
     def test_bad_file_is_quarantined(self, place):
         lines = (place / "swings/quarantine.jsonl").read_text().splitlines()
         assert [json.loads(line)["file"] for line in lines] == ["broken.txt"]
+
+    def test_shipped_model_fits_the_data_set(self, place):
+        """A step of it in this process; the training loop is the same for all models."""
+        config = load(RunConfig, place / "my_gru_ode.yaml", [f"data={place / 'swings'}"])
+        manifest = read_manifest(place / "swings")
+        model = run_folder.model_for(config, manifest)
+        loss = model(next(loaders.training(config, manifest, alone()).epoch(0)), 1.0).loss
+        assert bool(loss.isfinite().all())
 
     def test_own_model_is_scored_beside_the_baselines(self, place):
         scored = json.loads((place / "runs/echo/evaluation-test.json").read_text())

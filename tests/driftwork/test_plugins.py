@@ -7,7 +7,7 @@ import pytest
 from pydantic import Field
 
 from driftwork import plugins
-from driftwork.config_base import Config, build, dump
+from driftwork.config_base import Config, build, dump, parse
 from driftwork.errors import DriftworkError
 from driftwork.plugins import Plugged
 from driftwork.registry import Named, Registry
@@ -106,6 +106,12 @@ def test_module_that_cannot_be_imported_is_one_line(on_path, text, said):
     with pytest.raises(DriftworkError, match=said) as caught:
         build(Plugged, {"plugins": ["their_paint"]}, where="here")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("typed", ["[their_paint]", "their_paint"])
+def test_plugins_can_be_typed_with_and_without_brackets(on_path, typed):
+    on_path("their_paint", "")
+    assert parse(Plugged, [f"plugins={typed}"], where="here").plugins == ("their_paint",)
 
 
 @pytest.mark.parametrize("name", ["./my_paint", "my_paint.py/", "my-paint", ""])
