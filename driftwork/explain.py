@@ -1,6 +1,7 @@
 """Explain an invalid config in one line: the key as it can be typed, its value, and what is allowed."""
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, get_origin
 
@@ -17,7 +18,7 @@ def explain(cls: type[BaseModel], error: ValidationError) -> str:
     """Return the first few problems of a config of class `cls`, joined by semicolons."""
     said = []
     for item in error.errors()[:_MOST]:
-        path, members = _typed(cls, item["loc"])
+        path, members, inside = _typed(cls, item["loc"])
         key, at = _key(path)
         if item["type"] == "extra_forbidden":
             said.append(f"unknown key '{key}'{_meant(cls, path, members)}")
@@ -31,14 +32,23 @@ def explain(cls: type[BaseModel], error: ValidationError) -> str:
         else:
             reason = item["msg"].removeprefix("Value error, ")
             reason = reason[:1].lower() + reason[1:]
-            said.append(f"{key}{_shown(item['input'])}{at}: {reason}" if key else reason)
+            full = _with_full_keys(reason, key, inside)
+            said.append(full if not key or full != reason else f"{key}{_shown(item['input'])}{at}: {reason}")
     more = error.error_count() - len(said)
     return "; ".join(said) + (f" (and {more} more)" if more > 0 else "")
 
 
-def _typed(cls: type[BaseModel], location: Sequence[str | int]) -> tuple[list[str | int], list[type[BaseModel]]]:
-    """Return a location without the names of union members that pydantic puts into it, and the configs that have, or
-    lack, its last part."""
+def _with_full_keys(reason: str, key: str, classes: Sequence[type[BaseModel]]) -> str:
+    """Return what a section says of itself, with its settings, as in `max_step=1`, by the keys that can be typed."""
+    names = "|".join(name for cls in classes for name in cls.model_fields)
+    return re.sub(rf"(?<![\w.])({names})(?==|\.\w)", rf"{key}.\1", reason) if key and names else reason
+
+
+def _typed(
+    cls: type[BaseModel], location: Sequence[str | int]
+) -> tuple[list[str | int], list[type[BaseModel]], list[type[BaseModel]]]:
+    """Return a location without the names of union members that pydantic puts into it, the configs that have, or lack,
+    its last part, and the configs that are there."""
     path: list[str | int] = []
     here, classes, annotation, choosing = [cls], [cls], None, False
     for part in location:
@@ -54,7 +64,7 @@ def _typed(cls: type[BaseModel], location: Sequence[str | int]) -> tuple[list[st
         elif classes or isinstance(part, int) or any(get_origin(kind) is dict for kind in union_members(annotation)):
             here = classes
             path.append(part)
-    return path, here
+    return path, here, classes
 
 
 def _field(cls: type[BaseModel], part: str | int) -> Any:

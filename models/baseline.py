@@ -45,8 +45,10 @@ class GruOdeConfig(DrivenConfig):
         of_network = {"flow_depth", "flow_width", "flow_activation"}
         given = [name for name in of_network if getattr(self, name) != type(self).model_fields[name].default]
         if self.name != "ode_rnn" and given:
+            first = min(given)
             raise ValueError(
-                f"{min(given)} is a setting of ode_rnn, but the flow of {self.name} is a GRU cell; remove it"
+                f"{first}={getattr(self, first)} is a setting of ode_rnn, but the flow of {self.name} is a GRU cell; "
+                "remove it"
             )
         return self
 

@@ -31,9 +31,9 @@ class ObservationConfig(Config):
     @model_validator(mode="after")
     def _what_the_pattern_needs(self) -> "ObservationConfig":
         if (self.pattern == "prefix") != (self.frames is not None):
-            raise ValueError("frames is the length of a prefix; set it for pattern prefix only")
+            raise ValueError("frames is the length of a prefix; set it with pattern=prefix, and only then")
         if self.pattern != "prefix" and not self.ratios:
-            raise ValueError(f"pattern {self.pattern} needs ratios, at least one")
+            raise ValueError(f"pattern={self.pattern} needs at least one ratio, as in ratios=[0.25]")
         for ratio in self.ratios:
             if self.pattern == "regular" and abs(1 / ratio - round(1 / ratio)) > 1e-9:
                 raise ValueError(f"ratio {ratio} is not 1/n; a regular pattern observes every n-th frame")

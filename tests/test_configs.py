@@ -103,7 +103,8 @@ def test_every_train_file_is_used():
         ("optim.lr=fast", "optim.lr=fast: input should be a valid number"),
         ("train", "override 'train' is not of the form key=value"),
         ("train.seed.x=1", "train.seed"),
-        ("model={name: gru_ode, flow_depth: 2}", "flow_depth is a setting of ode_rnn"),
+        ("model.solver.method=dopri5", "unknown key 'model.solver'"),
+        ("model={name: gru_ode, flow_depth: 2}", "_small.yaml: model.flow_depth=2 is a setting of ode_rnn"),
     ],
 )
 def test_mistake_is_named_in_one_line(override, said):
@@ -221,3 +222,12 @@ def test_configs_of_old_runs_have_the_fields_of_today(tmp_path):
             text = text.replace(f" {name}: ", f" {before}: ")
         (tmp_path / "config.yaml").write_text(text)
         assert load(RunConfig, tmp_path / "config.yaml") == config
+
+
+def test_section_names_its_settings_as_they_are_typed():
+    with pytest.raises(
+        DriftworkError, match=r"yaml: model\.solver\.method=dopri5 .* need model\.solver\.backend=torch"
+    ):
+        load(RunConfig, CONFIGS / "train/ode2vae_mocap.yaml", ["data=x", "model.solver.method=dopri5"])
+    with pytest.raises(DriftworkError, match=r"yaml: model\.max_step=3\.0 is longer than model\.time_unit=0\.4,"):
+        load(RunConfig, CONFIGS / "train/vsdn_sde_lakh.yaml", ["data=x", "model.max_step=3"])

@@ -106,7 +106,7 @@ class ObserveConfig(Config):
     @model_validator(mode="after")
     def _a_forecast_sees_a_prefix_alone(self) -> "ObserveConfig":
         if self.evaluate.pattern == "prefix" and self.evaluate.ratios:
-            raise ValueError("evaluate.ratios must be empty with pattern prefix: all later frames are forecast")
+            raise ValueError("evaluate.ratios must be [] with evaluate.pattern=prefix: all later frames are forecast")
         return self
 
 
@@ -154,7 +154,10 @@ class RunConfig(Plugged):
     @model_validator(mode="after")
     def _every_rank_has_work(self) -> "RunConfig":
         if self.train.batch_size < self.ranks or self.evaluate.batch_size < self.ranks:
-            raise ValueError(f"batch_size must be at least ranks={self.ranks}: every rank needs a sequence")
+            raise ValueError(
+                f"train.batch_size and evaluate.batch_size must be at least ranks={self.ranks}; "
+                "every rank needs a sequence"
+            )
         return self
 
     @model_validator(mode="after")
@@ -180,7 +183,7 @@ class RunConfig(Plugged):
         ):
             raise ValueError(
                 "optim.zero_stage=3 with model.solver.trace=autograd: the trace's second-order graph reads weights "
-                "that stage 3 has released by then; take trace=closed, or a stage up to 2"
+                "that stage 3 has released by then; take model.solver.trace=closed, or a stage up to 2"
             )
         return self
 
@@ -188,7 +191,7 @@ class RunConfig(Plugged):
     def _average_needs_whole_weights(self) -> "RunConfig":
         if self.optim.ema > 0 and self.optim.zero_stage == 3:
             raise ValueError(
-                "optim.ema with optim.zero_stage=3: no rank has all weights; take a stage up to 2, or ema=0"
+                "optim.ema with optim.zero_stage=3: no rank has all weights; take a stage up to 2, or optim.ema=0"
             )
         return self
 

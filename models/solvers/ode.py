@@ -39,7 +39,7 @@ class SolverConfig(Config):
     @model_validator(mode="after")
     def _direct_is_fixed_step(self) -> "SolverConfig":
         if self.backend == "direct" and (self.method == "dopri5" or self.trace == "autograd"):
-            raise ValueError("method dopri5 and trace autograd need backend=torchdiffeq")
+            raise ValueError("method=dopri5 and trace=autograd need backend=torchdiffeq")
         return self
 
 

@@ -331,7 +331,7 @@ def test_forecaster_writes_music(music, place, tmp_path):
         ("music", "what=improvise", r"what=improvise: input should be 'interpolation', 'continuation' or 'prior'"),
         ("music", "rate=0", "rate=0: input should be greater than 0"),
         ("music", "rate=3.3333", "rate=3.3333 has no exact MIDI tempo"),
-        ("music", "ratio=0.3", "ratio 0.3 is no 1/n"),
+        ("music", "ratio=0.3", "ratio 0.3 is not 1/n"),
         ("music", "draws=2", "draws plays no part in what=interpolation of vsdn_vae; leave it out"),
         ("music", "what=prior sequences=2", "sequences plays no part in what=prior"),
         ("music", "what=continuation seconds_given=60", "leave no frame to continue with"),

@@ -264,7 +264,10 @@ def test_prefix_is_forecast_by_models_of_the_next_frame(tmp_path, model):
     [
         (SMOOTHER, "bi_gru_ode knows past and future, and does not forecast"),
         ("model={name: ode2vae, velocity_frames: 3}", "frames=4: a forecast of ode2vae sees model.velocity_frames=3"),
-        ("observe.evaluate.ratios=[0.5]", "evaluate.ratios must be empty with pattern prefix"),
+        (
+            "observe.evaluate.ratios=[0.5]",
+            "observe.evaluate.ratios must be .. with observe.evaluate.pattern=prefix",
+        ),
     ],
 )
 def test_unsuitable_prefix_is_refused(model, said):

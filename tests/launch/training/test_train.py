@@ -289,7 +289,7 @@ def test_each_sequence_is_scored_once(place, here, tmp_path):
         (["evaluate", "runs/none"], "runs/none: no run folder"),
         (["evaluate", "runs/whole", "split=tset"], "split=tset: input should be 'train', 'val' or 'test'"),
         (["evaluate", "runs/whole", "data=other"], "is not what runs/whole was trained on"),
-        (["evaluate", "runs/whole", "ratios=[0.3]"], "evaluate: ratio 0.3 is no 1/n"),
+        (["evaluate", "runs/whole", "ratios=[0.3]"], "evaluate: ratio 0.3 is not 1/n"),
         (["evaluate", "runs/whole", "ratios=[]"], "ratios=[]: tuple should have at least 1 item"),
         (["evaluate", "runs/whole", "samples=0"], "samples=0: input should be greater than or equal to 1"),
         (

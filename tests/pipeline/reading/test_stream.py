@@ -147,7 +147,7 @@ def test_prefix_mask_is_first_frames_and_rest():
     [
         ({"pattern": "prefix"}, "frames is the length of a prefix"),
         ({"pattern": "regular", "ratios": [0.5], "frames": 3}, "frames is the length of a prefix"),
-        ({"pattern": "random"}, "pattern random needs ratios, at least one"),
+        ({"pattern": "random"}, "pattern=random needs at least one ratio"),
         ({"pattern": "regular", "ratios": [0.3]}, "ratio 0.3 is not 1/n"),
     ],
 )
