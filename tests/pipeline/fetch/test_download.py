@@ -1,19 +1,22 @@
 """Against a server on loopback that stalls, truncates, redirects, lies about sizes and changes its mind."""
 
+import base64
 import email.utils
 import hashlib
 import random
 import shutil
 import socket
+import ssl
+import subprocess
 import time
-import urllib.request
 
 import pytest
+from urllib3 import HTTPConnectionPool, HTTPResponse, poolmanager
 
 from driftwork.errors import DriftworkError
 from pipeline.fetch import download as module
-from pipeline.fetch import http_get
 from pipeline.fetch.download import Patience, download
+from pipeline.fetch.http_get import Retries
 from tests.pipeline.fetch.bad_server import claims, drips, endless, redirect, serving, stalls, status, whole
 
 pytestmark = pytest.mark.network
@@ -139,7 +142,7 @@ def test_a_server_in_trouble_is_asked_again_when_it_says(server, target):
 def test_retry_after_is_a_number_or_a_date(text, least, most):
     if isinstance(text, int):
         text = email.utils.formatdate(time.time() + text, usegmt=True)
-    found = module._retry_after(text)
+    found = Retries(backoff_max=100).get_retry_after(HTTPResponse(headers={"Retry-After": text}))
     assert (found is None) == (least is None)
     assert found is None or least <= found <= most
 
@@ -252,12 +255,7 @@ def test_a_redirect_leads_to_http_and_not_in_circles(server, target, where, said
 
 def test_https_is_not_left_by_a_redirect(server, target, monkeypatch):
     server.will(redirect(f"{server.url}/a.bin"))
-    opened = http_get._OPENER.open
-
-    def plain(request, timeout):
-        return opened(urllib.request.Request(request.full_url.replace("https", "http")), timeout=timeout)
-
-    monkeypatch.setattr(http_get._OPENER, "open", plain)
+    monkeypatch.setitem(poolmanager.pool_classes_by_scheme, "https", HTTPConnectionPool)  # without a certificate
     with pytest.raises(DriftworkError, match="which anyone on the way can alter"):
         download(f"{server.url}/x".replace("http", "https"), target, LIMIT, patience=QUICK)
 
@@ -276,3 +274,24 @@ def test_no_credentials_are_sent(server, target, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     get(server, target)
     assert {name.lower() for name in server.asked[0]} == {"accept-encoding", "host", "user-agent", "connection"}
+
+
+def test_proxy_of_the_environment_is_used(server, target, monkeypatch):
+    monkeypatch.delenv("no_proxy")
+    monkeypatch.setenv("http_proxy", server.url.replace("//", "//user:p%40ss@"))
+    server.files["http://nowhere.invalid/a.bin"] = BODY
+    assert download("http://nowhere.invalid/a.bin", target, LIMIT, patience=QUICK) == HASH
+    assert server.asked[0]["proxy-authorization"] == "Basic " + base64.b64encode(b"user:p@ss").decode()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate")
+def test_untrusted_certificate_is_final(server, target, tmp_path):
+    key, certificate = tmp_path / "key", tmp_path / "certificate"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
+    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    with pytest.raises(DriftworkError, match="the certificate cannot be trusted"):
+        download(server.url.replace("http", "https"), target, LIMIT, patience=QUICK)
+    assert not server.asked
