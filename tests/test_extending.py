@@ -97,6 +97,11 @@ class TestWholePath:
         )
         assert _python(place, "-P", "-c", ask, path=str(code)).splitlines()[-1] == "2"
 
+    def test_likelihood_without_deviation_is_not_predicted(self, place):
+        said = driftwork(place, "predict", "runs/echo", "out=predictions.npz", expect=2)
+        assert "the model's likelihood has no method frame" in said
+        assert not (place / "predictions.npz").exists()
+
     def test_run_without_its_folder_says_what_to_do(self, place):
         said = _python(place, "-P", "-m", "launch.cli", "evaluate", "runs/echo", path=str(ROOT), expect=2)
         assert said.splitlines() == [

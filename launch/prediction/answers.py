@@ -8,9 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from driftwork.errors import DriftworkError
 from launch.scoring.draws import Draws
 from models.base import Forecaster, LatentDynamics, Model, Smoother
 from models.batch import Batch
+from models.parts.likelihoods import RealValued
 from models.predictive import Predictive
 
 Task = Literal["interpolation", "prediction", "forecast"]
@@ -83,6 +85,11 @@ class Answerer(NamedTuple):
     def _answers(self, predictive: Predictive) -> list[Tensor]:
         if self.bernoulli:
             return [predictive.mean]
+        if not isinstance(predictive.likelihood, RealValued):
+            raise DriftworkError(
+                "the model's likelihood has no method frame, so its answers have no deviation; add the method as in "
+                "docs/extending.md"
+            )
         found = [predictive.mean, predictive.deviation]
         if self.quantiles:
             mixture = predictive.gaussians()
