@@ -18,8 +18,8 @@ from launch.tracker.tracking import OfStore
 from pipeline.sequence import Split
 
 USAGE = """usage: driftwork compare RUN [RUN ...] [key=value ...]
-  RUN  Folder of an evaluated run, its id in the tracking store, or the folder of a sweep, which stands for all of its
-       evaluated runs. All are compared with the first."""
+  RUN  Folder of an evaluated run, or its id in the tracking store. All are compared with the first.
+       The folder of a sweep stands for all of its evaluated runs."""
 
 
 class CompareConfig(OfStore):
