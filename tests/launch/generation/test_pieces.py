@@ -8,32 +8,7 @@ import soundfile
 from pipeline.readers.mocap import features
 from pipeline.readers.piano_roll import write_midi
 from pipeline.readers.skeleton import parse_amc, parse_asf
-from tests.datasets import write_rolls, write_speech, write_walks
-from tests.launch.generation.test_generate import HONEST, MODEL, amc_frames, drawn, made, roll, untrained
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    return tmp_path_factory.mktemp("pieces")
-
-
-@pytest.fixture(scope="module")
-def music(place):
-    """A run, and its sequences by key."""
-    _, sequences = write_rolls(place / "rolls", train=(6,), val=(2,), test=(4,))
-    return untrained(place / "music", "vsdn_vae", place / "rolls", "evaluate.samples=3"), sequences
-
-
-@pytest.fixture(scope="module")
-def speech(place):
-    _, sequences = write_speech(place / "sounds", counts=(3000, 2000))
-    return untrained(place / "speech", "vsdn_vae", place / "sounds", MODEL.format("vsdn_sde", 0.0125)), sequences
-
-
-@pytest.fixture(scope="module")
-def motion(place):
-    _, sequences = write_walks(place / "walks")
-    return untrained(place / "motion", "ode2vae", place / "walks"), sequences
+from tests.launch.generation.generated import HONEST, amc_frames, drawn, made, roll
 
 
 def notes_of(path):

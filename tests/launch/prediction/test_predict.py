@@ -14,7 +14,7 @@ from launch.runs import loaders, run_folder
 from launch.runs.distributed import alone
 from pipeline.shards.manifest import read_manifest
 from tests.datasets import write_rolls, write_speech, write_walks
-from tests.launch.generation.test_generate import MODEL, untrained
+from tests.launch.generation.generated import MODEL, untrained
 
 
 @pytest.fixture(scope="module")
