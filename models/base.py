@@ -50,6 +50,9 @@ class Forecast(NamedTuple):
 class TrainableModel(nn.Module, ABC):
     """Interface of every model that can be trained."""
 
+    has_latent = True
+    """Whether the model has a latent variable, and so a KL and a bound."""
+
     @abstractmethod
     def forward(self, batch: Batch, kl_weight: float) -> Objective:
         """Return the training objective. It is `forward` because DeepSpeed wraps no other method of a module."""

@@ -56,6 +56,8 @@ class GruOdeConfig(DrivenConfig):
 class GruOdeModel(LatentDynamics):
     """P(Y_t | past) = D(N(h->-), h->-). It reads no future: interpolation uses the same state as prediction."""
 
+    has_latent = False
+
     def __init__(self, config: GruOdeConfig, likelihood: LikelihoodName, marginal: Marginal) -> None:
         super().__init__()
         c = config
@@ -98,6 +100,8 @@ class BiGruOdeModel(Smoother):
     It is trained on the pseudo-likelihood, sum_n log P(Y_n | all others) (Besag, 1975), which is neither the likelihood
     nor a bound on it.
     """
+
+    has_latent = False
 
     def __init__(self, config: GruOdeConfig, likelihood: LikelihoodName, marginal: Marginal) -> None:
         super().__init__()

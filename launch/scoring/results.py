@@ -29,6 +29,8 @@ def concatenated(parts: list[Scored]) -> Scored:
     for task, columns in parts[0].items():
         for column, metrics in columns.items():
             for metric in metrics:
+                if any(metric not in part[task][column] for part in parts):
+                    continue  # evaluated before or after the metric was scored
                 rows = sorted(row for part in parts for row in zip(*part[task][column][metric], strict=True))
                 together.setdefault(task, {}).setdefault(column, {})[metric] = Scores(*zip(*rows, strict=True))
     return together

@@ -65,12 +65,16 @@ class Scoring(NamedTuple):
 
     def density(self, model: LatentDynamics | Forecaster, batch: Batch, rate: str, whole: bool = False) -> Sheet:
         """Return the negative ELBO and IWAE bound per observed frame (binary data) or per observed dimension (others),
-        nats. With `whole`, also the estimate of a filter, which takes longer."""
+        nats, and its KL; the negative log-likelihood alone of a model without a latent. With `whole`, also the estimate
+        of a filter, which takes longer."""
         terms, weighted = model.density(batch, self.draws.samples)
-        per = {"nll": terms.kl - terms.log_likelihood, "nll_importance_weighted": -weighted}
+        per = {"nll": terms.kl - terms.log_likelihood}
+        if model.has_latent:
+            per["nll_importance_weighted"] = -weighted
         if whole and isinstance(model, StateSpace):
             per["nll_particle_filter"] = -model.log_evidence(batch, self.draws.particles)
-        per["kl"] = terms.kl
+        if model.has_latent:
+            per["kl"] = terms.kl
         return {"density": {rate: self._nats(per, terms, batch)}}
 
     def pseudo_likelihood(self, model: Smoother, batch: Batch, rate: str) -> Sheet:

@@ -95,7 +95,7 @@ def _train(
     progress = Progress(**known["progress"]) if known else new
     with _tracked(configs, folder, whole, ranks) as tracker:
         pending = PendingMetrics(tracker)
-        journal = Journal(pending, ranks, engine.clock)
+        journal = Journal(pending, ranks, engine.clock, latent=model.has_latent)
         if known:
             journal.restore(known["journal"])
             pending.restore(known.get("metrics", []))

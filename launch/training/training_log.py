@@ -25,8 +25,12 @@ _CARRIED = ("taken", "steps", "data_seconds", "step_seconds", "grad_norm", "eval
 class Journal:
     """Sums over ranks and steps; every rank calls every method, rank 0 speaks."""
 
-    def __init__(self, tracker: PendingMetrics, ranks: Ranks, clock: Stopwatch) -> None:
-        self.tracker, self.ranks, self.clock = tracker, ranks, clock
+    def __init__(self, tracker: PendingMetrics, ranks: Ranks, clock: Stopwatch, *, latent: bool) -> None:
+        """
+        Args:
+            latent: whether the model has one, and so a KL to report.
+        """
+        self.tracker, self.ranks, self.clock, self.latent = tracker, ranks, clock, latent
         self.skipped = 0
         self._reset()
 
@@ -73,9 +77,6 @@ class Journal:
         spent = {"data": self.data_seconds, **dict.fromkeys(_PHASES, 0.0), **self.clock.seconds()}
         metrics = {
             "train/nll_nats_per_frame": (kl - log_likelihood) / frames,
-            "train/reconstruction_nats_per_frame": -log_likelihood / frames,
-            "train/kl_nats_per_frame": kl / frames,
-            "train/kl_weight": kl_weight,
             "train/learning_rate": lr,
             "train/grad_norm": self.grad_norm / self.steps,
             "train/skipped_steps": float(self.skipped),
@@ -84,13 +85,19 @@ class Journal:
             "time/step_s": (self.data_seconds + self.step_seconds) / self.taken,
             "time/sequences_per_second": sequences / max(self.data_seconds + self.step_seconds, 1e-9),
         }
+        if self.latent:
+            metrics |= {
+                "train/reconstruction_nats_per_frame": -log_likelihood / frames,
+                "train/kl_nats_per_frame": kl / frames,
+                "train/kl_weight": kl_weight,
+            }
         if self.evaluations is not None:
             metrics["train/solver_evaluations_per_step"] = self.evaluations / self.steps
         self.tracker.metrics({key: value for key, value in metrics.items() if math.isfinite(value)}, progress.step)
         self.say(
             f"step {progress.step:6d}  epoch {progress.epoch:3d}  nll {metrics['train/nll_nats_per_frame']:8.3f}  "
-            f"kl {metrics['train/kl_nats_per_frame']:6.3f} nats/frame  beta {kl_weight:.2f}  "
-            f"grad {metrics['train/grad_norm']:.3f}  {metrics['time/sequences_per_second']:.0f} seq/s"
+            + (f"kl {kl / frames:6.3f} nats/frame  beta {kl_weight:.2f}  " if self.latent else "nats/frame  ")
+            + f"grad {metrics['train/grad_norm']:.3f}  {metrics['time/sequences_per_second']:.0f} seq/s"
             + "".join(f"  {phase} {1000 * seconds / self.taken:.0f}" for phase, seconds in spent.items())
             + " ms/step"
             + (f"  skipped {self.skipped}" if self.skipped else "")

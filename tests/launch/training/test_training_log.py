@@ -25,12 +25,12 @@ class Clock:
         return {"backward": 1.5, "forward": 0.5}
 
 
-def record(evaluations):
+def record(evaluations, latent=True):
     """Log ten steps of two sequences, each with this number of evaluations by the solver."""
     x, time = torch.tensor([-6.0, -2.0]), torch.zeros(2, 4)
     batch = Batch(time, time[..., None], time > -1, time > -1, torch.ones(2) / 2, torch.arange(2), ("a", "b"))
     kept, progress = Kept(), Progress()
-    journal = Journal(kept, alone(), Clock())
+    journal = Journal(kept, alone(), Clock(), latent=latent)
     for progress.step in range(1, 11):
         objective = Objective(-x, Terms(x, torch.ones(2), torch.full((2,), 4)), evaluations(progress.step))
         journal.step(progress, batch, Step(objective, True, 3.0), 1.0, 0.1, data_seconds=0.1, step_seconds=0.3)
@@ -64,14 +64,21 @@ def test_interrupted_record_is_equal_bit_for_bit():
     found = []
     for interrupted in (False, True):
         kept, progress = Kept(), Progress()
-        journal = Journal(kept, alone(), Clock())
+        journal = Journal(kept, alone(), Clock(), latent=True)
         for progress.step in range(1, 11):
             objective = Objective(-x, Terms(x * progress.step / 7, torch.ones(2), torch.full((2,), 4)))
             journal.step(progress, batch, Step(objective, progress.step != 3, 3.1), 1.0, 1e-3, 0.1, 0.3)
             if interrupted and progress.step == 6:
                 states = json.loads(json.dumps([journal.state()]))
-                journal = Journal(kept, alone(), Clock())
+                journal = Journal(kept, alone(), Clock(), latent=True)
                 journal.restore(states)
         found += kept.records
     assert found[0] == found[1]
     assert found[0]["train/skipped_steps"] == 1
+
+
+def test_model_without_latent_has_no_kl(capsys):
+    assert not {name for name in record(lambda step: None, latent=False) if "kl" in name or "reconstruction" in name}
+    said = capsys.readouterr().out
+    assert "kl" not in said
+    assert "beta" not in said
