@@ -11,6 +11,9 @@ from collections.abc import Collection
 
 from pipeline.sequence import Item, Split
 
+FEW_GROUPS = 10
+"""Groups under which the standard errors of a split's scores are unreliable."""
+
 
 def position(group: str) -> float:
     """Return the position of a group in [0, 1), where test comes first, then validation, then train."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from statistics import variance
 from typing import NamedTuple
 
-FEW_GROUPS = 10
+from pipeline.split import FEW_GROUPS
 
 
 class Scores(NamedTuple):

@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import Field
 
 from driftwork.errors import DriftworkError
+from driftwork.files import printable
 from driftwork.plugins import Plugged
 from driftwork.progress import progress
 from pipeline.prepare import cluster
@@ -27,6 +28,7 @@ from pipeline.sequence import SPLITS, Item, folder
 from pipeline.shards.manifest import MANIFEST, SCHEMA, Manifest
 from pipeline.shards.stats import Moments
 from pipeline.shards.storage import Place
+from pipeline.split import FEW_GROUPS
 
 _Output = Output | StoreOutput
 
@@ -113,7 +115,19 @@ def _make(config: PrepareConfig, job: Job, output: _Output, items: list[Item], l
         )
         card = data_card(manifest, job.recipe, left_out)
         output.publish(manifest, {QUARANTINE: quarantine(unreadable), CARD: card.encode(), MANIFEST: manifest.encode()})
+    _warn_of_few_groups(config, plans, unreadable)
     return manifest
+
+
+def _warn_of_few_groups(config: PrepareConfig, plans: list[ShardPlan], unreadable: list[Unreadable]) -> None:
+    left_out = {bad.file for bad in unreadable}
+    for split in SPLITS:
+        items = (item for plan in plans if plan.split == split for item in plan.items)
+        count = len({item.group for item in items if printable(item.name) not in left_out})
+        if 0 < count < FEW_GROUPS:
+            what = f"{config.out}: warning: the {split} split has {count} groups, under {FEW_GROUPS}"
+            why = "standard errors do not cover differences between groups (docs/evaluation.md)"
+            print(f"{what}: {why}; prepare more files, or a larger fraction", flush=True)
 
 
 def _built(

@@ -139,7 +139,11 @@ def test_duplicates_share_split_and_group(raw, tmp_path, capsys):
         assert split == split_of(group, 0.2, 0.2), name
     assert len(quarantined(tmp_path / "out")) == 2  # equal unreadable files are not joined
     assert "3 groups have the same content as another group" in (tmp_path / "out/DATACARD.md").read_text()
-    assert "3 groups have the same content as another group" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "3 groups have the same content as another group" in said
+    for split in SPLITS:
+        count = len({group for home, group in found.values() if home == split})
+        assert (f"warning: the {split} split has {count} groups, under 10" in said) == (count < 10)
 
 
 def test_no_content_is_in_two_splits(raw, tmp_path):
