@@ -7,8 +7,8 @@ leaves alone what is finished and goes on with the rest. Which is which stands i
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Generator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -158,7 +158,7 @@ def _sweep(grid: Grid, todo: list[Cell], manifests: dict[Place, Manifest]) -> No
         for cell in todo:
             _make_folder(grid, cell, name, tracker.run_id)
         start = _at_once if grid.config.at_once > 1 and todo else _in_turn
-        with closing(start(grid, todo)) as ended:
+        with _withdrawn_if_refused(todo), closing(start(grid, todo)) as ended:
             for count, (cell, outcome) in enumerate(ended, 1):
                 result = f"failed: {printable(outcome.said)}; see {cell.folder / trial.LOG}" if outcome.code else "done"
                 print(f"{count}/{len(todo)} {cell.name}: {result} ({outcome.seconds / 60:.1f} min)", flush=True)
@@ -171,6 +171,17 @@ def _sweep(grid: Grid, todo: list[Cell], manifests: dict[Place, Manifest]) -> No
         for file in _figure(grid):
             tracker.artifact(file, "outputs")
     print(f"{len(grid.cells)} cells done; results in {grid.out}, and `driftwork ui`, experiment '{name}'")
+
+
+@contextmanager
+def _withdrawn_if_refused(todo: list[Cell]) -> Iterator[None]:
+    """Leave no folder of a cell that has not begun where the sweep is refused, as by a Ray cluster."""
+    try:
+        yield
+    except DriftworkError:
+        for cell in todo:
+            run_folder.withdraw_unbegun(cell.folder)
+        raise
 
 
 def _show(grid: Grid) -> None:

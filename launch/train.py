@@ -13,7 +13,7 @@ from launch.job import launcher
 from launch.runs import run_folder
 from launch.runs.config import CONFIG_FILE, RunConfig
 from launch.training.setup import folder_for
-from launch.training.start import start
+from launch.training.start import start, start_new
 
 USAGE = """usage: driftwork train CONFIG.yaml [data=DIR|URL] [key=value ...]
        driftwork train resume=RUN [key=value ...]
@@ -34,7 +34,8 @@ def main(argv: list[str]) -> int:
         from launch.training.rank import rank  # loads DeepSpeed, which the launching process can do without
 
         return rank(partial(folder_for, argv))
-    return start(folder_for(argv))
+    begin = start if argv[0].startswith("resume=") else start_new
+    return begin(folder_for(argv))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@ folder or the MLflow id of its run."""
 
 import json
 import os
+import shutil
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ _RECORD = "run.json"
 _DIRECTORY = "directory"
 """In the record: the working folder in which the run was begun."""
 _LOCK = "train.lock"
+RANKS = "ranks"
+"""Folder in which each rank notes where it is."""
 _PATIENCE_S = 60.0
 
 
@@ -44,6 +47,18 @@ def create(config: RunConfig) -> Path:
         _write(folder / CONFIG_FILE, dump(config))
         remember(folder, **{_DIRECTORY: str(Path.cwd())})
     return folder
+
+
+def withdraw_unbegun(folder: Path) -> None:
+    """Remove what `create` made, and what ranks left, of a run that has not begun: none of its ranks opened its run at
+    the tracker, or found that it has none. Other files stay, and the folder with them."""
+    if "run_id" in record_of(folder):
+        return
+    for name in (CONFIG_FILE, _RECORD, _LOCK):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / RANKS, ignore_errors=True)
+    with suppress(OSError):  # there are other files
+        folder.rmdir()
 
 
 def find(run: str, uri: str | None = None) -> Path:

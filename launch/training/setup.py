@@ -3,6 +3,7 @@
 All mistakes that can be found without training are found here, in the process that starts the ranks.
 """
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from driftwork import config_base
@@ -75,6 +76,9 @@ def _placed(config: RunConfig) -> RunConfig:
 
 def _check(config: RunConfig, known: str | None = None) -> Manifest:
     """Return the manifest of the data, whose hash may be `known`. Raises `DriftworkError` if training is impossible."""
+    for package in ("deepspeed", *(["mlflow"] if config.tracking.uri is not None else [])):
+        if find_spec(package) is None:  # an installation that only prepares has none
+            raise DriftworkError(f"{package} is not installed, and training needs it; pip install -e '.[train]'")
     if config.hostfile is None:
         launcher.check_ranks(config.ranks)
     manifest = find_manifest(config.data, config.cache_dir, known)

@@ -4,12 +4,28 @@ from functools import partial
 from pathlib import Path
 
 from driftwork.command import typed
+from driftwork.errors import DriftworkError
 from launch.checks import glance
 from launch.job import hosts, launcher
 from launch.runs import run_folder
 from launch.runs.config import RunConfig
 from launch.training.checkpoint import last_step
 from launch.training.supervisor import LEFT, supervised
+
+_REFUSED = 2
+"""Exit code of ranks that met a mistake in config, data or tracking."""
+
+
+def start_new(folder: Path) -> int:
+    """Train a run whose folder was just made, as `start` does. A launch that is refused leaves no folder."""
+    try:
+        code = start(folder)
+    except DriftworkError:
+        run_folder.withdraw_unbegun(folder)
+        raise
+    if code == _REFUSED:
+        run_folder.withdraw_unbegun(folder)
+    return code
 
 
 def start(folder: Path) -> int:

@@ -17,13 +17,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from launch.runs.run_folder import RANKS
+
 _T = TypeVar("_T")
 
 HUNG = 70
 """Exit code of a rank ended by its watchdog: EX_SOFTWARE of sysexits.h."""
 
 _HUNG = "hung"
-_FOLDER = "ranks"
 _PATIENCE_S = 600.0
 _PHASES = (
     "start", "load", "data", "forward", "communication", "backward", "update", "step", "record", "validation", "save",
@@ -77,7 +78,7 @@ class Watchdog:
 
     def settle(self, folder: Path) -> None:
         """Write notes to this run folder from now on."""
-        self._folder = folder / _FOLDER
+        self._folder = folder / RANKS
         with suppress(OSError):
             self._folder.mkdir(exist_ok=True)
 
@@ -143,14 +144,14 @@ class Watchdog:
 
 def clear(run_folder: Path) -> None:
     """Delete the notes of earlier ranks."""
-    for path in (run_folder / _FOLDER).glob("*.json"):
+    for path in (run_folder / RANKS).glob("*.json"):
         path.unlink()
 
 
 def notes(run_folder: Path) -> dict[int, Note]:
     """Return the last note of each rank."""
     found = {}
-    for path in sorted((run_folder / _FOLDER).glob("*.json")):
+    for path in sorted((run_folder / RANKS).glob("*.json")):
         with suppress(OSError, ValueError, TypeError):
             note = Note(**json.loads(path.read_text()))
             found[note.rank] = note

@@ -231,6 +231,8 @@ def test_signal_ends_and_marks_trials(place, number):
     parent, children = tracked()
     assert [child.info.run_name for child in children] == ["seed=0"]
     assert {parent.info.status, children[0].info.status} == {"KILLED"}
+    saved = record("runs/some/seed=0")["interrupted"]
+    assert Path("runs/some/seed=0/checkpoints/latest").read_text() == f"step-{saved:07d}"
 
 
 @pytest.mark.slow

@@ -1,0 +1,69 @@
+"""A launch that is refused leaves nothing; one that has begun keeps its folder."""
+
+import shlex
+import sys
+
+import pytest
+
+from driftwork.config_base import load
+from driftwork.errors import DriftworkError
+from launch import train
+from launch.runs import run_folder
+from launch.runs.config import CONFIG_FILE, RunConfig
+from launch.training import start
+from tests.datasets import write_rolls
+from tests.places import tiny
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A working folder with data."""
+    write_rolls(tmp_path / "rolls")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refuse(place, hosts, *overrides):
+    (place / "hostfile").write_text(hosts)
+    no_route = shlex.join([sys.executable, "-c", "raise SystemExit(print('no route to host') or 255)"])
+    arguments = [str(tiny("vsdn_vae")), "data=rolls", "out=runs/new", "hostfile=hostfile", "tracking.uri=null"]
+    return train.main([*arguments, f"hosts.ssh={no_route}", *overrides])
+
+
+@pytest.mark.process
+def test_unreachable_host_leaves_no_folder(place):
+    with pytest.raises(DriftworkError, match="nothing was started"):
+        refuse(place, "node1 slots=1\nnode2 slots=1\n")
+    assert not (place / "runs/new").exists()
+
+
+@pytest.mark.parametrize("package", ["deepspeed", "mlflow"])
+def test_missing_package_leaves_no_folder(place, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(DriftworkError, match=f"{package} is not installed, and training needs it; pip install"):
+        train.main([str(tiny("vsdn_vae")), "data=rolls", "out=runs/new"])
+    assert not (place / "runs").exists()
+
+
+@pytest.mark.parametrize(("record", "stays"), [({}, False), ({"run_id": None}, True)])
+def test_refused_ranks_leave_no_folder_unless_begun(place, monkeypatch, record, stays):
+    """As by a parent run that the tracker does not know; what else lies in the folder is not touched."""
+    config = load(RunConfig, tiny("vsdn_vae"), ["data=rolls", "out=runs/new", "tracking.uri=null"])
+
+    def supervised(folder, ranks, restarts):
+        run_folder.remember(folder, **record)
+        return 2
+
+    monkeypatch.setattr(start, "supervised", supervised)
+    for others in (False, True):
+        folder = run_folder.create(config)
+        if others:
+            (folder / "notes.txt").write_text("mine")
+        assert start.start_new(folder) == 2
+        assert (folder / CONFIG_FILE).exists() == stays
+        assert folder.exists() == (stays or others)
+        if stays:
+            run_folder.withdraw_unbegun(folder)
+            assert (folder / CONFIG_FILE).exists()
+            return
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
