@@ -1,0 +1,79 @@
+"""Ctrl-C in a terminal, on two ranks: the first one saves, a second one ends at once."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from tests.datasets import write_rolls
+from tests.places import ROOT, tiny
+
+TINY = str(tiny("vsdn_vae"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A working folder with data."""
+    made = tmp_path_factory.mktemp("ctrl-c")
+    write_rolls(made / "rolls")
+    return made
+
+
+def in_terminal(folder, *arguments):
+    """Start a training without end that leads a process group, as a shell starts it, and wait for a checkpoint; returns
+    it and its ranks."""
+    endless = ["train.max_epochs=50000", "train.patience=50000", "tracking.uri=null"]
+    command = [sys.executable, "-P", "-m", "launch.cli", "train", TINY, "data=rolls", *arguments, *endless]
+    started = subprocess.Popen(
+        command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, process_group=0,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job behind `&` ignores it
+    )  # fmt: skip
+    out = next(argument.removeprefix("out=") for argument in arguments if argument.startswith("out="))
+    deadline = time.monotonic() + 120
+    while not (folder / out / "checkpoints/latest").exists():
+        assert time.monotonic() < deadline
+        assert started.poll() is None, started.stderr.read()
+        time.sleep(0.1)
+    ranks = psutil.Process(started.pid).children(recursive=True)
+    return started, [process for process in ranks if "LOCAL_RANK" in process.environ()]
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_tells_how_to_go_on(folder):
+    """It reaches all processes of the group, as from a terminal, and those that read batches ahead."""
+    started, ranks = in_terminal(folder, "out=runs/ctrl-c", "loader_workers=1")
+    os.killpg(started.pid, signal.SIGINT)
+    said, errors = started.communicate(timeout=90)
+    assert started.returncode == 75, errors
+    assert "Ctrl-C: the ranks finish the step and save" in errors
+    assert "[ERROR]" not in said + errors
+    assert "Traceback" not in said + errors
+    assert said.splitlines()[-1] == "interrupted, and saved. Go on with: driftwork train resume=runs/ctrl-c"
+    step = json.loads((folder / "runs/ctrl-c/run.json").read_text())["interrupted"]
+    assert (folder / "runs/ctrl-c/checkpoints/latest").read_text() == f"step-{step:07d}"
+    assert not psutil.wait_procs(ranks, timeout=30)[1]
+
+
+@pytest.mark.slow
+def test_second_ctrl_c_ends_at_once(folder):
+    """Also where the ranks stand still and cannot save."""
+    started, ranks = in_terminal(folder, "out=runs/ctrl-c-twice")
+    for rank in ranks:
+        rank.suspend()
+    os.killpg(started.pid, signal.SIGINT)
+    time.sleep(1)
+    assert started.poll() is None
+    os.killpg(started.pid, signal.SIGINT)
+    said, errors = started.communicate(timeout=20)
+    assert started.returncode == 130
+    step = int((folder / "runs/ctrl-c-twice/checkpoints/latest").read_text().removeprefix("step-"))
+    again = f"Go on from step {step} with: driftwork train resume=runs/ctrl-c-twice"
+    assert said.splitlines()[-1] == f"ended without saving. {again}"
+    assert "[ERROR]" not in errors
+    assert not psutil.wait_procs(ranks, timeout=10)[1]
