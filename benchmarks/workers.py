@@ -29,7 +29,7 @@ ROUNDS = 3
 
 
 def prepared(name: str, source: Path, workers: int) -> float:
-    """Seconds that `prepare` takes."""
+    """Prepare a data set, and return the seconds that it takes."""
     with tempfile.TemporaryDirectory() as out:
         words = [f"source={source}", f"out={out}/data", f"workers={workers}"]
         config = load(PrepareConfig, f"configs/prepare/{name}.yaml", words)

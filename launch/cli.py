@@ -34,7 +34,7 @@ def main() -> int:
         print("\n".join(f"  {name:9s} {does}" for name, does in COMMANDS.items()))
         return 0 if arguments else 2
     if arguments[0] in ("--version", "-V"):
-        from importlib import metadata  # it loads much, and no command needs it
+        from importlib import metadata  # loads much, and no command needs it
 
         print(f"driftwork {metadata.version('driftwork')}")
         return 0
@@ -42,15 +42,15 @@ def main() -> int:
     if name not in COMMANDS:
         print(f"driftwork: no command '{name}'; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    os.environ.setdefault("WDS_SECURE", "1")  # webdataset would otherwise unpickle what a shard asks it to
-    with home_provided():  # some libraries look for it as they are imported
+    os.environ.setdefault("WDS_SECURE", "1")  # otherwise webdataset would unpickle members of a shard
+    with home_provided():  # some libraries read it when they are imported
         module = importlib.import_module(f"launch.{name}")
         return run(name, module.main, arguments[1:])
 
 
 def _reference() -> str:
     """Return docs/config.md."""
-    from driftwork import help  # it loads much, and no command needs it
+    from driftwork import help  # loads much, and no command needs it
 
     mains = {name: importlib.import_module(f"launch.{name}").main for name in COMMANDS}
     settings = {name: main.settings([]) if main.settings else [] for name, main in mains.items()}

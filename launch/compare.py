@@ -1,6 +1,6 @@
-"""`driftwork compare RUN RUN ...`: evaluated runs, or those of a sweep, beside each other in the papers' form, with the
-trivial baselines, and how each differs from the first. Runs that differ in the seed alone are one row, and so are runs
-of a model that was trained for each rate of observation; the folds of a cross-validation are put together first."""
+"""`driftwork compare RUN RUN ...`: print evaluated runs, or those of a sweep, in tables of the papers' form, with the
+trivial baselines and the differences to the first run. Runs that differ only in the seed share a row, and so do runs of
+a model that was trained for each rate of observation; the folds of a cross-validation are pooled first."""
 
 import sys
 from pathlib import Path
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
 
 
 def _folders(name: str, request: CompareConfig) -> list[Path]:
-    """The run folder of a `RUN`, or those of a sweep that are evaluated."""
+    """Return the run folder of a `RUN`, or the evaluated run folders of a sweep."""
     folder = at_home(name)
     if not run_folder.runs_of_sweep(folder):
         folder = run_folder.find(name, request.tracking.uri)

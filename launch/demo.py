@@ -1,7 +1,7 @@
-"""`driftwork demo`: the main job, end to end, on the data that come with the packages.
+"""`driftwork demo`: the main job from end to end, on data that come with the packages.
 
 Bach chorales -> MIDI files -> shards (Ray) -> GRU-ODE and VSDN-VAE (DeepSpeed, two CPU ranks) -> scores, a figure, a
-playable file, all of it in the tracker. Every stage calls what a user would call.
+playable file, all of it in the tracker. Every stage calls the commands that a user would call.
 """
 
 import sys
@@ -56,12 +56,12 @@ def main(argv: list[str]) -> int:
 def _train_arguments(name: str, folder: Path, parent: str) -> list[str]:
     ranks = min(2, launcher.most_ranks())
     config = CONFIGS / f"train/{name}_lakh_small.yaml"
-    length = ["train.max_epochs=120", "train.validate_every=6", "train.patience=20"]  # short pieces: 11 steps an epoch
+    length = ["train.max_epochs=120", "train.validate_every=6", "train.patience=20"]  # short pieces: 11 steps per epoch
     return [str(config), f"data={DATA}", f"out={folder}", f"ranks={ranks}", f"tracking.parent={parent}", *length]
 
 
 def _compare(root: Path) -> list[Path]:
-    """The tables and the figure of both models; returns the files."""
+    """Write the tables and the figure of both models; returns the files."""
     table = root / "table.md"
     _must(compare.main([*(str(root / name) for name in MODELS), f"out={table}"]))
     return [table, *showcase_models.write(root / "outputs", [root / name for name in MODELS], "test")]
@@ -70,7 +70,7 @@ def _compare(root: Path) -> list[Path]:
 def _say_where(root: Path, seconds: float) -> None:
     print(
         f"\nDone in {seconds / 60:.1f} minutes.\n"
-        f"  figure      {root}/outputs/interpolation.png: truth, what was observed, what each model made of it\n"
+        f"  figure      {root}/outputs/interpolation.png: truth, observations, and each model's interpolation\n"
         f"  to listen   {root}/outputs/vsdn_vae.mid beside truth.mid and copied.mid\n"
         f"  table       {root}/table.md\n"
         f"  runs        {', '.join(f'{root}/{name}' for name in MODELS)}\n"
@@ -86,7 +86,7 @@ def _must(code: int) -> None:
     if code == LEFT:  # a run in it was interrupted
         raise KeyboardInterrupt
     if code != 0:
-        raise DriftworkError(f"this stage failed with exit code {code}; its own message stands above")
+        raise DriftworkError(f"this stage failed with exit code {code}; see its own message above")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""`driftwork evaluate RUN split=test [ranks=N] [--json]`: every task at every rate, for the model and for the baselines
-that cost nothing. The numbers, and figures and files of what the model makes of the data, also go into the run folder
-and to the run at the tracker. At other rates or numbers of samples than the run's own, the numbers go beside these."""
+"""`driftwork evaluate RUN split=test [ranks=N] [--json]`: score every task at every rate, for the model and its trivial
+baselines. The scores, with figures and other outputs of the model, also go into the run folder and to the run at the
+tracker. Scores at other rates or numbers of samples than the run's own are stored beside these."""
 
 import json
 import sys

@@ -1,7 +1,7 @@
-"""`driftwork export RUN`: the best weights of a run as a model that MLflow serves, in RUN/model and at the tracker.
+"""`driftwork export RUN`: export the best weights of a run as a model that MLflow serves, to RUN/model and the tracker.
 
-Training ends with the same. The folder holds all that answers take: weights, description, the code of `models`,
-`driftwork` and `served_model`; neither the data nor the rest of Driftwork is needed where it is served.
+Training ends with the same export. The folder contains all that serving needs: weights, description, and the code of
+`models`, `driftwork` and `served_model`; neither the data nor the rest of Driftwork is needed there.
 """
 
 import sys

@@ -1,6 +1,7 @@
-"""`driftwork fetch NAME to=DIR [key=value ...]`: an official archive, held to its hash; `fetch timit from=DIR` checks.
+"""`driftwork fetch NAME to=DIR [key=value ...]`: download an official archive and check its hash; `fetch timit
+from=DIR` checks a copy.
 
-What is fetched from where stands in `configs/fetch/NAME.yaml`; `url=` points to a mirror of the same layout.
+Addresses and files are listed in `configs/fetch/NAME.yaml`; `url=` selects a mirror of the same layout.
 """
 
 import sys

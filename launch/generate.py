@@ -1,6 +1,6 @@
-"""`driftwork generate RUN out=DIR [what=interpolation|continuation|prior] [rate=HZ]`: what a trained model makes, as
-.mid, .wav, .amc and .gif, with pictures, and `generated.json`, which says what each file is. It also goes to the run at
-the tracker."""
+"""`driftwork generate RUN out=DIR [what=interpolation|continuation|prior] [rate=HZ]`: write outputs of a trained model
+as .mid, .wav, .amc and .gif, with pictures, and `generated.json`, which describes each file. They are also logged to
+the run at the tracker."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from driftwork.errors import DriftworkError
 from driftwork.files import aside_folder, writing
 from driftwork.help import settings_of
 from launch.generation import output_files, pieces
-from launch.generation.generator import Made, Maker
+from launch.generation.generator import FrameGenerator, Generated
 from launch.runs import loaders, run_folder, weights
 from launch.runs.config import RunConfig
 from launch.runs.distributed import alone
@@ -90,14 +90,14 @@ def main(argv: list[str]) -> int:
     config = _as_asked(run_folder.config_of(folder, request.tracking), request)
     run_folder.check_data(folder, config)
     if request.out.exists():
-        raise DriftworkError(f"out={request.out} is there already; give a new folder")
+        raise DriftworkError(f"out={request.out} exists already; give a new folder")
     generate(folder, config, request)
     return 0
 
 
 @torch.inference_mode()
 def generate(folder: Path, config: RunConfig, request: GenerateConfig) -> None:
-    """Fill the folder `request.out`."""
+    """Write the outputs to the folder `request.out`."""
     here = run_folder.at_hand(folder, config)
     manifest = run_folder.manifest_of(here)
     model = run_folder.model_for(config, manifest)
@@ -113,14 +113,14 @@ def generate(folder: Path, config: RunConfig, request: GenerateConfig) -> None:
     write = output_files.writer(manifest, rate)
     (stream,) = loaders.evaluation(config, here.data, manifest, request.split, alone()).values()
     every = round(1 / config.observe.evaluate.ratios[0])
-    maker = Maker(
+    maker = FrameGenerator(
         model, config.observe.evaluate, manifest.spec, rate, every, config.evaluate.samples,
         config.evaluate.particles, request.seed, request.decision,
     )  # fmt: skip
     sequences = _sequences(request, what, stream, manifest)
     with writing(f"out={request.out}"), aside_folder(request.out) as temporary:
         files = []
-        for number, made in enumerate(_makings(maker, what, request, sequences, seconds), 1):
+        for number, made in enumerate(_outputs(maker, what, request, sequences, seconds), 1):
             stem = what if made.key is None else f"{number:02d}-{re.sub('[^A-Za-z0-9_-]+', '_', made.key)}"
             title = _title(config, manifest, what, made)
             films = list(output_files.films(stem, made, rate, manifest.spec))
@@ -137,7 +137,7 @@ def generate(folder: Path, config: RunConfig, request: GenerateConfig) -> None:
 
 
 def _as_asked(config: RunConfig, request: GenerateConfig) -> RunConfig:
-    """The run's config with the data and the one ratio of observed frames that are asked for."""
+    """Return the run's config with the requested data and the one requested ratio of observed frames."""
     own = config.observe.evaluate
     ratio = request.ratio or (own.ratios[0] if own.ratios else 1.0)
     observed = own.at((ratio,), where="generate")
@@ -147,26 +147,28 @@ def _as_asked(config: RunConfig, request: GenerateConfig) -> RunConfig:
 
 
 def _check(what: What, request: GenerateConfig, name: str, model: Model, binary: bool) -> None:
-    """Raises `DriftworkError` for what this model does not do, and for a setting that would change nothing."""
+    """Raise `DriftworkError` for a task that this model does not have, and for a setting without effect."""
     idle = _PLAYS_NO_PART[what] & request.model_fields_set
     chosen = {"keys": {"sequences", "source"}, "source": {"split"}}
     for key, others in chosen.items():
         if getattr(request, key) and others & request.model_fields_set:
-            raise DriftworkError(f"{min(others & request.model_fields_set)} has no effect with {key}=; leave one out")
+            raise DriftworkError(
+                f"{min(others & request.model_fields_set)} has no effect with {key}=; remove one of them"
+            )
     if isinstance(model, Forecaster):
         if what == "interpolation":
             raise DriftworkError(f"what=interpolation: {name} forecasts from first frames; take continuation or prior")
         idle |= {"seconds_given", "ratio"} & request.model_fields_set
     if isinstance(model, Smoother) and what != "interpolation":
-        raise DriftworkError(f"what={what}: {name} knows each frame from past and future; it only interpolates")
+        raise DriftworkError(f"what={what}: {name} reads past and future and only interpolates; set what=interpolation")
     if "decision" in request.model_fields_set and not binary:
-        raise DriftworkError(f"decision={request.decision}: these data are not binary; leave it out")
+        raise DriftworkError(f"decision={request.decision}: these data are not binary; remove it")
     if idle:
-        raise DriftworkError(f"{min(idle)} plays no part in what={what} of {name}; leave it out")
+        raise DriftworkError(f"{min(idle)} has no effect with what={what} of {name}; remove it")
 
 
 def _sequences(request: GenerateConfig, what: What, stream: Stream, manifest: Manifest) -> list[Sequence]:
-    """The sequences to generate from; of prior draws the one that they are as long as."""
+    """Return the sequences to generate from; for draws from the prior, the one that sets their length."""
     if request.source is not None:
         return pieces.from_file(request.source, manifest)[: request.sequences]
     if request.keys:
@@ -174,9 +176,9 @@ def _sequences(request: GenerateConfig, what: What, stream: Stream, manifest: Ma
     return pieces.longest(stream, 1 if what == "prior" else request.sequences)
 
 
-def _makings(
-    maker: Maker, what: What, request: GenerateConfig, sequences: list[Sequence], given: float | None
-) -> Iterator[Made]:
+def _outputs(
+    maker: FrameGenerator, what: What, request: GenerateConfig, sequences: list[Sequence], given: float | None
+) -> Iterator[Generated]:
     match what:
         case "interpolation":
             return maker.interpolations(sequences)
@@ -186,7 +188,7 @@ def _makings(
             return maker.priors(sequences[0], request.draws, request.seconds)
 
 
-def _title(config: RunConfig, manifest: Manifest, what: What, made: Made) -> str:
+def _title(config: RunConfig, manifest: Manifest, what: What, made: Generated) -> str:
     start = f"{config.model.name}, {what}"
     return f"{start} of {made.key}" if made.key else f"{start}, trained on {name_of(config.data)}"
 
@@ -194,7 +196,7 @@ def _title(config: RunConfig, manifest: Manifest, what: What, made: Made) -> str
 def _record(
     folder: Path, config: RunConfig, request: GenerateConfig, what: What, rate: float, own: float
 ) -> dict[str, Any]:
-    """What `generated.json` says of all files."""
+    """Return the entries of `generated.json` about all files."""
     return {
         "what": what, "run": str(folder.resolve()), "run_id": run_folder.record_of(folder).get("run_id"),
         "split": request.split, "seed": request.seed, "rate": rate, "rate_of_the_data": own, "factor": rate / own,

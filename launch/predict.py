@@ -1,5 +1,5 @@
-"""`driftwork predict RUN out=FILE [split=test]`: what a trained run answers about every frame of a split, beside the
-truth, as a table to plot and to compute with."""
+"""`driftwork predict RUN out=FILE [split=test]`: write a trained run's predictions of every frame of a split, beside
+the truth, as a table for plots and computations."""
 
 import sys
 from pathlib import Path
@@ -69,11 +69,11 @@ def predict(folder: Path, config: RunConfig, request: PredictConfig) -> int:
     model.eval()
     possible = answers.tasks(model, config.observe.evaluate.frames)
     if request.task is not None and request.task not in possible:
-        raise DriftworkError(f"task={request.task}: {config.model.name} of this run answers {' and '.join(possible)}")
+        raise DriftworkError(f"task={request.task}: {config.model.name} of this run only has {' and '.join(possible)}")
     if request.quantiles and spec.likelihood == "bernoulli":
-        raise DriftworkError("quantiles: these data are not real-valued with a Gaussian likelihood; leave them out")
+        raise DriftworkError("quantiles: these data are not real-valued with a Gaussian likelihood; remove them")
     if request.ratio is not None and isinstance(model, Forecaster):
-        raise DriftworkError(f"ratio={request.ratio:g}: {config.model.name} sees first frames alone; leave it out")
+        raise DriftworkError(f"ratio={request.ratio:g}: {config.model.name} reads only first frames; remove it")
     bernoulli, draws = spec.likelihood == "bernoulli", Draws.of(config.evaluate)
     answerer = Answerer(model, request.task or possible[0], draws, spec.binary, bernoulli, request.quantiles)
     stream = next(iter(loaders.evaluation(config, here.data, manifest, request.split, ranks).values()))
@@ -82,13 +82,13 @@ def predict(folder: Path, config: RunConfig, request: PredictConfig) -> int:
 
 
 def _requested(config: RunConfig, request: PredictConfig) -> RunConfig:
-    """The run's config with the data and the ratio of observed frames that are asked for."""
+    """Return the run's config with the requested data and ratio of observed frames."""
     where = {"data": request.data or config.data, "cache_dir": request.cache_dir or config.cache_dir}
     config = config.model_copy(update=where)
     if request.ratio is None:
         return config
     if config.observe.evaluate.frames is not None:
-        raise DriftworkError(f"ratio={request.ratio:g}: this run forecasts from a prefix; leave it out")
+        raise DriftworkError(f"ratio={request.ratio:g}: this run forecasts from a prefix; remove it")
     observed = config.observe.evaluate.at((request.ratio,), where="predict")
     return config.model_copy(update={"observe": config.observe.model_copy(update={"evaluate": observed})})
 

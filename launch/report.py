@@ -1,5 +1,5 @@
-"""`driftwork report EXPERIMENT out=DIR`: the papers' tables and figures from the tracked runs alone, and a page that
-shows them with what the models made. The folder is logged to the experiment too, as the artifacts of a run `report`."""
+"""`driftwork report EXPERIMENT out=DIR`: make the papers' tables and figures from tracked runs alone, and a page that
+shows them with the models' outputs. The folder is also logged to the experiment, as the artifacts of a run `report`."""
 
 import shutil
 import sys
@@ -67,7 +67,7 @@ def _check_free(out: Path) -> None:
 
 @contextmanager
 def _in_place_of(out: Path) -> Iterator[Path]:
-    """Yield a folder to fill; on a clean exit it takes the place of `out`, which otherwise stays as it is."""
+    """Yield a folder to fill; on a clean exit it replaces `out`, which otherwise is unchanged."""
     try:
         with replaced_folder(out) as folder:
             require_room(folder)
@@ -77,7 +77,7 @@ def _in_place_of(out: Path) -> Iterator[Path]:
 
 
 def _showcases(uri: str, runs: list[TrackedRun], folder: Path) -> list[TrackedRun]:
-    """Parent runs that hold pictures of several models side by side; fetched to `folder/RUN ID`."""
+    """Fetch the parent runs that have pictures of several models side by side to `folder/RUN ID`, and return them."""
     found = []
     for parent in runs:
         if not {tags.MODEL, tags.REPORT} & parent.tags.keys():

@@ -31,7 +31,7 @@ def _settings(words: list[str]) -> list[Part]:
 @command(USAGE, settings=_settings)
 def main(argv: list[str]) -> int:
     if launcher.launched():
-        from launch.training.rank import rank  # loads DeepSpeed, which the launching process can do without
+        from launch.training.rank import rank  # loads DeepSpeed, which the launching process does not need
 
         return rank(partial(folder_for, argv))
     begin = start if argv[0].startswith("resume=") else start_new

@@ -38,10 +38,10 @@ GRIDS = sorted((CONFIGS / "grids").glob("*.yaml"))
 @pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
 def test_shipped_grid_expands_to_valid_configs(path):
     grid = grids.read([str(path)])
-    assert len(grid.cells) >= 4
-    assert {cell.config.tracking.run_name for cell in grid.cells} == {cell.name for cell in grid.cells}
+    assert len(grid.trials) >= 4
+    assert {trial.config.tracking.run_name for trial in grid.trials} == {trial.name for trial in grid.trials}
     if path.stem.endswith("_small"):
-        assert len(grid.cells) * max(cell.config.train.max_epochs for cell in grid.cells) <= 2400
+        assert len(grid.trials) * max(trial.config.train.max_epochs for trial in grid.trials) <= 2400
         assert (path.parent / f"{path.stem.removesuffix('_small')}.yaml").exists()
     else:
         assert path.with_stem(f"{path.stem}_small").exists()

@@ -18,7 +18,7 @@ from launch.runs.config import Prediction, RunConfig
 from launch.runs.distributed import Ranks, alone, join_ranks, leave
 from launch.scoring import calibration, scores
 from launch.scoring.results import estimates, merge, values, write_results
-from launch.scoring.scores import Scored, Scoring
+from launch.scoring.scores import Scoring, SplitScores
 from launch.tracker.tracking import OfStore
 from models.vsdn_sde import VsdnSdeConfig
 from pipeline.observe import Ratio
@@ -81,7 +81,7 @@ def _score(folder: Path, config: RunConfig, split: Split, name: str, ranks: Rank
     model.eval()
     scoring = Scoring.of(config, manifest, config.evaluate.samples)
     contenders = scoring.contenders(model)
-    collected: dict[str, Scored] = {who: {} for who in contenders}
+    collected: dict[str, SplitScores] = {who: {} for who in contenders}
     for rate, stream in loaders.evaluation(config, config.data, manifest, split, ranks).items():
         for who, score in contenders.items():
             merge(collected[who], scores.collect(score, model, stream.epoch(0), rate, ranks.device))
@@ -119,7 +119,7 @@ def _requested(config: RunConfig, request: EvaluateConfig) -> tuple[RunConfig, s
     return config, name
 
 
-def _track(folder: Path, config: RunConfig, name: str, scored: dict[str, Scored], files: list[Path]) -> None:
+def _track(folder: Path, config: RunConfig, name: str, scored: dict[str, SplitScores], files: list[Path]) -> None:
     with run_folder.tracked(folder, config) as tracker:
         for who, table in scored.items():
             prefix = name if who == "model" else f"{name}_{who}"

@@ -1,4 +1,4 @@
-"""What a trained model is asked to make: frames between those that it sees, what comes after them, or all of them."""
+"""Generate frames with a trained model: interpolations, forecasts, and draws from the prior."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -18,50 +18,50 @@ from pipeline.reading.stream import collate
 from pipeline.sequence import DataSpec, Sequence
 
 _LONGEST = 10
-"""Times the longest sequence of the data: the most that is generated."""
+"""Maximum length of generated sequences, as a multiple of the longest sequence of the data."""
 
 
-class Made(NamedTuple):
-    """S draws of one sequence, and what they were made from."""
+class Generated(NamedTuple):
+    """S draws of one sequence, with the data that they were generated from."""
 
     key: str | None
-    """Of the sequence; None where nothing was given."""
+    """Key of the sequence; None for draws from the prior."""
     draws: NDArray[np.float32]
-    """[S, Q, D], at n / rate seconds."""
+    """[S, Q, D] frames at n / rate seconds."""
     notes: NDArray[np.bool_] | None
-    """[S, Q, D], of binary data what was decided from `draws`."""
+    """[S, Q, D] notes decided from `draws`; None for data that are not binary."""
     truth: NDArray[np.float32] | None
-    """[T, D], at the data's own rate."""
+    """[T, D] true frames at the data's own rate."""
     seen: NDArray[np.float64]
-    """[K] seconds, of the frames of `truth` that the model saw."""
+    """[K] times of the observed frames of `truth`, seconds."""
     given: float
-    """Seconds that were given: where the first frame that was not begins."""
+    """Length of the given beginning, seconds: time of the first frame that was not given."""
     about: dict[str, Any] | None
-    """What leads back to the raw form; of a prior draw that of the split's first sequence."""
+    """Data needed to restore the raw form; for a draw from the prior, those of the split's first sequence."""
 
 
-class Maker(NamedTuple):
-    """A model and how it is asked; every method makes one thing of one sequence after another."""
+class FrameGenerator(NamedTuple):
+    """A model with settings of generation; every method yields the outputs of one sequence after another."""
 
     model: Model
     observation: ObservationConfig
-    """Which frames of a sequence an interpolation sees: those that evaluation observes."""
+    """Pattern of observed frames of an interpolation, which is that of evaluation."""
     spec: DataSpec
     rate: float
-    """Frames a second."""
+    """Frames per second."""
     every: int
-    """A drawn frame follows so many frames after the one before it."""
+    """Distance between drawn frames, in frames."""
     samples: int
-    """Latent draws behind an expectation."""
+    """Number of latent draws behind an expectation."""
     particles: int
-    """Of the filter behind a drawn frame, for a model that has one."""
+    """Number of particles of the filter behind a drawn frame, for a model with a filter."""
     seed: int
     decision: Rule = "expected_score"
-    """How probabilities of binary frames become notes, over all frames that are not given."""
+    """Rule by which probabilities of binary frames become notes, over all frames that are not given."""
 
-    def interpolations(self, sequences: Iterable[Sequence]) -> Iterator[Made]:
-        """Every frame, from those that are observed: the mean of `samples` draws."""
-        assert not isinstance(self.model, Forecaster), "it interpolates"
+    def interpolations(self, sequences: Iterable[Sequence]) -> Iterator[Generated]:
+        """Interpolate every frame from the observed ones: the mean of `samples` draws."""
+        assert not isinstance(self.model, Forecaster), "a forecaster does not interpolate"
         for sequence in sequences:
             batch = self._batch(sequence, 1)
             times = times_at_rate(batch.times[0], self.rate)
@@ -69,15 +69,15 @@ class Maker(NamedTuple):
 
     def continuations(
         self, sequences: Iterable[Sequence], draws: int, given: float | None, length: float | None = None
-    ) -> Iterator[Made]:
-        """What follows on the first `given` seconds, up to `length` seconds.
+    ) -> Iterator[Generated]:
+        """Forecast the frames after the first `given` seconds, up to `length` seconds.
 
         Every `every`-th frame is drawn given those before it, and the rest interpolated from all of these.
 
         Args:
-            given: None: half of the length or, where that goes beyond the sequence's end, all of it. A forecaster
-                sees what it is made to see.
-            length: None: that of the sequence.
+            given: None means half of the length or, if that is beyond the sequence's end, the whole sequence. A
+                forecaster always gets the frames that it was built for.
+            length: None means that of the sequence.
         """
         for sequence in sequences:
             batch = self._batch(sequence, draws)
@@ -98,8 +98,8 @@ class Maker(NamedTuple):
             made = self._made(sequence, batch, known, times, filled)
             yield made._replace(given=float(batch.times[0, first]))
 
-    def priors(self, like: Sequence, draws: int, length: float | None = None) -> Iterator[Made]:
-        """`length` seconds, by default as many as the sequence `like` has, given nothing."""
+    def priors(self, like: Sequence, draws: int, length: float | None = None) -> Iterator[Generated]:
+        """Draw `length` seconds from the prior, by default as long as the sequence `like`."""
         batch = self._batch(like, draws, "prior")
         batch = batch if length is None else self._extended(batch, length)
         nothing = torch.zeros_like(batch.present)
@@ -113,14 +113,14 @@ class Maker(NamedTuple):
         yield self._made(like, batch, known, times, filled)._replace(key=None, truth=None)
 
     def _batch(self, sequence: Sequence, draws: int, name: str = "") -> Batch:
-        """The sequence as `draws` rows, each with a seed of its own."""
+        """Return the sequence as `draws` rows, each with its own seed."""
         observed = mask(self.observation, sequence.mask, key_seed(0, "mask", 0, sequence.key))
         batch = collate([sequence], [observed], [1.0], [0])
         seeds = [key_seed(self.seed, "generate", name or sequence.key, draw) for draw in range(draws)]
         return batch.draws(torch.tensor(seeds)).to(next(self.model.parameters()).device)
 
     def _extended(self, batch: Batch, length: float) -> Batch:
-        """The batch cut to `length` seconds, or with frames that are not there up to it."""
+        """Return the batch cut to `length` seconds, or extended to it with absent frames."""
         frames = round(length / self.spec.interval)
         if not 2 <= frames <= _LONGEST * self.spec.length:
             most = _LONGEST * self.spec.length * self.spec.interval
@@ -137,7 +137,7 @@ class Maker(NamedTuple):
         )  # fmt: skip
 
     def _first(self, batch: Batch, own: int, given: float | None) -> int:
-        """How many frames are given, of the `own` ones of the sequence."""
+        """Return the number of given frames, of the `own` ones of the sequence."""
         T = batch.times.shape[1]
         if isinstance(self.model, Forecaster):
             first = self.model.given
@@ -153,15 +153,17 @@ class Maker(NamedTuple):
         return first
 
     def _follow(self, batch: Batch, times: Tensor, frames: range) -> tuple[Batch, FramesAtTimes]:
-        """The batch with drawn frames, and what is interpolated from them."""
-        assert isinstance(self.model, LatentDynamics), "it predicts"
+        """Return the batch with drawn frames, and the frames interpolated from them."""
+        assert isinstance(self.model, LatentDynamics), "the model does not predict"
         drawn = ancestral(self.model, batch, list(frames), self.spec.binary, self.particles)
         return drawn, interpolate_at(self.model, drawn, times, self.samples)
 
-    def _made(self, sequence: Sequence, batch: Batch, known: Batch, times: Tensor, filled: FramesAtTimes) -> Made:
-        """
+    def _made(self, sequence: Sequence, batch: Batch, known: Batch, times: Tensor, filled: FramesAtTimes) -> Generated:
+        """Collect the outputs of a sequence.
+
         Args:
-            batch: with the frames that were given observed; `known`: and those that were drawn.
+            batch: batch in which the given frames are observed.
+            known: batch in which the drawn frames are observed too.
         """
         notes = None
         if self.spec.binary:
@@ -171,11 +173,11 @@ class Maker(NamedTuple):
         seen = batch.times[0][batch.observed[0]].cpu().numpy()
         truth = sequence.values.astype(np.float32)
         draws = filled.frames.float().cpu().numpy()
-        return Made(sequence.key, draws, notes, truth, seen, 0.0, sequence.about)
+        return Generated(sequence.key, draws, notes, truth, seen, 0.0, sequence.about)
 
 
 def _forecast(model: Forecaster, batch: Batch, times: Tensor) -> FramesAtTimes:
-    """Draws of a forecast, in which what was given is itself."""
+    """Return the draws of a forecast, in which given frames are unchanged."""
     drawn = model.draws(batch, range(1), times.expand(len(batch.seed), -1))[1][0]
     at = torch.searchsorted(times, batch.times[0].contiguous()).clamp_max(len(times) - 1)
     kept = batch.observed[0] & (times[at] == batch.times[0])

@@ -1,4 +1,4 @@
-"""What was made, in the form that the data came in, and pictures of it."""
+"""Write generated outputs in the format of the data, with pictures."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ from launch.figures import skeleton as figures_skeleton
 from launch.figures.rolls import Roll
 from launch.figures.skeleton import Walk
 from launch.generation import motion_files
-from launch.generation.generator import Made
+from launch.generation.generator import Generated
 from launch.generation.motion_files import RATE, Take
 from pipeline.readers.piano_roll import check_rate, write_midi
 from pipeline.readers.wav import write_wav
@@ -22,33 +22,33 @@ from pipeline.shards.manifest import Manifest
 
 
 class Film(NamedTuple):
-    """One file's worth of frames."""
+    """Frames that are written to one file."""
 
     stem: str
     """Name of its files without the ending."""
     label: str
     draw: int | None
-    """Counted from 1; None for the truth."""
+    """Number of the draw, counted from 1; None for the truth."""
     frames: NDArray[np.float32]
-    """[T, D]"""
+    """[T, D] frames."""
     notes: NDArray[np.bool_] | None
-    """[T, D], of binary data."""
+    """[T, D] notes; None for data that are not binary."""
     rate: float
-    """Frames a second."""
+    """Frames per second."""
 
     def entry(self, file: Path, **facts: Any) -> dict[str, Any]:
-        """What `generated.json` says of it."""
+        """Return the entry of `generated.json` about a file."""
         length = {"frames": len(self.frames), "rate": self.rate, "seconds": len(self.frames) / self.rate}
         return {"file": file.name, "draw": self.draw, **length, **facts}
 
 
-Write = Callable[[Path, str, Made, list[Film], DataSpec, str], list[dict[str, Any]]]
-"""(folder, stem, what was made, its films, spec, title) -> an entry for each file with frames in it."""
+Write = Callable[[Path, str, Generated, list[Film], DataSpec, str], list[dict[str, Any]]]
+"""Function from (folder, stem, outputs, their films, spec, title) to an entry for each file with frames."""
 
 
 def writer(manifest: Manifest, rate: float) -> Write:
-    """Return the function that writes data of this kind. Raises `DriftworkError` where there is none, or where it
-    cannot write this rate."""
+    """Return the function that writes data of this kind. Raises `DriftworkError` if there is none, or if it cannot
+    write this rate."""
     spec, own = manifest.spec, own_rate(manifest.spec)
     if spec.kind is None:
         raise DriftworkError(
@@ -69,12 +69,12 @@ def writer(manifest: Manifest, rate: float) -> Write:
 
 
 def own_rate(spec: DataSpec) -> float:
-    """Frames a second of the data, without the rounding of 1 / interval."""
+    """Return the data's frames per second, without the rounding of 1 / interval."""
     return round(1 / spec.interval, 6)
 
 
-def films(stem: str, made: Made, rate: float, spec: DataSpec) -> Iterator[Film]:
-    """The truth, if there is one, and every draw."""
+def films(stem: str, made: Generated, rate: float, spec: DataSpec) -> Iterator[Film]:
+    """Yield the truth, if there is one, and every draw."""
     if made.truth is not None:
         notes = made.truth > 0.5 if spec.binary else None
         yield Film(f"{stem}-truth", "truth", None, made.truth, notes, own_rate(spec))
@@ -85,7 +85,9 @@ def films(stem: str, made: Made, rate: float, spec: DataSpec) -> Iterator[Film]:
         yield Film(name, label, draw, frames, notes, rate)
 
 
-def _music(folder: Path, stem: str, made: Made, films: list[Film], spec: DataSpec, title: str) -> list[dict[str, Any]]:
+def _music(
+    folder: Path, stem: str, made: Generated, films: list[Film], spec: DataSpec, title: str
+) -> list[dict[str, Any]]:
     entries, rows = [], []
     for film in films:
         assert film.notes is not None, "a piano roll is binary"
@@ -101,7 +103,9 @@ def _colour(film: Film) -> str:
     return style.INK if film.draw is None else style.BLUE
 
 
-def _speech(folder: Path, stem: str, made: Made, films: list[Film], spec: DataSpec, title: str) -> list[dict[str, Any]]:
+def _speech(
+    folder: Path, stem: str, made: Generated, films: list[Film], spec: DataSpec, title: str
+) -> list[dict[str, Any]]:
     assert spec.audio_rate is not None, "the data are speech"
     entries, rows = [], []
     for film in films:
@@ -114,7 +118,7 @@ def _speech(folder: Path, stem: str, made: Made, films: list[Film], spec: DataSp
 
 
 def _pictures(
-    folder: Path, stem: str, made: Made, films: list[Film], spec: DataSpec, title: str
+    folder: Path, stem: str, made: Generated, films: list[Film], spec: DataSpec, title: str
 ) -> list[dict[str, Any]]:
     assert spec.image is not None, "the data are pictures"
     entries = []
@@ -129,7 +133,9 @@ def _pictures(
     return entries
 
 
-def _motion(folder: Path, stem: str, made: Made, films: list[Film], spec: DataSpec, title: str) -> list[dict[str, Any]]:
+def _motion(
+    folder: Path, stem: str, made: Generated, films: list[Film], spec: DataSpec, title: str
+) -> list[dict[str, Any]]:
     if made.about is None:
         raise DriftworkError(
             "trials of a .mat file have no skeleton, and so there is no .amc of them; prepare the .asf and .amc files"
@@ -152,7 +158,7 @@ def _beside(truth: Walk, own: Film, film: Film) -> Walk:
 
 
 def _held(frames: np.ndarray, rate: float, other: float, count: int) -> np.ndarray:
-    """`count` frames at the rate `other`: each that of `frames` which began last."""
+    """Return `count` frames at the rate `other`, each the one of `frames` that began last."""
     at = np.floor(np.arange(count) * rate / other + 1e-6).astype(int)
     held: np.ndarray = frames[np.minimum(at, len(frames) - 1)]
     return held

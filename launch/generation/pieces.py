@@ -1,4 +1,4 @@
-"""The sequences that something is generated from: of a split, by length or by key, or of a file of the user's own."""
+"""Select the sequences to generate from: of a split, by length or by key, or of the user's own file."""
 
 import difflib
 from pathlib import Path
@@ -15,24 +15,24 @@ from pipeline.sequence import FileReader, Sequence, UnreadableError
 from pipeline.shards.manifest import Manifest
 
 _SHOWN = 5
-"""Keys that an error lists."""
+"""Number of keys that an error lists."""
 
 
 class _Recipe(Config):
-    """The part of a recipe that says how raw files are read."""
+    """The part of a recipe about reading raw files."""
 
     dataset: DatasetConfig
     """Data set whose reader reads the file, with its settings."""
 
     @classmethod
     def recorded(cls, manifest: Manifest) -> Self:
-        """Return that of a data set, which may have been prepared before some field was known."""
+        """Return the recipe of a data set, which may be from before some fields existed."""
         earlier = EARLIER.get(manifest.dataset, {})
         return build(cls, {"dataset": earlier | manifest.recipe["dataset"]}, where="manifest.json")
 
 
 def longest(stream: Stream, count: int) -> list[Sequence]:
-    """Return the `count` longest sequences of the split; of equals the first."""
+    """Return the `count` longest sequences of the split; the first ones of equal length."""
     frames = np.array([frames for shard in stream.dataset.shards for frames in shard.frames])
     positions = np.argsort(-frames, kind="stable")[:count]
     return [stream.dataset.read(int(position)) for position in positions]
@@ -56,9 +56,9 @@ def named(stream: Stream, keys: tuple[str, ...]) -> list[Sequence]:
 
 
 def from_file(path: Path, manifest: Manifest) -> list[Sequence]:
-    """Read a file of the user's own as the data set was prepared: its sequences, in order.
+    """Read the sequences of the user's own file in order, with the recipe of the data set.
 
-    Raises `DriftworkError` where the file cannot be used, or the data set is not made of such files.
+    Raises `DriftworkError` if the file cannot be used, or the data set does not consist of such files.
     """
     own = reader(_Recipe.recorded(manifest).dataset)
     if not isinstance(own, FileReader):

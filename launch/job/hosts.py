@@ -1,6 +1,6 @@
-"""Ranks on several hosts, of DeepSpeed's hostfile: each host started through ssh, watched, and ended with the others.
+"""Run ranks on the hosts of DeepSpeed's hostfile: start each host through ssh, watch it, and end it with the others.
 
-What runs there is `launch.job.node`, in the same folder of a file system that all hosts share.
+Each host runs `launch.job.node`, in the same folder of a file system that all hosts share.
 """
 
 import json
@@ -24,21 +24,21 @@ from launch.job.node import Answer, Question
 from launch.job.signals import signals_ignored, sigterm_exits
 
 _PATIENCE_S = 60.0
-"""How long hosts that are told to end may take, and"""
+"""Seconds that hosts may take to end when requested, and"""
 _SAVING_S = 300.0
-"""ranks that are asked to leave."""
+"""seconds that ranks may take to save and end."""
 _FIRST_WORD_S = 120.0
-"""At least how long a host that ssh has reached may take to start Python, from a file system that may be far, and"""
+"""Seconds that a host reached by ssh may take to start Python, perhaps from a remote file system, and"""
 _ANSWER_S = 300.0
-"""any host to look around: it may have to load torch."""
+"""seconds that any host may take to answer, since it may have to load torch."""
 _SSH_FAILED = 255
-"""Exit code of ssh where the connection failed, or broke."""
+"""Exit code of ssh when the connection failed or broke."""
 _TRAVELS = (
     "AWS_", "AZURE_", "FSSPEC_", "GLOO_", "GOOGLE_", "LD_LIBRARY_PATH", "MKL_", "MLFLOW_", "NCCL_", "OMP_",
     "PYTHONHASHSEED", "TORCH_", "UCX_", "WDS_", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY",
     "NO_PROXY",
 )  # fmt: skip
-"""Beginnings of the environment variables that ranks get from here. Which devices they may use is a host's own."""
+"""Prefixes of the environment variables that are passed on to ranks. Visible devices are each host's own."""
 
 
 class AwayError(DriftworkError):
@@ -46,14 +46,18 @@ class AwayError(DriftworkError):
 
 
 def start(module: str, arguments: list[str], file: Path, config: HostsConfig, shared: list[Path]) -> int:
-    """Run `python -m module arguments` on every slot of every host and wait; returns the exit code, that of the first
-    host that failed, when all others have ended too. However this process ends, or a connection, ranks end with it.
+    """Run `python -m module arguments` on every slot of every host and wait until all have ended.
+
+    Ranks end with this process and with the connection, for any reason.
 
     Args:
-        shared: what all hosts must find where it is here.
+        shared: paths that must exist on all hosts as they do here.
+
+    Returns:
+        The exit code: that of the first host that failed, or 0.
 
     Raises:
-        AwayError: nothing has been started.
+        AwayError: a host cannot take part, and nothing has been started.
     """
     hosts = read(file)
     with sigterm_exits(), _connected(hosts, config) as connections:
@@ -84,7 +88,7 @@ def start(module: str, arguments: list[str], file: Path, config: HostsConfig, sh
 
 
 class _Connection:
-    """To one host. What comes from there is printed line by line, after its name."""
+    """The connection to one host, whose output is printed line by line after the host's name."""
 
     def __init__(self, host: Host, config: HostsConfig) -> None:
         self.host = host
@@ -93,14 +97,14 @@ class _Connection:
         self.process = subprocess.Popen(
             [*shlex.split(config.ssh), host.name, *map(shlex.quote, far)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
-            start_new_session=True, preexec_fn=end_with_parent,  # Ctrl-C is this process's to hand on
+            start_new_session=True, preexec_fn=end_with_parent,  # this process passes Ctrl-C on
         )  # fmt: skip
         self.heard = time.monotonic()
         self.patience = max(_FIRST_WORD_S, config.silence)
         self.silence = config.silence
         self.answer: Answer | None = None
         self.complaint = ""
-        """What was last said on stderr."""
+        """The last line on stderr."""
         self.threads = [
             threading.Thread(target=self._relay, args=(source, sink), daemon=True)
             for source, sink in ((self.process.stdout, sys.stdout), (self.process.stderr, sys.stderr))
@@ -109,14 +113,14 @@ class _Connection:
             thread.start()
 
     def say(self, what: str = "") -> None:
-        """A line to the host; an empty one is a sign of life."""
+        """Send a line to the host; an empty line is a sign of life."""
         assert self.process.stdin is not None
-        with suppress(OSError):  # how the connection ended, its process tells
+        with suppress(OSError):  # the process tells how the connection ended
             self.process.stdin.write(f"{what}\n".encode())
 
     @property
     def lost(self) -> str:
-        """Why nothing more is to be expected from there, or nothing."""
+        """Return why the host is lost, or an empty string."""
         if self.process.poll() is not None:
             for thread in self.threads:
                 thread.join(5)
@@ -125,7 +129,7 @@ class _Connection:
         return f"no sign of life for {silent:.0f} s" if silent > self.patience else ""
 
     def end(self) -> None:
-        """Let the host know; it ends its ranks."""
+        """Tell the host to end its ranks."""
         assert self.process.stdin is not None
         with suppress(OSError):
             self.process.stdin.close()
@@ -164,11 +168,11 @@ def _connected(hosts: list[Host], config: HostsConfig) -> Iterator[list[_Connect
         with signals_ignored():
             for connection in connections:
                 connection.end()
-                if connection.answer is None:  # perhaps it is still looking for the host
+                if connection.answer is None:  # ssh may still be looking for the host
                     connection.process.terminate()
             deadline = time.monotonic() + _PATIENCE_S
             for connection in connections:
-                # A host that no longer answers ends its ranks by itself; nothing here can hasten that.
+                # A host that no longer answers ends its ranks by itself; this cannot be hastened from here.
                 limit = 0.0 if connection.lost else deadline - time.monotonic()
                 try:
                     connection.process.wait(max(0.0, limit))
@@ -180,7 +184,7 @@ def _connected(hosts: list[Host], config: HostsConfig) -> Iterator[list[_Connect
 
 
 def _answers(connections: list[_Connection], file: Path) -> list[Answer]:
-    """Of all hosts. Raises `AwayError` with what is wrong with each that cannot take part."""
+    """Collect the answers of all hosts. Raises `AwayError` with the problem of each host that cannot take part."""
     wrong: dict[str, str] = {}
     waiting, deadline = list(connections), time.monotonic() + _ANSWER_S
     while waiting:
@@ -228,7 +232,7 @@ def _watched(connections: list[_Connection]) -> int:
 
 
 def _leave(connections: list[_Connection]) -> None:
-    """Ask all ranks to save and to end, and wait for them."""
+    """Request all ranks to save and end, and wait for them."""
     for connection in connections:
         connection.say(node.LEAVE)
     deadline = time.monotonic() + _SAVING_S

@@ -16,22 +16,22 @@ from launch.job.signals import sigterm_exits
 
 
 def most_ranks() -> int:
-    """How many ranks this machine has room for: one a GPU, or where there is none one a core."""
+    """Return the number of ranks that this machine can run: one per GPU, or one per core without GPUs."""
     return torch.cuda.device_count() if torch.cuda.is_available() else os.cpu_count() or 1
 
 
 def check_ranks(ranks: int) -> None:
-    """Raises `DriftworkError` for more ranks than `most_ranks`."""
+    """Raise `DriftworkError` for more ranks than `most_ranks`."""
     if ranks > most_ranks():
         kind = "GPUs" if torch.cuda.is_available() else "cores"
         raise DriftworkError(f"ranks={ranks}: this machine has {most_ranks()} {kind}, and a rank needs one")
 
 
 def start(module: str, arguments: list[str], ranks: int, stdout: TextIO | None = None) -> int:
-    """Run `python -m module arguments` on every rank and wait; returns the exit code, that of the first that failed.
+    """Run `python -m module arguments` on every rank and wait; returns the exit code of the first that failed, or 0.
 
-    Each rank gets its share of the cores, unless OMP_NUM_THREADS says otherwise: with small tensors, threads that
-    compete for cores cost tenfold. However this process ends, its ranks end with it.
+    Each rank gets its share of the cores unless OMP_NUM_THREADS is set: with small tensors, threads that compete for
+    cores are ten times slower. The ranks end with this process, for any reason.
     """
     threads = max(1, (os.cpu_count() or 1) // ranks)
     variables = environment(threads, gpus=torch.cuda.is_available(), given=os.environ)
@@ -48,26 +48,26 @@ def start(module: str, arguments: list[str], ranks: int, stdout: TextIO | None =
 
 
 def environment(threads: int, *, gpus: bool, given: Mapping[str, str]) -> dict[str, str]:
-    """Of ranks with so many threads each, unless what is given says otherwise."""
+    """Return the environment of ranks with `threads` threads each, unless `given` sets another number."""
     return {
         "OMP_NUM_THREADS": str(threads),
         **given,
         **search_path(),
         "PYTHONUNBUFFERED": "1",
-        "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger",  # DeepSpeed's to mend
-        "DS_ACCELERATOR": "cuda" if gpus else "cpu",  # found by looking, it warns from all ranks
+        "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger",  # DeepSpeed must fix it
+        "DS_ACCELERATOR": "cuda" if gpus else "cpu",  # without it, detection warns from all ranks
     }
 
 
 def command(
     module: str, arguments: list[str], world: Mapping[str, Sequence[str]], host: int, address: str, port: int
 ) -> list[str]:
-    """What `deepspeed` itself starts on a machine. Unlike that command, it hands SIGTERM on to the ranks.
+    """Return the command that `deepspeed` itself starts on a machine. Unlike `deepspeed`, it passes SIGTERM to ranks.
 
     Args:
-        world: host -> its devices, one a rank.
-        host: which of these it is for.
-        address, port: where the ranks meet, on the first host.
+        world: map from each host to its devices, one per rank.
+        host: index of the host that runs the command.
+        address, port: rendezvous of the ranks, on the first host.
     """
     encoded = base64.urlsafe_b64encode(json.dumps(world).encode()).decode()
     return [
@@ -78,14 +78,14 @@ def command(
 
 
 def _devices(ranks: int) -> list[str]:
-    """Of those that this user may use, the first ones."""
+    """Return the first `ranks` devices that this user may use."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     mine = visible.split(",") if torch.cuda.is_available() and visible else map(str, range(ranks))
     return list(mine)[:ranks]
 
 
 def launched() -> bool:
-    """Whether this process is one of the ranks that a launcher started."""
+    """Return whether this process is one of the ranks that a launcher started."""
     return "LOCAL_RANK" in os.environ
 
 

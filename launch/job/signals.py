@@ -1,4 +1,4 @@
-"""Signals turned into what Python can clean up after. Off the main thread both contexts do nothing."""
+"""Turn signals into exceptions or flags, so that Python can clean up. Off the main thread the contexts do nothing."""
 
 import signal
 import threading
@@ -7,19 +7,19 @@ from contextlib import contextmanager
 from types import FrameType
 
 TERMINATED = 128 + signal.SIGTERM
-"""Exit code of a process that SIGTERM ended, as shells count it."""
+"""Exit code of a process ended by SIGTERM, by the convention of shells."""
 INTERRUPTED = 128 + signal.SIGINT
-"""The same of Ctrl-C."""
+"""Exit code of a process ended by Ctrl-C."""
 
 LEAVE = (signal.SIGTERM, signal.SIGINT)
-"""The signals that ask a process to end."""
+"""Signals that request a process to end."""
 
 Handler = Callable[[int, FrameType | None], object] | signal.Handlers
 
 
 @contextmanager
 def sigterm_exits() -> Iterator[None]:
-    """SIGTERM raises SystemExit(TERMINATED) inside, unless the caller already has a handler of its own."""
+    """Let SIGTERM raise SystemExit(TERMINATED) inside, unless the caller already has its own handler."""
 
     def leave(signum: int, frame: FrameType | None) -> None:
         raise SystemExit(TERMINATED)

@@ -1,4 +1,4 @@
-"""A model's answers about each frame of a batch, as arrays a sequence: means, deviations and more."""
+"""A model's predictions of each frame of a batch, as arrays per sequence: means, deviations and quantiles."""
 
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
@@ -25,35 +25,35 @@ class Frames(NamedTuple):
     times: NDArray[np.float64]
     """[T] seconds from the first frame."""
     truth: NDArray[np.float32]
-    """[T, D], in units of the data; NaN where the data have no value."""
+    """[T, D] in units of the data; NaN where the data have no value."""
     observed: NDArray[np.bool_]
-    """[T, D], whether the model has seen the value."""
+    """[T, D] whether the model observed the value."""
     answers: dict[str, NDArray[np.float32]]
-    """Column -> [T, D]."""
+    """Predictions [T, D] by the name of their column."""
 
 
 class Answerer(NamedTuple):
-    """A model and what it is asked of every frame."""
+    """A model and its task for every frame."""
 
     model: Model
     task: Task
     draws: Draws
     binary: bool
-    """Whether values are 0 or 1, and answers probabilities."""
+    """Whether values are 0 or 1, and predictions are probabilities."""
     bernoulli: bool
     """Whether values have a Bernoulli likelihood: those of binary frames, and greys, which have no deviation."""
     quantiles: tuple[float, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The names of the answers."""
+        """Return the names of the predicted columns."""
         if self.bernoulli:
             return ("probability",) if self.binary else ("mean",)
         return ("mean", "deviation", *(f"quantile_{level:g}" for level in self.quantiles))
 
     @torch.inference_mode()
     def frames(self, batch: Batch) -> Iterator[Frames]:
-        """Yield the sequences of a batch, without the padding at their ends; filling has none."""
+        """Yield the sequences of a batch, without the padding at their ends and without padding sequences."""
         batch = self._seen(batch.to(next(self.model.parameters()).device))
         answers = dict(zip(self.columns, self._answers(self._predictive(batch)), strict=True))
         for b, key in enumerate(batch.keys):
@@ -67,7 +67,7 @@ class Answerer(NamedTuple):
                 )  # fmt: skip
 
     def _seen(self, batch: Batch) -> Batch:
-        """The batch with what the model is given marked as observed: a forecaster sees its first frames."""
+        """Return the batch with the frames given to the model as observed: for a forecaster, its first frames."""
         if not isinstance(self.model, Forecaster):
             return batch
         first = torch.arange(batch.times.shape[1], device=batch.times.device) < self.model.given
@@ -77,9 +77,9 @@ class Answerer(NamedTuple):
         if self.task == "forecast":
             return self.draws.forecast(self.model, batch).predictive
         if self.task == "prediction":
-            assert isinstance(self.model, LatentDynamics), "it predicts"
+            assert isinstance(self.model, LatentDynamics), "the model does not predict"
             return self.draws.predictive(self.model, batch)
-        assert isinstance(self.model, LatentDynamics | Smoother), "it interpolates"
+        assert isinstance(self.model, LatentDynamics | Smoother), "the model does not interpolate"
         return self.model.interpolate(batch, self.draws.samples)
 
     def _answers(self, predictive: Predictive) -> list[Tensor]:
@@ -98,7 +98,7 @@ class Answerer(NamedTuple):
 
 
 def tasks(model: Model, prefix: int | None) -> tuple[Task, ...]:
-    """Return what a model can be asked about every frame; the first is the default.
+    """Return the tasks that a model has for every frame; the first is the default.
 
     Args:
         prefix: number of first frames that are observed in the run's evaluation, which then forecasts the rest.

@@ -1,4 +1,4 @@
-"""Answers about the frames of many sequences as one file: .npz, .parquet or .csv, in memory a sequence at a time."""
+"""Write predictions of many sequences to one file, .npz, .parquet or .csv, with one sequence in memory at a time."""
 
 import tempfile
 import zipfile
@@ -17,11 +17,11 @@ _COPIED_AT_ONCE = 2**20
 
 
 def write(out: Path, columns: Sequence[str], sequences: Iterable[Frames]) -> int:
-    """Write the file in the form that its ending names and return the number of sequences; on an error, a file that was
-    there is intact.
+    """Write the file in the format of its ending and return the number of sequences; on an error, an existing file is
+    intact.
 
     Args:
-        columns: the names of the answers.
+        columns: names of the predicted columns.
     """
     count = 0
 
@@ -37,15 +37,15 @@ def write(out: Path, columns: Sequence[str], sequences: Iterable[Frames]) -> int
 
 
 def checked(out: Path) -> Path:
-    """Return `out`. Raises `DriftworkError` where its ending names no form."""
+    """Return `out`. Raises `DriftworkError` if its ending is not that of a format."""
     if out.suffix not in _FORMS or out.is_dir():
         raise DriftworkError(f"out={out}: must be a file that ends in {', '.join(_FORMS)}")
     return out
 
 
 def _npz(path: Path, columns: Sequence[str], sequences: Iterable[Frames]) -> None:
-    """Arrays over the F frames of all sequences, one after the other: `sequence` [F], an index into `keys` [N], `time`
-    [F], and [F, D] each `truth`, `observed` and the answers."""
+    """Write arrays over the F frames of all sequences, one after the other: `sequence` [F], an index into `keys` [N],
+    `time` [F], and `truth`, `observed` and each prediction [F, D]."""
     keys: list[str] = []
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.name}.") as folder:
         arrays = {name: _Growing((Path(folder) / name).open("w+b")) for name in ("sequence", "time", "truth", *columns)}
@@ -77,7 +77,7 @@ class _Growing:
         self.rows, self.like = self.rows + len(values), values[:0]
 
     def copy(self, member: IO[bytes]) -> None:
-        """Copy it into `member` as a .npy file, and close it."""
+        """Copy the array into `member` as a .npy file, and close it."""
         shape, descr = (self.rows, *self.like.shape[1:]), np.lib.format.dtype_to_descr(self.like.dtype)
         header = {"descr": descr, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(member, header)
@@ -88,7 +88,7 @@ class _Growing:
 
 
 def _rows(columns: Sequence[str], sequences: Iterable[Frames]) -> Iterator[Block]:
-    """A row for each channel of each frame."""
+    """Yield a row for each channel of each frame."""
     for frames in sequences:
         T, D = frames.truth.shape
         yield {

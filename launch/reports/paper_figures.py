@@ -10,7 +10,7 @@ from launch.reports.rows import Group, Kind, with_other_rates
 from launch.scoring import comparison
 from launch.scoring.estimates import over_seeds
 from launch.scoring.metrics import METRICS
-from launch.scoring.scores import Scored
+from launch.scoring.scores import SplitScores
 from launch.scoring.side_by_side import Column, columns_of
 
 _TASKS = ("density", "prediction", "interpolation")
@@ -116,7 +116,7 @@ def _family(same: list[Kind], families: list[list[Kind]]) -> str:
     return comparison.labelled(label, comparison.differing(_rest(same[0]), rivals))
 
 
-def _first_columns(tables: list[Scored]) -> list[Column]:
+def _first_columns(tables: list[SplitScores]) -> list[Column]:
     """Return the lowest rate of each task, and the longest horizon of forecasts."""
     columns = columns_of(tables)
     by_task = {column.task: column for column in reversed(columns) if column.task != "forecast"}
@@ -129,12 +129,12 @@ def _task(column: Column) -> str:
     return f"{column.task}, {column.name} {unit}"
 
 
-def _columns(kinds: Iterable[list[Scored]], task: str) -> list[Column]:
+def _columns(kinds: Iterable[list[SplitScores]], task: str) -> list[Column]:
     """Return the rates or horizons at which any of the kinds was scored on the task, with the metric that all share."""
     return [column for column in columns_of([table for runs in kinds for table in runs]) if column.task == task]
 
 
-def _points(runs: list[Scored], columns: list[Column]) -> list[Any]:
+def _points(runs: list[SplitScores], columns: list[Column]) -> list[Any]:
     """Return (rate or horizon, mean over the runs) where all of them were scored."""
     points = []
     for column in columns:
@@ -144,5 +144,5 @@ def _points(runs: list[Scored], columns: list[Column]) -> list[Any]:
     return points
 
 
-def _own_points(runs: list[Scored], task: str) -> list[Any]:
+def _own_points(runs: list[SplitScores], task: str) -> list[Any]:
     return _points(runs, _columns([runs], task))

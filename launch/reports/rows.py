@@ -15,7 +15,7 @@ from launch.runs.config import CONFIG_FILE, RunConfig
 from launch.scoring import comparison
 from launch.scoring.comparison import Evaluated
 from launch.scoring.results import merge, read_scores
-from launch.scoring.scores import Scored
+from launch.scoring.scores import SplitScores
 from launch.scoring.side_by_side import columns_of
 from launch.tracker import tags
 from pipeline.sequence import Split
@@ -30,7 +30,7 @@ class Member(NamedTuple):
     tracked: TrackedRun
     evaluated: Evaluated
     """Scores on the split, at the run's own rates."""
-    more: dict[str, Scored]
+    more: dict[str, SplitScores]
     """The model's scores at other rates, by the evaluation's name."""
 
     @property
@@ -49,7 +49,7 @@ class Kind(NamedTuple):
     members: list[Member]
 
     @property
-    def tables(self) -> list[Scored]:
+    def tables(self) -> list[SplitScores]:
         """Return the scores of each seed."""
         return comparison.by_seed([member.evaluated for member in self.members])
 
@@ -130,7 +130,7 @@ def _member(run: TrackedRun, folder: Path, split: Split) -> Member:
     return Member(run, Evaluated(folder, config, found[split]), more)
 
 
-def _scores(folder: Path, name: str) -> dict[str, Scored]:
+def _scores(folder: Path, name: str) -> dict[str, SplitScores]:
     try:
         return read_scores(folder, name)
     except (json.JSONDecodeError, KeyError, TypeError):
@@ -176,9 +176,9 @@ def _sortable(value: Any) -> tuple[float, str]:
     return (float(value), "") if isinstance(value, int | float) else (0.0, str(value))
 
 
-def with_other_rates(kind: Kind) -> list[Scored]:
+def with_other_rates(kind: Kind) -> list[SplitScores]:
     """Return the scores of a kind's runs at their own rates and at all others."""
-    merged: dict[int, Scored] = {}
+    merged: dict[int, SplitScores] = {}
     for member in kind.members:
         for part in (*member.more.values(), member.evaluated.scored["model"]):
             merge(merged.setdefault(member.seed, {}), part)

@@ -197,16 +197,16 @@ class RunConfig(Plugged):
 
     @property
     def settles_at(self) -> int:
-        """Step from which the KL has its full weight; 0 for a model without one."""
+        """Step from which the KL has its full weight; 0 for a model without a KL."""
         return 0 if isinstance(self.model, GruOdeConfig) else self.train.kl_warmup_steps
 
     def horizon(self, epoch: int) -> int | None:
-        """Frames of a sequence that an epoch trains on; None: all."""
+        """Return the number of first frames that an epoch trains on; None means all."""
         first = self.train.first_horizon
         return None if first is None else first + epoch // self.train.epochs_per_frame
 
     def lr(self, update: int, updates: int) -> float:
-        """Learning rate of an update, counted from 0, of a training of so many `updates`."""
+        """Return the learning rate of an update, counted from 0, in a training of `updates` updates."""
         optim, warmup = self.optim, self.optim.warmup_steps
         if optim.schedule == "step":  # one factor at a time, as torch's StepLR rounds, which runs have been trained by
             rate = math.prod([optim.lr_decay] * (update // optim.lr_decay_steps), start=optim.lr)
@@ -216,13 +216,13 @@ class RunConfig(Plugged):
         return rate * min(1.0, (update + 1) / warmup) if warmup else rate
 
     def kl_weight(self, step: int) -> float:
-        """Beta at a step, counted from 0."""
+        """Return beta at a step, counted from 0."""
         warmup = self.train.kl_warmup_steps
         return self.train.beta * min(1.0, (step + 1) / warmup) if warmup else self.train.beta
 
 
 def parse(argv: list[str]) -> RunConfig:
-    """`CONFIG.yaml key=value ...`; `out` is filled in."""
+    """Read `CONFIG.yaml key=value ...` and fill in `out`."""
     if not argv or ("=" in argv[0] and not Path(argv[0]).exists()):
         raise DriftworkError("the first argument is a config file, as in configs/train/vsdn_vae_lakh.yaml data=DIR")
     config = load(RunConfig, argv[0], argv[1:])

@@ -30,7 +30,7 @@ from pipeline.shards.verify import verify
 
 _RECORD = "run.json"
 _DIRECTORY = "directory"
-"""In the record: the working folder in which the run was begun."""
+"""Key of the record: the working folder in which the run was started."""
 _LOCK = "train.lock"
 RANKS = "ranks"
 """Folder in which each rank notes where it is."""
@@ -38,7 +38,7 @@ _PATIENCE_S = 60.0
 
 
 def create(config: RunConfig) -> Path:
-    """Make the folder and write the config into it. Raises `DriftworkError` when it holds a run already."""
+    """Make the folder and write the config into it. Raises `DriftworkError` if it contains a run already."""
     folder = Path(str(config.out))
     if (folder / CONFIG_FILE).exists():
         raise DriftworkError(f"out={folder} holds a run already; go on with resume={folder}, or choose another out")
@@ -84,12 +84,12 @@ def runs_of_sweep(folder: Path) -> list[Path]:
 
 
 def keep(folder: Path, config: RunConfig) -> None:
-    """Put `config` in the place of the run's config."""
+    """Replace the run's stored config by `config`."""
     _write(folder / CONFIG_FILE, dump(config))
 
 
 def config_of(folder: Path, tracking: StoreConfig | None = None) -> RunConfig:
-    """Return the run's config with its paths as they hold here, and with the store that `tracking` may name."""
+    """Return the run's config with paths that are valid here, and with the store that `tracking` may name."""
     config = located(folder, written(folder))
     if tracking is None or tracking.uri is None:
         return config
@@ -141,31 +141,32 @@ def _moved(config: RunConfig, origin: Path, given: Collection[str] | None = None
 
 
 def names(config: RunConfig) -> tuple[str, str]:
-    """What the tracker calls the experiment, after the data, and the run, after what tells it from its neighbours."""
+    """Return the default names of experiment and run at the tracker: that of the data, and model with seed."""
     return name_of(config.data), f"{config.model.name} seed {config.train.seed}"
 
 
 def record_of(folder: Path) -> dict[str, Any]:
-    """What `remember` has noted so far."""
+    """Return the facts that `remember` has stored."""
     path = folder / _RECORD
     record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     return record
 
 
 def remember(folder: Path, **facts: Any) -> None:
-    """Note facts about the run: its MLflow id, the manifest it was trained on."""
+    """Store facts about the run, such as its MLflow id and the manifest of its data."""
     _write(folder / _RECORD, json.dumps({**record_of(folder), **facts}, indent=2) + "\n")
 
 
 def check_data(folder: Path, config: RunConfig) -> None:
-    """The run's own data set, undamaged, on this machine."""
+    """Check that the run's own data set is on this machine and intact."""
     verify(at_hand(folder, config, thorough=True).data)
 
 
 def at_hand(folder: Path, config: RunConfig, *, thorough: bool = False) -> RunConfig:
-    """The config with the run's own data set in a folder on this machine, in the place of the URL that it may have:
-    weights fit no other, and figures of one run from two would not compare. `thorough` is that of
-    `pipeline.shards.cache`."""
+    """Return the config with the run's data set in a folder on this machine, which replaces a URL.
+
+    Any other data set is refused: weights would not fit, and scores of the run would not be comparable. `thorough` is
+    that of `pipeline.shards.cache`."""
     trained_on = record_of(folder).get("manifest")
     manifest = find_manifest(config.data, config.cache_dir, trained_on)
     if trained_on is not None and manifest.hash != trained_on:
@@ -174,7 +175,7 @@ def at_hand(folder: Path, config: RunConfig, *, thorough: bool = False) -> RunCo
 
 
 def manifest_of(config: RunConfig) -> Manifest:
-    """Read the manifest of data that lie in a folder on this machine, divided as the run asks."""
+    """Read the manifest of data in a folder on this machine, divided into the run's fold if it has one."""
     return divided(config, read_manifest(config.data))
 
 
@@ -187,18 +188,18 @@ def divided(config: RunConfig, manifest: Manifest) -> Manifest:
 
 
 def each_host_copies(config: RunConfig) -> bool:
-    """Whether the data are copied to each of several hosts, of which this machine need be none."""
+    """Return whether the data are copied to each of several hosts, which need not include this machine."""
     return config.hostfile is not None and is_copied(config.data, config.cache_dir)
 
 
 def alone(folder: Path) -> AbstractContextManager[None]:
-    """No other job trains in the folder."""
+    """Hold the lock of the folder, so that no other job trains in it."""
     return locked(folder / _LOCK, str(folder), "training", _PATIENCE_S)
 
 
 @contextmanager
 def tracked(folder: Path, config: RunConfig) -> Iterator[Tracker]:
-    """The run at the tracker, opened again; nobody's ears where it was trained without one."""
+    """Open the run at the tracker again; a null tracker if it was trained without one."""
     run_id = record_of(folder).get("run_id")
     if run_id is None:
         yield NullTracker()
@@ -211,13 +212,13 @@ def tracked(folder: Path, config: RunConfig) -> Iterator[Tracker]:
 
 
 def model_for(config: RunConfig, manifest: Manifest) -> Model:
-    """The model of a config for a data set, its weights drawn from the run's seed."""
+    """Build the model of a config for a data set, with weights drawn from the run's seed."""
     torch.manual_seed(config.train.seed)
     return build_model(config.model, manifest.spec.likelihood, marginal(manifest))
 
 
 def marginal(manifest: Manifest) -> Marginal:
-    """Of the train split."""
+    """Return the marginal of the train split."""
     mean, deviation = (torch.tensor(x, dtype=torch.float64) for x in (manifest.stats.mean, manifest.stats.scale))
     scale = float(deviation.square().mean().sqrt()) or 1.0
     return Marginal(mean.float(), scale, sum(shard.samples for shard in manifest.of("train")))

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from driftwork.files import aside
 from launch.scoring.estimates import Estimate, Scores, estimate
 from launch.scoring.metrics import METRICS
-from launch.scoring.scores import Scored
+from launch.scoring.scores import SplitScores
 from launch.scoring.uncertainty import BINS, LEVELS
 
 
@@ -32,9 +32,9 @@ Curves = dict[str, dict[str, list[Point]]]
 """task -> rate in percent, or horizon in frames -> points"""
 
 
-def metrics(scored: Scored) -> Scored:
+def metrics(scored: SplitScores) -> SplitScores:
     """Return the scores without those that only curves need, and with the ECE if there are bins."""
-    tables: Scored = {}
+    tables: SplitScores = {}
     for task, columns in scored.items():
         for column, found in columns.items():
             ece = {"ece_percent": _ece(found)} if _binned(found) else {}
@@ -43,7 +43,7 @@ def metrics(scored: Scored) -> Scored:
     return tables
 
 
-def curves(scored: Scored) -> Curves:
+def curves(scored: SplitScores) -> Curves:
     """Return the calibration curves of the scores; empty without predictive distributions."""
     found: Curves = {}
     for task, columns in scored.items():

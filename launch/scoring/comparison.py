@@ -1,4 +1,4 @@
-"""Evaluated runs as rows of a table: seeds and folds put together, and told apart by their settings."""
+"""Arrange evaluated runs as rows of a table: pool seeds and folds, and label rows by their differing settings."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from driftwork.config_base import flatten, shortened
 from driftwork.errors import DriftworkError
 from launch.runs import run_folder
 from launch.scoring.results import concatenated, merge, read_scores
-from launch.scoring.scores import Scored
+from launch.scoring.scores import SplitScores
 from launch.scoring.side_by_side import Column, Rows, beside, columns_of, differences, figures
 from launch.scoring.tables import Table
 from pipeline.sequence import Split
@@ -20,7 +20,7 @@ _MAY_DIFFER = (
     _SEED, "data", "cache_dir", "out", "ranks", "hostfile", "loader_workers", "evaluate.batch_size", "plugins",
     "tracking",
 )  # fmt: skip
-"""Keys, or sections, of the config in which runs may differ that are told apart by nothing but the seed."""
+"""Keys, or sections, of the config in which runs may differ and still count as seeds of one kind."""
 
 
 def compared(folders: list[Path], split: Split) -> list[Table]:
@@ -35,17 +35,18 @@ def compared(folders: list[Path], split: Split) -> list[Table]:
 
 
 class Evaluated(NamedTuple):
-    """A run."""
+    """An evaluated run."""
 
     folder: Path
     config: dict[str, Any]
-    """Flat."""
-    scored: dict[str, Scored]
-    """By the model and by each baseline."""
+    """The run's config, with dotted keys."""
+    scored: dict[str, SplitScores]
+    """Scores of the model and of each baseline."""
 
 
 def read_runs(folders: list[Path], split: Split) -> list[Evaluated]:
-    """Raises `DriftworkError` when a run is not evaluated, or not on the data or the frames of the first."""
+    """Read evaluated runs. Raises `DriftworkError` if one is not evaluated, or has other data or frames than the
+    first."""
     runs = [Evaluated(f, flatten(run_folder.config_of(f)), read_scores(f, split)) for f in folders]
     for other in runs[1:]:
         _check_same_data(other, runs[0])
@@ -56,15 +57,15 @@ def read_runs(folders: list[Path], split: Split) -> list[Evaluated]:
 
 
 def pooled(runs: list[Evaluated]) -> list[Evaluated]:
-    """Put the folds of a cross-validation together: one run for each model and seed, scored on all parts of the data.
+    """Pool the folds of a cross-validation: one run for each model and seed, scored on all parts of the data.
 
-    Raises `DriftworkError` when a fold is missing or there twice.
+    Raises `DriftworkError` if a fold is missing or occurs twice.
     """
     whole: dict[str, dict[int, Evaluated]] = {}
     for number, x in enumerate(runs):
         model = {**settings(x.config), _SEED: x.config[_SEED]}
         fold = model.pop(_FOLD, None)
-        # A run that is no fold stays alone.
+        # A run without folds stays alone.
         folds = whole.setdefault(str(number) if fold is None else json.dumps(model, sort_keys=True), {})
         if fold in folds:
             raise DriftworkError(f"{x.folder}: the same model, settings, seed and fold as {folds[fold].folder}")
@@ -88,7 +89,7 @@ def _together(folds: list[Evaluated]) -> Evaluated:
 
 
 def rows_of(runs: list[Evaluated]) -> Rows:
-    """The models, that of the first run first, then the baselines."""
+    """Return the models, that of the first run first, then the baselines."""
     kinds: list[tuple[dict[str, Any], list[Evaluated]]] = []
     for new in runs:
         kind = settings(new.config)
@@ -109,18 +110,18 @@ def rows_of(runs: list[Evaluated]) -> Rows:
     return rows | free(runs)
 
 
-def by_seed(runs: list[Evaluated]) -> list[Scored]:
-    """What the model scored with each seed, at all rates that it was trained for one by one."""
-    tables: dict[int, Scored] = {}
+def by_seed(runs: list[Evaluated]) -> list[SplitScores]:
+    """Return the model's scores with each seed, joined over the rates that it was trained for one by one."""
+    tables: dict[int, SplitScores] = {}
     for x in runs:
         merge(tables.setdefault(x.config[_SEED], {}), x.scored["model"])
     return list(tables.values())
 
 
 def free(runs: list[Evaluated]) -> Rows:
-    """The baselines that cost nothing."""
+    """Return the trivial baselines."""
     rows: Rows = {}
-    for x in runs:  # equal wherever two runs have the same rate or horizon
+    for x in runs:  # equal for two runs with the same rate or horizon
         for name, table in x.scored.items():
             if name != "model":
                 merge(rows.setdefault(name, [{}])[0], table)
@@ -128,8 +129,8 @@ def free(runs: list[Evaluated]) -> Rows:
 
 
 def settings(config: dict[str, Any]) -> dict[str, Any]:
-    """What of a run's flat config makes it another kind of run; seeds are of one kind, and so are runs that were each
-    trained and scored at one rate of observation."""
+    """Return the settings of a run's flat config that define its kind. Seeds are of one kind, and so are runs that were
+    each trained and scored at one rate of observation."""
     trained, scored = (config.get(key) for key in _RATES)
     one_rate = trained == scored and trained is not None and len(trained) == 1
     shared = _MAY_DIFFER + _RATES * one_rate
@@ -137,7 +138,7 @@ def settings(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def differing(kind: dict[str, Any], rivals: list[dict[str, Any]]) -> list[str]:
-    """Those settings of a kind that are not in all of its rivals."""
+    """Return the settings of a kind that differ from some of its rivals."""
     keys = [key for key, x in kind.items() if any(rival.get(key) != x for rival in rivals)]
     return [f"{label} {kind[key]}" for key, label in shortened(keys).items()]
 
@@ -157,12 +158,14 @@ def _check_same_data(run: Evaluated, first: Evaluated) -> None:
 def _check_same_frames(run: Evaluated, first: Evaluated) -> None:
     column = of_other_frames(run, first)
     if column is not None:
-        raise DriftworkError(f"{run.folder}: {column.task} {column.name} is of other frames than in {first.folder}")
+        raise DriftworkError(
+            f"{run.folder}: {column.task} {column.name} was scored on other frames than in {first.folder}"
+        )
 
 
 def of_other_frames(run: Evaluated, first: Evaluated) -> Column | None:
-    """Where the two were scored on other frames: copying the last observed frame scores the same where the same
-    frames were shown, and asked for."""
+    """Return a column in which the two were scored on other frames, or None. Persistence has equal scores exactly if
+    the observed and the scored frames are equal."""
     copied, before = run.scored["persistence"], first.scored["persistence"]
     for column in columns_of([copied, before]):
         one, other = column.of(copied), column.of(before)

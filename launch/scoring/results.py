@@ -11,21 +11,21 @@ from driftwork.files import aside
 from launch.scoring import tables
 from launch.scoring.estimates import Estimate, Scores, estimate
 from launch.scoring.metrics import METRICS
-from launch.scoring.scores import Scored
+from launch.scoring.scores import SplitScores
 
 Estimates = dict[str, dict[str, dict[str, Estimate]]]
-"""task -> rate in percent, or horizon in frames -> metric -> what all sequences say"""
+"""task -> rate in percent, or horizon in frames -> metric -> estimate over all sequences"""
 
 
-def merge(into: Scored, more: Scored) -> None:
-    """Add the columns of `more`."""
+def merge(into: SplitScores, more: SplitScores) -> None:
+    """Add the columns of `more` to `into`."""
     for task, columns in more.items():
         into.setdefault(task, {}).update(columns)
 
 
-def concatenated(parts: list[Scored]) -> Scored:
-    """Put scores of different sequences together, sorted by key as those of one split are."""
-    together: Scored = {}
+def concatenated(parts: list[SplitScores]) -> SplitScores:
+    """Concatenate scores of different sequences, sorted by key like those of one split."""
+    together: SplitScores = {}
     for task, columns in parts[0].items():
         for column, metrics in columns.items():
             for metric in metrics:
@@ -36,12 +36,13 @@ def concatenated(parts: list[Scored]) -> Scored:
     return together
 
 
-def estimates(scored: Scored) -> Estimates:
+def estimates(scored: SplitScores) -> Estimates:
     return _each(estimate, scored, 3)
 
 
 def values(found: Estimates) -> dict[str, float]:
-    """Under a tracker's names, TASK_COLUMN_METRIC: what differs comes first, for a dashboard cuts names."""
+    """Return the values by their names at a tracker, TASK_COLUMN_METRIC; a dashboard truncates names, so the differing
+    parts come first."""
     return {
         f"{task}_{column}_{metric}": x.value
         for task, columns in found.items()
@@ -51,9 +52,9 @@ def values(found: Estimates) -> dict[str, float]:
     }
 
 
-def write_results(folder: Path, name: str, scored: dict[str, Scored]) -> list[Path]:
-    """Write what 'model' and each baseline scored: `evaluation-NAME-sequences.json` has x and w of every sequence,
-    `evaluation-NAME.json` what they say together. Returns both."""
+def write_results(folder: Path, name: str, scored: dict[str, SplitScores]) -> list[Path]:
+    """Write the scores of 'model' and each baseline: x and w of every sequence to `evaluation-NAME-sequences.json`, and
+    the estimates to `evaluation-NAME.json`. Returns both files."""
     keys, groups = next(x for c in scored["model"].values() for m in c.values() for x in m.values())[:2]
     plain = _each(lambda s: {"x": [_or_none(x) for x in s.x], "w": s.w}, scored, 4)
     sequences = {"keys": keys, "groups": groups, "scores": plain}
@@ -66,7 +67,8 @@ def write_results(folder: Path, name: str, scored: dict[str, Scored]) -> list[Pa
 
 
 def read_results(folder: Path, name: str) -> dict[str, Any]:
-    """who -> task -> column -> metric -> {value, stderr, n, groups}, as `--json` prints it."""
+    """Read results as a map model or baseline -> task -> column -> metric -> {value, stderr, n, groups}, the form of
+    `--json`."""
     results: dict[str, Any] = json.loads(_file(folder, name).read_text())
     return results
 
@@ -76,7 +78,7 @@ def is_evaluated(folder: Path, split: str) -> bool:
     return _sequences_file(folder, split).exists()
 
 
-def read_scores(folder: Path, split: str) -> dict[str, Scored]:
+def read_scores(folder: Path, split: str) -> dict[str, SplitScores]:
     """What 'model' and each baseline scored, but for metrics of plugins that are not imported now. Raises
     `DriftworkError` when the run has not been evaluated on `split`."""
     path = _sequences_file(folder, split)
@@ -89,9 +91,10 @@ def read_scores(folder: Path, split: str) -> dict[str, Scored]:
 
 
 def show(results: dict[str, Any], title: str) -> None:
-    """One column a contender, one row a task, metric and rate, each figure with its standard error.
+    """Print a table with a column per contender and a row per task, metric and rate; each figure has its standard
+    error.
 
-    Where a contender does worse than copying the last observed frame, its figure carries a mark that says so.
+    A figure that is worse than that of the last observed frame is marked.
     """
     found = _each(lambda x: Estimate(_or_nan(x["value"]), _or_nan(x["stderr"]), x["n"], x["groups"]), results, 4)
     rows = []
@@ -108,7 +111,7 @@ def show(results: dict[str, Any], title: str) -> None:
 
 
 def _column(task: str, column: str) -> str:
-    return f"{column} frames" if task == "forecast" else f"{column} % seen"
+    return f"{column} frames" if task == "forecast" else f"{column} % observed"
 
 
 def _mark(x: Estimate | None, rival: Estimate | None, metric: str) -> str:
@@ -119,7 +122,7 @@ def _mark(x: Estimate | None, rival: Estimate | None, metric: str) -> str:
 
 
 def _each(apply: Callable[[Any], Any], nested: Any, depth: int) -> Any:
-    """Apply to what lies `depth` keys deep."""
+    """Apply a function to the values `depth` keys deep."""
     return {k: _each(apply, x, depth - 1) for k, x in nested.items()} if depth else apply(nested)
 
 

@@ -26,13 +26,13 @@ from models.parts.likelihoods import RealValued
 from models.predictive import Predictive
 from pipeline.shards.manifest import Manifest
 
-Sheet = dict[str, dict[str, dict[str, Ratio]]]
+BatchScores = dict[str, dict[str, dict[str, Ratio]]]
 """task -> rate in percent, or horizon in frames -> metric -> scores of a batch"""
 
-Scored = dict[str, dict[str, dict[str, Scores]]]
+SplitScores = dict[str, dict[str, dict[str, Scores]]]
 """Scores of a whole split: task -> rate in percent, or horizon in frames -> metric -> scores"""
 
-Score = Callable[[Model, Batch, str], Sheet]
+Score = Callable[[Model, Batch, str], BatchScores]
 """Function from (model, batch, name of its rate of observation) to scores."""
 
 
@@ -63,7 +63,7 @@ class Scoring(NamedTuple):
         horizons, prefix = config.evaluate.horizons, config.observe.evaluate.frames
         return cls(spec.binary, spec.likelihood == "bernoulli", spec.length, draws, horizons, prefix)
 
-    def density(self, model: LatentDynamics | Forecaster, batch: Batch, rate: str, whole: bool = False) -> Sheet:
+    def density(self, model: LatentDynamics | Forecaster, batch: Batch, rate: str, whole: bool = False) -> BatchScores:
         """Return the negative ELBO and IWAE bound per observed frame (binary data) or per observed dimension (others),
         nats, and its KL; the negative log-likelihood alone of a model without a latent. With `whole`, also the estimate
         of a filter, which takes longer."""
@@ -77,12 +77,12 @@ class Scoring(NamedTuple):
             per["kl"] = terms.kl
         return {"density": {rate: self._nats(per, terms, batch)}}
 
-    def pseudo_likelihood(self, model: Smoother, batch: Batch, rate: str) -> Sheet:
+    def pseudo_likelihood(self, model: Smoother, batch: Batch, rate: str) -> BatchScores:
         """Return a smoother's negative pseudo-likelihood, for validation; it is not comparable with a bound."""
         terms = model.pseudo_likelihood(batch)
         return {"pseudo_likelihood": {rate: self._nats({"pseudo_nll": -terms.log_likelihood}, terms, batch)}}
 
-    def validation(self, model: Model, batch: Batch, rate: str) -> Sheet:
+    def validation(self, model: Model, batch: Batch, rate: str) -> BatchScores:
         """Return the score that selects the best weights: that of the forecast if the model makes one, otherwise its
         ELBO or pseudo-likelihood."""
         if self.given(model) is not None:
@@ -102,7 +102,7 @@ class Scoring(NamedTuple):
             return scores
         return {**scores, "nearest" if self.binary else "linear": self.neighbours}
 
-    def model(self, model: Model, batch: Batch, rate: str) -> Sheet:
+    def model(self, model: Model, batch: Batch, rate: str) -> BatchScores:
         """Score the model on all of its tasks."""
         if isinstance(model, Forecaster):
             return {**self.density(model, batch, rate), **self.forecast(model, batch, whole=True)}
@@ -116,7 +116,7 @@ class Scoring(NamedTuple):
             **self._interpolation(model.interpolate(batch, self.draws.samples), batch, rate),
         }
 
-    def forecast(self, model: Model, batch: Batch, whole: bool = False) -> Sheet:
+    def forecast(self, model: Model, batch: Batch, whole: bool = False) -> BatchScores:
         """Return the MSE after the observed frames, for the mean of the draws and for the path of the posterior mean.
         With `whole`, also the scores of the predictive distribution, which take longer."""
         given, forecast = self.given(model), self.draws.forecast(model, batch)
@@ -126,7 +126,7 @@ class Scoring(NamedTuple):
             means["mse_of_mean_path"] = forecast.path
         return self._forecast(means, batch, given, forecast.predictive if whole else None)
 
-    def persistence(self, model: Model, batch: Batch, rate: str) -> Sheet:
+    def persistence(self, model: Model, batch: Batch, rate: str) -> BatchScores:
         """Score the last observed frame as the prediction in every task of the model; it has no density."""
         given = self.given(model)
         if given is not None:
@@ -136,17 +136,17 @@ class Scoring(NamedTuple):
         predicted = {} if isinstance(model, Smoother) else self._prediction(last, batch, rate)
         return {**predicted, **self._interpolation(last, batch, rate)}
 
-    def neighbours(self, model: Model, batch: Batch, rate: str) -> Sheet:
+    def neighbours(self, model: Model, batch: Batch, rate: str) -> BatchScores:
         """Score linear interpolation between the observed frames or, for binary data, the nearest observed frame."""
         between = nearest(batch) if self.binary else straight(batch)
         return self._interpolation(between, batch, rate)
 
-    def _prediction(self, answer: Answer, batch: Batch, rate: str) -> Sheet:
+    def _prediction(self, answer: Answer, batch: Batch, rate: str) -> BatchScores:
         # The first observed frame has no past to be predicted from.
         again = batch.observed & (batch.observed.cumsum(1) > 1)
         return {"prediction": {rate: self._frames(answer, batch, rate, again)}}
 
-    def _interpolation(self, answer: Answer, batch: Batch, rate: str) -> Sheet:
+    def _interpolation(self, answer: Answer, batch: Batch, rate: str) -> BatchScores:
         return {"interpolation": {rate: self._frames(answer, batch, rate, batch.present & ~batch.observed)}}
 
     def _nats(self, per: dict[str, Tensor], terms: Terms, batch: Batch) -> dict[str, Ratio]:
@@ -177,7 +177,7 @@ class Scoring(NamedTuple):
             return {column: {} for column in columns}
         return uncertainty.of_values(answer, truth, columns)
 
-    def _forecast(self, means: dict[str, Tensor], batch: Batch, given: int, answer: Answer | None) -> Sheet:
+    def _forecast(self, means: dict[str, Tensor], batch: Batch, given: int, answer: Answer | None) -> BatchScores:
         """Return the squared errors of `means`, and the scores of `answer` as a distribution if it is given."""
         whole = self.length - given
         at = torch.arange(batch.values.shape[1], device=batch.values.device)
@@ -198,7 +198,7 @@ class Scoring(NamedTuple):
         return {"forecast": sheet}
 
 
-def collect(score: Score, model: Model, batches: Iterable[Batch], rate: str, device: torch.device) -> Scored:
+def collect(score: Score, model: Model, batches: Iterable[Batch], rate: str, device: torch.device) -> SplitScores:
     """Return the scores of all sequences in the batches of all ranks, sorted by key, on every rank. Padding sequences
     have none. Every rank calls this."""
     names: list[tuple[str, str]] = []
@@ -214,7 +214,7 @@ def collect(score: Score, model: Model, batches: Iterable[Batch], rate: str, dev
                         rows = torch.stack([torch.where(w > 0, x.double(), 0.0), w.double()], 1)
                         parts.setdefault((task, column, metric), []).append(rows[real])
     mine = {path: torch.cat(rows).tolist() for path, rows in parts.items()}
-    scored: Scored = {}
+    scored: SplitScores = {}
     for (task, column, metric), scores in _sorted(all_gathered((names, mine))).items():
         scored.setdefault(task, {}).setdefault(column, {})[metric] = scores
     return scored

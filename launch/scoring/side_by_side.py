@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from launch.scoring.estimates import Estimate, Scores, difference, over_seeds
 from launch.scoring.metrics import METRICS
-from launch.scoring.scores import Scored
+from launch.scoring.scores import SplitScores
 from launch.scoring.tables import Cell, Row, Table, figure
 
 _HEADINGS = {"density": "NLL {} %", "prediction": "pred. {} %", "interpolation": "interp. {} %", "forecast": "MSE {}"}
@@ -22,7 +22,7 @@ class Column(NamedTuple):
     """Rate in percent, or horizon in frames."""
     metric: str
 
-    def of(self, scored: Scored) -> Scores | None:
+    def of(self, scored: SplitScores) -> Scores | None:
         return scored.get(self.task, {}).get(self.name, {}).get(self.metric)
 
     @property
@@ -31,11 +31,11 @@ class Column(NamedTuple):
         return METRICS[self.metric].sign
 
 
-Rows = dict[str, list[Scored]]
+Rows = dict[str, list[SplitScores]]
 """Map from labels to the scores of each run of one model; runs differ in the seed."""
 
 
-def columns_of(scored: list[Scored]) -> list[Column]:
+def columns_of(scored: list[SplitScores]) -> list[Column]:
     """Return each task at each rate or horizon, with the first metric that all rows with this task have. Runs that were
     evaluated before a metric existed are compared by one that they share."""
     columns = []
@@ -122,18 +122,18 @@ def _headings(columns: list[Column]) -> list[str]:
     return ["", *(_HEADINGS[column.task].format(column.name) for column in columns)]
 
 
-def _of(runs: list[Scored], column: Column) -> list[Scores]:
+def _of(runs: list[SplitScores], column: Column) -> list[Scores]:
     """Return the scores of all runs in a column; empty if one of them has none."""
     found = [scores for scores in map(column.of, runs) if scores is not None]
     return found if len(found) == len(runs) else []
 
 
-def _mean(runs: list[Scored], column: Column) -> Estimate | None:
+def _mean(runs: list[SplitScores], column: Column) -> Estimate | None:
     found = _of(runs, column)
     return over_seeds(found) if found else None
 
 
-def _difference(runs: list[Scored], reference: list[Scored], column: Column) -> Cell:
+def _difference(runs: list[SplitScores], reference: list[SplitScores], column: Column) -> Cell:
     ours, theirs = _of(runs, column), _of(reference, column)
     if not ours or not theirs:
         return Cell()

@@ -1,12 +1,12 @@
-"""A grid file: which runs a sweep makes. It is read and checked here; nothing is started.
+"""Read and check a grid file, which defines the trials of a sweep; nothing is started.
 
-    base: ../train/vsdn_vae_lakh.yaml            a train config; several are one more thing that varies
-    set: {train.max_epochs: 40}                  what holds for every cell
+    base: ../train/vsdn_vae_lakh.yaml            a train config; several of them vary too
+    set: {train.max_epochs: 40}                  settings of every trial
     grid: {train.beta: [0.1, 1], train.seed: [0, 1]}                     every combination
     zip: {model.latent: [8, 32], model.width: [64, 256]}                 first with first, second with second
     runs: [{model.gamma: 1}, {model.variance: none}]                     one by one
 
-A cell takes one base, one combination, one row and one run, so that there are as many cells as the product of these.
+A trial takes one base, one combination, one row and one run, so that the number of trials is the product of these.
 """
 
 import itertools
@@ -26,19 +26,19 @@ from launch.runs.config import RunConfig
 from launch.tracker import login
 
 BASE = "base"
-"""Among a cell's values, the name of its train config where there are several."""
+"""Key of a trial's values for the name of its train config, if there are several."""
 
-_MOST_CELLS = 1000
-"""A few short lists make more than anybody could run."""
+_MOST_TRIALS = 1000
+"""Maximum number of trials; a few short lists give more than can be run."""
 _MOST_KEYS = 64
-"""That vary: their values name a cell's folder, in which there is room for"""
+"""Maximum number of varying keys, whose values form the name of a trial's folder."""
 _LONGEST_NAME = 255
-"""characters, on any file system in use."""
+"""Maximum number of characters of a folder's name, on any common file system."""
 _KEY = re.compile(r"[A-Za-z0-9_.]+")
 
 
 def _dotted(overrides: dict[str, Any]) -> dict[str, Any]:
-    """`train: {beta: 1}` means `train.beta: 1`: as an override, a section would reset all else that is in it."""
+    """Turn `train: {beta: 1}` into `train.beta: 1`, since a section as an override would reset its other keys."""
     flat: dict[str, Any] = {}
     for key, value in overrides.items():
         inner = {f"{key}.{word}": x for word, x in value.items()} if isinstance(value, dict) else {}
@@ -47,13 +47,13 @@ def _dotted(overrides: dict[str, Any]) -> dict[str, Any]:
 
 
 def _writable(values: dict[str, Any]) -> dict[str, Any]:
-    """As overrides on a command line."""
+    """Return values in the form of overrides on a command line."""
     for key in values:
         if not _KEY.fullmatch(key):
-            raise ValueError(f"{key!a} is no dotted key")
+            raise ValueError(f"{key!a} is not a dotted key")
     try:
         json.dumps(values, default=str)
-    except TypeError as error:  # a date, say, as a key somewhere inside
+    except TypeError as error:  # for example a date as a key
         raise ValueError(str(error)) from None
     return values
 
@@ -92,11 +92,11 @@ class GridConfig(Config):
     a cluster whose machines share the files."""
 
 
-class Cell(NamedTuple):
+class Trial(NamedTuple):
     name: str
-    """What tells it from the others: `beta=0.1, latent=8`."""
+    """Name by its differing values, as in `beta=0.1, latent=8`."""
     values: dict[str, Any]
-    """By dotted key."""
+    """Values by dotted key."""
     config: RunConfig
 
     @property
@@ -106,26 +106,26 @@ class Cell(NamedTuple):
 
 class Grid(NamedTuple):
     command: str
-    """What was typed."""
+    """The command line as it was typed."""
     file: Path
     name: str
     out: Path
     config: GridConfig
-    cells: tuple[Cell, ...]
+    trials: tuple[Trial, ...]
 
 
 def read(argv: list[str]) -> Grid:
-    """`GRID.yaml key=value ...`: a key of `GridConfig` is the sweep's, every other one holds for every cell.
+    """Read `GRID.yaml key=value ...`: a key of `GridConfig` is the sweep's, every other one applies to every trial.
 
     Raises:
-        DriftworkError: one line, naming the cell when it is one cell's fault.
+        DriftworkError: the grid is invalid; the trial is named if only one is at fault.
     """
     grid, overrides = parsed(argv)
-    return grid._replace(cells=tuple(_cells(grid, overrides)))
+    return grid._replace(trials=tuple(_trials(grid, overrides)))
 
 
 def parsed(argv: list[str]) -> tuple[Grid, list[str]]:
-    """Return a grid without its cells, and the words of the command line that hold for every cell."""
+    """Return a grid without its trials, and the words of the command line that hold for every trial."""
     if not argv or ("=" in argv[0] and not Path(argv[0]).exists()):
         raise DriftworkError("the first argument is a grid, as in configs/grids/vsdn_lakh_small.yaml data=DIR")
     file = at_home(argv[0])
@@ -140,21 +140,21 @@ def parsed(argv: list[str]) -> tuple[Grid, list[str]]:
 
 
 def combined(grid: Grid, overrides: list[str]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield the train config of each cell and the values that tell it from others, by key; among these, under `BASE`,
+    """Yield the train config of each trial and the values that tell it from others, by key; among these, under `BASE`,
     the name of the config where there are several."""
     bases = {base.stem: grid.file.parent / base for base in _bases(grid.config)}
     for values in _combinations(grid, overrides):
         yield bases[values.get(BASE, next(iter(bases)))], values
 
 
-def _cells(grid: Grid, overrides: list[str]) -> Iterator[Cell]:
+def _trials(grid: Grid, overrides: list[str]) -> Iterator[Trial]:
     names: dict[str, int] = {}
     configs: dict[str, int] = {}
     combinations = list(combined(grid, overrides))
     labels = shortened({key for _, values in combinations for key in values})
     for number, (base, values) in enumerate(combinations, 1):
         parts = [_part(labels[key], value) for key, value in values.items()]
-        name, where = ", ".join(parts), f"{grid.file}: cell {number} ({', '.join(parts)})"
+        name, where = ", ".join(parts), f"{grid.file}: trial {number} ({', '.join(parts)})"
         folder = grid.out / ",".join(parts)
         if len(folder.name) > _LONGEST_NAME:
             raise DriftworkError(f"{where[:200]}...: its values make a folder's name of {len(folder.name)} characters")
@@ -167,25 +167,25 @@ def _cells(grid: Grid, overrides: list[str]) -> Iterator[Cell]:
         essence = config.model_dump_json(exclude={"out": True, "tracking": True})
         twin = configs.setdefault(essence, number)
         if twin != number:
-            raise DriftworkError(f"{where}: the same run as cell {twin}; every cell must differ")
+            raise DriftworkError(f"{where}: the same run as trial {twin}; every trial must differ")
         if names.setdefault(folder.name, number) != number:
-            raise DriftworkError(f"{where}: its folder {folder} is that of cell {names[folder.name]} too")
-        yield Cell(name, values, config)
+            raise DriftworkError(f"{where}: its folder {folder} is that of trial {names[folder.name]} too")
+        yield Trial(name, values, config)
 
 
 def _combinations(grid: Grid, overrides: list[str]) -> Iterator[dict[str, Any]]:
-    """The values of each cell, in the order of the file."""
+    """Yield the values of each trial, in the order of the file."""
     config = grid.config
     _check_keys(grid, overrides)
     if len({len(values) for values in config.zip.values()}) > 1:
         lengths = ", ".join(f"{key} has {len(values)}" for key, values in config.zip.items())
-        raise DriftworkError(f"{grid.file}: zip wants equally many values of each key; {lengths}")
+        raise DriftworkError(f"{grid.file}: zip needs equally many values for each key, but {lengths}")
     for key, values in (*config.grid.items(), *config.zip.items(), (BASE, _bases(config))):
         if not values:
             raise DriftworkError(f"{grid.file}: {key} has no values, so there is nothing to run")
     bases = [base.stem for base in _bases(config)]
     if len(set(bases)) < len(bases):
-        raise DriftworkError(f"{grid.file}: base: each train config may stand there once")
+        raise DriftworkError(f"{grid.file}: base: list each train config only once")
     if len(bases) == 1 and not (config.grid or config.zip or config.runs):
         raise DriftworkError(f"{grid.file}: nothing varies, so there is nothing to run; give grid, zip or runs")
     _check_size(grid)
@@ -201,12 +201,12 @@ def _check_size(grid: Grid) -> None:
     if len(keys) > _MOST_KEYS:
         raise DriftworkError(f"{grid.file}: {len(keys)} keys vary; a sweep takes at most {_MOST_KEYS}")
     factors = (_bases(config), config.runs, next(iter(config.zip.values()), ()), *config.grid.values())
-    if math.prod(max(1, len(values)) for values in factors) > _MOST_CELLS:
-        raise DriftworkError(f"{grid.file}: more than {_MOST_CELLS:,} cells, which is the most that a sweep takes")
+    if math.prod(max(1, len(values)) for values in factors) > _MOST_TRIALS:
+        raise DriftworkError(f"{grid.file}: more than {_MOST_TRIALS:,} trials, which is the most that a sweep takes")
 
 
 def _check_keys(grid: Grid, overrides: list[str]) -> None:
-    """Each key has one place, and what the sweep decides for a cell is none of them."""
+    """Check that each key has only one place, and none is set by the sweep itself."""
     config = grid.config
     in_runs = {key for run in config.runs for key in run}
     places: dict[str, Iterable[str]] = {"set": config.set, "grid": config.grid, "zip": config.zip, "runs": in_runs}
@@ -214,20 +214,20 @@ def _check_keys(grid: Grid, overrides: list[str]) -> None:
     for place, keys in places.items():
         for key in keys:
             if key in first:
-                raise DriftworkError(f"{grid.file}: {key} stands under {first[key]} and under {place}")
+                raise DriftworkError(f"{grid.file}: {key} is set under {first[key]} and under {place}; keep one")
             first[key] = place
     given = [override.partition("=")[0] for override in overrides]
     for key in (*first, *given):
         if key in ("out", "tracking.run_name", "tracking.parent", BASE):
-            raise DriftworkError(f"{grid.file}: {key} of a cell is the sweep's to set")
+            raise DriftworkError(f"{grid.file}: {key} of a trial is the sweep's to set")
     uri = str(config.set.get("tracking.uri"))
     if without_login(uri) != uri:  # the file is copied to the tracker
         raise DriftworkError(f"{grid.file}: tracking.uri: a login does not belong in a grid; export {login.USER}=...")
     if first.get("tracking.uri", "set") != "set":
-        raise DriftworkError(f"{grid.file}: tracking.uri cannot vary: all cells are in the store of the sweep")
-    for key in given:  # the command line may change what all cells share, but not what tells them apart
+        raise DriftworkError(f"{grid.file}: tracking.uri cannot vary: all trials are in the store of the sweep")
+    for key in given:  # the command line may change only values that all trials share
         if first.get(key, "set") != "set":
-            raise DriftworkError(f"{grid.file}: {key} varies from cell to cell; the file alone can change it")
+            raise DriftworkError(f"{grid.file}: {key} varies from trial to trial; the file alone can change it")
 
 
 def _bases(config: GridConfig) -> tuple[Path, ...]:
@@ -235,7 +235,7 @@ def _bases(config: GridConfig) -> tuple[Path, ...]:
 
 
 def _part(label: str, value: Any) -> str:
-    """`beta=0.1`; of a model or a base the value alone. Fit for the name of a folder."""
+    """Return `beta=0.1`, or only the value for a model or a base, in a form that is valid in a folder's name."""
     text = "+".join(map(_text, value)) if isinstance(value, list) else _text(value)
     return text if label in ("name", BASE) else f"{label}={text}"
 

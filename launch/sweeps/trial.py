@@ -1,7 +1,7 @@
-"""Run one trial of a sweep in a process of its own: train it unless it is trained, then score it.
+"""Run one trial of a sweep in a separate process: train it unless it is trained, then score it.
 
 `python -m launch.sweeps.trial FOLDER SPLIT` writes its output to FOLDER/log.txt. The run folder records what is done,
-so that a trial goes on where it was, in the same run at the tracker, whatever ended it before.
+so that a trial continues where it was, in the same run at the tracker, after any interruption.
 """
 
 import os
@@ -21,11 +21,11 @@ from launch.job.signals import signals_ignored, sigterm_exits
 
 LOG = "log.txt"
 TRAINED, EVALUATED = "trained", "evaluated"
-"""In the run folder's record: whether training came to its end, and the splits scored since."""
+"""Keys of the run folder's record: whether training is complete, and the splits scored since."""
 
-_LOCK = "cell.lock"
+_LOCK = "trial.lock"
 _PATIENCE_S = 120.0
-"""How long a cell may take to end when it is told to,"""
+"""Seconds that a trial may take to end when requested,"""
 _AT_ONCE_S = 5.0
 """and when it is told to end without saving."""
 _OWN = re.compile(r"driftwork \w+: (.*)")
@@ -34,14 +34,14 @@ _RAISED = re.compile(r"(?:\[rank\d+\]: )?((?:\w+\.)*\w*(?:Error|Exception)\b.*)"
 
 class Outcome(NamedTuple):
     code: int
-    """0 when the cell is done."""
+    """Exit code; 0 if the trial is done."""
     said: str
-    """Why not."""
+    """Reason of the failure."""
     seconds: float
 
 
 def main(argv: list[str]) -> int:
-    """The process itself. Only one at a time works on a folder."""
+    """Run the process of a trial. Only one at a time works on a folder."""
     # These load torch, which the process that starts trials may not need.
     from launch.evaluation.evaluate import EvaluateConfig, evaluate
     from launch.runs import run_folder
@@ -50,8 +50,8 @@ def main(argv: list[str]) -> int:
 
     folder, split = Path(argv[0]), argv[1]
     os.environ.setdefault("WDS_SECURE", "1")
-    # A cell of a sweep that was just killed is being cleaned up.
-    with locked(folder / _LOCK, str(folder), "cell", _PATIENCE_S), sigterm_exits():
+    # A trial of a sweep that was just killed may still be cleaned up.
+    with locked(folder / _LOCK, str(folder), "trial", _PATIENCE_S), sigterm_exits():
         record = run_folder.record_of(folder)
         if not record.get(TRAINED):
             code = start.start(setup.folder_for([f"resume={folder}"]))
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
         config = run_folder.config_of(folder)
         experiment, name = run_folder.names(config)
         run_id = run_folder.record_of(folder).get("run_id")
-        # Open around the scoring too, so that a cell that is killed or fails there shows as such.
+        # Also open during scoring, so that a trial that is killed or fails there is marked so.
         with open_run(config.tracking, experiment=experiment, run_name=name, run_folder=folder, tags={}, run_id=run_id):
             evaluate(folder, EvaluateConfig(split=split, ranks=config.ranks))
         run_folder.remember(folder, **{EVALUATED: sorted({split, *record.get(EVALUATED, [])})})
@@ -69,13 +69,13 @@ def main(argv: list[str]) -> int:
 
 
 def run(folder: Path, split: str, threads: int, directory: Path, variables: dict[str, str]) -> Outcome:
-    """Run a cell in a process of its own, started in `directory`, and wait for it.
+    """Run a trial in a separate process, started in `directory`, and wait for it.
+
+    An exception here, in particular by Ctrl-C or SIGTERM, ends the trial before it is passed on.
 
     Args:
-        threads: of each rank.
-        variables: environment variables beside those of this process, which may be on another machine.
-
-    An exception here, Ctrl-C or SIGTERM first of all, ends the cell before it goes on.
+        threads: number of threads of each rank.
+        variables: environment variables in addition to those of this process, which may be on another machine.
     """
     began, log = time.monotonic(), folder / LOG
     try:
@@ -90,7 +90,7 @@ def run(folder: Path, split: str, threads: int, directory: Path, variables: dict
 
 
 def _watched(command: list[str], log: Path, threads: int, directory: Path, variables: dict[str, str]) -> int:
-    """Exit code of the command, which ends before an exception here goes on."""
+    """Return the exit code of the command, which is ended before an exception here is passed on."""
     with log.open("ab") as sink:
         process = subprocess.Popen(
             command, cwd=directory, env={**os.environ, **search_path(), **variables, "OMP_NUM_THREADS": str(threads)},
@@ -99,7 +99,7 @@ def _watched(command: list[str], log: Path, threads: int, directory: Path, varia
         )  # fmt: skip
     try:
         while process.poll() is None:
-            time.sleep(0.2)  # not in wait(), where Ray's way of cancelling a task does not reach
+            time.sleep(0.2)  # not in wait(), which Ray's cancelling of a task does not interrupt
         return process.returncode
     except BaseException:
         _end(process)
@@ -122,7 +122,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _reason(text: str, code: int) -> str:
-    """A cell's own last word: what was raised first, as the ranks that follow tell only that it is gone."""
+    """Return a trial's own error: the first one, since later ranks only report that another has ended."""
     for pattern in (_OWN, _RAISED):
         for line in text.splitlines():
             found = pattern.match(line)
@@ -132,4 +132,4 @@ def _reason(text: str, code: int) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_command("cell", main, sys.argv[1:]))
+    raise SystemExit(run_command("trial", main, sys.argv[1:]))

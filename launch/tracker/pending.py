@@ -1,7 +1,7 @@
-"""Metrics of a training, kept back until a checkpoint covers them.
+"""Hold metrics of a training back until a checkpoint covers them.
 
-A tracker takes no point back. Points of steps that a killed training takes again, with other settings perhaps, would
-stand in the dashboard beside those of the steps that replaced them.
+A tracker cannot delete points. Points of steps that a killed training repeats, perhaps with other settings, would
+appear in the dashboard beside those of the repeated steps.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ class PendingMetrics:
         self._points: list[Point] = []
 
     def metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Keep the values of a step, with the time that it is now."""
+        """Store the values of a step with the current time."""
         self._points.append(Point({key: float(value) for key, value in metrics.items()}, step, now_ms()))
 
     def state(self) -> list[Any]:
@@ -34,12 +34,12 @@ class PendingMetrics:
         return [list(point) for point in self._points]
 
     def restore(self, state: list[Any]) -> None:
-        """Hand over what a checkpoint covers; the tracker ignores what it already has."""
+        """Log the points that a checkpoint covers; the tracker ignores those that it already has."""
         self._points = [Point(*point) for point in state]
         self.release()
 
     def release(self) -> None:
-        """Hand all points to the tracker: a checkpoint that covers them is committed."""
+        """Log all points, after a checkpoint that covers them was committed."""
         for metrics, step, at_ms in self._points:
             self._tracker.metrics(metrics, step, at_ms)
         self._points = []

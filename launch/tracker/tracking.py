@@ -1,8 +1,8 @@
-"""What a run says about itself: opened by rank 0, spoken to in few verbs, and closed with the status it ended in.
+"""Log a run to the tracker: rank 0 opens the run, calls a few methods, and closes it with its final status.
 
-`NullTracker` is the twin for other ranks and for `uri=null`. A tracker that dies in the middle of a run does not stop
-the training, which waits for it in none of the verbs: what it has not taken is kept in the run folder, and sent when it
-answers again or when the run is next opened.
+`NullTracker` has the same methods for other ranks and for `uri=null`. A tracker that fails in the middle of a run does
+not stop the training, and no method waits for it: messages that it has not accepted are kept in the run folder, and
+sent when it answers again or when the run is next opened.
 """
 
 import time
@@ -22,7 +22,7 @@ from launch.tracker.store_uri import StoreUri
 from launch.tracker.tags import RUN_FOLDER
 
 UNSENT = "unsent.jsonl"
-"""In the run folder: what the tracker has not taken yet."""
+"""File in the run folder with the messages that the tracker has not accepted yet."""
 
 
 class TrackingConfig(Config):
@@ -41,7 +41,7 @@ class TrackingConfig(Config):
 
 
 class StoreConfig(Config):
-    """Of a command that opens runs of a store."""
+    """Tracking store of a command that opens runs."""
 
     uri: StoreUri | None = None
     """Tracking store of the run, as `sqlite:///FILE` or `http://HOST:PORT`. Null takes the store that the run was
@@ -54,8 +54,8 @@ class OfStore(Config):
 
 
 class Tracker(Protocol):
-    """What a run may say about itself. Only `open_run` fails when the tracker is out of reach; these verbs do not, and
-    but for `flush` they return at once."""
+    """Methods to log a run. Only `open_run` fails if the tracker cannot be reached; these methods do not, and except
+    for `flush` they return at once."""
 
     @property
     def run_id(self) -> str | None: ...
@@ -69,18 +69,18 @@ class Tracker(Protocol):
         """Name the data set that the run is trained on, as `launch.tracker.dataset` describes it."""
 
     def metrics(self, metrics: Mapping[str, float], step: int, at_ms: int | None = None) -> None:
-        """Log values of a step, which were taken at `at_ms`, milliseconds since 1970; None: now."""
+        """Log values of a step, which were taken at `at_ms`, milliseconds since 1970; None means now."""
 
     def artifact(self, path: Path, folder: str = "") -> None:
-        """Copy a file, or a folder with all it holds, under `folder` of the run's artifacts. It is read later, and must
-        stay where it is until the run is closed, or longer where the tracker is down."""
+        """Copy a file, or a folder with its contents, to `folder` of the run's artifacts. It is read later, and must
+        not be moved until the run is closed, or longer if the tracker is down."""
 
     def model(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        """As `artifact`, a folder that `mlflow_store.save_model` wrote: the run's model, which the dashboard lists with
-        its `settings` and what is measured from then on. The one that the run has already is replaced."""
+        """Log a folder of `mlflow_store.save_model` as the run's model, like `artifact`. The dashboard lists it with
+        its `settings` and later metrics. An earlier model of the run is replaced."""
 
     def flush(self) -> None:
-        """Send now what was said, or leave it in the run folder."""
+        """Send all messages now, or leave them in the run folder."""
 
 
 class NullTracker:
@@ -96,7 +96,7 @@ class NullTracker:
 
 
 class RunTracker:
-    """Speaks to one run; made and closed by `open_run`."""
+    """A tracker of one run; made and closed by `open_run`."""
 
     def __init__(self, run: StoredRun, spool: Path) -> None:
         self.run_id = run.run_id
@@ -125,7 +125,7 @@ class RunTracker:
         self._outbox.add(Message("model", [str(folder.absolute()), about]))
 
     def status(self, status: str) -> None:
-        """RUNNING, FINISHED, FAILED or KILLED."""
+        """Set the status: RUNNING, FINISHED, FAILED or KILLED."""
         self._outbox.add(Message("status", [status, now_ms()]))
 
     def flush(self) -> None:
@@ -147,16 +147,20 @@ def open_run(
     run_id: str | None = None,
     training: bool = False,
 ) -> Iterator[Tracker]:
-    """A run that ends FINISHED, FAILED (an exception) or KILLED (Ctrl-C, SIGTERM); with `run_id`, that run goes on.
+    """Open a run, which ends FINISHED, FAILED (an exception) or KILLED (Ctrl-C, SIGTERM).
 
-    `experiment` and `run_name` hold where `cfg` is silent; `run_folder` exists, and keeps what cannot be sent. While
-    the run is open SIGTERM raises SystemExit, unless the caller has a handler of its own. Other ranks than 0, and
-    `cfg.uri` of null, get a `NullTracker`. In a `training` the machine is sampled, and one that goes on with a run adds
-    to a metric only what is of later steps than it has.
+    While the run is open SIGTERM raises SystemExit, unless the caller has its own handler.
+
+    Args:
+        experiment, run_name: names, unless `cfg` has others.
+        run_folder: existing folder, which stores messages that cannot be sent.
+        rank: other ranks than 0 get a `NullTracker`, as all do if `cfg.uri` is null.
+        run_id: id of an existing run to continue; None begins a new one.
+        training: whether to sample the machine, and to add only metrics of later steps to a continued run.
 
     Raises:
-        DriftworkError: the store cannot be reached or created, or does not know `run_id` or `cfg.parent`. With `run_id`
-            a server may be out of reach: the run goes on, and speaks to it later.
+        DriftworkError: the store cannot be reached or created, or does not have `run_id` or `cfg.parent`. With `run_id`
+            a server may be unreachable: the run goes on, and messages are sent later.
     """
     if cfg.uri is None or rank != 0:
         yield NullTracker()
@@ -184,7 +188,7 @@ def open_run(
                 status = "KILLED"
             raise
         finally:
-            with signals_ignored():  # launchers tend to send a signal twice; the status is written all the same
+            with signals_ignored():  # launchers tend to send a signal twice, and the status must be written
                 if sampler is not None:
                     sampler.close()
                 tracker.status(status)

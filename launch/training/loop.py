@@ -1,4 +1,4 @@
-"""The training loop: steps, validation, early stopping. It knows neither DeepSpeed nor MLflow by name."""
+"""The training loop: steps, validation, early stopping. It depends neither on DeepSpeed nor on MLflow."""
 
 import math
 import time
@@ -16,18 +16,18 @@ from models.batch import Batch
 from pipeline.reading.stream import Stream
 
 _MAX_BAD_STEPS = 20
-"""Updates in a row that may fail to be finite before training gives up."""
+"""Number of successive non-finite updates after which training ends with an error."""
 
 
 class Around(NamedTuple):
-    """What the loop calls of what is around it; every rank calls each."""
+    """Functions that the loop calls; every rank calls each."""
 
     validate: Callable[[int], tuple[float, str]]
-    """The score at a step, lower is better, and a line about it."""
+    """Return the score at a step (lower is better) and a line about it."""
     save: Callable[[bool], None]
-    """Keeps weights and progress; also as the best weights, if so they are."""
+    """Save weights and progress, and the weights also as the best ones if the argument is true."""
     report: Callable[[int, Batch, Step], str]
-    """Of a step that was not finite; what to say of it."""
+    """Record a step that was not finite, and return a message about it."""
     asked_to_leave: Callable[[], bool]
 
 
@@ -37,7 +37,8 @@ def train(
 ) -> bool:  # fmt: skip
     """Train until `max_epochs`, or until `patience` validations in a row brought no better score.
 
-    Returns whether it came to that: when a rank is asked to leave, all save after the step and return.
+    Returns whether training is complete. If a rank is requested to save and stop, all ranks save after the step and
+    return False.
     """
     while progress.epoch < run.train.max_epochs and progress.stale < run.train.patience:
         engine.module.train()
@@ -74,7 +75,7 @@ def train(
 
 
 def _bear(progress: Progress, said: str, journal: Journal) -> None:
-    """A step that was not finite, unless there were too many in a row."""
+    """Log a step that was not finite, or raise an error if there were too many in a row."""
     if progress.skipped_in_a_row == _MAX_BAD_STEPS:
         raise AgreedError(
             f"{_MAX_BAD_STEPS} steps in a row were not finite, the last at step {progress.step} ({said}; all are in "
@@ -91,7 +92,7 @@ def _validate(
         raise AgreedError(f"the validation score at step {progress.step} is {score}; try a smaller optim.lr")
     early = not progress.settled or (horizon is not None and horizon < stream.length)
     is_best = early or score < progress.best
-    if early:  # what has not been trained on whole sequences with the full KL is kept, but competes with nothing
+    if early:  # weights before training on whole sequences with the full KL are saved, but do not compete
         progress.stale = 0
     elif is_best:
         progress.best, progress.stale = score, 0

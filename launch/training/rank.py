@@ -1,4 +1,4 @@
-"""What a rank does, from joining the others to the last weights: engine, tracker and loop, put together."""
+"""The work of a rank, from joining the others to the final weights: combine engine, tracker and loop."""
 
 import os
 import sys
@@ -39,19 +39,20 @@ class Configs(NamedTuple):
     """The run's config, read once."""
 
     written: RunConfig
-    """As it stands in the run folder."""
+    """The config as stored in the run folder."""
     located: RunConfig
-    """With its paths as they hold here."""
+    """The config with paths that are valid here."""
     here: RunConfig
-    """With the data in a folder on this host, in the place of their URL."""
+    """The config with the data in a folder on this host instead of their URL."""
 
 
 def rank(folder_asked_for: Callable[[], Path]) -> int:
-    """One rank, top to bottom; returns the exit code. Rank 0 calls `folder_asked_for`, which checks what it can."""
-    end_with_parent()  # should the launcher be killed, which otherwise ends it
+    """Run one rank from start to end and return the exit code. Only rank 0 calls `folder_asked_for`, which checks the
+    arguments."""
+    end_with_parent()  # in case the launcher, which otherwise ends it, is killed
     with signals_noted() as asked_to_leave, Watchdog(int(os.environ["RANK"])) as watch:
-        ranks = join_ranks(timedelta(days=1))  # patience is the watchdog's, which can tell where it ended
-        with watch.unhurried():  # rank 0 reads every byte of the data, and may copy them first
+        ranks = join_ranks(timedelta(days=1))  # the watchdog's limit is shorter and reports the place
+        with watch.unhurried():  # rank 0 reads all bytes of the data, and may copy them first
             folder: Path = on_rank_0(ranks, folder_asked_for)
         written = run_folder.written(folder)
         located = run_folder.located(folder, written)
@@ -61,7 +62,7 @@ def rank(folder_asked_for: Callable[[], Path]) -> int:
                 configs = Configs(written, located, _with_data_here(located, folder, watch))
                 _train(configs, folder, ranks, watch, asked_to_leave)
         except SystemExit:
-            barrier()  # the launcher ends all ranks when one has left
+            barrier()  # the launcher ends all ranks when one has ended
             leave()
             return LEFT
         leave()
@@ -69,11 +70,11 @@ def rank(folder_asked_for: Callable[[], Path]) -> int:
 
 
 def _with_data_here(config: RunConfig, folder: Path, watch: Watchdog) -> RunConfig:
-    """The config with the data on this host, where one rank copies them while the others wait."""
+    """Return the config with the data on this host; one rank copies them while the others wait."""
     thorough = run_folder.each_host_copies(config) and os.environ["LOCAL_RANK"] == "0"
     with watch.unhurried():
         here = run_folder.at_hand(folder, config, thorough=thorough)
-        barrier()  # nobody reads what another is still mending
+        barrier()  # nobody may read data that another rank is still repairing
     watch.at("load")
     return here
 
@@ -81,8 +82,8 @@ def _with_data_here(config: RunConfig, folder: Path, watch: Watchdog) -> RunConf
 def _train(
     configs: Configs, folder: Path, ranks: Ranks, watch: Watchdog, asked_to_leave: Callable[[], bool]
 ) -> None:  # fmt: skip
-    """Train to the end. Raises SystemExit(TERMINATED) when a rank was asked to leave: the tracker then sees the run as
-    killed."""
+    """Train to the end. Raises SystemExit(TERMINATED) if a rank was requested to save and stop, so that the tracker
+    marks the run as killed."""
     config = configs.here
     whole = read_manifest(config.data)
     manifest = run_folder.divided(config, whole)
@@ -128,8 +129,8 @@ def _train(
 
 @contextmanager
 def _tracked(configs: Configs, folder: Path, manifest: Manifest, ranks: Ranks) -> Iterator[Tracker]:
-    """The run at the tracker, described: config as params; as tags the data and their hash, the command that asked for
-    it, and those left in the folder."""
+    """Open the run at the tracker and describe it: the config as params; the data with their hash, the command, and the
+    stored tags of the folder as tags."""
     config = configs.located
     experiment, run_name = run_folder.names(config)
     record = run_folder.record_of(folder)
@@ -153,7 +154,7 @@ def _tracked(configs: Configs, folder: Path, manifest: Manifest, ranks: Ranks) -
     ) as tracker:
         if ranks.rank == 0:
             run_folder.remember(folder, run_id=tracker.run_id, manifest=manifest.hash, **{INTERRUPTED: None})
-            tracker.params(flatten(configs.written))  # wherever this was called, its paths are the same
+            tracker.params(flatten(configs.written))  # equal paths, from any working folder
             tracker.dataset(dataset.described(manifest, config.data))
             tracker.artifact(folder / CONFIG_FILE)
         yield tracker
@@ -163,8 +164,8 @@ def _validation_score(
     model: Model, config: RunConfig, manifest: Manifest, ranks: Ranks, pending: PendingMetrics, watch: Watchdog,
     step: int, beta: float,
 ) -> tuple[float, str]:  # fmt: skip
-    """What the best weights are chosen by (`Scoring.validation`) on the validation split, the mean over rates, its KL
-    weighted by `beta`; and what to say of it."""
+    """Return the score that selects the best weights (`Scoring.validation`) on the validation split, the mean over
+    rates with its KL weighted by `beta`, and a message about it."""
     model.eval()
     scoring = Scoring.of(config, manifest, samples=1)
     found: dict[str, list[float]] = {}
@@ -175,7 +176,7 @@ def _validation_score(
         (columns,) = table.values()
         *_, last = columns.values()
         for name, x in last.items():
-            if not name.startswith("nll_importance"):  # with one sample, a noisy twin of the bound
+            if not name.startswith("nll_importance"):  # with one sample, a noisy copy of the ELBO
                 found.setdefault(name, []).append(x.value)
     means = {name: fmean(values) for name, values in found.items()}
     said = ", ".join(f"{name} {value:.4g}" for name, value in means.items())

@@ -1,5 +1,5 @@
-"""A job that died is started again, from its last checkpoint and a bounded number of times; one that is asked to leave
-is given the time to save."""
+"""Restart a job that died from its last checkpoint, a limited number of times, and give a job that is requested to stop
+the time to save."""
 
 import os
 import signal
@@ -20,24 +20,24 @@ from launch.runs import run_folder
 from launch.training import watchdog
 
 LEFT = os.EX_TEMPFAIL
-"""Exit code, 75, of a job that was asked to leave, has saved, and can go on with `resume=RUN`."""
+"""Exit code, 75, of a job that was requested to stop, has saved, and can continue with `resume=RUN`."""
 INTERRUPTED = "interrupted"
-"""In the run folder's record: the step that such a job saved at."""
+"""Key of the run folder's record: the step at which such a job saved."""
 
 _PAUSES_S = (10, 20, 40, 80, 160, *[300] * 5)
-"""Between tries to reach a host that took part before: half an hour in all, and as long as ssh takes to give up."""
+"""Pauses between tries to reach a host that took part before: half an hour in total, plus ssh's own timeouts."""
 
 _SAVING = "\ndriftwork train: Ctrl-C: the ranks finish the step and save; press it again to end at once\n"
 
 _FINAL = (0, 2, LEFT, signals.INTERRUPTED, TERMINATED)
-"""Exit codes that mean what they say: done, a mistake or a training that cannot go on, asked to leave, ended."""
+"""Exit codes after which there is no restart: done, a mistake or an impossible training, saved and stopped, ended."""
 
 
 def supervised(folder: Path, start: Callable[[], int], restarts: int) -> int:
-    """Call `start`, and again while what it gives is the exit code of a job that died; returns the last one.
+    """Call `start`, and again while it returns the exit code of a job that died; returns the last exit code.
 
     Raises:
-        AwayError: a host was not there at the first start, or stayed away after the job had died.
+        AwayError: a host was unreachable at the first start, or stayed unreachable after the job had died.
     """
     for left in range(restarts, -1, -1):
         watchdog.clear(folder)
@@ -65,8 +65,8 @@ def _started(folder: Path, start: Callable[[], int]) -> int:
 
 
 def _when_back(start: Callable[[], int]) -> int:
-    """Call `start`, and again ever later while a host is away, as one that reboots is; that costs no restart. Raises
-    `AwayError` when it has been away for too long."""
+    """Call `start`, and again with increasing pauses while a host is unreachable, for example while it reboots; that
+    costs no restart. Raises `AwayError` if a host is unreachable for too long."""
     for pause in _PAUSES_S:
         try:
             return start()
@@ -82,10 +82,10 @@ def _has_left(folder: Path) -> bool:
 
 @contextmanager
 def _signals_for_ranks(folder: Path) -> Iterator[list[int]]:
-    """Hand SIGTERM and Ctrl-C on to the ranks on this machine, which save and leave; yields what has come.
+    """Pass SIGTERM and Ctrl-C on to the ranks on this machine, which save and stop; yields the received signals.
 
-    It goes past DeepSpeed's launcher, which would grant them 30 s. Where none has begun to train here, SIGTERM raises
-    SystemExit and Ctrl-C KeyboardInterrupt, as does a second one. A second Ctrl-C kills the ranks before.
+    Signals bypass DeepSpeed's launcher, which would give the ranks only 30 s. If no rank trains here yet, and for a
+    second signal, SIGTERM raises SystemExit and Ctrl-C KeyboardInterrupt. A second Ctrl-C kills the ranks before.
     """
     came: list[int] = []
 
@@ -109,8 +109,8 @@ def _signals_for_ranks(folder: Path) -> Iterator[list[int]]:
 
 
 def _ranks() -> list[psutil.Process]:
-    """The ranks below this process, without the processes that they start, such as those that read batches ahead: as
-    long as these start, SIGTERM ends them."""
+    """Return the ranks below this process, without their own child processes, such as those that read batches ahead:
+    SIGTERM would end these while they start."""
     found: dict[int, psutil.Process] = {}
     for process in psutil.Process().children(recursive=True):  # parents before children
         with suppress(psutil.Error):
@@ -134,7 +134,7 @@ def _parent(process: psutil.Process) -> psutil.Process | None:
 
 
 def _named(code: int) -> str:
-    """As a process was killed, its parent's parent sees 256 or 128 and the signal's number."""
+    """Describe an exit code. For a killed process, its grandparent gets 256 or 128 plus the signal's number."""
     number = -code if code < 0 else 256 - code if code > 192 else code - 128
     try:
         return f"signal {signal.Signals(number).name}" if number > 0 else _own(code)

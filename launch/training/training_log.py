@@ -1,4 +1,4 @@
-"""What a run says while it trains: a line on rank 0's terminal, metrics to the tracker."""
+"""Log of a training run: lines on rank 0's terminal, and metrics to the tracker."""
 
 import math
 import time
@@ -14,16 +14,16 @@ from launch.training.step_timer import Stopwatch
 from models.batch import Batch
 
 _EVERY = 10
-"""Steps between two records; each is the mean over the steps since the one before."""
+"""Number of steps between two records; each is the mean over the steps since the last."""
 
 _PHASES = ("forward", "backward", "communication", "update")
-"""Of a step, as the engine's stopwatch tells them: communication is the vote and what is left of the reduction of the
-gradients when backward ends, with the waiting for slower ranks that is in both."""
+"""Phases of a step, measured by the engine's stopwatch. Communication is the vote and the part of the gradients'
+reduction that is left when backward ends; both include waiting for slower ranks."""
 _CARRIED = ("taken", "steps", "data_seconds", "step_seconds", "grad_norm", "evaluations", "skipped")
 
 
 class Journal:
-    """Sums over ranks and steps; every rank calls every method, rank 0 speaks."""
+    """Sums over ranks and steps; every rank calls every method, and rank 0 prints and logs."""
 
     def __init__(self, tracker: PendingMetrics, ranks: Ranks, clock: Stopwatch, *, latent: bool) -> None:
         """
@@ -40,11 +40,11 @@ class Journal:
         self.evaluations: int | None = None
 
     def state(self) -> dict[str, Any]:
-        """What the next record will be made of, of this rank."""
+        """Return this rank's sums for the next record."""
         return {"sums": self.sums.tolist(), **{name: getattr(self, name) for name in _CARRIED}}
 
     def restore(self, states: list[dict[str, Any]]) -> None:
-        """From the states of all ranks, of which there may have been another number."""
+        """Restore the sums from the states of all ranks of an earlier job, which may have had another world size."""
         for state in states[self.ranks.rank :: self.ranks.world]:
             self.sums += torch.tensor(state["sums"], dtype=torch.float64).to(self.sums.device)
         for name in _CARRIED:
@@ -54,7 +54,7 @@ class Journal:
         self, progress: Progress, batch: Batch, step: Step, kl_weight: float, lr: float, data_seconds: float,
         step_seconds: float,
     ) -> None:  # fmt: skip
-        """Take in one step, and record every tenth."""
+        """Add one step, and make a record every tenth step."""
         terms = step.objective.terms
         real = batch.weight.to(self.ranks.device) > 0
         if step.applied:

@@ -20,8 +20,7 @@ DATASETS.add(TimitConfig, Timit)
 DatasetConfig = Annotated[Named, DATASETS]
 
 EARLIER: dict[str, dict[str, Any]] = {"lakh": {"min_seconds": 0.0}}
-"""By data set: fields that an older recipe lacks, with the values used at that time, where they differ from today's
-defaults."""
+"""Values of fields that an older recipe lacks, by data set, where they differ from today's defaults."""
 
 
 def reader(config: Named) -> Reader:

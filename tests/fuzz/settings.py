@@ -66,8 +66,8 @@ def grids(folder: Path, random: Random, cases: int) -> Counter[str]:
         path.write_bytes(data)
 
         def read(path: Path = path) -> None:
-            cells = grid.read([str(path)]).cells
-            assert len({cell.folder for cell in cells}) == len(cells) > 0
+            trials = grid.read([str(path)]).trials
+            assert len({trial.folder for trial in trials}) == len(trials) > 0
 
         outcome[attempt(read, DriftworkError, path.name)] += 1
         assert not (folder / "pwned").exists()

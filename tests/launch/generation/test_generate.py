@@ -10,7 +10,7 @@ import torch
 from driftwork.errors import DriftworkError
 from launch import generate
 from launch.generation import pieces
-from launch.generation.generator import Maker
+from launch.generation.generator import FrameGenerator
 from launch.runs import loaders, run_folder
 from launch.runs.distributed import alone
 from models.decisions import decided
@@ -73,7 +73,9 @@ def maker_of(run, **changes):
     manifest = read_manifest(config.data)
     model = run_folder.model_for(config, manifest).eval()
     spec, observed = manifest.spec, next(iter(config.observe.evaluate.each(manifest.spec.length).values()))
-    return Maker(model, observed, spec, 1 / spec.interval, 4, config.evaluate.samples, 32, seed=0)._replace(**changes)
+    return FrameGenerator(model, observed, spec, 1 / spec.interval, 4, config.evaluate.samples, 32, seed=0)._replace(
+        **changes
+    )
 
 
 def stream_of(run):
@@ -143,22 +145,22 @@ def test_forecaster_writes_music(music, place, tmp_path):
         ("music", "rate=0", "rate=0: input should be greater than 0"),
         ("music", "rate=3.3333", "rate=3.3333 has no exact MIDI tempo"),
         ("music", "ratio=0.3", "ratio 0.3 is not 1/n"),
-        ("music", "draws=2", "draws plays no part in what=interpolation of vsdn_vae; leave it out"),
-        ("music", "what=prior sequences=2", "sequences plays no part in what=prior"),
+        ("music", "draws=2", "draws has no effect with what=interpolation of vsdn_vae; remove it"),
+        ("music", "what=prior sequences=2", "sequences has no effect with what=prior"),
         ("music", "what=continuation seconds_given=60", "leave no frame to continue with"),
         ("music", "keys=[test-9]", "keys=test-9: the split has no such sequence; it has test0-03, "),
-        ("music", "keys=[a] sequences=2", "sequences has no effect with keys=; leave one out"),
-        ("music", "source=a.mid split=test", "split has no effect with source=; leave one out"),
+        ("music", "keys=[a] sequences=2", "sequences has no effect with keys=; remove one of them"),
+        ("music", "source=a.mid split=test", "split has no effect with source=; remove one of them"),
         ("music", "source=a.mid", "source=a.mid: no such file"),
         ("pictures", "source=a.gif", "source=a.gif: data set 'bouncing_balls' does not read a file of its own"),
-        ("music", "seconds=9", "seconds plays no part in what=interpolation"),
+        ("music", "seconds=9", "seconds has no effect with what=interpolation"),
         ("music", "what=continuation seconds=100000", "seconds=100000: must be from 0.4 to "),
         ("music", "split=tset", "split=tset: input should be 'train', 'val' or 'test'"),
         ("speech", "rate=640", "rate=640: a frame of speech is 100 samples that follow on those before it"),
         ("motion", "what=interpolation", "ode2vae forecasts from first frames; take continuation or prior"),
-        ("motion", "seconds_given=1", "seconds_given plays no part in what=continuation of ode2vae"),
-        ("motion", "ratio=0.5", "ratio plays no part"),
-        ("motion", "decision=0.5", "decision=0.5: these data are not binary; leave it out"),
+        ("motion", "seconds_given=1", "seconds_given has no effect with what=continuation of ode2vae"),
+        ("motion", "ratio=0.5", "ratio has no effect"),
+        ("motion", "decision=0.5", "decision=0.5: these data are not binary; remove it"),
         ("music", "decision=loud", "decision=loud: input should be 'expected_score' or '0.5'"),
     ],
 )
@@ -173,14 +175,14 @@ def test_impossible_requests_are_refused(kind, options, said, request, tmp_path)
 def test_smoother_only_generates_interpolations(music, place, tmp_path):
     run = untrained(tmp_path / "run", "vsdn_vae", place / "rolls", MODEL.format("bi_gru_ode", 0.2))
     for what in ("continuation", "prior"):
-        with pytest.raises(DriftworkError, match=f"what={what}: bi_gru_ode .* it only interpolates"):
+        with pytest.raises(DriftworkError, match=f"what={what}: bi_gru_ode .* only interpolates"):
             generate.main([str(run), f"out={tmp_path / 'out'}", f"what={what}"])
     assert len(drawn(made(tmp_path / "out", run, "sequences=1", "rate=10"))) == 1
 
 
 def test_existing_folder_is_refused(music, tmp_path):
     (tmp_path / "out").mkdir()
-    with pytest.raises(DriftworkError, match="is there already; give a new folder"):
+    with pytest.raises(DriftworkError, match="exists already; give a new folder"):
         generate.main([str(music[0]), f"out={tmp_path / 'out'}"])
     assert not list((tmp_path / "out").iterdir())
 

@@ -150,8 +150,12 @@ def test_a_forecaster_has_seen_its_first_frames(motion, tmp_path):
     [
         ("music", ["out=a.txt"], "out=a.txt: must be a file that ends in .npz, .parquet, .csv"),
         ("music", ["out=a.npz", "quantiles=[0.5]"], "quantiles: these data are not real-valued"),
-        ("music", ["out=a.npz", "task=forecast"], "task=forecast: vsdn_vae of this run answers interpolation and pred"),
-        ("motion", ["out=a.npz", "task=interpolation"], "task=interpolation: ode2vae of this run answers forecast"),
+        (
+            "music",
+            ["out=a.npz", "task=forecast"],
+            "task=forecast: vsdn_vae of this run only has interpolation and pred",
+        ),
+        ("motion", ["out=a.npz", "task=interpolation"], "task=interpolation: ode2vae of this run only has forecast"),
         ("motion", ["out=a.npz", "ratio=0.5"], "ratio=0.5: "),
         ("music", ["out=none/a.csv"], "out=none/a.csv: cannot be written: No such file"),
         ("music", ["out=a.npz", "tracking.uri=sqlite:///x.db"], "tracking.uri=sqlite:///x.db has no effect"),

@@ -58,8 +58,8 @@ def test_paths_are_taken_literally(place, name):
     run = load(RunConfig, TINY, [f"{key}={name}" for key in ("data", "cache_dir", "hostfile", "out")])
     assert (run.data, run.cache_dir, run.hostfile, run.out) == (path,) * 4
     made = grid.read([file, f"data={name}", f"out={name}"])
-    assert (made.out, {cell.config.data for cell in made.cells}) == (path, {path})
-    assert [cell.folder for cell in made.cells] == [path / "seed=0", path / "seed=1"]
+    assert (made.out, {trial.config.data for trial in made.trials}) == (path, {path})
+    assert [trial.folder for trial in made.trials] == [path / "seed=0", path / "seed=1"]
     scored = parse(evaluate.EvaluateConfig, [f"data={name}", f"cache_dir={name}"], "evaluate")
     assert (scored.data, scored.cache_dir) == (path, path)
     drawn = parse(generate.GenerateConfig, [f"out={name}", f"data={name}", f"cache_dir={name}"], "generate")
@@ -111,7 +111,7 @@ def test_base_of_a_sweep_is_taken_literally(place):
         base = meant(place, name)
         base.write_bytes(TINY.read_bytes())
         made = grid.read([grid_file(Path()), f"base={name}"])
-        assert [cell.config.model.name for cell in made.cells] == ["vsdn_vae"] * 2
+        assert [trial.config.model.name for trial in made.trials] == ["vsdn_vae"] * 2
     several = parse(grid.GridConfig, ["base=[Mix #1.yaml, ~/b.yaml]"], "here")
     assert several.base == (Path("Mix #1.yaml"), place / "home/b.yaml")
 
@@ -121,4 +121,4 @@ def test_config_path_may_contain_equals(place):
     folder.mkdir()
     (folder / "c.yaml").write_bytes(TINY.read_bytes())
     assert "x: no manifest.json" in said(train.main, "a=b/c.yaml", "data=x")
-    assert len(grid.read([grid_file(folder), "data=x"]).cells) == 2
+    assert len(grid.read([grid_file(folder), "data=x"]).trials) == 2

@@ -237,7 +237,7 @@ def test_forecasts_have_a_column_a_horizon(tmp_path):
     yaml = "tiny_ode2vae.yaml"
     runs = [ran(tmp_path / n, 0, f"model.name={n}", config=yaml, tables=forecaster(x))
             for n, x in (("ode2vae", 5.0), ("neural_ode", 7.0))]  # fmt: skip
-    with pytest.raises(DriftworkError, match="neural_ode: forecast 3 is of other frames than in"):
+    with pytest.raises(DriftworkError, match="neural_ode: forecast 3 was scored on other frames than in"):
         compare.main(runs)  # persistence scored otherwise: the horizons begin elsewhere
     write_results(tmp_path / "neural_ode", "test", {**forecaster(7.0), "persistence": forecaster(5.0)["persistence"]})
     compare.main([*runs, f"out={tmp_path / 'table.md'}"])
@@ -256,7 +256,7 @@ def test_forecasts_have_a_column_a_horizon(tmp_path):
         (["a", "spilt=val"], "compare: unknown key 'spilt'; did you mean 'split'"),
         (["a", "split=tset"], "split=tset: input should be"),
         (["a", "nowhere/run"], "nowhere/run: no run folder"),
-        (["a", "shifted"], "shifted: interpolation 25 is of other frames than in .*a$"),
+        (["a", "shifted"], "shifted: interpolation 25 was scored on other frames than in .*a$"),
     ],
 )
 def test_mistake_is_one_line(tmp_path, monkeypatch, arguments, said):

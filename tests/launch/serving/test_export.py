@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from driftwork.config_base import load
 from driftwork.errors import DriftworkError
 from launch import export as command
-from launch.generation.generator import Maker
+from launch.generation.generator import FrameGenerator
 from launch.runs import loaders, run_folder
 from launch.runs.config import RunConfig
 from launch.runs.distributed import alone
@@ -163,7 +163,7 @@ def test_real_values_are_not_decided(motion):
 
 def test_served_interpolation_matches_generate(music, loaded):
     _, row = music.sequence()
-    maker = Maker(music.model, music.stream, True, 5.0, 4, 3, 32, seed=0)
+    maker = FrameGenerator(music.model, music.stream, True, 5.0, 4, 3, 32, seed=0)
     position = maker.longest(1)[0]
     batch = music.stream.dataset[Request(0, (position,), 1, 1.0)]
     with torch.inference_mode():

@@ -18,7 +18,7 @@ from driftwork.errors import DriftworkError
 from launch import sweep
 from launch.runs import run_folder
 from launch.sweeps import grid as grids
-from launch.sweeps import trial
+from launch.sweeps import trial as trial_process
 from tests import hostile
 from tests.datasets import write_rolls
 from tests.places import ROOT, tiny
@@ -82,7 +82,7 @@ def test_dry_run_lists_trials_and_steps(place, capsys, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     assert sweep.main([grid, "--dry-run", "train.max_epochs=3"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "some: 4 cells in runs/some, at most 48 steps to go"  # 29 sequences in eights, 3 epochs, 4 cells
+    assert lines[0] == "some: 4 trials in runs/some, at most 48 steps to go"  # 29 sequences in eights, 3 epochs
     assert [line.split() for line in lines[1:]] == [
         [str(n), f"beta={beta},", f"latent={latent}", "12", "steps"]
         for n, (beta, latent) in enumerate(((2, 2), (2, 4), (3, 2), (3, 4)), 1)
@@ -94,13 +94,13 @@ def test_dry_run_lists_trials_and_steps(place, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("text", "arguments", "said"),
     [
-        ("runs: [{model.latent: 1}, {train.beta: 0}, {model.hiden: 4}]", (), "cell 3 (hiden=4)"),
+        ("runs: [{model.latent: 1}, {train.beta: 0}, {model.hiden: 4}]", (), "trial 3 (hiden=4)"),
         ("grid: {train.beta: []}", (), "there is nothing to run"),
-        ("grid: {train.beta: [0, 0.0]}", (), "cell 2 (beta=0.0): the same run as cell 1"),
-        ("grid: {data: [rolls, nowhere]}", (), "cell data=nowhere: nowhere: no manifest.json"),
+        ("grid: {train.beta: [0, 0.0]}", (), "trial 2 (beta=0.0): the same run as trial 1"),
+        ("grid: {data: [rolls, nowhere]}", (), "trial data=nowhere: nowhere: no manifest.json"),
         ("grid: {data: [damaged]}", (), "val-000003.tar"),
         ("grid: {ranks: [1, 9000]}", ("train.batch_size=9000", "evaluate.batch_size=9000"),
-         "cell ranks=9000: ranks=9000: this machine has"),
+         "trial ranks=9000: ranks=9000: this machine has"),
         ("grid: {train.seed: [0]}", ("tracking.uri=http://127.0.0.1:9",), "http://127.0.0.1:9 does not answer: "),
         ("grid: {train.seed: [0]}", ("address=auto",), "address=auto has no effect without at_once=N"),
         ("grid: {train.seed: [0]}", ("out=/proc/out",), "out=/proc/out: cannot be written"),
@@ -109,7 +109,7 @@ def test_dry_run_lists_trials_and_steps(place, capsys, tmp_path):
     ],
 )  # fmt: skip
 def test_sweep_mistake_is_found_before_start(place, tmp_path, capsys, monkeypatch, text, arguments, said):
-    monkeypatch.setattr(trial, "run", lambda *_: pytest.fail("a cell was started"))
+    monkeypatch.setattr(trial_process, "run", lambda *_: pytest.fail("a trial was started"))
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     damaged = tmp_path / "damaged/val-000003.tar"
     write_rolls(tmp_path / "damaged", seed=2)
@@ -117,8 +117,8 @@ def test_sweep_mistake_is_found_before_start(place, tmp_path, capsys, monkeypatc
     (tmp_path / "locked").mkdir()
     grid = place(text)
     if "out=other" in arguments:
-        (cell,) = grids.read([grid, "train.beta=0.5", "out=other"]).cells
-        run_folder.create(cell.config)
+        (trial,) = grids.read([grid, "train.beta=0.5", "out=other"]).trials
+        run_folder.create(trial.config)
     with FileLock(tmp_path / "locked/sweep.lock"):
         assert run("sweep", sweep.main, [grid, *arguments]) == 2
     errors = capsys.readouterr().err
@@ -138,7 +138,7 @@ def test_sweep_mistake_is_found_before_start(place, tmp_path, capsys, monkeypatc
     ],
 )
 def test_failed_trial_reports_its_first_error(text, code, said):
-    assert trial._reason(text, code) == said
+    assert trial_process._reason(text, code) == said
 
 
 def test_only_parallel_trials_need_ray(place, capsys, monkeypatch):
@@ -167,7 +167,7 @@ def test_threads_do_not_exceed_cores(place, monkeypatch, at_once, ranks, asked, 
     if asked:
         monkeypatch.setenv("OMP_NUM_THREADS", asked)
     grid = grids.read([place("grid: {train.seed: [0]}"), f"ranks={ranks}"])
-    assert sweep._arguments(grid, grid.cells[0], at_once)[2] == threads
+    assert sweep._arguments(grid, grid.trials[0], at_once)[2] == threads
 
 
 @pytest.mark.slow
