@@ -13,11 +13,12 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from driftwork.config_base import Config
 from driftwork.errors import DriftworkError
+from pipeline.table_spec import TableSpec
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
-Kind = Literal["notes", "speech", "motion", "pictures"]
+Kind = Literal["notes", "speech", "motion", "pictures", "table"]
 """Kind of data, which decides the figures and the file formats of generated outputs."""
 
 _KIND_OF_UNITS: dict[str, Kind] = {
@@ -43,7 +44,7 @@ class Sequence(NamedTuple):
     values: NDArray[np.generic]
     """[T, D]; bool for binary data, float32 for real-valued data and pictures."""
     mask: NDArray[np.bool_]
-    """[T] True where the frame is present."""
+    """[T] True where the frame is present; of a table [T, D], True where the channel is observed."""
     about: dict[str, Any] | None = None
     """JSON needed to restore the raw form from the values; None if the values suffice."""
 
@@ -71,6 +72,9 @@ class DataSpec(Config):
     kind: Kind | None = None
     """Kind of the data, which decides on figures and output files. Null for numbers without a file format of their own.
     Data prepared before this field was known have the kind that follows from their other fields."""
+    table: TableSpec | None = None
+    """Columns, units and categories of a table, whose masks are of each channel. Null for other data, whose masks are
+    of whole frames."""
 
     @model_validator(mode="before")
     @classmethod
@@ -104,6 +108,10 @@ class DataSpec(Config):
             raise ValueError("kind=pictures and image=(height, width) come together")
         if (self.kind == "speech") != (self.audio_rate is not None):
             raise ValueError("kind=speech and audio_rate come together")
+        if (self.kind == "table") != (self.table is not None):
+            raise ValueError("kind=table and table come together")
+        if self.table is not None and len(self.table.channels) != self.dim:
+            raise ValueError(f"a table of {len(self.table.channels)} channels does not have dim={self.dim}")
         if self.kind == "notes" and not (self.binary and self.dim <= 128):
             raise ValueError("kind=notes takes likelihood=bernoulli and at most 128 channels, one a MIDI pitch")
         return self
@@ -111,10 +119,12 @@ class DataSpec(Config):
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Return the fields without those that older manifests lack, so that these keep their hash: `audio_rate` if
-        there is no sound, and `kind` if it follows from the others."""
+        there is no sound, `table` if there is none, and `kind` if it follows from the others."""
         fields: dict[str, Any] = handler(self)
         if self.audio_rate is None:
             del fields["audio_rate"]
+        if self.table is None:
+            del fields["table"]
         if self.kind == _implied_kind(self.units, self.image, self.audio_rate):
             del fields["kind"]
         return fields

@@ -11,6 +11,7 @@ from pipeline.sequence import SPLITS, DataSpec, Sequence, grey
 from pipeline.shards.manifest import MANIFEST, Manifest
 from pipeline.shards.shard_files import write_shard
 from pipeline.shards.stats import Moments
+from pipeline.table_spec import TableSpec
 from tests.pipeline.readers import acclaim
 
 
@@ -73,6 +74,28 @@ def write_speech(folder, *, counts=(16000, 9900, 16000, 16000)):
             sounds.append(Sequence(f"{split}-{i}", f"{split}-{i}", times, pcm.astype(np.float32) / 32768, mask))
         shards.append((split, sounds))
     return _store(folder, "timit", Timit(TimitConfig()).spec(), shards)
+
+
+def write_table(folder, *, D=3, T=8, count=4):
+    """Write a table of D channels, each observed at about half of the times of a series."""
+    names = tuple(f"c{d}" for d in range(D))
+    table = TableSpec(
+        channels=names, units=(), layout="wide", series="series", time="time", time_unit="s", zone=None, static=()
+    )
+    spec = DataSpec(
+        dim=D, length=T, interval=1.0, likelihood="gaussian", units="value", kind="table", table=table
+    )  # fmt: skip
+    rng, splits = np.random.default_rng(0), []
+    for split in ("train", "val", "test"):
+        series = []
+        for i in range(count):
+            mask = rng.random((T, D)) < 0.5
+            mask[:, 0] |= ~mask.any(1)
+            values = np.where(mask, rng.normal(size=(T, D)), 0).astype(np.float32)
+            about = {"series": f"{split} {i}", "start": 0.0, "static": []}
+            series.append(Sequence(f"{split}-{i}", f"{split} {i}", np.arange(T) * 1.0, values, mask, about))
+        splits.append((split, series))
+    return _store(folder, "table", spec, splits)
 
 
 def quarantined(folder):

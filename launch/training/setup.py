@@ -101,6 +101,11 @@ def steps(config: RunConfig, manifest: Manifest) -> int:
     """Return the maximum number of training steps. Raises `DriftworkError` if there are no training or validation
     data, or if the model cannot learn data of this kind."""
     spec = manifest.spec
+    if spec.table is not None:
+        raise DriftworkError(
+            f"data={config.data}: is a table, whose masks are of each channel, and no model is trained on these yet; "
+            "give data with masks of whole frames (docs/tables.md)"
+        )
     if isinstance(config.model, Ode2VaeConfig) and (spec.binary or spec.audio_rate is not None):
         raise DriftworkError(
             f"model.name={config.model.name}: it makes a sequence of the state at its start, and music and speech "

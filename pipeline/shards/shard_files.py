@@ -3,7 +3,7 @@
 A sample KEY has four members:
 
 - `KEY.json`: key, group, source, frames, and about if there is one;
-- `KEY.mask.npy`: bool [T];
+- `KEY.mask.npy`: bool [T]; of a table bool [T, D];
 - `KEY.times.npy`: float64 [T];
 - `KEY.values.npy`: binary data as uint8 [T, ceil(D / 8)], the channels packed by `numpy.packbits`; pictures as uint8
   [T, D]; other data as float32 [T, D].
@@ -77,6 +77,7 @@ def _encode(source: str, sequence: Sequence, spec: DataSpec) -> dict[str, bytes]
     assert re.fullmatch(r"[A-Za-z0-9_/-]+", sequence.key), "WebDataset cuts a key at its first dot"
     assert values.shape == (len(sequence.times), spec.dim)
     assert values.dtype == (np.bool_ if spec.binary else np.float32)
+    assert sequence.mask.shape == _mask_shape(len(values), spec)
     about: dict[str, Any] = {"key": sequence.key, "group": sequence.group, "source": source, "frames": len(values)}
     if sequence.about is not None:
         about["about"] = sequence.about
@@ -144,7 +145,12 @@ def _decode(members: dict[str, bytes], frames: int, spec: DataSpec) -> Sequence:
     times = _array(members["times.npy"], np.float64, (frames,))
     if not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
         raise ValueError("times do not increase")  # a solver would not terminate
-    return Sequence(key, group, times, values, _array(members["mask.npy"], np.bool_, (frames,)), more)
+    mask = _array(members["mask.npy"], np.bool_, _mask_shape(frames, spec))
+    return Sequence(key, group, times, values, mask, more)
+
+
+def _mask_shape(frames: int, spec: DataSpec) -> tuple[int, ...]:
+    return (frames,) if spec.table is None else (frames, spec.dim)
 
 
 def _array(data: bytes, dtype: type[np.generic], shape: tuple[int, ...]) -> NDArray[Any]:

@@ -3,10 +3,11 @@
 The order of merging affects the last bits of the result, so shards are merged in the order of the plan.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from driftwork.config_base import Config
 
@@ -20,6 +21,17 @@ class Stats(Config):
     """Mean of each of the D channels, in units of the data."""
     scale: tuple[float, ...]
     """Standard deviation of each of the D channels, in units of the data. 0 for a channel that never changes."""
+    observed: tuple[int, ...] | None = None
+    """Number of values of each of the D channels in the training split, where masks are of each channel. Null where
+    they are of whole frames, so that it is `frames` for all."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Return the fields without `observed` where masks are of whole frames, so that manifests keep their hash."""
+        fields: dict[str, Any] = handler(self)
+        if self.observed is None:
+            del fields["observed"]
+        return fields
 
 
 class Moments(NamedTuple):
@@ -28,6 +40,8 @@ class Moments(NamedTuple):
     """[D] mean of each channel."""
     squares: NDArray[np.float64]
     """[D] sum of squared distances from the mean."""
+    observed: NDArray[np.int64] | None = None
+    """[D] number of values of each channel, where masks are of each channel; None where it is `frames` for all."""
 
     @classmethod
     def empty(cls, dim: int) -> "Moments":
@@ -35,14 +49,27 @@ class Moments(NamedTuple):
 
     @classmethod
     def of(cls, values: NDArray[np.generic], mask: NDArray[np.bool_]) -> "Moments":
-        """Return the moments of the frames of `values` [T, D] where `mask` [T] is true."""
+        """Return the moments of the frames of `values` [T, D] where `mask` [T] is true, or of the values where `mask`
+        [T, D] is."""
+        if mask.ndim == 2:
+            return cls._of_channels(values, mask)
         there = values[mask].astype(np.float64)
         if not len(there):
             return cls.empty(values.shape[1])
         mean = there.mean(axis=0)
         return cls(len(there), mean, np.square(there - mean).sum(axis=0))
 
+    @classmethod
+    def _of_channels(cls, values: NDArray[np.generic], mask: NDArray[np.bool_]) -> "Moments":
+        observed = mask.sum(axis=0)
+        there = np.where(mask, values.astype(np.float64), 0.0)
+        mean = there.sum(axis=0) / np.maximum(observed, 1)
+        squares = np.square(np.where(mask, there - mean, 0.0)).sum(axis=0)
+        return cls(int(mask.any(axis=1).sum()), mean, squares, observed)
+
     def merge(self, other: "Moments") -> "Moments":
+        if self.observed is not None or other.observed is not None:
+            return self._merge_channels(other)
         frames = self.frames + other.frames
         if frames == 0:
             return self
@@ -53,6 +80,20 @@ class Moments(NamedTuple):
             self.squares + other.squares + np.square(step) * (self.frames * other.frames / frames),
         )
 
+    def _merge_channels(self, other: "Moments") -> "Moments":
+        ours, theirs = (0 if moments.observed is None else moments.observed for moments in (self, other))
+        observed = np.asarray(ours + theirs, np.int64)
+        share = theirs / np.maximum(observed, 1)
+        step = other.mean - self.mean
+        squares = self.squares + other.squares + np.square(step) * (ours * share)
+        return Moments(self.frames + other.frames, self.mean + step * share, squares, observed)
+
     def stats(self) -> Stats:
+        if self.observed is not None:
+            scale = np.sqrt(self.squares / np.maximum(self.observed, 1))
+            observed = tuple(self.observed.tolist())
+            return Stats(
+                frames=self.frames, mean=tuple(self.mean.tolist()), scale=tuple(scale.tolist()), observed=observed
+            )
         scale = np.sqrt(self.squares / max(self.frames, 1))
         return Stats(frames=self.frames, mean=tuple(self.mean.tolist()), scale=tuple(scale.tolist()))

@@ -12,6 +12,7 @@ import webdataset
 from driftwork.errors import DriftworkError
 from pipeline.sequence import Sequence
 from pipeline.shards.shard_files import read_sample, write_shard
+from tests.datasets import write_table
 from tests.pipeline.noise import BINARY, GREY, REAL, sequences
 
 
@@ -38,6 +39,16 @@ def test_about_is_kept_exactly(tmp_path):
     shard = write_shard(tmp_path / "a.tar", "train", REAL, [(source, plain._replace(about=about))])
     with (tmp_path / "a.tar").open("rb") as handle:
         assert read_sample(handle, shard, 0, REAL).about == about
+
+
+def test_mask_of_each_channel_reads_back(tmp_path):
+    manifest, written = write_table(tmp_path)
+    for shard in manifest.shards:
+        with (tmp_path / shard.file).open("rb") as handle:
+            for index in range(shard.samples):
+                read = read_sample(handle, shard, index, manifest.spec)
+                assert read.mask.shape == read.values.shape
+                assert same(read, written[read.key])
 
 
 def test_picture_with_other_greys_is_refused(tmp_path):
