@@ -27,7 +27,7 @@ def test_file_map_equals_the_modules(package):
             place = f"{found[1]}/"
             continue
         place = place if line.startswith("    ") else ""
-        patterns += [place + name for name in re.findall(r"(?<![\w/])[\w*]+\.py", line)]
+        patterns += [place + name for name in re.findall(r"(?<![\w/])(?:\w+/)?[\w*]+\.py", line)]
     files = (path for path in (ROOT / package).rglob("*.py") if path.name != "__init__.py")
     names = sorted(str(path.relative_to(ROOT / package)) for path in files)
     assert [name for name in names if not any(fnmatch(name, pattern) for pattern in patterns)] == []

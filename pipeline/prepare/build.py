@@ -55,10 +55,13 @@ class Entry(Config):
     """Mean of each of the D channels over these frames, in units of the data."""
     squares: tuple[float, ...]
     """Sum of squared distances from the mean for each of the D channels, in squared units of the data."""
+    observed: tuple[int, ...] | None = None
+    """Number of values of each of the D channels, where masks are of each channel."""
 
     @property
     def moments(self) -> Moments:
-        return Moments(self.frames, np.array(self.mean), np.array(self.squares))
+        observed = None if self.observed is None else np.array(self.observed, np.int64)
+        return Moments(self.frames, np.array(self.mean), np.array(self.squares), observed)
 
 
 class Job(NamedTuple):
@@ -70,6 +73,8 @@ class Job(NamedTuple):
     staging: Path | Store
     """An existing folder that all workers share, or a store."""
     limits: Limits
+    gathered: str | None = None
+    """Hash of all raw files, where the series of a table were gathered from them. None where items have files."""
 
 
 def build_shard(job: Job, plan: ShardPlan) -> Entry:
@@ -77,7 +82,8 @@ def build_shard(job: Job, plan: ShardPlan) -> Entry:
     if isinstance(job.staging, Store):
         return _build_in_store(job, job.staging, plan)
     inputs = hash_inputs(job.source, plan)
-    mark = fingerprint(job.recipe, plan, inputs, job.limits)
+    known: dict[str, str | None] = inputs if job.gathered is None else {"table": job.gathered}
+    mark = fingerprint(job.recipe, plan, known, job.limits)
     path = job.staging / plan.file
     entry = _finished(path, mark)
     if entry is not None:
@@ -110,6 +116,7 @@ def build_shard(job: Job, plan: ShardPlan) -> Entry:
         frames=moments.frames,
         mean=tuple(moments.mean.tolist()),
         squares=tuple(moments.squares.tolist()),
+        observed=None if moments.observed is None else tuple(moments.observed.tolist()),
     )
     with aside(_entry_path(path)) as temporary:
         temporary.write_text(entry.model_dump_json(), encoding="utf-8")

@@ -40,13 +40,13 @@ class LeftOut(NamedTuple):
 
 def data_card(manifest: Manifest, recipe: Recipe, left_out: LeftOut) -> str:
     """Return the data card as Markdown."""
-    spec = manifest.spec
+    spec, table = manifest.spec, manifest.spec.table is not None
     if spec.image is not None:
         kind = f"a picture of {spec.image[0]} x {spec.image[1]}, stored as bytes"
     else:
         kind = "binary, bit-packed" if spec.binary else "float32"
     rows = "\n".join(_row(manifest, split) for split in SPLITS)
-    notes = "".join(f"- {line}\n" for line in (*_duplicates(manifest), *_left_out(left_out)))
+    notes = "".join(f"- {line}\n" for line in (*_columns(manifest), *_duplicates(manifest), *_left_out(left_out)))
     return f"""# {recipe.title}
 
 {manifest.items} raw items, of which {manifest.unreadable} could not be read (`quarantine.jsonl` gives the reasons).
@@ -55,9 +55,9 @@ def data_card(manifest: Manifest, recipe: Recipe, left_out: LeftOut) -> str:
 |---|---:|---:|---:|---:|
 {rows}
 
-- **One frame:** {spec.dim} channels, {kind}; {spec.units}. A frame every {spec.interval:g} s.
-- **One sequence:** at most {spec.length} frames ({spec.length * spec.interval:g} s); each carries its times \
-in seconds and a mask of the frames that are present.
+- **One frame:** {spec.dim} channels, {kind}; {spec.units}. A frame every {spec.interval:g} s{" on average" * table}.
+- **One sequence:** at most {spec.length} frames{"" if table else f" ({spec.length * spec.interval:g} s)"}; each \
+carries its times in seconds and a mask of the {"values" if table else "frames"} that are present.
 - **Splits:** by group (song, speaker, trial), never by window; if the data set does not define them, a \
 group's split follows from a hash of its name.
 {notes}- **Statistics:** mean and scale of each channel, from the train split alone, in `manifest.json`.
@@ -69,6 +69,20 @@ Prepared with `driftwork prepare RECIPE.yaml source=DIR out=DIR`, where RECIPE.y
 ```yaml
 {dump(recipe)}```
 """
+
+
+def _columns(manifest: Manifest) -> list[str]:
+    """Return a line on the channels of a table, with the number of values of each in the training split."""
+    table = manifest.spec.table
+    if table is None:
+        return []
+    observed, units = manifest.stats.observed or (), table.units or ("",) * len(table.channels)
+    each = [
+        f"{printable(name)}{f' in {printable(unit)}' * bool(unit)} ({count} values)"
+        for name, unit, count in zip(table.channels, units, observed, strict=True)
+    ]
+    more = f", and {len(each) - 50} more" if len(each) > 50 else ""
+    return [f"**Channels,** with the number of values in the training split: {', '.join(each[:50])}{more}."]
 
 
 def _duplicates(manifest: Manifest) -> list[str]:

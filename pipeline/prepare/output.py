@@ -52,11 +52,9 @@ class Output(NamedTuple):
         check_recipe(self.recipe, manifest.recipe, self.folder)
         return manifest
 
-    def damaged(self, manifest: Manifest, plans: list[ShardPlan], source: Path | None) -> list[ShardPlan]:
-        """Return the shards that are missing or damaged. Raises `DriftworkError` if the raw files have changed."""
-        check_inputs(manifest, plans, source, self.folder)
-        bad = {shard.file for shard in manifest.shards if not intact(self.folder / shard.file, shard)}
-        return [plan for plan in plans if plan.file in bad]
+    def damaged(self, manifest: Manifest) -> set[str]:
+        """Return the names of the shards that are missing or damaged."""
+        return {shard.file for shard in manifest.shards if not intact(self.folder / shard.file, shard)}
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -133,11 +131,16 @@ def check_recipe(recipe: Recipe, there: dict[str, Any], out: Place) -> None:
             raise _other(out, f"{key} is {theirs.get(key)} there and {ours.get(key)} here")
 
 
-def check_inputs(manifest: Manifest, plans: list[ShardPlan], source: Path | None, out: Place) -> None:
-    """Raise `DriftworkError` if the raw files are not those that the data set at `out` was made from."""
+def inputs_of(plans: list[ShardPlan], source: Path | None) -> dict[str, str | None]:
+    """Return the sha256 of each raw file of a plan."""
     with ThreadPoolExecutor() as pool:
         hashed = pool.map(lambda plan: hash_inputs(source, plan), plans)
-        now = {file: digest for inputs in hashed for file, digest in inputs.items()}
+        return {file: digest for inputs in hashed for file, digest in inputs.items()}
+
+
+def check_inputs(manifest: Manifest, now: dict[str, str | None], out: Place) -> None:
+    """Raise `DriftworkError` if the raw files, by their hashes `now`, are not those that the data set at `out` was made
+    from."""
     then = manifest.inputs
     changes = {
         "new": sorted(now.keys() - then.keys()),

@@ -19,11 +19,14 @@ from pipeline.prepare import cluster
 from pipeline.prepare.build import Entry, Job, Unreadable, build_shard
 from pipeline.prepare.data_card import LeftOut, data_card
 from pipeline.prepare.duplicates import joined
+from pipeline.prepare.gather import Gathered, gather, read_files, scratch
 from pipeline.prepare.guard import Limits
-from pipeline.prepare.output import CARD, QUARANTINE, Output, quarantine
+from pipeline.prepare.output import CARD, QUARANTINE, Output, check_inputs, inputs_of, quarantine
 from pipeline.prepare.plan import Recipe, ShardPlan, make_plan
 from pipeline.prepare.store_output import StoreOutput
 from pipeline.readers.registry import reader
+from pipeline.readers.tables.config import TableConfig
+from pipeline.readers.tables.files import Table, find
 from pipeline.sequence import SPLITS, Item, folder
 from pipeline.shards.manifest import MANIFEST, SCHEMA, Manifest
 from pipeline.shards.stats import Moments
@@ -35,8 +38,8 @@ _Output = Output | StoreOutput
 
 class PrepareConfig(Recipe, Plugged):
     source: Path | None = None
-    """Folder of raw files, or a single file where that is a data set, such as a MIDI or a .mat file. Null for simulated
-    data."""
+    """Folder of raw files, or a single file where that is a data set, such as a MIDI, a .mat or a .csv file; of a table
+    also a glob, such as 'raw/*.csv'. Null for simulated data."""
     out: Place
     """Folder for the shards, or its URL in a store, as in s3://bucket/lakh. It must be new, empty, or hold this very
     preparation, finished or not."""
@@ -45,7 +48,7 @@ class PrepareConfig(Recipe, Plugged):
     nearly all are."""
     seconds_per_file: float = Field(20.0, gt=0)
     """Processor time that reading a raw file may take, in seconds. A file that needs more counts as unreadable. A MIDI
-    file takes 0.01 seconds."""
+    file takes 0.01 seconds. Of a table it is the time for each MiB of the largest file."""
     mib_per_file: int = Field(2048, ge=512)
     """Memory of the process that reads raw files, in MiB. A file that needs more counts as unreadable."""
     workers: int | None = Field(None, ge=1)
@@ -65,6 +68,8 @@ def prepare(config: PrepareConfig) -> Manifest:
     Raises `DriftworkError` if there is nothing to read, too little is readable, or `out` cannot be written.
     """
     dataset, output = reader(config.dataset), _output(config)
+    if isinstance(dataset, Table):
+        return _prepare_table(config, dataset, output)
     source = config.source and folder(config.source).absolute()  # workers may have another working folder
     limits = Limits(config.seconds_per_file, config.mib_per_file)
     staging = output.staging.absolute() if isinstance(output, Output) else output.staging
@@ -74,14 +79,50 @@ def prepare(config: PrepareConfig) -> Manifest:
     finished = output.finished()
     if finished is None:
         print("".join(f"source={config.source}: {line}\n" for line in left_out.lines()), end="", flush=True)
-        return _make(config, job, output, items, left_out)
-    damaged = output.damaged(finished, make_plan(items, config.recipe, finished.joined), source)
-    if damaged:
-        _repair(config, job, output, finished, damaged)
+        with output.opened():
+            return _make(config, job, output, items, left_out)
+    plans = make_plan(items, config.recipe, finished.joined)
+    check_inputs(finished, inputs_of(plans, source), config.out)
+    bad = output.damaged(finished)
+    if bad:
+        with output.opened():
+            _repair(config, job, output, finished, [plan for plan in plans if plan.file in bad])
     else:
-        output.clean()
-        print(f"{config.out}: already prepared from these files; nothing written")
+        _nothing_to_do(config, output)
     return finished
+
+
+def _prepare_table(config: PrepareConfig, table: Table, output: _Output) -> Manifest:
+    """Prepare a table: gather its series from all files, then build their shards like those of any data set."""
+    finished = output.finished()
+    found = find(config.source)
+    inputs = found.hashed()
+    if finished is not None:
+        check_inputs(finished, inputs, config.out)
+    bad = output.damaged(finished) if finished is not None else set()
+    if finished is not None and not bad:
+        _nothing_to_do(config, output)
+        return finished
+    limits = Limits(config.seconds_per_file, config.mib_per_file)
+    staging = output.staging.absolute() if isinstance(output, Output) else output.staging
+    with output.opened(), scratch(staging if isinstance(staging, Path) else None, config.address) as place:
+        unreadable = read_files(table.config, found, place, limits, config.workers)
+        if len(unreadable) > config.max_unreadable * len(inputs) or len(unreadable) == len(inputs):
+            output.discard(unreadable)
+            raise DriftworkError(_too_many(config, output, unreadable, len(inputs), "files"))
+        gathered = gather(table.config, found, place, inputs, unreadable)
+        job = Job(config.recipe, gathered.series, None, staging, limits, gathered.hash)
+        items = gathered.series.find(None)
+        if finished is None:
+            return _make(config, job, output, items, LeftOut.of(None, []), gathered)
+        plans = make_plan(items, config.recipe, finished.joined)
+        _repair(config, job, output, finished, [plan for plan in plans if plan.file in bad])
+    return finished
+
+
+def _nothing_to_do(config: PrepareConfig, output: _Output) -> None:
+    output.clean()
+    print(f"{config.out}: already prepared from these files; nothing written")
 
 
 def _output(config: PrepareConfig) -> _Output:
@@ -90,31 +131,36 @@ def _output(config: PrepareConfig) -> _Output:
     return Output(config.out, config.recipe)
 
 
-def _make(config: PrepareConfig, job: Job, output: _Output, items: list[Item], left_out: LeftOut) -> Manifest:
-    with output.opened():
-        joins, plans, entries = _built(config, job, output, items)
-        unreadable = [bad for entry in entries for bad in entry.unreadable]
-        problem = _too_little(config, output, plans, entries, unreadable)
-        if problem:
-            output.discard(unreadable)
-            raise DriftworkError(problem)
-        moments = Moments.empty(job.reader.spec().dim)
-        for entry, plan in zip(entries, plans, strict=True):
-            if plan.split == "train":
-                moments = moments.merge(entry.moments)
-        manifest = Manifest(
-            schema_version=SCHEMA,
-            spec=job.reader.spec(),
-            recipe=job.recipe.model_dump(mode="json"),
-            stats=moments.stats(),
-            items=sum(len(plan.items) for plan in plans),
-            unreadable=len(unreadable),
-            inputs=dict(sorted((file, digest) for entry in entries for file, digest in entry.inputs.items())),
-            joined=joins,
-            shards=tuple(entry.shard for entry in entries if entry.shard is not None),
-        )
-        card = data_card(manifest, job.recipe, left_out)
-        output.publish(manifest, {QUARANTINE: quarantine(unreadable), CARD: card.encode(), MANIFEST: manifest.encode()})
+def _make(
+    config: PrepareConfig, job: Job, output: _Output, items: list[Item], left_out: LeftOut,
+    gathered: Gathered | None = None,
+) -> Manifest:  # fmt: skip
+    joins, plans, entries = _built(config, job, output, items)
+    unreadable = [bad for entry in entries for bad in entry.unreadable]
+    files = gathered.unreadable if gathered is not None else []
+    problem = _too_little(config, output, plans, entries, unreadable)
+    if problem:
+        output.discard([*files, *unreadable])
+        raise DriftworkError(problem)
+    moments = Moments.empty(job.reader.spec().dim)
+    for entry, plan in zip(entries, plans, strict=True):
+        if plan.split == "train":
+            moments = moments.merge(entry.moments)
+    inputs = {file: digest for entry in entries for file, digest in entry.inputs.items()}
+    manifest = Manifest(
+        schema_version=SCHEMA,
+        spec=job.reader.spec(),
+        recipe=job.recipe.model_dump(mode="json"),
+        stats=moments.stats(),
+        items=sum(len(plan.items) for plan in plans) + len(files),
+        unreadable=len(unreadable) + len(files),
+        inputs=dict(sorted((gathered.inputs if gathered is not None else inputs).items())),
+        joined=joins,
+        shards=tuple(entry.shard for entry in entries if entry.shard is not None),
+    )
+    card = data_card(manifest, job.recipe, left_out)
+    pages = {QUARANTINE: quarantine([*files, *unreadable]), CARD: card.encode(), MANIFEST: manifest.encode()}
+    output.publish(manifest, pages)
     _warn_of_few_groups(config, plans, unreadable)
     return manifest
 
@@ -161,16 +207,16 @@ def _built(
 
 def _repair(config: PrepareConfig, job: Job, output: _Output, manifest: Manifest, damaged: list[ShardPlan]) -> None:
     """Build lost or damaged shards again. They must come out exactly as in the manifest."""
-    with output.opened(), _workers(config) as build:
+    with _workers(config) as build:
         entries = build(job, damaged)
-        for entry, plan in zip(entries, damaged, strict=True):
-            if entry.shard not in manifest.shards:
-                output.discard([])
-                raise DriftworkError(
-                    f"out={config.out}: {plan.file} is damaged, and this version of driftwork builds it differently; "
-                    "delete the folder and prepare it again"
-                )
-        output.publish(manifest, {})
+    for entry, plan in zip(entries, damaged, strict=True):
+        if entry.shard not in manifest.shards:
+            output.discard([])
+            raise DriftworkError(
+                f"out={config.out}: {plan.file} is damaged, and this version of driftwork builds it differently; "
+                "delete the folder and prepare it again"
+            )
+    output.publish(manifest, {})
     print(f"{config.out}: repaired {', '.join(plan.file for plan in damaged)}")
 
 
@@ -179,23 +225,28 @@ def _too_little(
 ) -> str:
     """Return why too little is readable for a data set, or an empty string."""
     total = sum(len(plan.items) for plan in plans)
-    share = len(unreadable) / total
+    share, what = len(unreadable) / total, "series" if isinstance(config.dataset, TableConfig) else "files"
     if share > config.max_unreadable or len(unreadable) == total:
-        first = "; ".join(f"{bad.file}: {bad.reason}" for bad in unreadable[:3])
-        limit = f"more than max_unreadable={config.max_unreadable:g}" if len(unreadable) < total else "all of them"
-        return (
-            f"{len(unreadable)} of {total} files are unreadable, {share:.1%}, {limit} ({first}); see {output.reasons}"
-        )
+        return _too_many(config, output, unreadable, total, what)
     filled = {entry.shard.split for entry in entries if entry.shard is not None}
     shares = {"train": 1 - config.val - config.test, "val": config.val, "test": config.test}
     empty = [split for split in SPLITS if shares[split] and split not in filled]
     if empty:
         readable = total - len(unreadable)
         return (
-            f"{readable} readable of {total} files leave the {empty[0]} split empty (val={config.val:g} "
-            f"test={config.test:g}); add files, or set larger fractions, or val=0 or test=0"
+            f"{readable} readable of {total} {what} leave the {empty[0]} split empty (val={config.val:g} "
+            f"test={config.test:g}); add {what}, or set larger fractions, or val=0 or test=0"
         )
     return ""
+
+
+def _too_many(config: PrepareConfig, output: _Output, unreadable: list[Unreadable], total: int, what: str) -> str:
+    first = "; ".join(f"{bad.file}: {bad.reason}" for bad in unreadable[:3])
+    limit = f"more than max_unreadable={config.max_unreadable:g}" if len(unreadable) < total else "all of them"
+    return (
+        f"{len(unreadable)} of {total} {what} are unreadable, {len(unreadable) / total:.1%}, {limit} ({first}); "
+        f"see {output.reasons}"
+    )
 
 
 @contextmanager

@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 from driftwork.errors import DriftworkError
 from pipeline.prepare.build import INCOMPLETE, Unreadable, intact
-from pipeline.prepare.output import CARD, JOINED, QUARANTINE, check_inputs, check_recipe, quarantine
-from pipeline.prepare.plan import Recipe, ShardPlan
+from pipeline.prepare.output import CARD, JOINED, QUARANTINE, check_recipe, quarantine
+from pipeline.prepare.plan import Recipe
 from pipeline.shards.manifest import MANIFEST, Manifest, Shard, read_manifest
 from pipeline.shards.storage import MissingError, Store, shards_among
 
@@ -51,13 +51,11 @@ class StoreOutput(NamedTuple):
         check_recipe(self.recipe, manifest.recipe, self.url)
         return manifest
 
-    def damaged(self, manifest: Manifest, plans: list[ShardPlan], source: Path | None) -> list[ShardPlan]:
-        """Return the shards that are missing or damaged. Raises `DriftworkError` if the raw files have changed."""
-        check_inputs(manifest, plans, source, self.url)
+    def damaged(self, manifest: Manifest) -> set[str]:
+        """Return the names of the shards that are missing or damaged."""
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             whole = list(pool.map(self._whole, manifest.shards))
-        bad = {shard.file for shard, is_whole in zip(manifest.shards, whole, strict=True) if not is_whole}
-        return [plan for plan in plans if plan.file in bad]
+        return {shard.file for shard, is_whole in zip(manifest.shards, whole, strict=True) if not is_whole}
 
     @contextmanager
     def opened(self) -> Iterator[None]:

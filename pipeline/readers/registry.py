@@ -7,14 +7,17 @@ from pipeline.readers.bouncing_balls import BouncingBalls, BouncingBallsConfig
 from pipeline.readers.midi import Midi, MidiConfig
 from pipeline.readers.mocap import Mocap, MocapConfig
 from pipeline.readers.rotating_mnist import RotatingMnist, RotatingMnistConfig
+from pipeline.readers.tables.config import TableConfig
+from pipeline.readers.tables.files import Table
 from pipeline.readers.timit import Timit, TimitConfig
 from pipeline.sequence import Reader
 
-DATASETS = Registry[Reader]("data set")
+DATASETS = Registry[Reader | Table]("data set")
 DATASETS.add(BouncingBallsConfig, BouncingBalls)
 DATASETS.add(MidiConfig, Midi)
 DATASETS.add(MocapConfig, Mocap)
 DATASETS.add(RotatingMnistConfig, RotatingMnist)
+DATASETS.add(TableConfig, Table)
 DATASETS.add(TimitConfig, Timit)
 
 DatasetConfig = Annotated[Named, DATASETS]
@@ -23,6 +26,6 @@ EARLIER: dict[str, dict[str, Any]] = {"lakh": {"min_seconds": 0.0}}
 """Values of fields that an older recipe lacks, by data set, where they differ from today's defaults."""
 
 
-def reader(config: Named) -> Reader:
-    """Return the reader of a data set."""
+def reader(config: Named) -> Reader | Table:
+    """Return the reader of a data set; of a table, whose reader needs its files first, the table."""
     return DATASETS.make(config)

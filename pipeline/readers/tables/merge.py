@@ -1,0 +1,100 @@
+"""Put the parts of all files together: one numbering of series and channels, and the attributes of each series.
+
+Memory grows with the number of series and not with that of rows.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from driftwork.errors import DriftworkError
+from driftwork.files import printable
+from pipeline.readers.tables.config import TableConfig
+from pipeline.readers.tables.parts import MAX_CHANNELS, load_part, shown
+
+
+class Renumbered(NamedTuple):
+    """A part with the numbers that its series and channels have in the whole table."""
+
+    file: int
+    series: NDArray[np.uint32]
+    channels: NDArray[np.uint16]
+
+
+class Merged(NamedTuple):
+    series: list[str]
+    """Names of all series, sorted."""
+    channels: list[str]
+    """Names of all channels: those of the config, or all, sorted."""
+    attributes: dict[str, list[str | float | None]]
+    """By column, the value for each series."""
+    parts: list[Renumbered]
+    sorted: bool
+    """Whether the rows of each series follow one another, and lie in one file."""
+    zone: bool
+    """Whether times have a zone."""
+
+
+def merge(config: TableConfig, folder: Path, files: Iterable[int], names: Sequence[str]) -> Merged:
+    """Merge the parts of `files`, the numbers of readable files among `names`.
+
+    Raises `DriftworkError` if files contradict each other.
+    """
+    homes: dict[str, int] = {}
+    channels: dict[str, None] = dict.fromkeys(config.channels)
+    found: dict[str, dict[str, Any]] = {column: {} for column in config.attributes}
+    zones: dict[bool, int] = {}
+    in_order, kept = True, []
+    for file in files:
+        part = load_part(folder, file)
+        kept.append(file)
+        in_order &= part.contiguous and not homes.keys() & part.series
+        channels |= dict.fromkeys(part.channels)
+        if len(channels) > MAX_CHANNELS:
+            raise DriftworkError(f"{names[file]}: more than {MAX_CHANNELS} channels with those of the files before it")
+        if part.zoned is not None:
+            zones.setdefault(part.zoned, file)
+        for column, values in part.attributes.items():
+            _merge_attribute(found[column], column, part.series, values, file, homes, names)
+        homes |= {name: file for name in part.series if name not in homes}
+    if len(zones) > 1:
+        raise DriftworkError(
+            f"{printable(names[zones[True]])} has times with a zone and {printable(names[zones[False]])} without; "
+            "write all alike"
+        )
+    series = sorted(homes)
+    order = list(channels) if config.channels else sorted(channels)
+    if not series:
+        raise DriftworkError(f"{printable(names[0])}: no rows, nor in any other file; nothing can be prepared")
+    return Merged(
+        series=series,
+        channels=order,
+        attributes={column: [values.get(name) for name in series] for column, values in found.items()},
+        parts=[_renumbered(folder, file, series, order) for file in kept],
+        sorted=in_order,
+        zone=True in zones,
+    )
+
+
+def _renumbered(folder: Path, file: int, series: list[str], channels: list[str]) -> Renumbered:
+    part = load_part(folder, file)
+    places = {name: number for number, name in enumerate(channels)}
+    own = [bisect_left(series, name) for name in part.series]
+    return Renumbered(file, np.array(own, np.uint32), np.array([places[name] for name in part.channels], np.uint16))
+
+
+def _merge_attribute(
+    found: dict[str, Any], column: str, series: list[str], values: list[Any], file: int, homes: dict[str, int],
+    names: Sequence[str],
+) -> None:  # fmt: skip
+    for name, value in zip(series, values, strict=True):
+        if value is not None and found.setdefault(name, value) != value:
+            raise DriftworkError(
+                f"{printable(names[file])}: series {shown(name)} has {shown(str(value))} in column "
+                f"'{printable(column)}', and {shown(str(found[name]))} in {printable(names[homes[name]])}; it must be "
+                "the same in all rows of a series"
+            )

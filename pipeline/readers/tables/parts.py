@@ -1,0 +1,70 @@
+"""Observations of a table on disk, between reading its files and building its shards.
+
+part-00000.rows    observations of file 0 as they stand there; series and channels are numbers of this file
+part-00000.json    the names behind these numbers, and the attributes of each series
+chunk-00000.rows   observations of some series of all files, sorted by series, time and channel
+index.sqlite       where the observations of each series are, and its attributes
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from driftwork.files import printable
+from pipeline.table_spec import TimeUnit
+
+MAX_CHANNELS = 10_000
+MAX_ROWS = 2**32 - 1
+
+
+def shown(text: str) -> str:
+    """Return a cell or a name as an error message shows it: on one line, and not longer than 40 characters."""
+    return f"'{printable(text[:40])}'" + ("..." if len(text) > 40 else "")
+
+
+def record(time_unit: TimeUnit) -> np.dtype[Any]:
+    """Return the type of an observation: 26 bytes, without gaps."""
+    time = "<i8" if time_unit == "iso" else "<f8"
+    return np.dtype([
+        ("series", "<u4"), ("time", time), ("channel", "<u2"), ("value", "<f4"), ("file", "<u4"), ("row", "<u4"),
+    ])  # fmt: skip
+
+
+class Part(NamedTuple):
+    """What is known of a file after reading it."""
+
+    file: int
+    """Number of the file among the sorted names."""
+    rows: int
+    """Number of rows of the file."""
+    series: list[str]
+    """Names of its series, in the order of their first rows."""
+    channels: list[str]
+    """Names of its channels."""
+    attributes: dict[str, list[str | float | None]]
+    """By column, the value for each series; None where it is missing in all rows."""
+    contiguous: bool
+    """Whether the rows of each series follow one another."""
+    zoned: bool | None
+    """Whether times have a zone. None for numbers, and for a file without rows."""
+
+    def save(self, folder: Path) -> None:
+        json_path(folder, self.file).write_text(json.dumps(self._asdict()), encoding="ascii")
+
+
+def load_part(folder: Path, file: int) -> Part:
+    return Part(**json.loads(json_path(folder, file).read_bytes()))
+
+
+def rows_path(folder: Path, file: int) -> Path:
+    return folder / f"part-{file:05d}.rows"
+
+
+def json_path(folder: Path, file: int) -> Path:
+    return folder / f"part-{file:05d}.json"
+
+
+def chunk_path(folder: Path, chunk: int) -> Path:
+    return folder / f"chunk-{chunk:05d}.rows"

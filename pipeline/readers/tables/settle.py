@@ -1,0 +1,100 @@
+"""Sort the observations of all parts into chunks of whole series, each small enough for memory.
+
+If the rows of each series follow one another, the parts are streamed once. Otherwise they are divided on disk first, by
+a hash of the series, into about as many buckets as there will be chunks.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.readers.tables.merge import Merged, Renumbered
+from pipeline.readers.tables.parts import chunk_path, rows_path
+
+CHUNK = 2**20
+"""Observations of a chunk, 26 MiB; a series with more has a chunk of its own."""
+_BUCKETS = 400
+"""Most buckets, which are open at the same time. Beyond 400 chunks they grow with the table."""
+_READ = 2**18
+"""Observations that are read at a time."""
+
+
+class Spans(NamedTuple):
+    """Where the observations of the series of a chunk are."""
+
+    series: NDArray[np.int64]
+    """Numbers of the series, ascending."""
+    start: NDArray[np.int64]
+    """Number of the first observation of each series in the chunk."""
+    observations: NDArray[np.int64]
+    """Number of observations of each series."""
+
+
+def chunks(folder: Path, merged: Merged, dtype: np.dtype[Any]) -> Iterator[tuple[int, NDArray[Any], Spans]]:
+    """Write the chunks of the table and yield each with its number and spans; parts and buckets are removed."""
+    loads = _streamed(folder, merged, dtype) if merged.sorted else _bucketed(folder, merged, dtype)
+    for chunk, load in enumerate(loads):
+        order = np.lexsort((load["row"], load["file"], load["channel"], load["time"], load["series"]))
+        settled = load[order]
+        settled.tofile(chunk_path(folder, chunk))
+        series, start, count = np.unique(settled["series"], return_index=True, return_counts=True)
+        yield chunk, settled, Spans(series.astype(np.int64), start, count)
+
+
+def _pieces(folder: Path, part: Renumbered, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
+    """Yield the observations of a part, with the numbers of the whole table, and remove the part."""
+    path = rows_path(folder, part.file)
+    with path.open("rb") as handle:
+        while len(records := np.fromfile(handle, dtype, _READ)):
+            records["series"] = part.series[records["series"]]
+            records["channel"] = part.channels[records["channel"]]
+            yield records
+    path.unlink()
+
+
+def _streamed(folder: Path, merged: Merged, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
+    waiting: list[NDArray[Any]] = []
+    for part in merged.parts:
+        for records in _pieces(folder, part, dtype):
+            goes_on = bool(waiting) and waiting[0]["series"][0] == records["series"][-1]
+            if goes_on or sum(map(len, waiting)) + len(records) <= CHUNK:
+                waiting.append(records)
+                continue
+            load = np.concatenate([*waiting, records])
+            cut = int(np.searchsorted(load["series"] == load["series"][-1], True))  # the last series may go on
+            if cut:
+                yield load[:cut]
+            waiting = [load[cut:].copy()]
+    if waiting:
+        yield np.concatenate(waiting)
+
+
+def _bucketed(folder: Path, merged: Merged, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
+    total = sum(rows_path(folder, part.file).stat().st_size for part in merged.parts) // dtype.itemsize
+    count = min(_BUCKETS, 1 + 2 * total // CHUNK)
+    paths = [folder / f"bucket-{number:03d}.rows" for number in range(count)]
+    handles = [path.open("wb") for path in paths]
+    try:
+        for part in merged.parts:
+            for records in _pieces(folder, part, dtype):
+                homes = _hash(records["series"]) % count
+                order = np.argsort(homes, kind="stable")
+                ends = np.cumsum(np.bincount(homes, minlength=count))
+                for handle, mine in zip(handles, np.split(records[order], ends[:-1]), strict=True):
+                    mine.tofile(handle)
+    finally:
+        for handle in handles:
+            handle.close()
+    for path in paths:
+        load = np.fromfile(path, dtype)
+        path.unlink()
+        if len(load):
+            yield load
+
+
+def _hash(series: NDArray[np.uint32]) -> NDArray[np.int64]:
+    """Return a hash that spreads neighbouring numbers (Knuth's multiplicative hash)."""
+    return (series.astype(np.uint64) * np.uint64(2654435761) % np.uint64(2**32)).astype(np.int64) >> 8

@@ -1,0 +1,157 @@
+"""Write the index of a table and find the form of its sequences, chunk by chunk."""
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from driftwork.errors import DriftworkError
+from driftwork.files import printable
+from pipeline.readers.tables.config import TableConfig
+from pipeline.readers.tables.merge import Merged
+from pipeline.readers.tables.parts import record, shown
+from pipeline.readers.tables.series import INDEX, Series, SeriesConfig, seconds, windows
+from pipeline.readers.tables.settle import chunks
+from pipeline.sequence import DataSpec
+from pipeline.table_spec import Static, TableSpec
+
+
+class _Channels:
+    """Number, least and greatest value of the observations of each of D channels."""
+
+    def __init__(self, dim: int) -> None:
+        self.count = np.zeros(dim, np.int64)
+        self.low, self.high = np.full(dim, np.inf), np.full(dim, -np.inf)
+
+    def add(self, records: NDArray[Any]) -> None:
+        self.count += np.bincount(records["channel"], minlength=len(self.count))
+        np.minimum.at(self.low, records["channel"], records["value"])
+        np.maximum.at(self.high, records["channel"], records["value"])
+
+
+class _Lengths:
+    """Length of the longest sequence, and mean time between the times of a series."""
+
+    def __init__(self) -> None:
+        self.longest, self.seconds, self.steps = 1, 0.0, 0
+
+    def add(self, ticks: NDArray[Any], config: TableConfig) -> None:
+        times = seconds(np.unique(ticks), config.time_unit)
+        self.longest = max(self.longest, *(part.stop - part.start for part in windows(times, config)))
+        self.seconds, self.steps = self.seconds + float(times[-1]), self.steps + len(times) - 1
+
+    def merge(self, other: "_Lengths") -> None:
+        self.longest = max(self.longest, other.longest)
+        self.seconds, self.steps = self.seconds + other.seconds, self.steps + other.steps
+
+    @property
+    def interval(self) -> float:
+        """Mean time between two times; a second where no series has two."""
+        return self.seconds / self.steps if self.steps else 1.0
+
+
+def survey(config: TableConfig, folder: Path, merged: Merged, names: Sequence[str]) -> Series:
+    """Return the reader of the series, for the merged parts in `folder` of the files `names`.
+
+    Raises `DriftworkError` for a channel without any value and for groups in two splits.
+    """
+    groups = _groups(config, merged)
+    static, vectors = _static(config, merged)
+    channels, lengths = _Channels(len(merged.channels)), _Lengths()
+    observed: dict[int, _Lengths] = {}
+    with closing(sqlite3.connect(folder / INDEX)) as database, database:
+        database.execute(
+            'CREATE TABLE series (name TEXT PRIMARY KEY, "group" TEXT, split TEXT, static TEXT, chunk INT, start INT, '
+            "observations INT) WITHOUT ROWID"
+        )
+        database.execute("CREATE TABLE files (number INTEGER PRIMARY KEY, name TEXT)")
+        database.executemany("INSERT INTO files VALUES (?, ?)", enumerate(names))
+        splits = merged.attributes.get(config.split or "", [None] * len(merged.series))
+        for chunk, records, spans in chunks(folder, merged, record(config.time_unit)):
+            channels.add(records)
+            for number, start, count in zip(*(column.tolist() for column in spans), strict=True):
+                place = (merged.series[number], groups[number], splits[number], vectors[number], chunk, start, count)
+                database.execute("INSERT INTO series VALUES (?, ?, ?, ?, ?, ?, ?)", place)
+                observed[number] = _Lengths()
+                observed[number].add(records["time"][start : start + count], config)
+    for number in sorted(observed):  # in the order of names: a sum depends on its order
+        lengths.merge(observed[number])
+    _check(config, merged, channels)
+    return Series(SeriesConfig(table=config, spec_of_all=_spec(config, merged, lengths, static), scratch=folder))
+
+
+def _spec(config: TableConfig, merged: Merged, lengths: _Lengths, static: tuple[Static, ...]) -> DataSpec:
+    return DataSpec(
+        dim=len(merged.channels),
+        length=lengths.longest,
+        interval=lengths.interval,
+        likelihood=config.likelihood,
+        units=config.units[0] if len(set(config.units)) == 1 else "value",
+        kind="table",
+        table=TableSpec(
+            channels=tuple(merged.channels),
+            units=config.units,
+            layout=config.layout,
+            series=config.series,
+            time=config.time,
+            time_unit=config.time_unit,
+            zone="UTC" if merged.zone else None,
+            static=static,
+        ),
+    )
+
+
+def _groups(config: TableConfig, merged: Merged) -> list[str]:
+    """Return the group of each series. Raises `DriftworkError` if a group is in two splits."""
+    if config.group is None:
+        return merged.series
+    groups = [str(group) for group in merged.attributes[config.group]]
+    if config.split is not None:
+        splits: dict[str, tuple[Any, str]] = {}
+        for name, group, split in zip(merged.series, groups, merged.attributes[config.split], strict=True):
+            other, first = splits.setdefault(group, (split, name))
+            if other != split:
+                raise DriftworkError(
+                    f"group {shown(group)} is in two splits: series {shown(first)} in {other or 'none'} and "
+                    f"{shown(name)} in {split or 'none'}; give all series of a group the same split"
+                )
+    return groups
+
+
+def _static(config: TableConfig, merged: Merged) -> tuple[tuple[Static, ...], list[str]]:
+    """Return the static columns, and for each series the JSON list of its numbers: null where a number is missing, and
+    all zeros where a category is."""
+    columns = [Static(column=name, categories=None) for name in config.static_numbers]
+    for name in config.static_categories:
+        found = {str(value) for value in merged.attributes[name] if value is not None}
+        columns.append(Static(column=name, categories=tuple(sorted(found))))
+    vectors = []
+    for number in range(len(merged.series)):
+        vector: list[Any] = []
+        for column in columns:
+            value = merged.attributes[column.column][number]
+            vector += [value] if column.categories is None else [float(value == name) for name in column.categories]
+        vectors.append(json.dumps(vector))
+    return tuple(columns), vectors
+
+
+def _check(config: TableConfig, merged: Merged, channels: _Channels) -> None:
+    """Raise `DriftworkError` for a channel without any value, and print a line for one that never changes."""
+    if not channels.count.all():
+        number = int(np.argmin(channels.count != 0))
+        others = f" (and {int((channels.count == 0).sum()) - 1} others)" if (channels.count == 0).sum() > 1 else ""
+        raise DriftworkError(
+            f"channel {shown(merged.channels[number])}{others} has no value in any row; list the channels that have "
+            "values in dataset.channels"
+        )
+    constant = np.flatnonzero(channels.low == channels.high)
+    for number in constant[:5]:
+        name = printable(merged.channels[number])
+        print(f"channel '{name}' is always {channels.low[number]:g}; nothing can be learnt from it", flush=True)
+    if len(constant) > 5:
+        print(f"{len(constant) - 5} more channels never change", flush=True)
