@@ -16,10 +16,11 @@ from tests.fuzz import midi_frames
 from tests.fuzz.prepared import manifests, shards
 from tests.fuzz.raw_files import MEDIA, idx, media
 from tests.fuzz.settings import configs, grids
+from tests.fuzz.tables import tables
 
 GROWTH_MIB = 1024
 """Maximum growth of this process by reading bad files, MiB."""
-OTHERS = (idx, shards, manifests, configs, grids)
+OTHERS = (idx, shards, manifests, configs, grids, tables)
 
 
 def everything(folder: Path, cases: int, seed: int, real: bool) -> dict[str, Counter[str]]:

@@ -10,6 +10,7 @@ from pipeline.sequence import DataSpec
 from tests.fuzz.__main__ import OTHERS
 from tests.fuzz.damage import LAUGHS
 from tests.fuzz.raw_files import MEDIA, media
+from tests.fuzz.tables import tables
 
 CASES = 48
 SEED = 2026
@@ -23,7 +24,13 @@ def test_bad_raw_file_costs_only_itself(tmp_path, kind):
     assert outcome["good"] >= CASES / 4
 
 
-@pytest.mark.parametrize("target", OTHERS, ids=lambda fuzz: fuzz.__name__)
+@pytest.mark.process
+def test_bad_table_is_named_with_its_row(tmp_path):
+    outcome = tables(tmp_path, Random(f"{SEED} tables"), 300)
+    assert outcome["refused"] > 150, "the damage does not reach the reader"
+
+
+@pytest.mark.parametrize("target", [fuzz for fuzz in OTHERS if fuzz is not tables], ids=lambda fuzz: fuzz.__name__)
 def test_bad_file_is_named_in_one_line(tmp_path, target):
     outcome = target(tmp_path, Random(f"{SEED} {target.__name__}"), CASES)
     assert outcome["refused"] > CASES / 2, "the damage does not reach the reader"
