@@ -31,7 +31,7 @@ NUMERICAL = (
     "tests/models",
     "tests/launch/training/test_engine.py",
     "tests/launch/scoring/test_estimates.py",
-    "tests/launch/serving/test_export.py",
+    "tests/launch/serving",
     "tests/launch/generation/test_generate.py",
     "tests/launch/generation/test_media.py",
     "tests/launch/scoring/test_scores.py",

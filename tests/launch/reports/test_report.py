@@ -15,39 +15,17 @@ from PIL import Image
 from driftwork.config_base import load
 from driftwork.errors import DriftworkError
 from launch import report
-from launch.reports import contents, paper_figures, published
-from launch.reports import rows as report_rows
-from launch.reports.rows import Group, Kind, Member
-from launch.reports.tracked_runs import TrackedRun
+from launch.reports import contents
 from launch.runs import run_folder
 from launch.runs.config import RunConfig
-from launch.scoring import comparison, tables
-from launch.scoring.estimates import Estimate, Scores, difference, estimate, over_seeds
+from launch.scoring import tables
+from launch.scoring.estimates import difference, estimate, over_seeds
 from launch.scoring.results import write_results
-from launch.scoring.side_by_side import Column
-from launch.scoring.tables import Cell, Row, Table
 from launch.tracker.tracking import TrackingConfig, open_run
 from pipeline.readers.wav import write_wav
+from tests.launch.reports.scored import MANIFEST, rates_of, scored
 from tests.launch.tracker.test_tracking import client_of
 from tests.places import tiny
-
-KEYS = tuple(f"song{i // 2}-{i}" for i in range(24))
-GROUPS = tuple(key.partition("-")[0] for key in KEYS)
-NAMES = {"density": "nll_nats_per_frame", "prediction": "accuracy_percent", "interpolation": "accuracy_percent"}
-MANIFEST = "ab" * 32
-
-
-def scored(level, seed):
-    return Scores(KEYS, GROUPS, tuple((level + np.random.default_rng(seed).normal(size=24)).tolist()), (1.0,) * 24)
-
-
-def rates_of(level, rates):
-    model = {
-        task: {rate: {metric: scored(level, i + int(rate))} for rate in rates}
-        for i, (task, metric) in enumerate(NAMES.items())
-    }
-    copied = {task: {rate: {NAMES[task]: scored(20, int(rate))} for rate in rates} for task in list(NAMES)[1:]}
-    return {"model": model, "persistence": copied}
 
 
 def ran(root, uri, name, level, *overrides, best, command=None, evaluations=("test",), extra=()):
@@ -170,41 +148,6 @@ def test_figures_are_pdf_and_png(out):
             assert picture.width > 300
 
 
-def test_figure_selects_suitable_runs(tmp_path):
-    """Nine settings are too many lines; since the best of them have no third rate, those that have it are drawn."""
-
-    def kind(hidden, rates, best):
-        member = Member(
-            TrackedRun(str(hidden), "run", 0, {"val/best_score": best}, {}),
-            comparison.Evaluated(tmp_path, {"train.seed": 0}, rates_of(10, rates)), {},
-        )  # fmt: skip
-        return Kind("VSDN-VAE", {"model.hidden": hidden}, f"VSDN-VAE (hidden {hidden})", [member])
-
-    kinds = [*(kind(hidden, ("25", "50"), 1.0) for hidden in range(9)), kind(9, ("10", "25", "50"), 2.0)]
-    (figure,) = paper_figures.draw(Group("rolls", "lakh", MANIFEST, kinds), tmp_path, "")
-    assert [shown.settings["model.hidden"] for shown in figure.kinds] == [9]
-
-
-def test_report_joins_models_of_single_rates(tmp_path):
-    def member(rate, seed):
-        ratios = [int(rate) / 100]
-        config = {"train.seed": seed, "model.name": "vsdn_vae", "observe.train.ratios": ratios}
-        evaluated = comparison.Evaluated(
-            tmp_path, {**config, "observe.evaluate.ratios": ratios}, rates_of(seed, (rate,))
-        )
-        return Member(TrackedRun(f"{rate}-{seed}", "run", 0, {"val/best_score": 1.0}, {}), evaluated, {})
-
-    members = [member(rate, seed) for rate in ("25", "50") for seed in (0, 1)]
-    left_out = []
-    assert all(report_rows._fits(one, members, left_out) for one in members)
-    assert left_out == []
-    (kind,) = report_rows._kinds(members)
-    assert len(kind.tables) == 2
-    assert all(list(table["density"]) == ["25", "50"] for table in kind.tables)
-    again = members[0]._replace(tracked=members[0].tracked._replace(run_id="again"))
-    assert not report_rows._fits(again, [*members, again], left_out)
-
-
 def test_page_is_self_contained_and_documented(out):
     """It needs no other file and shows the commands behind its tables."""
     text = (out / "index.html").read_text()
@@ -306,39 +249,3 @@ def test_silent_server_is_reported(tmp_path, free_port):
     with pytest.raises(DriftworkError, match=f"tracking store http://127.0.0.1:{free_port} does not answer"):
         report.main(["rolls", f"out={tmp_path / 'new'}", f"tracking.uri=http://127.0.0.1:{free_port}"])
     assert list(tmp_path.iterdir()) == []
-
-
-def test_latex_and_html_escape_what_they_print():
-    table = Table(
-        "a_b & <c>", ["", "50 %"], [Row(("x_1",), [Cell(Estimate(1.0, 0.1, 2, 2), "\n(2.0▲)", best=True)])], "#"
-    )
-    assert r"x\_1 & \textbf{1.00 $\pm$ 0.10 (2.0$\uparrow$)} \\" in tables.latex(table, "t")
-    assert r"\caption{a\_b \& <c>. \#}" in tables.latex(table, "t")
-    assert "a_b &amp; &lt;c&gt;" in tables.html(table)
-    assert tables.as_csv(table) == 'model,50 %,"50 %, standard error"\nx_1,1.0,0.1\n'
-
-
-def test_published_figures_stand_under_their_columns():
-    columns = [
-        Column("density", "50", "rmse"),
-        Column("interpolation", "25", "rmse"),
-        Column("prediction", "10", "rmse"),
-    ]
-    (paper,) = published.of("timit")
-    assert published.printed(paper.figures["VSDN-SDE"], columns) == ["-0.672", "0.1033", ""]
-    horizons = [Column("forecast", name, "mse") for name in ("10", "297")]
-    assert published.printed(published.of("mocap")[0].figures["ODE2VAE"], horizons) == ["", "10.06"]
-
-
-@pytest.mark.parametrize(
-    ("name", "variance", "gamma", "label"),
-    [
-        ("neural_ode", "none", 0.0, "Neural ODE"),
-        ("ode2vae", "shared", 0.0, "ODE2VAE"),
-        ("ode2vae", "shared", 1.0, "ODE2VAE-KL"),
-        ("neural_ode", "shared", 1.0, "ODE2VAE-KL, first order"),
-        ("ode2vae", "none", 0.0, "ODE2VAE, plain f"),
-    ],
-)
-def test_ode2vae_variants_have_published_names(name, variance, gamma, label):
-    assert published.label({"model.name": name, "model.variance": variance, "model.gamma": gamma}) == label
