@@ -34,6 +34,8 @@ HEAVY = {
     "fsspec": {"pipeline/shards/storage.py"},
     "pyarrow": {"pipeline/readers/tables/arrow.py", "pipeline/table_files.py"},  # reads raw tables; writes answers
     "s3fs": set(),  # only fsspec imports it
+    "numba": {"models/solvers/compiled.py"},
+    "llvmlite": {"models/solvers/compiled.py"},
     "torchdiffeq": {"models/solvers/ode.py"},
     "torchsde": {"models/solvers/sde.py"},
 }

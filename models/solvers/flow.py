@@ -1,24 +1,35 @@
-"""The loop of ODE2VAE: fixed Runge-Kutta steps through a small network's field, with a hand-derived backward.
+"""The loop of ODE2VAE: fixed Runge-Kutta steps through a small network's field, and the trace of its Jacobian.
 
 Each of G networks f = W3 a(W2 a(W1 z + b1) + b2) + b3 drives P trajectories z. f gives the derivatives of all but the
 first `lead` components. These are the position s of z = (s, v), with ds/dt = v; `lead` = 0 makes it a first-order
 field.
 
-Autograd would record some twenty nodes a stage. Here the forward pass keeps the states and activations of all stages;
-the backward pass computes all slopes at once, runs a loop of three matrix products a stage, and forms each weight
-gradient as one product after it. The activations are outputs too, so that other functions of them (the trace of the
-field, for the density) are one batched formula outside the loop, differentiated by autograd.
+Along the flow d log q(z_t) / dt = -tr(df/dv) (instantaneous change of variables, Chen et al., 2018). With slopes a1',
+a2' of the hidden layers
+    tr(df/dv) = a2'^T K a1',   K = W2 o (W1v W3)^T,   W1v the columns of W1 that read v (all, in a first-order field),
+which takes one small matrix per network and one product per stage, where autograd takes a backward pass for each
+component of v.
+
+Two forms compute the same up to rounding (docs/loops.md). The eager one is the reference. It keeps the states and
+activations of all stages; its backward pass computes all slopes at once, runs a loop of three matrix products a stage,
+and forms each weight gradient as one product after it. The compiled one (`flow_kernels`) takes each trajectory through
+all of its steps in machine code, and the trace with it.
 """
 
+import functools
 from collections.abc import Callable
+from types import ModuleType
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from models.solvers.affine import weight_gradient
+from models.solvers.affine import by_network, weight_gradient
+from models.solvers.packing import pack, pad, padded
 
 FixedMethod = Literal["rk4", "midpoint"]
 ActivationName = Literal["tanh", "elu", "relu"]
@@ -76,24 +87,123 @@ TABLEAUS: dict[FixedMethod, Tableau] = {
 }
 
 
-class Stages(NamedTuple):
-    """Trajectories through M steps of R stages, with the networks' activations."""
+COMPILED_ROWS = 128
+"""Largest number of trajectories of a network that the compiled form takes. It goes through them one by one; for more,
+the matrix products of torch are as fast, and take several cores."""
+
+
+class Flow(NamedTuple):
+    """Trajectories through M steps."""
 
     states: Tensor
     """[M, G, P, Z] states at the end of each step."""
-    a1: Tensor
-    """[M, R, G, P, H] outputs of the first hidden layer at each stage."""
-    a2: Tensor
-    """[M, R, G, P, H] outputs of the second hidden layer at each stage."""
+    trace: Tensor
+    """[M, G, P] integral of tr(df/dv) over each step, by the weights of its stages."""
 
 
-def run(z0: Tensor, weights: Weights, dt: Tensor, method: FixedMethod, activation: ActivationName) -> Stages:
+def run(z0: Tensor, weights: Weights, dt: Tensor, method: FixedMethod, activation: ActivationName) -> Flow:
     """Integrate from z0 [G, P, Z] in M steps of lengths dt [M, G, P, 1], which are data and get no gradient."""
-    with torch.autocast(z0.device.type, enabled=False):  # solver state keeps its precision
-        return Stages(*_Flow.apply(z0, *weights, dt, TABLEAUS[method], ACTIVATIONS[activation]))
+    form = run_compiled if compiles(z0, weights) else run_eager
+    with torch.autocast(z0.device.type, enabled=False):  # solver state and trace keep their precision
+        return form(z0, weights, dt, method, activation)
 
 
-class _Flow(torch.autograd.Function):
+def trace_matrix(weights: Weights) -> Tensor:
+    """Return K = W2 o (W1v W3)^T, [G, H, H]."""
+    lead = weights.lead
+    return weights.W2 * torch.bmm(weights.W1[..., lead:], weights.W3).mT
+
+
+def compiles(z0: Tensor, weights: Weights) -> bool:
+    """Return whether the compiled form covers these tensors, and is the faster one."""
+    covered = all(x.device.type == "cpu" and x.dtype == torch.float32 for x in (z0, *weights))
+    return covered and z0.shape[1] <= COMPILED_ROWS and _kernels() is not None
+
+
+def run_eager(z0: Tensor, weights: Weights, dt: Tensor, method: FixedMethod, activation: ActivationName) -> Flow:
+    """Integrate in operations of torch, on any device and in any precision."""
+    tableau, slope = TABLEAUS[method], ACTIVATIONS[activation].slope
+    states, a1, a2 = _Stages.apply(z0, *weights, dt, tableau, ACTIVATIONS[activation])
+    M, R, G, P, _ = a1.shape
+    product = torch.bmm(by_network(slope(a1)), trace_matrix(weights).mT)
+    trace = (product * by_network(slope(a2))).sum(-1).view(G, M, R, P)
+    b = torch.tensor(tableau.b, dtype=z0.dtype, device=z0.device)
+    return Flow(states, torch.einsum("gmrp,r->mgp", trace, b) * dt[..., 0])
+
+
+def run_compiled(z0: Tensor, weights: Weights, dt: Tensor, method: FixedMethod, activation: ActivationName) -> Flow:
+    """Integrate in machine code, in float32 on a CPU."""
+    return Flow(*_Compiled.apply(z0, *weights, trace_matrix(weights), dt, TABLEAUS[method], activation))
+
+
+@functools.cache
+def _kernels() -> ModuleType | None:
+    """Return the compiled loop, or None where numba is not installed."""
+    try:
+        from models.solvers import flow_kernels  # numba takes half a second to load
+    except ImportError:
+        return None
+    return flow_kernels
+
+
+class _Compiled(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, z0: Tensor, W1: Tensor, b1: Tensor, W2: Tensor, b2: Tensor, W3: Tensor, b3: Tensor, K: Tensor,
+        dt: Tensor, tableau: Tableau, activation: ActivationName,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        kernels = _kernels()
+        assert kernels is not None
+        (M, G, P, _), Z, H, R = dt.shape, z0.shape[-1], W2.shape[1], len(tableau.b)
+        a = np.array([row + (0.0,) * (R - len(row)) for row in tableau.a], np.float32)
+        scheme = kernels.Scheme(a, np.array(tableau.b, np.float32), kernels.KINDS[activation], Z, W3.shape[1])
+        h = dt.squeeze(-1).contiguous().numpy()
+        rows = M * R if any(ctx.needs_input_grad) else 1  # type: ignore[attr-defined]
+        kept = [z0.new_empty(G, P, rows, padded(n)) for n in (Z, H, H, H)]
+        states, trace = z0.new_empty(M, G, P, Z), z0.new_empty(M, G, P)
+        layers = (pack(W1.mT), pad(b1[:, 0]), pack(W2.mT), pad(b2[:, 0]), pack(W3.mT), pad(b3[:, 0]), pack(K.mT))
+        kernels.forward(
+            pad(z0).numpy(), h, kernels.Network(*_arrays(*layers)), scheme, *_arrays(states, trace),
+            kernels.Rows(*_arrays(*kept)),
+        )  # fmt: skip
+        ctx.save_for_backward(W1, W2, W3, K, *kept)
+        ctx.h, ctx.scheme, ctx.slope = h, scheme, ACTIVATIONS[activation].slope  # type: ignore[attr-defined]
+        return states, trace
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, d_states: Tensor, d_trace: Tensor) -> tuple[Tensor | None, ...]:
+        kernels = _kernels()
+        assert kernels is not None
+        W1, W2, W3, K, z, a1, a2, t = ctx.saved_tensors  # type: ignore[attr-defined]
+        (G, P, N, _), (H, Z), outputs = a1.shape, W1.shape[1:], W3.shape[1]
+        none = a1.new_zeros(G, a1.shape[-1])
+        layers = (pack(W1), none, pack(W2), none, pack(W3), none, pack(K))
+        d_z0, gradients = z.new_empty(G, P, z.shape[-1]), [torch.empty_like(x) for x in (z, a1, a2, t)]
+        gradients[0] = z.new_empty(G, P, N, padded(outputs))
+        kernels.backward(
+            ctx.h, kernels.Network(*_arrays(*layers)), ctx.scheme,  # type: ignore[attr-defined]
+            kernels.Rows(*_arrays(z, a1, a2, t)), *_arrays(d_states.contiguous(), d_trace.contiguous(), d_z0),
+            kernels.Rows(*_arrays(*gradients)),
+        )  # fmt: skip
+        d_f, d_u1, d_u2, d_t = (x.view(G, P * N, -1) for x in gradients)
+        s1 = ctx.slope(a1)  # type: ignore[attr-defined]
+        z, a1, a2, s1 = (x.view(G, P * N, -1) for x in (z, a1, a2, s1))
+        d_W1, d_b1 = weight_gradient(d_u1, z)
+        d_W2, d_b2 = weight_gradient(d_u2, a1)
+        d_W3, d_b3 = weight_gradient(d_f, a2)
+        d_K, _ = weight_gradient(d_t, s1)
+        return (
+            d_z0[..., :Z], d_W1[:, :H, :Z], d_b1[..., :H], d_W2[:, :H, :H], d_b2[..., :H], d_W3[:, :outputs, :H],
+            d_b3[..., :outputs], d_K[:, :H, :H], None, None, None,
+        )  # fmt: skip
+
+
+def _arrays(*tensors: Tensor) -> list[NDArray[np.float32]]:
+    return [x.detach().numpy() for x in tensors]
+
+
+class _Stages(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: FunctionCtx, z0: Tensor, W1: Tensor, b1: Tensor, W2: Tensor, b2: Tensor, W3: Tensor, b3: Tensor,

@@ -1,11 +1,5 @@
 """Latent trajectories and their density: dz/dt = (v, f_W(s, v)), or the first-order dz/dt = f_W(z).
 
-Along the flow d log q(z_t) / dt = -tr(df/dv) (instantaneous change of variables, Chen et al., 2018). For
-f = W3 a(W2 a(W1 z)) with slopes a1', a2' of the hidden layers,
-    tr(df/dv) = a2'^T [W2 o (W1v W3)^T] a1',    W1v the columns of W1 that read v (all, in a first-order field),
-which takes one small matrix per network and one product per stage, where autograd takes a backward pass for each
-component of v.
-
 The solver is our own loop (`flow`) or torchdiffeq, which only this module imports. Both advance on the same grid,
 so that fixed-step methods agree up to rounding.
 """
@@ -18,8 +12,7 @@ from torch import Tensor
 
 from driftwork.config_base import Config
 from models.solvers import flow, timegrid
-from models.solvers.affine import by_network
-from models.solvers.flow import ACTIVATIONS, TABLEAUS, ActivationName, Weights
+from models.solvers.flow import ACTIVATIONS, TABLEAUS, ActivationName, Weights, trace_matrix
 
 
 class SolverConfig(Config):
@@ -80,25 +73,13 @@ def solve(
     )  # fmt: skip
 
 
-def trace_matrix(weights: Weights) -> Tensor:
-    """Return W2 o (W1v W3)^T, [G, H, H]."""
-    lead = weights.lead
-    return weights.W2 * torch.bmm(weights.W1[..., lead:], weights.W3).mT
-
-
 def _direct(
     z0: Tensor, log_q0: Tensor, weights: Weights, dt: Tensor, solver: SolverConfig, activation: ActivationName
 ) -> tuple[Tensor, Tensor, int]:
     """Return states [M, G, P, Z] and log densities [M, G, P] at the end of each step, and the evaluations."""
     method: flow.FixedMethod = "rk4" if solver.method == "rk4" else "midpoint"
-    states, a1, a2 = flow.run(z0, weights, dt, method, activation)
-    slope = ACTIVATIONS[activation].slope
-    M, R, G, P, _ = a1.shape
-    product = torch.bmm(by_network(slope(a1)), trace_matrix(weights).mT)
-    trace = (product * by_network(slope(a2))).sum(-1).view(G, M, R, P)
-    b = torch.tensor(TABLEAUS[method].b, dtype=z0.dtype, device=z0.device)
-    per_step = torch.einsum("gmrp,r->mgp", trace, b) * dt[..., 0]
-    return states, log_q0 - per_step.cumsum(0), M * R
+    states, trace = flow.run(z0, weights, dt, method, activation)
+    return states, log_q0 - trace.cumsum(0), len(dt) * len(TABLEAUS[method].b)
 
 
 def _torchdiffeq(

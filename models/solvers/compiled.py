@@ -1,0 +1,180 @@
+"""Compilation of loops by numba, and the vector functions inside them. The only module that imports numba.
+
+numba compiles a function at its first call, for the processor it runs on, and keeps the machine code on disk. Fused
+multiply-adds are the only liberty that the compiler takes, so that NaN and infinity propagate as in torch.
+"""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+from llvmlite import binding, ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+from models.solvers.packing import LANES
+
+Floats = NDArray[np.float32]
+
+TANH, ELU, RELU = range(3)
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def jit(function: _F) -> _F:
+    """Compile a function at its first call, or load it from the cache on disk."""
+    # numba looks at the time stamp of one source file, and counts the entries of its index from 1 in each process. This
+    # name makes a file of its own for each version of this module and for each processor that shares a folder.
+    function.__qualname__ += f"_{_VERSION}"
+    options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+    try:
+        return numba.njit(function, cache=True, **options)
+    except RuntimeError:  # no folder can be written
+        return numba.njit(function, **options)
+
+
+_VERSION = hashlib.sha256(Path(__file__).read_bytes() + binding.get_host_cpu_name().encode()).hexdigest()[:8]
+
+
+_LOG2E = np.float32(1.4426950408889634)
+_LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
+_ROUND = np.float32(12582912.0)  # 1.5 * 2^23: adding it rounds to an integer, which its last bits then hold
+_LOWEST = np.float32(-87.0)
+_ONE, _TWO, _ZERO, _HALF = np.float32(1), np.float32(2), np.float32(0), np.float32(0.5)
+_C = tuple(
+    np.float32(c)
+    for c in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+)
+_C0, _C1, _C2, _C3, _C4, _C5 = _C
+
+
+@jit
+def expm1(x: np.float32) -> np.float32:
+    """Return e^x - 1 for x <= 0, float32. x = n ln 2 + r with |r| <= ln(2) / 2; a polynomial (Cephes) gives e^r - 1."""
+    x = _LOWEST if x < _LOWEST else x
+    shifted = x * _LOG2E + _ROUND
+    n = shifted - _ROUND
+    power = np.int32((np.float32(shifted).view(np.int32) + 127) << 23).view(np.float32)  # 2^n
+    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
+    p = ((((_C0 * r + _C1) * r + _C2) * r + _C3) * r + _C4) * r + _C5
+    return power * (r * r * p + r) + (power - _ONE)
+
+
+@jit
+def tanh(x: np.float32) -> np.float32:
+    """Return tanh |x| = -m / (m + 2) with m = e^(-2 |x|) - 1, and the sign of x."""
+    m = expm1(-_TWO * abs(x))
+    t = -m / (m + _TWO)
+    return -t if x < _ZERO else t
+
+
+@jit
+def sigmoid(x: np.float32) -> np.float32:
+    """Return 1 / (1 + e) for x > 0 and e / (1 + e) for x <= 0, with e = e^(-|x|)."""
+    e = expm1(-abs(x)) + _ONE
+    return (e if x <= _ZERO else _ONE) / (_ONE + e)
+
+
+@jit
+def activate(x: Floats, kind: int) -> None:
+    """Apply the activation function to the vector x in place."""
+    if kind == TANH:
+        for i in range(len(x)):
+            x[i] = tanh(x[i])
+    elif kind == ELU:
+        for i in range(len(x)):
+            v = x[i]
+            x[i] = v if v > _ZERO else expm1(_ZERO if v > _ZERO else v)
+    else:
+        for i in range(len(x)):
+            x[i] = _ZERO if x[i] < _ZERO else x[i]
+
+
+@jit
+def slopes(a: Floats, out: Floats, kind: int) -> None:
+    """Write the derivative of the activation function, at the point where its value is a, to out."""
+    if kind == TANH:
+        for i in range(len(a)):
+            out[i] = _ONE - a[i] * a[i]
+    elif kind == ELU:
+        for i in range(len(a)):
+            out[i] = (_ZERO if a[i] > _ZERO else a[i]) + _ONE
+    else:
+        for i in range(len(a)):
+            out[i] = _ONE if a[i] > _ZERO else _ZERO
+
+
+@intrinsic
+def add_product(typing: Any, y: Any, A: Any, x: Any) -> Any:
+    """Add A x to y: y[16 t + l] += sum_j A[t, j, l] x[j], for a packed A [tiles, rows, 16]."""
+    return types.void(y, A, x), _product(1)
+
+
+@intrinsic
+def add_products(typing: Any, y: Any, A: Any, x: Any) -> Any:
+    """Add the same for each of the ROWS vectors x to the vectors y, [ROWS, n] each."""
+    return types.void(y, A, x), _product(ROWS)
+
+
+ROWS = 8
+"""Vectors that `add_products` takes at once, so that each number of A is loaded once for all."""
+
+
+def _product(vectors: int) -> Any:
+    """Return the generator of the code for `vectors` vectors.
+
+    The sums of a tile stay in vector registers; loops over arrays would store them after each row. For one vector, four
+    sums run side by side."""
+    chains = 4 if vectors == 1 else 1
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        y, A, x = (context.make_array(t)(context, builder, v) for t, v in zip(signature.args, arguments, strict=True))
+        vector, index = ir.VectorType(ir.FloatType(), LANES), cgutils.intp_t
+        all_lanes = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+        fma = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{LANES}f32"
+        )
+        tiles, rows, _ = cgutils.unpack_tuple(builder, A.shape)
+        width = builder.mul(tiles, ir.Constant(index, LANES))
+        totals = [[cgutils.alloca_once(builder, vector) for _ in range(chains)] for _ in range(vectors)]
+
+        def at(pointer: Any, *terms: Any) -> Any:
+            for term in terms:
+                pointer = builder.gep(pointer, [term])
+            return pointer
+
+        def vector_at(pointer: Any, *terms: Any) -> Any:
+            return builder.bitcast(at(pointer, *terms), vector.as_pointer())
+
+        def times(n: Any, factor: int) -> Any:
+            return builder.mul(n, ir.Constant(index, factor))
+
+        with cgutils.for_range(builder, tiles) as tile:
+            first = times(builder.mul(tile.index, rows), LANES)
+            to = [vector_at(y.data, times(tile.index, LANES), times(width, i)) for i in range(vectors)]
+            for address, sums in zip(to, totals, strict=True):
+                builder.store(builder.load(address, align=4), sums[0])
+                for total in sums[1:]:
+                    builder.store(ir.Constant(vector, [0.0] * LANES), total)
+            with cgutils.for_range(builder, builder.sdiv(rows, ir.Constant(index, chains))) as block:
+                for chain in range(chains):
+                    row = builder.add(times(block.index, chains), ir.Constant(index, chain))
+                    a = builder.load(vector_at(A.data, first, times(row, LANES)), align=4)
+                    for i in range(vectors):
+                        x_j = builder.load(at(x.data, row, times(rows, i)))
+                        one = builder.insert_element(ir.Constant(vector, ir.Undefined), x_j, ir.Constant(index, 0))
+                        spread = builder.shuffle_vector(one, one, all_lanes)
+                        total = totals[i][chain]
+                        builder.store(builder.call(fma, [a, spread, builder.load(total)]), total)
+            for address, sums in zip(to, totals, strict=True):
+                values = [builder.load(total) for total in sums]
+                while len(values) > 1:
+                    values = [builder.fadd(u, v) for u, v in zip(values[::2], values[1::2], strict=True)]
+                builder.store(values[0], address, align=4)
+        return context.get_dummy_value()
+
+    return generate

@@ -1,0 +1,207 @@
+"""The loop of `flow` for numba: all steps of a trajectory, forward and backward, without an operation of torch.
+
+Arrays are float32, contiguous and padded, matrices packed (`packing`). G networks drive P trajectories each through M
+steps of R stages. Row n = R m + r of a kept array [G, P, M R, ...] belongs to stage r of step m. A step of length 0
+changes nothing and is skipped.
+
+With hidden layers a1 = act(u1), a2 = act(u2) and their slopes s1, s2, the trace of the field is s2^T t with t = K s1,
+K = `flow.trace_matrix`.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from models.solvers.compiled import ELU, RELU, TANH, Floats, activate, add_product, jit, slopes
+
+KINDS = {"tanh": TANH, "elu": ELU, "relu": RELU}
+
+
+class Network(NamedTuple):
+    """Packed matrices, and padded biases [G, ...]; for the backward pass the transposed matrices."""
+
+    W1: Floats
+    b1: Floats
+    W2: Floats
+    b2: Floats
+    W3: Floats
+    b3: Floats
+    K: Floats
+
+
+class Scheme(NamedTuple):
+    """A Runge-Kutta scheme, and sizes before padding."""
+
+    a: Floats
+    """[R, R]"""
+    b: Floats
+    """[R]"""
+    activation: int
+    """`compiled.TANH`, `ELU` or `RELU`."""
+    states: int
+    """Number of components Z of a state."""
+    outputs: int
+    """Number of outputs O of a network. The first Z - O components of a state have the last ones as derivatives."""
+
+
+class Rows(NamedTuple):
+    """A vector for each stage. The forward pass keeps z, a1, a2 and t; the backward pass writes the gradients of the
+    field f, of u1, of u2 and of t."""
+
+    z: Floats
+    a1: Floats
+    a2: Floats
+    t: Floats
+
+
+@jit
+def forward(
+    z0: Floats, dt: Floats, net: Network, scheme: Scheme, states: Floats, trace: Floats, kept: Rows
+) -> None:  # fmt: skip
+    """Write the states [M, G, P, Z] at the end of each step, and the integral of the trace over it [M, G, P].
+
+    Rows are kept only if `kept` has one for each stage."""
+    M, G, P = dt.shape
+    a, b, kind, Z, O = scheme  # noqa: E741
+    R, lead, keep = len(b), Z - O, kept.z.shape[2] > 1
+    z, k, f = np.empty_like(z0[0, 0]), np.zeros((R, z0.shape[2]), np.float32), np.empty_like(net.b3[0])
+    s1, s2, sum_of_traces = np.empty_like(net.b1[0]), np.empty_like(net.b1[0]), np.empty_like(net.b1[0])
+    for g in range(G):
+        for p in range(P):
+            copy(z, z0[g, p])
+            for m in range(M):
+                h = dt[m, g, p]
+                fill(sum_of_traces)
+                for r in range(R):
+                    n = m * R + r if keep else 0
+                    at, a1, a2, t = kept.z[g, p, n], kept.a1[g, p, n], kept.a2[g, p, n], kept.t[g, p, n]
+                    fill(t)
+                    if h == 0:
+                        fill(at)
+                        fill(a1)
+                        fill(a2)
+                        continue
+                    combine(at, z, k, a[r], r)
+                    copy(a1, net.b1[g])
+                    add_product(a1, net.W1[g], at)
+                    activate(a1, kind)
+                    copy(a2, net.b2[g])
+                    add_product(a2, net.W2[g], a1)
+                    activate(a2, kind)
+                    copy(f, net.b3[g])
+                    add_product(f, net.W3[g], a2)
+                    slopes(a1, s1, kind)
+                    slopes(a2, s2, kind)
+                    add_product(t, net.K[g], s1)
+                    for i in range(len(t)):
+                        sum_of_traces[i] += b[r] * (t[i] * s2[i])
+                    for i in range(lead):
+                        k[r, i] = h * at[Z - lead + i]
+                    for i in range(O):
+                        k[r, lead + i] = h * f[i]
+                if h != 0:
+                    combine(z, z, k, b, R)
+                total = np.float32(0)
+                for i in range(len(sum_of_traces)):
+                    total += sum_of_traces[i]
+                trace[m, g, p] = h * total
+                for i in range(Z):
+                    states[m, g, p, i] = z[i]
+
+
+@jit
+def backward(
+    dt: Floats, net: Network, scheme: Scheme, kept: Rows, d_states: Floats, d_trace: Floats, d_z0: Floats, d: Rows
+) -> None:  # fmt: skip
+    """Write the gradients of z0 and those of each stage, from those of states and trace."""
+    M, G, P = dt.shape
+    a, b, kind, Z, O = scheme  # noqa: E741
+    R, lead = len(b), Z - O
+    delta, d_k, d_stage = np.empty_like(d_z0[0, 0]), np.zeros_like(d_z0[0, 0]), np.zeros((R, d_z0.shape[2]), np.float32)
+    s1, s2, back = np.empty_like(net.b1[0]), np.empty_like(net.b1[0]), np.empty_like(net.b1[0])
+    for g in range(G):
+        for p in range(P):
+            fill(delta)
+            for m in range(M - 1, -1, -1):
+                h = dt[m, g, p]
+                for i in range(Z):
+                    delta[i] += d_states[m, g, p, i]
+                for r in range(R - 1, -1, -1):
+                    n = m * R + r
+                    a1, a2, t = kept.a1[g, p, n], kept.a2[g, p, n], kept.t[g, p, n]
+                    d_f, d_u1, d_u2, d_t = d.z[g, p, n], d.a1[g, p, n], d.a2[g, p, n], d.t[g, p, n]
+                    fill(d_f)
+                    if h == 0:
+                        fill(d_u1)
+                        fill(d_u2)
+                        fill(d_t)
+                        continue
+                    for i in range(len(d_k)):
+                        d_k[i] = b[r] * delta[i]
+                        for later in range(r + 1, R):
+                            d_k[i] += a[later, r] * d_stage[later, i]
+                        d_k[i] *= h
+                    for i in range(O):
+                        d_f[i] = d_k[lead + i]
+                    slopes(a1, s1, kind)
+                    slopes(a2, s2, kind)
+                    weight = d_trace[m, g, p] * h * b[r]
+                    for i in range(len(s2)):
+                        d_t[i] = weight * s2[i]
+                    curves(a2, d_u2, kind)
+                    for i in range(len(s2)):
+                        d_u2[i] *= weight * t[i]
+                    add_product(d_u2, net.W3[g], d_f)
+                    for i in range(len(s2)):
+                        d_u2[i] *= s2[i]
+                    fill(back)
+                    add_product(back, net.K[g], d_t)
+                    curves(a1, d_u1, kind)
+                    for i in range(len(s1)):
+                        d_u1[i] *= back[i]
+                    add_product(d_u1, net.W2[g], d_u2)
+                    for i in range(len(s1)):
+                        d_u1[i] *= s1[i]
+                    fill(d_stage[r])
+                    add_product(d_stage[r], net.W1[g], d_u1)
+                    for i in range(lead):
+                        d_stage[r, Z - lead + i] += d_k[i]
+                if h != 0:
+                    for r in range(R):
+                        for i in range(len(delta)):
+                            delta[i] += d_stage[r, i]
+            copy(d_z0[g, p], delta)
+
+
+@jit
+def combine(out: Floats, z: Floats, k: Floats, coefficients: Floats, count: int) -> None:
+    """Write z + sum_j coefficients[j] k_j, of the first `count` slopes, to `out`."""
+    copy(out, z)
+    for j in range(count):
+        for i in range(len(out)):
+            out[i] += coefficients[j] * k[j, i]
+
+
+@jit
+def curves(a: Floats, out: Floats, kind: int) -> None:
+    """Write the derivative of an activation's slope by its value, at the value a, to out."""
+    for i in range(len(a)):
+        if kind == TANH:
+            out[i] = -np.float32(2) * a[i]
+        elif kind == ELU:
+            out[i] = np.float32(0) if a[i] > np.float32(0) else np.float32(1)
+        else:
+            out[i] = 0
+
+
+@jit
+def copy(out: Floats, x: Floats) -> None:
+    for i in range(len(out)):
+        out[i] = x[i]
+
+
+@jit
+def fill(out: Floats) -> None:
+    """Set all entries to 0."""
+    for i in range(len(out)):
+        out[i] = 0
