@@ -1,8 +1,10 @@
 """A VSDN-SDE training step against torchsde: `python -m benchmarks.vsdn_sde_step`.
 
-A step is loss and gradients of the whole objective from the recurrent states on: path KL and decoder, with the gradient
-into the recurrent states; the GRU-ODE before them is the same for all. Both sides compute the same (checked first, on
-the same Brownian path). torchsde is called as its examples call it, with logqp=True and f, g, h as networks that look
+A step is loss and gradients of the whole objective from the recurrent states on, by the compiled loop or the eager one
+(docs/loops.md): path KL and decoder, with the gradient into the recurrent states; the GRU-ODE before them is the same
+for all. Both sides compute the same (checked first, on the same Brownian path).
+
+torchsde is called as its examples call it, with logqp=True and f, g, h as networks that look
 their context up at time t. The examples offer both sdeint and sdeint_adjoint, and take sdeint unless told otherwise,
 with the default BrownianInterval, drawn in every step. The 20 times that are asked are against sdeint_adjoint. Each is
 also called with an interval made for the solver's step that keeps all it has drawn and is used again, so that no time
@@ -13,6 +15,7 @@ import statistics
 import sys
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torchsde
@@ -23,13 +26,14 @@ from models.batch import Batch
 from models.gru_ode import Events, Trajectory
 from models.parts.likelihoods import Marginal
 from models.parts.noise import keyed_normal
+from models.solvers import sde_loop
 from models.vsdn_sde import VsdnSde, VsdnSdeConfig
 
 B, T, D, Z, UNITS = 32, 100, 128, 8, 64
 STEP = 0.25  # seconds between frames; sums of it are exact, so that torchsde takes no step too many
 ROUNDS = 5
 LEAST = {"sdeint_adjoint": 20.0, "sdeint, kept path": 3.0}
-OTHERS = ("sdeint", "sdeint, kept path", "sdeint_adjoint", "sdeint_adjoint, kept path")
+OTHERS = ("ours, eager form", "sdeint", "sdeint, kept path", "sdeint_adjoint", "sdeint_adjoint, kept path")
 
 
 class LatentSde(nn.Module):
@@ -143,8 +147,13 @@ def steps(depth: int) -> dict[str, Step]:
         log_likelihood = model.decoder.log_prob(state, model.decoder.past(batch), batch.values).sum(1)
         return result(kl.sum(0) - log_likelihood)
 
+    def eager() -> tuple[Tensor, Tensor, Tensor]:
+        with patch.object(sde_loop, "run_compiled", sde_loop.run_eager):
+            return ours()
+
     return {
         "ours": ours,
+        "ours, eager form": eager,
         "sdeint": theirs,
         "sdeint, kept path": lambda: theirs(kept),
         "sdeint_adjoint": lambda: theirs(adjoint=True),
@@ -176,6 +185,7 @@ def main() -> int:
         run = steps(depth)
         print(f"depth {depth}:")
         check(run["ours"](), run["check"]())
+        check(run["ours, eager form"](), run["check"]())
         ours, *others = in_turn(*(run[name] for name in ("ours", *OTHERS)), rounds=ROUNDS)
         report("ours", ours, depth)
         for name, times in zip(OTHERS, others, strict=True):

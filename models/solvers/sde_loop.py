@@ -10,20 +10,31 @@ with p[m] the part of the first layer that does not depend on the state, compute
 or 1, whether network g drives the path in this step. The drift pulls towards a bounded target, so that no path
 diverges, whatever the networks' outputs; the diffusion is bounded away from 0.
 
-Autograd would record some thirty nodes a step. Here the forward pass keeps the activations; the backward pass computes
-all slopes at once, runs a loop of one matrix product a layer, and forms each weight gradient as one product after it.
+Two forms compute the same up to rounding (docs/loops.md). The eager one, operations of torch, is the reference.
+Autograd would record some thirty nodes a step; here the forward pass keeps the activations, and the backward pass
+computes all slopes at once, runs a loop of one matrix product a layer, and forms each weight gradient as one product
+after it. The compiled one (`sde_kernels`) takes a block of paths through all steps in machine code.
 """
 
+import functools
+from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from models.solvers.affine import weight_gradient
 from models.solvers.flow import ACTIVATIONS
+from models.solvers.packing import pack, pad, padded
 
 _ELU = ACTIVATIONS["elu"]
+COMPILED_WIDTH = 256
+"""Largest number of units of a hidden layer that the compiled form takes. Beyond it the matrix products take most of
+the time, and those of torch are as fast and take several cores."""
 
 
 class Weights(NamedTuple):
@@ -90,13 +101,114 @@ def run(
         dt: [M, P, 1] step lengths, 0 where a path has ended. noise: [M, P, Z] standard normal. Neither gets a gradient.
         informed: [M, P, 1] 1 where the posterior may drive a path, 0 where the prior replaces it; None means 1.
     """
-    informed = dt.new_ones(()) if informed is None else informed
+    form = run_compiled if compiles(x0, pre, weights) else run_eager
     with torch.autocast(x0.device.type, enabled=False):  # solver state keeps its precision
-        return Paths(
-            *_Loop.apply(
-                shape, dt, noise, informed, x0, pre, weights.A, weights.V, weights.c, *weights.hidden, *weights.biases
-            )
+        return form(x0, pre, weights, dt, noise, shape, informed)
+
+
+def compiles(x0: Tensor, pre: Tensor, weights: Weights) -> bool:
+    """Return whether the compiled form covers these tensors, and is the faster one."""
+    tensors = (x0, pre, weights.A, *weights.hidden, *weights.biases, weights.V, weights.c)
+    covered = all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors)
+    return covered and pre.shape[-1] <= COMPILED_WIDTH and _kernels() is not None
+
+
+def run_eager(
+    x0: Tensor, pre: Tensor, weights: Weights, dt: Tensor, noise: Tensor, shape: Shape, informed: Tensor | None = None
+) -> Paths:
+    """Solve in operations of torch, on any device and in any precision."""
+    return _apply(_Loop, x0, pre, weights, dt, noise, shape, informed)
+
+
+def run_compiled(
+    x0: Tensor, pre: Tensor, weights: Weights, dt: Tensor, noise: Tensor, shape: Shape, informed: Tensor | None = None
+) -> Paths:
+    """Solve in machine code, in float32 on a CPU."""
+    return _apply(_Compiled, x0, pre, weights, dt, noise, shape, informed)
+
+
+def _apply(
+    form: type[torch.autograd.Function], x0: Tensor, pre: Tensor, weights: Weights, dt: Tensor, noise: Tensor,
+    shape: Shape, informed: Tensor | None,
+) -> Paths:  # fmt: skip
+    informed = dt.new_ones(()) if informed is None else informed
+    layers = (weights.A, weights.V, weights.c, *weights.hidden, *weights.biases)
+    return Paths(*form.apply(shape, dt, noise, informed, x0, pre, *layers))
+
+
+@functools.cache
+def _kernels() -> ModuleType | None:
+    """Return the compiled loop, or None where numba is not installed."""
+    try:
+        from models.solvers import sde_kernels  # numba takes half a second to load
+    except ImportError:
+        return None
+    return sde_kernels
+
+
+class _Compiled(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, shape: Shape, dt: Tensor, noise: Tensor, informed: Tensor, x0: Tensor, pre: Tensor,
+        A: Tensor, V: Tensor, c: Tensor, *layers: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        kernels = _kernels()
+        assert kernels is not None
+        (M, G, P, W), Z, L = pre.shape, x0.shape[1], len(layers) // 2 + 1
+        hidden, biases = layers[: L - 1], layers[L - 1 :]
+        states, u = x0.new_empty(M, P, Z), x0.new_empty(M, G, P, 2 * Z)
+        steps = M if any(ctx.needs_input_grad) else 1  # type: ignore[attr-defined]
+        blocks = -(-P // kernels.ROWS)
+        starts = x0.new_zeros(blocks, steps, kernels.ROWS, padded(Z))
+        kept = x0.new_empty(L, G, blocks, steps, kernels.ROWS, padded(W))
+        inner, inner_biases = (
+            _stacked(pack, [w.mT for w in hidden], A),
+            _stacked(pad, [b[:, 0] for b in biases], c[:, 0]),
         )
+        net = kernels.Networks(*_arrays(pack(A.mT), inner, inner_biases, pack(V.mT), pad(c[:, 0])))
+        stay, gains, low, high = _coefficients(dt, noise, shape, informed)
+        driver = np.array([g for g, _ in gains])
+        gain = torch.stack([gain.expand(M, P, 1)[..., 0] for _, gain in gains])
+        taken = kernels.Steps(*_arrays(stay.expand(M, P, 1)[..., 0]), driver, *_arrays(gain, low, high))
+        kernels.forward(*_arrays(x0, pre), net, taken, *_arrays(states, u, starts, kept))
+        ctx.save_for_backward(A, V, u, starts, kept, *hidden)
+        ctx.steps = taken  # type: ignore[attr-defined]
+        return states, u
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, d_states: Tensor, d_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        kernels = _kernels()
+        assert kernels is not None
+        A, V, u, starts, a, *hidden = ctx.saved_tensors  # type: ignore[attr-defined]
+        (M, G, P, _), (L, _, blocks, _, rows, _), (W, Z) = u.shape, a.shape, A.shape[1:]
+        net = kernels.Networks(
+            *_arrays(pack(A), _stacked(pack, hidden, A), a.new_zeros(0, G, 1), pack(V), a.new_zeros(G, 1))
+        )
+        d_x0, d_a, d_u = a.new_empty(P, Z), torch.empty_like(a), a.new_empty(G, blocks, M, rows, padded(2 * Z))
+        kernels.backward(
+            net, ctx.steps,  # type: ignore[attr-defined]
+            *_arrays(u, a, d_states.contiguous(), d_outputs.contiguous(), d_x0, d_a, d_u),
+        )  # fmt: skip
+        by_rows = [x.flatten(1, 3) for x in (*a, *d_a, d_u)]  # [G, all rows, n]
+        a_rows, d_rows = by_rows[:L], by_rows[L : 2 * L]
+        d_A, _ = weight_gradient(d_rows[0], starts.expand(G, *starts.shape).flatten(1, 3))
+        d_V, d_c = weight_gradient(by_rows[-1], a_rows[-1])
+        d_hidden = [weight_gradient(d_rows[i + 1], a_rows[i]) for i in range(L - 1)]
+        d_pre = d_a[0].permute(2, 0, 1, 3, 4).flatten(2, 3)[:, :, :P, :W]
+        return (
+            None, None, None, None, d_x0, d_pre, d_A[:, :W, :Z], d_V[:, : 2 * Z, :W], d_c[..., : 2 * Z],
+            *(w[:, :W, :W] for w, _ in d_hidden), *(b[..., :W] for _, b in d_hidden),
+        )  # fmt: skip
+
+
+def _arrays(*tensors: Tensor) -> list[NDArray[np.float32]]:
+    return [x.detach().contiguous().numpy() for x in tensors]
+
+
+def _stacked(form: Callable[[Tensor], Tensor], layers: Sequence[Tensor], like: Tensor) -> Tensor:
+    """Return the layers after the first as one tensor [L - 1, G, ...], each in this form."""
+    return form(torch.stack(tuple(layers))) if layers else form(like)[None][:0]
 
 
 class _Loop(torch.autograd.Function):

@@ -45,13 +45,8 @@ def formula(x, pre, weights, dt, noise, shape, informed=None):
     return torch.stack(states), torch.stack(outputs)
 
 
-@pytest.fixture(
-    params=[(1, (0,), 1), (1, (0,), 3), (2, (1,), 1), (2, (1,), 2), (2, (0, 1), 2), (2, (0, 1), 3), (2, (0,), 2)],
-    ids=lambda p: f"{p[0]} networks, driver {p[1]}, depth {p[2]}",
-)
-def case(request):
-    G, driver, L = request.param
-    M, P, Z, W = 7, 4, 3, 5
+def problem(G, driver, L, M=7, P=4, Z=3, W=5):
+    """Return the arguments of `sde_loop.run`, with leaves of the graph."""
     count = itertools.count(10)
 
     def leaf(*shape):
@@ -63,8 +58,18 @@ def case(request):
     )  # fmt: skip
     dt = torch.rand(M, P, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     dt[4:, 2] = 0.0  # a path that has ended
-    informed = (torch.arange(M)[:, None] < torch.tensor([M, 4, 0, 2])).double()[..., None] if G == 2 else None
+    last = torch.tensor([M, 4, 0, 2]).repeat(P)[:P]
+    informed = (torch.arange(M)[:, None] < last).double()[..., None] if G == 2 else None
     return leaf(P, Z), leaf(M, G, P, W), weights, dt, normal(M, P, Z), Shape(BOUND, LOW, HIGH, driver), informed
+
+
+NETWORKS = [(1, (0,), 1), (1, (0,), 3), (2, (1,), 1), (2, (1,), 2), (2, (0, 1), 2), (2, (0, 1), 3), (2, (0,), 2)]
+"""(G, driver, depth)"""
+
+
+@pytest.fixture(params=NETWORKS, ids=lambda p: f"{p[0]} networks, driver {p[1]}, depth {p[2]}")
+def case(request):
+    return problem(*request.param)
 
 
 def leaves_of(x0, pre, weights, *_):
@@ -82,6 +87,67 @@ def test_paths_and_gradients_match_the_formula(case, solver):
         return torch.autograd.grad(outputs, leaves_of(*case), incoming, allow_unused=True, materialize_grads=True)
 
     rounding.assert_equal(gradients(found), lambda: gradients(formula(*case)))
+
+
+@pytest.fixture(params=NETWORKS, ids=lambda p: f"{p[0]} networks, driver {p[1]}, depth {p[2]}")
+def single(request):
+    """Return a problem in single precision, whose paths fill more than one block, and no vector of numbers."""
+    x0, pre, weights, *rest, shape, informed = problem(*request.param, P=11, Z=9, W=20)
+
+    def leaf(x):
+        return x.detach().float().requires_grad_()
+
+    hidden, biases = (tuple(map(leaf, layers)) for layers in (weights.hidden, weights.biases))
+    weights = Weights(leaf(weights.A), hidden, biases, leaf(weights.V), leaf(weights.c))
+    data = [x if x is None else x.float() for x in (*rest, informed)]
+    return leaf(x0), leaf(pre), weights, *data[:2], shape, data[2]
+
+
+def with_gradients(form, case):
+    outputs = tuple(form(*case))
+    incoming = [normal(*x.shape, seed=3 + i).float() for i, x in enumerate(outputs)]
+    return *outputs, *torch.autograd.grad(
+        outputs, leaves_of(*case), incoming, allow_unused=True, materialize_grads=True
+    )
+
+
+def test_both_forms_match_the_formula_in_single_precision(single):
+    def reference():
+        return with_gradients(formula, single)
+
+    bounds, expected = rounding.bounds(reference), reference()
+    for form in (sde_loop.run_eager, sde_loop.run_compiled):
+        for x, y, atol in zip(with_gradients(form, single), expected, bounds, strict=True):
+            torch.testing.assert_close(x, y, rtol=0, atol=atol)
+
+
+def test_compiled_form_repeats_with_and_without_gradients(single):
+    first, again = (with_gradients(sde_loop.run_compiled, single) for _ in range(2))
+    with torch.no_grad():
+        plain = sde_loop.run_compiled(*single)
+    assert all(torch.equal(x, y) for x, y in zip(first, again, strict=True))
+    assert all(torch.equal(x, y) for x, y in zip(first, plain, strict=False))
+    assert torch.equal(first[0][4:, 2], first[0][3, 2].expand(3, -1))  # a path that has ended
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_compiled_form_hides_no_non_finite_number(single, value):
+    x0, pre, weights, *rest = single
+    for changed in (x0, pre, weights.A, *weights.hidden, *weights.biases, weights.V, weights.c):
+        with torch.no_grad():
+            before = changed.view(-1)[0].item()
+            changed.view(-1)[0] = value
+            eager, compiled = (form(*single) for form in (sde_loop.run_eager, sde_loop.run_compiled))
+            changed.view(-1)[0] = before
+        for x, y in zip(eager, compiled, strict=True):
+            assert torch.equal(x.isfinite(), y.isfinite())
+
+
+def test_compiled_form_is_taken_where_it_is_faster(single):
+    x0, pre, weights, *_ = single
+    assert sde_loop.compiles(x0, pre, weights)
+    assert not sde_loop.compiles(x0.double(), pre, weights)
+    assert not sde_loop.compiles(x0, pre.new_empty(1, 1, 1, sde_loop.COMPILED_WIDTH + 1), weights)
 
 
 def test_ended_path_stays_constant(case):
