@@ -37,7 +37,8 @@ def jit(function: _F) -> _F:
         return numba.njit(function, **options)
 
 
-_VERSION = hashlib.sha256(Path(__file__).read_bytes() + binding.get_host_cpu_name().encode()).hexdigest()[:8]
+_PROCESSOR = numba.config.CPU_NAME or binding.get_host_cpu_name()
+_VERSION = hashlib.sha256(Path(__file__).read_bytes() + _PROCESSOR.encode()).hexdigest()[:8]
 
 
 _LOG2E = np.float32(1.4426950408889634)
@@ -136,7 +137,7 @@ def _product(vectors: int) -> Any:
         vector, index = ir.VectorType(ir.FloatType(), LANES), cgutils.intp_t
         all_lanes = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
         fma = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{LANES}f32"
+            builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fmuladd.v{LANES}f32"
         )
         tiles, rows, _ = cgutils.unpack_tuple(builder, A.shape)
         width = builder.mul(tiles, ir.Constant(index, LANES))
