@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from driftwork.config_base import Config
 from driftwork.files import printable
 from pipeline.readers.tables.config import TableConfig
-from pipeline.readers.tables.parts import chunk_path, record
+from pipeline.readers.tables.parts import chunk_path, record, shown
 from pipeline.sequence import DataSpec, Item, Sequence, UnreadableError
 from pipeline.table_spec import SECONDS, TimeUnit
 
@@ -128,10 +128,10 @@ def check_no_duplicate(records: NDArray[Any], spec: DataSpec, files: dict[int, s
         return
     assert spec.table is not None, "only a table has duplicate entries"
     (file, other), (row, again) = (records[field][twice[0] :][:2].tolist() for field in ("file", "row"))
-    channel = printable(spec.table.channels[int(records["channel"][twice[0]])])
+    channel = shown(spec.table.channels[int(records["channel"][twice[0]])])
     more = f", and {len(twice) - 1} more" if len(twice) > 1 else ""
     raise UnreadableError(
-        f"channel '{channel}' has two values at one time, in {printable(files[file])}: row {row} and "
+        f"channel {channel} has two values at one time, in {printable(files[file])}: row {row} and "
         f"{printable(files[other])}: row {again}{more}; keep one of them"
     )
 

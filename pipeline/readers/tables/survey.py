@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftwork.errors import DriftworkError
-from driftwork.files import printable
 from pipeline.readers.tables.config import TableConfig
 from pipeline.readers.tables.merge import Merged
 from pipeline.readers.tables.parts import record, shown
@@ -151,7 +150,7 @@ def _check(config: TableConfig, merged: Merged, channels: _Channels) -> None:
         )
     constant = np.flatnonzero(channels.low == channels.high)
     for number in constant[:5]:
-        name = printable(merged.channels[number])
-        print(f"channel '{name}' is always {channels.low[number]:g}; nothing can be learnt from it", flush=True)
+        name = shown(merged.channels[number])
+        print(f"channel {name} is always {channels.low[number]:g}; nothing can be learnt from it", flush=True)
     if len(constant) > 5:
         print(f"{len(constant) - 5} more channels never change", flush=True)
