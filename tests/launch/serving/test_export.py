@@ -11,13 +11,13 @@ from safetensors.torch import save_file
 
 from driftwork.errors import DriftworkError
 from launch import export as command
+from launch.generation import pieces
 from launch.generation.generator import FrameGenerator
 from launch.runs.weights import BEST
 from launch.serving import export, served_model
 from models.decisions import decided
 from models.generation import interpolate_at
 from pipeline.observe import key_seed
-from pipeline.reading.stream import Request
 from tests import rounding
 from tests.launch.serving.requests import BAD, GOOD
 from tests.launch.serving.trained import BI, Trained
@@ -71,11 +71,13 @@ def test_real_values_are_not_decided(motion):
 
 def test_served_interpolation_matches_generate(music, loaded):
     _, row = music.sequence()
-    maker = FrameGenerator(music.model, music.stream, True, 5.0, 4, 3, 32, seed=0)
-    position = maker.longest(1)[0]
-    batch = music.stream.dataset[Request(0, (position,), 1, 1.0)]
+    spec = music.manifest.spec
+    observed = next(iter(music.config.observe.evaluate.each(spec.length).values()))
+    maker = FrameGenerator(music.model, observed, spec, 5.0, 4, 3, 32, seed=0)
+    sequences = pieces.longest(music.stream, 1)
+    batch = maker._batch(sequences[0], 1)
     with torch.inference_mode():
-        made = next(maker.interpolations(1))
+        made = next(maker.interpolations(sequences))
     seen = batch.observed[0]
     row = {"times": made.seen.tolist(), "values": batch.values[0, seen].tolist(), "ask": batch.times[0].tolist()}
     found = loaded(music, row, seed=key_seed(0, "generate", made.key, 0))
