@@ -219,7 +219,10 @@ def test_each_sequence_is_scored_once(place, here, tmp_path):
         (["train", TINY, "data=nowhere"], "nowhere: no manifest.json"),
         (["train", TINY, "data=rolls", "out=runs/whole"], "out=runs/whole holds a run already"),
         (["train", TINY, "data=rolls", "ranks=0"], "ranks=0: input should be greater than or equal to 1"),
-        (["train", TINY, "data=rolls", "observe.train.ratios=[1.5]"], "1.5: input should be less than or equal to 1"),
+        (
+            ["train", TINY, "data=rolls", "observe.train.ratios=[1.5]"],
+            "observe.train.ratios=1.5 (item 1): input should be less than or equal to 1",
+        ),
         (["train", TINY, "data=rolls", "out=/proc/run"], "out=/proc/run: cannot be written"),
         (["train", "configs/none.yaml"], "configs/none.yaml: no such config file"),
         (["train", "resume=runs/none"], "runs/none: no run folder"),
