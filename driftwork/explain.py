@@ -47,8 +47,13 @@ def _with_full_keys(reason: str, key: str, classes: Sequence[type[BaseModel]]) -
 def _typed(
     cls: type[BaseModel], location: Sequence[str | int]
 ) -> tuple[list[str | int], list[type[BaseModel]], list[type[BaseModel]]]:
-    """Return a location without the names of union members that pydantic puts into it, the configs that have, or lack,
-    its last part, and the configs that are there."""
+    """Return three things for an error that pydantic places at `location` in `cls`.
+
+    Returns:
+        The location as it is typed, without the names of union members that pydantic puts into it.
+        The configs that could hold its last part.
+        The configs at that place.
+    """
     path: list[str | int] = []
     here, classes, annotation, choosing = [cls], [cls], None, False
     for part in location:

@@ -184,7 +184,7 @@ def _connected(hosts: list[Host], config: HostsConfig) -> Iterator[list[_Connect
 
 
 def _answers(connections: list[_Connection], file: Path) -> list[Answer]:
-    """Collect the answers of all hosts. Raises `AwayError` with the problem of each host that cannot take part."""
+    """Collect the answers of all hosts. Raises `AwayError` with the problem of each unavailable host."""
     wrong: dict[str, str] = {}
     waiting, deadline = list(connections), time.monotonic() + _ANSWER_S
     while waiting:

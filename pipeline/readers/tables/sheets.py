@@ -59,7 +59,7 @@ class _Numbers:
         self.of: dict[str, int] = {}
 
     def take(self, codes: NDArray[np.int64], names: list[str]) -> NDArray[np.int64]:
-        """Return the number of each row's name, for the position of the name among `names`."""
+        """Return the number of each row's name, given the position of that name in `names` as `codes`."""
         numbers = np.array([self.of.setdefault(name, len(self.of)) for name in names], np.int64)
         return numbers[codes]
 
