@@ -46,7 +46,7 @@ class GenerateConfig(OfStore):
     out: Path
     """New folder that the files are written to."""
     what: What | None = None
-    """What is drawn: an interpolation between observed frames, a forecast of the frames after the given ones
+    """Kind of output: an interpolation between observed frames, a forecast of the frames after the given ones
     (`continuation`), or samples of the prior. Null draws an interpolation, or a continuation of a run that
     forecasts."""
     rate: float | None = Field(None, gt=0)

@@ -11,7 +11,7 @@ class Finding(NamedTuple):
     said: str
     """The finding, in one line."""
     cure: str = ""
-    """What to do about it, in one line; empty if nothing is wrong."""
+    """Remedy in one line; empty if nothing is wrong."""
 
     def __str__(self) -> str:
         return f"{self.level:7s}  {self.check:12s} {self.said}" + (f"; {self.cure}" if self.cure else "")

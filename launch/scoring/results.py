@@ -79,8 +79,11 @@ def is_evaluated(folder: Path, split: str) -> bool:
 
 
 def read_scores(folder: Path, split: str) -> dict[str, SplitScores]:
-    """What 'model' and each baseline scored, but for metrics of plugins that are not imported now. Raises
-    `DriftworkError` when the run has not been evaluated on `split`."""
+    """Return the scores of 'model' and of each baseline, without metrics of plugins that are not imported now.
+
+    Raises:
+        DriftworkError: the run has not been evaluated on `split`.
+    """
     path = _sequences_file(folder, split)
     if not path.exists():
         raise DriftworkError(f"{folder}: not evaluated yet; driftwork evaluate {folder} split={split}")

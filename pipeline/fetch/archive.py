@@ -37,7 +37,7 @@ _BROKEN = (
     tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, struct.error,
     ValueError, IndexError, KeyError, OverflowError, RecursionError, NotImplementedError, AssertionError, RuntimeError,
 )  # fmt: skip
-"""What the parsers of the standard library raise for bytes that are no archive."""
+"""Exceptions that the parsers of the standard library raise for bytes that are no archive."""
 
 
 class Limits(Config):
@@ -117,7 +117,7 @@ def _fill(archive: Path, root: Path, below: str, suffixes: tuple[str, ...], limi
 
 
 def _within(members: Iterator[_Member], limits: Limits, packed: int) -> Iterator[_Member]:
-    """The members, up to the first one that breaks a limit."""
+    """Yield the members, up to the first one that breaks a limit."""
     total, ceiling = 0, limits.max_ratio * max(packed, 4096)
     for count, member in enumerate(members, start=1):
         total += member.size
@@ -147,7 +147,7 @@ def _write(member: _Member, target: Path) -> None:
 
 
 class _RefusedError(Exception):
-    """Of the archive, and why; the caller puts its name before it."""
+    """The archive cannot be unpacked; the message is the reason, and the caller puts the name before it."""
 
 
 @contextmanager
@@ -168,7 +168,7 @@ def _readable(archive: Path) -> Iterator[None]:
 
 
 def _checked(name: str) -> PurePosixPath:
-    """The name as a path that stays below where it is put."""
+    """Return the name as a path that stays below its target folder."""
     parts = name.split("/")
     if not name or name.startswith(("/", "~")) or "\\" in name or re.match(r"[A-Za-z]:", name):
         raise _RefusedError(f"{printable(name)!r}: no relative path")
@@ -180,7 +180,8 @@ def _checked(name: str) -> PurePosixPath:
 
 
 def _tar_members(archive: Path, limits: Limits) -> Iterator[_Member]:
-    """Files in their order. The stream is metered: a header that claims gigabytes is refused before they are read."""
+    """Yield the files in their order. The stream is metered, so that a header that claims gigabytes is refused before
+    they are read."""
     with gzip.open(archive, "rb") as plain:
         meter = _Meter(plain)
         with tarfile.open(fileobj=meter, mode="r|") as tar:  # type: ignore[call-overload]
@@ -245,7 +246,7 @@ def _zip_members(archive: Path, limits: Limits) -> Iterator[_Member]:
 
 
 def _check_directory(archive: Path, limits: Limits) -> None:
-    """The directory's size, before zipfile reads it: from the end record, or from its 64-bit twin."""
+    """Refuse a directory that is too large, before zipfile reads it: by the end record, or by its 64-bit twin."""
     with archive.open("rb") as handle:
         end = handle.seek(0, io.SEEK_END)
         handle.seek(max(0, end - 65_557))

@@ -92,7 +92,7 @@ def download(
 
 
 def _reason(error: Exception | None, patience: Patience) -> str:
-    """Return, in a line, why there was no answer, or no more of one."""
+    """Return one line on why there was no answer, or why it broke off."""
     if isinstance(error, ReadTimeoutError):
         return f"no answer for {patience.timeout:g} s"
     if isinstance(error, ResponseError | _BrokenOffError):
@@ -143,7 +143,7 @@ def _attempt(
     retries: Retries,
     seen: Callable[[int, int], None],
 ) -> None:
-    """Write what one answer brings to the part. Returns when the file is there in full."""
+    """Append the body of one answer to the part. Returns when the file is complete."""
     note = part.note()
     start = part.size if note.get("url") == url and note.get("validator") else 0
     if start and start == note.get("total"):
@@ -236,7 +236,7 @@ def _resumed(headers: Mapping[str, str], start: int, note: dict[str, Any]) -> in
 
 
 def _validator(headers: Mapping[str, str]) -> str | None:
-    """What If-Range takes: a strong ETag (RFC 9110, 13.1.5), or the date of the last change."""
+    """Return the value of If-Range: a strong ETag (RFC 9110, 13.1.5), or the date of the last change."""
     tag = headers.get("ETag", "").strip()
     if tag.startswith('"'):
         return tag

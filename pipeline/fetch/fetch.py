@@ -33,11 +33,11 @@ class Fetched(NamedTuple):
     new: int
     """Files that this call downloaded."""
     folders: tuple[Path, ...]
-    """Where archives were unpacked."""
+    """Folders that archives were unpacked into."""
 
 
 def fetch(config: FetchConfig, patience: Patience = Patience()) -> Fetched:  # noqa: B008 - immutable
-    """Fetch and unpack what `config` wants. What is there already and hashes to what it should is left alone.
+    """Fetch and unpack what `config` wants. Files that are there with the right hash are kept.
 
     Raises:
         DriftworkError: as `download` and `unpack`; a file that is not what it was at the first download; another fetch
@@ -53,7 +53,7 @@ def fetch(config: FetchConfig, patience: Patience = Patience()) -> Fetched:  # n
 
 
 class _Book:
-    """`fetch.lock.json`: what was found at the first download."""
+    """`fetch.lock.json`: hash and size of each file at its first download."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -72,7 +72,7 @@ class _Book:
 
 
 def _files(config: FetchConfig, wanted: tuple[Remote, ...], book: _Book, patience: Patience) -> int:
-    """Every file in place; returns how many were downloaded."""
+    """Put every file in place; returns the number of downloads."""
     if len(wanted) == 1:
         with _megabytes(wanted[0].path) as seen:
             return int(_file(config, wanted[0], book, patience, seen))
@@ -85,7 +85,7 @@ def _files(config: FetchConfig, wanted: tuple[Remote, ...], book: _Book, patienc
 
 
 def _file(config: FetchConfig, file: Remote, book: _Book, patience: Patience, seen: Callable[[int, int], None]) -> bool:
-    """Whether it had to be downloaded."""
+    """Put one file in place; returns whether it had to be downloaded."""
     target, url = config.to / file.path, f"{config.url}/{file.path}"
     known = book.get(file, "sha256")
     if file.sha256 is not None and known not in (None, file.sha256):
@@ -114,7 +114,7 @@ def _is_unpacked(config: FetchConfig, file: Remote, into: Unpack, book: _Book) -
 
 
 def _unpacked(config: FetchConfig, file: Remote, into: Unpack, book: _Book) -> Path:
-    """The folder of an archive's contents, made if it is not there."""
+    """Return the folder of an archive's contents, which is made if it does not exist."""
     folder, archive = config.to / into.into, config.to / file.path
     if _is_unpacked(config, file, into, book):
         return folder
@@ -132,7 +132,7 @@ def _unpacked(config: FetchConfig, file: Remote, into: Unpack, book: _Book) -> P
 
 
 def check_md5_names(root: Path) -> None:
-    """Raises `DriftworkError` where a file's name is not the MD5 of its bytes."""
+    """Raise `DriftworkError` if a file's name is not the MD5 of its bytes."""
     wrong = []
     for path in sorted(root.rglob("*.mid")):
         with path.open("rb") as handle:
@@ -152,7 +152,7 @@ def _check_room(archive: Path) -> None:
 
 @contextmanager
 def _megabytes(name: str) -> Iterator[Callable[[int, int], None]]:
-    """Progress of one file, for `download` to tell; it never runs backwards when a download begins anew."""
+    """Provide a callback that prints the progress of one file. The number never falls when a download begins anew."""
     with ExitStack() as stack:
         advance: Callable[[], None] | None = None
         shown = 0

@@ -1,4 +1,4 @@
-"""What `fetch` knows of an official archive: address, largest size, hash, and what is taken of it."""
+"""Description of an official archive: address, largest size, hash, and the members that are unpacked."""
 
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
@@ -45,7 +45,7 @@ class Remote(Config):
     max_bytes: int = Field(ge=1)
     """Largest size of the file, in bytes."""
     unpack: Unpack | None = None
-    """What is unpacked of an archive. Null keeps the file as it is."""
+    """Members of the archive that are unpacked. Null keeps the file as it is."""
 
 
 class FetchConfig(Config):
@@ -112,7 +112,7 @@ SOURCES: dict[str, type[FetchConfig] | type[TimitConfig]] = {
 
 
 def _narrowed(file: Remote, number: str) -> Remote:
-    """The archive of all subjects, of which one is taken."""
+    """Return the archive of all subjects narrowed to one of them."""
     if file.unpack is None:
         return file
     unpack = file.unpack.model_copy(

@@ -1,4 +1,4 @@
-"""Whether a folder that a user brings is the whole of TIMIT (LDC93S1)."""
+"""Check that a user's folder holds the whole of TIMIT (LDC93S1)."""
 
 from pathlib import Path
 from typing import NamedTuple

@@ -49,12 +49,12 @@ class MidiConfig(Named):
 
     @property
     def length(self) -> int:
-        """Frames of a full sequence."""
+        """Number of frames of a full sequence."""
         return int(self.seconds * self.rate)
 
     @property
     def shortest(self) -> int:
-        """Frames of the shortest sequence; never under two."""
+        """Number of frames of the shortest sequence, at least two."""
         seconds = min(MIN_SECONDS, self.seconds / 4) if self.min_seconds is None else self.min_seconds
         return max(2, math.ceil(Fraction(str(seconds)) * Fraction(str(self.rate))))  # exact: 0.55 * 100 > 55
 
@@ -76,8 +76,8 @@ class Midi:
         )
 
     def find(self, source: Path | None) -> list[Item]:
-        """Every MIDI file below `source`, or `source` alone if it is one; the song is the path without suffix and
-        version (`Title.2.mid`)."""
+        """Return every MIDI file below `source`, or `source` alone if it is one. The song is the path without suffix
+        and version (`Title.2.mid`)."""
         names = names_below(source, *SUFFIXES)
         if not names:
             raise DriftworkError(f"source={source}: no MIDI file ({', '.join(SUFFIXES)}) in it or below it")
@@ -87,7 +87,7 @@ class Midi:
         return self.read(path, Item(path.name, group=_song(path.name), files=(path.name,)))
 
     def read(self, source: Path | None, item: Item) -> list[Sequence]:
-        """Sequences of at most `seconds`, in order; a tail of under `min_seconds` is dropped."""
+        """Return the sequences of at most `seconds`, in order; a tail of under `min_seconds` is dropped."""
         frames = roll(read_raw(folder(source) / item.name, MAX_BYTES, "a MIDI file"), self.config.rate)
         key, length, shortest = _key(item.name), self.config.length, self.config.shortest
         if len(frames) < shortest:
@@ -110,6 +110,6 @@ def _song(name: str) -> str:
 
 
 def _key(name: str) -> str:
-    """Readable, unique, and of the letters that a WebDataset key may have."""
+    """Return a readable, unique key of the characters that WebDataset allows."""
     slug = re.sub(r"[^A-Za-z0-9]+", "_", str(PurePosixPath(name).with_suffix("")))[-48:].strip("_")
     return f"{slug}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:12]}"

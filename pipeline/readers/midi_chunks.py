@@ -45,7 +45,7 @@ def _tracks(data: bytes, at: int, declared: int) -> list[tuple[int, int]]:
 
 
 def _unwrapped(data: bytes) -> bytes:
-    """The MIDI file in a RIFF file of type RMID; other data as they are."""
+    """Return the MIDI file in a RIFF file of type RMID, and other data unchanged."""
     if data[:4] != b"RIFF" or data[8:12] != b"RMID":
         return data
     at = 12

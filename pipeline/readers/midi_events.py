@@ -18,13 +18,13 @@ IS_NOTE = np.zeros(256, np.bool_)
 IS_NOTE[0x80:0xA0] = True
 IS_NOTE[[0x80 | DRUMS, 0x90 | DRUMS]] = False
 TEMPO_BYTES, TEMPO_WEIGHTS = np.array([3, 4, 5]), np.array([2**16, 2**8, 1])
-"""Where in a tempo event its microseconds are, and the weight of each of their bytes."""
+"""Positions of the microseconds in a tempo event, and the weight of each of their bytes."""
 PADDING = bytes(16)
 """After the last track, so that a few bytes can be read from the start of any event on."""
 
 
 class Events(NamedTuple):
-    """What a piano roll needs of a MIDI file. Without drums. Tracks, and events within a track, in the file's order."""
+    """Notes and tempos of a MIDI file, without drums. Tracks, and events within a track, are in the file's order."""
 
     division: int
     """Ticks per quarter note."""

@@ -177,7 +177,7 @@ def _complete(data: bytes, low: Integers, found: OtherEvents, j: int, at: int) -
 
 
 def _data_without_status(data: bytes, at: int, stop: int) -> int:
-    """The byte after the delta time at byte `at`, unless it is a status or the track ends: then 0."""
+    """Return the byte after the delta time at byte `at`, or 0 if it is a status or the track ends."""
     if at >= stop:
         return 0
     while data[at] >= 0x80:
@@ -186,7 +186,7 @@ def _data_without_status(data: bytes, at: int, stop: int) -> int:
 
 
 def _number(data: bytes, at: int) -> tuple[int, int]:
-    """(the variable-length number at a byte, the byte past it)."""
+    """Return the variable-length number at a byte, and the byte past it."""
     value = 0
     for i in range(at, at + NUMBER_BYTES):
         value = value << 7 | data[i] & 0x7F

@@ -33,7 +33,7 @@ def record(time_unit: TimeUnit) -> np.dtype[Any]:
 
 
 class Part(NamedTuple):
-    """What is known of a file after reading it."""
+    """The summary of a file that has been read."""
 
     file: int
     """Number of the file among the sorted names."""

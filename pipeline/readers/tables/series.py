@@ -28,7 +28,7 @@ INDEX = "index.sqlite"
 
 
 class Place(NamedTuple):
-    """Where the observations of a series are."""
+    """Places of the observations of a series."""
 
     name: str
     group: str

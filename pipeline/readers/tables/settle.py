@@ -23,7 +23,7 @@ _READ = 2**18
 
 
 class Spans(NamedTuple):
-    """Where the observations of the series of a chunk are."""
+    """Places of the observations of a chunk's series."""
 
     series: NDArray[np.int64]
     """Numbers of the series, ascending."""

@@ -65,7 +65,7 @@ class _Numbers:
 
 
 class _Sheet:
-    """What has been read of one file."""
+    """The rows of one file that have been read so far."""
 
     def __init__(self, config: TableConfig, number: int) -> None:
         self.config, self.number = config, number
