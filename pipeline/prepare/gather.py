@@ -9,6 +9,7 @@ import json
 import math
 import os
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -56,9 +57,10 @@ def scratch(staging: Path | None, address: str) -> Iterator[Path]:
             f"address={address}: a table needs a folder that all machines share; give a folder as out, or address=local"
         )
     folder = staging / TABLE if staging is not None else Path(tempfile.mkdtemp(prefix="driftwork-"))
-    shutil.rmtree(folder, ignore_errors=True)  # of a killed attempt
     try:
-        folder.mkdir(parents=True)
+        if staging is not None:  # the other one is new, and no other user can read it
+            shutil.rmtree(folder, ignore_errors=True)  # of a killed attempt
+            folder.mkdir(parents=True)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -106,8 +108,9 @@ def gather(
     files = [number for number, name in enumerate(found.names) if printable(name) not in bad]
     try:
         series = survey(config, folder, merge(config, folder, files, found.names), found.names)
-    except OSError as error:
-        raise DriftworkError(f"{folder}: cannot be written: {error.strerror or error}") from None
+    except (OSError, sqlite3.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DriftworkError(f"{folder}: cannot be written: {reason}") from None
     return Gathered(series, inputs, unreadable)
 
 

@@ -58,11 +58,20 @@ class Batch:
             raise self.bad(np.argmax(codes < 0), f"column '{printable(column)}' is empty")
         return codes, coded.dictionary.to_pylist()
 
-    def number(self, column: str, exact: bool = False) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Return finite numbers, and where they are missing. `exact` refuses integers that a double cannot hold."""
+    def number(
+        self, column: str, exact: bool = False, only: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Return finite numbers, and where they are missing.
+
+        `exact` refuses integers that a double cannot hold. Rows that are not in `only`, if given, count as missing.
+        """
         array = self._plain(column)
+        if only is not None and len(only) < self.rows:
+            array = pc.if_else(pa.array(np.isin(np.arange(self.rows), only)), array, pa.scalar(None, array.type))
         if pa.types.is_string(array.type):
             array = self._without_missing(pc.utf8_trim_whitespace(array))
+            if exact:
+                self._check_integers(array, column)
             array = self._cast(array, column, lambda part: pc.cast(part, pa.float64()), "is no number")
         elif pa.types.is_integer(array.type) or pa.types.is_floating(array.type) or pa.types.is_boolean(array.type):
             what = "is an integer that no double holds"
@@ -81,6 +90,15 @@ class Batch:
         if not np.isfinite(values).all():
             raise self.bad(np.argmax(~np.isfinite(values)), f"column '{printable(column)}' is infinite")
         return values, missing
+
+    def _check_integers(self, array: Any, column: str) -> None:
+        """Raise `UnreadableError` for an integer in text that a double cannot hold."""
+        long = pc.fill_null(pc.match_substring_regex(array, r"^[+-]?\d{16,30}$"), False)
+        for at in np.flatnonzero(np.asarray(long)):
+            text = array[int(at)].as_py()
+            if abs(int(text)) > 2**53:  # as pyarrow refuses an integer column
+                what = "is an integer that no double holds"
+                raise self.bad(at, f"column '{printable(column)}' {what}: {shown(text)}")
 
     def time(self) -> tuple[NDArray[Any], bool | None]:
         """Return the times, and whether they have a zone: nanoseconds since 1970 [rows] int64 for ISO 8601, else the

@@ -44,36 +44,40 @@ def merge(config: TableConfig, folder: Path, files: Iterable[int], names: Sequen
 
     Raises `DriftworkError` if files contradict each other.
     """
-    homes: dict[str, int] = {}
+    known: set[str] = set()
     channels: dict[str, None] = dict.fromkeys(config.channels)
-    found: dict[str, dict[str, Any]] = {column: {} for column in config.attributes}
+    found: dict[str, dict[str, tuple[Any, int]]] = {column: {} for column in config.attributes}
     zones: dict[bool, int] = {}
     in_order, kept = True, []
     for file in files:
         part = load_part(folder, file)
         kept.append(file)
-        in_order &= part.contiguous and not homes.keys() & part.series
+        in_order &= part.contiguous and known.isdisjoint(part.series)
         channels |= dict.fromkeys(part.channels)
         if len(channels) > MAX_CHANNELS:
-            raise DriftworkError(f"{names[file]}: more than {MAX_CHANNELS} channels with those of the files before it")
+            raise DriftworkError(
+                f"{printable(names[file])}: more than {MAX_CHANNELS} channels with those of the files before it"
+            )
         if part.zoned is not None:
             zones.setdefault(part.zoned, file)
         for column, values in part.attributes.items():
-            _merge_attribute(found[column], column, part.series, values, file, homes, names)
-        homes |= {name: file for name in part.series if name not in homes}
+            _merge_attribute(found[column], column, part.series, values, file, names)
+        known.update(part.series)
     if len(zones) > 1:
         raise DriftworkError(
             f"{printable(names[zones[True]])} has times with a zone and {printable(names[zones[False]])} without; "
             "write all alike"
         )
-    series = sorted(homes)
+    series = sorted(known)
     order = list(channels) if config.channels else sorted(channels)
     if not series:
         raise DriftworkError(f"{printable(names[0])}: no rows, nor in any other file; nothing can be prepared")
     return Merged(
         series=series,
         channels=order,
-        attributes={column: [values.get(name) for name in series] for column, values in found.items()},
+        attributes={
+            column: [values[name][0] if name in values else None for name in series] for column, values in found.items()
+        },
         parts=[_renumbered(folder, file, series, order) for file in kept],
         sorted=in_order,
         zone=True in zones,
@@ -88,13 +92,17 @@ def _renumbered(folder: Path, file: int, series: list[str], channels: list[str])
 
 
 def _merge_attribute(
-    found: dict[str, Any], column: str, series: list[str], values: list[Any], file: int, homes: dict[str, int],
+    found: dict[str, tuple[Any, int]], column: str, series: list[str], values: list[Any], file: int,
     names: Sequence[str],
 ) -> None:  # fmt: skip
+    """Note the values of a file in `found`, each with the number of the first file that has it."""
     for name, value in zip(series, values, strict=True):
-        if value is not None and found.setdefault(name, value) != value:
+        if value is None:
+            continue
+        before, first = found.setdefault(name, (value, file))
+        if before != value:
             raise DriftworkError(
                 f"{printable(names[file])}: series {shown(name)} has {shown(str(value))} in column "
-                f"'{printable(column)}', and {shown(str(found[name]))} in {printable(names[homes[name]])}; it must be "
+                f"'{printable(column)}', and {shown(str(before))} in {printable(names[first])}; it must be "
                 "the same in all rows of a series"
             )

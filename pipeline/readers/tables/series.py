@@ -139,8 +139,8 @@ def check_no_duplicate(records: NDArray[Any], spec: DataSpec, files: dict[int, s
 def seconds(ticks: NDArray[Any], unit: TimeUnit) -> NDArray[np.float64]:
     """Return times [T] in seconds since the first. Nanoseconds are subtracted as integers, so that what is left is
     exact to the last bit of a double."""
-    since = ticks - ticks[0]
-    return since.astype(np.float64) / 1e9 if unit == "iso" else since * SECONDS[unit]
+    since = ticks - ticks[0]  # ascending: a span of over 2^63 ns wraps, and is right as an unsigned number
+    return since.view(np.uint64).astype(np.float64) / 1e9 if unit == "iso" else since * SECONDS[unit]
 
 
 def windows(times: NDArray[np.float64], config: TableConfig) -> list[slice]:
@@ -151,8 +151,11 @@ def windows(times: NDArray[np.float64], config: TableConfig) -> list[slice]:
     unit = SECONDS[config.time_unit] if config.time_unit != "iso" else 1.0
     length, stride = config.window * unit, (config.stride or config.window) * unit
     overlaps = np.arange(math.ceil(length / stride))
-    starts = np.unique(np.maximum(np.floor(times / stride)[:, None] - overlaps, 0)) * stride
-    firsts, ends = np.searchsorted(times, starts), np.searchsorted(times, starts + length)
+    last = np.floor(times / stride)  # the quotient is rounded: compare with the edges themselves
+    last += ((last + 1) * stride <= times).astype(np.float64) - (last * stride > times)
+    starts = np.unique(np.maximum(last[:, None] - overlaps, 0))
+    firsts = np.searchsorted(times, starts * stride)
+    ends = np.searchsorted(times, (starts + length / stride) * stride)  # the next start, where length = stride
     new = ends > np.concatenate([[0], np.maximum.accumulate(ends)[:-1]])
     return [slice(first, end) for first, end in zip(firsts[new].tolist(), ends[new].tolist(), strict=True)]
 

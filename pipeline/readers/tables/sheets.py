@@ -107,6 +107,8 @@ class _Sheet:
                 self.channels.of.setdefault(name, len(self.channels.of))
             columns += channels
         lacking = [name for name in columns if name not in there]
+        if not lacking and config.layout == "wide" and not self.channels.of:
+            raise UnreadableError("has no column for a channel; set dataset.layout or dataset.separator to the file's")
         if lacking:
             listed = ", ".join(shown(name) for name in names[:8]) + (", ..." if len(names) > 8 else "")
             raise UnreadableError(
@@ -146,7 +148,7 @@ class _Sheet:
             rows, channels = np.arange(batch.rows), self.channels.take(codes, names)
             if len(self.channels.of) > MAX_CHANNELS:
                 raise batch.bad(np.argmax(channels >= MAX_CHANNELS), _too_many(f"more than {MAX_CHANNELS}"))
-        values, missing = self._values(batch, self.config.value)
+        values, missing = self._values(batch, self.config.value, rows)
         rows = rows[~missing[rows]]
         return rows, channels[rows], values[rows]
 
@@ -156,8 +158,11 @@ class _Sheet:
         rows, channels = np.nonzero(~np.stack([missing for _, missing in columns], axis=1))
         return rows, channels, values[rows, channels]
 
-    def _values(self, batch: Batch, column: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        values, missing = batch.number(column)
+    def _values(
+        self, batch: Batch, column: str, rows: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Return the values of a column and where they are missing; all but `rows`, if given, count as missing."""
+        values, missing = batch.number(column, only=rows)
         large = np.abs(values) > _LARGEST
         if large.any():
             raise batch.bad(np.argmax(large), f"column '{printable(column)}' is {values[large][0]:g}, beyond float32")

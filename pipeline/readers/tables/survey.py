@@ -80,6 +80,9 @@ def survey(config: TableConfig, folder: Path, merged: Merged, names: Sequence[st
                 observed[number].add(records["time"][start : start + count], config)
     for number in sorted(observed):  # in the order of names: a sum depends on its order
         lengths.merge(observed[number])
+    empty = [name for number, name in enumerate(merged.series) if number not in observed]
+    if empty:
+        print(f"{len(empty)} series have no value and are left out, the first {shown(empty[0])}", flush=True)
     _check(config, merged, channels)
     return Series(SeriesConfig(table=config, spec_of_all=_spec(config, merged, lengths, static), scratch=folder))
 

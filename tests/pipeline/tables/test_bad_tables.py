@@ -193,3 +193,25 @@ def test_group_in_two_splits_is_refused(tmp_path):
 def test_contradicting_settings_are_refused(settings, said):
     with pytest.raises(ValidationError, match=said):
         TableConfig(**settings)
+
+
+def test_contradiction_names_the_files_that_disagree(tmp_path):
+    for name, age in {"a.csv": "", "b.csv": "3", "c.csv": "4"}.items():
+        (tmp_path / name).write_text(f"series,time,channel,value,age\ns,0,{name[0]},1,{age}\n")
+    with pytest.raises(DriftworkError, match=r"^c\.csv: series 's' has '4\.0' in column 'age', and '3\.0' in b\.csv"):
+        gathered(tmp_path, tmp_path / "scratch", time_unit="s", static_numbers=("age",))
+
+
+def test_wide_table_without_channels_is_refused(tmp_path):
+    said = refused(tmp_path, "series,time\ns,0\n", layout="wide")
+    assert said == "has no column for a channel; set dataset.layout or dataset.separator to the file's"
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
+def test_time_that_no_double_holds_is_refused(tmp_path, name):
+    columns = {"series": ["s", "s"], "time": [2**53, 2**53 + 1], "channel": ["x", "x"], "value": [1.0, 2.0]}
+    text = HEADER + "".join(f"s,{time},x,1\n" for time in columns["time"])
+    pa.parquet.write_table(pa.table(columns), tmp_path / "p")
+    data = text if name == "t.csv" else (tmp_path / "p").read_bytes()
+    said = refused(tmp_path, data, name, time_unit="ns")
+    assert said == f"row 2: column 'time' is an integer that no double holds: '{2**53 + 1}'"

@@ -1,6 +1,6 @@
 """The same table in every layout and format gives the same sequences; times, zones and names come back."""
 
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from random import Random
 
 import numpy as np
@@ -179,3 +179,33 @@ def test_windows_cut_by_time(window, stride, cut):
         times = np.array([0.0, 3, 5, 8, 9.5, 15])
     found = windows(times, TableConfig(window=window, stride=stride))
     assert [(part.start, part.stop) for part in found] == cut
+
+
+@pytest.mark.parametrize(("window", "step"), [(0.1, 0.1), (0.3, 0.1), (0.7, 0.01), (1.1, 0.2)])
+def test_windows_divide_all_times(window, step):
+    """Edges that no double holds exactly, too: each time is in one window."""
+    times = np.arange(2000) * step
+    cut = [range(len(times))[part] for part in windows(times, TableConfig(window=window))]
+    assert np.array_equal(np.concatenate(cut), np.arange(len(times)))
+
+
+def test_three_centuries_in_nanoseconds(tmp_path):
+    """More than an int64 counts."""
+    days = ["1700-01-01", "1850-01-01", "2008-01-01"]
+    (tmp_path / "t.csv").write_text(HEADER + "".join(f"s,{day},x,1\n" for day in days))
+    found = sequences(tmp_path / "t.csv", tmp_path / "scratch", time_unit="iso")["s-0000"]
+    dates = [date.fromisoformat(day) for day in days]
+    assert found.times.tolist() == [(day - dates[0]).days * 86400.0 for day in dates]
+
+
+def test_channels_left_out_may_hold_anything(tmp_path):
+    (tmp_path / "t.csv").write_text(HEADER + "s,0,alarm,1\ns,1,note,hello\ns,2,pulse,70\ns,3,alarm,0\n")
+    settings = {"time_unit": "s", "channels": ("alarm",), "likelihood": "bernoulli"}
+    found = sequences(tmp_path / "t.csv", tmp_path / "scratch", **settings)["s-0000"]
+    assert (found.times.tolist(), found.values.tolist()) == ([0, 3], [[1], [0]])
+
+
+def test_series_without_a_value_is_reported(tmp_path, capsys):
+    (tmp_path / "t.csv").write_text(HEADER + "r,0,x,1\ns,1,x,\n")
+    assert list(sequences(tmp_path / "t.csv", tmp_path / "scratch", time_unit="s")) == ["r-0000"]
+    assert capsys.readouterr().out.startswith("1 series have no value and are left out, the first 's'\n")

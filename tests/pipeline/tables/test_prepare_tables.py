@@ -1,6 +1,8 @@
 """`driftwork prepare` of tables: the same shards from every format, statistics by value, quarantine and repair."""
 
 import json
+import sqlite3
+import stat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,9 +11,11 @@ import pytest
 
 from driftwork.config_base import load
 from driftwork.errors import DriftworkError
-from pipeline.prepare.gather import scratch
+from pipeline.prepare.gather import gather, scratch
 from pipeline.prepare.guard import Limits
 from pipeline.prepare.prepare import PrepareConfig, prepare
+from pipeline.readers.tables.config import TableConfig
+from pipeline.readers.tables.files import find
 from pipeline.readers.tables.sheets import Sheets
 from pipeline.shards.manifest import read_manifest
 from pipeline.shards.shard_files import read_sample
@@ -198,3 +202,21 @@ def test_source_without_tables_is_refused(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(DriftworkError, match=r"no file that ends in \.csv, \.csv\.gz, .*give another source"):
         prepare(config(tmp_path, tmp_path / "out"))
+
+
+def test_scratch_of_this_machine_is_private(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with scratch(None, "local") as folder:
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert not folder.exists()
+
+
+def test_full_disk_under_the_index_is_one_line(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr("pipeline.prepare.gather.survey", full)
+    (tmp_path / "t.csv").write_text("series,time,channel,value\n")
+    monkeypatch.setattr("pipeline.prepare.gather.merge", lambda *arguments: None)
+    with pytest.raises(DriftworkError, match=f"^{tmp_path}: cannot be written: database or disk is full$"):
+        gather(TableConfig(), find(tmp_path / "t.csv"), tmp_path, {}, [])
