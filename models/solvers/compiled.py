@@ -17,6 +17,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from models.solvers import packing
 from models.solvers.packing import LANES
 
 Floats = NDArray[np.float32]
@@ -27,8 +28,8 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 def jit(function: _F) -> _F:
     """Compile a function at its first call, or load it from the cache on disk."""
-    # numba looks at the time stamp of one source file, and counts the entries of its index from 1 in each process. This
-    # name makes a file of its own for each version of this module and for each processor that shares a folder.
+    # numba looks at one source file, and counts the entries of its index from 1 in each process. This name makes a file
+    # of its own for each version of this module and of `packing`, and for each processor that shares a folder.
     function.__qualname__ += f"_{_VERSION}"
     options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
     try:
@@ -38,7 +39,8 @@ def jit(function: _F) -> _F:
 
 
 _PROCESSOR = numba.config.CPU_NAME or binding.get_host_cpu_name()
-_VERSION = hashlib.sha256(Path(__file__).read_bytes() + _PROCESSOR.encode()).hexdigest()[:8]
+_SOURCES = b"".join(Path(file).read_bytes() for file in (__file__, packing.__file__))
+_VERSION = hashlib.sha256(_SOURCES + _PROCESSOR.encode()).hexdigest()[:8]
 
 
 _LOG2E = np.float32(1.4426950408889634)
