@@ -86,7 +86,8 @@ def download(
             reason = str(error)
             failed = 0 if part.size >= furthest + _PROGRESS else failed + error.failed
         furthest = max(furthest, part.size)
-        time.sleep(min(patience.wait * 2**failed / 2, patience.longest_wait))
+        if failed < patience.attempts:
+            time.sleep(min(patience.wait * 2**failed / 2, patience.longest_wait))
     kept = f"; {part.size} bytes are kept, and another call goes on from them" if part.size else ""
     raise DriftworkError(f"{url}: {reason}; given up after {failed} attempts{kept}")
 
