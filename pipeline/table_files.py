@@ -43,14 +43,15 @@ def write_csv(path: Path, types: Mapping[str, type], blocks: Iterable[Block]) ->
 def _written(writer: Any, types: Mapping[str, type], blocks: Iterable[Block]) -> int:
     import pyarrow as pa
 
-    schema, rows = _schema(types), 0
+    schema, rows, written = _schema(types), 0, 0
     waiting: list[pa.RecordBatch] = []
     for block in blocks:
         waiting.append(_batch(block, schema))
         rows += waiting[-1].num_rows
-        if sum(batch.num_rows for batch in waiting) >= _ROWS:
+        if rows - written >= _ROWS:
             writer.write_table(pa.Table.from_batches(waiting))
             waiting.clear()
+            written = rows
     writer.write_table(pa.Table.from_batches(waiting, schema))
     return rows
 
