@@ -30,14 +30,16 @@ def folder_for(argv: list[str]) -> Path:
     """Return the run folder, new or reopened, for the arguments of `driftwork train`, after all checks."""
     if argv[0].startswith("resume="):
         _check_heeded(argv[0], argv[1:])
-        folder = run_folder.find(argv[0].partition("=")[2], _store(argv[1:]))
-        written = _placed(run_folder.written(folder, argv[1:]))
+        folder = run_folder.find(argv[0].partition("=")[2], store_of(argv[1:]))
+        written = run_folder.written(folder, argv[1:])
+        written = _placed(written, run_folder.located(folder, written).hostfile)
         config = run_folder.located(folder, written)
         _check(config, run_folder.record_of(folder).get("manifest"))
         _check_resumable(folder, config)
         run_folder.keep(folder, written)
         return folder
-    config = _placed(parse(argv))
+    config = parse(argv)
+    config = _placed(config, config.hostfile)
     check_memory(config)
     manifest = _check(config)
     store.require(config.tracking.uri)
@@ -56,34 +58,39 @@ def _check_heeded(run: str, overrides: list[str]) -> None:
             raise DriftworkError(f"{run}: {key} cannot change in a run; remove it")
 
 
-def _store(overrides: list[str]) -> str | None:
+def store_of(overrides: list[str]) -> str | None:
     """Return the store in which to look up the id of a run."""
     given = [override for override in overrides if override.startswith("tracking.uri=")]
     return config_base.parse(OfStore, given, where="arguments").tracking.uri
 
 
-def _placed(config: RunConfig) -> RunConfig:
-    """Set the number of ranks to the slots of the hostfile, if there is one."""
-    if config.hostfile is None or launcher.launched():  # a rank need not see the file
+def _placed(config: RunConfig, file: Path | None) -> RunConfig:
+    """Set the number of ranks to the slots of the hostfile `file`, if there is one."""
+    if file is None or launcher.launched():  # a rank need not see the file
         return config
-    slots = sum(host.slots for host in hostfile.read(config.hostfile))
+    slots = sum(host.slots for host in hostfile.read(file))
     if "ranks" in config.model_fields_set and config.ranks != slots:
         raise DriftworkError(
-            f"ranks={config.ranks}: {config.hostfile} has {slots} slots with one rank each; remove ranks"
+            f"ranks={config.ranks}: {config.hostfile} has {slots} slots with one rank each; set ranks={slots}"
         )
     return build(RunConfig, {**config.model_dump(mode="json"), "ranks": slots}, where=f"hostfile={config.hostfile}")
 
 
 def _check(config: RunConfig, known: str | None = None) -> Manifest:
     """Return the manifest of the data, whose hash may be `known`. Raises `DriftworkError` if training is impossible."""
-    for package in ("deepspeed", *(["mlflow"] if config.tracking.uri is not None else [])):
-        if find_spec(package) is None:  # an installation that only prepares has none
-            raise DriftworkError(f"{package} is not installed, and training needs it; pip install -e '.[train]'")
+    check_packages(config)
     if config.hostfile is None:
         launcher.check_ranks(config.ranks)
     manifest = find_manifest(config.data, config.cache_dir, known)
     steps(config, run_folder.divided(config, manifest))
     return manifest
+
+
+def check_packages(config: RunConfig) -> None:
+    """Raise `DriftworkError` if a package that training needs is not installed."""
+    for package in ("deepspeed", *(["mlflow"] if config.tracking.uri is not None else [])):
+        if find_spec(package) is None:  # an installation that only prepares has none
+            raise DriftworkError(f"{package} is not installed, and training needs it; pip install -e '.[train]'")
 
 
 def check_memory(config: RunConfig) -> None:

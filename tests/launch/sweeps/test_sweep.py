@@ -102,6 +102,8 @@ def test_dry_run_lists_trials_and_steps(place, capsys, tmp_path):
         ("grid: {ranks: [1, 9000]}", ("train.batch_size=9000", "evaluate.batch_size=9000"),
          "trial ranks=9000: ranks=9000: this machine has"),
         ("grid: {train.seed: [0]}", ("tracking.uri=http://127.0.0.1:9",), "http://127.0.0.1:9 does not answer: "),
+        ("grid: {model.substeps: [1]}", (f"base={ROOT}/configs/train/vsdn_sde_timit.yaml", "ranks=1"),
+         "is a whole time_unit in one step, after which nothing of X is left"),
         ("grid: {train.seed: [0]}", ("address=auto",), "address=auto has no effect without at_once=N"),
         ("grid: {train.seed: [0]}", ("out=/proc/out",), "out=/proc/out: cannot be written"),
         ("grid: {train.seed: [0]}", ("out=locked",), "out=locked: another sweep is at work there"),
@@ -133,6 +135,13 @@ def test_sweep_mistake_is_found_before_start(place, tmp_path, capsys, monkeypatc
         ("going\nTraceback ...\n[rank1]: RuntimeError: shapes differ\n", 1, "RuntimeError: shapes differ"),
         ("torch.cuda.OutOfMemoryError: CUDA\nConnectionError: peer\n", 1, "torch.cuda.OutOfMemoryError: CUDA"),
         ("ValueError: x\ndriftwork train: 20 steps in a row were not finite\n", 2, "20 steps in a row were not finite"),
+        ("driftwork doctor: warning  x\n[rank0]: RuntimeError: shapes differ\n", 1, "RuntimeError: shapes differ"),
+        (
+            "driftwork train: the job died with exit code 1; restart 1 of 2 from the last checkpoint\n"
+            "driftwork train: 20 steps in a row were not finite\n",
+            2,
+            "20 steps in a row were not finite",
+        ),
         ("step 1\n", 3, "exit code 3"),
         ("step 1\n", -9, "killed by signal 9"),
     ],
