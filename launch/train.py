@@ -12,7 +12,7 @@ from driftwork.help import Part, settings_of_file
 from launch.job import launcher
 from launch.runs import run_folder
 from launch.runs.config import CONFIG_FILE, RunConfig
-from launch.training.setup import folder_for
+from launch.training.setup import folder_for, store_of
 from launch.training.start import start, start_new
 
 USAGE = """usage: driftwork train CONFIG.yaml [data=DIR|URL] [key=value ...]
@@ -24,7 +24,7 @@ USAGE = """usage: driftwork train CONFIG.yaml [data=DIR|URL] [key=value ...]
 def _settings(words: list[str]) -> list[Part]:
     if not words or not words[0].startswith("resume="):
         return settings_of_file(RunConfig, words)
-    folder = run_folder.find(words[0].partition("=")[2])
+    folder = run_folder.find(words[0].partition("=")[2], store_of(words[1:]))
     return settings_of_file(RunConfig, [str(folder / CONFIG_FILE), *words[1:]])
 
 

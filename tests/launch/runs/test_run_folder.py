@@ -4,14 +4,16 @@ import importlib
 import json
 
 import pytest
+import torch
 
 from driftwork.config_base import load
 from driftwork.errors import DriftworkError
 from launch import cli
-from launch.runs import run_folder
+from launch.runs import run_folder, weights
 from launch.runs.config import RunConfig
 from launch.tracker import store_uri
 from launch.tracker.tracking import StoreConfig
+from launch.training import setup
 from pipeline.shards.manifest import read_manifest
 from tests.datasets import write_rolls
 from tests.launch.tracker.test_tracking import client_of
@@ -194,3 +196,19 @@ def test_any_other_store_path_is_used(tmp_path, template):
     assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["a.txt"]
     assert len(list((folder / "artifacts").rglob("a.txt"))) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([folder.name, "a.txt"])
+
+
+@pytest.mark.process
+def test_run_of_several_hosts_resumes_from_any_folder(project, monkeypatch):
+    (project / "hosts").write_text("one slots=1\ntwo slots=1\n")
+    folder = begun("runs/one", "hostfile=hosts", "ranks=2").absolute()
+    monkeypatch.chdir(project.parent / "other")
+    assert setup.folder_for([f"resume={folder}"]) == folder
+    assert (run_folder.config_of(folder).ranks, str(run_folder.config_of(folder).hostfile)) == (2, f"{project}/hosts")
+
+
+@pytest.mark.parametrize("left", [b"", b"\x10\0\0\0\0\0\0\0{"])
+def test_damaged_weights_are_named(tmp_path, left):
+    (tmp_path / weights.BEST).write_bytes(left)
+    with pytest.raises(DriftworkError, match=r"best\.safetensors: is damaged: .*; copy the run folder again"):
+        weights.load_best(torch.nn.Linear(2, 2), tmp_path, torch.device("cpu"))
