@@ -27,13 +27,15 @@ def load_best(model: nn.Module, run_folder: Path, device: torch.device) -> None:
     """Load the best weights of a run into its model, on `device`.
 
     Raises:
-        DriftworkError: there are no weights, or they do not fit the model.
+        DriftworkError: there are no weights, or they are damaged or do not fit the model.
     """
     path = run_folder / BEST
     if not path.exists():
         raise DriftworkError(f"{run_folder}: no {BEST}; has the run finished its first epoch?")
     try:
         model.load_state_dict(load_file(path))
+    except SafetensorError as error:
+        raise DriftworkError(f"{path}: is damaged: {error}; copy the run folder again") from None
     except RuntimeError as error:
         raise DriftworkError(f"{path}: does not fit the run's config: {str(error).splitlines()[1].strip()}") from None
     model.to(device)
