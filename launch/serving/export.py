@@ -102,11 +102,6 @@ def _plugins(config: RunConfig) -> tuple[str, ...]:
     return tuple(sorted(name for name in modules if name.partition(".")[0] != "models"))
 
 
-def _code(description: served_model.Description) -> list[Path]:
-    """Return the files and folders of its plugins."""
-    return sorted({plugins.code_of(name) for name in description.plugins})
-
-
 def _link(source: Path, target: Path) -> None:
     """Make a hard link if the file system supports it, otherwise a copy. A link is safe, since better weights replace
     the file and do not change it."""
