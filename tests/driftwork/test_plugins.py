@@ -1,5 +1,6 @@
 """Registries that grow, and modules of the user's own that make them grow."""
 
+import sys
 from importlib import metadata
 from typing import Annotated, Literal
 
@@ -51,7 +52,7 @@ def test_choice_is_validated_made_and_dumped():
         ({"name": "red", "dept": 1}, "unknown key"),
         ({"name": "red", "dept": 1}, "did you mean"),
         ({"name": "red", "depth": 0}, "depth=0: input should be greater than or equal to 1"),
-        ({"depth": 1}, "name"),
+        ({"depth": 1}, r"'colour\.name' is missing; give one of red, crimson, blue"),
         ("red", "valid dictionary"),
     ],
 )
@@ -88,7 +89,9 @@ def test_taken_name_is_refused_and_the_same_class_is_not():
 def on_path(tmp_path, monkeypatch):
     """Write a module into a folder on the import path."""
     monkeypatch.syspath_prepend(tmp_path)
-    return lambda name, text: (tmp_path / f"{name}.py").write_text(text)
+    yield lambda name, text: (tmp_path / f"{name}.py").write_text(text)
+    for file in tmp_path.glob("*.py"):
+        sys.modules.pop(file.stem, None)
 
 
 @pytest.mark.parametrize(
