@@ -4,7 +4,7 @@ import importlib
 import os
 import sys
 
-from driftwork.command import home_provided, run
+from driftwork.command import Command, home_provided, run
 
 COMMANDS = {
     "demo": "Prepare the Bach chorales, train two models, and write scores, a figure and MIDI files.",
@@ -22,6 +22,9 @@ COMMANDS = {
     "export": "Export the best weights of a run as a model that MLflow serves.",
     "ui": "Show the MLflow dashboard on 127.0.0.1.",
 }
+
+IN_ROOMS = {"ui": "launch.tracker.ui"}
+"""Modules of the commands that are not `launch.COMMAND`."""
 
 
 def main() -> int:
@@ -44,15 +47,20 @@ def main() -> int:
         return 2
     os.environ.setdefault("WDS_SECURE", "1")  # otherwise webdataset would unpickle members of a shard
     with home_provided():  # some libraries read it when they are imported
-        module = importlib.import_module(f"launch.{name}")
-        return run(name, module.main, arguments[1:])
+        return run(name, main_of(name), arguments[1:])
+
+
+def main_of(name: str) -> Command:
+    """Import a command."""
+    main: Command = importlib.import_module(IN_ROOMS.get(name, f"launch.{name}")).main
+    return main
 
 
 def _reference() -> str:
     """Return docs/config.md."""
     from driftwork import help  # loads much, and no command needs it
 
-    mains = {name: importlib.import_module(f"launch.{name}").main for name in COMMANDS}
+    mains = {name: main_of(name) for name in COMMANDS}
     settings = {name: main.settings([]) if main.settings else [] for name, main in mains.items()}
     return help.reference({name: (COMMANDS[name], main.usage, settings[name]) for name, main in mains.items()})
 

@@ -11,7 +11,7 @@ import numpy as np
 from driftwork.errors import DriftworkError
 from driftwork.files import aside, writing
 from launch.prediction.answers import Frames
-from pipeline.table_files import Block, write_csv, write_parquet
+from pipeline.readers.tables.writing import Block, write_csv, write_parquet
 
 _COPIED_AT_ONCE = 2**20
 

@@ -1,6 +1,5 @@
 """Help of every command."""
 
-import importlib
 import subprocess
 import sys
 import tomllib
@@ -10,14 +9,10 @@ import pytest
 from driftwork import help
 from driftwork.config_base import load
 from launch import cli
-from launch.cli import COMMANDS
+from launch.cli import COMMANDS, main_of
 from launch.runs.config import RunConfig
 from launch.runs.run_folder import create
 from tests.places import ROOT, tiny
-
-
-def main_of(name):
-    return importlib.import_module(f"launch.{name}").main
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -11,8 +11,7 @@ import urllib.request
 import pytest
 
 from driftwork.errors import DriftworkError
-from launch import ui
-from launch.tracker import mlflow_store
+from launch.tracker import mlflow_store, ui
 from tests import hostile
 from tests.places import ROOT
 
@@ -27,7 +26,7 @@ def get(address):
 def test_dashboard_runs_until_ctrl_c(tmp_path, free_port):
     experiment = mlflow_store.prepare_store(f"sqlite:///{tmp_path}/mlflow.db", "lakh")
     hostile.plant(tmp_path)
-    command = [sys.executable, "-P", "-m", "launch.ui", "uri=sqlite:///mlflow.db", f"port={free_port}"]
+    command = [sys.executable, "-P", "-m", "launch.tracker.ui", "uri=sqlite:///mlflow.db", f"port={free_port}"]
     server = subprocess.Popen(
         command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -1,6 +1,5 @@
 """Runs that are opened from another folder than the one they were trained in, and from any store."""
 
-import importlib
 import json
 
 import pytest
@@ -124,8 +123,8 @@ def test_every_command_takes_the_store(project, monkeypatch, name, argv, said):
     folder = begun("runs/one")
     run_id = json.loads((folder / "run.json").read_text())["run_id"]
     argv = [word.replace("ID", run_id) for word in argv]
-    main = importlib.import_module(f"launch.{name}").main
-    monkeypatch.setattr("launch.ui._require_free", taken)
+    main = cli.main_of(name)
+    monkeypatch.setattr("launch.tracker.ui._require_free", taken)
     (project.with_name("other") / STORE).unlink()
     monkeypatch.chdir(project.with_name("other"))
     store = f"sqlite:///{project}/{STORE}"

@@ -264,7 +264,7 @@ def test_trackers_have_equal_methods():
 
 @pytest.mark.process
 def test_importing_tracking_does_not_import_mlflow():
-    modules = "launch.tracker.tracking, launch.figures.style, launch.ui"
+    modules = "launch.tracker.tracking, launch.figures.style, launch.tracker.ui"
     child = python(f"import sys, {modules}; print('mlflow' in sys.modules)")
     assert child.communicate(timeout=60) == ("False\n", "")
 

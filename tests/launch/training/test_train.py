@@ -282,7 +282,7 @@ def test_working_folder_files_are_not_executed(place):
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("module", ["cli", "train", "doctor", "sweep", "ui"])
+@pytest.mark.parametrize("module", ["cli", "train", "doctor", "sweep", "tracker.ui"])
 def test_module_form_ignores_the_working_folder(tmp_path, module):
     """The form is `python -m launch.x`. A `launch.py` there cannot be avoided: Python executes it instead of our
     package."""

@@ -1,4 +1,4 @@
-"""Tables as files, Parquet and CSV, written block by block with Arrow, which is touched here alone."""
+"""Write Parquet and CSV files block by block."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
