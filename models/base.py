@@ -1,6 +1,7 @@
 """Interfaces of models of irregularly observed sequences, and helpers to look up observed frames."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -31,6 +32,18 @@ class Objective(NamedTuple):
     terms: Terms
     evaluations: int | None = None
     """Number of evaluations of the vector field per trajectory; None for a model whose solver does not count them."""
+
+    def detached(self) -> "Objective":
+        """Return the same numbers without their graph."""
+        return Objective(self.loss.detach(), Terms(*(x.detach() for x in self.terms)), self.evaluations)
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Objective]") -> "Objective":
+        """Join the objectives of the parts of a batch, in order."""
+        loss = torch.cat([part.loss for part in parts])
+        terms = Terms(*(torch.cat(x) for x in zip(*(part.terms for part in parts), strict=True)))
+        evaluations = [part.evaluations for part in parts if part.evaluations is not None]
+        return cls(loss, terms, max(evaluations, default=None))
 
 
 class Forecast(NamedTuple):

@@ -3,6 +3,7 @@
 B sequences, T times, D channels, H recurrent units, Z latent, S samples, K observation events, M solver steps.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -38,6 +39,11 @@ class Batch(NamedTuple):
     def rows(self, which: slice) -> "Batch":
         """Return a slice of the sequences, unchanged."""
         return Batch._make(field[which] for field in self)
+
+    def parts(self, count: int) -> "list[Batch]":
+        """Divide the sequences into `count` batches, or into one for each sequence if there are fewer."""
+        bounds = [len(self.weight) * n // count for n in range(count + 1)]
+        return [self.rows(slice(a, b)) for a, b in pairwise(bounds) if a < b]
 
     def draws(self, seed: Tensor) -> "Batch":
         """Repeat the only sequence of this batch once for each of `seed` [S], so that each row draws its own noise."""

@@ -59,6 +59,9 @@ class TrainConfig(Config):
     batch_size: int = Field(32, ge=1)
     """Number of sequences in a training step, over all ranks together, so that a result does not depend on the world
     size."""
+    accumulate: int = Field(1, ge=1)
+    """Number of micro-batches into which each rank divides its part of a step, one after another, so that the step
+    needs less memory. Loss and gradient are those of the whole batch. 1 computes it at once."""
     max_epochs: int = Field(200, ge=1)
     """Number of epochs after which training ends if it has not stopped early."""
     validate_every: int = Field(1, ge=1)
@@ -157,6 +160,11 @@ class RunConfig(Plugged):
             raise ValueError(
                 f"train.batch_size and evaluate.batch_size must be at least ranks={self.ranks}; "
                 "every rank needs a sequence"
+            )
+        if self.train.batch_size < self.ranks * self.train.accumulate:
+            raise ValueError(
+                f"train.batch_size={self.train.batch_size} must be at least ranks x train.accumulate="
+                f"{self.ranks * self.train.accumulate}; every micro-batch needs a sequence"
             )
         return self
 

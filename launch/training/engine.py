@@ -54,10 +54,13 @@ class Engine:
     Args:
         frame_scale: divisor of the loss in nats per sequence, so that a clipping norm has the same meaning for
             sequences of any length.
+        accumulate: number of micro-batches of a step, which a rank computes one after another.
     """
 
-    def __init__(self, model: nn.Module, optim: OptimConfig, ranks: Ranks, frame_scale: int) -> None:
-        self.ranks, self.optim, self.frame_scale = ranks, optim, frame_scale
+    def __init__(
+        self, model: nn.Module, optim: OptimConfig, ranks: Ranks, frame_scale: int, accumulate: int = 1
+    ) -> None:  # fmt: skip
+        self.ranks, self.optim, self.frame_scale, self.accumulate = ranks, optim, frame_scale, accumulate
         self.size = sum(p.numel() for p in model.parameters())
         """Number of weights of the model; at stage 3 a rank holds only a part of each."""
         adam = torch.optim.Adam(model.parameters())
@@ -87,15 +90,25 @@ class Engine:
         """Update the weights from this rank's part of a step.
 
         With `leave`, all ranks learn that this one was requested to save and stop."""
-        with self.clock("forward"):
-            objective: Objective = self.engine(batch.to(self.ranks.device), kl_weight)
-            loss = (objective.loss * batch.weight.to(self.ranks.device)).sum() / self.frame_scale
+        *first, last = batch.parts(self.accumulate)
+        done: list[tuple[Objective, Tensor]] = []
+        self.engine.set_gradient_accumulation_boundary(not first)
+        for part in first:
+            objective, loss = self._forward(part, kl_weight)
+            with self.clock("backward"):
+                self.engine.backward(loss)
+            done.append((objective.detached(), loss.detach()))  # without the graph, which holds the memory
+        self.engine.set_gradient_accumulation_boundary(True)
+        objective, loss = self._forward(last, kl_weight)
+        losses = torch.stack([*(earlier for _, earlier in done), loss.detach()])
         with self.clock("communication"):
-            finite, stay = all_agree(torch.stack([torch.isfinite(loss), torch.full_like(loss, not leave).bool()]))
-        if not finite:
+            finite, stay = all_agree(torch.stack([losses.isfinite().all(), torch.full_like(loss, not leave).bool()]))
+        objective = Objective.joined([*(earlier for earlier, _ in done), objective])
+        if not finite and not first:
             return Step(objective, False, float("nan"), not stay)
         with self.clock("backward"):
-            self.engine.backward(loss)
+            # Gradients of earlier micro-batches are in DeepSpeed's buffers. A gradient of NaN discards them too.
+            self.engine.backward(loss if finite else loss * math.nan)
         norm = self._norm_at_stage_0() if self.optim.zero_stage == 0 else None
         if norm is not None and not math.isfinite(norm):
             self.engine.optimizer.zero_grad()  # the other stages check for it; stage 0 would update with NaN
@@ -110,6 +123,12 @@ class Engine:
         if norm is None:
             norm = float(self.engine.get_global_grad_norm())
         return Step(objective, applied, norm, not stay)
+
+    def _forward(self, batch: Batch, kl_weight: float) -> tuple[Objective, Tensor]:
+        """Return the objective of a micro-batch and its part of the step's loss."""
+        with self.clock("forward"):
+            objective: Objective = self.engine(batch.to(self.ranks.device), kl_weight)
+            return objective, (objective.loss * batch.weight.to(self.ranks.device)).sum() / self.frame_scale
 
     def weights(self) -> dict[str, Tensor]:
         """Return all weights that are scored, and buffers, undivided and on the CPU; every rank calls it."""

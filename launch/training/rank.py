@@ -88,7 +88,7 @@ def _train(
     whole = read_manifest(config.data)
     manifest = run_folder.divided(config, whole)
     model = run_folder.model_for(config, manifest)
-    engine = Engine(model, config.optim, ranks, frame_scale=manifest.spec.length)
+    engine = Engine(model, config.optim, ranks, frame_scale=manifest.spec.length, accumulate=config.train.accumulate)
     watch.within = lambda: engine.clock.phase
     watch.at("load")
     known = checkpoint.load(engine, folder)

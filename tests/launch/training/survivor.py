@@ -168,6 +168,7 @@ def main():
     for stage in (0, 1, 2):
         new = [TINY, f"data={data}", f"optim.zero_stage={stage}", "train.save_every=3", "hang_after=600"]
         new += ["optim.schedule=cosine", "optim.warmup_steps=4", "optim.ema=0.9", "train.beta=0.5"]
+        new += [f"train.accumulate={2 if stage == 1 else 1}"]
         whole, killed, moved = (out / f"{name}-{stage}" for name in ("whole", "killed", "moved"))
         plan(whole, nan)
         drive(whole, *new, f"out={whole}")

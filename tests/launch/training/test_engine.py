@@ -29,7 +29,11 @@ def trained(tmp_path_factory):
         key: load_file(folder / "{}-stage{}-of{}.safetensors".format(*key))
         for key in itertools.product(MODELS, STAGES, (1, 2))
     }
-    return {**weights, "folder": folder}
+    accumulated = {
+        key: load_file(folder / "accumulated-stage{}-of{}.safetensors".format(*key))
+        for key in itertools.product(STAGES, (1, 2))
+    }
+    return {**weights, "accumulated": accumulated, "folder": folder}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -40,6 +44,16 @@ def test_one_rank_trains_like_two(trained, model, stage):
     for name in one:
         tolerance = {"rtol": 1e-4, "atol": 0} if name == "norms" else {"rtol": 0, "atol": rounding.ADAM}
         torch.testing.assert_close(one[name], two[name], **tolerance, msg=name)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("stage", STAGES)
+def test_micro_batches_train_like_whole_batch(trained, stage, world):
+    whole, parts = trained["vsdn_vae", stage, world], trained["accumulated"][stage, world]
+    assert whole.keys() == parts.keys()
+    for name in whole:
+        tolerance = {"rtol": 1e-4, "atol": 0} if name == "norms" else {"rtol": 0, "atol": rounding.ADAM}
+        torch.testing.assert_close(parts[name], whole[name], **tolerance, msg=name)
 
 
 @pytest.mark.parametrize("stage", STAGES)
