@@ -177,46 +177,73 @@ def per_sequence(values: Tensor, valid: Tensor) -> Tensor:
 
 
 def last_observed(batch: Batch) -> Tensor:
-    """Return the most recent frame observed strictly before each time, [B, T, D]; 0 where there is none yet."""
+    """Return the values last observed strictly before each time, [B, T, D]; 0 where there are none yet. They are of one
+    frame, or of a frame for each channel where masks are of entries."""
     before, _ = observed_around(batch)
-    return frames_at(batch, torch.cat([torch.full_like(before[:, :1], -1), before[:, :-1]], 1))
+    return frames_at(batch, _earlier(before))
 
 
 def next_observed(batch: Batch, *, own: bool) -> Tensor:
-    """Return the first frame observed after each time, or at it if `own` is set, [B, T, D]; 0 where there is none."""
+    """Return the values first observed after each time, or at it if `own` is set, [B, T, D]; 0 where there are none.
+    They are of one frame, or of a frame for each channel where masks are of entries."""
     _, after = observed_around(batch)
-    return frames_at(batch, after if own else torch.cat([after[:, 1:], torch.full_like(after[:, :1], -1)], 1))
+    return frames_at(batch, after if own else _later(after))
 
 
 def time_since(batch: Batch, unit: float) -> Tensor:
-    """Return log(1 + x) [B, T, 1], where x is the time since the last frame observed strictly before each time, in
-    units of `unit` seconds. Where there is none yet, x is the time since the start of the sequence."""
+    """Return log(1 + x), where x is the time since the last observation strictly before each time, in units of `unit`
+    seconds: [B, T, 1], or that of each channel [B, T, D] where masks are of entries. Where there is none yet, x is the
+    time since the start of the sequence."""
     before, _ = observed_around(batch)
-    number = torch.cat([torch.full_like(before[:, :1], -1), before[:, :-1]], 1)
-    last = torch.where(number >= 0, batch.times.gather(1, number.clamp_min(0)), batch.times[:, :1])
-    return ((batch.times - last) / unit).log1p()[..., None].to(batch.values.dtype)
+    number, times = _earlier(before), _times(batch)
+    last = torch.where(number >= 0, times.gather(1, number.clamp_min(0)), times[:, :1])
+    return _by_channel(((times - last) / unit).log1p()).to(batch.values.dtype)
 
 
 def time_until(batch: Batch, unit: float, *, own: bool) -> Tensor:
-    """Return log(1 + x) [B, T, 1], where x is the time until the first frame observed after each time, or at it if
-    `own` is set, in units of `unit` seconds. Where there is none, x is the time until the end of the sequence."""
+    """Return log(1 + x), where x is the time until the first observation after each time, or at it if `own` is set, in
+    units of `unit` seconds: [B, T, 1], or that of each channel [B, T, D] where masks are of entries. Where there is
+    none, x is the time until the end of the sequence."""
     _, after = observed_around(batch)
-    number = after if own else torch.cat([after[:, 1:], torch.full_like(after[:, :1], -1)], 1)
-    following = torch.where(number >= 0, batch.times.gather(1, number.clamp_min(0)), batch.times[:, -1:])
-    return ((following - batch.times) / unit).log1p()[..., None].to(batch.values.dtype)
+    number, times = after if own else _later(after), _times(batch)
+    following = torch.where(number >= 0, times.gather(1, number.clamp_min(0)), times[:, -1:])
+    return _by_channel(((following - times) / unit).log1p()).to(batch.values.dtype)
 
 
 def observed_around(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return the indices of the last frame observed up to each time and of the first from it on, [B, T] each; -1 where
-    there is none. At an observed frame both are its own index."""
+    """Return the indices of the last frame observed up to each time and of the first from it on; -1 where there is
+    none. At an observed frame both are its own index. They are [B, T] each, or [B, T, D] for each channel where masks
+    are of entries."""
     T = batch.observed.shape[1]
     at = torch.arange(T, device=batch.observed.device)
+    at = at[:, None] if batch.entries else at
     before = torch.where(batch.observed, at, -1).cummax(1).values
     after = torch.where(batch.observed, at, T).flip(1).cummin(1).values.flip(1)
     return before, torch.where(after < T, after, -1)
 
 
 def frames_at(batch: Batch, number: Tensor) -> Tensor:
-    """Return the frames [B, T, D] with these indices [B, T]; 0 where the index is -1."""
-    frames = batch.values.gather(1, number.clamp_min(0)[..., None].expand_as(batch.values))
-    return torch.where((number >= 0)[..., None], frames, 0.0)
+    """Return the values [B, T, D] of the frames with these indices, [B, T], or [B, T, D] for each channel; 0 where the
+    index is -1."""
+    number = _by_channel(number)
+    return torch.where(number >= 0, batch.values.gather(1, number.clamp_min(0).expand_as(batch.values)), 0.0)
+
+
+def _earlier(before: Tensor) -> Tensor:
+    """Return the index of the last frame strictly before each time from that up to each time; -1 where none is."""
+    return torch.cat([torch.full_like(before[:, :1], -1), before[:, :-1]], 1)
+
+
+def _later(after: Tensor) -> Tensor:
+    """Return the index of the first frame strictly after each time from that at or after it; -1 where none is."""
+    return torch.cat([after[:, 1:], torch.full_like(after[:, :1], -1)], 1)
+
+
+def _times(batch: Batch) -> Tensor:
+    """Return the times in the shape of the masks."""
+    return batch.times[..., None].expand_as(batch.observed) if batch.entries else batch.times
+
+
+def _by_channel(x: Tensor) -> Tensor:
+    """Return `x` [B, T] as [B, T, 1], and leave [B, T, D] as it is."""
+    return x if x.ndim == 3 else x[..., None]

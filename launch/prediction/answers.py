@@ -59,10 +59,10 @@ class Answerer(NamedTuple):
         for b, key in enumerate(batch.keys):
             if batch.weight[b] > 0:
                 T = 1 + int((batch.times[b].diff() > 0).sum())  # padding repeats the last time
-                truth = torch.where(batch.present[b, :T, None], batch.values[b, :T], torch.nan)
+                truth = torch.where(batch.entries_present[b, :T], batch.values[b, :T], torch.nan)
                 yield Frames(
                     key, batch.times[b, :T].cpu().numpy(), truth.float().cpu().numpy(),
-                    batch.observed[b, :T, None].expand(truth.shape).cpu().numpy(),
+                    batch.entries_observed[b, :T].cpu().numpy(),
                     {name: answer[b, :T].float().cpu().numpy() for name, answer in answers.items()},
                 )  # fmt: skip
 
@@ -71,7 +71,7 @@ class Answerer(NamedTuple):
         if not isinstance(self.model, Forecaster):
             return batch
         first = torch.arange(batch.times.shape[1], device=batch.times.device) < self.model.given
-        return batch._replace(observed=batch.present & first)
+        return batch._replace(observed=batch.present & (first[:, None] if batch.entries else first))
 
     def _predictive(self, batch: Batch) -> Predictive:
         if self.task == "forecast":

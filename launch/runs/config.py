@@ -108,7 +108,7 @@ class ObserveConfig(Config):
 
     @model_validator(mode="after")
     def _a_forecast_sees_a_prefix_alone(self) -> "ObserveConfig":
-        if self.evaluate.pattern == "prefix" and self.evaluate.ratios:
+        if self.evaluate.forecasts and self.evaluate.ratios:
             raise ValueError("evaluate.ratios must be [] with evaluate.pattern=prefix: all later frames are forecast")
         return self
 
@@ -171,13 +171,13 @@ class RunConfig(Plugged):
     @model_validator(mode="after")
     def _a_prefix_is_what_the_model_sees(self) -> "RunConfig":
         prefix, model = self.observe.evaluate.frames, self.model
-        if prefix is None:
+        if not self.observe.evaluate.forecasts:
             return self
         if model.name == "bi_gru_ode":
             raise ValueError("observe.evaluate.pattern=prefix: bi_gru_ode knows past and future, and does not forecast")
         if isinstance(model, Ode2VaeConfig) and prefix != model.velocity_frames:
             raise ValueError(
-                f"observe.evaluate.frames={prefix}: a forecast of {model.name} sees "
+                f"observe.evaluate.frames={'null' if prefix is None else prefix}: a forecast of {model.name} sees "
                 f"model.velocity_frames={model.velocity_frames}; make them equal"
             )
         return self

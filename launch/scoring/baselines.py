@@ -30,10 +30,11 @@ def nearest(batch: Batch) -> Tensor:
 def _between(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Return the observed frames on both sides of each frame [B, T, D], the frame itself if it is observed, and the
     fraction of the way from the left to the right one [B, T, 1]. If there is only one of the two, it is used for
-    both."""
+    both. Where masks are of entries, all three are of each channel, [B, T, D]."""
     before, after = observed_around(batch)
     first, last = torch.where(before < 0, after, before), torch.where(after < 0, before, after)
-    start, end = (batch.times.gather(1, number.clamp_min(0)) for number in (first, last))
-    share = torch.where(end > start, (batch.times - start) / (end - start), 0.0).float()  # half-way is 0.5 exactly
+    times = batch.times[..., None].expand_as(before) if batch.entries else batch.times
+    start, end = (times.gather(1, number.clamp_min(0)) for number in (first, last))
+    share = torch.where(end > start, (times - start) / (end - start), 0.0).float()  # half-way is 0.5 exactly
     left, right = frames_at(batch, first), frames_at(batch, last)
-    return left, right, share[..., None].to(left)
+    return left, right, (share if batch.entries else share[..., None]).to(left)

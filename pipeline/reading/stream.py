@@ -51,7 +51,7 @@ class Stream:
 
     Raises:
         DriftworkError: the split is empty, the batch is smaller than the world size, the data do not allow the
-            changes, or the path TMPDIR is too long for workers.
+            pattern or the changes, or the path TMPDIR is too long for workers.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Stream:
         if batch_size < world:
             raise DriftworkError(f"batch_size={batch_size} is smaller than ranks={world}; each rank needs a sequence")
         changes.check(manifest.spec, str(folder))
+        observation.check(manifest.spec, str(folder))
         if workers:
             sockets.require(sockets.problem_of_loaders(), f"loader_workers={workers}")
         self.length = manifest.spec.length
@@ -139,26 +140,30 @@ class _Batches(Dataset[Batch]):
         return augment(self.changes, self.spec, sequence, key_seed(self.seed, "augment", epoch, sequence.key))
 
     def _observe(self, sequence: Sequence, epoch: int) -> NDArray[np.bool_]:
-        return mask(self.observation, sequence.mask, key_seed(self.seed, "mask", epoch, sequence.key))
+        seed = key_seed(self.seed, "mask", epoch, sequence.key)
+        return mask(self.observation, sequence.times, sequence.mask, seed)
 
 
 def collate(
     sequences: list[Sequence], observed: list[NDArray[np.bool_]], weight: list[float], seeds: list[int]
 ) -> Batch:
-    """Make a batch padded to the longest sequence: values with 0, masks with False, times with the last one."""
+    """Make a batch padded to the longest sequence: values with 0, masks with False, times with the last one. Masks are
+    [T] of frames, or [T, D] of entries."""
     B, T, D = len(sequences), max(len(s.times) for s in sequences), sequences[0].values.shape[1]
     times, values = np.empty((B, T)), np.zeros((B, T, D), np.float32)
-    present, shown = np.zeros((B, T), np.bool_), np.zeros((B, T), np.bool_)
+    masks = (B, T, *sequences[0].mask.shape[1:])
+    present, shown = np.zeros(masks, np.bool_), np.zeros(masks, np.bool_)
     for b, sequence in enumerate(sequences):
         n = len(sequence.times)
         times[b, :n] = sequence.times - sequence.times[0]
         times[b, n:] = times[b, n - 1]
-        values[b, :n] = np.where(sequence.mask[:, None], sequence.values, 0)
+        values[b, :n] = np.where(sequence.mask.reshape(n, -1), sequence.values, 0)
         present[b, :n], shown[b, :n] = sequence.mask, observed[b]
     return Batch(
         torch.from_numpy(times), torch.from_numpy(values), torch.from_numpy(present), torch.from_numpy(shown),
         torch.tensor(weight, dtype=torch.float32), torch.tensor(seeds, dtype=torch.int64),
         tuple(sequence.key for sequence in sequences), tuple(sequence.group for sequence in sequences),
+        torch.zeros(B, 0),
     )  # fmt: skip
 
 
