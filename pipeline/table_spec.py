@@ -25,6 +25,8 @@ class TableSpec(Config):
     """Name of each of the D channels, in the order of the values."""
     units: tuple[str, ...]
     """Unit of each channel, as in the config. Empty where none was given."""
+    binary: tuple[str, ...] = ()
+    """Names of the channels whose values are all 0 or 1, both of them. Models take a Bernoulli likelihood for these."""
     layout: Literal["long", "wide"]
     """Layout of the user's table."""
     series: str
@@ -38,3 +40,8 @@ class TableSpec(Config):
     static: tuple[Static, ...]
     """Columns with one value a series, in the order of `about["static"]` of a sequence. A column of categories takes
     one number for each category."""
+
+    @property
+    def static_width(self) -> int:
+        """Number of numbers in `about["static"]` of a sequence."""
+        return sum(1 if column.categories is None else len(column.categories) for column in self.static)
