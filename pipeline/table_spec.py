@@ -19,6 +19,11 @@ class Static(Config):
     categories: tuple[str, ...] | None
     """Categories in the order of their one-hot vector. Null for a column of numbers."""
 
+    @property
+    def width(self) -> int:
+        """Number of static covariates that the column makes."""
+        return 1 if self.categories is None else len(self.categories)
+
 
 class TableSpec(Config):
     channels: tuple[str, ...]
@@ -43,5 +48,5 @@ class TableSpec(Config):
 
     @property
     def static_width(self) -> int:
-        """Number of numbers in `about["static"]` of a sequence."""
-        return sum(1 if column.categories is None else len(column.categories) for column in self.static)
+        """Number of static covariates S of a sequence."""
+        return sum(static.width for static in self.static)
