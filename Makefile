@@ -40,4 +40,5 @@ bench: setup
 	$(BIN)/python -m benchmarks.vsdn_sde_step
 	$(BIN)/python -m benchmarks.gru_ode_passes
 	$(BIN)/python -m benchmarks.ode2vae_step
+	$(BIN)/python -m benchmarks.jax_peers
 	$(BIN)/python -m benchmarks.guard

@@ -1,0 +1,44 @@
+"""Our loops over time against the same loops in JAX: `python -m benchmarks.jax_peers`, for which the `jax` extra is
+installed.
+
+Each loop runs forward and backward on the same numbers, and all outputs and gradients are compared first. JAX
+compiles the forms in `loops`, the fastest of which is taken. Everything runs on one thread; times are processor
+seconds, in turn within this process, and a ratio is JAX's time to ours.
+"""
+
+import importlib.util
+import os
+import statistics
+import sys
+
+from benchmarks.measure import Ratio
+
+THREADS = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+
+
+def main() -> int:
+    if importlib.util.find_spec("jax") is None:
+        print("JAX peers: left out, the jax extra is not installed (pip install -e '.[jax]')")
+        return 0
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {THREADS}".strip()
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # XLA counts the cores that a process may use
+    from benchmarks.jax_peers import cases  # reads the settings above
+
+    missed = 0
+    for case in cases.ALL:
+        ours, theirs, form = case.measure()
+        ratio = Ratio.of(ours, theirs)
+        asked = f", at least {case.least:g} is asked" if case.least else ""
+        mine, other = (1e3 * statistics.median(times) for times in (ours, theirs))
+        print(
+            f"{case.name}: {mine:.1f} ms, JAX {other:.1f} ms ({form}), "
+            f"ratio {ratio.median:.2f} (medians of {len(ours)} pairs, {ratio.low:.2f} to {ratio.high:.2f}{asked})",
+            flush=True,
+        )
+        missed += case.least is not None and ratio.misses(case.least)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
