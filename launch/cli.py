@@ -15,6 +15,8 @@ COMMANDS = {
     "train": "Train a model on this machine or on several hosts, under DeepSpeed.",
     "evaluate": "Score a trained run and its trivial baselines on a split.",
     "predict": "Write a trained run's answers about every frame of a split as a table, beside the truth.",
+    "impute": "Fill the missing values of your own table by a trained run, with intervals.",
+    "forecast": "Continue the series of your own table by a trained run, with intervals.",
     "compare": "Print evaluated runs side by side, with the difference of each to the first.",
     "sweep": "Train and score every run of a grid under one parent run.",
     "report": "Write the papers' tables and figures from tracked runs, and a page that shows them.",
@@ -23,7 +25,7 @@ COMMANDS = {
     "ui": "Show the MLflow dashboard on 127.0.0.1.",
 }
 
-IN_ROOMS = {"ui": "launch.tracker.ui"}
+IN_ROOMS = {"impute": "launch.tables.impute", "forecast": "launch.tables.forecast", "ui": "launch.tracker.ui"}
 """Modules of the commands that are not `launch.COMMAND`."""
 
 

@@ -67,10 +67,14 @@ def scratch(staging: Path | None, address: str) -> Iterator[Path]:
 
 
 def read_files(
-    config: TableConfig, found: Found, folder: Path, limits: Limits, workers: int | None
+    config: TableConfig, found: Found, folder: Path, limits: Limits, workers: int | None, holes: bool = False
 ) -> list[Unreadable]:
-    """Write the part of each file, several at a time, and return the files that cannot be read."""
-    sheets = Sheets(SheetsConfig(table=config, scratch=folder))
+    """Write the part of each file, several at a time, and return the files that cannot be read.
+
+    Args:
+        holes: keep missing values, as NaN.
+    """
+    sheets = Sheets(SheetsConfig(table=config, scratch=folder, holes=holes))
     mib = max(_bytes(found.root / name) for name in found.names) / 2**20
     limits = limits._replace(seconds=limits.seconds * max(1, math.ceil(mib)))
     own, guards = local(), []

@@ -49,7 +49,7 @@ class Batch:
 
     def text(self, column: str, needed: bool) -> tuple[NDArray[np.int64], list[str]]:
         """Return the position of each row's text among the distinct texts, -1 where it is missing, and these texts."""
-        array = self._plain(column)
+        array = self.plain(column)
         if not (pa.types.is_string(array.type) or pa.types.is_integer(array.type) or pa.types.is_boolean(array.type)):
             raise UnreadableError(f"column '{printable(column)}' is of type {array.type}, not text")
         coded = self._without_missing(pc.cast(array, pa.string())).dictionary_encode()
@@ -65,7 +65,7 @@ class Batch:
 
         `exact` refuses integers that a double cannot hold. Rows that are not in `only`, if given, count as missing.
         """
-        array = self._plain(column)
+        array = self.plain(column)
         if only is not None and len(only) < self.rows:
             array = pc.if_else(pa.array(np.isin(np.arange(self.rows), only)), array, pa.scalar(None, array.type))
         if pa.types.is_string(array.type):
@@ -112,7 +112,7 @@ class Batch:
             if late.any():
                 raise self.bad(np.argmax(late), f"column '{name}' is {values[late][0]:g}, beyond {_LATEST:g} seconds")
             return values, None
-        array, zoned = self._plain(column), False
+        array, zoned = self.plain(column), False
         if pa.types.is_string(array.type):
             array = self._without_missing(pc.utf8_trim_whitespace(array))
             self._none_missing(np.asarray(array.is_null()))
@@ -134,7 +134,7 @@ class Batch:
         if missing.any():
             raise self.bad(np.argmax(missing), f"column '{printable(self.config.time)}' is empty")
 
-    def _plain(self, column: str) -> Any:
+    def plain(self, column: str) -> Any:
         """Return a column as one array without a dictionary; bytes are decoded as UTF-8."""
         array = self.columns.column(self.columns.schema.get_field_index(column))
         if pa.types.is_dictionary(array.type):

@@ -71,15 +71,7 @@ class Series:
             place = Place(*database.execute("SELECT * FROM series WHERE name = ?", (item.name,)).fetchone())
             files = self._files(database, records := self._records(place))
         check_no_duplicate(records, self.config.spec_of_all, files)
-        ticks, row = np.unique(records["time"], return_inverse=True)
-        times = seconds(ticks, self.config.table.time_unit)
-        if not (np.diff(times) > 0).all():
-            near = ticks[int(np.argmin(np.diff(times) > 0))]
-            raise UnreadableError(f"two times near {near} are too close for a double, in seconds since the first")
-        mask = np.zeros((len(ticks), self.config.spec_of_all.dim), np.bool_)
-        mask[row, records["channel"]] = True
-        values: NDArray[Any] = np.zeros(mask.shape, np.bool_ if self.config.spec_of_all.binary else np.float32)
-        values[row, records["channel"]] = records["value"]
+        ticks, times, values, mask = frames(records, self.config.spec_of_all, self.config.table.time_unit)
         about = {"series": item.name, "start": self._start(ticks[0]), "static": json.loads(place.static)}
         return [
             Sequence(f"{key(item.name)}-{number:04d}", item.group, times[part], values[part], mask[part], about)
@@ -134,6 +126,38 @@ def check_no_duplicate(records: NDArray[Any], spec: DataSpec, files: dict[int, s
         f"channel {channel} has two values at one time, in {printable(files[file])}: row {row} and "
         f"{printable(files[other])}: row {again}{more}; keep one of them"
     )
+
+
+class Frames(NamedTuple):
+    """The T times of a series, and its values there."""
+
+    ticks: NDArray[Any]
+    """[T] times as in the table: nanoseconds since 1970, or numbers in its unit."""
+    times: NDArray[np.float64]
+    """[T] seconds since the first."""
+    values: NDArray[Any]
+    """[T, D] float32 or bool, 0 where nothing is observed."""
+    mask: NDArray[np.bool_]
+    """[T, D] whether the channel is observed."""
+
+
+def frames(records: NDArray[Any], spec: DataSpec, unit: TimeUnit) -> Frames:
+    """Return the frames of a series without duplicate entries; a value of NaN is a time at which nothing is observed.
+
+    Raises `UnreadableError` if two times are too close for a double.
+    """
+    ticks, row = np.unique(records["time"], return_inverse=True)
+    times = seconds(ticks, unit)
+    if not (np.diff(times) > 0).all():
+        near = ticks[int(np.argmin(np.diff(times) > 0))]
+        raise UnreadableError(f"two times near {near} are too close for a double, in seconds since the first")
+    there = ~np.isnan(records["value"])
+    at = row[there], records["channel"][there]
+    mask = np.zeros((len(ticks), spec.dim), np.bool_)
+    mask[at] = True
+    values: NDArray[Any] = np.zeros(mask.shape, np.bool_ if spec.binary else np.float32)
+    values[at] = records["value"][there]
+    return Frames(ticks, times, values, mask)
 
 
 def seconds(ticks: NDArray[Any], unit: TimeUnit) -> NDArray[np.float64]:

@@ -29,6 +29,8 @@ class SheetsConfig(Config):
     """Settings of the data set."""
     scratch: Path
     """Folder of the parts."""
+    holes: bool = False
+    """Whether missing values become observations of NaN, for questions about them. By default they are left out."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class Sheets:
     def read(self, source: Path | None, item: Item) -> list[Sequence]:
         """Write the part of a file, whose number is the item's group. An error of the disk begins with `DISK`."""
         try:
-            _Sheet(self.config.table, int(item.group)).write(folder(source) / item.name, self.config.scratch)
+            sheet = _Sheet(self.config.table, int(item.group), self.config.holes)
+            sheet.write(folder(source) / item.name, self.config.scratch)
         except OSError as error:
             raise UnreadableError(f"{DISK} {self.config.scratch}: {error.strerror}") from None
         return []
@@ -67,8 +70,8 @@ class _Numbers:
 class _Sheet:
     """The rows of one file that have been read so far."""
 
-    def __init__(self, config: TableConfig, number: int) -> None:
-        self.config, self.number = config, number
+    def __init__(self, config: TableConfig, number: int, holes: bool) -> None:
+        self.config, self.number, self.holes = config, number, holes
         self.series, self.channels = _Numbers(), _Numbers()
         self.attributes: dict[str, dict[int, str | float]] = {column: {} for column in config.attributes}
         self.zoned: bool | None = None
@@ -138,7 +141,7 @@ class _Sheet:
         return records
 
     def _long(self, batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-        """Return the row, the channel and the value of each observation."""
+        """Return the row, the channel and the value of each observation; with `holes` NaN is a missing value."""
         codes, names = batch.text(self.config.channel, needed=True)
         if self.config.channels:
             known = np.array([name in self.channels.of for name in names], np.bool_)
@@ -149,13 +152,19 @@ class _Sheet:
             if len(self.channels.of) > MAX_CHANNELS:
                 raise batch.bad(np.argmax(channels >= MAX_CHANNELS), _too_many(f"more than {MAX_CHANNELS}"))
         values, missing = self._values(batch, self.config.value, rows)
-        rows = rows[~missing[rows]]
+        if self.holes:
+            values = np.where(missing, np.nan, values)
+        else:
+            rows = rows[~missing[rows]]
         return rows, channels[rows], values[rows]
 
     def _wide(self, batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
         columns = [self._values(batch, name) for name in self.channels.of]
         values = np.stack([value for value, _ in columns], axis=1)
-        rows, channels = np.nonzero(~np.stack([missing for _, missing in columns], axis=1))
+        missing = np.stack([missing for _, missing in columns], axis=1)
+        if self.holes:
+            values, missing = np.where(missing, np.nan, values), np.zeros_like(missing)
+        rows, channels = np.nonzero(~missing)
         return rows, channels, values[rows, channels]
 
     def _values(

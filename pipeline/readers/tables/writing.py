@@ -1,14 +1,14 @@
 """Write Parquet and CSV files block by block."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 Block = Mapping[str, str | NDArray[Any]]
 """Column -> its values [N] in some rows, or one text for all of these rows. NaN is a missing value."""
@@ -24,48 +24,55 @@ def write_parquet(path: Path, types: Mapping[str, type], blocks: Iterable[Block]
         types: of each column, a NumPy scalar type, or `str`.
         blocks: the rows, in memory one block at a time.
     """
-    from pyarrow import parquet
-
-    with path.open("wb") as file, parquet.ParquetWriter(file, _schema(types)) as writer:
-        return _written(writer, types, blocks)
+    schema = _schema(types)
+    return parquet_of(path, schema, (_batch(block, schema) for block in blocks))
 
 
 def write_csv(path: Path, types: Mapping[str, type], blocks: Iterable[Block]) -> int:
     """Write a CSV file with a header and return its number of rows; a missing value is empty. Takes the arguments of
     `write_parquet`."""
-    from pyarrow import csv
-
-    options = csv.WriteOptions(quoting_style="needed")
-    with path.open("wb") as file, csv.CSVWriter(file, _schema(types), write_options=options) as writer:
-        return _written(writer, types, blocks)
+    schema = _schema(types)
+    return csv_of(path, schema, (_batch(block, schema) for block in blocks))
 
 
-def _written(writer: Any, types: Mapping[str, type], blocks: Iterable[Block]) -> int:
-    import pyarrow as pa
+def parquet_of(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
+    """Write the record batches to a Parquet file and return its number of rows."""
+    with path.open("wb") as file, pa.parquet.ParquetWriter(file, schema) as writer:
+        return _written(writer, schema, batches)
 
-    schema, rows, written = _schema(types), 0, 0
-    waiting: list[pa.RecordBatch] = []
-    for block in blocks:
-        waiting.append(_batch(block, schema))
-        rows += waiting[-1].num_rows
-        if rows - written >= _ROWS:
-            writer.write_table(pa.Table.from_batches(waiting))
-            waiting.clear()
-            written = rows
-    writer.write_table(pa.Table.from_batches(waiting, schema))
+
+def csv_of(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], separator: str = ",") -> int:
+    """Write the record batches to a CSV file with a header and return its number of rows."""
+    options = pa.csv.WriteOptions(quoting_style="needed", delimiter=separator)
+    with path.open("wb") as file, pa.csv.CSVWriter(file, schema, write_options=options) as writer:
+        return _written(writer, schema, batches)
+
+
+def _written(writer: Any, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
+    rows = 0
+    for table in _tables(schema, batches):
+        writer.write_table(table)
+        rows += table.num_rows
     return rows
 
 
-def _schema(types: Mapping[str, type]) -> "pa.Schema":
-    import pyarrow as pa
+def _tables(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Yield the batches in tables of `_ROWS` rows and more; the last one has what is left."""
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        waiting.append(batch)
+        if sum(batch.num_rows for batch in waiting) >= _ROWS:
+            yield pa.Table.from_batches(waiting, schema)
+            waiting.clear()
+    yield pa.Table.from_batches(waiting, schema)
 
+
+def _schema(types: Mapping[str, type]) -> pa.Schema:
     of = {name: pa.string() if kind is str else pa.from_numpy_dtype(np.dtype(kind)) for name, kind in types.items()}
     return pa.schema(list(of.items()))
 
 
-def _batch(block: Block, schema: "pa.Schema") -> "pa.RecordBatch":
-    import pyarrow as pa
-
+def _batch(block: Block, schema: pa.Schema) -> pa.RecordBatch:
     rows = next(len(values) for values in block.values() if not isinstance(values, str))
     columns = [
         pa.repeat(values, rows) if isinstance(values := block[field.name], str)

@@ -1,0 +1,55 @@
+"""Answers about the entries of a table, on disk until the table is written: sorted by file and row, with bounded
+memory."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_CELLS = 2**18
+"""Most entries of a block of rows, if every one is missing."""
+
+
+class Answers:
+    """Answers by file and row. K is the number of quantities of an answer, such as its mean.
+
+    Args:
+        folder: where the blocks are kept.
+        dim: number of channels, D.
+        width: K.
+    """
+
+    def __init__(self, folder: Path, dim: int, width: int) -> None:
+        self.folder, self.block = folder, max(1, _CELLS // dim)
+        self.kind = np.dtype([("row", "<u4"), ("channel", "<u2"), ("extra", "?"), ("answer", "<f4", (width,))])
+        self._kept: tuple[tuple[int, int], NDArray[Any]] = ((-1, -1), np.zeros(0, self.kind))
+
+    def add(self, cells: NDArray[Any], answers: NDArray[np.float32]) -> None:
+        """Keep the answers [N, K] about some cells [N]."""
+        answered = np.zeros(len(cells), self.kind)
+        for field in ("row", "channel", "extra"):
+            answered[field] = cells[field]
+        answered["answer"] = answers
+        places = np.stack([cells["file"].astype(np.int64), cells["row"].astype(np.int64) // self.block], axis=1)
+        for file, block in np.unique(places, axis=0).tolist():
+            with self._path(file, block).open("ab") as handle:
+                handle.write(answered[(places == (file, block)).all(axis=1)].tobytes())
+
+    def of(self, file: int, first: int, rows: int) -> NDArray[Any]:
+        """Return the answers of some successive rows, sorted by row and channel. Calls go through each file once, from
+        its first row to its last."""
+        blocks = range(first // self.block, (first + rows - 1) // self.block + 1) if rows else range(0)
+        found = [self._block(file, block) for block in blocks]
+        parts = [part[(part["row"] >= first) & (part["row"] < first + rows)] for part in found]
+        return np.concatenate([*parts, np.zeros(0, self.kind)])
+
+    def _block(self, file: int, block: int) -> NDArray[Any]:
+        if self._kept[0] != (file, block):
+            path = self._path(file, block)
+            load = np.fromfile(path, self.kind) if path.exists() else np.zeros(0, self.kind)
+            self._kept = (file, block), load[np.lexsort((load["channel"], load["extra"], load["row"]))]
+        return self._kept[1]
+
+    def _path(self, file: int, block: int) -> Path:
+        return self.folder / f"answers-{file:05d}-{block:07d}"

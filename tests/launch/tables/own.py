@@ -1,0 +1,107 @@
+"""A run on a small table whose model is a stand-in with known answers, without Ray and without child processes."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from driftwork.config_base import load
+from launch.runs import run_folder
+from launch.runs.config import RunConfig
+from models.base import LatentDynamics
+from models.parts.networks import Normal
+from models.predictive import Predictive
+from pipeline.prepare.build import build_shard
+from pipeline.prepare.prepare import PrepareConfig, prepare
+from pipeline.readers.tables.sheets import Sheets
+from tests.places import ROOT, tiny
+
+DEVIATION = 0.25
+LOW, HIGH = -1.6448536269514722, 1.6448536269514722
+"""Quantiles 0.05 and 0.95 of a standard normal."""
+
+
+class Exact:
+    """A Gaussian whose parameters are its mean and log standard deviation."""
+
+    def __init__(self, dim):
+        self.width = 2 * dim
+
+    def frame(self, parameters):
+        return Normal(*parameters.chunk(2, dim=-1))
+
+    def expectation(self, parameters):
+        return self.frame(parameters).mean
+
+    def log_prob(self, parameters, y):
+        return self.frame(parameters).log_prob(y)
+
+
+class Line(LatentDynamics):
+    """Mean 100 (d + 1) plus half the hours since the sequence's first frame, for channel d; a constant deviation."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.likelihood = Exact(dim)
+        self.unused = torch.nn.Parameter(torch.zeros(()))
+
+    def density(self, batch, samples):
+        raise NotImplementedError
+
+    def forward(self, batch, samples=1):
+        raise NotImplementedError
+
+    def predict(self, batch, samples):
+        return self.interpolate(batch, samples)
+
+    def interpolate(self, batch, samples):
+        D = batch.values.shape[2]
+        mean = 100.0 * (1 + torch.arange(D)) + batch.times[..., None].float() / 7200
+        log_std = torch.full_like(mean, DEVIATION).log()
+        parameters = torch.cat([mean, log_std], dim=-1)
+        return Predictive(self.likelihood, lambda draw: parameters, 2)
+
+
+def mean(channel, hours):
+    return 100.0 * (channel + 1) + hours / 2
+
+
+class InProcess(NamedTuple):
+    """Reads in this process, as `pipeline.prepare.guard` does in a child."""
+
+    reader: Sheets
+    source: Path
+    limits: object
+
+    def read(self, item):
+        return self.reader.read(self.source, item)
+
+    def close(self):
+        pass
+
+
+@pytest.fixture(scope="module")
+def line():
+    """Let every run have the stand-in as its model, and draw no figures, which takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.prepare.gather.Guard", InProcess)
+        patch.setattr("launch.runs.run_folder.model_for", lambda config, manifest: Line(manifest.spec.dim))
+        patch.setattr("launch.runs.weights.load_best", lambda model, folder, device: None)
+        patch.setattr("launch.figures.bands.write", lambda path, rows, title: path.touch())
+        patch.setattr("pipeline.prepare.prepare._workers", lambda config: nullcontext(_build))
+        yield
+
+
+def _build(job, plans):
+    return [build_shard(job, plan) for plan in plans]
+
+
+def run_on(place, source, *settings):
+    """Prepare a table and return a run folder on it, without weights."""
+    data = place / "data"
+    sizes = ["val=0.2", "test=0.2", f"source={source}", f"out={data}"]
+    prepare(load(PrepareConfig, ROOT / "configs/prepare/table.yaml", [*sizes, *settings]))
+    run_folder.create(load(RunConfig, tiny("vsdn_vae"), [f"data={data}", f"out={place / 'run'}", "tracking.uri=null"]))
+    return place / "run"
