@@ -100,6 +100,8 @@ def generate(folder: Path, config: RunConfig, request: GenerateConfig) -> None:
     """Write the outputs to the folder `request.out`."""
     here = run_folder.at_hand(folder, config)
     manifest = run_folder.manifest_of(here)
+    if manifest.spec.table is not None:
+        raise DriftworkError(f"{folder}: its data are a table, which has no file format of its own; take predict")
     model = run_folder.model_for(config, manifest)
     weights.load_best(model, folder, alone().device)
     model.eval()

@@ -25,7 +25,7 @@ class Decoder(nn.Module):
 
     def __init__(self, inputs: int, likelihood: LikelihoodName, marginal: Marginal, config: DrivenConfig) -> None:
         super().__init__()
-        self.likelihood = likelihood_of(config.likelihood, likelihood, marginal, config.gain_shape)
+        self.likelihood = likelihood_of(config.likelihood, likelihood, marginal, config.gain_shape, config.likelihoods)
         self.standardize = reader(marginal, config.gain_shape)
         self.see_last, self.see_gaps, self.time_unit = config.see_last, config.see_gaps, config.time_unit
         context = self.standardize.width * config.see_last + config.see_gaps

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from driftwork.registry import Named
 from models.batch import Batch
 from models.parts.gain_shape import reader
-from models.parts.likelihood_choice import known
+from models.parts.likelihood_choice import all_known, known
 from models.parts.likelihoods import Marginal
 from models.parts.networks import full_precision
 from models.parts.noise import keyed_normal
@@ -45,7 +45,11 @@ class DrivenConfig(Named):
     """Probability, in training, with which a component of the recurrent states is hidden from all that reads them, for
     a whole sequence. 0 hides none."""
     likelihood: Annotated[str | None, AfterValidator(known)] = None
-    """Observation model, by name; null: the one that suits the data, `bernoulli` or `gaussian`."""
+    """Observation model, by name; null: the one that suits the data, `bernoulli` or `gaussian`. In a table, binary
+    channels take `bernoulli`, and this name is that of the others."""
+    likelihoods: Annotated[dict[str, tuple[str, ...]], AfterValidator(all_known)] = Field({})
+    """Channels of a table with observation models of their own, as in `{student_t: [lactate, glucose]}`. Empty gives
+    all the one that `likelihood` names."""
     gain_shape: bool = False
     """Whether frames are read and modelled as a gain and a shape, which suits waveforms."""
 

@@ -3,17 +3,13 @@
 import math
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from models.parts.likelihoods import Density, RealValued
-
-_VALUES_AT_ONCE = 2**20
-"""Maximum components times channels whose pairwise distances are computed together; each takes a few numbers."""
-
-_HALVINGS = 32
+from models.parts.likelihoods import Density, WithFrame, only
+from models.parts.mixtures import Mixture, mean, mixture, variance
 
 
 class Predictive:
@@ -79,89 +75,34 @@ class Predictive:
 
     @cached_property
     def deviation(self) -> Tensor:
-        """Standard deviation of Y_t [B, T, D], in units of the data. The likelihood must be Gaussian."""
+        """Standard deviation of Y_t [B, T, D], in units of the data. The likelihood must give `frame`."""
         likelihood = self.likelihood
-        assert isinstance(likelihood, RealValued), "the likelihood is not Gaussian"
+        assert isinstance(likelihood, WithFrame), "the likelihood has no method frame"
 
         def share(parameters: Tensor, log_weight: Tensor) -> Tensor:
-            mean, log_std = likelihood.frame(parameters)
-            return log_weight.exp()[..., None] * ((2 * log_std).exp() + (mean - self.mean).square())
+            frame = likelihood.frame(parameters)
+            return log_weight.exp()[..., None] * (variance(frame) + (mean(frame) - self.mean).square())
 
         return _sum(share(*component) for component in self.components()).sqrt()
 
-    def log_prob(self, y: Tensor) -> Tensor:
-        """Return log P(y) [B, T], nats, of frames y [B, T, D]."""
+    def log_prob(self, y: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Return log P(y) [B, T], nats, of frames y [B, T, D]; of the entries that are `seen` [B, T, D] alone, if it is
+        given."""
         total = None
         for parameters, log_weight in self.components():
-            one = self.likelihood.log_prob(parameters, y) + log_weight
+            one = self.likelihood.log_prob(parameters, y, *only(seen)) + log_weight
             total = one if total is None else torch.logaddexp(total, one)
         assert total is not None, "a predictive needs at least one draw"
         return total
 
-    def gaussians(self) -> "GaussianMixture":
-        """Return all S components together. The likelihood must be Gaussian."""
-        assert isinstance(self.likelihood, RealValued), "the likelihood is not Gaussian"
+    def mixture(self) -> Mixture:
+        """Return all S components together, by channel. The likelihood must give `frame`."""
+        assert isinstance(self.likelihood, WithFrame), "the likelihood has no method frame"
         frames, weights = [], []
         for parameters, log_weight in self.components():
             frames.append(self.likelihood.frame(parameters))
             weights.append(log_weight.exp().expand(parameters.shape[:-1]))
-        means, log_stds = zip(*frames, strict=True)
-        return GaussianMixture(torch.stack(weights), torch.stack(means), torch.stack(log_stds).exp())
-
-
-class GaussianMixture(NamedTuple):
-    """A mixture of S Gaussians for each channel of each frame, in the units of the data."""
-
-    weights: Tensor
-    """[S, ...], sum to 1 over S."""
-    means: Tensor
-    """[S, ..., D]"""
-    stds: Tensor
-    """[S, ..., D]"""
-
-    def cdf(self, y: Tensor) -> Tensor:
-        """Return P(Y <= y) [..., D], channel by channel."""
-        return (self.weights[..., None] * torch.special.ndtr((y - self.means) / self.stds)).sum(0)
-
-    def quantile(self, level: float) -> Tensor:
-        """Return the values [..., D] below which Y lies with probability `level`, channel by channel.
-
-        By bisection between the components' own quantiles, which enclose it, to 2^-33 of their range.
-        """
-        own = self.means + self.stds * torch.special.ndtri(self.means.new_tensor(level))
-        low, high = own.amin(0).double(), own.amax(0).double()
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            below = self.cdf(middle) < level
-            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-        return ((low + high) / 2).to(self.means)
-
-    def crps(self, y: Tensor) -> Tensor:
-        """Return the continuous ranked probability score E|Y - y| - E|Y - Y'| / 2 of each channel [..., D], in units
-        of the data, in closed form (Grimit et al., 2006)."""
-        S, D = len(self.means), self.means.shape[-1]
-        rows = [self.weights.reshape(S, -1), self.means.reshape(S, -1, D), self.stds.reshape(S, -1, D)]
-        at_once = max(1, _VALUES_AT_ONCE // (S * D))
-        parts = zip(y.reshape(-1, D).split(at_once), *(x.split(at_once, 1) for x in rows), strict=True)
-        return torch.cat([_crps(y, weights[..., None], *rest) for y, weights, *rest in parts]).reshape(y.shape)
-
-
-def _crps(y: Tensor, weights: Tensor, means: Tensor, stds: Tensor) -> Tensor:
-    """Return the CRPS [N, D] for y [N, D], weights [S, N, 1], means and stds [S, N, D]."""
-    score = (weights * _mean_distance(y - means, stds)).sum(0)
-    score -= 0.5 * (weights.square() * _mean_distance(torch.zeros_like(means), math.sqrt(2) * stds)).sum(0)
-    for lag in range(1, len(means)):  # each pair of two components once
-        stds_of_pairs = torch.hypot(stds[lag:], stds[:-lag])
-        distance = _mean_distance(means[lag:] - means[:-lag], stds_of_pairs)
-        score -= (weights[lag:] * weights[:-lag] * distance).sum(0)
-    return score
-
-
-def _mean_distance(mean: Tensor, std: Tensor) -> Tensor:
-    """Return E|Z| for Z ~ N(mean, std^2)."""
-    z = mean / std
-    density = (-0.5 * z.square()).exp() / math.sqrt(2 * math.pi)
-    return std * (2 * density + z * torch.erf(z / math.sqrt(2)))
+        return mixture(torch.stack(weights), frames)
 
 
 def _sum(tensors: Iterator[Tensor]) -> Tensor:

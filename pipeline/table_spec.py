@@ -19,12 +19,19 @@ class Static(Config):
     categories: tuple[str, ...] | None
     """Categories in the order of their one-hot vector. Null for a column of numbers."""
 
+    @property
+    def width(self) -> int:
+        """Number of static covariates that the column makes."""
+        return 1 if self.categories is None else len(self.categories)
+
 
 class TableSpec(Config):
     channels: tuple[str, ...]
     """Name of each of the D channels, in the order of the values."""
     units: tuple[str, ...]
     """Unit of each channel, as in the config. Empty where none was given."""
+    binary: tuple[str, ...] = ()
+    """Names of the channels whose values are all 0 or 1, both of them. Models take a Bernoulli likelihood for these."""
     layout: Literal["long", "wide"]
     """Layout of the user's table."""
     series: str
@@ -38,3 +45,8 @@ class TableSpec(Config):
     static: tuple[Static, ...]
     """Columns with one value a series, in the order of `about["static"]` of a sequence. A column of categories takes
     one number for each category."""
+
+    @property
+    def static_width(self) -> int:
+        """Number of static covariates S of a sequence."""
+        return sum(static.width for static in self.static)

@@ -11,7 +11,7 @@ from pipeline.sequence import SPLITS, DataSpec, Sequence, grey
 from pipeline.shards.manifest import MANIFEST, Manifest
 from pipeline.shards.shard_files import write_shard
 from pipeline.shards.stats import Moments
-from pipeline.table_spec import TableSpec
+from pipeline.table_spec import Static, TableSpec
 from tests.pipeline.readers import acclaim
 
 
@@ -76,24 +76,29 @@ def write_speech(folder, *, counts=(16000, 9900, 16000, 16000)):
     return _store(folder, "timit", Timit(TimitConfig()).spec(), shards)
 
 
-def write_table(folder, *, D=3, T=8, count=4):
-    """Write a table of D channels, each observed at about half of the times of a series."""
+def write_table(folder, *, D=3, T=8, count=4, static=False, share=0.5, likelihood="gaussian"):
+    """Write a table of D channels, each observed at about a `share` of the irregular times of a series; with a number
+    and a category a series if `static` is set, the number missing in every fourth."""
     names = tuple(f"c{d}" for d in range(D))
+    statics = (Static(column="age", categories=None), Static(column="sex", categories=("f", "m"))) if static else ()
     table = TableSpec(
-        channels=names, units=(), layout="wide", series="series", time="time", time_unit="s", zone=None, static=()
+        channels=names, units=(), layout="wide", series="series", time="time", time_unit="s", zone=None, static=statics
     )
     spec = DataSpec(
-        dim=D, length=T, interval=1.0, likelihood="gaussian", units="value", kind="table", table=table
+        dim=D, length=T, interval=1.0, likelihood=likelihood, units="value", kind="table", table=table
     )  # fmt: skip
     rng, splits = np.random.default_rng(0), []
     for split in ("train", "val", "test"):
         series = []
         for i in range(count):
-            mask = rng.random((T, D)) < 0.5
+            mask = rng.random((T, D)) < share
             mask[:, 0] |= ~mask.any(1)
             values = np.where(mask, rng.normal(size=(T, D)), 0).astype(np.float32)
-            about = {"series": f"{split} {i}", "start": 0.0, "static": []}
-            series.append(Sequence(f"{split}-{i}", f"{split} {i}", np.arange(T) * 1.0, values, mask, about))
+            values = values > 0 if spec.binary else values
+            numbers = [None if i % 4 == 3 else 50.0 + 10 * i, i % 2, 1 - i % 2] if static else []
+            about = {"series": f"{split} {i}", "start": 0.0, "static": numbers}
+            times = np.cumsum(rng.uniform(0.2, 1.8, T))
+            series.append(Sequence(f"{split}-{i}", f"{split} {i}", times, values, mask, about))
         splits.append((split, series))
     return _store(folder, "table", spec, splits)
 
@@ -116,7 +121,7 @@ def _store(folder, name, spec, splits):
         written |= {s.key: s for s in sequences}
         if split == "train":
             for s in sequences:
-                moments = moments.merge(Moments.of(s.values, s.mask))
+                moments = moments.merge(Moments.of_sequence(s))
     manifest = Manifest(
         schema_version=1, spec=spec, recipe={"dataset": {"name": name}}, stats=moments.stats(),
         shards=tuple(shards), unreadable=0, items=len(written), inputs={},

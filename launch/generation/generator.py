@@ -115,7 +115,7 @@ class FrameGenerator(NamedTuple):
     def _batch(self, sequence: Sequence, draws: int, name: str = "") -> Batch:
         """Return the sequence as `draws` rows, each with its own seed."""
         observed = mask(self.observation, sequence.times, sequence.mask, key_seed(0, "mask", 0, sequence.key))
-        batch = collate([sequence], [observed], [1.0], [0])
+        batch = collate([sequence], [observed], [1.0], [0], [np.zeros(0, np.float32)])
         seeds = [key_seed(self.seed, "generate", name or sequence.key, draw) for draw in range(draws)]
         return batch.draws(torch.tensor(seeds)).to(next(self.model.parameters()).device)
 

@@ -12,7 +12,7 @@ from driftwork.errors import DriftworkError
 from launch.scoring.draws import Draws
 from models.base import Forecaster, LatentDynamics, Model, Smoother
 from models.batch import Batch
-from models.parts.likelihoods import RealValued
+from models.parts.likelihoods import WithFrame
 from models.predictive import Predictive
 
 Task = Literal["interpolation", "prediction", "forecast"]
@@ -85,14 +85,14 @@ class Answerer(NamedTuple):
     def _answers(self, predictive: Predictive) -> list[Tensor]:
         if self.bernoulli:
             return [predictive.mean]
-        if not isinstance(predictive.likelihood, RealValued):
+        if not isinstance(predictive.likelihood, WithFrame):
             raise DriftworkError(
                 "the model's likelihood has no method frame, so its answers have no deviation; add the method as in "
                 "docs/extending.md"
             )
         found = [predictive.mean, predictive.deviation]
         if self.quantiles:
-            mixture = predictive.gaussians()
+            mixture = predictive.mixture()
             found += [mixture.quantile(level) for level in self.quantiles]
         return found
 

@@ -20,7 +20,7 @@ from launch.tracker import store_uri
 from launch.tracker.mlflow_store import find_run_folder
 from launch.tracker.tracking import NullTracker, StoreConfig, Tracker, open_run
 from models.base import Model
-from models.parts.likelihoods import Marginal
+from models.parts.likelihoods import Marginal, TableForm
 from models.registry import build_model
 from pipeline.reading.folds import divide
 from pipeline.shards.cache import find_manifest, is_copied, local
@@ -220,8 +220,11 @@ def model_for(config: RunConfig, manifest: Manifest) -> Model:
 def marginal(manifest: Manifest) -> Marginal:
     """Return the marginal of the train split."""
     mean, deviation = (torch.tensor(x, dtype=torch.float64) for x in (manifest.stats.mean, manifest.stats.scale))
-    scale = float(deviation.square().mean().sqrt()) or 1.0
-    return Marginal(mean.float(), scale, sum(shard.samples for shard in manifest.of("train")))
+    sequences, table = sum(shard.samples for shard in manifest.of("train")), manifest.spec.table
+    if table is None:
+        return Marginal(mean.float(), float(deviation.square().mean().sqrt()) or 1.0, sequences)
+    form = TableForm(table.channels, tuple(name in table.binary for name in table.channels), table.static_width)
+    return Marginal(mean.float(), torch.where(deviation > 0, deviation, 1.0).float(), sequences, form)
 
 
 def _write(path: Path, text: str) -> None:

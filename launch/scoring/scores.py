@@ -22,7 +22,7 @@ from models.base import Forecaster, LatentDynamics, Model, Smoother, StateSpace,
 from models.batch import Batch
 from models.decisions import Rule, decided
 from models.metrics import accuracy, rmse
-from models.parts.likelihoods import RealValued
+from models.parts.likelihoods import WithFrame
 from models.predictive import Predictive
 from pipeline.shards.manifest import Manifest
 
@@ -172,7 +172,7 @@ class Scoring(NamedTuple):
         if self.bernoulli:
             return uncertainty.of_probabilities(answer.mean, truth, columns)
         if not isinstance(
-            answer.likelihood, RealValued
+            answer.likelihood, WithFrame
         ):  # a plugin's likelihood, whose mixtures have no closed form here
             return {column: {} for column in columns}
         return uncertainty.of_values(answer, truth, columns)

@@ -26,7 +26,7 @@ def of_values(predictive: Predictive, truth: Tensor, columns: Columns) -> Found:
     """Score real-valued frames [B, T, D]: CRPS in units of the data, and the coverage, in percent, of central intervals
     of each of `LEVELS`."""
     anywhere = torch.stack(list(columns.values())).any(0)
-    gaussians, y = predictive[anywhere].gaussians(), truth[anywhere]
+    gaussians, y = predictive[anywhere].mixture(), truth[anywhere]
     outer = 100.0 * (2.0 * gaussians.cdf(y) - 1.0).abs()  # level of the interval that ends at y, percent
     frames = {"crps": gaussians.crps(y)} | {f"coverage_{level}_percent": 100.0 * (outer <= level) for level in LEVELS}
     spread = {name: _placed(x.mean(-1), anywhere) for name, x in frames.items()}

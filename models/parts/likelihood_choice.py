@@ -1,12 +1,16 @@
 """All likelihoods by name, and the one that a model's config asks for; where one is added."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import NamedTuple
+
+import torch
 
 from driftwork.errors import DriftworkError
 from driftwork.registry import source_of
 from models.parts.gain_shape import GainShapeGaussian
-from models.parts.likelihoods import Bernoulli, Gaussian, Likelihood, LikelihoodName, Marginal
+from models.parts.likelihoods import Bernoulli, Gaussian, Likelihood, LikelihoodName, Marginal, TableForm
+from models.parts.table_likelihoods import LikelihoodByChannel, StudentT
 
 
 class Choice(NamedTuple):
@@ -17,7 +21,14 @@ class Choice(NamedTuple):
     """Data that it is for: `bernoulli` for zeros, ones and greys, `gaussian` for other numbers."""
 
 
-LIKELIHOODS = {"bernoulli": Choice(Bernoulli, "bernoulli"), "gaussian": Choice(Gaussian, "gaussian")}
+LIKELIHOODS = {
+    "bernoulli": Choice(Bernoulli, "bernoulli"),
+    "gaussian": Choice(Gaussian, "gaussian"),
+    "student_t": Choice(StudentT, "gaussian"),
+}
+
+OfChannels = Mapping[str, tuple[str, ...]]
+"""Map from the name of a likelihood to the channels of a table that take it."""
 
 
 def add(name: str, make: Callable[[Marginal], Likelihood], data: LikelihoodName) -> None:
@@ -39,20 +50,63 @@ def known(name: str | None) -> str | None:
     return name
 
 
-def likelihood(name: str | None, data: LikelihoodName, marginal: Marginal, gain_shape: bool) -> Likelihood:
+def all_known(channels: OfChannels) -> OfChannels:
+    """Return the map. Raises `ValueError` where no likelihood has a name in it."""
+    for name in channels:
+        known(name)
+    return channels
+
+
+def likelihood(
+    name: str | None, data: LikelihoodName, marginal: Marginal, gain_shape: bool, channels: OfChannels | None = None
+) -> Likelihood:
     """Return the likelihood `name`, or where it is None the one that suits the data; with a gain and a shape if
-    `gain_shape` is set.
+    `gain_shape` is set. In a table, binary channels take `bernoulli`, and those in `channels` the one that it names.
 
     Raises:
-        DriftworkError: it is for other data, or `gain_shape` is set for another likelihood than the Gaussian.
+        DriftworkError: it is for other data, `gain_shape` is set for another likelihood than the Gaussian or for a
+            table, or `channels` names others than those of a table.
     """
     choice = LIKELIHOODS[name or data]
     if choice.data != data:
         raise DriftworkError(
             f"model.likelihood={name}: it is for {choice.data} data, and these are {data}; leave it out"
         )
-    if not gain_shape:
-        return choice.make(marginal)
-    if (name or data) != "gaussian":
-        raise DriftworkError(f"model.gain_shape=true: frames of a {name or data} likelihood have no gain; remove it")
-    return GainShapeGaussian(marginal)
+    if gain_shape and (marginal.table is not None or (name or data) != "gaussian"):
+        what = "a table" if marginal.table is not None else f"a {name or data} likelihood"
+        raise DriftworkError(f"model.gain_shape=true: frames of {what} have no gain; remove it")
+    if marginal.table is not None:
+        return _of_table(name or data, data, marginal, marginal.table, channels or {})
+    if channels:
+        raise DriftworkError("model.likelihoods: these data are no table with named channels; remove it")
+    return GainShapeGaussian(marginal) if gain_shape else choice.make(marginal)
+
+
+def _of_table(
+    name: str, data: LikelihoodName, marginal: Marginal, table: TableForm, channels: OfChannels
+) -> Likelihood:
+    binary = [data == "bernoulli" or own for own in table.binary]
+    names = ["bernoulli" if own else name for own in binary]
+    for chosen, some in channels.items():
+        for channel in some:
+            if channel not in table.channels:
+                near = ", ".join(table.channels[:20])
+                raise DriftworkError(f"model.likelihoods.{chosen}: there is no channel '{channel}'; there are {near}")
+            at = table.channels.index(channel)
+            if LIKELIHOODS[chosen].data == "bernoulli" and not binary[at]:
+                raise DriftworkError(
+                    f"model.likelihoods.{chosen}: channel '{channel}' has other values than 0 and 1; remove it"
+                )
+            names[at] = chosen
+    kinds = list(dict.fromkeys(names))
+    for kind in kinds:
+        if "seen" not in signature(LIKELIHOODS[kind].make(marginal).log_prob).parameters:
+            raise DriftworkError(
+                f"model.likelihood={kind}: its log_prob takes no mask of channels, which a table needs; add the "
+                "argument seen as in docs/extending.md"
+            )
+    if len(kinds) == 1:
+        return LIKELIHOODS[kinds[0]].make(marginal)
+    indices = [torch.tensor([at for at, own in enumerate(names) if own == kind]) for kind in kinds]
+    parts = [LIKELIHOODS[kind].make(marginal.of(at)) for kind, at in zip(kinds, indices, strict=True)]
+    return LikelihoodByChannel(indices, parts)

@@ -11,21 +11,41 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from models.parts.mixtures import Binary, Frame
 from models.parts.networks import UNIT_STD, Normal, full_precision
 
 LikelihoodName = Literal["bernoulli", "gaussian"]
 Noise = Literal["channel", "frame"] | Annotated[float, Field(gt=0)]
 
 
+class TableForm(NamedTuple):
+    """What a model needs to know of a table, whose channels are observed separately."""
+
+    channels: tuple[str, ...]
+    """Name of each of the D channels."""
+    binary: tuple[bool, ...]
+    """Whether all values of a channel are 0 or 1, for each of the D channels."""
+    static: int
+    """Number S of static covariates of a sequence."""
+
+
 class Marginal(NamedTuple):
-    """First and second moment of the training split, and its size."""
+    """First and second moment of the training split, its size, and its form where it is a table."""
 
     mean: Tensor
     """[D] mean of each channel."""
-    scale: float
-    """Root of the mean variance over channels, > 0: one number, so that rare channels are not amplified."""
+    scale: float | Tensor
+    """Root of the mean variance over channels, > 0: one number, so that rare channels are not amplified. Of a table
+    [D]: the standard deviation of each channel, whose units may differ."""
     sequences: int = 1
     """N, the number of training sequences, among which the KL of shared weights is divided."""
+    table: TableForm | None = None
+    """Form of a table, whose masks are of entries; None where masks are of whole frames."""
+
+    def of(self, channels: Tensor) -> "Marginal":
+        """Return the moments of the channels with these indices."""
+        scale = self.scale[channels] if isinstance(self.scale, Tensor) else self.scale
+        return Marginal(self.mean[channels], scale, self.sequences)
 
 
 class Standardize(nn.Module):
@@ -38,7 +58,7 @@ class Standardize(nn.Module):
         super().__init__()
         self.width = len(marginal.mean)
         self.register_buffer("mean", marginal.mean.clone())
-        self.register_buffer("scale", torch.tensor(marginal.scale))
+        self.register_buffer("scale", _tensor(marginal.scale))
 
     def forward(self, y: Tensor) -> Tensor:
         return (y - self.mean) / self.scale
@@ -50,8 +70,10 @@ class Density(Protocol):
     width: int
     """Number of parameters per frame."""
 
-    def log_prob(self, parameters: Tensor, y: Tensor) -> Tensor:
-        """Return log P(y) [...], nats, summed over channels, for `parameters` [..., width] and `y` [..., D]."""
+    def log_prob(self, parameters: Tensor, y: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Return log P(y) [...], nats, summed over channels, for `parameters` [..., width] and `y` [..., D]; summed
+        over the channels that are `seen`, bool [..., D], if it is given. It is given for tables alone, and what is not
+        seen must leave result and gradients exactly as they are."""
         ...
 
     def expectation(self, parameters: Tensor) -> Tensor:
@@ -60,10 +82,11 @@ class Density(Protocol):
 
 
 @runtime_checkable
-class RealValued(Density, Protocol):
-    """A density of frames that is a Gaussian, so that intervals and CRPS of its mixtures have closed forms."""
+class WithFrame(Density, Protocol):
+    """A density that gives the distribution of each channel, so that deviations, intervals and CRPS of its mixtures
+    have closed forms."""
 
-    def frame(self, parameters: Tensor) -> Normal:
+    def frame(self, parameters: Tensor) -> Frame:
         """Return the distribution of a frame [..., D], in the units of the data."""
         ...
 
@@ -75,7 +98,7 @@ class Likelihood(Density, Protocol):
         """Return the parameters [width] of the marginal, from which a decoder starts."""
         ...
 
-    def beta_log_prob(self, parameters: Tensor, y: Tensor, beta: float) -> Tensor:
+    def beta_log_prob(self, parameters: Tensor, y: Tensor, beta: float, seen: Tensor | None = None) -> Tensor:
         """Return the weighted `log_prob` [...] for training: each channel is weighted by its predicted standard
         deviation, in units of the marginal's scale, to the power 2 `beta` (`Normal.beta_log_prob`). Without a standard
         deviation the weight is 1."""
@@ -96,20 +119,23 @@ class Bernoulli(nn.Module):
     def of_marginal(self) -> Tensor:
         return torch.zeros(self.width)
 
-    def log_prob(self, parameters: Tensor, y: Tensor) -> Tensor:
+    def log_prob(self, parameters: Tensor, y: Tensor, seen: Tensor | None = None) -> Tensor:
         logits = full_precision(parameters) + self.marginal
-        return -F.binary_cross_entropy_with_logits(logits, y, reduction="none").sum(-1)
+        return -summed(F.binary_cross_entropy_with_logits(logits, y, reduction="none"), seen)
 
-    def beta_log_prob(self, parameters: Tensor, y: Tensor, beta: float) -> Tensor:
-        return self.log_prob(parameters, y)
+    def beta_log_prob(self, parameters: Tensor, y: Tensor, beta: float, seen: Tensor | None = None) -> Tensor:
+        return self.log_prob(parameters, y, seen)
 
     def expectation(self, parameters: Tensor) -> Tensor:
         return torch.sigmoid(full_precision(parameters) + self.marginal)
 
+    def frame(self, parameters: Tensor) -> Binary:
+        return Binary(self.expectation(parameters))
 
-class Gaussian(nn.Module):
-    """Independent Gaussian channels. The parameters are each channel's mean and log standard deviation, in units of the
-    marginal's scale."""
+
+class LocationScale(nn.Module):
+    """Independent channels with a mean and a standard deviation. The parameters are each channel's mean and log
+    standard deviation, in units of the marginal's scale."""
 
     mean: Tensor
     scale: Tensor
@@ -118,30 +144,42 @@ class Gaussian(nn.Module):
         super().__init__()
         self.width = 2 * len(marginal.mean)
         self.register_buffer("mean", marginal.mean.clone())
-        self.register_buffer("scale", torch.tensor(marginal.scale))
+        self.register_buffer("scale", _tensor(marginal.scale))
 
     def of_marginal(self) -> Tensor:
         D = len(self.mean)
         return torch.cat([torch.zeros(self.width - D), torch.full((D,), UNIT_STD)])
 
     def normal(self, parameters: Tensor) -> Normal:
-        """Return the distribution of a frame, in units of the marginal's scale."""
+        """Return mean and log standard deviation of a frame, in units of the marginal's scale."""
         return Normal.of(parameters)
 
-    def frame(self, parameters: Tensor) -> Normal:
-        """Return the distribution of a frame [..., D], in the units of the data."""
+    def moments(self, parameters: Tensor) -> Normal:
+        """Return mean and log standard deviation of a frame [..., D], in the units of the data."""
         standard = self.normal(parameters)
         return Normal(self.mean + self.scale * standard.mean, self.scale.log() + standard.log_std)
 
-    def log_prob(self, parameters: Tensor, y: Tensor) -> Tensor:
-        standard = self.normal(parameters).log_prob((y - self.mean) / self.scale)
-        return standard - y.shape[-1] * self.scale.log()  # change of variables
-
-    def beta_log_prob(self, parameters: Tensor, y: Tensor, beta: float) -> Tensor:
-        return self.normal(parameters).beta_log_prob((y - self.mean) / self.scale, beta)
+    def standard(self, y: Tensor) -> Tensor:
+        """Return y in units of the marginal's scale."""
+        return (y - self.mean) / self.scale
 
     def expectation(self, parameters: Tensor) -> Tensor:
         return self.mean + self.scale * self.normal(parameters).mean
+
+
+class Gaussian(LocationScale):
+    """Independent Gaussian channels."""
+
+    def frame(self, parameters: Tensor) -> Normal:
+        """Return the distribution of a frame [..., D], in the units of the data."""
+        return self.moments(parameters)
+
+    def log_prob(self, parameters: Tensor, y: Tensor, seen: Tensor | None = None) -> Tensor:
+        standard = summed(self.normal(parameters).log_probs(self.standard(y)), seen)
+        return standard - log_volume(self.scale, y, seen)  # change of variables
+
+    def beta_log_prob(self, parameters: Tensor, y: Tensor, beta: float, seen: Tensor | None = None) -> Tensor:
+        return summed(self.normal(parameters).beta_log_probs(self.standard(y), beta), seen)
 
 
 class NoisyMean(nn.Module):
@@ -166,14 +204,14 @@ class NoisyMean(nn.Module):
         self.dim, self.by_frame = len(marginal.mean), noise == "frame"
         self.width = self.dim + self.by_frame
         self.register_buffer("mean", marginal.mean.clone())
-        self.register_buffer("scale", torch.tensor(marginal.scale))
+        self.register_buffer("scale", _tensor(marginal.scale))
         if noise == "channel":
-            self.log_std = nn.Parameter(torch.full((self.dim,), marginal.scale).log())
+            self.log_std = nn.Parameter((torch.ones(self.dim) * marginal.scale).log())
         elif not isinstance(noise, str):
             self.register_buffer("log_std", torch.tensor(noise).log())
 
-    def log_prob(self, parameters: Tensor, y: Tensor) -> Tensor:
-        return self.frame(parameters).log_prob(y)
+    def log_prob(self, parameters: Tensor, y: Tensor, seen: Tensor | None = None) -> Tensor:
+        return summed(self.frame(parameters).log_probs(y), seen)
 
     def frame(self, parameters: Tensor) -> Normal:
         """Return the distribution of a frame [..., D], in the units of the data."""
@@ -184,3 +222,30 @@ class NoisyMean(nn.Module):
 
     def expectation(self, parameters: Tensor) -> Tensor:
         return self.mean + self.scale * full_precision(parameters)[..., : self.dim]
+
+
+def only(seen: Tensor | None) -> tuple[Tensor, ...]:
+    """Return the further arguments of a `log_prob` for masks of entries. Those of whole frames have none, so that a
+    likelihood without `seen` serves them."""
+    return () if seen is None else (seen,)
+
+
+def summed(channels: Tensor, seen: Tensor | None) -> Tensor:
+    """Sum [..., D] over the channels that are `seen`, or over all if it is None."""
+    return (channels if seen is None else torch.where(seen, channels, 0.0)).sum(-1)
+
+
+def log_volume(scale: Tensor, y: Tensor, seen: Tensor | None) -> Tensor:
+    """Return the log Jacobian of y / scale, summed over the channels that are `seen`, or over all if it is None.
+
+    Args:
+        scale: [D], or one number for all channels.
+    """
+    logs = scale.log()
+    if seen is not None:
+        return (logs * seen).sum(-1)
+    return y.shape[-1] * logs if logs.ndim == 0 else logs.sum()
+
+
+def _tensor(scale: float | Tensor) -> Tensor:
+    return scale.clone() if isinstance(scale, Tensor) else torch.tensor(scale)

@@ -45,18 +45,19 @@ class Normal(NamedTuple):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log density [...], nats, summed over the last axis."""
-        return self._log_probs(x).sum(-1)
+        return self.log_probs(x).sum(-1)
 
-    def beta_log_prob(self, x: Tensor, beta: float) -> Tensor:
-        """Return the log density with each component weighted by std^(2 beta), without gradient through the weight:
+    def beta_log_probs(self, x: Tensor, beta: float) -> Tensor:
+        """Return the log density of each component, weighted by std^(2 beta), without gradient through the weight:
         minus the beta-NLL of Seitzer et al. (2022).
 
         At beta = 0 it is the log density, whose gradient hardly moves a mean with a large standard deviation. At
         beta = 1 the mean is trained as by least squares."""
         weight = (2.0 * beta * self.log_std.detach()).exp()
-        return (weight * self._log_probs(x)).sum(-1)
+        return weight * self.log_probs(x)
 
-    def _log_probs(self, x: Tensor) -> Tensor:
+    def log_probs(self, x: Tensor) -> Tensor:
+        """Return the log density of each component, nats."""
         scaled = (x - self.mean) * (-self.log_std).exp()
         return -0.5 * scaled.square() - self.log_std - 0.9189385332046727  # log(2 pi) / 2
 

@@ -36,6 +36,17 @@ class Unreadable(Config):
     """Reason why the file could not be used, in one line."""
 
 
+class StaticSums(Config):
+    """Moments of the S static numbers and categories of a shard's sequences."""
+
+    mean: tuple[float, ...]
+    """Mean of each of them over the sequences that have it."""
+    squares: tuple[float, ...]
+    """Sum of squared distances from the mean for each of them."""
+    observed: tuple[int, ...]
+    """Number of sequences that have it."""
+
+
 class Entry(Config):
     """A finished shard as its worker reports it, which is small for any size of the data."""
 
@@ -57,11 +68,16 @@ class Entry(Config):
     """Sum of squared distances from the mean for each of the D channels, in squared units of the data."""
     observed: tuple[int, ...] | None = None
     """Number of values of each of the D channels, where masks are of each channel."""
+    static: StaticSums | None = None
+    """Moments of the static numbers and categories. None without any."""
 
     @property
     def moments(self) -> Moments:
         observed = None if self.observed is None else np.array(self.observed, np.int64)
-        return Moments(self.frames, np.array(self.mean), np.array(self.squares), observed)
+        static, s = None, self.static
+        if s is not None:
+            static = Moments(0, np.array(s.mean), np.array(s.squares), np.array(s.observed, np.int64))
+        return Moments(self.frames, np.array(self.mean), np.array(self.squares), observed, static)
 
 
 class Job(NamedTuple):
@@ -103,7 +119,7 @@ def build_shard(job: Job, plan: ShardPlan) -> Entry:
                 continue
             contents.append(digest(read) if item.files else None)
             for sequence in read:
-                moments = moments.merge(Moments.of(sequence.values, sequence.mask))
+                moments = moments.merge(Moments.of_sequence(sequence))
                 yield printable(item.name), sequence
 
     shard = write_shard(path, plan.split, spec, sequences())
@@ -117,10 +133,18 @@ def build_shard(job: Job, plan: ShardPlan) -> Entry:
         mean=tuple(moments.mean.tolist()),
         squares=tuple(moments.squares.tolist()),
         observed=None if moments.observed is None else tuple(moments.observed.tolist()),
+        static=_static(moments.static),
     )
     with aside(_entry_path(path)) as temporary:
         temporary.write_text(entry.model_dump_json(), encoding="utf-8")
     return entry
+
+
+def _static(moments: Moments | None) -> StaticSums | None:
+    if moments is None or moments.observed is None:
+        return None
+    sums = (moments.mean, moments.squares, moments.observed)
+    return StaticSums(**dict(zip(StaticSums.model_fields, (tuple(x.tolist()) for x in sums), strict=True)))
 
 
 def _build_in_store(job: Job, store: Store, plan: ShardPlan) -> Entry:

@@ -18,8 +18,8 @@ class AugmentConfig(Config):
     """Random changes, drawn anew for each training sequence and epoch."""
 
     stretch: float = Field(0.0, ge=0, lt=1)
-    """Largest relative change of speed, as a fraction. The speed is log-uniform on [1 / (1 + stretch), 1 + stretch]. 0
-    keeps the speed of the data."""
+    """Largest relative change of speed, as a fraction. The speed is log-uniform on [1 / (1 + stretch), 1 + stretch]. Of
+    a table the times change, of other data the values between them. 0 keeps the speed of the data."""
     start: int = Field(0, ge=0)
     """Largest number of frames cut off at the beginning. The number is uniform on 0, ..., start. 0 keeps all frames."""
     transpose: int = Field(0, ge=0, le=24)
@@ -35,7 +35,7 @@ class AugmentConfig(Config):
             raise DriftworkError(
                 f"augment.stretch={self.stretch}: pictures of {where} cannot be interpolated; set it to 0"
             )
-        if self.transpose and not spec.binary:
+        if self.transpose and (not spec.binary or spec.table is not None):
             raise DriftworkError(f"augment.transpose={self.transpose}: {where} holds no piano rolls; set it to 0")
         if self.gain and spec.audio_rate is None:
             raise DriftworkError(f"augment.gain={self.gain:g}: {where} holds no sound; set it to 0")
@@ -53,13 +53,20 @@ def augment(config: AugmentConfig, spec: DataSpec, sequence: Sequence, seed: int
     speed_draw, start_draw, key_draw, gain_draw = np.random.Generator(np.random.Philox(key=seed)).random(4)
     speed = math.exp((2 * speed_draw - 1) * math.log1p(config.stretch))
     last_start = min(config.start, max(len(sequence.times) - 2, 0))
-    changed = resample(sequence, spec, speed, first=int(start_draw * (last_start + 1)))
+    first = int(start_draw * (last_start + 1))
+    changed = _faster(sequence, speed, first) if spec.table else resample(sequence, spec, speed, first)
     if config.transpose:
         changed = transposed(changed, config.transpose, key_draw)
     if config.gain:
         factor = np.float32(10 ** ((2 * gain_draw - 1) * config.gain / 20))
         changed = changed._replace(values=np.multiply(changed.values, factor))
     return changed
+
+
+def _faster(sequence: Sequence, speed: float, first: int) -> Sequence:
+    """Return the frames from `first` on, at times since it that are divided by `speed`."""
+    times = (sequence.times[first:] - sequence.times[first]) / speed
+    return sequence._replace(times=times, values=sequence.values[first:], mask=sequence.mask[first:])
 
 
 def transposed(sequence: Sequence, largest: int, draw: float) -> Sequence:

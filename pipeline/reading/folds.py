@@ -82,7 +82,7 @@ def _samples(folder: Path, manifest: Manifest, shard: Shard, folds: FoldConfig) 
                 sequence = read_sample(handle, shard, index, manifest.spec)
                 start, size = shard.span(index)
                 alone = {"samples": 1, "bytes": start + size, "offsets": (start,), "frames": (shard.frames[index],)}
-                moments = Moments.of(sequence.values, sequence.mask)
+                moments = Moments.of_sequence(sequence)
                 found.append(_Sample(sequence.group, shard.model_copy(update=alone), moments))
     except OSError as error:
         raise DriftworkError(f"{folder / shard.file}: cannot be read: {error.strerror}") from None

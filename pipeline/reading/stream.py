@@ -21,6 +21,7 @@ from driftwork.errors import DriftworkError
 from models.batch import Batch
 from pipeline.observe import ObservationConfig, key_seed, mask
 from pipeline.reading.augment import NO_CHANGE, AugmentConfig, augment
+from pipeline.reading.covariates import Covariates
 from pipeline.sequence import Sequence, Split
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.shard_files import read_sample
@@ -113,6 +114,7 @@ class _Batches(Dataset[Batch]):
     ) -> None:  # fmt: skip
         self.folder, self.spec, self.observation, self.seed = folder, manifest.spec, observation, seed
         self.changes = changes
+        self.covariates = Covariates(manifest.spec, manifest.stats, str(folder))
         self.shards = manifest.of(split)
         self.ends = np.cumsum([shard.samples for shard in self.shards])
 
@@ -121,7 +123,8 @@ class _Batches(Dataset[Batch]):
         masks = [self._observe(sequence, request.epoch) for sequence in sequences]
         weight = [request.weight if i < request.real else 0.0 for i in range(len(sequences))]
         seeds = [key_seed(self.seed, "noise", request.epoch, sequence.key) for sequence in sequences]
-        return collate(sequences, masks, weight, seeds)
+        static = [self.covariates.of(sequence.about) for sequence in sequences]
+        return collate(sequences, masks, weight, seeds, static)
 
     def read(self, position: int) -> Sequence:
         shard = int(np.searchsorted(self.ends, position, side="right"))
@@ -145,10 +148,11 @@ class _Batches(Dataset[Batch]):
 
 
 def collate(
-    sequences: list[Sequence], observed: list[NDArray[np.bool_]], weight: list[float], seeds: list[int]
-) -> Batch:
+    sequences: list[Sequence], observed: list[NDArray[np.bool_]], weight: list[float], seeds: list[int],
+    static: list[NDArray[np.float32]],
+) -> Batch:  # fmt: skip
     """Make a batch padded to the longest sequence: values with 0, masks with False, times with the last one. Masks are
-    [T] of frames, or [T, D] of entries."""
+    [T] of frames, or [T, D] of entries; `static` holds the covariates [S] of each sequence."""
     B, T, D = len(sequences), max(len(s.times) for s in sequences), sequences[0].values.shape[1]
     times, values = np.empty((B, T)), np.zeros((B, T, D), np.float32)
     masks = (B, T, *sequences[0].mask.shape[1:])
@@ -163,7 +167,7 @@ def collate(
         torch.from_numpy(times), torch.from_numpy(values), torch.from_numpy(present), torch.from_numpy(shown),
         torch.tensor(weight, dtype=torch.float32), torch.tensor(seeds, dtype=torch.int64),
         tuple(sequence.key for sequence in sequences), tuple(sequence.group for sequence in sequences),
-        torch.zeros(B, 0),
+        torch.from_numpy(np.stack(static)),
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from driftwork.config_base import Config
+from pipeline.sequence import Sequence
 
 
 class Stats(Config):
@@ -24,14 +25,18 @@ class Stats(Config):
     observed: tuple[int, ...] | None = None
     """Number of values of each of the D channels in the training split, where masks are of each channel. Null where
     they are of whole frames, so that it is `frames` for all."""
+    static_mean: tuple[float, ...] | None = None
+    """Mean of each static number and category over the training sequences that have it. Null without any."""
+    static_scale: tuple[float, ...] | None = None
+    """Standard deviation of each static number and category over the same sequences."""
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Return the fields without `observed` where masks are of whole frames, so that manifests keep their hash."""
+        """Return the fields without those that only tables have, where they are null, so that manifests keep their
+        hash."""
         fields: dict[str, Any] = handler(self)
-        if self.observed is None:
-            del fields["observed"]
-        return fields
+        of_tables = ("observed", "static_mean", "static_scale")
+        return {name: x for name, x in fields.items() if x is not None or name not in of_tables}
 
 
 class Moments(NamedTuple):
@@ -42,10 +47,22 @@ class Moments(NamedTuple):
     """[D] sum of squared distances from the mean."""
     observed: NDArray[np.int64] | None = None
     """[D] number of values of each channel, where masks are of each channel; None where it is `frames` for all."""
+    static: "Moments | None" = None
+    """Moments of the S static numbers and categories, of which each sequence has one; None without any."""
 
     @classmethod
     def empty(cls, dim: int) -> "Moments":
         return cls(0, np.zeros(dim), np.zeros(dim))
+
+    @classmethod
+    def of_sequence(cls, sequence: Sequence) -> "Moments":
+        """Return the moments of the present values, and of the static numbers if the sequence has any."""
+        static = (sequence.about or {}).get("static")
+        moments = cls.of(sequence.values, sequence.mask)
+        if not static:
+            return moments
+        numbers = np.array([static], np.float64)  # None becomes NaN
+        return moments._replace(static=cls._of_channels(numbers, np.isfinite(numbers)))
 
     @classmethod
     def of(cls, values: NDArray[np.generic], mask: NDArray[np.bool_]) -> "Moments":
@@ -69,7 +86,10 @@ class Moments(NamedTuple):
 
     def merge(self, other: "Moments") -> "Moments":
         if self.observed is not None or other.observed is not None:
-            return self._merge_channels(other)
+            merged = self._merge_channels(other)
+            if self.static is None or other.static is None:
+                return merged._replace(static=self.static or other.static)
+            return merged._replace(static=self.static._merge_channels(other.static))
         frames = self.frames + other.frames
         if frames == 0:
             return self
@@ -92,8 +112,10 @@ class Moments(NamedTuple):
         if self.observed is not None:
             scale = np.sqrt(self.squares / np.maximum(self.observed, 1))
             observed = tuple(self.observed.tolist())
+            static = None if self.static is None else self.static.stats()
             return Stats(
-                frames=self.frames, mean=tuple(self.mean.tolist()), scale=tuple(scale.tolist()), observed=observed
-            )
+                frames=self.frames, mean=tuple(self.mean.tolist()), scale=tuple(scale.tolist()), observed=observed,
+                static_mean=static and static.mean, static_scale=static and static.scale,
+            )  # fmt: skip
         scale = np.sqrt(self.squares / max(self.frames, 1))
         return Stats(frames=self.frames, mean=tuple(self.mean.tolist()), scale=tuple(scale.tolist()))

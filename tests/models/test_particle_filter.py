@@ -29,7 +29,7 @@ def filtered(problem, particles, rows):
     noise."""
     found = problem.model.filter(problem.draws(rows), particles)
     B, T, D = problem.batch.values.shape
-    w, means, stds = found.predictive.gaussians()
+    w, means, stds = found.predictive.mixture()
     mean = (w[..., None] * means).sum(0)
     variance = (w[..., None] * (means.square() + stds.square())).sum(0) - mean.square()
     return mean.view(B, rows, T, D), variance.view(B, rows, T, D), found.log_evidence.view(B, rows)

@@ -14,7 +14,8 @@ from torch.distributions import Normal as TorchNormal
 
 from models.parts.gain_shape import GainShapeGaussian
 from models.parts.likelihoods import Bernoulli, Gaussian, Marginal, NoisyMean
-from models.predictive import GaussianMixture, Predictive
+from models.parts.mixtures import GaussianMixture
+from models.predictive import Predictive
 
 S, B, T, D = 5, 2, 4, 3
 MARGINAL = Marginal(torch.tensor([0.2, 0.5, -0.1]), 0.7)
@@ -66,7 +67,7 @@ def test_quantile_inverts_the_distribution_function():
     """Bisection leaves 2^-33 of the bracket, whose ends are quantiles of components: over a density of at most
     1 / (std sqrt(2 pi)) a level differs by less than 1e-8 here."""
     predictive, *_ = draws(LIKELIHOODS["gaussian"]().double())
-    mixture = predictive.gaussians()
+    mixture = predictive.mixture()
     for level in (0.001, 0.05, 0.5, 0.95):
         found = mixture.cdf(mixture.quantile(level))
         torch.testing.assert_close(found, torch.full_like(found, level), rtol=0, atol=1e-8)
@@ -89,7 +90,7 @@ def test_mean_and_density_match_torch_mixtures(name, weighted):
                 Categorical(logits=one.mixture_distribution.logits[..., None, :].expand(-1, -1, D, -1)),
                 TorchNormal(*(getattr(one.component_distribution.base_dist, k).mT for k in ("loc", "scale"))),
             )
-            torch.testing.assert_close(predictive.gaussians().cdf(y), channels.cdf(y), rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(predictive.mixture().cdf(y), channels.cdf(y), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("frames", [(slice(None), [2, 0]), torch.tensor([[1, 0, 0, 1], [0, 1, 1, 1]]).bool(), 1])
@@ -99,7 +100,7 @@ def test_indexed_predictive_covers_those_frames(frames):
     part = predictive[frames]
     assert torch.equal(part.mean, predictive.mean[frames])
     assert torch.equal(part.log_prob(y[frames]), predictive.log_prob(y)[frames])
-    torch.testing.assert_close(part.gaussians().crps(y[frames]), predictive.gaussians().crps(y)[frames])
+    torch.testing.assert_close(part.mixture().crps(y[frames]), predictive.mixture().crps(y)[frames])
 
 
 def test_mean_decodes_one_draw_at_once():
@@ -178,9 +179,9 @@ def test_crps_matches_sample_estimate():
 def test_crps_is_computed_frame_by_frame(monkeypatch):
     """The division into parts that fit the memory has no influence."""
     predictive, *_ = draws(Gaussian(MARGINAL).double())
-    gaussians, y = predictive.gaussians(), torch.full((B, T, D), 0.3, dtype=torch.float64)
+    gaussians, y = predictive.mixture(), torch.full((B, T, D), 0.3, dtype=torch.float64)
     whole = gaussians.crps(y)
-    monkeypatch.setattr("models.predictive._VALUES_AT_ONCE", 2 * S * D)
+    monkeypatch.setattr("models.parts.mixtures._VALUES_AT_ONCE", 2 * S * D)
     torch.testing.assert_close(gaussians.crps(y), whole, rtol=1e-13, atol=0)
     for b, t, d in ((0, 0, 0), (1, 3, 2)):
         one = mixture(

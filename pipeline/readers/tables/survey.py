@@ -26,11 +26,19 @@ class _Channels:
     def __init__(self, dim: int) -> None:
         self.count = np.zeros(dim, np.int64)
         self.low, self.high = np.full(dim, np.inf), np.full(dim, -np.inf)
+        self.other = np.zeros(dim, np.bool_)
+        """Whether a channel has values other than 0 and 1."""
 
     def add(self, records: NDArray[Any]) -> None:
         self.count += np.bincount(records["channel"], minlength=len(self.count))
         np.minimum.at(self.low, records["channel"], records["value"])
         np.maximum.at(self.high, records["channel"], records["value"])
+        self.other[records["channel"][(records["value"] != 0) & (records["value"] != 1)]] = True
+
+    @property
+    def binary(self) -> NDArray[np.bool_]:
+        """Whether a channel has the values 0 and 1 and no others."""
+        return ~self.other & (self.low < self.high)
 
 
 class _Lengths:
@@ -84,10 +92,14 @@ def survey(config: TableConfig, folder: Path, merged: Merged, names: Sequence[st
     if empty:
         print(f"{len(empty)} series have no value and are left out, the first {shown(empty[0])}", flush=True)
     _check(config, merged, channels)
-    return Series(SeriesConfig(table=config, spec_of_all=_spec(config, merged, lengths, static), scratch=folder))
+    return Series(
+        SeriesConfig(table=config, spec_of_all=_spec(config, merged, channels, lengths, static), scratch=folder)
+    )
 
 
-def _spec(config: TableConfig, merged: Merged, lengths: _Lengths, static: tuple[Static, ...]) -> DataSpec:
+def _spec(
+    config: TableConfig, merged: Merged, channels: _Channels, lengths: _Lengths, static: tuple[Static, ...]
+) -> DataSpec:
     return DataSpec(
         dim=len(merged.channels),
         length=lengths.longest,
@@ -98,6 +110,7 @@ def _spec(config: TableConfig, merged: Merged, lengths: _Lengths, static: tuple[
         table=TableSpec(
             channels=tuple(merged.channels),
             units=config.units,
+            binary=tuple(name for name, own in zip(merged.channels, channels.binary, strict=True) if own),
             layout=config.layout,
             series=config.series,
             time=config.time,

@@ -81,7 +81,7 @@ def test_arrays_hold_data_and_answers(speech, tmp_path):
         check_data(table, sequences, batch)
         with torch.inference_mode():
             found = model.interpolate(batch, config.evaluate.samples)
-            mixture = found.gaussians()
+            mixture = found.mixture()
             expected = {
                 "mean": found.mean, "deviation": found.deviation,
                 "quantile_0.05": mixture.quantile(0.05), "quantile_0.95": mixture.quantile(0.95),

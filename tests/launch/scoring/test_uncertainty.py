@@ -82,7 +82,7 @@ def test_only_scored_frames_count():
     few, fewer = torch.rand(B, T, generator=g) < 0.5, torch.rand(B, T, generator=g) < 0.1
     few[3] = fewer[3] = False
     found = uncertainty.of_values(predictive, y, {"10": few, "2": fewer & few})
-    crps = predictive.gaussians().crps(y).mean(-1)
+    crps = predictive.mixture().crps(y).mean(-1)
     assert set(found) == {"10", "2"}
     for column, scored in (("10", few), ("2", fewer & few)):
         x, w = found[column]["crps"]

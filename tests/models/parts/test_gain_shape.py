@@ -55,7 +55,7 @@ def test_beta_nll_scales_the_gradient(beta):
     mean, log_std, x = normal(5, 3).requires_grad_(), normal(5, 3, seed=2).requires_grad_(), normal(5, 3, seed=3)
     weight = (2 * beta * log_std.detach()).exp()
     plain = torch.autograd.grad(td.Normal(mean, log_std.exp()).log_prob(x).sum(), (mean, log_std))
-    ours = torch.autograd.grad(Normal(mean, log_std).beta_log_prob(x, beta).sum(), (mean, log_std))
+    ours = torch.autograd.grad(Normal(mean, log_std).beta_log_probs(x, beta).sum(), (mean, log_std))
     for a, b in zip(ours, plain, strict=True):
         torch.testing.assert_close(a, weight * b, rtol=1e-12, atol=1e-12)
     if beta == 1.0:

@@ -209,3 +209,13 @@ def test_series_without_a_value_is_reported(tmp_path, capsys):
     (tmp_path / "t.csv").write_text(HEADER + "r,0,x,1\ns,1,x,\n")
     assert list(sequences(tmp_path / "t.csv", tmp_path / "scratch", time_unit="s")) == ["r-0000"]
     assert capsys.readouterr().out.startswith("1 series have no value and are left out, the first 's'\n")
+
+
+def test_binary_channels_are_found(tmp_path):
+    """A channel is binary with both of the values 0 and 1 and no others."""
+    cells = {"alarm": (0, 1), "always": (1, 1), "level": (0, 0.5), "pulse": (70, 1), "state": (1, 0)}
+    rows = [f"s,{t},{name},{cells[name][t]}\n" for t in (0, 1) for name in cells]
+    (tmp_path / "t.csv").write_text(HEADER + "".join(rows))
+    spec = gathered(tmp_path / "t.csv", tmp_path / "scratch", time_unit="s").spec()
+    assert spec.table is not None
+    assert spec.table.binary == ("alarm", "state")

@@ -120,6 +120,8 @@ def test_groups_splits_and_static_columns_are_kept(tmp_path, in_process):
         ("north", "train"), ("south", "val"), ("east", "test"),
     }  # fmt: skip
     assert [found[f"east{bed}"][1].about["static"] for bed in (1, 2, 3)] == [[60, 1, 0], [None, 0, 1], [71.5, 0, 0]]
+    assert manifest.stats.static_mean == pytest.approx((65.75, 1 / 3, 1 / 3), rel=1e-15)  # of the ward north alone
+    assert manifest.stats.static_scale == pytest.approx((5.75, 2**0.5 / 3, 2**0.5 / 3), rel=1e-15)
     assert "x in mmol/l (9 values)" in (tmp_path / "out" / "DATACARD.md").read_text()
 
 

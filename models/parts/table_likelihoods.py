@@ -1,0 +1,83 @@
+"""Observation models of tables, whose channels are observed separately: Student's t, and one model for each channel."""
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from models.parts.likelihoods import Density, Likelihood, LocationScale, WithFrame, log_volume, only, summed
+from models.parts.mixtures import ByChannel, Student, joined
+
+
+class StudentT(LocationScale):
+    """Independent channels of Student's t with three degrees of freedom, under which outliers weigh less than under a
+    Gaussian."""
+
+    def frame(self, parameters: Tensor) -> Student:
+        """Return the distribution of a frame [..., D], in the units of the data."""
+        return Student.of(self.moments(parameters))
+
+    def log_prob(self, parameters: Tensor, y: Tensor, seen: Tensor | None = None) -> Tensor:
+        standard = summed(Student.of(self.normal(parameters)).log_probs(self.standard(y)), seen)
+        return standard - log_volume(self.scale, y, seen)  # change of variables
+
+    def beta_log_prob(self, parameters: Tensor, y: Tensor, beta: float, seen: Tensor | None = None) -> Tensor:
+        standard = self.normal(parameters)
+        weight = (2.0 * beta * standard.log_std.detach()).exp()
+        return summed(weight * Student.of(standard).log_probs(self.standard(y)), seen)
+
+
+class LikelihoodByChannel(nn.Module):
+    """Independent channels with several kinds of observation models. The parameters are those of the parts, one after
+    another.
+
+    Args:
+        channels: indices of the channels of each part; together each channel once.
+        parts: their likelihoods, each of which gives `frame`. `of_marginal` and `beta_log_prob` need parts that have
+            them.
+    """
+
+    def __init__(self, channels: Sequence[Tensor], parts: Sequence[Density]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(cast(Sequence[nn.Module], parts))
+        self.widths = [part.width for part in parts]
+        self.width = sum(self.widths)
+        for number, indices in enumerate(channels):
+            self.register_buffer(f"channels_{number}", indices, persistent=False)
+
+    @property
+    def channels(self) -> tuple[Tensor, ...]:
+        """Indices of the channels of each part."""
+        return tuple(self.get_buffer(f"channels_{number}") for number in range(len(self.parts)))
+
+    def of_marginal(self) -> Tensor:
+        return torch.cat([part.of_marginal() for part in self._parts()])
+
+    def log_prob(self, parameters: Tensor, y: Tensor, seen: Tensor | None = None) -> Tensor:
+        return self._sum(parameters, y, seen, lambda part, *arguments: part.log_prob(*arguments))
+
+    def beta_log_prob(self, parameters: Tensor, y: Tensor, beta: float, seen: Tensor | None = None) -> Tensor:
+        return self._sum(parameters, y, seen, lambda part, p, y, *seen: part.beta_log_prob(p, y, beta, *seen))
+
+    def expectation(self, parameters: Tensor) -> Tensor:
+        return joined(self.channels, [part.expectation(p) for part, p in self._each(parameters)])
+
+    def frame(self, parameters: Tensor) -> ByChannel:
+        """Return the distribution of a frame [..., D], in the units of the data."""
+        parts = [cast(WithFrame, part).frame(p) for part, p in self._each(parameters)]
+        return ByChannel(self.channels, tuple(parts))
+
+    def _parts(self) -> list[Likelihood]:
+        return cast(list[Likelihood], list(self.parts))
+
+    def _each(self, parameters: Tensor) -> list[tuple[Likelihood, Tensor]]:
+        return list(zip(self._parts(), parameters.split(self.widths, -1), strict=True))
+
+    def _sum(self, parameters: Tensor, y: Tensor, seen: Tensor | None, score: Callable[..., Tensor]) -> Tensor:
+        """Sum the scores of all parts."""
+        scores = [
+            score(part, p, y[..., at], *only(None if seen is None else seen[..., at]))
+            for at, (part, p) in zip(self.channels, self._each(parameters), strict=True)
+        ]
+        return torch.stack(scores).sum(0)
