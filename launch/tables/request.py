@@ -29,6 +29,7 @@ from pipeline.readers.tables.files import Found, find
 from pipeline.readers.tables.merge import Merged, merge
 from pipeline.readers.tables.questions import Own, check_fits, own_series, window_unit
 from pipeline.readers.tables.returned import Layout
+from pipeline.reading.covariates import Covariates
 from pipeline.reading.stream import collate
 from pipeline.sequence import DataSpec, Sequence
 from pipeline.shards.manifest import read_manifest
@@ -70,6 +71,7 @@ class Ready(NamedTuple):
     spec: DataSpec
     table: TableConfig
     """Settings of the table, with all channels of the run."""
+    covariates: Covariates
     chosen: bool
     """Whether the run's channels were chosen among others, which are then left out of a table."""
     answerer: Answerer
@@ -90,10 +92,11 @@ def ready(folder: Path, request: TableRequest, task: Task) -> Ready:
     model = run_folder.model_for(config, manifest)
     weights.load_best(model, folder, alone().device)
     model.eval()
+    covariates = Covariates(spec, manifest.stats, str(folder))
     draws, bernoulli = Draws.of(config.evaluate), spec.likelihood == "bernoulli"
     answerer = Answerer(model, task, draws, spec.binary, bernoulli, () if bernoulli else request.quantiles)
     layout = Layout(table, tuple(answerer.columns[1:]), request.out.suffix == ".csv")
-    return Ready(model, config, spec, table, bool(trained.channels), answerer, layout)
+    return Ready(model, config, spec, table, covariates, bool(trained.channels), answerer, layout)
 
 
 def _settings(trained: TableConfig, table: TableSpec, given: TableConfig | None) -> TableConfig:
@@ -163,7 +166,8 @@ def opened(ready: Ready, request: TableRequest, *, holes: bool) -> Iterator[tupl
 def answered(ready: Ready, sequences: list[Sequence]) -> Iterator[tuple[Frames, NDArray[np.float32]]]:
     """Yield the frames of each sequence, and the answers [T, D, K] about them in the order of columns."""
     seeds = [key_seed(0, "noise", 0, sequence.key) for sequence in sequences]
-    batch = collate(sequences, [sequence.mask for sequence in sequences], [1.0] * len(sequences), seeds)
+    static = [ready.covariates.of(sequence.about) for sequence in sequences]
+    batch = collate(sequences, [sequence.mask for sequence in sequences], [1.0] * len(sequences), seeds, static)
     for frames in ready.answerer.frames(batch):
         yield frames, np.stack([frames.answers[name] for name in ready.answerer.columns], axis=-1)
 
