@@ -37,7 +37,7 @@ NUMERICAL = (
     "tests/launch/scoring/test_scores.py",
     "tests/launch/evaluation/test_showcase.py",
     "tests/launch/evaluation/test_showcase_speech.py",
-    "tests/pipeline/readers/test_bouncing_balls.py",
+    "tests/pipeline/readers/simulated/test_bouncing_balls.py",
     "tests/pipeline/readers/test_mocap.py",
     "tests/pipeline/readers/test_rotating_mnist.py",
     "tests/pipeline/readers/test_skeleton.py",

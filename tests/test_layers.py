@@ -34,6 +34,7 @@ HEAVY = {
     "fsspec": {"pipeline/shards/storage.py"},
     "pyarrow": {f"pipeline/readers/tables/{name}.py" for name in ("arrow", "newtimes", "returned", "writing")},
     "s3fs": set(),  # only fsspec imports it
+    "dm_control": {"pipeline/readers/simulated/hopper.py"},
     "numba": {"models/solvers/compiled.py"},
     "llvmlite": {"models/solvers/compiled.py"},
     "torchdiffeq": {"models/solvers/ode.py"},

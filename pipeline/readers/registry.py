@@ -3,10 +3,12 @@
 from typing import Annotated, Any
 
 from driftwork.registry import Named, Registry
-from pipeline.readers.bouncing_balls import BouncingBalls, BouncingBallsConfig
 from pipeline.readers.midi import Midi, MidiConfig
 from pipeline.readers.mocap import Mocap, MocapConfig
 from pipeline.readers.rotating_mnist import RotatingMnist, RotatingMnistConfig
+from pipeline.readers.simulated.bouncing_balls import BouncingBalls, BouncingBallsConfig
+from pipeline.readers.simulated.double_ou import DoubleOu, DoubleOuConfig
+from pipeline.readers.simulated.hopper import Hopper, HopperConfig
 from pipeline.readers.tables.config import TableConfig
 from pipeline.readers.tables.files import Table
 from pipeline.readers.timit import Timit, TimitConfig
@@ -14,6 +16,8 @@ from pipeline.sequence import Reader
 
 DATASETS = Registry[Reader | Table]("data set")
 DATASETS.add(BouncingBallsConfig, BouncingBalls)
+DATASETS.add(DoubleOuConfig, DoubleOu)
+DATASETS.add(HopperConfig, Hopper)
 DATASETS.add(MidiConfig, Midi)
 DATASETS.add(MocapConfig, Mocap)
 DATASETS.add(RotatingMnistConfig, RotatingMnist)

@@ -4,10 +4,10 @@ import pytest
 
 from driftwork.config_base import build
 from driftwork.errors import DriftworkError
-from pipeline.readers.bouncing_balls import BouncingBalls, BouncingBallsConfig
 from pipeline.readers.midi import Midi, MidiConfig
 from pipeline.readers.mocap import Mocap, MocapConfig
 from pipeline.readers.rotating_mnist import RotatingMnist, RotatingMnistConfig
+from pipeline.readers.simulated.bouncing_balls import BouncingBalls, BouncingBallsConfig
 from pipeline.readers.timit import Timit, TimitConfig
 from pipeline.sequence import DataSpec
 

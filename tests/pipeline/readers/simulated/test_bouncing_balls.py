@@ -7,8 +7,16 @@ import pytest
 from driftwork.config_base import build, load
 from driftwork.errors import DriftworkError
 from pipeline.prepare.prepare import PrepareConfig, prepare
-from pipeline.readers import bouncing_balls
-from pipeline.readers.bouncing_balls import BOX, RADIUS, SPEED, BouncingBalls, BouncingBallsConfig, draw, simulate
+from pipeline.readers.simulated import bouncing_balls
+from pipeline.readers.simulated.bouncing_balls import (
+    BOX,
+    RADIUS,
+    SPEED,
+    BouncingBalls,
+    BouncingBallsConfig,
+    draw,
+    simulate,
+)
 from pipeline.shards.manifest import read_manifest
 from pipeline.shards.shard_files import read_sample
 from pipeline.shards.verify import verify

@@ -18,7 +18,8 @@ from pydantic import Field
 
 from driftwork.registry import Named
 from pipeline.observe import key_seed
-from pipeline.sequence import DataSpec, Item, Sequence, Split, grey
+from pipeline.readers.simulated.numbered import items
+from pipeline.sequence import DataSpec, Item, Sequence, grey
 
 BALLS = 3
 BOX = 10.0
@@ -63,9 +64,7 @@ class BouncingBalls:
 
     def find(self, source: Path | None) -> list[Item]:
         """Return one item per film; `source` is ignored."""
-        sizes: dict[Split, int] = {"train": self.config.train, "val": self.config.val, "test": self.config.test}
-        named = [(f"{split}-{n:06d}", split) for split, size in sizes.items() for n in range(size)]
-        return [Item(name, group=name, files=(), split=split) for name, split in sorted(named)]
+        return items(self.config)
 
     def read(self, source: Path | None, item: Item) -> list[Sequence]:
         random = np.random.Generator(np.random.Philox(key=key_seed("bouncing_balls", self.config.seed, item.name)))
