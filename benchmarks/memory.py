@@ -38,10 +38,10 @@ def repeat(source: Path, target: Path, times: int) -> None:
                 os.link(path.resolve(), link)
 
 
-def preparing(name: str, source: Path, out: Path) -> dict[str, float]:
+def preparing(name: str, source: Path, out: Path, *settings: str) -> dict[str, float]:
     """Prepare with one worker, and return the peak memory in MiB by kind of process."""
     command = [sys.executable, "-m", "launch.cli", "prepare", f"configs/prepare/{name}.yaml", f"source={source}",
-               f"out={out}", "workers=1"]  # fmt: skip
+               f"out={out}", "workers=1", *settings]  # fmt: skip
     most = dict.fromkeys(KINDS, 0.0)
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as job:
         driver = psutil.Process(job.pid)
