@@ -48,6 +48,9 @@ def _fetch(config: FetchConfig) -> int:
     print(f"{config.title}: {config.url} -> {config.to}\nlicence: {config.licence}", flush=True)
     done = fetch(config)
     print(f"{done.new} files fetched, {done.files - done.new} were here; hashes in {config.to / LOCK}")
+    if done.table is not None:
+        print(f"driftwork prepare configs/prepare/{config.name}.yaml source={done.table} out=DIR")
+        return 0
     print(f"source: {' '.join(str(folder) for folder in done.folders) or config.to}")
     return 0
 

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from driftwork.errors import DriftworkError
-from driftwork.files import aside, printable, sha256
+from driftwork.files import aside, printable, sha256, writing
 from driftwork.lock import locked
 from driftwork.progress import progress
 from pipeline.fetch.archive import Unpacked, unpack
 from pipeline.fetch.download import Patience, download
-from pipeline.fetch.sources import FetchConfig, Remote, Unpack
+from pipeline.fetch.sources import FetchConfig, Remote, TableSource, Unpack
+from pipeline.fetch.to_table import write
 
 LOCK = "fetch.lock.json"
 _MEGABYTE = 10**6
@@ -34,6 +35,8 @@ class Fetched(NamedTuple):
     """Files that this call downloaded."""
     folders: tuple[Path, ...]
     """Folders that archives were unpacked into."""
+    table: Path | None = None
+    """CSV that the data set `table` reads, where the archive has a format of its own."""
 
 
 def fetch(config: FetchConfig, patience: Patience = Patience()) -> Fetched:  # noqa: B008 - immutable
@@ -48,8 +51,9 @@ def fetch(config: FetchConfig, patience: Patience = Patience()) -> Fetched:  # n
         book = _Book(config.to / LOCK)
         fetched = _files(config, wanted, book, patience)
         folders = [_unpacked(config, file, file.unpack, book) for file in wanted if file.unpack]
+        table = _table(config, folders, book) if isinstance(config, TableSource) else None
     size = sum(path.stat().st_size for file in wanted if (path := config.to / file.path).exists())
-    return Fetched(len(wanted), size, fetched, tuple(folders))
+    return Fetched(len(wanted), size, fetched, tuple(folders), table)
 
 
 class _Book:
@@ -129,6 +133,22 @@ def _unpacked(config: FetchConfig, file: Remote, into: Unpack, book: _Book) -> P
 
     unpack(archive, folder, into.below, into.suffixes, into, approve)
     return folder
+
+
+def _table(config: TableSource, folders: list[Path], book: _Book) -> Path:
+    """Return the CSV of an archive's series, which is written unless it is there, of the same files and settings."""
+    path, first = config.to / config.table, config.files[0]
+    settings = config.model_dump(mode="json", exclude=set(TableSource.model_fields) - {"name"})
+    made = {"from": [book.get(file, "sha256") for file in config.files], "settings": settings}
+    before = book.get(first, "table")
+    if path.exists() and before is None:
+        raise DriftworkError(f"{path}: is there already, and was not written from {first.path}; give another to=")
+    if not path.exists() or before != made:
+        print(f"writing {path}", flush=True)
+        with writing(str(path)):
+            write(path, config.columns(), config.rows(folders))
+        book.put(first, table=made)
+    return path
 
 
 def check_md5_names(root: Path) -> None:

@@ -1,5 +1,6 @@
 """Description of an official archive: address, largest size, hash, and the members that are unpacked."""
 
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
@@ -9,6 +10,7 @@ from driftwork.config_base import Config
 from driftwork.errors import DriftworkError
 from pipeline.fetch.archive import Limits
 from pipeline.fetch.http_get import check_address
+from pipeline.fetch.to_table import STATION, STAY, Row, stations, stays
 
 
 def _address(url: str) -> str:
@@ -68,6 +70,47 @@ class FetchConfig(Config):
         return self.files
 
 
+class TableSource(FetchConfig):
+    """An archive of series in a format of its own, which is also written as a CSV."""
+
+    table: Below
+    """Path of the CSV below `to`, which the data set `table` reads."""
+
+    def columns(self) -> Row:
+        """Return the header of the CSV."""
+        raise NotImplementedError
+
+    def rows(self, folders: list[Path]) -> Iterator[Row]:
+        """Yield the rows of the CSV; `folders` are those that archives were unpacked to."""
+        raise NotImplementedError
+
+
+class PhysionetConfig(TableSource):
+    name: Literal["physionet2012"]  # type: ignore[assignment]
+    """Name of the archive, as in `driftwork fetch NAME`."""
+
+    def columns(self) -> Row:
+        return STAY
+
+    def rows(self, folders: list[Path]) -> Iterator[Row]:
+        return stays(folders)
+
+
+class UshcnConfig(TableSource):
+    name: Literal["ushcn"]  # type: ignore[assignment]
+    """Name of the archive, as in `driftwork fetch NAME`."""
+    first_year: int = 1996
+    """First year whose values are written to the CSV."""
+    last_year: int = 2000
+    """Last year whose values are written to the CSV."""
+
+    def columns(self) -> Row:
+        return STATION
+
+    def rows(self, folders: list[Path]) -> Iterator[Row]:
+        return stations(self.to / self.files[0].path, self.first_year, self.last_year)
+
+
 class CmuConfig(FetchConfig):
     name: Literal["cmu"]  # type: ignore[assignment]
     """Name of the archive, as in `driftwork fetch NAME`."""
@@ -107,6 +150,8 @@ SOURCES: dict[str, type[FetchConfig] | type[TimitConfig]] = {
     "lakh_full": FetchConfig,
     "cmu": CmuConfig,
     "mnist": FetchConfig,
+    "physionet2012": PhysionetConfig,
+    "ushcn": UshcnConfig,
     "timit": TimitConfig,
 }
 

@@ -64,7 +64,7 @@ class BouncingBalls:
 
     def find(self, source: Path | None) -> list[Item]:
         """Return one item per film; `source` is ignored."""
-        return items(self.config)
+        return items(self.config.train, self.config.val, self.config.test)
 
     def read(self, source: Path | None, item: Item) -> list[Sequence]:
         random = np.random.Generator(np.random.Philox(key=key_seed("bouncing_balls", self.config.seed, item.name)))

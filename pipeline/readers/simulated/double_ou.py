@@ -78,7 +78,7 @@ class DoubleOu:
 
     def find(self, source: Path | None) -> list[Item]:
         """Return one item per sequence; `source` is ignored."""
-        return items(self.config)
+        return items(self.config.train, self.config.val, self.config.test)
 
     def read(self, source: Path | None, item: Item) -> list[Sequence]:
         random = np.random.Generator(np.random.Philox(key=key_seed("double_ou", self.config.seed, item.name)))
@@ -89,7 +89,7 @@ class DoubleOu:
         steps = np.concatenate([[0], steps])
         values = np.where(mask, path[steps], 0).astype(np.float32)
         about = {"series": item.name, "start": 0.0, "static": []}
-        return [Sequence(item.name, item.group, INTERVAL * steps, values, mask, about)]
+        return [Sequence(item.name, item.group, steps * np.float64(INTERVAL), values, mask, about)]
 
 
 def simulate(random: np.random.Generator) -> NDArray[np.float64]:

@@ -91,7 +91,7 @@ def test_the_clean_subset_is_unpacked_and_a_second_call_does_nothing(server, tmp
     packed = archive("tar", **{"clean_midi/ABBA/Waterloo.mid": b"MThd", "clean_midi/.DS_Store": b""})
     server.files["clean_midi.tar.gz"] = packed
     wanted = config("lakh_clean", server, to, sha256=hashlib.sha256(packed).hexdigest())
-    assert fetch(wanted, QUICK) == (1, len(packed), 1, (to / "clean_midi",))
+    assert fetch(wanted, QUICK) == (1, len(packed), 1, (to / "clean_midi",), None)
     assert (to / "clean_midi/ABBA/Waterloo.mid").read_bytes() == b"MThd"
     assert not (to / "clean_midi/.DS_Store").exists()
     assert lock(to)["clean_midi.tar.gz"] == {
@@ -249,7 +249,7 @@ def test_room_for_unpacking_is_asked_for_first(server, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["lahk"], "there are lakh_clean, lakh_full, cmu, mnist, timit"),
+        (["lahk"], "there are lakh_clean, lakh_full, cmu, mnist, physionet2012, ushcn, timit"),
         (["mnist"], "'to' is missing"),
         (["mnist", "to=x", "url=file:///etc"], "must be http"),
         (["mnist", "to=x", "url=http://u:p@host/"], "holds a user name or a password"),
