@@ -95,7 +95,7 @@ def ready(folder: Path, request: TableRequest, task: Task) -> Ready:
     covariates = Covariates(spec, manifest.stats, str(folder))
     draws, bernoulli = Draws.of(config.evaluate), spec.likelihood == "bernoulli"
     answerer = Answerer(model, task, draws, spec.binary, bernoulli, () if bernoulli else request.quantiles)
-    layout = Layout(table, tuple(answerer.columns[1:]), request.out.suffix == ".csv")
+    layout = Layout(table, tuple(answerer.columns[1:]), spec.table.binary, request.out.suffix == ".csv")
     return Ready(model, config, spec, table, covariates, bool(trained.channels), answerer, layout)
 
 
@@ -164,12 +164,16 @@ def opened(ready: Ready, request: TableRequest, *, holes: bool) -> Iterator[tupl
 
 
 def answered(ready: Ready, sequences: list[Sequence]) -> Iterator[tuple[Frames, NDArray[np.float32]]]:
-    """Yield the frames of each sequence, and the answers [T, D, K] about them in the order of columns."""
+    """Yield the frames of each sequence, and the answers [T, D, K] about them in the order of columns. Beside its
+    probability a binary channel has none."""
+    binary = np.isin(ready.table.channels, ready.layout.binary)
     seeds = [key_seed(0, "noise", 0, sequence.key) for sequence in sequences]
     static = [ready.covariates.of(sequence.about) for sequence in sequences]
     batch = collate(sequences, [sequence.mask for sequence in sequences], [1.0] * len(sequences), seeds, static)
     for frames in ready.answerer.frames(batch):
-        yield frames, np.stack([frames.answers[name] for name in ready.answerer.columns], axis=-1)
+        answers = np.stack([frames.answers[name] for name in ready.answerer.columns], axis=-1)
+        answers[:, binary, 1:] = np.nan
+        yield frames, answers
 
 
 def _check_share(request: TableRequest, bad: list[tuple[str, str]], total: int, what: str) -> None:

@@ -85,7 +85,7 @@ def new_rows(
     if config.layout == "wide":
         for number, name in enumerate(config.channels):
             columns[name] = as_written(answers[:, number, 0], schema.field(name).type)
-            for k, what in enumerate(layout.uncertain, 1):
+            for k, what in enumerate(layout.uncertain_of(name), 1):
                 columns[f"{name}_{what}"] = pa.array(answers[:, number, k], from_pandas=True)
         return pa.record_batch([columns[name] for name in schema.names], schema=schema)
     take = pa.array(np.repeat(np.arange(T), D))

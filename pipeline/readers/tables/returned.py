@@ -29,7 +29,9 @@ class Layout(NamedTuple):
     config: TableConfig
     """Settings of the user's table, with all channels."""
     uncertain: tuple[str, ...]
-    """Names of the quantities beside the mean, of which each channel has a column."""
+    """Names of the quantities beside the mean, of which each real-valued channel has a column."""
+    binary: tuple[str, ...]
+    """Channels of 0 and 1, whose mean is a probability and says all."""
     text: bool
     """Whether a CSV file is written."""
 
@@ -41,8 +43,13 @@ class Layout(NamedTuple):
     @property
     def added(self) -> list[str]:
         """Return the names of the new columns."""
-        wide = self.config.layout == "wide"
-        return [f"{name}_{what}" if wide else what for name in self.filled for what in self.uncertain]
+        if self.config.layout == "long":
+            return list(self.uncertain)
+        return [f"{name}_{what}" for name in self.filled for what in self.uncertain_of(name)]
+
+    def uncertain_of(self, channel: str) -> tuple[str, ...]:
+        """Return the quantities beside the mean of a channel."""
+        return () if channel in self.binary else self.uncertain
 
     def schema(self, own: pa.Schema) -> pa.Schema:
         """Return the columns and types of the output for those of a file."""
@@ -117,7 +124,7 @@ def _wide(layout: Layout, schema: pa.Schema, columns: dict[str, Any], found: NDA
     for number, name in enumerate(layout.filled):
         mine = found[found["channel"] == number]
         columns[name] = _replaced(columns[name], mine["row"], mine["answer"][:, 0])
-        for k, what in enumerate(layout.uncertain, 1):
+        for k, what in enumerate(layout.uncertain_of(name), 1):
             columns[f"{name}_{what}"] = _spread(mine["row"], mine["answer"][:, k], rows)
     return pa.record_batch([columns[name] for name in schema.names], schema=schema)
 
