@@ -108,7 +108,7 @@ def result(data: Path, to: Path, name: str, seed: int) -> dict[str, Any]:
     base = CONFIGS / f"vsdn_vae_{data.name}_small.yaml" if peer else CONFIGS / f"{name}.yaml"
     config = load(RunConfig, base, [f"data={data}", f"train.seed={seed}", f"tracking.uri=sqlite:///{to}/mlflow.db"])
     if peer:
-        command = ["-m", "benchmarks.pypots", name, str(base), str(data), str(seed), f"{run}.npz"]
+        command = ["-m", "benchmarks.peers.pypots", name, str(base), str(data), str(seed), f"{run}.npz"]
     else:
         command = ["-m", "launch.cli", "train", str(base), f"data={data}", f"out={run}", f"train.seed={seed}",
                    f"tracking.uri={config.tracking.uri}"]  # fmt: skip

@@ -1,6 +1,6 @@
 """Train SAITS or BRITS of PyPOTS on the sequences of a run's config, and write what it imputes.
 
-    python -m benchmarks.pypots saits|brits CONFIG DATA SEED OUT.npz
+    python -m benchmarks.peers.pypots saits|brits CONFIG DATA SEED OUT.npz
 
 Called by `benchmarks.imputation`; needs the extra `pypots`. Both take each training sequence once at every rate of
 `observe.train`, and as many steps as the config's own model. SAITS is trained on the very task that is scored: to fill
