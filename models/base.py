@@ -2,14 +2,17 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from models.batch import Batch
+from models.batch import Batch, Planner, moved
 from models.particle_filter import FilterState
 from models.predictive import Predictive
+
+BLOCK = 16
+"""Number of steps and events to whose multiples an accelerator's batches are padded."""
 
 
 class Terms(NamedTuple):
@@ -69,6 +72,25 @@ class TrainableModel(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch, kl_weight: float) -> Objective:
         """Return the training objective. It is `forward` because DeepSpeed wraps no other method of a module."""
+
+    def planner(self) -> Planner | None:
+        """Return a function that computes the model's grids where batches are made; None for a model without."""
+        return None
+
+    def grids(self, batch: Batch) -> Any:
+        """Return the grids of the batch's plan. Without a plan they are computed now, for which the host waits for a
+        device."""
+        if batch.plan is not None:
+            batch.plan.check(batch)
+            return batch.plan.grids
+        planner = self.planner()
+        assert planner is not None, "the model has no grids"
+        return moved(planner(batch.to(torch.device("cpu"))), batch.times.device)
+
+    def multiple(self) -> int:
+        """Return the number to whose multiples a plan pads its lengths: 1 on a CPU, which then computes nothing in
+        vain. On an accelerator batches then share few shapes, for which buffers, kernels and graphs are kept."""
+        return 1 if next(self.parameters()).device.type == "cpu" else BLOCK
 
 
 class LatentDynamics(TrainableModel):

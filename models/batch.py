@@ -6,11 +6,39 @@ Masks are of whole frames, [B, T], or of single entries, [B, T, D], where each c
 of its own. `frames_*` and `entries_*` give either form of both.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+
+class Plan(NamedTuple):
+    """What a model computes on the host from a batch's times and masks, before the batch moves to a device.
+
+    Its lengths depend on the data. Computed on a device they would have to be waited for in the middle of a step."""
+
+    grids: Any
+    """Tensors of the model, in named tuples."""
+    times: NDArray[np.float64]
+    """[B, T] the times it was computed from, on the host."""
+    observed: NDArray[np.bool_]
+    """The mask it was computed from, on the host."""
+
+    def check(self, batch: "Batch") -> None:
+        """Raise an error if the batch was changed since. Only on a CPU, where the check does not wait."""
+        if batch.times.device.type == "cpu":
+            fits = np.array_equal(self.times, batch.times.numpy()) and np.array_equal(
+                self.observed, batch.observed.numpy()
+            )
+            assert fits, "times or masks were changed after the plan was made; change them by Batch.changed"
+
+
+Planner = Callable[["Batch"], Any]
+"""Function from a batch on the host to the grids of a `Plan`; a process that makes batches receives it pickled."""
 
 
 class Batch(NamedTuple):
@@ -35,6 +63,8 @@ class Batch(NamedTuple):
     """Song, speaker or trial that each sequence is a part of; only scoring reads it."""
     static: Tensor = torch.zeros(1, 0)
     """[B, S] float32, the static covariates of each sequence at unit scale; S is 0 where the data have none."""
+    plan: Plan | None = None
+    """Grids of the model, if they were computed where the batch was made."""
 
     @property
     def entries(self) -> bool:
@@ -61,27 +91,49 @@ class Batch(NamedTuple):
         """[B, T, D] bool: the entry is observed."""
         return self.observed if self.entries else self.observed[..., None].expand_as(self.values)
 
+    def planned(self, planner: Planner | None) -> "Batch":
+        """Return the batch, on the host, with its plan."""
+        if planner is None or self.plan is not None:
+            return self
+        return self._replace(plan=Plan(planner(self), self.times.numpy(), self.observed.numpy()))
+
+    def changed(self, **fields: Tensor) -> "Batch":
+        """Return the batch with other times, frames or masks, and without its plan."""
+        return self._replace(plan=None, **fields)  # type: ignore[arg-type]
+
     def first(self, frames: int) -> "Batch":
         """Return the same sequences cut to their first `frames` times."""
         names = ("times", "values", "present", "observed")
-        return self._replace(**{name: getattr(self, name)[:, :frames] for name in names})
+        return self.changed(**{name: getattr(self, name)[:, :frames] for name in names})
 
     def rows(self, which: slice) -> "Batch":
         """Return a slice of the sequences, unchanged."""
-        return Batch._make(field[which] for field in self)
+        return Batch._make(None if field is None else field[which] for field in self._replace(plan=None))
 
     def parts(self, count: int) -> "list[Batch]":
         """Divide the sequences into `count` batches, or into one for each sequence if there are fewer."""
+        if count == 1:
+            return [self]
         bounds = [len(self.weight) * n // count for n in range(count + 1)]
         return [self.rows(slice(a, b)) for a, b in pairwise(bounds) if a < b]
 
     def draws(self, seed: Tensor) -> "Batch":
         """Repeat the only sequence of this batch once for each of `seed` [S], so that each row draws its own noise."""
         S = len(seed)
-        many = Batch._make(x.expand(S, *x.shape[1:]) if isinstance(x, Tensor) else x * S for x in self)
-        return many._replace(seed=seed)
+        repeated = (
+            x.expand(S, *x.shape[1:]) if isinstance(x, Tensor) else x * S for x in self._replace(plan=None)[:-1]
+        )
+        return Batch._make([*repeated, None])._replace(seed=seed)
 
     def to(self, device: torch.device) -> "Batch":
-        return self._replace(
-            **{name: x.to(device, non_blocking=True) for name, x in self._asdict().items() if isinstance(x, Tensor)}  # type: ignore[arg-type]
-        )
+        """Return the batch, and its plan, on a device. The copies do not block."""
+        return moved(self, device)
+
+
+def moved(fields: Any, device: torch.device) -> Any:
+    """Return a named tuple, and those in it, with all tensors on a device."""
+    if isinstance(fields, Tensor):
+        return fields.to(device, non_blocking=True)
+    if hasattr(fields, "_fields"):
+        return type(fields)._make(moved(x, device) for x in fields)
+    return fields

@@ -51,7 +51,7 @@ class BatchAtTimes(NamedTuple):
             torch.zeros(B, len(union), dtype=torch.bool, device=own.device).index_copy(1, own, x)
             for x in (batch.present, batch.observed)
         )
-        dense = batch._replace(times=union.expand(B, -1), values=values, present=present, observed=observed)
+        dense = batch.changed(times=union.expand(B, -1), values=values, present=present, observed=observed)
         return cls(dense, own, requested)
 
 
@@ -98,7 +98,7 @@ def ancestral(model: LatentDynamics, batch: Batch, frames: list[int], binary: bo
     values, present, observed = batch.values.clone(), batch.present.clone(), batch.observed.clone()
     carried = None
     for n in frames:
-        past = batch._replace(values=values, present=present, observed=observed).first(n + 1)
+        past = batch.changed(values=values, present=present, observed=observed).first(n + 1)
         if isinstance(model, StateSpace):
             found = model.filter(past, particles, carried)
             predictive, carried = found.predictive, found.carried
@@ -107,4 +107,4 @@ def ancestral(model: LatentDynamics, batch: Batch, frames: list[int], binary: bo
         mean = predictive.likelihood.expectation(predictive.component(n, picks[:, n]))
         values[:, n] = (coins[:, n] < mean).to(mean) if binary else mean
         present[:, n] = observed[:, n] = True
-    return batch._replace(values=values, present=present, observed=observed)
+    return batch.changed(values=values, present=present, observed=observed)

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from driftwork.registry import Named
-from models.batch import Batch
+from models.batch import Batch, moved
 from models.parts.gain_shape import reader
 from models.parts.likelihood_choice import all_known, known
 from models.parts.likelihoods import Marginal
@@ -167,10 +167,12 @@ class GruOde(nn.Module):
         # The order in which a pass meets the events: the backward one starts with the last.
         ahead = torch.arange(K, device=clock.device)
         order = torch.stack([ahead, ahead.flip(0)])[:R, None].expand(R, B, K).reshape(R * B, K)
-        grid = timegrid.build(
-            clock.view(R * B, K).gather(1, order), events.valid.repeat(R, 1).gather(1, order),
-            _horizon(batch, self.time_unit).repeat(R), self.max_step / self.time_unit,
-        )  # fmt: skip
+        times = clock.view(R * B, K).gather(1, order), events.valid.repeat(R, 1).gather(1, order)
+        ends = _horizon(batch, self.time_unit).repeat(R)
+        clocks, valid, ends = (x.cpu() for x in (*times, ends))
+        grid: timegrid.TimeGrid = moved(
+            timegrid.build(clocks, valid, ends, self.max_step / self.time_unit), clock.device
+        )
         event = torch.cat([order, torch.full_like(order[:, :1], K)], 1).gather(1, grid.event)
         grid = grid._replace(event=event, stop=grid.stop.gather(1, order))
 

@@ -19,6 +19,7 @@ The authors' program differs. `objective: published` follows it in four points:
 """
 
 import math
+from functools import partial
 from typing import Literal
 
 import torch
@@ -27,7 +28,7 @@ from torch import Tensor
 
 from driftwork.registry import Named
 from models.base import Forecast, Forecaster, Objective, Terms, per_sequence
-from models.batch import Batch
+from models.batch import Batch, Planner, moved
 from models.parts.bnn import BayesianMlp, Variance
 from models.parts.encoders import Encoder, NetworkKind, decoder
 from models.parts.likelihoods import Bernoulli, LikelihoodName, Marginal, Noise, NoisyMean
@@ -37,6 +38,7 @@ from models.predictive import Predictive
 from models.solvers import ode
 from models.solvers.flow import ActivationName, Weights
 from models.solvers.ode import Path, SolverConfig
+from models.solvers.timegrid import TimeGrid
 
 _NOISE_OF_Z, _NOISE_OF_W = 0, 1
 """Streams of a sequence's noise; draw n uses 2 n and 2 n + 1."""
@@ -105,7 +107,7 @@ class Ode2Vae(Forecaster):
         """Return the loss [B], with all KL terms but gamma's weighted by `kl_weight`, and the terms of the ELBO."""
         c, published = self.config, self.config.objective == "published"
         posterior = self._posterior(batch)
-        path = self._draw_path(posterior, batch.times, batch.seed, 0)
+        path = self._draw_path(posterior, self.grids(batch), batch.seed, 0)
         observed, later = batch.observed, batch.observed.clone()
         later[:, 0] = False
         log_likelihood = self._log_likelihood(path.z, batch)
@@ -129,11 +131,12 @@ class Ode2Vae(Forecaster):
         """Return the terms of the ELBO, and the IWAE bound over z_0; a sequence's draw of W is the same in all
         samples."""
         posterior, weights = self._posterior(batch), self.weights.draw(batch.seed, _NOISE_OF_W)
+        grid = self.grids(batch)
         log_likelihoods, log_weights = [], []
         for n in range(samples):
             z0 = posterior.sample(self._noise_of_z(batch.seed, n))
             log_q0 = posterior.log_prob(z0)
-            path = self._solve(z0, log_q0, weights, batch.times)
+            path = self._solve(z0, log_q0, weights, grid)
             log_likelihoods.append(self._log_likelihood(path.z, batch))
             log_weights.append(log_likelihoods[-1] + _standard(z0).log_prob(z0) - log_q0)
         kl_w = self.weights.kl() / self.sequences
@@ -145,10 +148,11 @@ class Ode2Vae(Forecaster):
         """Forecast the frames at all of the batch's times from the observed ones among the first A alone."""
         posterior, at_once = self._posterior(batch), max(1, _VALUES_AT_ONCE // batch.values.numel())
         parts = (range(n, min(n + at_once, draws)) for n in range(0, draws, at_once))
-        z = torch.cat([self._states(posterior, batch.times, batch.seed, numbers) for numbers in parts])
+        grid = self.grids(batch)
+        z = torch.cat([self._states(posterior, grid, batch.seed, numbers) for numbers in parts])
         predictive = Predictive(self.likelihood, lambda s: self._decode(z[s]), draws)
         z0 = posterior.mean
-        path = self._solve(z0, torch.zeros_like(z0[:, 0]), self.weights.mean_weights(), batch.times)
+        path = self._solve(z0, torch.zeros_like(z0[:, 0]), self.weights.mean_weights(), grid)
         return Forecast(predictive, self.likelihood.expectation(self._decode(path.z)))
 
     def draws(self, batch: Batch, numbers: range, times: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -156,25 +160,36 @@ class Ode2Vae(Forecaster):
 
         Draw n does not depend on which other draws are requested. `times` [B, T], the first of them 0, replace the
         batch's times."""
-        return self._draws(self._posterior(batch), batch.times if times is None else times, batch.seed, numbers)
+        grid = self.grids(batch) if times is None else self._grid_of(times)
+        return self._draws(self._posterior(batch), grid, batch.seed, numbers)
 
     def prior_draws(self, times: Tensor, seed: Tensor, numbers: range) -> tuple[Tensor, Tensor]:
         """Draw from z_0 ~ N(0, I) and W ~ q(W), without observations, at `times` [B, T], the first of them 0.
 
         Shapes are those of `draws`."""
         z0 = self.weights.mean.new_zeros(len(seed), 2 * self.config.latent)
-        return self._draws(_standard(z0), times, seed, numbers)
+        return self._draws(_standard(z0), self._grid_of(times), seed, numbers)
 
-    def _draws(self, start: Normal, times: Tensor, seed: Tensor, numbers: range) -> tuple[Tensor, Tensor]:
-        z = self._states(start, times, seed, numbers)
+    def planner(self) -> Planner | None:
+        return partial(_grids, max_step=self.config.solver.max_step, multiple=self.multiple())
+
+    def _grid_of(self, times: Tensor) -> TimeGrid:
+        """Return the grids of requested times [B, T]; the host waits for times that are on a device."""
+        grid = ode.grid_of(times.cpu(), self.config.solver.max_step, self.multiple())
+        moved_grid: TimeGrid = moved(grid, self.weights.mean.device)
+        return moved_grid
+
+    def _draws(self, start: Normal, grid: TimeGrid, seed: Tensor, numbers: range) -> tuple[Tensor, Tensor]:
+        z = self._states(start, grid, seed, numbers)
         return z, self.likelihood.expectation(self._decode(z))
 
-    def _states(self, start: Normal, times: Tensor, seed: Tensor, numbers: range) -> Tensor:
+    def _states(self, start: Normal, grid: TimeGrid, seed: Tensor, numbers: range) -> Tensor:
         """Return the states [S, B, T, 2 q] of the draws with these numbers."""
         S, B = len(numbers), len(seed)
-        n = torch.tensor(numbers, device=seed.device).repeat_interleave(B)
+        n = torch.arange(numbers.start, numbers.stop, device=seed.device)[:, None].expand(S, B).flatten()
         starts = Normal(*(x.repeat(S, 1) for x in start))
-        return self._draw_path(starts, times.repeat(S, 1), seed.repeat(S), n).z.unflatten(0, (S, B))
+        grids = TimeGrid(*(x.repeat(S, 1) for x in grid))
+        return self._draw_path(starts, grids, seed.repeat(S), n).z.unflatten(0, (S, B))
 
     def _posterior(self, batch: Batch) -> Normal:
         A = self.config.velocity_frames
@@ -184,21 +199,23 @@ class Ode2Vae(Forecaster):
     def _noise_of_z(self, seed: Tensor, n: int | Tensor) -> Tensor:
         return keyed_normal(seed, 1, 2 * self.config.latent, 2 * n + _NOISE_OF_Z)[:, 0].to(self.weights.mean)
 
-    def _draw_path(self, posterior: Normal, times: Tensor, seed: Tensor, n: int | Tensor) -> Path:
+    def _draw_path(self, posterior: Normal, grid: TimeGrid, seed: Tensor, n: int | Tensor) -> Path:
         z0 = posterior.sample(self._noise_of_z(seed, n))
         weights = self.weights.draw(seed, 2 * n + _NOISE_OF_W)
-        return self._solve(z0, posterior.log_prob(z0), weights, times)
+        return self._solve(z0, posterior.log_prob(z0), weights, grid)
 
-    def _solve(self, z0: Tensor, log_q0: Tensor, weights: Weights, times: Tensor) -> Path:
-        return ode.solve(z0, log_q0, weights, times, self.config.solver, self.config.activation)
+    def _solve(self, z0: Tensor, log_q0: Tensor, weights: Weights, grid: TimeGrid) -> Path:
+        return ode.solve(z0, log_q0, weights, grid, self.config.solver, self.config.activation)
 
     def _decode(self, z: Tensor) -> Tensor:
         parameters: Tensor = self.decoder(z[..., : self.config.latent])
         return parameters
 
     def _log_likelihood(self, z: Tensor, batch: Batch) -> Tensor:
-        """Return the log-likelihood [B] of the observed frames. Only these are decoded, since a convolutional decoder
-        takes most of the time of a step."""
+        """Return the log-likelihood [B] of the observed frames. A CPU decodes only these, since a convolutional decoder
+        takes most of the time of a step; an accelerator would have to be waited for to count them."""
+        if z.device.type != "cpu":
+            return per_sequence(self.likelihood.log_prob(self._decode(z), batch.values), batch.observed)
         log_prob = self.likelihood.log_prob(self._decode(z[batch.observed]), batch.values[batch.observed])
         return log_prob.new_zeros(batch.observed.shape).masked_scatter(batch.observed, log_prob).sum(1)
 
@@ -213,6 +230,10 @@ class Ode2Vae(Forecaster):
         if self.config.objective == "published":
             return per_sequence(path.log_q, counted) - log_q_enc
         return per_sequence(path.log_q[:, : T - A + 1], counted[:, : T - A + 1] & complete) - log_q_enc
+
+
+def _grids(batch: Batch, max_step: float, multiple: int) -> TimeGrid:
+    return ode.grid_of(batch.times, max_step, multiple)
 
 
 def _standard(like: Tensor) -> Normal:

@@ -47,7 +47,7 @@ class Predictive:
         """Yield each draw's parameters [B, T, width] and log weight, [B, T] or a scalar."""
         for s in range(self.draws):
             parameters = self._parameters(s)
-            equal = parameters.new_tensor(-math.log(self.draws))
+            equal = parameters.new_full((), -math.log(self.draws))
             yield parameters, equal if self._log_weights is None else self._log_weights[s]
 
     def component(self, frame: int, uniform: Tensor) -> Tensor:

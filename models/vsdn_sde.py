@@ -191,7 +191,7 @@ class VsdnSde(StateSpace):
             return batch
         draw = torch.special.ndtr(keyed_normal(batch.seed, 2, 1, stream=_HELD_OUT)[..., 0])  # uniform, [B, 2]
         number = batch.observed.cumsum(1) + (draw[:, 1:] < 0.5)  # the first held-out frame is random too
-        return batch._replace(observed=batch.observed & ((number % 2 == 0) | (draw[:, :1] >= share)))
+        return batch.changed(observed=batch.observed & ((number % 2 == 0) | (draw[:, :1] >= share)))
 
     def _latent(self, batch: Batch, driver: tuple[int, ...], samples: int) -> Latent:
         """Draw paths of the SDE whose drift `driver` names, given the batch's observations."""

@@ -86,7 +86,7 @@ class FrameGenerator(NamedTuple):
             times = times_at_rate(batch.times[0], self.rate)
             first = self._first(batch, own, given)
             shown = torch.arange(batch.times.shape[1], device=batch.times.device) < first
-            batch = batch._replace(
+            batch = batch.changed(
                 values=torch.where(shown[:, None], batch.values, 0.0), present=batch.present & shown,
                 observed=batch.present & shown,
             )  # fmt: skip
@@ -103,7 +103,7 @@ class FrameGenerator(NamedTuple):
         batch = self._batch(like, draws, "prior")
         batch = batch if length is None else self._extended(batch, length)
         nothing = torch.zeros_like(batch.present)
-        batch = batch._replace(values=torch.zeros_like(batch.values), present=nothing, observed=nothing)
+        batch = batch.changed(values=torch.zeros_like(batch.values), present=nothing, observed=nothing)
         times, known = times_at_rate(batch.times[0], self.rate), batch
         if isinstance(self.model, Forecaster):
             frames = self.model.prior_draws(times.expand(draws, -1), batch.seed, range(1))[1][0]
@@ -131,7 +131,7 @@ class FrameGenerator(NamedTuple):
             return batch.first(frames)
         after = batch.times[:, -1:] + self.spec.interval * torch.arange(1, more + 1, device=batch.times.device)
         absent = torch.zeros_like(batch.present[:, :1]).expand(-1, more)
-        return batch._replace(
+        return batch.changed(
             times=torch.cat([batch.times, after], 1), values=torch.nn.functional.pad(batch.values, (0, 0, 0, more)),
             present=torch.cat([batch.present, absent], 1), observed=torch.cat([batch.observed, absent], 1),
         )  # fmt: skip

@@ -71,7 +71,7 @@ class Answerer(NamedTuple):
         if not isinstance(self.model, Forecaster):
             return batch
         first = torch.arange(batch.times.shape[1], device=batch.times.device) < self.model.given
-        return batch._replace(observed=batch.present & (first[:, None] if batch.entries else first))
+        return batch.changed(observed=batch.present & (first[:, None] if batch.entries else first))
 
     def _predictive(self, batch: Batch) -> Predictive:
         if self.task == "forecast":

@@ -2,17 +2,19 @@
 
 from launch.runs.config import RunConfig
 from launch.runs.distributed import Ranks
+from models.batch import Planner
 from pipeline.reading.stream import Stream
 from pipeline.sequence import Split
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.storage import Place
 
 
-def training(config: RunConfig, manifest: Manifest, ranks: Ranks) -> Stream:
+def training(config: RunConfig, manifest: Manifest, ranks: Ranks, planner: Planner | None = None) -> Stream:
+    """Return the stream of a rank; `planner` makes the plan of each batch."""
     return Stream(
         config.data, manifest, "train", config.observe.train, batch_size=config.train.batch_size,
         seed=config.train.seed, shuffle=True, rank=ranks.rank, world=ranks.world, workers=config.loader_workers,
-        changes=config.augment,
+        changes=config.augment, planner=planner,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ def held(batch: Batch, given: int) -> Tensor:
     """Return the persistence forecast [B, T, D]: the last observed one of the `given` first frames."""
     shown = batch.observed.clone()
     shown[:, given:] = False
-    return last_observed(batch._replace(observed=shown))
+    return last_observed(batch.changed(observed=shown))
 
 
 def straight(batch: Batch) -> Tensor:

@@ -203,12 +203,13 @@ def collect(score: Score, model: Model, batches: Iterable[Batch], rate: str, dev
     have none. Every rank calls this."""
     names: list[tuple[str, str]] = []
     parts: dict[tuple[str, str, str], list[Tensor]] = {}
+    planner = model.planner()
     with torch.inference_mode():
         for batch in batches:
             real = (batch.weight > 0).nonzero()[:, 0]
             names += [(batch.keys[b], batch.groups[b]) for b in real.tolist()]
             real = real.to(device)
-            for task, columns in score(model, batch.to(device), rate).items():
+            for task, columns in score(model, batch.planned(planner).to(device), rate).items():
                 for column, metrics in columns.items():
                     for metric, (x, w) in metrics.items():
                         rows = torch.stack([torch.where(w > 0, x.double(), 0.0), w.double()], 1)

@@ -31,7 +31,7 @@ from launch.runs.config import OptimConfig
 from launch.runs.distributed import Ranks, all_agree, all_gathered
 from launch.training.average import WeightAverage
 from launch.training.step_timer import Stopwatch
-from models.base import Objective
+from models.base import Objective, TrainableModel
 from models.batch import Batch
 
 # On CPU `init_distributed` would compile a shared-memory kernel. That takes minutes on a first start, and a process
@@ -71,6 +71,7 @@ class Engine:
             config=_deepspeed_config(optim),
             dist_init_required=False,
         )
+        self.planner = model.planner() if isinstance(model, TrainableModel) else None
         self.average = WeightAverage(self.module, optim.ema) if optim.ema > 0 else None
         self.files = _Files()
         self.engine.checkpoint_engine = self.files
@@ -127,8 +128,9 @@ class Engine:
     def _forward(self, batch: Batch, kl_weight: float) -> tuple[Objective, Tensor]:
         """Return the objective of a micro-batch and its part of the step's loss."""
         with self.clock("forward"):
-            objective: Objective = self.engine(batch.to(self.ranks.device), kl_weight)
-            return objective, (objective.loss * batch.weight.to(self.ranks.device)).sum() / self.frame_scale
+            batch = batch.planned(self.planner).to(self.ranks.device)
+            objective: Objective = self.engine(batch, kl_weight)
+            return objective, (objective.loss * batch.weight).sum() / self.frame_scale
 
     def weights(self) -> dict[str, Tensor]:
         """Return all weights that are scored, and buffers, undivided and on the CPU; every rank calls it."""

@@ -116,7 +116,8 @@ def _train(
 
         watch.patience = config.hang_after
         around = loop.Around(validate, save, partial(nonfinite.report, folder, ranks), asked_to_leave)
-        if not loop.train(config, engine, loaders.training(config, manifest, ranks), journal, progress, watch, around):
+        stream = loaders.training(config, manifest, ranks, engine.planner)
+        if not loop.train(config, engine, stream, journal, progress, watch, around):
             if ranks.rank == 0:
                 run_folder.remember(folder, **{INTERRUPTED: progress.step})
             journal.say(f"asked to leave: saved at step {progress.step}")

@@ -127,7 +127,7 @@ def run_eager(z0: Tensor, weights: Weights, dt: Tensor, method: FixedMethod, act
     M, R, G, P, _ = a1.shape
     product = torch.bmm(by_network(slope(a1)), trace_matrix(weights).mT)
     trace = (product * by_network(slope(a2))).sum(-1).view(G, M, R, P)
-    b = torch.tensor(tableau.b, dtype=z0.dtype, device=z0.device)
+    b = torch.cat([z0.new_full((1,), c) for c in tableau.b])  # filled on the device: nothing is copied to it
     return Flow(states, torch.einsum("gmrp,r->mgp", trace, b) * dt[..., 0])
 
 

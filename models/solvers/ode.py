@@ -13,6 +13,7 @@ from torch import Tensor
 from driftwork.config_base import Config
 from models.solvers import flow, timegrid
 from models.solvers.flow import ACTIVATIONS, TABLEAUS, ActivationName, Weights, trace_matrix
+from models.solvers.timegrid import TimeGrid
 
 
 class SolverConfig(Config):
@@ -45,21 +46,27 @@ class Path(NamedTuple):
     """Number of evaluations of the vector field per trajectory."""
 
 
+def grid_of(times: Tensor, max_step: float, multiple: int = 1) -> TimeGrid:
+    """Return the grids of trajectories through `times` [N, T] seconds, non-decreasing; padding repeats the last.
+
+    Each grid begins at the first time and has an event at every later one. It is made on the host."""
+    # A grid has at least one step for each interval; repeated times are padding and take none.
+    later, valid = times[:, 1:] - times[:, :1], times.diff(dim=1) > 0
+    return timegrid.build(later, valid, times[:, -1] - times[:, 0], max_step, multiple)
+
+
 def solve(
-    z0: Tensor, log_q0: Tensor, weights: Weights, times: Tensor, solver: SolverConfig, activation: ActivationName
+    z0: Tensor, log_q0: Tensor, weights: Weights, grid: TimeGrid, solver: SolverConfig, activation: ActivationName
 ) -> Path:
     """Integrate N trajectories, each through its own times.
 
     Args:
         z0: [N, Z] initial states. log_q0: [N] their log densities, nats.
         weights: weights of N networks, or of one network for all trajectories.
-        times: [N, T] seconds, non-decreasing; the first is the time of z0, padding repeats the last.
+        grid: N grids, see `grid_of`.
     """
     N, Z = z0.shape
     G = weights.W1.shape[0]
-    # A grid has at least one step for each interval; repeated times are padding and take none.
-    later, valid = times[:, 1:] - times[:, :1], times.diff(dim=1) > 0
-    grid = timegrid.build(later, valid, times[:, -1] - times[:, 0], solver.max_step)
     dt = grid.dt.T.to(z0.dtype)[..., None].view(-1, G, N // G, 1)
     integrate = _direct if solver.backend == "direct" else _torchdiffeq
     with torch.autocast(z0.device.type, enabled=False):  # solver state and trace keep their precision

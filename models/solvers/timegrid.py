@@ -6,11 +6,15 @@ between changes a state. States between grid points are found by linear interpol
 same as taking a shorter step.
 
 The clock is model time: seconds since the first frame for a forward pass, until the last frame for a backward one.
+
+`build` works on the host, in numpy: the number of steps depends on the times, and a device would have to be waited for.
 """
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 _TOLERANCE = 1e-3  # of a step: times given in decimal seconds are no exact multiples of it
@@ -29,37 +33,47 @@ class TimeGrid(NamedTuple):
     """[B, K] int64: index of the step that ends at each event; 0 for padding."""
 
 
-def build(clock: Tensor, valid: Tensor, horizon: Tensor, max_step: float) -> TimeGrid:
-    """Build a grid for each sequence through its events and on to its horizon.
+def build(clock: Tensor, valid: Tensor, horizon: Tensor, max_step: float, multiple: int = 1) -> TimeGrid:
+    """Build a grid for each sequence through its events and on to its horizon, on the host.
 
     Args:
         clock: [B, K] event times, increasing among the valid ones of a row.
         valid: [B, K] bool, which entries are events.
         horizon: [B] clock at which the grid ends, at or after the last event.
         max_step: the longest step, in units of the clock.
+        multiple: M is padded to a multiple of this number by steps of no length.
     """
+    return TimeGrid(*map(torch.from_numpy, _build(clock.numpy(), valid.numpy(), horizon.numpy(), max_step, multiple)))
+
+
+def _build(
+    clock: NDArray[np.float64], valid: NDArray[np.bool_], horizon: NDArray[np.float64], max_step: float, multiple: int
+) -> tuple[NDArray[np.generic], ...]:
     B, K = clock.shape
     # Padding takes the clock of the event before it: an interval of no length and, below, of no steps.
-    knots = torch.cat([torch.where(valid, clock, 0.0).cummax(1).values, horizon[:, None]], 1)
-    before = torch.cat([torch.zeros_like(knots[:, :1]), knots[:, :-1]], 1)
-    gap = knots - before
-    steps = torch.ceil(gap / max_step - _TOLERANCE).long().clamp_min(0)
-    steps[:, :K] = torch.where(valid, steps[:, :K].clamp_min(1), 0)  # an event at clock 0 still needs its step
+    knots = np.concatenate([np.maximum.accumulate(np.where(valid, clock, 0.0), 1), horizon[:, None]], 1)
+    before = np.concatenate([np.zeros_like(knots[:, :1]), knots[:, :-1]], 1)
+    steps = np.maximum(np.ceil((knots - before) / max_step - _TOLERANCE), 0).astype(np.int64)
+    steps[:, :K] = np.where(valid, np.maximum(steps[:, :K], 1), 0)  # an event at clock 0 still needs its step
     total = steps.cumsum(1)
-    M = max(int(total[:, -1].max()), 1)
+    M = padded_to(max(int(total[:, -1].max()), 1), multiple)
 
-    m = torch.arange(M, device=clock.device).expand(B, M).contiguous()
-    interval = torch.searchsorted(total, m, right=True)
-    within = interval <= K  # beyond it the sequence has ended
-    interval = interval.clamp_max(K)
-    order = m - (total - steps).gather(1, interval)  # which step of its interval
-    last = within & (order == steps.gather(1, interval) - 1)
-    start = before.gather(1, interval) + order.to(clock.dtype) * max_step
-    end = torch.where(last, knots.gather(1, interval), start + max_step)
-    end = torch.where(within, end, horizon[:, None])
-    dt = torch.where(within, end - start, 0.0)
-    event = torch.where(last, interval, K)
-    return TimeGrid(dt, end, event, (total[:, :K] - 1).clamp_min(0))
+    m = np.arange(M)
+    within = m < total[:, -1:]  # beyond it the sequence has ended
+    interval = np.full((B, M), K)
+    interval[within] = np.repeat(np.tile(np.arange(K + 1), B), steps.ravel())
+    order = m - np.take_along_axis(total - steps, interval, 1)  # which step of its interval
+    last = within & (order == np.take_along_axis(steps, interval, 1) - 1)
+    start = np.take_along_axis(before, interval, 1) + order * max_step
+    end = np.where(last, np.take_along_axis(knots, interval, 1), start + max_step)
+    end = np.where(within, end, horizon[:, None])
+    dt = np.where(within, end - start, 0.0)
+    return dt, end, np.where(last, interval, K), np.maximum(total[:, :K] - 1, 0)
+
+
+def padded_to(count: int, multiple: int) -> int:
+    """Return the least multiple that is at least `count`."""
+    return -(-count // multiple) * multiple
 
 
 def refine(grid: TimeGrid, substeps: int) -> TimeGrid:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from driftwork import sockets
 from driftwork.errors import DriftworkError
-from models.batch import Batch
+from models.batch import Batch, Planner
 from pipeline.observe import ObservationConfig, key_seed, mask
 from pipeline.reading.augment import NO_CHANGE, AugmentConfig, augment
 from pipeline.reading.covariates import Covariates
@@ -48,6 +48,7 @@ class Stream:
         batch_size: sequences per step, over all ranks together.
         shuffle: draw a new order each epoch; otherwise the order is the manifest's.
         changes: random changes of sequences, drawn anew each epoch; by default none.
+        planner: makes each batch's plan where the batch is made; by default there is none.
         workers: processes that read ahead; with 0 this process reads.
 
     Raises:
@@ -58,7 +59,7 @@ class Stream:
     def __init__(
         self, folder: Place, manifest: Manifest, split: Split, observation: ObservationConfig, *,
         batch_size: int, seed: int, shuffle: bool, rank: int = 0, world: int = 1, workers: int = 0,
-        changes: AugmentConfig = NO_CHANGE,
+        changes: AugmentConfig = NO_CHANGE, planner: Planner | None = None,
     ) -> None:  # fmt: skip
         self.samples = sum(shard.samples for shard in manifest.of(split))
         if self.samples == 0:
@@ -74,7 +75,7 @@ class Stream:
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
         self.rank, self.world, self.workers = rank, world, workers
         self.hash = manifest.hash
-        self.dataset = _Batches(folder, manifest, split, observation, changes, seed)
+        self.dataset = _Batches(folder, manifest, split, observation, changes, seed, planner)
 
     @property
     def steps(self) -> int:
@@ -110,10 +111,10 @@ class _Batches(Dataset[Batch]):
 
     def __init__(
         self, folder: Place, manifest: Manifest, split: Split, observation: ObservationConfig, changes: AugmentConfig,
-        seed: int,
+        seed: int, planner: Planner | None,
     ) -> None:  # fmt: skip
         self.folder, self.spec, self.observation, self.seed = folder, manifest.spec, observation, seed
-        self.changes = changes
+        self.changes, self.planner = changes, planner
         self.covariates = Covariates(manifest.spec, manifest.stats, str(folder))
         self.shards = manifest.of(split)
         self.ends = np.cumsum([shard.samples for shard in self.shards])
@@ -124,7 +125,7 @@ class _Batches(Dataset[Batch]):
         weight = [request.weight if i < request.real else 0.0 for i in range(len(sequences))]
         seeds = [key_seed(self.seed, "noise", request.epoch, sequence.key) for sequence in sequences]
         static = [self.covariates.of(sequence.about) for sequence in sequences]
-        return collate(sequences, masks, weight, seeds, static)
+        return collate(sequences, masks, weight, seeds, static).planned(self.planner)
 
     def read(self, position: int) -> Sequence:
         shard = int(np.searchsorted(self.ends, position, side="right"))

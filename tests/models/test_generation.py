@@ -17,8 +17,7 @@ from tests.models.conftest import D, make_batch, small
 def one(irregular=False, rows=1):
     """Return a sequence of full length, repeated in `rows` rows with their own seeds."""
     batch = make_batch(B=1, irregular=irregular)
-    batch = type(batch)._make(x.expand(rows, *x.shape[1:]) if isinstance(x, torch.Tensor) else x * rows for x in batch)
-    return batch._replace(seed=batch.seed + torch.arange(rows))
+    return batch.draws(batch.seed + torch.arange(rows))
 
 
 def hand(share=0.4, level=0.8):
@@ -108,7 +107,7 @@ def test_rows_draw_independently_and_repeatably(dynamics):
     batch = batch._replace(observed=torch.zeros_like(batch.observed))
     with torch.no_grad():
         together = ancestral(dynamics, batch, list(range(0, 17, 4)), True, 4).values[:, ::4]
-        last = ancestral(dynamics, type(batch)._make(x[2:] for x in batch), list(range(0, 17, 4)), True, 4)
+        last = ancestral(dynamics, batch.rows(slice(2, None)), list(range(0, 17, 4)), True, 4)
     assert torch.equal(together[2:], last.values[:, ::4])
     assert (together[0] != together[1]).any()
 

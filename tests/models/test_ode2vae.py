@@ -215,7 +215,7 @@ def test_log_q_of_z0_includes_the_entropy():
     model, batch = make(variance="none"), make_batch()
     with torch.no_grad():
         posterior = model._posterior(batch)
-        path = model._draw_path(posterior, batch.times, batch.seed, 0)
+        path = model._draw_path(posterior, model.grids(batch), batch.seed, 0)
         q = torch.distributions.Normal(posterior.mean, posterior.log_std.exp())
         torch.testing.assert_close(path.log_q[:, 0], q.log_prob(path.z[:, 0]).sum(-1), rtol=1e-12, atol=0)
         assert float(posterior.log_std.sum(-1).abs().min()) > 0.1
@@ -226,7 +226,7 @@ def test_published_objective_differs_as_documented():
     batch = make_batch()
     with torch.no_grad():
         posterior = ours._posterior(batch)
-        path = ours._draw_path(posterior, batch.times, batch.seed, 0)
+        path = ours._draw_path(posterior, ours.grids(batch), batch.seed, 0)
         z0, n = path.z[:, 0], batch.observed[:, 1:].sum(1)
         entropy = posterior.log_std.sum(-1)
         standard = torch.distributions.Normal(torch.zeros_like(z0), 1.0)

@@ -159,7 +159,7 @@ def test_padding_and_unscored_sequences_do_not_count():
 
     empty = torch.zeros(3, 1)
     batch = Batch(empty, empty, empty, empty, torch.tensor([1.0, 1.0, 0.0]), empty, ("b", "a", "b"), ("g", "g", "g"))
-    found = scores.collect(contender, None, [batch], "25", CPU)["task"]["25"]["metric"]
+    found = scores.collect(contender, SimpleNamespace(planner=lambda: None), [batch], "25", CPU)["task"]["25"]["metric"]
     assert found == (("a", "b"), ("g", "g"), (0.0, 1.0), (0.0, 1.0))
 
 

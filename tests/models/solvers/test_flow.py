@@ -134,7 +134,8 @@ def test_solver_takes_the_compiled_form():
     """Single precision on a CPU, as in training."""
     z0, weights, _ = problem()
     times = torch.arange(4, dtype=torch.float64).expand(3, 4) * 0.1
-    path = ode.solve(z0[:, 0], torch.zeros(3), weights, times, ode.SolverConfig(), "tanh")
+    grid = ode.grid_of(times, 0.1)
+    path = ode.solve(z0[:, 0], torch.zeros(3), weights, grid, ode.SolverConfig(), "tanh")
     assert path.z.grad_fn is not None
     states, _ = flow.run_compiled(z0, weights, torch.full((3, 3, 1, 1), 0.1), "rk4", "tanh")
     torch.testing.assert_close(path.z[:, 1:], states[:, :, 0].movedim(0, 1), rtol=1e-6, atol=1e-6)

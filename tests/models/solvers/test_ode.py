@@ -40,7 +40,9 @@ def normal(*shape, seed=1):
 
 
 def solve(weights, z0, times, activation="tanh", **options):
-    return ode.solve(z0, -0.5 * z0.square().sum(1), weights, times, SolverConfig(**options), activation)
+    solver = SolverConfig(**options)
+    grid = ode.grid_of(times, solver.max_step)
+    return ode.solve(z0, -0.5 * z0.square().sum(1), weights, grid, solver, activation)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -1,0 +1,203 @@
+"""An accelerator that is not there: what a model would launch on it, and where it would wait for it.
+
+A Python backend of torch gives the device its name, and fake tensors have shapes but no data. An operation on tensors
+of two devices raises an error; so does whatever needs a number from the device, such as `item`, or a mask as an index.
+What remains was launched without waiting, and is counted.
+
+The backend cannot be unloaded, so tests use this module in a process of its own.
+"""
+
+import json
+import traceback
+from collections import Counter
+from pathlib import Path
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import backend_registration
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from models.base import Forecaster, Objective, Smoother
+from models.ode2vae import Ode2VaeConfig
+from models.parts.likelihoods import Marginal
+from models.registry import build_model
+from models.solvers.ode import SolverConfig
+from tests.models.conftest import make_batch
+
+NAME = "card"
+
+CASES = {
+    "ode2vae": Ode2VaeConfig(name="ode2vae", gamma=0.1, noise="frame", variance="per_weight"),
+    "ode2vae of images": Ode2VaeConfig(
+        name="ode2vae", networks="conv", encoder_width=2, decoder_width=2, activation="relu", gamma=0.1,
+        objective="published",
+    ),
+    "neural_ode": Ode2VaeConfig(name="neural_ode", variance="none", solver=SolverConfig(method="midpoint")),
+}  # fmt: skip
+
+# Operations that only describe memory, on which nothing is launched.
+_VIEWS = {
+    "view", "_unsafe_view", "expand", "permute", "transpose", "t", "slice", "select", "unsqueeze", "squeeze", "split",
+    "split_with_sizes", "unbind", "detach", "alias", "as_strided", "unfold", "empty", "empty_strided", "empty_like",
+    "new_empty", "new_empty_strided", "lift_fresh", "_reshape_alias", "chunk", "diagonal", "set_",
+    "device",
+}  # fmt: skip
+
+
+class Launches(TorchDispatchMode):
+    """Counts operations on the card, and copies to and from it."""
+
+    def __init__(self):
+        super().__init__()
+        self.count, self.copies = Counter(), Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.__name__.split(".")[0]
+        if name == "_local_scalar_dense" and args[0].device.type == "cpu":
+            return 1.0  # a number on the host, such as Adam's count of steps, is not waited for
+        out = function(*args, **(kwargs or {}))
+        devices = {x.device.type for x in (*_tensors((args, kwargs or {})), *_tensors(out))}
+        if devices == {NAME, "cpu"} and name in ("copy_", "_to_copy"):
+            source = next(_tensors(args if name == "_to_copy" else args[1:]))
+            self.copies[("from" if source.device.type == NAME else "to") + " the card"] += 1
+        elif NAME in devices and name not in _VIEWS:
+            self.count[name] += 1
+        return out
+
+
+def _tensors(x):
+    if isinstance(x, torch.Tensor):
+        yield x
+    elif isinstance(x, list | tuple):
+        for y in x:
+            yield from _tensors(y)
+    elif isinstance(x, dict):
+        yield from _tensors(list(x.values()))
+
+
+class _Backend(backend_registration._DummyBackendModule):
+    def get_amp_supported_dtype(self):  # torch.autocast asks for it
+        return [torch.bfloat16]
+
+
+def register():
+    """Give this process the pretended card."""
+    backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=_Backend())
+
+
+def moved(x):
+    """Return tensors of the same shapes on the card, in named tuples and modules as they were."""
+    if isinstance(x, torch.nn.Module):
+        for module in x.modules():
+            for own in (module._parameters, module._buffers):
+                for name, value in own.items():
+                    if value is not None:
+                        like = moved(value)
+                        own[name] = torch.nn.Parameter(like) if own is module._parameters else like
+        return x
+    if isinstance(x, torch.Tensor):
+        return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=NAME)
+    if hasattr(x, "_fields"):
+        return type(x)._make(moved(y) for y in x)
+    return x
+
+
+def case(name):
+    """Return a small model and a batch for it, on the host."""
+    config = CASES[name]
+    D = 64 if getattr(config, "networks", "dense") == "conv" else 5
+    batch = make_batch(T=11, irregular=True)
+    values = torch.randn(*batch.times.shape, D, generator=torch.Generator().manual_seed(0))
+    return build_model(config, "gaussian", Marginal(torch.full((D,), 0.3), 0.45)), batch._replace(values=values)
+
+
+class Faulty(torch.nn.Module):
+    """A model with one of the faults that the card must report."""
+
+    def __init__(self, fault):
+        super().__init__()
+        self.fault, self.weight = fault, torch.nn.Parameter(torch.ones(()))
+
+    def planner(self):
+        return None
+
+    def forward(self, batch, kl_weight):
+        loss = self.weight * batch.values.sum((1, 2))
+        if self.fault == "waits":
+            loss = loss * int(batch.observed.sum(1).max())
+        elif self.fault == "copies":
+            loss = loss * torch.ones(1).to(NAME)
+        elif self.fault == "is on two devices":
+            loss = loss * torch.ones(1)
+        return Objective(loss, None)
+
+
+def train(model, batch):
+    """Take a training step: forward, backward, clipping and update."""
+    optimizer = torch.optim.Adam(model.parameters(), foreach=True)
+    for group in optimizer.param_groups:  # counters are numbers of the host
+        for p in group["params"]:
+            optimizer.state[p] = {
+                "step": torch.zeros(()), "exp_avg": torch.empty_like(p), "exp_avg_sq": torch.empty_like(p),
+            }  # fmt: skip
+    loss = (model(batch, 0.5).loss * batch.weight).sum()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+
+
+@torch.no_grad()
+def evaluate(model, batch):
+    """Compute what scores are made of."""
+    if isinstance(model, Forecaster):
+        model.density(batch, 2)
+        model.forecast(batch, 3).predictive.log_prob(batch.values)
+    elif isinstance(model, Smoother):
+        model.pseudo_likelihood(batch)
+        model.interpolate(batch, 2).mean  # noqa: B018
+    else:
+        model.density(batch, 2)
+        model.predict(batch, 2).log_prob(batch.values)
+        model.interpolate(batch, 2).mean  # noqa: B018
+
+
+TASKS = {"train": train, "evaluate": evaluate}
+
+
+def attempt(model, batch, task):
+    """Run a task on the card. Returns the launches by operation, the copies, and the error with its place, if any."""
+    launches, error = Launches(), None
+    fake = FakeTensorMode()
+    with fake:
+        there = moved(model).train(task == "train")
+    host = batch.planned(there.planner())
+    with fake, launches:
+        given = moved(host)
+        launches.count.clear()
+        try:
+            TASKS[task](there, given)
+        except Exception as problem:
+            error = f"{_place(problem)}{type(problem).__name__}: {str(problem)[:200]}"
+    return {"launches": launches.count, "copies": launches.copies, "error": error}
+
+
+def _place(problem):
+    """Return the innermost line of a model that an exception went through."""
+    root = Path(__file__).parents[2]
+    paths = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(problem.__traceback__)]
+    ours = [(path.relative_to(root), line) for path, line in paths if path.is_relative_to(root / "models")]
+    return "{}:{}: ".format(*ours[-1]) if ours else ""
+
+
+def main():
+    """Print a line of JSON for each case and task: their names, and the result of `attempt`."""
+    register()
+    for name in CASES:
+        for task in TASKS:
+            print(json.dumps({"case": name, "task": task, **attempt(*case(name), task)}), flush=True)
+    for fault in ("waits", "copies", "is on two devices"):
+        print(json.dumps({"case": fault, "task": "train", **attempt(Faulty(fault), make_batch(), "train")}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""Every model on a pretended accelerator: it runs there, waits for nothing, and is sent nothing inside a step."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.models.pretended_card import CASES, TASKS
+
+
+@pytest.fixture(scope="module")
+def attempts():
+    command = [sys.executable, "-m", "tests.models.pretended_card"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    return {(attempt["case"], attempt["task"]): attempt for attempt in found}
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("case", CASES)
+def test_model_never_waits_for_a_card(attempts, case, task):
+    attempt = attempts[case, task]
+    assert attempt["error"] is None
+    assert attempt["copies"] == {}
+    assert sum(attempt["launches"].values()) > 50  # it did run there
+
+
+@pytest.mark.process
+def test_card_reports_each_fault(attempts):
+    assert "DataDependentOutputException" in attempts["waits", "train"]["error"]
+    assert "found two different devices" in attempts["is on two devices", "train"]["error"]
+    assert attempts["copies", "train"]["copies"] == {"to the card": 1}
