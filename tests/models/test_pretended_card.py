@@ -32,5 +32,5 @@ def test_model_never_waits_for_a_card(attempts, case, task):
 @pytest.mark.process
 def test_card_reports_each_fault(attempts):
     assert "DataDependentOutputException" in attempts["waits", "train"]["error"]
-    assert "found two different devices" in attempts["is on two devices", "train"]["error"]
+    assert "Expected all tensors to be on the same device" in attempts["is on two devices", "train"]["error"]
     assert attempts["copies", "train"]["copies"] == {"to the card": 1}
