@@ -35,10 +35,10 @@ check: setup
 	$(BIN)/python -m tests.audit
 
 bench: setup
-	$(BIN)/python -m benchmarks.midi
+	$(BIN)/python -m benchmarks.data.midi
 	$(BIN)/python -m benchmarks.vsdn_step
 	$(BIN)/python -m benchmarks.vsdn_sde_step
 	$(BIN)/python -m benchmarks.gru_ode_passes
 	$(BIN)/python -m benchmarks.ode2vae_step
 	$(BIN)/python -m benchmarks.jax_peers
-	$(BIN)/python -m benchmarks.guard
+	$(BIN)/python -m benchmarks.data.guard

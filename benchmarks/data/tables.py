@@ -1,6 +1,6 @@
 """Measure the memory of preparing a table of 0.05, 0.5 and 5 GB on one machine.
 
-    python -m benchmarks.tables [GB ...]
+    python -m benchmarks.data.tables [GB ...]
 
 A long CSV of measurements of many series, 10 channels each, is written to the folder for temporary files, once with the
 rows of each series together and once in the order of time, prepared by one worker and deleted. Five times the table's
@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.memory import KINDS, preparing
+from benchmarks.data.memory import KINDS, preparing
 from pipeline.shards.manifest import read_manifest
 
 SIZES = (0.05, 0.5, 5.0)

@@ -1,4 +1,4 @@
-"""Compare reading a MIDI file to a piano roll with pretty_midi: `python -m benchmarks.midi [DIR]`.
+"""Compare reading a MIDI file to a piano roll with pretty_midi: `python -m benchmarks.data.midi [DIR]`.
 
 Both run in one process from a file name to the same bool [T, 128]. Without DIR music21's chorales are read, eight
 joined to a file: a chorale lasts half a minute, a song of the Lakh data set about four minutes.

@@ -1,7 +1,7 @@
 """Compare building shards with raw files read in a limited child process and read in the writing process.
 
-    python -m benchmarks.guard              music21's chorales, joined to the length of songs, four times
-    python -m benchmarks.guard timit DIR    a data set's own files
+    python -m benchmarks.data.guard              music21's chorales, joined to the length of songs, four times
+    python -m benchmarks.data.guard timit DIR    a data set's own files
 
 Each repetition builds all shards once in either way, in turn. The time to start the child, once per worker, is printed
 separately; Ray's own start takes ten times as long. Processor time, of both processes, is what counts when all cores
@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from benchmarks.memory import repeat
-from benchmarks.midi import songs
+from benchmarks.data.memory import repeat
+from benchmarks.data.midi import songs
 from pipeline.prepare import build
 from pipeline.prepare.guard import Guard, Limits
 from pipeline.prepare.plan import Recipe, make_plan

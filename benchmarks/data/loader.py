@@ -1,6 +1,6 @@
 """Compare the speed at which one process reads batches with that of a training rank on a CPU core.
 
-    python -m benchmarks.loader DATA [CONFIG]    a prepared data set, and a config that fits it
+    python -m benchmarks.data.loader DATA [CONFIG]    a prepared data set, and a config that fits it
 
 An epoch of batches from the shards and a training step on one of them are measured in turn, in processor seconds of one
 thread. The ratio should be at least 20; if it is in no round, the exit code is 1.

@@ -1,7 +1,7 @@
 """Measure the memory of preparing and loading a real sample at 1x, 10x and 100x its size, as copies of its files.
 
-    python -m benchmarks.memory                     the chorales of music21
-    python -m benchmarks.memory timit DIR [1 10]    a data set's own files; how many times each
+    python -m benchmarks.data.memory                     the chorales of music21
+    python -m benchmarks.data.memory timit DIR [1 10]    a data set's own files; how many times each
 
 Printed is the peak memory, in MiB, of any process of a kind: the driver, the Ray workers, the children that parse, and
 a process that reads one epoch as a rank does. Memory held before the first file is included.

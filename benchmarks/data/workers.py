@@ -1,7 +1,7 @@
 """Preparing with one worker and with two, on one Ray that is up already.
 
-    python -m benchmarks.workers                the chorales of music21, ten times
-    python -m benchmarks.workers lakh DIR 10    a data set's own files; how many times each
+    python -m benchmarks.data.workers                the chorales of music21, ten times
+    python -m benchmarks.data.workers lakh DIR 10    a data set's own files; how many times each
 
 By turns, seconds of the clock from the call to the manifest. What two workers are short of twice one is divided: two
 processes without Ray that build half of the shards each share caches and memory, nothing else; the driver's own part is
@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from benchmarks.memory import repeat
+from benchmarks.data.memory import repeat
 from driftwork.config_base import load
 from pipeline.fetch.chorales import write_chorales
 from pipeline.prepare.build import Job, build_shard
