@@ -11,6 +11,7 @@ from driftwork.help import settings_of
 from launch.evaluation.evaluate import EvaluateConfig, evaluate, rank
 from launch.job import launcher
 from launch.runs import run_folder
+from launch.scoring import channels, tables
 from launch.scoring.results import read_results, show
 
 USAGE = """usage: driftwork evaluate RUN [split=test] [key=value ...] [--json]
@@ -25,13 +26,17 @@ def main(argv: list[str]) -> int:
     folder = run_folder.find(options[0], request.tracking.uri)
     if launcher.launched():
         return rank(folder, request)
-    results = read_results(folder, evaluate(folder, request))
+    name = evaluate(folder, request)
+    results = read_results(folder, name)
     if "--json" in argv:
         print(json.dumps(results))
     else:
-        config = run_folder.config_of(folder)
-        show({config.model.name if who == "model" else who: table for who, table in results.items()},
-             title=f"{folder}, {request.split} split")  # fmt: skip
+        model = run_folder.config_of(folder).model.name
+        labels = {who: model if who == "model" else who for who in results}
+        show({labels[who]: table for who, table in results.items()}, title=f"{folder}, {request.split} split")
+        by_channel = channels.table(folder, name, labels)
+        if by_channel is not None:
+            tables.show(by_channel)
     return 0
 
 

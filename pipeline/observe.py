@@ -65,6 +65,8 @@ class ObservationConfig(Config):
                 f"pattern={self.pattern}: masks of {where} are of whole frames, those of tables alone of single "
                 "entries; take pattern=random, regular or block"
             )
+        if (self.seconds is not None or self.fraction is not None) and spec.table is None:
+            raise DriftworkError(f"pattern=prefix: {where} is no table, whose series alone differ in time; give frames")
 
     def each(self, length: int) -> dict[str, "ObservationConfig"]:
         """Return one config for each ratio, by its percentage; a prefix by its percentage of a sequence of `length`

@@ -76,14 +76,15 @@ def write_speech(folder, *, counts=(16000, 9900, 16000, 16000)):
     return _store(folder, "timit", Timit(TimitConfig()).spec(), shards)
 
 
-def write_table(folder, *, D=3, T=8, count=4, static=False, share=0.5, likelihood="gaussian"):
+def write_table(folder, *, D=3, T=8, count=4, static=False, share=0.5, likelihood="gaussian", binary=()):
     """Write a table of D channels, each observed at about a `share` of the irregular times of a series; with a number
-    and a category a series if `static` is set, the number missing in every fourth."""
+    and a category a series if `static` is set, the number missing in every fourth. Channels in `binary` are 0 or 1."""
     names = tuple(f"c{d}" for d in range(D))
     statics = (Static(column="age", categories=None), Static(column="sex", categories=("f", "m"))) if static else ()
     table = TableSpec(
-        channels=names, units=(), layout="wide", series="series", time="time", time_unit="s", zone=None, static=statics
-    )
+        channels=names, units=(), binary=binary, layout="wide", series="series", time="time", time_unit="s", zone=None,
+        static=statics,
+    )  # fmt: skip
     spec = DataSpec(
         dim=D, length=T, interval=1.0, likelihood=likelihood, units="value", kind="table", table=table
     )  # fmt: skip
@@ -95,6 +96,8 @@ def write_table(folder, *, D=3, T=8, count=4, static=False, share=0.5, likelihoo
             mask[:, 0] |= ~mask.any(1)
             values = np.where(mask, rng.normal(size=(T, D)), 0).astype(np.float32)
             values = values > 0 if spec.binary else values
+            for channel in map(names.index, binary):
+                values[:, channel] = values[:, channel] > 0
             numbers = [None if i % 4 == 3 else 50.0 + 10 * i, i % 2, 1 - i % 2] if static else []
             about = {"series": f"{split} {i}", "start": 0.0, "static": numbers}
             times = np.cumsum(rng.uniform(0.2, 1.8, T))

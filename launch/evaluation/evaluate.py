@@ -16,7 +16,9 @@ from launch.job import launcher
 from launch.runs import loaders, run_folder, weights
 from launch.runs.config import Prediction, RunConfig
 from launch.runs.distributed import Ranks, alone, join_ranks, leave
-from launch.scoring import calibration, scores
+from launch.scoring import calibration, channels
+from launch.scoring.channels import OfChannels
+from launch.scoring.collect import collect
 from launch.scoring.results import estimates, merge, values, write_results
 from launch.scoring.scores import Scoring, SplitScores
 from launch.tracker.tracking import OfStore
@@ -82,18 +84,23 @@ def _score(folder: Path, config: RunConfig, split: Split, name: str, ranks: Rank
     scoring = Scoring.of(config, manifest, config.evaluate.samples)
     contenders = scoring.contenders(model)
     collected: dict[str, SplitScores] = {who: {} for who in contenders}
+    by_channel: dict[str, OfChannels] = {who: {} for who in contenders}
     for rate, stream in loaders.evaluation(config, config.data, manifest, split, ranks).items():
         for who, score in contenders.items():
-            merge(collected[who], scores.collect(score, model, stream.epoch(0), rate, ranks.device))
+            found = collect(score, model, stream.epoch(0), rate, ranks.device)
+            merge(collected[who], found.scores)
+            merge(by_channel[who], found.channels)
     if ranks.rank == 0:
         scored = {who: calibration.metrics(table) for who, table in collected.items()}
         curves = calibration.curves(collected["model"])
         written = [*write_results(folder, name, scored), calibration.write(folder, name, curves)]
+        if manifest.spec.table is not None:
+            written.append(channels.write(folder, name, manifest.spec.table, channels.estimated(by_channel)))
         if name == split:
             title = f"{config.model.name} on {manifest.dataset}, {split} split"
             written += showcase.write(folder / "outputs", config, manifest, split, model)
             (folder / "outputs").mkdir(exist_ok=True)
-            written += reliability(folder / "outputs/reliability", curves, intervals=not scoring.bernoulli, title=title)
+            written += reliability(folder / "outputs/reliability", curves, intervals=scoring.intervals, title=title)
         _track(folder, config, name, scored, written)
 
 

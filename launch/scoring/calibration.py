@@ -44,11 +44,12 @@ def metrics(scored: SplitScores) -> SplitScores:
 
 
 def curves(scored: SplitScores) -> Curves:
-    """Return the calibration curves of the scores; empty without predictive distributions."""
+    """Return the calibration curves of the scores; empty without predictive distributions. Of a table with real-valued
+    and binary channels they are those of the former."""
     found: Curves = {}
     for task, columns in scored.items():
         for column, scores in columns.items():
-            points = _of_bins(scores) if _binned(scores) else _of_levels(scores)
+            points = _of_levels(scores) or (_of_bins(scores) if _binned(scores) else [])
             if points:
                 found.setdefault(task, {})[column] = points
     return found

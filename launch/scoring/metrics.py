@@ -30,6 +30,10 @@ METRICS = {
     "nll_particle_filter_nats_per_dimension": Metric("NLL, particle filter"),
     "kl_nats_per_frame": Metric("of it KL"),
     "kl_nats_per_dimension": Metric("of it KL"),
+    "nll_nats_per_entry": Metric("NLL, nats/entry", "NLL in nats an entry"),
+    "nll_importance_weighted_nats_per_entry": Metric("NLL, IW bound"),
+    "nll_particle_filter_nats_per_entry": Metric("NLL, particle filter"),
+    "kl_nats_per_entry": Metric("of it KL"),
     "accuracy_decided_percent": Metric(
         "accuracy, %", "pred. and interp. accuracy in %, by the decision of the best expected score", sign=1
     ),
@@ -39,7 +43,10 @@ METRICS = {
     "rmse": Metric("RMSE", "pred. and interp. RMSE"),
     "mse": Metric("MSE", "MSE of forecasts over so many frames"),
     "mse_of_mean_path": Metric("MSE of the mean path"),
+    "mse_standardized": Metric("MSE, standardized", "MSE in units of each channel's variance"),
+    "mse_of_mean_path_standardized": Metric("MSE of the mean path, standardized"),
     "crps": Metric("CRPS", beside=True),
+    "crps_standardized": Metric("CRPS, standardized", beside=True),
     "coverage_50_percent": Metric("in 50 % interval, %", sign=0, beside=True),
     "coverage_90_percent": Metric("in 90 % interval, %", sign=0, beside=True),
     "brier": Metric("Brier score", beside=True),
@@ -47,7 +54,8 @@ METRICS = {
 }
 
 Score = Callable[[Tensor, Tensor, Tensor], Ratio]
-"""Function from (expectation [B, T, D], truth [B, T, D], scored frames [B, T]) to the score of each sequence."""
+"""Function from (expectation [B, T, D], truth [B, T, D], scored frames [B, T]) to the score of each sequence. Of a
+table it is given the scored entries [B, T, D]."""
 
 ADDED: dict[str, Score] = {}
 """Scores of plugins by name, beside those that `scores` computes."""

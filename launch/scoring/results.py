@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from driftwork.errors import DriftworkError
 from driftwork.files import aside
@@ -13,12 +13,14 @@ from launch.scoring.estimates import Estimate, Scores, estimate
 from launch.scoring.metrics import METRICS
 from launch.scoring.scores import SplitScores
 
+Leaf = TypeVar("Leaf")
+
 Estimates = dict[str, dict[str, dict[str, Estimate]]]
 """task -> rate in percent, or horizon in frames -> metric -> estimate over all sequences"""
 
 
-def merge(into: SplitScores, more: SplitScores) -> None:
-    """Add the columns of `more` to `into`."""
+def merge(into: dict[str, dict[str, Leaf]], more: dict[str, dict[str, Leaf]]) -> None:
+    """Add the columns of `more`, by task, to `into`."""
     for task, columns in more.items():
         into.setdefault(task, {}).update(columns)
 

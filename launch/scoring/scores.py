@@ -4,17 +4,18 @@ Every sequence has its own score; `estimates` combines them. The same functions 
 (validation) and at the end (test), and the trivial baselines.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from launch.runs.config import RunConfig
-from launch.runs.distributed import all_gathered
 from launch.scoring import uncertainty
 from launch.scoring.baselines import held, nearest, straight
 from launch.scoring.draws import Draws
+from launch.scoring.entries import Entries, Guess
 from launch.scoring.estimates import Scores
 from launch.scoring.metrics import ADDED
 from launch.scoring.ratio import Ratio
@@ -53,20 +54,32 @@ class Scoring(NamedTuple):
     horizons: tuple[int, ...]
     """Horizons of forecasts, frames; the whole sequence is always one of them."""
     prefix: int | None = None
-    """Number of observed first frames if every model forecasts the rest; None for the other tasks. A `Forecaster`
-    always forecasts."""
+    """Number of observed first frames if every model forecasts the rest; None for the other tasks, and where a prefix
+    has another length in each sequence. A `Forecaster` always forecasts."""
+    forecasts: bool = False
+    """Whether every model forecasts what follows a prefix."""
+    table: Entries | None = None
+    """Channels of a table, whose scores are counted by entry; None for data whose masks are of whole frames."""
 
     @classmethod
     def of(cls, config: RunConfig, manifest: Manifest, samples: int) -> "Scoring":
         """Return the settings of a run, with `samples` latent draws per sequence."""
         spec, draws = manifest.spec, Draws.of(config.evaluate)._replace(samples=samples)
-        horizons, prefix = config.evaluate.horizons, config.observe.evaluate.frames
-        return cls(spec.binary, spec.likelihood == "bernoulli", spec.length, draws, horizons, prefix)
+        observe, bernoulli = config.observe.evaluate, spec.likelihood == "bernoulli"
+        return cls(
+            spec.binary, bernoulli, spec.length, draws, config.evaluate.horizons, observe.frames, observe.forecasts,
+            Entries.of(manifest),
+        )  # fmt: skip
+
+    @property
+    def intervals(self) -> bool:
+        """Whether calibration is that of intervals of real values, not of probabilities."""
+        return not self.bernoulli if self.table is None else not bool(self.table.binary.all())
 
     def density(self, model: LatentDynamics | Forecaster, batch: Batch, rate: str, whole: bool = False) -> BatchScores:
-        """Return the negative ELBO and IWAE bound per observed frame (binary data) or per observed dimension (others),
-        nats, and its KL; the negative log-likelihood alone of a model without a latent. With `whole`, also the estimate
-        of a filter, which takes longer."""
+        """Return the negative ELBO and IWAE bound per observed frame (binary data), entry (tables) or dimension
+        (others), nats, and its KL; the negative log-likelihood alone of a model without a latent. With `whole`, also
+        the estimate of a filter, which takes longer."""
         terms, weighted = model.density(batch, self.draws.samples)
         per = {"nll": terms.kl - terms.log_likelihood}
         if model.has_latent:
@@ -85,28 +98,36 @@ class Scoring(NamedTuple):
     def validation(self, model: Model, batch: Batch, rate: str) -> BatchScores:
         """Return the score that selects the best weights: that of the forecast if the model makes one, otherwise its
         ELBO or pseudo-likelihood."""
-        if self.given(model) is not None:
+        if self.forecasting(model):
             return self.forecast(model, batch)
         if isinstance(model, Smoother):
             return self.pseudo_likelihood(model, batch, rate)
         return self.density(model, batch, rate)
 
+    def forecasting(self, model: Model) -> bool:
+        """Return whether the model forecasts all frames from the first ones."""
+        return self.forecasts or isinstance(model, Forecaster)
+
     def given(self, model: Model) -> int | None:
-        """Return the number of first frames from which the model forecasts the others; None for other tasks."""
+        """Return the number of first frames from which the model forecasts the others; None for other tasks, and where
+        it differs between sequences."""
         return model.given if isinstance(model, Forecaster) else self.prefix
 
     def contenders(self, model: Model) -> dict[str, Score]:
         """Return the model and its trivial baselines, which are scored on the same tasks."""
         scores: dict[str, Score] = {"model": self.model, "persistence": self.persistence}
-        if self.given(model) is not None:
+        if self.forecasting(model):
             return scores
+        if self.table is not None:
+            of_table = {"nearest": self.table.nearest, "linear": self.table.linear}
+            return scores | {name: partial(self._guess, guess) for name, guess in of_table.items()}
         return {**scores, "nearest" if self.binary else "linear": self.neighbours}
 
     def model(self, model: Model, batch: Batch, rate: str) -> BatchScores:
         """Score the model on all of its tasks."""
         if isinstance(model, Forecaster):
             return {**self.density(model, batch, rate), **self.forecast(model, batch, whole=True)}
-        if self.prefix is not None:
+        if self.forecasts:
             return self.forecast(model, batch, whole=True)
         if isinstance(model, Smoother):
             return self._interpolation(model.interpolate(batch, self.draws.samples), batch, rate)
@@ -120,6 +141,9 @@ class Scoring(NamedTuple):
         """Return the MSE after the observed frames, for the mean of the draws and for the path of the posterior mean.
         With `whole`, also the scores of the predictive distribution, which take longer."""
         given, forecast = self.given(model), self.draws.forecast(model, batch)
+        if self.table is not None:
+            later = self.table.later(batch, given, self.horizons, self.length)
+            return {"forecast": self.table.forecast(forecast, batch, later, whole)}
         assert given is not None, "it forecasts"
         means = {"mse": forecast.mean}
         if forecast.path is not None:
@@ -129,10 +153,13 @@ class Scoring(NamedTuple):
     def persistence(self, model: Model, batch: Batch, rate: str) -> BatchScores:
         """Score the last observed frame as the prediction in every task of the model; it has no density."""
         given = self.given(model)
+        if self.forecasting(model) and self.table is not None:
+            later = self.table.later(batch, given, self.horizons, self.length)
+            return {"forecast": self.table.score(self.table.held(batch, given), batch, later)}
         if given is not None:
             frames = held(batch, given)
             return self._forecast({"mse": frames}, batch, given, frames)
-        last = last_observed(batch)
+        last = last_observed(batch) if self.table is None else self.table.persistence(batch)
         predicted = {} if isinstance(model, Smoother) else self._prediction(last, batch, rate)
         return {**predicted, **self._interpolation(last, batch, rate)}
 
@@ -141,15 +168,26 @@ class Scoring(NamedTuple):
         between = nearest(batch) if self.binary else straight(batch)
         return self._interpolation(between, batch, rate)
 
+    def _guess(self, guess: Guess, model: Model, batch: Batch, rate: str) -> BatchScores:
+        return self._interpolation(guess(batch), batch, rate)
+
     def _prediction(self, answer: Answer, batch: Batch, rate: str) -> BatchScores:
         # The first observed frame has no past to be predicted from.
+        if self.table is not None:
+            return {"prediction": self.table.score(answer, batch, {rate: self.table.predicted(batch)})}
         again = batch.observed & (batch.observed.cumsum(1) > 1)
         return {"prediction": {rate: self._frames(answer, batch, rate, again)}}
 
     def _interpolation(self, answer: Answer, batch: Batch, rate: str) -> BatchScores:
-        return {"interpolation": {rate: self._frames(answer, batch, rate, batch.present & ~batch.observed)}}
+        held_out = batch.present & ~batch.observed
+        if self.table is not None:
+            return {"interpolation": self.table.score(answer, batch, {rate: held_out})}
+        return {"interpolation": {rate: self._frames(answer, batch, rate, held_out)}}
 
     def _nats(self, per: dict[str, Tensor], terms: Terms, batch: Batch) -> dict[str, Ratio]:
+        if self.table is not None:
+            entries = batch.entries_observed.sum((1, 2))
+            return {f"{name}_nats_per_entry": Ratio(x, entries) for name, x in per.items()}
         dims, unit = (1, "frame") if self.binary else (batch.values.shape[2], "dimension")
         return {f"{name}_nats_per_{unit}": Ratio(x, terms.frames * dims) for name, x in per.items()}
 
@@ -196,40 +234,3 @@ class Scoring(NamedTuple):
                 own = {metric: score(means["mse"], batch.values, columns[name]) for metric, score in ADDED.items()}
                 scores.update(own | found[name])
         return {"forecast": sheet}
-
-
-def collect(score: Score, model: Model, batches: Iterable[Batch], rate: str, device: torch.device) -> SplitScores:
-    """Return the scores of all sequences in the batches of all ranks, sorted by key, on every rank. Padding sequences
-    have none. Every rank calls this."""
-    names: list[tuple[str, str]] = []
-    parts: dict[tuple[str, str, str], list[Tensor]] = {}
-    planner = model.planner()
-    with torch.inference_mode():
-        for batch in batches:
-            real = (batch.weight > 0).nonzero()[:, 0]
-            names += [(batch.keys[b], batch.groups[b]) for b in real.tolist()]
-            real = real.to(device)
-            for task, columns in score(model, batch.planned(planner).to(device), rate).items():
-                for column, metrics in columns.items():
-                    for metric, (x, w) in metrics.items():
-                        rows = torch.stack([torch.where(w > 0, x.double(), 0.0), w.double()], 1)
-                        parts.setdefault((task, column, metric), []).append(rows[real])
-    mine = {path: torch.cat(rows).tolist() for path, rows in parts.items()}
-    scored: SplitScores = {}
-    for (task, column, metric), scores in _sorted(all_gathered((names, mine))).items():
-        scored.setdefault(task, {}).setdefault(column, {})[metric] = scores
-    return scored
-
-
-def _sorted(
-    ranks: list[tuple[list[tuple[str, str]], dict[tuple[str, str, str], list[list[float]]]]],
-) -> dict[tuple[str, str, str], Scores]:
-    """Combine the ranks' scores, sorted by key; all metrics share the names."""
-    names = [name for own, _ in ranks for name in own]
-    order = sorted(range(len(names)), key=names.__getitem__)
-    keys, groups = (tuple(names[i][k] for i in order) for k in (0, 1))
-    found = {}
-    for path in ranks[0][1]:
-        rows = [row for _, scored in ranks for row in scored[path]]
-        found[path] = Scores(keys, groups, *(tuple(rows[i][k] for i in order) for k in (0, 1)))
-    return found

@@ -17,7 +17,8 @@ BINS = 10
 """Number of bins of equal width for predicted probabilities."""
 
 Columns = dict[str, Tensor]
-"""Map from a rate in percent, or a horizon in frames, to its scored frames, bool [B, T]."""
+"""Map from a rate in percent, or a horizon in frames, to its scored frames, bool [B, T]; of a table to its scored
+entries, bool [B, T, D]."""
 Found = dict[str, dict[str, Ratio]]
 """Map from a rate or horizon to metrics, and from these to the scores of the batch."""
 
@@ -35,22 +36,26 @@ def of_values(predictive: Predictive, truth: Tensor, columns: Columns) -> Found:
 
 def of_probabilities(probability: Tensor, truth: Tensor, columns: Columns) -> Found:
     """Score probabilities [B, T, D] of binary values; a grey counts as the fraction of ones among many values."""
-    brier = _brier(probability, truth).mean(-1)
+    missed = brier(probability, truth).mean(-1)
     return {
-        column: {"brier": _over(brier, scored), **_bins(probability, truth, scored)}
+        column: {"brier": _over(missed, scored), **bins(probability, truth, _entries(scored, truth))}
         for column, scored in columns.items()
     }
 
 
 def of_points(guess: Tensor, truth: Tensor, columns: Columns, bernoulli: bool) -> Found:
     """Score point predictions [B, T, D] as certain ones: CRPS is then the absolute error."""
-    name, error = ("brier", _brier(guess, truth)) if bernoulli else ("crps", (guess - truth).abs())
+    name, error = ("brier", brier(guess, truth)) if bernoulli else ("crps", (guess - truth).abs())
     return {column: {name: _over(error.mean(-1), scored)} for column, scored in columns.items()}
 
 
-def _brier(probability: Tensor, truth: Tensor) -> Tensor:
-    """Return E (probability - Y)^2, where Y is 1 with probability `truth`."""
+def brier(probability: Tensor, truth: Tensor) -> Tensor:
+    """Return E (probability - Y)^2 of each entry, where Y is 1 with probability `truth`."""
     return truth * (1.0 - probability).square() + (1.0 - truth) * probability.square()
+
+
+def _entries(frames: Tensor, like: Tensor) -> Tensor:
+    return frames[..., None].expand_as(like)
 
 
 def _placed(values: Tensor, where: Tensor) -> Tensor:
@@ -63,9 +68,10 @@ def _over(frames: Tensor, scored: Tensor) -> Ratio:
     return Ratio(torch.where(scored, frames, 0.0).double().sum(1), scored.sum(1))
 
 
-def _bins(probability: Tensor, truth: Tensor, scored: Tensor) -> dict[str, Ratio]:
-    """Return the mean probability and the fraction of ones, in percent, of the entries of each bin."""
-    weight = scored[..., None].expand_as(probability).flatten(1).double()
+def bins(probability: Tensor, truth: Tensor, scored: Tensor) -> dict[str, Ratio]:
+    """Return the mean probability and the fraction of ones, in percent, of the `scored` entries [B, T, D] of each
+    bin."""
+    weight = scored.flatten(1).double()
     number = (probability * BINS).long().clamp(0, BINS - 1).flatten(1)
     sums = [
         torch.zeros(len(weight), BINS, dtype=torch.float64, device=weight.device).scatter_add(1, number, weight * x)

@@ -18,7 +18,7 @@ from launch.runs import loaders, run_folder
 from launch.runs.config import CONFIG_FILE, RunConfig
 from launch.runs.distributed import Ranks, all_gathered, barrier, join_ranks, leave, on_rank_0
 from launch.runs.weights import BEST
-from launch.scoring import scores
+from launch.scoring.collect import collect
 from launch.scoring.results import estimates, values
 from launch.scoring.scores import Scoring
 from launch.serving import export
@@ -172,7 +172,7 @@ def _validation_score(
     found: dict[str, list[float]] = {}
     for rate, stream in loaders.evaluation(config, config.data, manifest, "val", ranks).items():
         batches = watch.over("validation", stream.epoch(0))
-        table = estimates(scores.collect(scoring.validation, model, batches, rate, ranks.device))
+        table = estimates(collect(scoring.validation, model, batches, rate, ranks.device).scores)
         pending.metrics({f"val/{name}": value for name, value in values(table).items()}, step)
         (columns,) = table.values()
         *_, last = columns.values()

@@ -14,7 +14,8 @@ from launch.figures import style
 from launch.runs import loaders, run_folder
 from launch.runs.config import RunConfig
 from launch.runs.distributed import alone
-from launch.scoring import results, scores
+from launch.scoring import results
+from launch.scoring.collect import collect
 from launch.scoring.draws import Draws
 from launch.scoring.scores import Scoring
 from pipeline.readers.mocap import MocapConfig, features
@@ -117,8 +118,8 @@ def test_drawn_error_matches_the_table(tmp_path):
     stream = loaders.evaluation(config, config.data, manifest, "test", alone())["100"]
     errors = squared_errors(model, model.given, stream.epoch(0), Draws.of(config.evaluate), manifest.spec.length)
     scoring = Scoring.of(config, manifest, config.evaluate.samples)
-    ours = results.estimates(scores.collect(scoring.model, model, stream.epoch(0), "100", CPU))["forecast"]
-    copied = results.estimates(scores.collect(scoring.persistence, model, stream.epoch(0), "100", CPU))["forecast"]
+    ours = results.estimates(collect(scoring.model, model, stream.epoch(0), "100", CPU).scores)["forecast"]
+    copied = results.estimates(collect(scoring.persistence, model, stream.epoch(0), "100", CPU).scores)["forecast"]
     draws, path, persistence = errors.values()
     assert np.isnan(draws).any()
     for horizon in (3, 4):

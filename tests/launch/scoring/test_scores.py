@@ -18,6 +18,7 @@ from launch.runs.config import RunConfig
 from launch.runs.distributed import Ranks, alone
 from launch.scoring import calibration, results, scores
 from launch.scoring.baselines import nearest, straight
+from launch.scoring.collect import collect
 from launch.scoring.estimates import estimate
 from launch.scoring.metrics import METRICS
 from launch.scoring.scores import Scoring
@@ -50,7 +51,7 @@ def score(data, batch_size, ranks, *overrides):
     scored = {who: {} for who in contenders}
     for rate, stream in loaders.evaluation(config, data, manifest, "test", ranks).items():
         for who, contender in contenders.items():
-            table = calibration.metrics(scores.collect(contender, model, stream.epoch(0), rate, ranks.device))
+            table = calibration.metrics(collect(contender, model, stream.epoch(0), rate, ranks.device).scores)
             assert all(metric in METRICS for columns in table.values() for x in columns.values() for metric in x)
             results.merge(scored[who], table)
     return scored
@@ -159,7 +160,7 @@ def test_padding_and_unscored_sequences_do_not_count():
 
     empty = torch.zeros(3, 1)
     batch = Batch(empty, empty, empty, empty, torch.tensor([1.0, 1.0, 0.0]), empty, ("b", "a", "b"), ("g", "g", "g"))
-    found = scores.collect(contender, SimpleNamespace(planner=lambda: None), [batch], "25", CPU)["task"]["25"]["metric"]
+    found = collect(contender, SimpleNamespace(planner=lambda: None), [batch], "25", CPU).scores["task"]["25"]["metric"]
     assert found == (("a", "b"), ("g", "g"), (0.0, 1.0), (0.0, 1.0))
 
 
