@@ -67,7 +67,7 @@ def predict(folder: Path, config: RunConfig, request: PredictConfig) -> int:
     model = run_folder.model_for(config, manifest)
     weights.load_best(model, folder, ranks.device)
     model.eval()
-    possible = answers.tasks(model, config.observe.evaluate.frames)
+    possible = answers.tasks(model, config.observe.evaluate.forecasts)
     if request.task is not None and request.task not in possible:
         raise DriftworkError(f"task={request.task}: {config.model.name} of this run only has {' and '.join(possible)}")
     if request.quantiles and spec.likelihood == "bernoulli":
@@ -87,7 +87,7 @@ def _requested(config: RunConfig, request: PredictConfig) -> RunConfig:
     config = config.model_copy(update=where)
     if request.ratio is None:
         return config
-    if config.observe.evaluate.frames is not None:
+    if config.observe.evaluate.forecasts:
         raise DriftworkError(f"ratio={request.ratio:g}: this run forecasts from a prefix; remove it")
     observed = config.observe.evaluate.at((request.ratio,), where="predict")
     return config.model_copy(update={"observe": config.observe.model_copy(update={"evaluate": observed})})

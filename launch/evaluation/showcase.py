@@ -5,7 +5,7 @@ from pathlib import Path
 
 from driftwork.errors import DriftworkError
 from driftwork.registry import source_of
-from launch.evaluation import showcase_forecast, showcase_rolls, showcase_speech
+from launch.evaluation import showcase_forecast, showcase_rolls, showcase_speech, showcase_table
 from launch.runs.config import RunConfig
 from models.base import Forecaster, Model
 from pipeline.sequence import Split
@@ -40,7 +40,9 @@ def write(folder: Path, config: RunConfig, manifest: Manifest, split: Split, mod
 
 
 def _for_kind(folder: Path, config: RunConfig, manifest: Manifest, split: Split, model: Model) -> list[Path]:
-    if isinstance(model, Forecaster) or config.observe.evaluate.frames is not None:
+    if manifest.spec.kind == "table":
+        return showcase_table.write(folder, config, manifest, split, model)
+    if isinstance(model, Forecaster) or config.observe.evaluate.forecasts:
         return showcase_forecast.write(folder, config, manifest, split, model)
     if manifest.spec.kind == "speech":
         return showcase_speech.write(folder, config, manifest, split, model)

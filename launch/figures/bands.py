@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from launch.figures import style
-from launch.figures.style import BLUE, INK
+from launch.figures.style import BLUE, INK, VERMILLION
 
 _UNITS = ((2 * 86400.0, 86400.0, "days"), (2 * 3600.0, 3600.0, "hours"), (0.0, 1.0, "seconds"))
 
@@ -29,11 +30,21 @@ class Panel(NamedTuple):
     """[T] lower end of the interval; the mean where there is none."""
     high: NDArray[np.float32]
     """[T] upper end."""
+    held_out: NDArray[np.float32] | None = None
+    """[T] values that the model did not observe, NaN elsewhere. None where they are unknown."""
 
 
 @rc_context(style.STYLE)
 def write(path: Path, rows: Sequence[Sequence[Panel]], title: str) -> None:
-    """Draw a row of panels for each series. Time is in the unit that suits the longest."""
+    """Draw the panels to a file, a row for each series."""
+    figure = drawn(rows, title)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def drawn(rows: Sequence[Sequence[Panel]], title: str) -> Figure:
+    """Return a figure with a row of panels for each series, under the style of the caller. Time is in the unit that
+    suits the longest."""
     width, height = max(map(len, rows)), len(rows)
     longest = max(float(panel.times[-1]) for panels in rows for panel in panels)
     unit, name = next((unit, name) for least, unit, name in _UNITS if longest >= least)
@@ -45,8 +56,9 @@ def write(path: Path, rows: Sequence[Sequence[Panel]], title: str) -> None:
             ax.fill_between(times, panel.low, panel.high, color=BLUE, alpha=0.2, linewidth=0)
             ax.plot(times, panel.mean, color=BLUE, linewidth=0.8)
             ax.plot(times, panel.observed, ".", color=INK, markersize=2.5)
+            if panel.held_out is not None:
+                ax.plot(times, panel.held_out, "o", color=VERMILLION, markersize=2.5, markerfacecolor="none")
             ax.set_title(f"{panel.series}: {panel.channel}", fontsize=8)
     for ax in axes[-1]:
         ax.set_xlabel(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    return figure

@@ -97,12 +97,12 @@ class Answerer(NamedTuple):
         return found
 
 
-def tasks(model: Model, prefix: int | None) -> tuple[Task, ...]:
+def tasks(model: Model, forecasts: bool) -> tuple[Task, ...]:
     """Return the tasks that a model has for every frame; the first is the default.
 
     Args:
-        prefix: number of first frames that are observed in the run's evaluation, which then forecasts the rest.
+        forecasts: whether the run's evaluation observes a beginning, and forecasts the rest.
     """
-    if isinstance(model, Forecaster) or prefix is not None:
+    if isinstance(model, Forecaster) or forecasts:
         return ("forecast",)
     return ("interpolation",) if isinstance(model, Smoother) else ("interpolation", "prediction")

@@ -71,7 +71,7 @@ def _horizons(group: Group, path: Path) -> Drawn | None:
     if "persistence" in free:
         lines["last observed frame"] = _points(free["persistence"], columns)
     title = "Error of forecasts of so many frames"
-    files = figures_scores.lines(path, [[Panel("", METRICS["mse"].label, lines)]], "frames", doubling=True)
+    files = figures_scores.lines(path, [[Panel("", METRICS[columns[0].metric].label, lines)]], "frames", doubling=True)
     caption = "Mean over all frames up to the horizon. Bars: one standard error to either side."
     return Drawn(files, title, caption, kinds)
 

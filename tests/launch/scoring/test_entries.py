@@ -18,52 +18,14 @@ from launch.scoring.entries import Entries
 from launch.scoring.estimates import estimate
 from launch.scoring.metrics import METRICS
 from launch.scoring.scores import Scoring
-from models.base import LatentDynamics, Terms
-from models.parts.mixtures import Binary, ByChannel
 from models.parts.networks import Normal
 from models.predictive import Predictive
 from tests.datasets import write_table, write_walks
+from tests.launch.scoring.standin import Fixed, FrameByFrame
 from tests.places import tiny
 
 CPU = torch.device("cpu")
-REAL, ONES = torch.tensor([0, 1, 3]), torch.tensor([2])
 CLOSE = 1e-5  # a handful of products in single precision, of numbers of order 1
-
-
-class Fixed:
-    """Gaussian channels and one of probabilities, whose parameters are means and log standard deviations."""
-
-    width = 8
-
-    def log_prob(self, parameters, y, seen=None):
-        raise NotImplementedError
-
-    def expectation(self, parameters):
-        return parameters[..., :4]
-
-    def frame(self, parameters):
-        mean, log_std = parameters.chunk(2, -1)
-        return ByChannel((REAL, ONES), (Normal(mean[..., REAL], log_std[..., REAL]), Binary(mean[..., ONES])))
-
-
-class FrameByFrame(LatentDynamics):
-    """Answers that depend on the time alone."""
-
-    has_latent = False
-
-    def forward(self, batch, kl_weight):
-        raise NotImplementedError
-
-    def density(self, batch, samples):
-        total = batch.times.sum(1).float()
-        return Terms(total, torch.zeros_like(total), batch.frames_observed.sum(1)), total
-
-    def predict(self, batch, samples):
-        t = batch.times.float()[..., None] / 10
-        mean = torch.cat([t.sin(), t.cos(), t.cos().square(), -t.sin()], -1)
-        return Predictive(Fixed(), lambda _: torch.cat([mean, 0.1 * t + torch.arange(4.0)], -1), 1)
-
-    interpolate = predict
 
 
 @pytest.fixture(scope="module")
