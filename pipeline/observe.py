@@ -134,10 +134,11 @@ def _frames(
             shown[np.flatnonzero(present)[:1]] = True
         return shown
     first = _first(observation, times)
+    if first == 0:
+        return _some(rng, present, ratio)
     shown[:first] = present[:first]
-    rest = present.copy()
-    rest[:first] = False
-    return shown | _some(rng, rest, ratio)
+    shown[first:] = _some(rng, present[first:], ratio)
+    return shown
 
 
 def _first(observation: ObservationConfig, times: NDArray[np.float64]) -> int:
