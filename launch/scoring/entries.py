@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from launch.scoring.baselines import nearest, straight
-from launch.scoring.metrics import ADDED
+from launch.scoring.metrics import ADDED, Score
 from launch.scoring.ratio import Ratio
 from launch.scoring.uncertainty import LEVELS, Columns, Found, bins, brier
 from models.base import Forecast, last_observed
@@ -78,7 +78,7 @@ class Entries(NamedTuple):
         """Return the persistence forecast [B, T, D] from the `given` first frames, or from all that is observed."""
         frames = torch.arange(batch.times.shape[1], device=batch.times.device)
         first = batch.observed if given is None else batch.observed & (frames < given)[:, None]
-        return self.persistence(batch._replace(observed=first))
+        return self.persistence(batch.changed(observed=first))
 
     def later(self, batch: Batch, given: int | None, horizons: tuple[int, ...], length: int) -> Columns:
         """Return for each horizon, and for the whole sequence, the entries [B, T, D] whose forecast is scored.
@@ -129,7 +129,7 @@ class Entries(NamedTuple):
                 at = scored & real
                 entries |= {f"coverage_{level}_percent": (100.0 * (outer <= level), at) for level in LEVELS}
                 channels["coverage_90_percent"] = (100.0 * (outer <= 90), at)
-            scores = {name: score(mean, truth, scored) for name, score in ADDED.items()}
+            scores = {name: _by_channel(score, mean, truth, scored) for name, score in ADDED.items()}
             if own.binary.any():
                 at = scored & own.binary
                 entries["brier"], channels["brier"] = (miss, at), (miss, at)
@@ -155,6 +155,14 @@ class Entries(NamedTuple):
         crps[anywhere] = mixture.crps(y).to(crps)
         outer[anywhere] = (100.0 * (2.0 * mixture.cdf(y) - 1.0).abs()).to(outer)
         return real, crps, outer
+
+
+def _by_channel(score: Score, mean: Tensor, truth: Tensor, scored: Tensor) -> Ratio:
+    """Return a score of frames, of which each channel is given as a sequence of its own, summed over the channels."""
+    B, T, D = mean.shape
+    alone = (x.transpose(1, 2).reshape(B * D, T) for x in (mean, truth, scored))
+    mean, truth, scored = alone
+    return Ratio._make(x.view(B, D).sum(1) for x in score(mean[..., None], truth[..., None], scored))
 
 
 def _over(x: Tensor, scored: Tensor, dims: tuple[int, ...]) -> Ratio:

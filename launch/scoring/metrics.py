@@ -55,7 +55,7 @@ METRICS = {
 
 Score = Callable[[Tensor, Tensor, Tensor], Ratio]
 """Function from (expectation [B, T, D], truth [B, T, D], scored frames [B, T]) to the score of each sequence. Of a
-table it is given the scored entries [B, T, D]."""
+table it is given each channel as a sequence of its own."""
 
 ADDED: dict[str, Score] = {}
 """Scores of plugins by name, beside those that `scores` computes."""

@@ -12,11 +12,12 @@ from driftwork.config_base import load
 from launch.runs import loaders
 from launch.runs.config import RunConfig
 from launch.runs.distributed import alone
-from launch.scoring import calibration, channels, results
+from launch.scoring import calibration, channels, metrics, results, side_by_side
 from launch.scoring.collect import collect
 from launch.scoring.entries import Entries
 from launch.scoring.estimates import estimate
 from launch.scoring.metrics import METRICS
+from launch.scoring.ratio import Ratio
 from launch.scoring.scores import Scoring
 from models.parts.networks import Normal
 from models.predictive import Predictive
@@ -161,7 +162,7 @@ def test_entries_seen_together_score_as_frames(tmp_path):
     table = Entries(torch.zeros(D), torch.ones(D), torch.zeros(D, dtype=torch.bool))
     stream = loaders.evaluation(config, config.data, manifest, "test", alone())["25"]
     batch = next(stream.epoch(0))
-    together = batch._replace(present=batch.entries_present, observed=batch.entries_observed)
+    together = batch.changed(present=batch.entries_present, observed=batch.entries_observed)
 
     class Wide(FrameByFrame):
         def predict(self, batch, samples):
@@ -249,3 +250,33 @@ def test_table_results_hold_known_metrics(table):
     own = found["model"].scores["interpolation"][rate]["coverage_50_percent"]
     assert points[4].found == estimate(own)
     assert results.estimates(kept)["interpolation"][rate]["brier"].groups == 13
+
+
+def test_metric_of_frames_is_counted_by_entry(table, monkeypatch):
+    """A metric of a plugin is given each channel as a sequence of its own."""
+
+    def absolute_error(mean, truth, scored):
+        return Ratio(((mean - truth).abs().mean(-1) * scored).sum(1), scored.sum(1))
+
+    monkeypatch.setitem(metrics.ADDED, "mae", absolute_error)
+    found, rate, shown = scored(table, *ENTRIES)
+    _, _, written = table
+    errors = []
+    for d, key, t in of_entries(table, shown, "interpolation"):
+        errors.append(abs(answers(written[key].times)[0][t, d] - float(written[key].values[t, d])))
+    mae = found["model"].scores["interpolation"][rate]["mae"]
+    assert sum(mae.w) == len(errors)
+    assert sum(mae.x) / sum(mae.w) == pytest.approx(np.mean(errors), rel=CLOSE)
+
+
+def test_tables_are_compared_by_standardized_error(table):
+    found, _, _ = scored(table, *ENTRIES)
+    rows = {who: [calibration.metrics(x.scores)] for who, x in found.items()}
+    figures = side_by_side.figures("table", rows)
+    assert figures.headings == ["", "NLL 50 %", "pred. 50 %", "interp. 50 %"]
+    assert "NLL in nats an entry; MSE in units of each channel's variance" in figures.caption
+    assert [row.labels[0] for row in figures.rows] == ["model", "persistence", "nearest", "linear"]
+    further = side_by_side.beside("further", rows)
+    assert [row.labels[0] for row in further.rows if row.labels[0]] == [
+        "CRPS, standardized", "in 50 % interval, %", "in 90 % interval, %", "Brier score", "calibration error, %",
+    ]  # fmt: skip
