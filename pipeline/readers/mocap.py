@@ -246,7 +246,7 @@ def _text(path: Path) -> str:
 def _sequence(
     key: str, group: str, first: int, channels: NDArray[np.float64], about: dict[str, Any] | None
 ) -> Sequence:
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         values = channels.astype(np.float32)
     if not np.isfinite(values).all():
         raise UnreadableError("holds NaN, or numbers too large to be angles")

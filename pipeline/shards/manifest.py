@@ -141,7 +141,7 @@ def _check(shard: Shard, spec: DataSpec, path: str) -> None:
         and shard.offsets[0] == 0
         and all(start < end for start, end in zip(shard.offsets, ends, strict=True))
         and 0 < min(shard.frames) <= max(shard.frames) <= spec.length
-        and re.fullmatch(r"[A-Za-z0-9_-]+\.tar", shard.file)
+        and re.fullmatch(r"[A-Za-z0-9_-]{1,100}\.tar", shard.file)
     ):
         name = printable(shard.file)[:80]
         raise DriftworkError(f"{path}: the entry of '{name}' contradicts itself; prepare the data set again")

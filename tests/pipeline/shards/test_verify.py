@@ -50,6 +50,7 @@ def test_missing_or_foreign_manifest_is_refused(prepared):
         json.dumps(raw | {"shards": [raw["shards"][0] | {"samples": 99}]}): "contradicts itself",
         json.dumps(raw | {"shards": [raw["shards"][0] | {"file": "../../x.tar"}]}): "contradicts itself",
         json.dumps(raw | {"shards": [raw["shards"][0] | {"file": ".."}]}): "contradicts itself",
+        json.dumps(raw | {"shards": [raw["shards"][0] | {"file": "9" * 300 + ".tar"}]}): "contradicts itself",
         json.dumps(raw | {"spec": raw["spec"] | {"dim": 14}}): "do not have 14 channels",
         json.dumps(raw | {"spec": raw["spec"] | {"length": 2}}): "contradicts itself",
         json.dumps(raw | {"spec": raw["spec"] | {"image": [3, 4]}}): "does not have 13 pixels",
