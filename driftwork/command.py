@@ -1,6 +1,8 @@
 """Common frame of all commands: usage on request, exit codes, and one line on stderr for a mistake of the user."""
 
+import atexit
 import errno
+import gc
 import os
 import pwd
 import sys
@@ -71,6 +73,7 @@ def typed(name: str, argv: list[str]) -> str:
 def run(name: str, main: Main, argv: list[str]) -> int:
     """Call `main(argv)` and return its exit code. A DriftworkError or a full disk becomes the line
     `driftwork NAME: ...` on stderr and exit code 2, Ctrl-C exit code 130."""
+    atexit.register(gc.freeze)  # at its end Python would search all objects of torch for cycles, for up to a second
     try:
         with home_provided():
             return main(argv)

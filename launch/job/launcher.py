@@ -12,6 +12,7 @@ import torch
 
 from driftwork.errors import DriftworkError
 from driftwork.processes import end_with_parent, python, search_path
+from launch.job.quick_start import LAUNCH
 from launch.job.signals import sigterm_exits
 
 
@@ -71,7 +72,7 @@ def command(
     """
     encoded = base64.urlsafe_b64encode(json.dumps(world).encode()).decode()
     return [
-        *python("-m", "deepspeed.launcher.launch"), f"--world_info={encoded}", f"--node_rank={host}",
+        *python("-c", LAUNCH), f"--world_info={encoded}", f"--node_rank={host}",
         "--no_local_rank", "--log_level=error", f"--master_addr={address}", f"--master_port={port}",
         "--module", module, *arguments,
     ]  # fmt: skip

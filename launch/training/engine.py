@@ -15,24 +15,28 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import deepspeed
 import torch
 import torch.distributed as dist
-from deepspeed.checkpoint import ds_to_universal
-from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointCommitInfo, CheckpointEngine
-from deepspeed.runtime.fp16.loss_scaler import LossScaler
-from deepspeed.runtime.zero.config import ZeroStageEnum
-from deepspeed.utils.tensor_fragment import fragment_address
 from torch import Tensor, nn
 
 from driftwork.errors import AgreedError
 from driftwork.files import sha256, write_error_reason
+from launch.job.quick_start import deepspeed_alone
 from launch.runs.config import OptimConfig
 from launch.runs.distributed import Ranks, all_agree, all_gathered
 from launch.training.average import WeightAverage
 from launch.training.step_timer import Stopwatch
 from models.base import Objective, TrainableModel
 from models.batch import Batch
+
+with deepspeed_alone():
+    import deepspeed
+    import deepspeed.runtime.zero.muon.muon_optimizer
+    from deepspeed.checkpoint import ds_to_universal
+    from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointCommitInfo, CheckpointEngine
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
 
 # On CPU `init_distributed` would compile a shared-memory kernel. That takes minutes on a first start, and a process
 # killed meanwhile leaves a lock on which every later start waits forever. Only inference uses that kernel.

@@ -1,0 +1,38 @@
+"""DeepSpeed is loaded without MLflow and torch's compiler, both of which work afterwards."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from launch.job.quick_start import deepspeed_alone
+from tests.places import ROOT
+
+CHILD = """
+import sys, torch
+compiler = torch.compile
+import launch.training.engine
+assert not {"mlflow", "torch._inductor.compile_fx"} & sys.modules.keys()
+assert torch.compile is compiler
+import mlflow
+"""
+
+
+@pytest.mark.process
+def test_engine_loads_neither_mlflow_nor_compiler():
+    subprocess.run([sys.executable, "-c", CHILD], cwd=ROOT, check=True, timeout=300)
+
+
+@pytest.mark.parametrize("tracker", [None, sys])
+def test_everything_is_as_before_outside(monkeypatch, tracker):
+    if tracker is None:
+        monkeypatch.delitem(sys.modules, "mlflow", raising=False)
+    else:
+        monkeypatch.setitem(sys.modules, "mlflow", tracker)
+    compiler = torch.compile
+    with pytest.raises(ModuleNotFoundError), deepspeed_alone():
+        assert torch.compile(len) is torch.compile()(len) is len
+        import mlflow  # noqa: F401
+    assert torch.compile is compiler
+    assert sys.modules.get("mlflow") is tracker
