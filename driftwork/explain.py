@@ -16,26 +16,26 @@ _MOST = 3
 
 def explain(cls: type[BaseModel], error: ValidationError) -> str:
     """Return the first few problems of a config of class `cls`, joined by semicolons."""
-    said = []
+    problems = []
     for item in error.errors()[:_MOST]:
         path, members, inside = _typed(cls, item["loc"])
         key, at = _key(path)
         if item["type"] == "extra_forbidden":
-            said.append(f"unknown key '{key}'{_meant(cls, path, members)}")
+            problems.append(f"unknown key '{key}'{_meant(cls, path, members)}")
         elif item["type"] == "missing":
-            said.append(f"'{key}' is missing; give it in the file or as {key}=VALUE")
+            problems.append(f"'{key}' is missing; give it in the file or as {key}=VALUE")
         elif item["type"] == "union_tag_not_found":  # all our unions are told apart by `name`
-            said.append(f"'{key}.name' is missing; give one of {', '.join(settings.keys(cls)[key])}")
+            problems.append(f"'{key}.name' is missing; give one of {', '.join(settings.keys(cls)[key])}")
         elif item["type"] == "union_tag_invalid":
             tag, known = item["ctx"]["tag"], item["ctx"]["expected_tags"]
-            said.append(f"{key}.name={tag}: input should be one of {known}")
+            problems.append(f"{key}.name={tag}: input should be one of {known}")
         else:
             reason = item["msg"].removeprefix("Value error, ")
             reason = reason[:1].lower() + reason[1:]
             full = _with_full_keys(reason, key, inside)
-            said.append(full if not key or full != reason else f"{key}{_shown(item['input'])}{at}: {reason}")
-    more = error.error_count() - len(said)
-    return "; ".join(said) + (f" (and {more} more)" if more > 0 else "")
+            problems.append(full if not key or full != reason else f"{key}{_shown(item['input'])}{at}: {reason}")
+    more = error.error_count() - len(problems)
+    return "; ".join(problems) + (f" (and {more} more)" if more > 0 else "")
 
 
 def _with_full_keys(reason: str, key: str, classes: Sequence[type[BaseModel]]) -> str:

@@ -70,8 +70,8 @@ def _import(name: str, origin: str = "plugins: ") -> None:
             ) from None
         raise DriftworkError(f"{origin}{name} needs {error.name}, which is not installed{_line(error)}") from None
     except Exception as error:
-        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise DriftworkError(f"{origin}{name} cannot be imported: {said}{_line(error)}") from None
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise DriftworkError(f"{origin}{name} cannot be imported: {reason}{_line(error)}") from None
 
 
 def code_of(module: str) -> Path:

@@ -166,7 +166,7 @@ def _sweep(grid: Grid, todo: list[Trial], manifests: dict[Place, Manifest]) -> N
         with _withdrawn_if_refused(todo), closing(start(grid, todo)) as ended:
             for count, (trial, outcome) in enumerate(ended, 1):
                 result = (
-                    f"failed: {printable(outcome.said)}; see {trial.folder / trial_process.LOG}"
+                    f"failed: {printable(outcome.reason)}; see {trial.folder / trial_process.LOG}"
                     if outcome.code
                     else "done"
                 )

@@ -39,10 +39,10 @@ def auth_mode() -> Finding:
     if mode == "token":
         return ok("ray login", "RAY_AUTH_MODE=token")
     if not mode:
-        said = "RAY_AUTH_MODE is not set: a cluster asks for a token only if it finds one when it starts"
-        return warning("ray login", said, "export RAY_AUTH_MODE=token, on every node")
-    said = f"RAY_AUTH_MODE={mode}: whoever reaches the dashboard can run code"
-    return error("ray login", said, "export RAY_AUTH_MODE=token")
+        message = "RAY_AUTH_MODE is not set: a cluster asks for a token only if it finds one when it starts"
+        return warning("ray login", message, "export RAY_AUTH_MODE=token, on every node")
+    message = f"RAY_AUTH_MODE={mode}: whoever reaches the dashboard can run code"
+    return error("ray login", message, "export RAY_AUTH_MODE=token")
 
 
 def open_ports(services: dict[int, str]) -> Iterator[Finding]:
@@ -79,21 +79,24 @@ def listening(tables: tuple[str, ...] = ("/proc/net/tcp", "/proc/net/tcp6")) -> 
 def upload(folder: Path) -> Finding:
     """Check the size of the working directory before it is packed, without files named in .gitignore and .rayignore."""
     if not (folder / ".rayignore").exists():
-        said, cure = f"{folder} has no .rayignore", "copy the one of driftwork: data, runs and environments stay here"
-        missing = warning("upload", said, cure)
+        message, cure = (
+            f"{folder} has no .rayignore",
+            "copy the one of driftwork: data, runs and environments stay here",
+        )
+        missing = warning("upload", message, cure)
     else:
         missing = None
     total, largest = 0, ("", 0)
     for path, size in _packed(folder):
         total += size
         largest = max(largest, (path, size), key=lambda entry: entry[1])
-    said = f"ray job submit --working-dir {folder} would pack {total / _MIB:.0f} MiB"
+    message = f"ray job submit --working-dir {folder} would pack {total / _MIB:.0f} MiB"
     cure = f"name it in .rayignore; the largest file is {largest[0]}, {largest[1] / _MIB:.0f} MiB"
     if total >= UPLOAD_MIB * _MIB:
-        return error("upload", f"{said}; Ray takes {UPLOAD_MIB}", cure)
+        return error("upload", f"{message}; Ray takes {UPLOAD_MIB}", cure)
     if total >= UPLOAD_MIB * _MIB / 2:
-        return warning("upload", f"{said}, of {UPLOAD_MIB}", cure)
-    return missing or ok("upload", said)
+        return warning("upload", f"{message}, of {UPLOAD_MIB}", cure)
+    return missing or ok("upload", message)
 
 
 def _packed(folder: Path) -> Iterator[tuple[str, int]]:

@@ -74,8 +74,8 @@ def accelerator(devices: Path = Path("/dev")) -> Finding:
         return ok("accelerator", "no GPU: training runs on the CPU")
     for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
         if os.environ.get(name, "0").strip() in ("", "-1"):
-            said = f"{', '.join(there)} hidden by {name}={os.environ[name]}: training runs on the CPU"
-            return warning("accelerator", said, f"unset {name}")
+            message = f"{', '.join(there)} hidden by {name}={os.environ[name]}: training runs on the CPU"
+            return warning("accelerator", message, f"unset {name}")
     code = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0, torch.__version__)"
     try:
         answer = subprocess.run(python("-c", code), capture_output=True, text=True, timeout=120)
@@ -113,15 +113,15 @@ def disk(folders: dict[str, Path]) -> Iterator[Finding]:
             continue
         seen.add(here.stat().st_dev)
         free = shutil.disk_usage(here).free
-        said = f"{free / _GB:.1f} GB free for {name} ({here})"
+        message = f"{free / _GB:.1f} GB free for {name} ({here})"
         if free < _GB:
-            yield error("disk", said, "delete old runs (checkpoints are the most), or give another folder")
+            yield error("disk", message, "delete old runs (checkpoints are the most), or give another folder")
         elif free < 10 * _GB:
             yield warning(
-                "disk", said, "a checkpoint holds weights and optimizer, and several are kept: free space in time"
+                "disk", message, "a checkpoint holds weights and optimizer, and several are kept: free space in time"
             )
         else:
-            yield ok("disk", said)
+            yield ok("disk", message)
 
 
 def shared_memory(path: Path = Path("/dev/shm")) -> Finding:
@@ -129,11 +129,11 @@ def shared_memory(path: Path = Path("/dev/shm")) -> Finding:
     if not path.is_dir():
         return warning("/dev/shm", "absent: Ray keeps its objects in /tmp", "mount a tmpfs there")
     size = shutil.disk_usage(path)
-    said = f"{size.free / _GB:.1f} of {size.total / _GB:.1f} GB free"
+    message = f"{size.free / _GB:.1f} of {size.total / _GB:.1f} GB free"
     if size.free < _GB:
         cure = "docker run --shm-size=8g, or in Kubernetes an emptyDir of medium Memory; else loader_workers=0"
-        return warning("/dev/shm", f"{said}: loader workers may die of a bus error, Ray goes to /tmp", cure)
-    return ok("/dev/shm", said)
+        return warning("/dev/shm", f"{message}: loader workers may die of a bus error, Ray goes to /tmp", cure)
+    return ok("/dev/shm", message)
 
 
 def sockets() -> Iterator[Finding]:
@@ -151,8 +151,10 @@ def home() -> Finding:
     """Check the home folder, which holds caches, logins and tokens."""
     folder = Path.home()
     if folder.name.startswith(TEMPORARY_HOME):
-        said = f"HOME is no folder and user {os.getuid()} has no other: nothing outlasts a command that is kept there"
-        return warning("home", said, "export HOME=FOLDER, for caches, logins and Ray's token")
+        message = (
+            f"HOME is no folder and user {os.getuid()} has no other: nothing outlasts a command that is kept there"
+        )
+        return warning("home", message, "export HOME=FOLDER, for caches, logins and Ray's token")
     if not os.access(folder, os.W_OK):
         return warning("home", f"{folder} may not be written: nothing is cached", "export HOME=FOLDER, one of your own")
     return ok("home", str(folder))
@@ -163,12 +165,12 @@ def threads(ranks: int, quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> Finding
     cores = _cores(quota)
     each = os.environ.get("OMP_NUM_THREADS", "")
     wanted = int(each) if each.isdecimal() else max(1, (os.cpu_count() or 1) // ranks)
-    said = f"{ranks} rank(s) of {wanted} thread(s) on {cores} core(s)"
+    message = f"{ranks} rank(s) of {wanted} thread(s) on {cores} core(s)"
     if ranks * wanted > max(cores, ranks):
-        return warning("threads", said, f"OMP_NUM_THREADS={max(1, cores // ranks)}")
+        return warning("threads", message, f"OMP_NUM_THREADS={max(1, cores // ranks)}")
     if ranks > cores:
-        return warning("threads", said, f"ranks={cores} at most")
-    return ok("threads", said)
+        return warning("threads", message, f"ranks={cores} at most")
+    return ok("threads", message)
 
 
 def hostname() -> Finding:

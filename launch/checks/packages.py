@@ -20,11 +20,11 @@ _EXTRAS = ("prepare", "train")
 
 def python(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> Finding:
     wanted = SpecifierSet(_project()["requires-python"])
-    said = ".".join(map(str, version))
-    if not wanted.contains(said):
+    running = ".".join(map(str, version))
+    if not wanted.contains(running):
         cure = "make setup PYTHON=python3.11 makes another environment"
-        return error("python", f"{said}, driftwork runs on {_written(wanted)}", cure)
-    return ok("python", said)
+        return error("python", f"{running}, driftwork runs on {_written(wanted)}", cure)
+    return ok("python", running)
 
 
 def packages() -> Iterator[Finding]:

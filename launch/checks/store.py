@@ -31,8 +31,8 @@ def tracking(uri: str | None) -> Finding:
     try:
         file = store_uri.database(uri)
     except DriftworkError as problem:
-        said, _, cure = str(problem).partition("; ")
-        return error(_HERE, said.removeprefix("tracking store "), cure)
+        message, _, cure = str(problem).partition("; ")
+        return error(_HERE, message.removeprefix("tracking store "), cure)
     if file is None:
         return _server(uri)
     return _file(file) if file.exists() else _new(file)
@@ -42,7 +42,7 @@ def require(uri: str | None) -> None:
     """Raise `DriftworkError`, within seconds, if no run could write to the store."""
     found = tracking(uri)
     if found.level == "error":
-        raise DriftworkError(f"tracking store {found.said}; {found.cure}")
+        raise DriftworkError(f"tracking store {found.message}; {found.cure}")
 
 
 def _server(uri: str) -> Finding:
@@ -81,8 +81,8 @@ def _refused(uri: str, code: int) -> Finding:
         return error(_HERE, f"{uri} answers {code}", "check that it is an MLflow server, and the proxy before it")
     if any(os.environ.get(name) for name in login.OTHERS):
         return ok(_HERE, f"{uri} answers; MLflow alone knows how to log in")
-    said = "refuses the login" if login.headers(uri) else "asks for a login"
-    return error(_HERE, f"{uri} {said} ({code})", f"export {login.USER} and {login.PASSWORD}, or {login.TOKEN}")
+    message = "refuses the login" if login.headers(uri) else "asks for a login"
+    return error(_HERE, f"{uri} {message} ({code})", f"export {login.USER} and {login.PASSWORD}, or {login.TOKEN}")
 
 
 def _silent(uri: str, problem: OSError) -> Finding:
@@ -101,8 +101,8 @@ def _new(file: Path) -> Finding:
     try:
         require_room(folder)
     except OSError as problem:
-        said = f"{file} cannot be made: {folder}: {problem.strerror}"
-        return error(_HERE, said, "tracking.uri=sqlite:///FILE where you may write")
+        message = f"{file} cannot be made: {folder}: {problem.strerror}"
+        return error(_HERE, message, "tracking.uri=sqlite:///FILE where you may write")
     return ok(_HERE, f"{file} is made by the first run")
 
 

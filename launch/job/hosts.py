@@ -208,8 +208,8 @@ def _answers(connections: list[_Connection], file: Path) -> list[Answer]:
         without = [c.host.name for c in connections if c.answer is not None and not c.answer.gpus]
         wrong = dict.fromkeys(without, "has no GPU, and others have")
     if wrong:
-        said = "; ".join(f"{name}: {problem}" for name, problem in wrong.items())
-        raise AwayError(f"hostfile={file}: nothing was started: {said}")
+        problems = "; ".join(f"{name}: {problem}" for name, problem in wrong.items())
+        raise AwayError(f"hostfile={file}: nothing was started: {problems}")
     return answers
 
 

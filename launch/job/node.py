@@ -69,13 +69,13 @@ class Answer(NamedTuple):
 
 
 def main(argv: list[str]) -> int:
-    said = _said(float(argv[0]))
+    lines = _lines_of_launcher(float(argv[0]))
     threading.Thread(target=_beat, daemon=True).start()
-    question = next(said, None)
+    question = next(lines, None)
     if question is None:
         return 1
     print(MARK + json.dumps(answer(Question(**json.loads(question)))._asdict()), flush=True)
-    order = next(said, None)
+    order = next(lines, None)
     if order is None:
         return 1
     what = json.loads(order)
@@ -83,7 +83,7 @@ def main(argv: list[str]) -> int:
         what["command"], env=os.environ | what["environment"], stdin=subprocess.DEVNULL,
         start_new_session=True, preexec_fn=end_with_parent,
     )  # fmt: skip
-    threading.Thread(target=_end_when_left, args=(said, process), daemon=True).start()
+    threading.Thread(target=_end_when_left, args=(lines, process), daemon=True).start()
     code = process.wait()
     return code if code >= 0 else 128 - code
 
@@ -141,7 +141,7 @@ def _interface(peer: str) -> str:
     return "" if mine.startswith("127.") else next(names, "")
 
 
-def _said(silence: float) -> Iterator[bytes]:
+def _lines_of_launcher(silence: float) -> Iterator[bytes]:
     """Yield the lines on stdin that are not empty, until it ends or is silent for `silence` seconds."""
     pending = b""
     while select.select([0], [], [], silence)[0]:
@@ -159,8 +159,8 @@ def _beat() -> None:
             time.sleep(1)
 
 
-def _end_when_left(said: Iterator[bytes], process: subprocess.Popen[bytes]) -> None:
-    for line in said:
+def _end_when_left(lines: Iterator[bytes], process: subprocess.Popen[bytes]) -> None:
+    for line in lines:
         if line.decode() == LEAVE:
             for rank in psutil.Process(process.pid).children():  # DeepSpeed's launcher would give them 30 s
                 rank.terminate()

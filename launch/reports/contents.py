@@ -111,7 +111,7 @@ def _made(folder: Path, split: str, groups: list[Group], showcases: list[Tracked
     for group in groups:
         for kind in group.chosen:
             first = kind._replace(members=kind.members[:1])
-            name = f"{kind.said}, seed {first.members[0].seed}"
+            name = f"{kind.full_label}, seed {first.members[0].seed}"
             shown.append((name, first.members[0].tracked.run_id, _evidence(group, [first], split)))
     parts = []
     for name, run_id, found in shown:
@@ -150,7 +150,7 @@ def _runs(groups: list[Group]) -> Table:
                 score = f"{run.metrics[BEST]:.4g}" if BEST in run.metrics else "–"
                 began = f"{datetime.fromtimestamp(run.started / 1000):%Y-%m-%d %H:%M}"
                 facts = (str(member.seed), score, group.data, run.tags.get(COMMIT_TAG, "–")[:12], began, run.run_id)
-                rows.append(Row((kind.said,), [Cell(quoted=fact) for fact in facts]))
+                rows.append(Row((kind.full_label,), [Cell(quoted=fact) for fact in facts]))
     headings = ["", "seed", "best validation", "data", "commit", "began", "MLflow run"]
     return Table("Tracked runs", headings, rows, f"The config of each is in {RUNS}/RUN/{CONFIG_FILE} of this report.")
 

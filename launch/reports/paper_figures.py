@@ -46,7 +46,7 @@ def _observations(group: Group, path: Path) -> Drawn | None:
     """Draw figure 2: scores against the fraction of observed frames."""
     panels = []
     kinds = _with_points(group, lambda kind: max(len(_own_points(with_other_rates(kind), t)) for t in _TASKS), 3)
-    tables = {kind.said: with_other_rates(kind) for kind in kinds}
+    tables = {kind.full_label: with_other_rates(kind) for kind in kinds}
     for task in _TASKS:
         columns = _columns(tables.values(), task)
         lines = {name: _points(scored, columns) for name, scored in tables.items()}
@@ -64,7 +64,7 @@ def _horizons(group: Group, path: Path) -> Drawn | None:
     """Draw the error of forecasts against their horizon."""
     kinds = _with_points(group, lambda kind: len(_own_points(kind.tables, "forecast")), 2)
     columns = _columns([kind.tables for kind in kinds], "forecast")
-    lines = {kind.said: _points(kind.tables, columns) for kind in kinds}
+    lines = {kind.full_label: _points(kind.tables, columns) for kind in kinds}
     free = comparison.free([member.evaluated for kind in kinds for member in kind.members])
     if not lines:
         return None

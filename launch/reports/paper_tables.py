@@ -52,7 +52,7 @@ def of(group: Group, split: str) -> list[Tabled]:
 
 
 def _rows(kinds: list[Kind]) -> Rows:
-    return {kind.said: kind.tables for kind in kinds}
+    return {kind.full_label: kind.tables for kind in kinds}
 
 
 def _free(kinds: list[Kind]) -> Rows:
@@ -64,7 +64,7 @@ def _free(kinds: list[Kind]) -> Rows:
 def _figures(title: str, kinds: list[Kind], free: Rows) -> Table:
     """Return the table of scores, with a column for the number of seeds of each row."""
     table = side_by_side.figures(title, _rows(kinds) | free)
-    seeds = {kind.said: str(len(kind.tables)) for kind in kinds}
+    seeds = {kind.full_label: str(len(kind.tables)) for kind in kinds}
     rows = [
         Row((row.labels[0], seeds.get(row.labels[0], "")), row.cells, rule=row.labels[0] == next(iter(free), None))
         for row in table.rows
@@ -85,5 +85,5 @@ def _with_papers(table: Table, kinds: list[Kind], dataset: str) -> Table:
         if new:
             rows += [new[0]._replace(rule=True), *new[1:]]
             papers.append(paper.paper)
-    said = f" Published: {'; '.join(papers)}." if papers else ""
-    return table._replace(rows=rows, caption=table.caption + said)
+    source = f" Published: {'; '.join(papers)}." if papers else ""
+    return table._replace(rows=rows, caption=table.caption + source)

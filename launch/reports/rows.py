@@ -44,7 +44,7 @@ class Kind(NamedTuple):
     label: str
     """The papers' name of the model."""
     settings: dict[str, Any]
-    said: str
+    full_label: str
     """`label` with the settings that differ from others of that label."""
     members: list[Member]
 
@@ -75,7 +75,7 @@ class Group(NamedTuple):
         for label in dict.fromkeys(kind.label for kind in self.kinds):
             rivals = [kind for kind in self.kinds if kind.label == label]
             known = not any(math.isnan(kind.validation) for kind in rivals)
-            kept += [min(rivals, key=lambda kind: kind.validation)._replace(said=label)] if known else rivals
+            kept += [min(rivals, key=lambda kind: kind.validation)._replace(full_label=label)] if known else rivals
         return kept
 
     @property
@@ -115,8 +115,8 @@ def _member(run: TrackedRun, folder: Path, split: Split) -> Member:
     try:
         config = flatten(load(RunConfig, folder / CONFIG_FILE))
     except DriftworkError as error:
-        said = " ".join(str(error).replace(f"{folder}/", "").split())
-        raise UnusableError(f"its config is not one of this version: {said}") from None
+        reason = " ".join(str(error).replace(f"{folder}/", "").split())
+        raise UnusableError(f"its config is not one of this version: {reason}") from None
     pattern = re.compile(rf"evaluation-({split}(?:-at-[\d.-]+)?)-sequences\.json")
     found = {}
     for file in sorted((folder / OUTPUTS).glob("evaluation-*-sequences.json")):
@@ -167,8 +167,8 @@ def _kinds(members: list[Member]) -> list[Kind]:
     for kind, same in zip(all_settings, by_settings.values(), strict=True):
         label = published.label(kind)
         rivals = [rival for rival in all_settings if published.label(rival) == label]
-        said = comparison.labelled(label, comparison.differing(kind, rivals))
-        kinds.append(Kind(label, kind, said, sorted(same, key=lambda member: member.seed)))
+        full_label = comparison.labelled(label, comparison.differing(kind, rivals))
+        kinds.append(Kind(label, kind, full_label, sorted(same, key=lambda member: member.seed)))
     return sorted(kinds, key=lambda kind: (published.order(kind.label), [*map(_sortable, kind.settings.values())]))
 
 

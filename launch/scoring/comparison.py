@@ -103,10 +103,10 @@ def rows_of(runs: list[Evaluated]) -> Rows:
         same.append(new)
     rows = {}
     for kind, same in kinds:
-        said = differing(kind, [known for known, _ in kinds if known["model.name"] == kind["model.name"]])
+        differences = differing(kind, [known for known, _ in kinds if known["model.name"] == kind["model.name"]])
         tables = by_seed(same)
-        said += [f"{len(tables)} seeds"] * (len(tables) > 1)
-        rows[labelled(kind["model.name"], said)] = tables
+        differences += [f"{len(tables)} seeds"] * (len(tables) > 1)
+        rows[labelled(kind["model.name"], differences)] = tables
     return rows | free(runs)
 
 
@@ -143,8 +143,8 @@ def differing(kind: dict[str, Any], rivals: list[dict[str, Any]]) -> list[str]:
     return [f"{label} {kind[key]}" for key, label in shortened(keys).items()]
 
 
-def labelled(name: str, said: list[str]) -> str:
-    return name + (f" ({', '.join(said)})" if said else "")
+def labelled(name: str, differences: list[str]) -> str:
+    return name + (f" ({', '.join(differences)})" if differences else "")
 
 
 def _check_same_data(run: Evaluated, first: Evaluated) -> None:

@@ -41,8 +41,8 @@ def after_training(folder: Path, config: RunConfig, manifest: Manifest, tracker:
     try:
         tracker.model(write(folder, config, manifest), flatten(config.model))
     except Exception as error:
-        said = failures.one_line(error)
-        logger.warning("the run has no model to serve: %s; driftwork export %s tries again", said, folder)
+        reason = failures.one_line(error)
+        logger.warning("the run has no model to serve: %s; driftwork export %s tries again", reason, folder)
 
 
 def write(folder: Path, config: RunConfig, manifest: Manifest) -> Path:

@@ -241,5 +241,5 @@ def _part(label: str, value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    said = value if isinstance(value, str) else json.dumps(value, default=str)
-    return re.sub(r"[^A-Za-z0-9_.+-]+", "-", said)
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return re.sub(r"[^A-Za-z0-9_.+-]+", "-", text)

@@ -36,7 +36,7 @@ _RAISED = re.compile(r"(?:\[rank\d+\]: )?((?:\w+\.)*\w*(?:Error|Exception)\b.*)"
 class Outcome(NamedTuple):
     code: int
     """Exit code; 0 if the trial is done."""
-    said: str
+    reason: str
     """Reason of the failure."""
     seconds: float
 
@@ -84,10 +84,10 @@ def run(folder: Path, split: str, threads: int, directory: Path, variables: dict
         code = _watched(python("-m", "launch.sweeps.trial", str(folder), split), log, threads, directory, variables)
         with log.open("rb") as handle:
             handle.seek(start)
-            said = _reason(handle.read().decode(errors="replace"), code) if code else ""
+            reason = _reason(handle.read().decode(errors="replace"), code) if code else ""
     except OSError as error:
-        code, said = 1, str(error)
-    return Outcome(code, said, time.monotonic() - began)
+        code, reason = 1, str(error)
+    return Outcome(code, reason, time.monotonic() - began)
 
 
 def _watched(command: list[str], log: Path, threads: int, directory: Path, variables: dict[str, str]) -> int:

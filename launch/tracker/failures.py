@@ -19,5 +19,5 @@ def as_user_error(uri: str) -> Iterator[None]:
 
 
 def one_line(error: Exception) -> str:
-    said = re.sub(r"\(raised as a result of [^)]*\) | \[SQL: .*", "", " ".join(str(error).split()))
-    return said[:300] or type(error).__name__
+    text = re.sub(r"\(raised as a result of [^)]*\) | \[SQL: .*", "", " ".join(str(error).split()))
+    return text[:300] or type(error).__name__

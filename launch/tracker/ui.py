@@ -63,12 +63,12 @@ def main(argv: list[str]) -> int:
         "--backend-store-uri", uri, "--registry-store-uri", uri,
         "--default-artifact-root", store_uri.artifact_root(file), "--uvicorn-opts", "--log-level warning",
     ]  # fmt: skip
-    with tempfile.TemporaryFile() as said, _server(command, said) as server:
+    with tempfile.TemporaryFile() as output, _server(command, output) as server:
         if _listens(server, cfg.port):
             print(f"{_runs_page(address)} shows {file} (Ctrl-C ends it)", flush=True)
             server.wait()
-        said.seek(0)
-        lines = said.read().decode(errors="replace").splitlines()
+        output.seek(0)
+        lines = output.read().decode(errors="replace").splitlines()
     reasons = [line for line in lines if "Error: " in line] or lines or ["nothing"]
     raise DriftworkError(f"the MLflow server ended or never listened; its last message: {reasons[-1][:300]}")
 
@@ -91,14 +91,16 @@ def _require_free(port: int) -> None:
 
 
 @contextmanager
-def _server(command: list[str], said: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+def _server(command: list[str], output: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     """Run the server in its own session: Ctrl-C in the terminal reaches only this process, which ends the server."""
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true"}
     no_jobs = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # half a dozen processes that tracking does not use
     environment = {**os.environ, **search_path(), **quiet, **no_jobs}
     with sigterm_exits():
         # uvicorn imports from the working folder first.
-        server = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=said, stderr=said, start_new_session=True)
+        server = subprocess.Popen(
+            command, env=environment, cwd=ROOT, stdout=output, stderr=output, start_new_session=True
+        )
         try:
             yield server
         finally:

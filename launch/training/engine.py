@@ -25,7 +25,7 @@ from launch.job.quick_start import deepspeed_alone
 from launch.runs.config import OptimConfig
 from launch.runs.distributed import Ranks, all_agree, all_gathered
 from launch.training.average import WeightAverage
-from launch.training.step_timer import Stopwatch
+from launch.training.step_timer import StepTimer
 from models.base import Objective, TrainableModel
 from models.batch import Batch
 
@@ -82,7 +82,7 @@ class Engine:
         # It copies a script that extracts weights from a checkpoint. We store these ourselves, and a copy that fails,
         # as on a full disk, fails on rank 0 only, while the others wait for it.
         setattr(self.engine, "_copy_recovery_script", lambda folder: None)  # noqa: B010
-        self.clock = Stopwatch(ranks.device)
+        self.clock = StepTimer(ranks.device)
         # Called at the end of backward: the part of the reduction that does not overlap with it.
         self.engine.allreduce_gradients = self.clock.timed("communication", self.engine.allreduce_gradients)
 

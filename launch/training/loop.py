@@ -10,7 +10,7 @@ from launch.runs.config import RunConfig
 from launch.training import nonfinite
 from launch.training.engine import Engine, Step
 from launch.training.progress import Progress
-from launch.training.training_log import Journal
+from launch.training.training_log import TrainingLog
 from launch.training.watchdog import Watchdog
 from models.batch import Batch
 from pipeline.reading.stream import Stream
@@ -32,7 +32,7 @@ class Around(NamedTuple):
 
 
 def train(
-    run: RunConfig, engine: Engine, stream: Stream, journal: Journal, progress: Progress, watch: Watchdog,
+    run: RunConfig, engine: Engine, stream: Stream, log: TrainingLog, progress: Progress, watch: Watchdog,
     around: Around,
 ) -> bool:  # fmt: skip
     """Train until `max_epochs`, or until `patience` validations in a row brought no better score.
@@ -56,10 +56,8 @@ def train(
             ended = time.perf_counter()
             watch.at("record", progress.step)
             if not step.applied:
-                _bear(progress, around.report(progress.step, shown, step), journal)
-            journal.step(
-                progress, batch, step, kl_weight, lr, data_seconds=loaded - started, step_seconds=ended - loaded
-            )
+                _report_nonfinite(progress, around.report(progress.step, shown, step), log)
+            log.step(progress, batch, step, kl_weight, lr, data_seconds=loaded - started, step_seconds=ended - loaded)
             if step.leave or (progress.step % run.train.save_every == 0 and progress.epoch_step < stream.steps):
                 around.save(False)
             if step.leave:
@@ -68,24 +66,24 @@ def train(
             watch.at("data", progress.step)
         progress.epoch, progress.epoch_step = progress.epoch + 1, 0
         if progress.epoch % run.train.validate_every == 0 or progress.epoch == run.train.max_epochs:
-            _validate(run, stream, journal, progress, around, horizon)
+            _validate(run, stream, log, progress, around, horizon)
         elif progress.step % run.train.save_every == 0:
             around.save(False)
     return True
 
 
-def _bear(progress: Progress, said: str, journal: Journal) -> None:
+def _report_nonfinite(progress: Progress, reason: str, log: TrainingLog) -> None:
     """Log a step that was not finite, or raise an error if there were too many in a row."""
     if progress.skipped_in_a_row == _MAX_BAD_STEPS:
         raise AgreedError(
-            f"{_MAX_BAD_STEPS} steps in a row were not finite, the last at step {progress.step} ({said}; all are in "
+            f"{_MAX_BAD_STEPS} steps in a row were not finite, the last at step {progress.step} ({reason}; all are in "
             f"{nonfinite.FILE} of the run folder); a smaller optim.lr may help"
         )
-    journal.say(f"step {progress.step} is skipped: {said} not finite, see {nonfinite.FILE} in the run folder")
+    log.say(f"step {progress.step} is skipped: {reason} not finite, see {nonfinite.FILE} in the run folder")
 
 
 def _validate(
-    run: RunConfig, stream: Stream, journal: Journal, progress: Progress, around: Around, horizon: int | None
+    run: RunConfig, stream: Stream, log: TrainingLog, progress: Progress, around: Around, horizon: int | None
 ) -> None:
     score, found = around.validate(progress.step)
     if not math.isfinite(score):
@@ -98,5 +96,5 @@ def _validate(
         progress.best, progress.stale = score, 0
     else:
         progress.stale += 1
-    journal.validated(progress, found, is_best)
+    log.validated(progress, found, is_best)
     around.save(is_best)  # last: the checkpoint covers what was logged

@@ -29,7 +29,7 @@ from launch.training import checkpoint, loop, nonfinite
 from launch.training.engine import Engine
 from launch.training.progress import Progress
 from launch.training.supervisor import INTERRUPTED, LEFT
-from launch.training.training_log import Journal
+from launch.training.training_log import TrainingLog
 from launch.training.watchdog import Watchdog
 from models.base import Model
 from pipeline.shards.manifest import Manifest, read_manifest
@@ -96,11 +96,11 @@ def _train(
     progress = Progress(**known["progress"]) if known else new
     with _tracked(configs, folder, whole, ranks) as tracker:
         pending = PendingMetrics(tracker)
-        journal = Journal(pending, ranks, engine.clock, latent=model.has_latent)
+        log = TrainingLog(pending, ranks, engine.clock, latent=model.has_latent)
         if known:
-            journal.restore(known["journal"])
+            log.restore(known["journal"])
             pending.restore(known.get("metrics", []))
-        journal.say(f"{engine.size:,} parameters, from step {progress.step}")
+        log.say(f"{engine.size:,} parameters, from step {progress.step}")
 
         def validate(step: int) -> tuple[float, str]:
             with engine.open():
@@ -110,17 +110,17 @@ def _train(
             watch.at("save")
             if is_best:
                 checkpoint.save_best(engine, folder)
-            state = {"progress": progress.state(), "journal": all_gathered(journal.state()), "metrics": pending.state()}
+            state = {"progress": progress.state(), "journal": all_gathered(log.state()), "metrics": pending.state()}
             checkpoint.save(engine, folder, progress.step, state)
             pending.release()
 
         watch.patience = config.hang_after
         around = loop.Around(validate, save, partial(nonfinite.report, folder, ranks), asked_to_leave)
         stream = loaders.training(config, manifest, ranks, engine.planner)
-        if not loop.train(config, engine, stream, journal, progress, watch, around):
+        if not loop.train(config, engine, stream, log, progress, watch, around):
             if ranks.rank == 0:
                 run_folder.remember(folder, **{INTERRUPTED: progress.step})
-            journal.say(f"asked to leave: saved at step {progress.step}")
+            log.say(f"asked to leave: saved at step {progress.step}")
             raise SystemExit(TERMINATED)
         watch.at("record")
         if ranks.rank == 0:
@@ -180,10 +180,10 @@ def _validation_score(
             if not name.startswith("nll_importance"):  # with one sample, a noisy copy of the ELBO
                 found.setdefault(name, []).append(x.value)
     means = {name: fmean(values) for name, values in found.items()}
-    said = ", ".join(f"{name} {value:.4g}" for name, value in means.items())
+    message = ", ".join(f"{name} {value:.4g}" for name, value in means.items())
     kl = next((value for name, value in means.items() if name.startswith("kl_")), 0.0)
     score = next(iter(means.values())) + (beta - 1.0) * kl
-    return score, said if beta == 1.0 else f"{said}, score with beta {beta:g}: {score:.4g}"
+    return score, message if beta == 1.0 else f"{message}, score with beta {beta:g}: {score:.4g}"
 
 
 def main(argv: list[str]) -> int:

@@ -21,8 +21,8 @@ class _Lap(NamedTuple):
     ended: _Mark
 
 
-class Stopwatch:
-    """A timer of phases: `with stopwatch(phase)` adds the seconds inside to the phase."""
+class StepTimer:
+    """A timer of phases: `with timer(phase)` adds the seconds inside to the phase."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"

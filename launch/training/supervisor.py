@@ -45,8 +45,8 @@ def supervised(folder: Path, start: Callable[[], int], restarts: int) -> int:
         if code in _FINAL:
             return code
         again = f"restart {restarts - left + 1} of {restarts} from the last checkpoint" if left else "no restart left"
-        said = ["driftwork train: the job died with " + _named(code), watchdog.lost(folder), again]
-        print("; ".join(filter(None, said)), file=sys.stderr, flush=True)
+        parts = ["driftwork train: the job died with " + _named(code), watchdog.lost(folder), again]
+        print("; ".join(filter(None, parts)), file=sys.stderr, flush=True)
     return code
 
 

@@ -10,22 +10,22 @@ from launch.runs.distributed import Ranks, all_sum
 from launch.tracker.pending import PendingMetrics
 from launch.training.engine import Step
 from launch.training.progress import Progress
-from launch.training.step_timer import Stopwatch
+from launch.training.step_timer import StepTimer
 from models.batch import Batch
 
 _EVERY = 10
 """Number of steps between two records; each is the mean over the steps since the last."""
 
 _PHASES = ("forward", "backward", "communication", "update")
-"""Phases of a step, measured by the engine's stopwatch. Communication is the vote and the part of the gradients'
+"""Phases of a step, measured by the engine's timer. Communication is the vote and the part of the gradients'
 reduction that is left when backward ends; both include waiting for slower ranks."""
 _CARRIED = ("taken", "steps", "data_seconds", "step_seconds", "grad_norm", "evaluations", "skipped")
 
 
-class Journal:
+class TrainingLog:
     """Sums over ranks and steps; every rank calls every method, and rank 0 prints and logs."""
 
-    def __init__(self, tracker: PendingMetrics, ranks: Ranks, clock: Stopwatch, *, latent: bool) -> None:
+    def __init__(self, tracker: PendingMetrics, ranks: Ranks, clock: StepTimer, *, latent: bool) -> None:
         """
         Args:
             latent: whether the model has one, and so a KL to report.

@@ -112,19 +112,19 @@ class Watchdog:
                 self._end()
 
     def _end(self) -> None:
-        said = [f"driftwork train: rank {self.rank} has been in {self._here().place} for {self.patience:.0f} s"]
+        parts = [f"driftwork train: rank {self.rank} has been in {self._here().place} for {self.patience:.0f} s"]
         if self._folder is not None:
             before = notes(self._folder.parent)
             for _ in range(3):  # time for the notes of others, which may be about to end as well
                 time.sleep(self._tick)
                 self._note()
-            said.append(_waited_for(before, notes(self._folder.parent), self.rank))
+            parts.append(_waited_for(before, notes(self._folder.parent), self.rank))
             stacks = _path(self._folder, self.rank).with_suffix(".stacks")
             with suppress(OSError), stacks.open("w") as file:
                 faulthandler.dump_traceback(file)
-                said.append(f"where it stands in the code: {stacks}")
+                parts.append(f"where it stands in the code: {stacks}")
         self._note(_HUNG)
-        print("; ".join(filter(None, said)), file=sys.stderr, flush=True)
+        print("; ".join(filter(None, parts)), file=sys.stderr, flush=True)
         os._exit(HUNG)
 
     def _here(self) -> Note:

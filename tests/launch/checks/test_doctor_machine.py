@@ -19,7 +19,7 @@ def test_build_tools_are_searched_in_path(home, monkeypatch):
         program(home / "bin", name)
     assert [level_of(check()) for check in checks] == ["ok"] * 3
     monkeypatch.setenv("CXX", "absent++")
-    assert machine.compiler().said == str(home / "bin/g++")
+    assert machine.compiler().message == str(home / "bin/g++")
 
 
 @pytest.mark.process
@@ -39,7 +39,7 @@ def test_stale_build_lock_is_an_error(home, monkeypatch, place):
     builder = subprocess.Popen(["sleep", "60"], cwd=lock.parent)
     try:
         (finding,) = machine.build_locks()
-        assert (finding.level, finding.said) == ("ok", "shm is being built")
+        assert (finding.level, finding.message) == ("ok", "shm is being built")
     finally:
         builder.kill()
         builder.wait()
@@ -51,7 +51,7 @@ def test_unusable_gpu_is_an_error(home, monkeypatch):
     (home / "nvidia0").touch()
     (home / "nvidiactl").touch()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert "nvidia0 hidden by CUDA_VISIBLE_DEVICES=" in machine.accelerator(home).said
+    assert "nvidia0 hidden by CUDA_VISIBLE_DEVICES=" in machine.accelerator(home).message
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     import torch
 

@@ -27,7 +27,7 @@ def test_python_of_another_environment_is_named(home, monkeypatch):
     assert level_of(packages.entry_point()) == "ok"
     program(home / "bin", "python")
     monkeypatch.setenv("PATH", f"{home}/bin:{Path(sys.executable).parent}")
-    assert f"`python` is {home}/bin/python" in packages.entry_point().said
+    assert f"`python` is {home}/bin/python" in packages.entry_point().message
     monkeypatch.setenv("PATH", str(home / "empty"))
-    assert "has no `python`" in packages.entry_point().said
+    assert "has no `python`" in packages.entry_point().message
     assert level_of(packages.entry_point()) == "warning"

@@ -26,7 +26,7 @@ def test_token_must_exist_and_be_private(home, monkeypatch):
     assert "secret" not in str(cluster.token())
     assert stat.S_IMODE(token.stat().st_mode) == 0o644  # the check changes nothing
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(home / "elsewhere"))
-    assert "elsewhere is absent" in cluster.token().said
+    assert "elsewhere is absent" in cluster.token().message
 
 
 @pytest.mark.parametrize(("mode", "level"), [("", "warning"), ("token", "ok"), ("disabled", "error")])
@@ -45,8 +45,8 @@ def test_open_dashboard_is_an_error(address, family, level):
         assert (address, port) in set(cluster.listening())
         (finding,) = cluster.open_ports({port: "Ray's dashboard"})
         assert level_of(finding) == level
-        assert str(port) in finding.said
-    assert "none of" in next(cluster.open_ports({port: "Ray's dashboard"})).said
+        assert str(port) in finding.message
+    assert "none of" in next(cluster.open_ports({port: "Ray's dashboard"})).message
 
 
 def test_upload_size_follows_ignore_files(home, monkeypatch):

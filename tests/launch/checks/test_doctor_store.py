@@ -36,25 +36,25 @@ def test_schema_matches_mlflow(store, tmp_path):
     mlflow_store.prepare_store(f"sqlite:///{tmp_path}/mlflow.db", "x")
     found = [doctor_store.tracking(f"sqlite:///{file}") for file in (store, tmp_path / "mlflow.db")]
     assert [level_of(finding) for finding in found] == ["ok", "ok"]
-    assert found[0].said.split()[-1] == found[1].said.split()[-1]
+    assert found[0].message.split()[-1] == found[1].message.split()[-1]
 
 
 def test_store_is_new_or_fits_mlflow(home, store):
     assert level_of(doctor_store.tracking(None)) == "ok"
-    assert "made by the first run" in doctor_store.tracking(f"sqlite:///{home}/a/b/mlflow.db").said
+    assert "made by the first run" in doctor_store.tracking(f"sqlite:///{home}/a/b/mlflow.db").message
     assert not (home / "a").exists()
     before = store.read_bytes()
     finding = doctor_store.tracking(f"sqlite:///{store}")
     assert level_of(finding) == "ok"
     assert store.read_bytes() == before
-    assert finding.said.split()[-1] in dict(doctor_store._revisions())
+    assert finding.message.split()[-1] in dict(doctor_store._revisions())
 
 
 def test_store_that_cannot_grow_is_an_error(home, store, monkeypatch):
     monkeypatch.setattr(files.tempfile, "TemporaryFile", lambda dir: io.FileIO("/dev/full", "w"))
     finding = doctor_store.tracking(f"sqlite:///{store}")
     assert level_of(finding) == "error"
-    assert finding.said == f"{store} cannot grow: No space left on device"
+    assert finding.message == f"{store} cannot grow: No space left on device"
 
 
 @pytest.mark.parametrize(("version", "said"), [("0a8213491aaa", "older"), ("ffffffffffff", "newer")])
@@ -66,7 +66,7 @@ def test_store_of_another_mlflow_is_an_error(home, store, version, said):
     database.close()
     finding = doctor_store.tracking(f"sqlite:///{file}")
     assert level_of(finding) == "error"
-    assert f"of a{'n' if said == 'older' else ''} {said} MLflow" in finding.said
+    assert f"of a{'n' if said == 'older' else ''} {said} MLflow" in finding.message
 
 
 def test_locked_store_is_named_in_seconds(home, store):
@@ -74,7 +74,7 @@ def test_locked_store_is_named_in_seconds(home, store):
     holder.execute("BEGIN EXCLUSIVE")
     try:
         began = time.monotonic()
-        assert "has been locked" in doctor_store.tracking(f"sqlite:///{store}").said
+        assert "has been locked" in doctor_store.tracking(f"sqlite:///{store}").message
         assert time.monotonic() - began < 10
     finally:
         holder.close()
@@ -94,7 +94,7 @@ def test_file_without_store_is_an_error(home, content, said):
         file.write_bytes(content)
     finding = doctor_store.tracking(f"sqlite:///{file}")
     assert level_of(finding) == "error"
-    assert said in finding.said
+    assert said in finding.message
 
 
 def test_unwritable_store_is_an_error(store):
@@ -110,7 +110,7 @@ def test_unwritable_store_is_an_error(store):
         finally:
             os.seteuid(os.getuid())
     assert level_of(finding) == "error"
-    assert finding.said == f"{file} may not be written"
+    assert finding.message == f"{file} may not be written"
 
 
 @pytest.mark.network
@@ -127,12 +127,12 @@ def test_server_answers_or_not(monkeypatch, free_port):
     uri = f"http://127.0.0.1:{free_port}"
     finding = doctor_store.tracking(uri)
     assert level_of(finding) == "error"
-    assert "does not answer" in finding.said
+    assert "does not answer" in finding.message
     with http.server.HTTPServer(("127.0.0.1", free_port), Health) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         assert level_of(doctor_store.tracking(uri)) == "ok"
-        assert "answers 404" in doctor_store.tracking(f"{uri}/other").said
+        assert "answers 404" in doctor_store.tracking(f"{uri}/other").message
         server.shutdown()
     with socket.create_server(("127.0.0.1", 0)) as silent:
         began = time.monotonic()

@@ -52,7 +52,7 @@ def test_missing_home_becomes_temporary(nobody, monkeypatch, home):
 def test_existing_home_is_kept(home, monkeypatch):
     with home_provided():
         assert Path.home() == home
-        assert machine.home().said == str(home)
+        assert machine.home().message == str(home)
         assert level_of(machine.home()) == "ok"
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write with any mode
     with home_provided():

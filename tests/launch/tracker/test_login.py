@@ -204,7 +204,7 @@ def test_doctor_checks_the_login(place, here, monkeypatch):
 
     def said(address):
         found = store.tracking(config_base.build(TrackingConfig, {"uri": address}, where="test").uri)
-        return level_of(found), found.said
+        return level_of(found), found.message
 
     assert said(uri) == ("ok", f"{uri} answers")
     assert said(uri.replace("//", "//me:wrong@")) == ("error", f"{uri} refuses the login (401)")

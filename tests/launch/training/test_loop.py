@@ -30,7 +30,7 @@ class Stream:
         yield from range(first_step, STEPS)
 
 
-class Journal:
+class TrainingLog:
     def step(self, *args, **times): ...
     def validated(self, *args): ...
 
@@ -42,7 +42,7 @@ def trained(scores, *overrides, **state):
     around = loop.Around(
         validate=lambda step: (next(left), ""), save=best.append, report=lambda *args: "", asked_to_leave=lambda: False
     )
-    assert loop.train(run, Engine(), Stream(), Journal(), progress, Watchdog(0), around)
+    assert loop.train(run, Engine(), Stream(), TrainingLog(), progress, Watchdog(0), around)
     return progress, best
 
 
@@ -77,5 +77,5 @@ def test_checkpoints_are_written_at_intervals(every, saved):
         validate=lambda step: (1.0, ""), save=lambda is_best: found.append(progress.step),
         report=lambda *args: "", asked_to_leave=lambda: False,
     )  # fmt: skip
-    assert loop.train(run, Engine(), Stream(), Journal(), progress, Watchdog(0), around)
+    assert loop.train(run, Engine(), Stream(), TrainingLog(), progress, Watchdog(0), around)
     assert found == sorted({*saved, 16})

@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from launch.training.step_timer import Stopwatch
+from launch.training.step_timer import StepTimer
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def turn(monkeypatch):
 
 
 def test_inner_phase_interrupts_the_outer(turn):
-    clock = Stopwatch(torch.device("cpu"))
+    clock = StepTimer(torch.device("cpu"))
     reduce = clock.timed("communication", turn)
     for _ in range(2):
         turn(100)
@@ -36,7 +36,7 @@ def test_inner_phase_interrupts_the_outer(turn):
 
 
 def test_exception_ends_the_phase(turn):
-    clock = Stopwatch(torch.device("cpu"))
+    clock = StepTimer(torch.device("cpu"))
     with pytest.raises(ZeroDivisionError):
         clock.timed("forward", lambda: turn(1) or 1 / 0)()
     turn(10)
@@ -48,7 +48,7 @@ def test_exception_ends_the_phase(turn):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_gpu_time_is_that_of_the_stream():
     device = torch.device("cuda")
-    clock, x = Stopwatch(device), torch.randn(4096, 4096, device=device)
+    clock, x = StepTimer(device), torch.randn(4096, 4096, device=device)
     for _ in range(3):
         with clock("forward"):
             for _ in range(20):

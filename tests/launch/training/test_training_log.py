@@ -7,7 +7,7 @@ import torch
 from launch.runs.distributed import alone
 from launch.training.engine import Step
 from launch.training.progress import Progress
-from launch.training.training_log import Journal
+from launch.training.training_log import TrainingLog
 from models.base import Objective, Terms
 from models.batch import Batch
 
@@ -30,10 +30,10 @@ def record(evaluations, latent=True):
     x, time = torch.tensor([-6.0, -2.0]), torch.zeros(2, 4)
     batch = Batch(time, time[..., None], time > -1, time > -1, torch.ones(2) / 2, torch.arange(2), ("a", "b"))
     kept, progress = Kept(), Progress()
-    journal = Journal(kept, alone(), Clock(), latent=latent)
+    log = TrainingLog(kept, alone(), Clock(), latent=latent)
     for progress.step in range(1, 11):
         objective = Objective(-x, Terms(x, torch.ones(2), torch.full((2,), 4)), evaluations(progress.step))
-        journal.step(progress, batch, Step(objective, True, 3.0), 1.0, 0.1, data_seconds=0.1, step_seconds=0.3)
+        log.step(progress, batch, Step(objective, True, 3.0), 1.0, 0.1, data_seconds=0.1, step_seconds=0.3)
     (found,) = kept.records
     return found
 
@@ -64,14 +64,14 @@ def test_interrupted_record_is_equal_bit_for_bit():
     found = []
     for interrupted in (False, True):
         kept, progress = Kept(), Progress()
-        journal = Journal(kept, alone(), Clock(), latent=True)
+        log = TrainingLog(kept, alone(), Clock(), latent=True)
         for progress.step in range(1, 11):
             objective = Objective(-x, Terms(x * progress.step / 7, torch.ones(2), torch.full((2,), 4)))
-            journal.step(progress, batch, Step(objective, progress.step != 3, 3.1), 1.0, 1e-3, 0.1, 0.3)
+            log.step(progress, batch, Step(objective, progress.step != 3, 3.1), 1.0, 1e-3, 0.1, 0.3)
             if interrupted and progress.step == 6:
-                states = json.loads(json.dumps([journal.state()]))
-                journal = Journal(kept, alone(), Clock(), latent=True)
-                journal.restore(states)
+                states = json.loads(json.dumps([log.state()]))
+                log = TrainingLog(kept, alone(), Clock(), latent=True)
+                log.restore(states)
         found += kept.records
     assert found[0] == found[1]
     assert found[0]["train/skipped_steps"] == 1
