@@ -5,6 +5,7 @@ import errno
 import gc
 import os
 import pwd
+import select
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ if TYPE_CHECKING:  # `typing` and pydantic take longer to load than all else her
 
 Main = Callable[[list[str]], int]
 Settings = Callable[[list[str]], "list[Part]"]
+
+PIPE_CLOSED = 128 + 13
+"""Exit code of a process ended by SIGPIPE, by the convention of shells."""
 
 TEMPORARY_HOME = "driftwork-home-"
 """Prefix of the name of a temporary home folder, which lasts as long as the command."""
@@ -47,7 +51,7 @@ class Command:
         try:
             print(help.text(self.usage, self.settings(words)), flush=True)
         except BrokenPipeError:  # the reader has seen enough, as in `driftwork train --help | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_output()
 
 
 def command(
@@ -81,6 +85,11 @@ def run(name: str, main: Main, argv: list[str]) -> int:
         if not isinstance(error, AgreedError) or os.environ.get("RANK", "0") == "0":
             print(f"driftwork {name}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        if not _is_unread():
+            raise
+        _drop_output()
+        return PIPE_CLOSED
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -89,6 +98,18 @@ def run(name: str, main: Main, argv: list[str]) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _is_unread() -> bool:
+    """Return whether the reader of this process's output has ended, as in `driftwork doctor | head`."""
+    watch = select.poll()
+    watch.register(1, 0)
+    return any(event & select.POLLERR for _, event in watch.poll(0))
+
+
+def _drop_output() -> None:
+    """Discard what is printed from now on, and what is printed but not written yet."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     renamed: ClassVar[Mapping[str, str]] = {}
-    """Map from earlier names of fields, which configs of old runs have, to the names now."""
+    """Map from earlier names of fields, which configs of old runs have, to the names now. `a.b` is field b of a."""
 
     @model_validator(mode="before")
     @classmethod
@@ -60,8 +60,9 @@ def with_names_of_today(raw: dict[str, Any], renamed: Mapping[str, str]) -> dict
         name = renamed.get(key, key)
         if name != key:
             _warn(f"{key} is now called {name}; the earlier name still works")
-        named.pop(name, None)
-        named[name] = value
+        section, dot, field = name.partition(".")
+        others = named.get(section)
+        named[section] = {**(others if isinstance(others, dict) else {}), field: value} if dot else value
     return named
 
 
@@ -102,8 +103,9 @@ def load(cls: type[ConfigT], path: str | Path, overrides: Sequence[Override] = (
     return build(cls, raw, where=str(path))
 
 
-def parse(cls: type[ConfigT], overrides: Sequence[Override], where: str) -> ConfigT:
-    """Return the config given by `overrides` alone. `where` names the source in error messages."""
+def parse(cls: type[ConfigT], overrides: Sequence[Override], where: str = "") -> ConfigT:
+    """Return the config given by `overrides` alone. `where` names their source in error messages; the arguments of a
+    command need no name."""
     raw: dict[str, Any] = {}
     for override in overrides:
         apply(raw, override)
@@ -115,7 +117,7 @@ def build(cls: type[ConfigT], raw: Mapping[str, Any], where: str) -> ConfigT:
     try:
         return cls.model_validate(raw)
     except ValidationError as error:
-        raise DriftworkError(_one_line(f"{where}: {explain(cls, error)}")) from None
+        raise DriftworkError(_one_line(f"{where}: " * bool(where) + explain(cls, error))) from None
 
 
 def dump(config: Config) -> str:

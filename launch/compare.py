@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     if not names:
         print(USAGE)
         return 2
-    request = parse(CompareConfig, options, where="compare")
+    request = parse(CompareConfig, options)
     run_folder.check_store_is_read(names, request.tracking.uri)
     made = compared([folder for name in names for folder in _folders(name, request)], request.split)
     for table in made:

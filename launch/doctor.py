@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -16,8 +17,7 @@ from driftwork.help import settings_of
 from launch.checks import cluster, machine, packages, store
 from launch.checks.finding import Finding
 from launch.checks.glance import folders
-from launch.tracker import store_uri
-from launch.tracker.store_uri import StoreUri
+from launch.tracker.store_uri import DefaultStore
 
 USAGE = """usage: driftwork doctor [key=value ...] [--json]
   --json  Print the findings as JSON."""
@@ -27,9 +27,10 @@ _SERVICES = {8265: "Ray's dashboard", 10001: "Ray's client server", 5000: "MLflo
 
 
 class DoctorConfig(Config):
-    uri: StoreUri | None = Field(default_factory=store_uri.default)
-    """Tracking store to check, as `sqlite:///FILE` or `http://HOST:PORT`; `tracking.uri` sets the same. By default it
-    is the store of new runs: what MLFLOW_TRACKING_URI names, or `sqlite:///runs/mlflow.db`. Null checks none."""
+    renamed: ClassVar = {"uri": "tracking.uri"}
+
+    tracking: DefaultStore = Field(default_factory=DefaultStore)
+    """MLflow store to check."""
     ranks: int = Field(1, ge=1)
     """Number of processes that a run on this machine would have."""
     out: Path = Path("runs")
@@ -38,8 +39,7 @@ class DoctorConfig(Config):
 
 @command(USAGE, least=0, settings=settings_of(DoctorConfig))
 def main(argv: list[str]) -> int:
-    settings = [argument.removeprefix("tracking.") for argument in argv if argument != "--json"]
-    config = parse(DoctorConfig, settings, where="arguments")
+    config = parse(DoctorConfig, [argument for argument in argv if argument != "--json"])
     found = []
     for finding in examine(config):
         found.append(finding)
@@ -66,7 +66,7 @@ def examine(config: DoctorConfig) -> Iterator[Finding]:
     yield machine.home()
     yield from machine.sockets()
     yield from machine.disk(folders(config.out))
-    yield store.tracking(config.uri)
+    yield store.tracking(config.tracking.uri)
     yield cluster.token()
     yield cluster.auth_mode()
     yield from cluster.open_ports(_SERVICES)

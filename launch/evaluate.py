@@ -22,7 +22,7 @@ USAGE = """usage: driftwork evaluate RUN [split=test] [key=value ...] [--json]
 @command(USAGE, settings=settings_of(EvaluateConfig))
 def main(argv: list[str]) -> int:
     options = [argument for argument in argv if argument != "--json"]
-    request = parse(EvaluateConfig, options[1:], where="evaluate")
+    request = parse(EvaluateConfig, options[1:])
     folder = run_folder.find(options[0], request.tracking.uri)
     if launcher.launched():
         return rank(folder, request)

@@ -22,7 +22,7 @@ For predictions on prepared data as a table: driftwork predict RUN out=FILE"""
 
 @command(USAGE, most=2, settings=settings_of(OfStore))
 def main(argv: list[str]) -> int:
-    request = parse(OfStore, argv[1:], where="export")
+    request = parse(OfStore, argv[1:])
     folder = run_folder.find(argv[0], request.tracking.uri)
     config = run_folder.config_of(folder, request.tracking)
     manifest = run_folder.divided(config, read_manifest(config.data))

@@ -85,7 +85,7 @@ class GenerateConfig(OfStore):
 
 @command(USAGE, settings=settings_of(GenerateConfig))
 def main(argv: list[str]) -> int:
-    request = parse(GenerateConfig, argv[1:], where="generate")
+    request = parse(GenerateConfig, argv[1:])
     folder = run_folder.find(argv[0], request.tracking.uri)
     config = _as_asked(run_folder.config_of(folder, request.tracking), request)
     run_folder.check_data(folder, config)
@@ -142,7 +142,7 @@ def _as_asked(config: RunConfig, request: GenerateConfig) -> RunConfig:
     """Return the run's config with the requested data and the one requested ratio of observed frames."""
     own = config.observe.evaluate
     ratio = request.ratio or (own.ratios[0] if own.ratios else 1.0)
-    observed = own.at((ratio,), where="generate")
+    observed = own.at((ratio,))
     observe = config.observe.model_copy(update={"evaluate": observed})
     where = {"data": request.data or config.data, "cache_dir": request.cache_dir or config.cache_dir}
     return config.model_copy(update={"observe": observe, **where})

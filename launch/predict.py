@@ -48,7 +48,7 @@ class PredictConfig(OfStore):
 
 @command(USAGE, settings=settings_of(PredictConfig))
 def main(argv: list[str]) -> int:
-    request = parse(PredictConfig, argv[1:], where="predict")
+    request = parse(PredictConfig, argv[1:])
     run_folder.check_store_is_read(argv[:1], request.tracking.uri)
     folder = run_folder.find(argv[0], request.tracking.uri)
     output.checked(request.out)
@@ -89,7 +89,7 @@ def _requested(config: RunConfig, request: PredictConfig) -> RunConfig:
         return config
     if config.observe.evaluate.forecasts:
         raise DriftworkError(f"ratio={request.ratio:g}: this run forecasts from a prefix; remove it")
-    observed = config.observe.evaluate.at((request.ratio,), where="predict")
+    observed = config.observe.evaluate.at((request.ratio,))
     return config.model_copy(update={"observe": config.observe.model_copy(update={"evaluate": observed})})
 
 

@@ -36,7 +36,7 @@ class ReportConfig(OfStore):
 def main(argv: list[str]) -> int:
     if "=" in argv[0]:
         raise DriftworkError(f"the first argument is an experiment's name, as in: driftwork report lakh {argv[0]}")
-    experiment, request = argv[0], parse(ReportConfig, argv[1:], where="report")
+    experiment, request = argv[0], parse(ReportConfig, argv[1:])
     out = request.out.absolute()
     _check_free(out)
     given = request.tracking.uri or store_uri.default()

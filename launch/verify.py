@@ -19,7 +19,7 @@ USAGE = """usage: driftwork verify DIR|URL
 
 @command(USAGE, most=1)
 def main(argv: list[str]) -> int:
-    report = verify(build(VerifyConfig, {"data": argv[0]}, where="arguments").data)
+    report = verify(build(VerifyConfig, {"data": argv[0]}, where="").data)
     print(f"{argv[0]}: {report.shards} shards, {report.samples} samples, {report.bytes / 1e6:.1f} MB, all intact")
     return 0
 

@@ -77,11 +77,10 @@ class ObservationConfig(Config):
             return {f"{self.seconds if share is None else 100 * share:g}": self}
         return {f"{100 * ratio:g}": self.model_copy(update={"ratios": (ratio,)}) for ratio in self.ratios}
 
-    def at(self, ratios: tuple[float, ...], where: str) -> "ObservationConfig":
-        """Return the same pattern at other ratios of observed frames; a prefix is replaced by every n-th frame. `where`
-        names the source in error messages."""
+    def at(self, ratios: tuple[float, ...]) -> "ObservationConfig":
+        """Return the same pattern at other ratios of observed frames; a prefix is replaced by every n-th frame."""
         pattern = "regular" if self.forecasts else self.pattern
-        return build(ObservationConfig, {"pattern": pattern, "ratios": ratios}, where)
+        return build(ObservationConfig, {"pattern": pattern, "ratios": ratios}, where="")
 
 
 def key_seed(*parts: object) -> int:

@@ -111,7 +111,7 @@ def _requested(config: RunConfig, request: EvaluateConfig) -> tuple[RunConfig, s
     where = {"data": request.data, "cache_dir": request.cache_dir}
     config = config.model_copy(update={key: value for key, value in where.items() if value is not None})
     if request.ratios is not None and request.ratios != own.ratios:
-        observed = own.at(request.ratios, where="evaluate")
+        observed = own.at(request.ratios)
         config = config.model_copy(update={"observe": config.observe.model_copy(update={"evaluate": observed})})
         name += "-at-" + "-".join(f"{100 * ratio:g}" for ratio in request.ratios)
     for key in ("samples", "particles", "predict"):

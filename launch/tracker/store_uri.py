@@ -5,8 +5,9 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
+from driftwork.config_base import Config
 from driftwork.errors import DriftworkError
 from driftwork.values import expanded
 from launch.tracker import login
@@ -42,6 +43,14 @@ def default() -> str:
         raise DriftworkError(f"{VARIABLE}={given}: {error}; unset it, or give tracking.uri=") from None
     os.environ[VARIABLE] = uri  # MLflow reads it too, and may print it
     return uri
+
+
+class DefaultStore(Config):
+    """Tracking store of a command about no run in particular."""
+
+    uri: StoreUri | None = Field(default_factory=default)
+    """Tracking store, as `sqlite:///FILE` or `http://HOST:PORT`. By default it is the store of new runs: what
+    MLFLOW_TRACKING_URI names, or `sqlite:///runs/mlflow.db`. Null takes none."""
 
 
 def database(uri: str) -> Path | None:

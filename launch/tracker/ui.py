@@ -14,18 +14,18 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, ClassVar
 
 from pydantic import Field
 
-from driftwork import config_base
 from driftwork.command import command, run
-from driftwork.config_base import Config
+from driftwork.config_base import Config, parse
 from driftwork.errors import DriftworkError
 from driftwork.help import settings_of
 from driftwork.processes import ROOT, python, search_path
 from launch.job.signals import sigterm_exits
 from launch.tracker import store_uri
+from launch.tracker.store_uri import DefaultStore
 
 USAGE = "usage: driftwork ui [key=value ...]"
 
@@ -34,10 +34,10 @@ START_S = 180  # the server's imports take 5 s on an idle machine, and much long
 
 
 class UiConfig(Config):
-    uri: store_uri.StoreUri = Field(default_factory=store_uri.default)
-    """Tracking store to show, as `sqlite:///FILE`; `tracking.uri` sets the same. By default it is what
-    MLFLOW_TRACKING_URI names, or `sqlite:///runs/mlflow.db`."""
+    renamed: ClassVar = {"uri": "tracking.uri"}
 
+    tracking: DefaultStore = Field(default_factory=DefaultStore)
+    """MLflow store to show, a SQLite file."""
     port: int = Field(5000, ge=1, le=65535)
     """TCP port of the dashboard on 127.0.0.1."""
 
@@ -49,10 +49,10 @@ def main(argv: list[str]) -> int:
     Raises:
         DriftworkError: a key is unknown, the store does not exist, the port is taken, or the server does not start.
     """
-    cfg = config_base.build(
-        UiConfig, _overrides([argument.removeprefix("tracking.") for argument in argv]), where="arguments"
-    )
-    uri = store_uri.existing(cfg.uri)
+    cfg = parse(UiConfig, argv)
+    if cfg.tracking.uri is None:
+        raise DriftworkError("tracking.uri=null: there is no store to show; give sqlite:///FILE")
+    uri = store_uri.existing(cfg.tracking.uri)
     file = store_uri.database(uri)
     if file is None:
         raise DriftworkError(f"{uri} is a server already: open it in a browser")
@@ -71,14 +71,6 @@ def main(argv: list[str]) -> int:
         lines = output.read().decode(errors="replace").splitlines()
     reasons = [line for line in lines if "Error: " in line] or lines or ["nothing"]
     raise DriftworkError(f"the MLflow server ended or never listened; its last message: {reasons[-1][:300]}")
-
-
-def _overrides(argv: list[str]) -> dict[str, str]:
-    pairs = [argument.partition("=") for argument in argv]
-    for key, equals, value in pairs:
-        if not (key and equals and value):
-            raise DriftworkError(f"'{key}{equals}{value}' is not of the form key=value (known here: uri, port)")
-    return {key: value for key, _, value in pairs}
 
 
 def _require_free(port: int) -> None:

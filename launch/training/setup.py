@@ -61,7 +61,7 @@ def _check_heeded(run: str, overrides: list[str]) -> None:
 def store_of(overrides: list[str]) -> str | None:
     """Return the store in which to look up the id of a run."""
     given = [override for override in overrides if override.startswith("tracking.uri=")]
-    return config_base.parse(OfStore, given, where="arguments").tracking.uri
+    return config_base.parse(OfStore, given).tracking.uri
 
 
 def _placed(config: RunConfig, file: Path | None) -> RunConfig:

@@ -26,7 +26,7 @@ def get(address):
 def test_dashboard_runs_until_ctrl_c(tmp_path, free_port):
     experiment = mlflow_store.prepare_store(f"sqlite:///{tmp_path}/mlflow.db", "lakh")
     hostile.plant(tmp_path)
-    command = [sys.executable, "-P", "-m", "launch.tracker.ui", "uri=sqlite:///mlflow.db", f"port={free_port}"]
+    command = [sys.executable, "-P", "-m", "launch.tracker.ui", "tracking.uri=sqlite:///mlflow.db", f"port={free_port}"]
     server = subprocess.Popen(
         command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -56,15 +56,15 @@ def test_taken_port_is_named(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(DriftworkError, match=f"port={port} is taken"):
-            ui.main([f"uri=sqlite:///{tmp_path}/mlflow.db", f"port={port}"])
+            ui.main([f"tracking.uri=sqlite:///{tmp_path}/mlflow.db", f"port={port}"])
 
 
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
         ("uri=sqlite:///nonesuch.db", "no tracking store"),
-        ("uri=http://127.0.0.1:5000", "is a server already"),
-        ("uri=./mlruns", "must be sqlite:///FILE"),
+        ("tracking.uri=http://127.0.0.1:5000", "is a server already"),
+        ("tracking.uri=./mlruns", "must be sqlite:///FILE"),
         ("port=0", "greater than or equal to 1"),
         ("port=five", "valid integer"),
         ("prot=5001", "did you mean 'port'"),
@@ -83,5 +83,5 @@ def test_mistake_names_the_allowed_values(tmp_path, monkeypatch, argument, said)
 def test_failed_server_gives_its_reason(tmp_path, free_port):
     (tmp_path / "text.db").write_text("no database" * 100)
     with pytest.raises(DriftworkError, match="not a database") as caught:
-        ui.main([f"uri=sqlite:///{tmp_path}/text.db", f"port={free_port}"])
+        ui.main([f"tracking.uri=sqlite:///{tmp_path}/text.db", f"port={free_port}"])
     assert "\n" not in str(caught.value)

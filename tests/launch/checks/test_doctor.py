@@ -27,13 +27,13 @@ metadata.version = version
 for name in {gone}: sys.modules[name] = None
 from launch import doctor
 from launch.checks import glance
-sys.exit(doctor.main(["--json", "uri=null"]))
+sys.exit(doctor.main(["--json", "tracking.uri=null"]))
 """
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     found = json.loads(answer.stdout)
     missing = [one for one in found if one["check"] == "packages" and one["level"] == "warning"]
-    assert {one["said"].split()[0] for one in missing} == set(gone)
-    assert "pip install -e '.[prepare]'" in next(one["cure"] for one in missing if one["said"].startswith("ray"))
+    assert {one["message"].split()[0] for one in missing} == set(gone)
+    assert "pip install -e '.[prepare]'" in next(one["cure"] for one in missing if one["message"].startswith("ray"))
     assert answer.stderr == ""
 
 
@@ -60,7 +60,7 @@ print([name for name in ("ray", "torch", "deepspeed", "mlflow", "webdataset", "n
 
 
 def test_doctor_exits_1_on_errors(home, monkeypatch, capsys):
-    arguments = ["uri=null", f"out={home}"]
+    arguments = ["tracking.uri=null", f"out={home}"]
     (home / ".ray").mkdir()
     (home / ".ray/auth_token").write_text("secret")
     (home / ".ray/auth_token").chmod(0o644)

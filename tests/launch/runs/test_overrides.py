@@ -7,10 +7,11 @@ import pytest
 
 from driftwork.config_base import load, parse
 from driftwork.errors import DriftworkError
-from launch import compare, doctor, evaluate, fetch, generate, prepare, report, sweep, train, ui, verify
+from launch import compare, doctor, evaluate, fetch, generate, prepare, report, sweep, train, verify
 from launch.runs.config import RunConfig
 from launch.runs.run_folder import create
 from launch.sweeps import grid
+from launch.tracker import ui
 from pipeline.fetch.sources import SOURCES
 from pipeline.prepare.prepare import PrepareConfig
 from tests.places import ROOT, tiny
@@ -95,7 +96,7 @@ def test_commands_use_the_given_store(place, name):
     assert f"{name}: no run folder" in said(evaluate.main, name)
     (path / "other").write_text("")
     assert f"out={path.absolute()}: holds other files" in said(report.main, "experiment", f"out={name}")
-    assert f"{path}/x.db: no tracking store" in said(ui.main, f"uri=sqlite:///{name}/x.db")
+    assert f"{path}/x.db: no tracking store" in said(ui.main, f"tracking.uri=sqlite:///{name}/x.db")
 
 
 def test_fetch_writes_to_the_given_folder(place, monkeypatch):
