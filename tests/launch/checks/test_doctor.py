@@ -2,11 +2,13 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 
 import pytest
 
+from driftwork.config_base import parse
 from driftwork.errors import DriftworkError
 from launch import doctor
 from launch.checks import glance
@@ -71,7 +73,7 @@ def test_doctor_exits_1_on_errors(home, monkeypatch, capsys):
     (home / ".ray/auth_token").chmod(0o600)
     assert doctor.main([*arguments, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert {"check", "level", "said", "cure"} == set(found[0])
+    assert {"check", "level", "message", "cure"} == set(found[0])
     with pytest.raises(DriftworkError, match="did you mean 'ranks'"):
         doctor.main(["rank=2"])
 
@@ -94,3 +96,16 @@ def test_glance_prints_only_problems(home, capsys, monkeypatch):
     assert f"driftwork doctor: error    build lock   {lock}" in capsys.readouterr().err
     glance.before_preparing(home / "data")
     assert "driftwork doctor: error    ray token" in capsys.readouterr().err
+
+
+@pytest.mark.process
+def test_reader_may_end_before_the_output():
+    command = f"{shlex.quote(sys.executable)} -m launch.cli doctor tracking.uri=null | head -1"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert (done.stdout.count("\n"), done.stderr) == (1, "")
+
+
+def test_earlier_name_of_the_store_still_works(capsys):
+    config = parse(doctor.DoctorConfig, ["uri=sqlite:///x/y.db"])
+    assert config.tracking.uri == "sqlite:///x/y.db"
+    assert "uri is now called tracking.uri" in capsys.readouterr().err
