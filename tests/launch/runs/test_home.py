@@ -79,7 +79,7 @@ def test_command_leaves_no_files(tmp_path):
         pytest.skip("a user id without a passwd entry needs user namespaces")
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    command = [*WITHOUT, f"TMPDIR={temporary}", sys.executable, "-P", "-m", "launch.cli", "doctor", "uri=null"]
+    command = [*WITHOUT, f"TMPDIR={temporary}", sys.executable, "-P", "-m", "launch.cli", "doctor", "tracking.uri=null"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.stderr == ""
     assert "warning  home         HOME is no folder and user 12345 has no other" in done.stdout
