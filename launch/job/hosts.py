@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import IO, TextIO
 
 from driftwork.errors import DriftworkError
@@ -21,7 +22,7 @@ from driftwork.processes import end_with_parent, python, search_path
 from launch.job import launcher, node
 from launch.job.hostfile import Host, HostsConfig, read
 from launch.job.node import Answer, Question
-from launch.job.signals import signals_ignored, sigterm_exits
+from launch.job.signals import handled, signals_ignored, sigterm_exits
 
 _PATIENCE_S = 60.0
 """Seconds that hosts may take to end when requested, and"""
@@ -60,7 +61,7 @@ def start(module: str, arguments: list[str], file: Path, config: HostsConfig, sh
         AwayError: a host cannot take part, and nothing has been started.
     """
     hosts = read(file)
-    with sigterm_exits(), _connected(hosts, config) as connections:
+    with sigterm_exits(), handled(_refuse_to_stop, signal.SIGTSTP), _connected(hosts, config) as connections:
         address = config.address or hosts[0].name.rpartition("@")[2]
         for connection in connections:
             other = hosts[1] if connection.host == hosts[0] and len(hosts) > 1 else hosts[0]
@@ -85,6 +86,11 @@ def start(module: str, arguments: list[str], file: Path, config: HostsConfig, sh
             with signals_ignored(signal.SIGTERM):  # launchers tend to send it twice; another Ctrl-C ends the wait
                 _leave(connections)
             raise
+
+
+def _refuse_to_stop(signum: int, frame: FrameType | None) -> None:
+    """Continue after Ctrl-Z: other hosts would take the silence of a stopped process for its end."""
+    os.write(2, b"\ndriftwork: Ctrl-Z cannot stop ranks on other hosts; Ctrl-C saves and ends them\n")
 
 
 class _Connection:

@@ -13,7 +13,7 @@ import torch
 from driftwork.errors import DriftworkError
 from driftwork.processes import end_with_parent, python, search_path
 from launch.job.quick_start import LAUNCH
-from launch.job.signals import sigterm_exits
+from launch.job.signals import ctrl_z_stops_all, sigterm_exits
 
 
 def most_ranks() -> int:
@@ -37,7 +37,7 @@ def start(module: str, arguments: list[str], ranks: int, stdout: TextIO | None =
     threads = max(1, (os.cpu_count() or 1) // ranks)
     variables = environment(threads, gpus=torch.cuda.is_available(), given=os.environ)
     ours = command(module, arguments, {"localhost": _devices(ranks)}, 0, "127.0.0.1", free_port())
-    with sigterm_exits():
+    with sigterm_exits(), ctrl_z_stops_all():
         process = subprocess.Popen(ours, env=variables, stdout=stdout, preexec_fn=end_with_parent, process_group=0)
         # In a process group of its own, as Ctrl-C is this process's to hand on.
         try:

@@ -1,10 +1,13 @@
 """Turn signals into exceptions or flags, so that Python can clean up. Off the main thread the contexts do nothing."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+
+import psutil
 
 TERMINATED = 128 + signal.SIGTERM
 """Exit code of a process ended by SIGTERM, by the convention of shells."""
@@ -46,6 +49,25 @@ def signals_noted() -> Iterator[Callable[[], bool]]:
 def signals_ignored(*numbers: int) -> Iterator[None]:
     """Ignore these signals inside, by default SIGTERM and Ctrl-C. What is inside must be bounded in time."""
     with handled(signal.SIG_IGN, *numbers):
+        yield
+
+
+@contextmanager
+def ctrl_z_stops_all() -> Iterator[None]:
+    """Let Ctrl-Z inside stop the processes below this one too, which are in process groups of their own; `fg` and `bg`
+    continue them with this one."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        below = psutil.Process().children(recursive=True)
+        for process in below:
+            with suppress(psutil.Error):
+                process.suspend()
+        os.kill(os.getpid(), signal.SIGSTOP)  # returns when the shell continues this process
+        for process in below:
+            with suppress(psutil.Error):
+                process.resume()
+
+    with handled(stop, signal.SIGTSTP):
         yield
 
 

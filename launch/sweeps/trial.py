@@ -17,7 +17,7 @@ from typing import NamedTuple
 from driftwork.command import run as run_command
 from driftwork.lock import locked
 from driftwork.processes import end_with_parent, python, search_path
-from launch.job.signals import signals_ignored, sigterm_exits
+from launch.job.signals import ctrl_z_stops_all, signals_ignored, sigterm_exits
 
 LOG = "log.txt"
 TRAINED, EVALUATED = "trained", "evaluated"
@@ -99,8 +99,9 @@ def _watched(command: list[str], log: Path, threads: int, directory: Path, varia
             start_new_session=True, preexec_fn=end_with_parent,  # Ctrl-C is the sweep's to hand on, once
         )  # fmt: skip
     try:
-        while process.poll() is None:
-            time.sleep(0.2)  # not in wait(), which Ray's cancelling of a task does not interrupt
+        with ctrl_z_stops_all():
+            while process.poll() is None:
+                time.sleep(0.2)  # not in wait(), which Ray's cancelling of a task does not interrupt
         return process.returncode
     except BaseException:
         _end(process)

@@ -26,6 +26,8 @@ HUNG = 70
 
 _HUNG = "hung"
 _PATIENCE_S = 600.0
+_STOPPED_S = 5.0
+"""Delay of a thread, in seconds, that means that its process was stopped."""
 _PHASES = (
     "start", "load", "data", "forward", "communication", "backward", "update", "step", "record", "validation", "save",
 )  # fmt: skip
@@ -106,10 +108,20 @@ class Watchdog:
         return min(1.0, self.patience / 10)
 
     def _watch(self) -> None:
+        before = time.monotonic()
         while not self._closed.wait(self._tick):
+            now = time.monotonic()
+            self._excuse(now - before - self._tick)
+            before = now
             self._note()
             if time.monotonic() - self._place[2] > self.patience:
                 self._end()
+
+    def _excuse(self, late: float) -> None:
+        """Do not count the seconds by which this thread was late if the whole process was stopped, as by Ctrl-Z."""
+        if late > _STOPPED_S:
+            step, phase, since = self._place
+            self._place = step, phase, since + late
 
     def _end(self) -> None:
         parts = [f"driftwork train: rank {self.rank} has been in {self._here().place} for {self.patience:.0f} s"]

@@ -1,4 +1,4 @@
-"""Ctrl-C in a terminal, on two ranks: the first one saves, a second one ends at once."""
+"""Ctrl-C and Ctrl-Z in a terminal, on two ranks: one Ctrl-C saves, a second one ends at once; Ctrl-Z stops all."""
 
 import json
 import os
@@ -44,10 +44,26 @@ def in_terminal(folder, *arguments):
     return started, [process for process in ranks if "LOCAL_RANK" in process.environ()]
 
 
+def ctrl_z_and_fg(started, latest):
+    """Stop a training as Ctrl-Z does, check that all its processes stand still, and continue it as `fg` does."""
+    everyone = [psutil.Process(started.pid), *psutil.Process(started.pid).children(recursive=True)]
+    os.killpg(started.pid, signal.SIGTSTP)
+    deadline = time.monotonic() + 60
+    while any(process.status() != psutil.STATUS_STOPPED for process in everyone):
+        assert time.monotonic() < deadline, everyone
+        time.sleep(0.1)
+    before = latest.read_text()
+    os.killpg(started.pid, signal.SIGCONT)
+    while latest.read_text() == before:
+        assert time.monotonic() < deadline + 60, everyone
+        time.sleep(0.1)
+
+
 @pytest.mark.slow
 def test_ctrl_c_saves_and_tells_how_to_go_on(folder):
     """It reaches all processes of the group, as from a terminal, and those that read batches ahead."""
     started, ranks = in_terminal(folder, "out=runs/ctrl-c", "loader_workers=1")
+    ctrl_z_and_fg(started, folder / "runs/ctrl-c/checkpoints/latest")
     os.killpg(started.pid, signal.SIGINT)
     said, errors = started.communicate(timeout=90)
     assert started.returncode == 75, errors

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from launch.training import watchdog
-from launch.training.watchdog import HUNG
+from launch.training.watchdog import HUNG, Watchdog
 from tests.places import ROOT
 
 pytestmark = pytest.mark.process
@@ -81,6 +81,16 @@ def test_stopped_process_differs_from_waiting_one(tmp_path, start):
     os.kill(stopped.pid, signal.SIGSTOP)
     said = start(0, "step").communicate(timeout=60)[1]
     assert "; rank 1 is stopped or lost, last seen in step 7, backward; " in said
+
+
+@pytest.mark.parametrize(("late", "excused"), [(3600.0, 3600.0), (4.0, 0.0)])
+def test_stopped_time_counts_for_no_hang(late, excused):
+    """A process that Ctrl-Z has stopped is late as a whole; a busy machine delays it by a few seconds at most."""
+    watch = Watchdog(0)
+    watch.at("data", 7)
+    since = watch._place[2]
+    watch._excuse(late)
+    assert watch._place == (7, "data", since + excused)
 
 
 def test_progressing_rank_is_left_alone(start):
