@@ -59,14 +59,14 @@ def page(title: str, facts: Iterable[str], sections: Iterable[Section]) -> str:
         f'<section id="{_anchor(each.heading)}"><h2>{escape(each.heading)}</h2>\n{"".join(each.parts)}</section>'
         for each in shown
     )
-    shown = "".join(f'<p class="facts">{escape(fact)}</p>' for fact in facts)
+    paragraphs = "".join(f'<p class="facts">{escape(fact)}</p>' for fact in facts)
     policy = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{_STYLE}</style></head>\n"
-        f"<body><h1>{escape(title)}</h1>{shown}<nav>{links}</nav>\n{body}\n</body></html>\n"
+        f"<body><h1>{escape(title)}</h1>{paragraphs}<nav>{links}</nav>\n{body}\n</body></html>\n"
     )
 
 
