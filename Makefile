@@ -16,8 +16,8 @@ setup: .venv/.ready
 demo: setup
 	$(BIN)/driftwork demo
 
-# Two processes of one thread each; pytest exits 5 where it finds no test.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Three processes of one thread each, as tests also wait; pytest exits 5 where it finds no test.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test: setup
 	$(PYTEST)

@@ -1,5 +1,6 @@
 """Fixtures of several folders, and the distribution of tests over processes by pytest-xdist."""
 
+import functools
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -31,13 +32,19 @@ def without_ray(monkeypatch):
     monkeypatch.setattr("pipeline.prepare.prepare._workers", lambda config: nullcontext(build))
 
 
-def _has(path, marker):
-    return f"mark.{marker}" in path.read_text()
+_LONGEST = ("local_ray", "test_resume", "test_train", "test_hosts", "test_sweep.py", "test_kernels", "test_engine",
+            "test_ray_up", "test_outage")  # fmt: skip
+"""Files that take longer than a minute, the longest first; the first is all files that share a Ray."""
+
+
+@functools.cache
+def _text(path):
+    return path.read_text()
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Assign each file to one process, and all files that use Ray to the same one, with `--dist loadfile`."""
+    """Assign each file to one process, and all files that use `local_ray` to the same one, with `--dist loadfile`."""
     if config.getoption("dist") != "loadfile":
         return None
     from xdist.scheduler import LoadFileScheduling
@@ -45,7 +52,7 @@ def pytest_xdist_make_scheduler(config, log):
     class OneRay(LoadFileScheduling):
         def _split_scope(self, nodeid):
             file = nodeid.split("::", 1)[0]
-            return "ray" if _has(Path(config.rootpath, file), "ray") else file
+            return "ray" if "local_ray" in _text(Path(config.rootpath, file)) else file
 
     return OneRay(config, log)
 
@@ -57,10 +64,15 @@ def pytest_make_parametrize_id(val, argname):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Put slow files first when tests run in several processes, so that quick ones fill the gaps at the end."""
+    """Put long files first when tests run in several processes, so that quick ones fill the gaps at the end."""
+
+    def place(item):
+        names = ["local_ray"] if "local_ray" in _text(item.path) else [item.path.name]
+        first = [n for n, name in enumerate(_LONGEST) if names[0].startswith(name)]
+        return (first or [len(_LONGEST)])[0], "mark.slow" not in _text(item.path)
+
     if hasattr(config, "workerinput"):
-        slow = {path: _has(path, "slow") for path in {item.path for item in items}}
-        items.sort(key=lambda item: not slow[item.path])
+        items.sort(key=place)
 
 
 _OUTSIDE: list[str] = []

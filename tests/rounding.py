@@ -22,10 +22,10 @@ SINGLE = 60 * 30 * torch.finfo(torch.float32).eps / 2
 """Relative error of the scores of a small model in single precision: 60 steps of 30 roundings, each of half a unit in
 the last place, 1e-4. A mistake in a batch, a rank or a mask changes a score by more."""
 ADAM = 1e-4
-"""Error of the weights of a tiny model after 20 steps of Adam in single precision, at a learning rate of 3e-3. Adam
-divides a gradient by its size, so that a weight with a tiny gradient moves by its rounding error: with `Moved` around
-forward and backward, errors of eps in every operation move a weight by up to 5e-6, and 20 of these make 1e-4. A wrong
-step moves it by 3e-3."""
+"""Error of the weights of a tiny model after at most 20 steps of Adam in single precision, at a learning rate of 3e-3.
+Adam divides a gradient by its size, so that a weight with a tiny gradient moves by its rounding error: with `Moved`
+around forward and backward, errors of eps in every operation move a weight by up to 5e-6, and 20 of these make 1e-4. A
+wrong step moves it by 3e-3."""
 
 
 class Moved(TorchDispatchMode):

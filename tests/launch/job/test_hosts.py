@@ -50,7 +50,7 @@ def weights(run):
 def test_two_hosts_train_as_one_and_recover(tmp_path):
     """The reference is two ranks on one host, bit for bit; a host is cut off in the middle of an epoch."""
     write_rolls(tmp_path / "rolls")
-    options = ["train.save_every=3", "train.validate_every=1000", "train.max_epochs=60"]
+    options = ["train.save_every=3", "train.validate_every=1000", "train.max_epochs=20"]
     options += ["tracking.uri=null", "restarts=0"]
     hostile.plant(tmp_path)
     train = [sys.executable, "-P", "-m", "launch.cli", "train"]

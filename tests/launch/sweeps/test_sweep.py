@@ -1,11 +1,8 @@
-"""`driftwork sweep` as a user calls it: killed, called again, with failing trials, several at once."""
+"""`driftwork sweep` as a user calls it: killed, called again, with failing trials."""
 
-import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -19,62 +16,9 @@ from launch import sweep
 from launch.runs import run_folder
 from launch.sweeps import grid as grids
 from launch.sweeps import trial as trial_process
-from tests import hostile
 from tests.datasets import write_rolls
-from tests.places import ROOT, tiny
-
-TINY = tiny("vsdn_vae")
-ENDLESS = {"train.max_epochs": 9000, "train.patience": 9000}
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    """Provide a working directory with prepared data; yields a function that writes a grid into it."""
-    write_rolls(tmp_path / "rolls")
-    monkeypatch.chdir(tmp_path)
-
-    def write(text, **changed):
-        shared = {"data": "rolls", "ranks": 1, "train.max_epochs": 1, **changed}
-        shared = {key: value for key, value in shared.items() if f"{key}:" not in text}
-        (tmp_path / "some.yaml").write_text(f"base: {TINY}\nset: {json.dumps(shared)}\n{text}")
-        return "some.yaml"
-
-    return write
-
-
-def command(*arguments):
-    """Run the command in a separate process."""
-    words = [sys.executable, "-P", "-m", "launch.cli", "sweep", *map(str, arguments)]
-    return words, {**os.environ, "PYTHONPATH": str(ROOT)}
-
-
-def driftwork(*arguments, timeout=1800):
-    words, environment = command(*arguments)
-    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=timeout)
-
-
-def tracked(experiment="rolls"):
-    """Return the parent run and its children, which must be all runs of the experiment."""
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{Path.cwd()}/runs/mlflow.db")
-    runs = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
-    (parent,) = [one for one in runs if "mlflow.parentRunId" not in one.data.tags]
-    children = [one for one in runs if one is not parent]
-    assert {child.data.tags["mlflow.parentRunId"] for child in children} == {parent.info.run_id}
-    return parent, children
-
-
-def record(folder):
-    return json.loads((Path(folder) / "run.json").read_text())
-
-
-def until(condition, started, seconds=900):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        assert started.poll() is None
-        time.sleep(0.05)
+from tests.launch.sweeps.sweeping import ENDLESS, command, driftwork, record, tracked, until
+from tests.places import ROOT
 
 
 def test_dry_run_lists_trials_and_steps(place, capsys, tmp_path):
@@ -258,34 +202,3 @@ def test_failed_trial_stops_no_other(place):
         "lr=1e+30, clip_norm=0": "FAILED", "seed=1": "FINISHED",
     }  # fmt: skip
     assert parent.info.status == "FAILED"
-
-
-@pytest.mark.slow
-@pytest.mark.ray
-def test_four_at_once_on_a_fresh_store(place, local_ray, capsys):
-    grid = place("grid: {train.beta: [0.1, 1], train.seed: [0, 1]}\nat_once: 4")
-    assert sweep.main([grid]) == 0
-    said = capsys.readouterr().out
-    assert all(f"{n}/4 beta=" in said for n in range(1, 5))
-    parent, children = tracked()
-    assert len(children) == 4
-    assert {one.info.status for one in (parent, *children)} == {"FINISHED"}
-    assert all("test/density_25_nll_nats_per_frame" in child.data.metrics for child in children)
-
-
-@pytest.mark.slow
-@pytest.mark.ray
-@pytest.mark.usefixtures("uri")
-def test_signal_reaches_trials_on_ray(place):
-    """The folder has files with names of modules, none of which is executed by Ray's workers, trials or ranks."""
-    hostile.plant(Path.cwd())
-    grid = place("grid: {train.seed: [0, 1]}\nat_once: 2", **ENDLESS)
-    words, environment = command(grid)
-    started = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until(lambda: all(Path(f"runs/some/seed={s}/checkpoints/latest").exists() for s in (0, 1)), started)
-    started.terminate()
-    assert started.wait(150) == 143
-    parent, children = tracked()
-    assert len(children) == 2
-    assert {one.info.status for one in (parent, *children)} == {"KILLED"}
-    assert hostile.executed(Path.cwd()) == []

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Provide the weights after 20 steps, by (model, ZeRO stage, ranks)."""
+    """Provide the weights after 12 steps, by (model, ZeRO stage, ranks)."""
     folder = tmp_path_factory.mktemp("engine")
     write_rolls(folder / "data")
     for world in (1, 2):
