@@ -95,7 +95,8 @@ def ready(folder: Path, request: TableRequest, task: Task) -> Ready:
     covariates = Covariates(spec, manifest.stats, str(folder))
     draws, bernoulli = Draws.of(config.evaluate), spec.likelihood == "bernoulli"
     answerer = Answerer(model, task, draws, spec.binary, bernoulli, () if bernoulli else request.quantiles)
-    layout = Layout(table, tuple(answerer.columns[1:]), spec.table.binary, request.out.suffix == ".csv")
+    uncertain, text = tuple(answerer.columns[1:]), request.out.suffix == ".csv"
+    layout = Layout(table, uncertain, spec.table.binary, trained.attributes, text)
     return Ready(model, config, spec, table, covariates, bool(trained.channels), answerer, layout)
 
 

@@ -75,7 +75,7 @@ def new_rows(
         answers: [T, D, K] mean, and the other quantities in the order of `layout.uncertain`.
     """
     config, (T, D, _) = layout.config, answers.shape
-    keep = {config.series, *config.attributes}
+    keep = {config.series, *layout.kept}
     times = times_like(last.column(config.time)[0], ticks, config)
     columns: dict[str, Any] = {}
     for field in last.schema:

@@ -32,6 +32,8 @@ class Layout(NamedTuple):
     """Names of the quantities beside the mean, of which each real-valued channel has a column."""
     binary: tuple[str, ...]
     """Channels of 0 and 1, whose mean is a probability and says all."""
+    kept: tuple[str, ...]
+    """Columns with one value a series, which new rows have too, where the table has them."""
     text: bool
     """Whether a CSV file is written."""
 
@@ -142,7 +144,7 @@ def _long(layout: Layout, schema: pa.Schema, columns: dict[str, Any], found: NDA
     new = np.ones(len(take), np.bool_)
     new[np.arange(rows) + np.concatenate([[0], np.cumsum(behind)[:-1]])] = False
     at = np.flatnonzero(new)  # `more` is sorted by row, so that its order is that of these places
-    keep = {config.series, config.time, *config.attributes}
+    keep = {config.series, config.time, *layout.kept}
     for name in schema.names:
         column = columns[name].take(pa.array(take))
         if name == config.channel:

@@ -1,11 +1,13 @@
 """Write Parquet and CSV files block by block."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 from numpy.typing import NDArray
@@ -13,6 +15,8 @@ from numpy.typing import NDArray
 Block = Mapping[str, str | NDArray[Any]]
 """Column -> its values [N] in some rows, or one text for all of these rows. NaN is a missing value."""
 
+_SPECIAL = r'["\r\n]|'
+"""Pattern of what makes quotes necessary, beside the separator."""
 _ROWS = 2**18
 """At least so many rows make a row group of a Parquet file, but for the last one."""
 
@@ -38,22 +42,36 @@ def write_csv(path: Path, types: Mapping[str, type], blocks: Iterable[Block]) ->
 def parquet_of(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
     """Write the record batches to a Parquet file and return its number of rows."""
     with path.open("wb") as file, pa.parquet.ParquetWriter(file, schema) as writer:
-        return _written(writer, schema, batches)
+        rows = 0
+        for table in _tables(schema, batches):
+            writer.write_table(table)
+            rows += table.num_rows
+        return rows
 
 
 def csv_of(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], separator: str = ",") -> int:
-    """Write the record batches to a CSV file with a header and return its number of rows."""
-    options = pa.csv.WriteOptions(quoting_style="needed", delimiter=separator)
-    with path.open("wb") as file, pa.csv.CSVWriter(file, schema, write_options=options) as writer:
-        return _written(writer, schema, batches)
-
-
-def _written(writer: Any, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
+    """Write the record batches to a CSV file with a header and return its number of rows. Text is quoted where it has
+    to be: in a block without such a cell no cell is."""
     rows = 0
-    for table in _tables(schema, batches):
-        writer.write_table(table)
-        rows += table.num_rows
+    with path.open("wb") as file:
+        names = [
+            f'"{name.replace(chr(34), chr(34) * 2)}"' if _special(name, separator) else name for name in schema.names
+        ]
+        file.write(f"{separator.join(names)}\n".encode())
+        for table in _tables(schema, batches):
+            texts = [column for column in table.columns if pa.types.is_string(column.type)]
+            special = any(
+                pc.any(pc.match_substring_regex(text, _SPECIAL + re.escape(separator))).as_py() for text in texts
+            )
+            style = "needed" if special else "none"
+            options = pa.csv.WriteOptions(include_header=False, quoting_style=style, delimiter=separator)
+            pa.csv.write_csv(table, file, options)
+            rows += table.num_rows
     return rows
+
+
+def _special(text: str, separator: str) -> bool:
+    return re.search(_SPECIAL + re.escape(separator), text) is not None
 
 
 def _tables(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:

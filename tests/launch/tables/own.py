@@ -83,14 +83,21 @@ class InProcess(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def line():
-    """Let every run have the stand-in as its model, and draw no figures, which takes seconds."""
+def in_process():
+    """Prepare and read tables in this process, and draw no figures, which takes seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.prepare.gather.Guard", InProcess)
-        patch.setattr("launch.runs.run_folder.model_for", lambda config, manifest: Line(manifest.spec.dim))
-        patch.setattr("launch.runs.weights.load_best", lambda model, folder, device: None)
         patch.setattr("launch.figures.bands.write", lambda path, rows, title: path.touch())
         patch.setattr("pipeline.prepare.prepare._workers", lambda config: nullcontext(_build))
+        yield
+
+
+@pytest.fixture(scope="module")
+def line(in_process):
+    """Let every run have the stand-in as its model."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("launch.runs.run_folder.model_for", lambda config, manifest: Line(manifest.spec.dim))
+        patch.setattr("launch.runs.weights.load_best", lambda model, folder, device: None)
         yield
 
 
@@ -98,10 +105,16 @@ def _build(job, plans):
     return [build_shard(job, plan) for plan in plans]
 
 
-def run_on(place, source, *settings):
-    """Prepare a table and return a run folder on it, without weights."""
+def prepared(place, source, *settings):
+    """Prepare a table and return its folder."""
     data = place / "data"
     sizes = ["val=0.2", "test=0.2", f"source={source}", f"out={data}"]
     prepare(load(PrepareConfig, ROOT / "configs/prepare/table.yaml", [*sizes, *settings]))
+    return data
+
+
+def run_on(place, source, *settings):
+    """Prepare a table and return a run folder on it, without weights."""
+    data = prepared(place, source, *settings)
     run_folder.create(load(RunConfig, tiny("vsdn_vae"), [f"data={data}", f"out={place / 'run'}", "tracking.uri=null"]))
     return place / "run"

@@ -8,7 +8,7 @@ from pyarrow import parquet
 
 import driftwork
 from launch.tables import forecast, impute
-from tests.launch.tables.own import line, run_on  # noqa: F401
+from tests.launch.tables.own import in_process, line, run_on  # noqa: F401
 from tests.pipeline.tables.making import ward, write
 
 pytestmark = pytest.mark.usefixtures("line")

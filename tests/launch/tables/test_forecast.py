@@ -11,7 +11,7 @@ from pyarrow import parquet
 from driftwork.errors import DriftworkError
 from launch.tables import forecast
 from pipeline.readers.tables.newtimes import horizon
-from tests.launch.tables.own import DEVIATION, HIGH, LOW, line, mean, run_on  # noqa: F401
+from tests.launch.tables.own import DEVIATION, HIGH, LOW, in_process, line, mean, run_on  # noqa: F401
 from tests.pipeline.tables.making import ward, write
 
 CHANNELS = ("heat", "pulse")

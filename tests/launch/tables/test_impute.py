@@ -10,7 +10,7 @@ from pyarrow import parquet
 
 from driftwork.errors import DriftworkError
 from launch.tables import impute
-from tests.launch.tables.own import DEVIATION, HIGH, LOW, line, mean, run_on  # noqa: F401
+from tests.launch.tables.own import DEVIATION, HIGH, LOW, in_process, line, mean, run_on  # noqa: F401
 from tests.pipeline.tables.making import long, ward, write
 
 CHANNELS = ("heat", "pulse")
@@ -215,3 +215,13 @@ def test_unknown_and_missing_columns_are_named(tmp_path, run, rows):
     new = write(tmp_path / "new.csv", [*long(rows), {"series": "a", "time": 0.5, "channel": "o2", "value": 1.0}])
     with pytest.raises(DriftworkError, match="channel 'o2' is unknown to the run, which has 'heat', 'pulse'; rename"):
         impute.main([str(run), f"source={new}", f"out={tmp_path / 'filled.csv'}", "dataset.layout=long"])
+
+
+def test_csv_is_quoted_only_where_needed(tmp_path, run):
+    notes = ["plain", 'a "b", c', "two\nlines", None]
+    columns = {"note, of a nurse": notes, "series": ["s"] * 4, "time": [1.0, 2.0, 3.0, 4.0]}
+    parquet.write_table(pa.table({**columns, "heat": [36.5] * 4, "pulse": [70.0] * 4}), tmp_path / "new.parquet")
+    back = filled(run, tmp_path / "new.parquet", tmp_path / "filled.csv")
+    assert [row["note, of a nurse"] for row in back] == [note or "" for note in notes]
+    filled(run, write(tmp_path / "plain.csv", ward(5)), tmp_path / "plain-filled.csv")
+    assert '"' not in (tmp_path / "plain-filled.csv").read_text()
