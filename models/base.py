@@ -68,6 +68,8 @@ class TrainableModel(nn.Module, ABC):
 
     has_latent = True
     """Whether the model has a latent variable, and so a KL and a bound."""
+    reads_entries = False
+    """Whether the model reads masks of entries, as those of a table, beside masks of whole frames."""
 
     @abstractmethod
     def forward(self, batch: Batch, kl_weight: float) -> Objective:

@@ -13,6 +13,7 @@ from models.base import LatentDynamics, Objective, Smoother, Terms, per_sequence
 from models.batch import Batch
 from models.decoder import Decoder
 from models.gru_ode import DrivenConfig, Events, GruOde
+from models.parts.entries import Widths
 from models.parts.likelihoods import LikelihoodName, Marginal
 from models.parts.networks import mlp
 from models.predictive import Predictive
@@ -57,13 +58,14 @@ class GruOdeModel(LatentDynamics):
     """P(Y_t | past) = D(N(h->-), h->-). It reads no future: interpolation uses the same state as prediction."""
 
     has_latent = False
+    reads_entries = True
 
     def __init__(self, config: GruOdeConfig, likelihood: LikelihoodName, marginal: Marginal) -> None:
         super().__init__()
         c = config
         network = MlpFlow.sized(c.flow_depth, c.flow_width, c.flow_activation)
         flow = network if c.name == "ode_rnn" else GruFlow
-        self.gru_ode = GruOde(marginal, c.hidden, 1, c.max_step, c.time_unit, flow, c.gain_shape, c.dropout)
+        self.gru_ode = GruOde(marginal, c.hidden, 1, c.step, c.unit, flow, c.gain_shape, c.dropout)
         self.features = mlp(c.hidden, c.width, c.depth, c.latent)
         self.decoder = Decoder(c.latent + c.hidden, likelihood, marginal, c)
 
@@ -86,7 +88,8 @@ class GruOdeModel(LatentDynamics):
     def _terms(self, batch: Batch) -> Terms:
         events = Events.of(batch)
         h = self.gru_ode(batch, events).at_events(0)[0]
-        log_likelihood = self.decoder.log_prob(self._read(h), events.take(self.decoder.past(batch)), events.values)
+        past = events.take(self.decoder.past(batch))
+        log_likelihood = self.decoder.log_prob(self._read(h), past, events.values, events.seen)
         total = per_sequence(log_likelihood, events.valid)
         return Terms(total, torch.zeros_like(total), events.valid.sum(1))
 
@@ -98,19 +101,20 @@ class BiGruOdeModel(Smoother):
     """P(Y_t | all observations but Y_t) = D(N(h->-, h<--), h->-, h<--): neither direction has taken in Y_t.
 
     It is trained on the pseudo-likelihood, sum_n log P(Y_n | all others) (Besag, 1975), which is neither the likelihood
-    nor a bound on it.
+    nor a bound on it. Of a table, whose channels are observed separately, it leaves out all channels of the time:
+    P(Y_t,c | all observations at other times).
     """
 
     has_latent = False
+    reads_entries = True
 
     def __init__(self, config: GruOdeConfig, likelihood: LikelihoodName, marginal: Marginal) -> None:
         super().__init__()
         c = config
-        self.gru_ode = GruOde(
-            marginal, c.hidden, 2, c.max_step, c.time_unit, gain_shape=c.gain_shape, dropout=c.dropout
-        )
-        self.see_gaps, self.time_unit = c.see_gaps, c.time_unit
-        self.features = mlp(2 * c.hidden + c.see_gaps, c.width, c.depth, c.latent)
+        self.gru_ode = GruOde(marginal, c.hidden, 2, c.step, c.unit, gain_shape=c.gain_shape, dropout=c.dropout)
+        self.see_gaps, self.time_unit = c.see_gaps, c.unit
+        gaps = Widths(marginal, c.gain_shape).gap * c.see_gaps
+        self.features = mlp(2 * c.hidden + gaps, c.width, c.depth, c.latent)
         self.decoder = Decoder(c.latent + 2 * c.hidden, likelihood, marginal, c)
 
     def forward(self, batch: Batch, kl_weight: float) -> Objective:
@@ -123,7 +127,8 @@ class BiGruOdeModel(Smoother):
         trajectory = self.gru_ode(batch, events)
         ahead, back = (trajectory.at_events(direction)[0] for direction in (0, 1))
         state = self._read(ahead, back, events.take(self._until(batch)))
-        log_likelihood = self.decoder.log_prob(state, events.take(self.decoder.past(batch)), events.values)
+        past = events.take(self.decoder.past(batch))
+        log_likelihood = self.decoder.log_prob(state, past, events.values, events.seen)
         total = per_sequence(log_likelihood, events.valid)
         return Terms(total, torch.zeros_like(total), events.valid.sum(1))
 
@@ -134,7 +139,7 @@ class BiGruOdeModel(Smoother):
         return self.decoder.predictive(lambda _: state, self.decoder.past(batch))
 
     def _until(self, batch: Batch) -> Tensor:
-        """Return the layers' input for the time until the next observation after each frame, [B, T, 1 or 0]."""
+        """Return the layers' inputs for the time until the next observation after each frame, [B, T, C]."""
         return time_until(batch, self.time_unit, own=False) if self.see_gaps else batch.values[..., :0]
 
     def _read(self, ahead: Tensor, back: Tensor, until: Tensor) -> Tensor:

@@ -125,6 +125,10 @@ class Batch(NamedTuple):
         )
         return Batch._make([*repeated, None])._replace(seed=seed)
 
+    def double(self) -> "Batch":
+        """Return the same sequences with values in double precision."""
+        return self._replace(values=self.values.double(), static=self.static.double())
+
     def to(self, device: torch.device) -> "Batch":
         """Return the batch, and its plan, on a device. The copies do not block."""
         return moved(self, device)

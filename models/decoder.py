@@ -1,16 +1,20 @@
-"""The decoder P(Y_t | X_t, h_t, last frame and its age), shared by all models of the VSDN family."""
+"""The decoder P(Y_t | X_t, h_t, last frame and its age), shared by all models of the VSDN family.
+
+Of a table it reads the last value of each channel and its age, whether there is one yet, and the static covariates.
+"""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from models.base import last_observed, time_since
+from models.base import last_observed, next_observed, time_since
 from models.batch import Batch
 from models.gru_ode import DrivenConfig
+from models.parts.entries import Widths
 from models.parts.gain_shape import reader
 from models.parts.likelihood_choice import likelihood as likelihood_of
-from models.parts.likelihoods import LikelihoodName, Marginal
+from models.parts.likelihoods import LikelihoodName, Marginal, only
 from models.predictive import Predictive
 
 
@@ -27,8 +31,9 @@ class Decoder(nn.Module):
         super().__init__()
         self.likelihood = likelihood_of(config.likelihood, likelihood, marginal, config.gain_shape, config.likelihoods)
         self.standardize = reader(marginal, config.gain_shape)
-        self.see_last, self.see_gaps, self.time_unit = config.see_last, config.see_gaps, config.time_unit
-        context = self.standardize.width * config.see_last + config.see_gaps
+        self.see_last, self.see_gaps, self.time_unit = config.see_last, config.see_gaps, config.unit
+        widths = Widths(marginal, config.gain_shape)
+        context = widths.frame * config.see_last + widths.gap * config.see_gaps + widths.static
         self.linear = nn.Linear(inputs + context, self.likelihood.width)
         with torch.no_grad():
             self.linear.bias.add_(self.likelihood.of_marginal())
@@ -37,23 +42,45 @@ class Decoder(nn.Module):
         """Return the decoder's inputs from the observations before each frame, [B, T, C]; the state is not in them."""
         parts = [batch.values[..., :0]]
         if self.see_last:
-            parts.append(self.standardize(last_observed(batch)))
+            seen = batch.observed.long() if batch.entries else None
+            known = None if seen is None else seen.cumsum(1) > seen
+            parts.append(self.neighbour(last_observed(batch), known))
         if self.see_gaps:
             parts.append(time_since(batch, self.time_unit))
+        if batch.entries:
+            parts.append(batch.static[:, None].expand(-1, batch.times.shape[1], -1))
         return torch.cat(parts, -1)
+
+    def following(self, batch: Batch, *, own: bool) -> Tensor:
+        """Return a network's inputs for the next observation after each frame, or at it if `own` is set."""
+
+        seen = batch.observed.long() if batch.entries else None
+        known = None if seen is None else seen.flip(1).cumsum(1).flip(1) > (0 if own else seen)
+        return self.neighbour(next_observed(batch, own=own), known)
+
+    def neighbour(self, frames: Tensor, known: Tensor | None) -> Tensor:
+        """Return a network's inputs [..., C] for observed frames [..., D]. Of a table: the values of the channels that
+        are `known` [..., D], 0 for the others, and which are; None where masks are of whole frames."""
+        standard: Tensor = self.standardize(frames)
+        if known is None:
+            return standard
+        flags = known.to(standard.dtype)
+        return torch.cat([standard * flags, flags], -1)
 
     def forward(self, state: Tensor, past: Tensor) -> Tensor:
         """Return the likelihood's parameters [..., width] for states [..., inputs] and `past` [..., C]."""
         parameters: Tensor = self.linear(torch.cat([state, past], -1))
         return parameters
 
-    def log_prob(self, state: Tensor, past: Tensor, y: Tensor) -> Tensor:
-        """Return log P(y | state, past) [...], nats."""
-        return self.likelihood.log_prob(self(state, past), y)
+    def log_prob(self, state: Tensor, past: Tensor, y: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Return log P(y | state, past) [...], nats, of the channels that are `seen` [..., D] if it is given."""
+        return self.likelihood.log_prob(self(state, past), y, *only(seen))
 
-    def beta_log_prob(self, state: Tensor, past: Tensor, y: Tensor, beta: float) -> Tensor:
+    def beta_log_prob(
+        self, state: Tensor, past: Tensor, y: Tensor, seen: Tensor | None = None, *, beta: float
+    ) -> Tensor:
         """Return log P(y | state, past) [...], nats, weighted for training by `Likelihood.beta_log_prob`."""
-        return self.likelihood.beta_log_prob(self(state, past), y, beta)
+        return self.likelihood.beta_log_prob(self(state, past), y, beta, *only(seen))
 
     def predictive(
         self, state: Callable[[int], Tensor], past: Tensor, draws: int = 1, log_weights: Tensor | None = None

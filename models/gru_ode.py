@@ -2,7 +2,9 @@
 observations and jumps at them.
 
 `GruOde` runs one pass forward in time, or that and one backward in time side by side, over the observed frames of each
-sequence. The resulting `Trajectory` gives the state at any time.
+sequence. The resulting `Trajectory` gives the state at any time. Where channels are observed separately, as in a table,
+a frame counts as observed if any of its channels is; the jump then reads which they are, and how long each has not been
+seen in the direction of the pass. Static covariates set the first state.
 """
 
 from statistics import NormalDist
@@ -13,7 +15,9 @@ from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from driftwork.registry import Named
+from models.base import time_since, time_until
 from models.batch import Batch, moved
+from models.parts.entries import EntryReader, LinearByPass
 from models.parts.gain_shape import reader
 from models.parts.likelihood_choice import all_known, known
 from models.parts.likelihoods import Marginal
@@ -31,16 +35,16 @@ class DrivenConfig(Named):
 
     hidden: int = Field(512, ge=1)
     """Number of recurrent units H in each direction of time."""
-    max_step: float = Field(0.2, gt=0)
-    """Longest step of the solver, in seconds."""
-    time_unit: float = Field(1.0, gt=0)
+    max_step: float | None = Field(0.2, gt=0)
+    """Longest step of the solver, in seconds. Null takes `time_unit`."""
+    time_unit: float | None = Field(1.0, gt=0)
     """Length of one unit of model time, in seconds. Choose about the time in which the state should be able to
-    change."""
+    change. Null takes the mean time between neighbouring frames of the data, which the config of the run then holds."""
     see_last: bool = False
-    """Whether the decoder also reads the last observed frame."""
+    """Whether the decoder also reads the last observed frame, of a table the last observed value of each channel."""
     see_gaps: bool = False
     """Whether the decoder also reads the time since the last observed frame, and networks that know the future the time
-    until the next one. Each is read as log(1 + time / `time_unit`)."""
+    until the next one. Each is read as log(1 + time / `time_unit`), of a table for each channel."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Probability, in training, with which a component of the recurrent states is hidden from all that reads them, for
     a whole sequence. 0 hides none."""
@@ -53,25 +57,44 @@ class DrivenConfig(Named):
     gain_shape: bool = False
     """Whether frames are read and modelled as a gain and a shape, which suits waveforms."""
 
+    @property
+    def unit(self) -> float:
+        """Length of one unit of model time, in seconds."""
+        assert self.time_unit is not None, "RunConfig.for_data sets it before a model is made"
+        return self.time_unit
+
+    @property
+    def step(self) -> float:
+        """Longest step of the solver, in seconds."""
+        return self.unit if self.max_step is None else self.max_step
+
 
 class Events(NamedTuple):
-    """The observed frames of each sequence, packed to the front."""
+    """The observed frames of each sequence, packed to the front. A frame of a table is observed if any of its channels
+    is."""
 
     frame: Tensor
     """[B, K] int64, index of the frame."""
     valid: Tensor
     """[B, K] bool; False marks padding."""
     values: Tensor
-    """[B, K, D]"""
+    """[B, K, D]; of a table 0 where a channel is not observed."""
+    seen: Tensor | None = None
+    """[B, K, D] bool, which channels are observed; None where masks are of whole frames."""
 
     @classmethod
     def of(cls, batch: Batch) -> "Events":
-        count = batch.observed.sum(1)
+        observed = batch.frames_observed
+        count = observed.sum(1)
         K = max(int(count.max()), 1)
-        frame = torch.argsort((~batch.observed).to(torch.int8), dim=1, stable=True)[:, :K]
+        frame = torch.argsort((~observed).to(torch.int8), dim=1, stable=True)[:, :K]
         valid = torch.arange(K, device=frame.device) < count[:, None]
         events = cls(frame, valid, batch.values)
-        return events._replace(values=events.take(batch.values))
+        values = events.take(batch.values)
+        if not batch.entries:
+            return events._replace(values=values)
+        seen = events.take(batch.observed) & valid[..., None]
+        return events._replace(values=torch.where(seen, values, 0.0), seen=seen)
 
     def take(self, frames: Tensor) -> Tensor:
         """Return the entries of `frames` [B, T, D] at the events: [B, K, D]."""
@@ -88,6 +111,8 @@ class Trajectory(NamedTuple):
     grid: timegrid.TimeGrid
     """Rows are passes x sequences, [R * B, ...]."""
     time_unit: float
+    start: Tensor
+    """[R, B, H] from which the passes start."""
 
     def at_events(self, direction: int) -> tuple[Tensor, Tensor]:
         """Return the states [B, K, H] of that pass just before and just after each event."""
@@ -101,12 +126,13 @@ class Trajectory(NamedTuple):
 
         At an observed frame it is the state just before the observation, or just after it if `after` is set."""
         clock = clock_of(batch, direction, self.time_unit)
-        return self._read(direction, clock, batch.observed if after else torch.zeros_like(batch.observed))
+        observed = batch.frames_observed
+        return self._read(direction, clock, observed if after else torch.zeros_like(observed))
 
     def steps(self) -> tuple[Tensor, Tensor]:
         """Return two states [M, B, H] for each step of the forward grid: the forward state at its start, just after any
         observation there, and the backward state at its end, just after it took in any observation there."""
-        start = torch.cat([torch.zeros_like(self.after[:1, 0]), self.after[:-1, 0]])
+        start = torch.cat([self.start[:1], self.after[:-1, 0]])
         B, K = self.before.shape[2], self.grid.stop.shape[1]
         end, event = self.grid.end[:B], self.grid.event[:B]
         return start, self._read(1, end[:, -1:] - end, event < K).transpose(0, 1)
@@ -117,8 +143,9 @@ class Trajectory(NamedTuple):
         step, fraction = timegrid.locate(self.rows(direction), clock)
         row = torch.arange(B, device=step.device)[:, None]
         end = self.before[step, direction, row]
-        # The state a step starts from; the pass starts from 0.
-        start = torch.where((step > 0)[..., None], self.after[(step - 1).clamp_min(0), direction, row], 0.0)
+        # The state a step starts from.
+        started = self.after[(step - 1).clamp_min(0), direction, row]
+        start = torch.where((step > 0)[..., None], started, self.start[direction, :, None])
         state = torch.lerp(start, end, fraction[..., None].to(end.dtype))
         return torch.where(after[..., None], self.after[step, direction, row], state)
 
@@ -132,7 +159,7 @@ class GruOde(nn.Module):
     """Flow dh/dt = f(h), update h+ = GRUCell(y, h-).
 
     Args:
-        marginal: moments of the data, which bring the inputs to unit scale.
+        marginal: moments of the data, which bring the inputs to unit scale; of a table with its form.
         hidden: H. passes: 1 forward in time, 2 also backward.
         max_step: longest Euler step, seconds. time_unit: seconds that make one unit of t in dh/dt.
         flow: f, by default (1 - z) (g - h) with the gates of an input-free GRU cell.
@@ -157,8 +184,15 @@ class GruOde(nn.Module):
         for name, parameter in self.named_parameters():  # as torch.nn.GRUCell and torch.nn.Linear do
             inputs = self.get_parameter(name.removesuffix("_bias")).shape[-1]
             nn.init.uniform_(parameter, -(inputs**-0.5), inputs**-0.5)
-        standardize = reader(marginal, gain_shape)
-        self.project = nn.Sequential(standardize, nn.Linear(standardize.width, R * 3 * H))
+        self.first = None
+        if marginal.table is None:
+            standardize = reader(marginal, gain_shape)
+            self.project = nn.Sequential(standardize, nn.Linear(standardize.width, R * 3 * H))
+            return
+        entries = EntryReader(marginal)
+        self.project = nn.Sequential(entries, LinearByPass(R, entries.width, 3 * H))
+        if marginal.table.static:
+            self.first = nn.Linear(marginal.table.static, R * H)
 
     def forward(self, batch: Batch, events: Events) -> Trajectory:
         """Run all passes over the events of the batch."""
@@ -176,16 +210,24 @@ class GruOde(nn.Module):
         event = torch.cat([order, torch.full_like(order[:, :1], K)], 1).gather(1, grid.event)
         grid = grid._replace(event=event, stop=grid.stop.gather(1, order))
 
-        dtype = events.values.dtype
+        dtype, start = events.values.dtype, self._start(batch)
         before, after = recurrence.run(
-            events.values.new_zeros(R, B, self.hidden), self._inputs(events, grid), self.flow,
+            start, self._at_steps(self._projected(batch, events), grid), self.flow,
             [self.get_parameter(name) for name in self.flow_weights], (self.update, self.update_bias),
             grid.dt.T.reshape(-1, R, B, 1).to(dtype), (event < K).T.reshape(-1, R, B, 1).to(dtype),
         )  # fmt: skip
         if self.training and self.dropout > 0:
             mask = self._dropout_mask(batch.seed).to(dtype)
-            before, after = before * mask, after * mask
-        return Trajectory(before, after, grid, self.time_unit)
+            before, after, start = before * mask, after * mask, start * mask
+        return Trajectory(before, after, grid, self.time_unit, start)
+
+    def _start(self, batch: Batch) -> Tensor:
+        """Return the first states [R, B, H]: 0, or a function of the static covariates."""
+        B, R = len(batch.values), self.passes
+        if self.first is None:
+            return batch.values.new_zeros(R, B, self.hidden)
+        first = full_precision(self.first(batch.static)).tanh().to(batch.values.dtype)
+        return first.view(B, R, self.hidden).transpose(0, 1).contiguous()
 
     def _dropout_mask(self, seed: Tensor) -> Tensor:
         """Return the factors [R, B, H] of dropout: 0 for a dropped component, 1 / (1 - dropout) for the others.
@@ -195,16 +237,23 @@ class GruOde(nn.Module):
         draw = keyed_normal(seed, self.passes, self.hidden, stream=_HIDDEN).transpose(0, 1)
         return (draw > NormalDist().inv_cdf(self.dropout)) / (1 - self.dropout)
 
-    def _inputs(self, events: Events, grid: timegrid.TimeGrid) -> Tensor:
+    def _projected(self, batch: Batch, events: Events) -> Tensor:
+        """Return the projected observations [R * B, K, 3H]."""
+        (B, K), R = events.valid.shape, self.passes
+        if events.seen is None:
+            projected = full_precision(self.project(events.values))
+            return projected.view(B, K, R, -1).permute(2, 0, 1, 3).reshape(R * B, K, -1)
+        gaps = (time_since(batch, self.time_unit), time_until(batch, self.time_unit, own=False))[:R]
+        seen = events.seen.to(events.values.dtype)
+        read = torch.stack([torch.cat([events.values, seen, events.take(gap)], -1) for gap in gaps])
+        return full_precision(self.project(read.flatten(1, 2))).view(R * B, K, -1)
+
+    def _at_steps(self, projected: Tensor, grid: timegrid.TimeGrid) -> Tensor:
         """Return the projected observations [M, R, B, 3H] at the steps that end with one."""
-        B, K = events.valid.shape
-        R, H3 = self.passes, 3 * self.hidden
-        projected = (
-            full_precision(self.project(events.values)).view(B, K, R, H3).permute(2, 0, 1, 3).reshape(R * B, K, H3)
-        )
+        rows, K, H3 = projected.shape
         event = grid.event.clamp_max(K - 1)
-        row = torch.arange(R * B, device=event.device)
-        return projected[row, event.T].view(-1, R, B, H3)
+        row = torch.arange(rows, device=event.device)
+        return projected[row, event.T].view(-1, self.passes, rows // self.passes, H3)
 
 
 def _horizon(batch: Batch, time_unit: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+from driftwork.errors import DriftworkError
 from driftwork.registry import Named, Registry
 from models.base import Model
 from models.baseline import BiGruOdeModel, GruOdeConfig, GruOdeModel
@@ -28,6 +29,15 @@ ModelConfig = Annotated[Named, MODELS]
 
 
 def build_model(config: Named, likelihood: LikelihoodName, marginal: Marginal) -> Model:
-    """Build the model for data with this likelihood and marginal. Parameters are drawn from torch's global
-    generator."""
-    return MODELS.make(config, likelihood, marginal)
+    """Build the model for data with this likelihood and marginal. Parameters are drawn from torch's global generator.
+
+    Raises:
+        DriftworkError: the likelihood does not suit the data, or the data are a table and the model reads none.
+    """
+    model = MODELS.make(config, likelihood, marginal)
+    if marginal.table is not None and not model.reads_entries:
+        raise DriftworkError(
+            f"model.name={config.name}: it reads whole frames, and these data are a table, whose channels are observed "
+            "separately; take gru_ode, ode_rnn, vsdn_vae, vsdn_sde or bi_gru_ode"
+        )
+    return model

@@ -13,6 +13,10 @@ learns to copy a frame that interpolation does not provide. The loss is
     (1 - s) (beta KL - E log P) - s E log P (frame held out).
 
 With a `prior_fraction` of p it is 1 - p times that, and -p E log P(Y_n | X_n, past) with X_n ~ N1(h->-).
+
+Channels of a table are observed separately, and the posterior of one that is missing has taken in the others of its
+time. There the fraction s is of the sequences: half of their observed entries are withheld from all networks, and the
+loss is minus the log-likelihood of these alone, times the number of entries over the number of those withheld.
 """
 
 import math
@@ -23,15 +27,19 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.base import LatentDynamics, Objective, Terms, next_observed, per_sequence, time_since, time_until
+from models.base import LatentDynamics, Objective, Terms, per_sequence, time_since, time_until
 from models.batch import Batch
 from models.decoder import Decoder
 from models.gru_ode import DrivenConfig, Events, GruOde
-from models.parts.gain_shape import reader
+from models.parts.entries import Widths
 from models.parts.likelihoods import LikelihoodName, Marginal
 from models.parts.networks import Normal, mlp
 from models.parts.noise import antithetic_draw, keyed_normal
 from models.predictive import Predictive
+
+_HELD_OUT = 1 << 20
+"""Stream of a sequence's noise that picks what is held out, and the next one for the entries of a table; latents use
+smaller numbers."""
 
 
 class VsdnConfig(DrivenConfig):
@@ -66,11 +74,14 @@ class VsdnVaeConfig(VsdnConfig):
     name: Literal["vsdn_vae", "vsdn_vae_res"]
     """Model. `vsdn_vae_res` learns the posterior mean as a difference from the prior mean."""
     held_out_fraction: float = Field(0.0, ge=0, lt=1)
-    """Fraction of the training loss with the target frame withheld from the posterior. 0 trains on the published
-    objective."""
+    """Fraction of the training loss with the target frame withheld from the posterior. Of a table: fraction of the
+    training sequences in which half of the entries are withheld from all networks and then predicted. 0 trains on the
+    published objective."""
 
 
 class VsdnVae(LatentDynamics):
+    reads_entries = True
+
     def __init__(self, config: VsdnVaeConfig, likelihood: LikelihoodName, marginal: Marginal) -> None:
         super().__init__()
         c = config
@@ -78,17 +89,18 @@ class VsdnVae(LatentDynamics):
         self.held_out_fraction, self.held_out_beta = c.held_out_fraction, c.held_out_beta
         self.prior_fraction = c.prior_fraction
         self.residual = c.name == "vsdn_vae_res"
-        self.gru_ode = GruOde(
-            marginal, c.hidden, 2, c.max_step, c.time_unit, gain_shape=c.gain_shape, dropout=c.dropout
-        )
+        self.gru_ode = GruOde(marginal, c.hidden, 2, c.step, c.unit, gain_shape=c.gain_shape, dropout=c.dropout)
         self.prior_net = mlp(c.hidden, c.width, c.depth, 2 * c.latent)
-        self.see_next, self.see_gaps, self.time_unit = c.see_next, c.see_gaps, c.time_unit
-        following = reader(marginal, c.gain_shape).width * c.see_next + 2 * c.see_gaps
-        self.posterior_net = mlp(2 * c.hidden + following, c.width, c.depth, 2 * c.latent)
+        self.see_next, self.see_gaps, self.time_unit = c.see_next, c.see_gaps, c.unit
+        widths = Widths(marginal, c.gain_shape)
+        around = widths.frame * c.see_next + 2 * widths.gap * c.see_gaps
+        self.posterior_net = mlp(2 * c.hidden + around, c.width, c.depth, 2 * c.latent)
         self.decoder = Decoder(c.latent + c.hidden, likelihood, marginal, c)
 
     def forward(self, batch: Batch, kl_weight: float) -> Objective:
         """Return the loss [B] with beta = `kl_weight`, and the terms of the ELBO that `density` would report."""
+        if batch.entries:
+            return self._forward_of_table(batch, kl_weight)
         events = Events.of(batch)
         trajectory = self.gru_ode(batch, events)
         h = trajectory.at_events(0)[0]
@@ -104,8 +116,29 @@ class VsdnVae(LatentDynamics):
         loss = paid - terms.log_likelihood
         if self.held_out_fraction > 0:
             x = self._posterior(prior, h, before, events.take(self._around(batch, own=False))).sample(noise)
-            smoothing = self.decoder.beta_log_prob(torch.cat([x, h], -1), past, events.values, self.held_out_beta)
+            smoothing = self._beta_log_likelihood(x, h, past, events)
             loss = torch.lerp(loss, -per_sequence(smoothing, events.valid), self.held_out_fraction)
+        if self.prior_fraction > 0:
+            predicted = self._log_likelihood(prior.sample(noise), h, past, events)
+            loss = torch.lerp(loss, -per_sequence(predicted, events.valid), self.prior_fraction)
+        return Objective(loss, terms)
+
+    def _forward_of_table(self, batch: Batch, kl_weight: float) -> Objective:
+        """Return the objective of a table. Where nothing is withheld, the terms are those of `density`."""
+        events, kept = Events.of(batch), without_held_out(batch, self.held_out_fraction)
+        trajectory = self.gru_ode(kept, Events.of(kept))
+        h, later = (events.take(trajectory.at(d, kept, after=d == 1)) for d in (0, 1))
+        past = events.take(self.decoder.past(kept))
+        prior, noise = self._prior(h), keyed_normal(batch.seed, h.shape[1], self.latent)
+        posterior = self._posterior(prior, h, later, events.take(self._around(kept, own=True)))
+        x, kl = posterior.sample(noise), posterior.kl(prior)
+        log_likelihood = per_sequence(self._log_likelihood(x, h, past, events), events.valid)
+        terms = Terms(log_likelihood, per_sequence(kl, events.valid), events.valid.sum(1))
+        loss = kl_weight * per_sequence(kl.clamp_min(self.free_nats), events.valid) - log_likelihood
+        if self.held_out_fraction > 0:
+            withheld, count, total = held_out(events, kept)
+            score = per_sequence(self._beta_log_likelihood(x, h, past, withheld), withheld.valid)
+            loss = torch.where(count > 0, -score * total / count.clamp_min(1), loss)
         if self.prior_fraction > 0:
             predicted = self._log_likelihood(prior.sample(noise), h, past, events)
             loss = torch.lerp(loss, -per_sequence(predicted, events.valid), self.prior_fraction)
@@ -153,7 +186,7 @@ class VsdnVae(LatentDynamics):
         last observation, and the time until the next."""
         parts = [batch.values[..., :0]]
         if self.see_next:
-            parts.append(self.decoder.standardize(next_observed(batch, own=own)))
+            parts.append(self.decoder.following(batch, own=own))
         if self.see_gaps:
             parts += [time_since(batch, self.time_unit), time_until(batch, self.time_unit, own=own)]
         return torch.cat(parts, -1)
@@ -163,7 +196,11 @@ class VsdnVae(LatentDynamics):
         return posterior._replace(mean=prior.mean + posterior.mean) if self.residual else posterior
 
     def _log_likelihood(self, x: Tensor, h: Tensor, past: Tensor, events: Events) -> Tensor:
-        return self.decoder.log_prob(torch.cat([x, h], -1), past, events.values)
+        return self.decoder.log_prob(torch.cat([x, h], -1), past, events.values, events.seen)
+
+    def _beta_log_likelihood(self, x: Tensor, h: Tensor, past: Tensor, events: Events) -> Tensor:
+        state = torch.cat([x, h], -1)
+        return self.decoder.beta_log_prob(state, past, events.values, events.seen, beta=self.held_out_beta)
 
     def _predictive(self, latent: Normal, h: Tensor, batch: Batch, samples: int) -> Predictive:
         """Return P(Y_t) under `latent`, as a mixture of `samples` draws."""
@@ -173,3 +210,27 @@ class VsdnVae(LatentDynamics):
             return torch.cat([x, h], -1)
 
         return self.decoder.predictive(state, self.decoder.past(batch), samples)
+
+
+def without_held_out(batch: Batch, share: float) -> Batch:
+    """Return the batch without what training holds out of a random `share` of the sequences: every second observed
+    frame, or of a table half of the observed entries, at random."""
+    if share == 0:
+        return batch
+    draw = torch.special.ndtr(keyed_normal(batch.seed, 2, 1, stream=_HELD_OUT)[..., 0])  # uniform, [B, 2]
+    if batch.entries:
+        T, D = batch.values.shape[1:]
+        stays = keyed_normal(batch.seed, T, D, stream=_HELD_OUT + 1) > 0
+        return batch.changed(observed=batch.observed & (stays | (draw[:, :1, None] >= share)))
+    number = batch.observed.cumsum(1) + (draw[:, 1:] < 0.5)  # the first held-out frame is random too
+    return batch.changed(observed=batch.observed & ((number % 2 == 0) | (draw[:, :1] >= share)))
+
+
+def held_out(events: Events, kept: Batch) -> tuple[Events, Tensor, Tensor]:
+    """Return the events of what `kept` lacks, the number of these [B], and that of all: frames, or entries of a
+    table."""
+    if events.seen is None:
+        withheld = events._replace(valid=events.valid & ~kept.observed.gather(1, events.frame))
+        return withheld, withheld.valid.sum(1), events.valid.sum(1)
+    seen = events.seen & ~events.take(kept.observed)
+    return events._replace(valid=seen.any(2), seen=seen), seen.sum((1, 2)), events.seen.sum((1, 2))

@@ -31,19 +31,15 @@ from models.decoder import Decoder
 from models.gru_ode import Events, GruOde, Trajectory, clock_of
 from models.particle_filter import Cloud, FilterState, stretches_of, uniforms
 from models.parts.drifts import Drifts
-from models.parts.gain_shape import reader
+from models.parts.entries import Widths
 from models.parts.likelihoods import LikelihoodName, Marginal
-from models.parts.noise import antithetic_normal, keyed_normal
+from models.parts.noise import antithetic_normal
 from models.predictive import Predictive
 from models.solvers import sde, timegrid
 from models.solvers.sde import PRIOR
 from models.solvers.sde_loop import Shape
 from models.solvers.timegrid import TimeGrid
-from models.vsdn import VsdnConfig
-
-_HELD_OUT = 1 << 20
-"""Stream of a sequence's noise that picks the held-out frames. The n-th pair of paths uses streams 2 n at its steps and
-2 n + 1 between them."""
+from models.vsdn import VsdnConfig, held_out, without_held_out
 
 
 class VsdnSdeConfig(VsdnConfig):
@@ -70,11 +66,11 @@ class VsdnSdeConfig(VsdnConfig):
     @property
     def kept(self) -> float:
         """Factor by which the longest step multiplies X: 1 - dt, with dt in units of `time_unit`."""
-        return 1.0 - self.max_step / self.time_unit / self.substeps
+        return 1.0 - (1.0 if self.max_step is None else self.step / self.unit) / self.substeps
 
     @model_validator(mode="after")
     def _stable(self) -> Self:
-        if self.max_step > self.time_unit:
+        if self.max_step is not None and self.time_unit is not None and self.max_step > self.time_unit:
             raise ValueError(
                 f"max_step={self.max_step} is longer than time_unit={self.time_unit}, and would overshoot; lower it"
             )
@@ -111,14 +107,15 @@ class Stretch(NamedTuple):
 
 
 class VsdnSde(StateSpace):
+    reads_entries = True
+
     def __init__(self, config: VsdnSdeConfig, likelihood: LikelihoodName, marginal: Marginal) -> None:
         super().__init__()
         c = self.config = config
         self.posterior = (0, 1) if c.name == "vsdn_sde_res" else (1,)
-        self.gru_ode = GruOde(
-            marginal, c.hidden, 2, c.max_step, c.time_unit, gain_shape=c.gain_shape, dropout=c.dropout
-        )
-        future = c.hidden + reader(marginal, c.gain_shape).width * c.see_next + c.see_gaps
+        self.gru_ode = GruOde(marginal, c.hidden, 2, c.step, c.unit, gain_shape=c.gain_shape, dropout=c.dropout)
+        widths = Widths(marginal, c.gain_shape)
+        future = c.hidden + widths.frame * c.see_next + widths.gap * c.see_gaps
         self.drifts = Drifts(c.hidden, future, c.latent, c.width, c.depth)
         self.x0 = nn.Parameter(torch.zeros(c.latent))
         self.decoder = Decoder(c.latent + c.hidden, likelihood, marginal, c)
@@ -127,17 +124,16 @@ class VsdnSde(StateSpace):
         """Return the loss [B] with beta = `kl_weight`, and the terms of the ELBO.
 
         If nothing is held out, the terms are those of `density`."""
-        c, events, kept = self.config, Events.of(batch), self._without_held_out(batch)
+        c, events, kept = self.config, Events.of(batch), without_held_out(batch, self.config.held_out_fraction)
         equation, h = self._equation(kept, Events.of(kept), self.posterior)
         latent = self._paths(equation, h, kept, c.samples)
         log_likelihood = self._sum_of(self.decoder.log_prob, latent, events).mean(0)
         terms = Terms(log_likelihood, latent.kl.mean(0), events.valid.sum(1))
         loss = kl_weight * torch.maximum(terms.kl, c.free_nats * terms.frames) - log_likelihood
         if c.held_out_fraction > 0:
-            held_out = events._replace(valid=events.valid & ~kept.observed.gather(1, events.frame))
-            score = self._sum_of(partial(self.decoder.beta_log_prob, beta=c.held_out_beta), latent, held_out).mean(0)
-            count = held_out.valid.sum(1)
-            loss = torch.where(count > 0, -score * terms.frames / count.clamp_min(1), loss)
+            withheld, count, total = held_out(events, kept)
+            score = self._sum_of(partial(self.decoder.beta_log_prob, beta=c.held_out_beta), latent, withheld).mean(0)
+            loss = torch.where(count > 0, -score * total / count.clamp_min(1), loss)
         if c.prior_fraction > 0:
             of_prior = self._paths(equation.of_prior(), h, kept, c.samples)
             predicted = self._sum_of(self.decoder.log_prob, of_prior, events).mean(0)
@@ -153,8 +149,8 @@ class VsdnSde(StateSpace):
 
     @torch.no_grad()
     def filter(self, batch: Batch, particles: int, carried: FilterState | None = None) -> Filtered:
-        (B, T), S, exact = batch.observed.shape, particles, copy.deepcopy(self).double()  # see `particle_filter`
-        double = batch._replace(values=batch.values.double())
+        (B, T), S, exact = batch.times.shape, particles, copy.deepcopy(self).double()  # see `particle_filter`
+        double = batch.double()
         equation, h = exact._equation(double, Events.of(double), PRIOR)
         frames = exact._frames(double, equation.grid, S)
         x, log_weights = h.new_zeros(B * T, S, len(self.x0)), h.new_full((B * T, S), -math.log(S))
@@ -171,7 +167,7 @@ class VsdnSde(StateSpace):
 
     @torch.no_grad()
     def log_evidence(self, batch: Batch, particles: int) -> Tensor:
-        exact, double = copy.deepcopy(self).double(), batch._replace(values=batch.values.double())
+        exact, double = copy.deepcopy(self).double(), batch.double()
         equation, h = exact._equation(double, Events.of(double), self.posterior)
         for stretch in exact._stretches(double, equation, h, particles):
             found = stretch.after.log_evidence
@@ -183,22 +179,12 @@ class VsdnSde(StateSpace):
     def interpolate(self, batch: Batch, samples: int) -> Predictive:
         return self._predictive(self._latent(batch, self.posterior, samples))
 
-    def _without_held_out(self, batch: Batch) -> Batch:
-        """Return the batch without the frames that training holds out: every second observed frame of a random part of
-        the sequences."""
-        share = self.config.held_out_fraction
-        if share == 0:
-            return batch
-        draw = torch.special.ndtr(keyed_normal(batch.seed, 2, 1, stream=_HELD_OUT)[..., 0])  # uniform, [B, 2]
-        number = batch.observed.cumsum(1) + (draw[:, 1:] < 0.5)  # the first held-out frame is random too
-        return batch.changed(observed=batch.observed & ((number % 2 == 0) | (draw[:, :1] >= share)))
-
     def _latent(self, batch: Batch, driver: tuple[int, ...], samples: int) -> Latent:
         """Draw paths of the SDE whose drift `driver` names, given the batch's observations."""
         return self._paths(*self._equation(batch, Events.of(batch), driver), batch, samples)
 
     def _paths(self, equation: sde.Equation, h: Tensor, batch: Batch, samples: int) -> Latent:
-        (B, T), S = batch.observed.shape, samples
+        (B, T), S = batch.times.shape, samples
         noise = self._noise(batch.seed, equation, S)
         paths = equation.solve(self.x0.to(h.dtype).expand(S, B, -1), noise)
         kl, martingale = equation.divergence(paths, noise)
@@ -222,7 +208,8 @@ class VsdnSde(StateSpace):
             number = event.clamp_max(K - 1)
             h_n, past, y = (z[row, number].expand(S, -1, -1) for z in known)
             x, (kl, martingale) = paths.states[-1], equation.divergence(paths, noise[steps], steps)
-            log_likelihood = self.decoder.log_prob(torch.cat([x, h_n], -1), past, y)
+            seen = None if events.seen is None else events.seen[row, number].expand(S, -1, -1)
+            log_likelihood = self.decoder.log_prob(torch.cat([x, h_n], -1), past, y, seen)
             after = cloud.moved(x, -kl - martingale).observe(log_likelihood, event < K, uniform[row, number])
             yield Stretch(steps, paths, cloud, after)
             cloud = after
@@ -232,9 +219,9 @@ class VsdnSde(StateSpace):
         c = self.config
         trajectory: Trajectory = self.gru_ode(batch, events)
         start, future = trajectory.steps()
-        following, gap = _next_at_steps(events, trajectory.rows(0))
+        following, known, gap = _next_at_steps(events, trajectory.rows(0))
         if c.see_next:
-            future = torch.cat([future, self.decoder.standardize(following)], -1)
+            future = torch.cat([future, self.decoder.neighbour(following, known)], -1)
         if c.see_gaps:
             future = torch.cat([future, gap.log1p().to(future)], -1)
         pre, weights = self.drifts(start, None if driver == PRIOR else future)
@@ -252,8 +239,8 @@ class VsdnSde(StateSpace):
 
     def _frames(self, batch: Batch, grid: TimeGrid, samples: int) -> sde.Frames:
         """Return all B * T frames of the batch, as times at which S paths are read."""
-        B, T = batch.observed.shape
-        step, fraction = timegrid.locate(grid, clock_of(batch, 0, self.config.time_unit))
+        B, T = batch.times.shape
+        step, fraction = timegrid.locate(grid, clock_of(batch, 0, self.config.unit))
         noise = antithetic_normal(batch.seed, T, self.config.latent, samples, uses=2, use=1)
         row = torch.arange(B, device=step.device)[:, None].expand(B, T)
         fraction, dt = (x[..., None, None].to(batch.values) for x in (fraction, grid.dt.gather(1, step)))
@@ -263,7 +250,7 @@ class VsdnSde(StateSpace):
     def _sum_of(self, score: Callable[..., Tensor], latent: Latent, events: Events) -> Tensor:
         """Sum a decoder's score over the events of each sequence: [S, B]."""
         h, past = events.take(latent.h), events.take(latent.past)
-        each = [score(torch.cat([events.take(x), h], -1), past, events.values) for x in latent.x]
+        each = [score(torch.cat([events.take(x), h], -1), past, events.values, events.seen) for x in latent.x]
         return torch.stack([per_sequence(x, events.valid) for x in each])
 
     def _predictive(self, latent: Latent) -> Predictive:
@@ -271,17 +258,32 @@ class VsdnSde(StateSpace):
         return self.decoder.predictive(lambda s: torch.cat([latent.x[s], latent.h], -1), latent.past, len(latent.x))
 
 
-def _next_at_steps(events: Events, grid: TimeGrid) -> tuple[Tensor, Tensor]:
-    """Return the frame observed at the end of each step, or else the next one after it, [M, B, D], and the time from
-    the end of the step until it, [M, B, 1]. Where there is none the frame is 0 and the time lasts until the end of the
-    sequence."""
+def _next_at_steps(events: Events, grid: TimeGrid) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Return the frame observed at the end of each step, or else the next one after it, [M, B, D], whether there is
+    one for each channel of a table [M, B, D], and the time from the end of the step until it, [M, B, 1]. Where there is
+    none the frame is 0 and the time lasts until the end of the sequence. Of a table each channel has its own."""
     K, M = events.valid.shape[1], grid.dt.shape[1]
     stop = torch.where(events.valid, grid.stop, M)
     at = torch.searchsorted(stop, torch.arange(M, device=stop.device).expand(len(stop), M).contiguous())
+    if events.seen is not None:
+        return _next_of_channels(events, events.seen, grid, at)
     frames = events.values.gather(1, at.clamp_max(K - 1)[..., None].expand(-1, -1, events.values.shape[2]))
     valid = (at < K) & events.valid.gather(1, at.clamp_max(K - 1))
     clock = torch.where(
         valid, grid.end.gather(1, stop.gather(1, at.clamp_max(K - 1)).clamp_max(M - 1)), grid.end[:, -1:]
     )
     gap = (clock - grid.end)[..., None]
-    return torch.where(valid[..., None], frames, 0.0).transpose(0, 1), gap.transpose(0, 1)
+    return torch.where(valid[..., None], frames, 0.0).transpose(0, 1), None, gap.transpose(0, 1)
+
+
+def _next_of_channels(events: Events, seen: Tensor, grid: TimeGrid, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `_next_at_steps` does for each channel, all [M, B, D]; `at` [B, M] is the next event of a step."""
+    K, D = seen.shape[1:]
+    number = torch.where(seen, torch.arange(K, device=seen.device)[:, None], K)
+    ahead = torch.cat([number.flip(1).cummin(1).values.flip(1), torch.full_like(number[:, :1], K)], 1)
+    event = ahead.gather(1, at.clamp_max(K)[..., None].expand(-1, -1, D))  # [B, M, D]
+    known = event < K
+    values = torch.where(known, events.values.gather(1, event.clamp_max(K - 1)), 0.0)
+    ends = grid.end.gather(1, grid.stop)[..., None].expand(-1, -1, D).gather(1, event.clamp_max(K - 1))
+    gap = torch.where(known, ends, grid.end[:, -1:, None]) - grid.end[..., None]
+    return values.transpose(0, 1), known.transpose(0, 1), gap.transpose(0, 1)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from driftwork.config_base import Config, load
+from driftwork.config_base import Config, build, load
 from driftwork.errors import DriftworkError
 from driftwork.plugins import Plugged
 from launch.job.hostfile import HostsConfig
@@ -18,6 +18,7 @@ from models.registry import ModelConfig
 from pipeline.observe import ObservationConfig
 from pipeline.reading.augment import NO_CHANGE, AugmentConfig
 from pipeline.reading.folds import FoldConfig
+from pipeline.sequence import DataSpec
 from pipeline.shards.storage import Place, name_of
 
 CONFIG_FILE = "config.yaml"
@@ -202,6 +203,14 @@ class RunConfig(Plugged):
                 "optim.ema with optim.zero_stage=3: no rank has all weights; take a stage up to 2, or optim.ema=0"
             )
         return self
+
+    def for_data(self, spec: DataSpec) -> "RunConfig":
+        """Return the config with what null leaves to the data: `model.time_unit`, the mean time between frames."""
+        if getattr(self.model, "time_unit", 1.0) is not None:
+            return self
+        raw = self.model_dump(mode="json")
+        raw["model"]["time_unit"] = float(f"{spec.interval:.3g}")
+        return build(RunConfig, raw, where=f"data={self.data}")
 
     @property
     def settles_at(self) -> int:

@@ -214,7 +214,7 @@ def tracked(folder: Path, config: RunConfig) -> Iterator[Tracker]:
 def model_for(config: RunConfig, manifest: Manifest) -> Model:
     """Build the model of a config for a data set, with weights drawn from the run's seed."""
     torch.manual_seed(config.train.seed)
-    return build_model(config.model, manifest.spec.likelihood, marginal(manifest))
+    return build_model(config.for_data(manifest.spec).model, manifest.spec.likelihood, marginal(manifest))
 
 
 def marginal(manifest: Manifest) -> Marginal:

@@ -11,6 +11,8 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
+from torch import Tensor
+
 from driftwork import plugins
 from driftwork.config_base import flatten
 from driftwork.errors import DriftworkError
@@ -89,7 +91,9 @@ def _describe(config: RunConfig, manifest: Manifest) -> served_model.Description
     spec, marginal = manifest.spec, run_folder.marginal(manifest)
     return served_model.Description(
         plugins=_plugins(config),
-        model=config.model, likelihood=spec.likelihood, mean=manifest.stats.mean, scale=marginal.scale,
+        model=config.model, likelihood=spec.likelihood, mean=manifest.stats.mean,
+        scale=tuple(marginal.scale.tolist()) if isinstance(marginal.scale, Tensor) else marginal.scale,
+        table=None if marginal.table is None else served_model.TableSettings(**marginal.table._asdict()),
         sequences=marginal.sequences, binary=spec.binary, units=spec.units, interval=spec.interval, length=spec.length,
         samples=config.evaluate.samples, particles=config.evaluate.particles,
     )  # fmt: skip
@@ -97,8 +101,8 @@ def _describe(config: RunConfig, manifest: Manifest) -> served_model.Description
 
 def _plugins(config: RunConfig) -> tuple[str, ...]:
     """Return the modules outside `models` that define the run's model and likelihood."""
-    likelihood = LIKELIHOODS.get(getattr(config.model, "likelihood", None) or "")
-    modules = {type(config.model).__module__} | ({likelihood.make.__module__} if likelihood else set())
+    names = [getattr(config.model, "likelihood", None), *getattr(config.model, "likelihoods", ())]
+    modules = {type(config.model).__module__, *(LIKELIHOODS[name].make.__module__ for name in names if name)}
     return tuple(sorted(name for name in modules if name.partition(".")[0] != "models"))
 
 

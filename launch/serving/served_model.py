@@ -21,7 +21,7 @@ from models.base import Forecaster, Model, Smoother, StateSpace
 from models.batch import Batch
 from models.decisions import completed
 from models.generation import BatchAtTimes, FramesAtTimes, interpolate_at
-from models.parts.likelihoods import LikelihoodName, Marginal
+from models.parts.likelihoods import LikelihoodName, Marginal, TableForm
 from models.registry import ModelConfig, build_model
 
 DESCRIPTION, WEIGHTS = "description.json", "weights.safetensors"
@@ -36,6 +36,17 @@ _MOST_FRAMES = 20_000
 _DRAWS_AT_ONCE = 8
 
 
+class TableSettings(Config):
+    """Form of a table, whose channels are observed separately."""
+
+    channels: tuple[str, ...]
+    """Name of each channel."""
+    binary: tuple[bool, ...]
+    """Whether all values of a channel are 0 or 1, for each channel."""
+    static: int
+    """Number of static covariates of a sequence."""
+
+
 class Description(Config):
     """Settings to build and run a model, beside its weights."""
 
@@ -47,8 +58,9 @@ class Description(Config):
     """Observation model of the data."""
     mean: tuple[float, ...]
     """Mean of each of the D channels of the training data, in their units."""
-    scale: float
-    """Standard deviation of the training data, one for all channels, in their units."""
+    scale: float | tuple[float, ...]
+    """Standard deviation of the training data, one for all channels, in their units; of a table one for each
+    channel."""
     sequences: int
     """Number of training sequences."""
     binary: bool
@@ -61,12 +73,16 @@ class Description(Config):
     """Number of frames of the longest sequence of the data. Requests up to ten times as long are answered."""
     samples: int
     """Number of latent draws behind an answer, where a request does not set it."""
+    table: TableSettings | None = None
+    """Form of a table. Null where masks are of whole frames."""
     particles: int = 32
     """Number of particles behind a prediction of a model that has a filter, where a request does not set it."""
 
     def build(self) -> Model:
         mean = torch.tensor(self.mean, dtype=torch.float64).float()
-        return build_model(self.model, self.likelihood, Marginal(mean, self.scale, self.sequences))
+        scale = torch.tensor(self.scale) if isinstance(self.scale, tuple) else self.scale
+        form = None if self.table is None else TableForm(**self.table.model_dump())
+        return build_model(self.model, self.likelihood, Marginal(mean, scale, self.sequences, form))
 
 
 def tasks(model: Model) -> tuple[Task, ...]:

@@ -19,6 +19,7 @@ from launch.tracker.tracking import OfStore
 from launch.training import checkpoint
 from models.ode2vae import Ode2VaeConfig
 from models.vsdn_sde import VsdnSdeConfig
+from pipeline.sequence import DataSpec
 from pipeline.shards.cache import find_manifest, local
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.verify import verify
@@ -34,8 +35,9 @@ def folder_for(argv: list[str]) -> Path:
         written = run_folder.written(folder, argv[1:])
         written = _placed(written, run_folder.located(folder, written).hostfile)
         config = run_folder.located(folder, written)
-        _check(config, run_folder.record_of(folder).get("manifest"))
-        _check_resumable(folder, config)
+        spec = _check(config, run_folder.record_of(folder).get("manifest")).spec
+        written, config = written.for_data(spec), config.for_data(spec)
+        _check_resumable(folder, config, spec)
         run_folder.keep(folder, written)
         return folder
     config = parse(argv)
@@ -46,7 +48,7 @@ def folder_for(argv: list[str]) -> Path:
     if not run_folder.each_host_copies(config):
         # A damaged shard is found now, not in the third epoch.
         verify(local(config.data, config.cache_dir, manifest, thorough=True))
-    folder = run_folder.create(config)
+    folder = run_folder.create(config.for_data(manifest.spec))
     run_folder.remember(folder, command=typed("train", argv), manifest=manifest.hash)
     return folder
 
@@ -109,10 +111,7 @@ def steps(config: RunConfig, manifest: Manifest) -> int:
     data, or if the model cannot learn data of this kind."""
     spec = manifest.spec
     if spec.table is not None:
-        raise DriftworkError(
-            f"data={config.data}: is a table, whose masks are of each channel, and no model is trained on these yet; "
-            "give data with masks of whole frames (docs/tables.md)"
-        )
+        run_folder.model_for(config, manifest)  # names channels and likelihoods that do not fit
     if isinstance(config.model, Ode2VaeConfig) and (spec.binary or spec.audio_rate is not None):
         raise DriftworkError(
             f"model.name={config.model.name}: it makes a sequence of the state at its start, and music and speech "
@@ -123,10 +122,10 @@ def steps(config: RunConfig, manifest: Manifest) -> int:
     return stream.steps * config.train.max_epochs
 
 
-def _check_resumable(folder: Path, config: RunConfig) -> None:
+def _check_resumable(folder: Path, config: RunConfig, spec: DataSpec) -> None:
     """Check that the checkpoint fits: model, data and ZeRO stage must be the same. For another world size it is divided
     anew here, before any rank starts."""
-    before = run_folder.config_of(folder)
+    before = run_folder.config_of(folder).for_data(spec)
     for name, old, new in (
         ("model", before.model, config.model),
         ("optim.zero_stage", before.optim.zero_stage, config.optim.zero_stage),

@@ -7,7 +7,7 @@ from driftwork.errors import DriftworkError
 from launch.runs.config import RunConfig
 from launch.training import setup
 from tests.datasets import write_rolls, write_speech, write_table, write_walks
-from tests.places import tiny
+from tests.places import ROOT, tiny
 
 TINY = tiny("ode2vae")
 
@@ -22,11 +22,34 @@ def test_ode2vae_refuses_music_and_speech(tmp_path, write):
         setup.steps(config, manifest)
 
 
-def test_table_is_not_trained_on_yet(tmp_path):
+TABLE = ROOT / "configs" / "train" / "vsdn_sde_table.yaml"
+
+
+def test_misfit_of_a_table_is_found_before_training(tmp_path):
     manifest, _ = write_table(tmp_path / "data")
-    config = load(RunConfig, TINY, [f"data={tmp_path / 'data'}"])
-    with pytest.raises(DriftworkError, match=r"is a table.*no model is trained on these yet.*\(docs/tables\.md\)"):
-        setup.steps(config, manifest)
+    data = f"data={tmp_path / 'data'}"
+    assert setup.steps(load(RunConfig, TABLE, [data, "train.max_epochs=3"]), manifest) == 3
+    for override, error in (
+        ("model.likelihoods={student_t: [c9]}", "there is no channel 'c9'; there are c0, c1, c2"),
+        ("model.gain_shape=true", "frames of a table have no gain"),
+    ):
+        with pytest.raises(DriftworkError, match=error):
+            setup.steps(load(RunConfig, TABLE, [data, override]), manifest)
+    with pytest.raises(DriftworkError, match=r"reads whole frames, and these data are a table"):
+        setup.steps(load(RunConfig, TINY, [data]), manifest)
+
+
+def test_time_unit_comes_from_the_data(tmp_path):
+    """It is the mean time between frames, and a longer step than it is refused once it is known."""
+    manifest, _ = write_table(tmp_path / "data")
+    config = load(RunConfig, TABLE, [f"data={tmp_path / 'data'}"])
+    spec = manifest.spec.model_copy(update={"interval": 0.123456})
+    found = config.for_data(spec)
+    assert (found.model.time_unit, found.model.unit, found.model.step) == (0.123, 0.123, 0.123)
+    assert found.for_data(manifest.spec) == found
+    assert found == load(RunConfig, TABLE, [f"data={tmp_path / 'data'}", "model.time_unit=0.123"])
+    with pytest.raises(DriftworkError, match=r"model.max_step=1.0 is longer than model.time_unit=0.123"):
+        load(RunConfig, TABLE, [f"data={tmp_path / 'data'}", "model.max_step=1"]).for_data(spec)
 
 
 def test_ode2vae_is_trained_on_motion(tmp_path):

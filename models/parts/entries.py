@@ -1,0 +1,52 @@
+"""How networks read frames whose channels are observed separately, as those of a table."""
+
+import torch
+from torch import Tensor, nn
+
+from models.parts.gain_shape import reader
+from models.parts.likelihoods import Marginal, Standardize
+
+
+class EntryReader(Standardize):
+    """(y, seen, gap), each [..., D], side by side -> the standardised values, 0 where they are not seen, which are
+    seen, and log(1 + time since each channel was last seen), [..., 3 D]."""
+
+    def __init__(self, marginal: Marginal) -> None:
+        super().__init__(marginal)
+        self.width *= 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, seen, gap = x.chunk(3, -1)
+        return torch.cat([super().forward(y) * seen, seen, gap], -1)
+
+
+class LinearByPass(nn.Module):
+    """An affine map for each of R passes: [R, N, inputs] -> [R, N, outputs], initialised as torch.nn.Linear."""
+
+    def __init__(self, passes: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(passes, outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(passes, 1, outputs))
+        for parameter in (self.weight, self.bias):
+            nn.init.uniform_(parameter, -(inputs**-0.5), inputs**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias, x, self.weight.mT)
+
+
+class Widths:
+    """Numbers of inputs that describe the observations around a time.
+
+    Args:
+        marginal: moments of the data, with their form where they are a table.
+        gain_shape: whether frames are read as a gain and a shape.
+    """
+
+    def __init__(self, marginal: Marginal, gain_shape: bool) -> None:
+        table, D = marginal.table, len(marginal.mean)
+        self.frame = reader(marginal, gain_shape).width if table is None else 2 * D
+        """Inputs for the last or next observed frame. Of a table: the channels' values, and which have one."""
+        self.gap = 1 if table is None else D
+        """Inputs for the time since or until then, of a table for each channel."""
+        self.static = 0 if table is None else table.static
+        """Inputs for the static covariates."""
