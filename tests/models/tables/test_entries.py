@@ -126,8 +126,8 @@ def test_likelihood_counts_observed_entries_alone(name):
     one = none.clone()
     one[0, -1, 2] = True
     with torch.no_grad():
-        less, more = (model.density(batch._replace(observed=x), 1)[0].log_likelihood for x in (none, one))
-        predicted = model.predict(batch._replace(observed=none), 1).log_prob(batch.values, one & ~none)
+        less, more = (model.density(batch.changed(observed=x), 1)[0].log_likelihood for x in (none, one))
+        predicted = model.predict(batch.changed(observed=none), 1).log_prob(batch.values, one & ~none)
     torch.testing.assert_close(more - less, predicted[:, -1], rtol=1e-10, atol=1e-10)
     assert predicted[:, -1].abs() > 1e-3
 
@@ -151,7 +151,7 @@ def test_answers_cover_times_without_observations(name):
     observed[1] = False
     with torch.no_grad():
         for answer in answers(model):
-            found = answer(batch._replace(observed=observed))
+            found = answer(batch.changed(observed=observed))
             mixture = found.mixture()
             for x in (found.mean, found.deviation, mixture.quantile(0.05), mixture.quantile(0.95)):
                 assert x.shape == batch.values.shape
