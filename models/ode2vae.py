@@ -16,6 +16,9 @@ The authors' program differs. `objective: published` follows it in four points:
 - KL(q(z_0)) is estimated by one draw, like the later KL terms;
 - KL(q(W)) weighs q / (number of weights) per sequence, not 1 / N;
 - the last frames, which have no encoding, still count in the first half of gamma's KL.
+
+Of a table, whose channels are observed separately, x_i are the observed entries of a frame, and both encoders read the
+first A frames, when they were and which channels are observed. Static covariates reach encoders and decoder.
 """
 
 import math
@@ -30,10 +33,11 @@ from driftwork.registry import Named
 from models.base import Forecast, Forecaster, Objective, Terms, per_sequence
 from models.batch import Batch, Planner, moved
 from models.parts.bnn import BayesianMlp, Variance
-from models.parts.encoders import Encoder, NetworkKind, decoder
-from models.parts.likelihoods import Bernoulli, LikelihoodName, Marginal, Noise, NoisyMean
+from models.parts.encoders import NetworkKind, decoder, encoder
+from models.parts.likelihoods import LikelihoodName, Marginal, Noise, only
 from models.parts.networks import Normal
 from models.parts.noise import keyed_normal
+from models.parts.table_likelihoods import with_noise as likelihood_of
 from models.predictive import Predictive
 from models.solvers import ode
 from models.solvers.flow import ActivationName, Weights
@@ -81,8 +85,17 @@ class Ode2VaeConfig(Named):
     """Weight of the KL(q(z_i) || p(z_i)) of all later states, i >= 1, in the training loss. 0 trains on the ELBO."""
     gamma: float = Field(0.0, ge=0)
     """Weight of the penalty that ties the trajectory to the encoder (ODE2VAE-KL). 0 leaves the penalty out."""
+    time_unit: float | None = Field(1.0, gt=0)
+    """Length of one unit of the differential equation's time, in seconds. Null takes the mean time between neighbouring
+    frames of the data, which the config of the run then holds."""
     solver: SolverConfig = SolverConfig()
     """Solver of the ordinary differential equation."""
+
+    @property
+    def unit(self) -> float:
+        """Length of one unit of time, in seconds."""
+        assert self.time_unit is not None, "RunConfig.for_data sets it before a model is made"
+        return self.time_unit
 
 
 class Ode2Vae(Forecaster):
@@ -90,16 +103,22 @@ class Ode2Vae(Forecaster):
 
     Raises:
         ValueError: convolutional networks are configured for frames that are not square images.
+        DriftworkError: networks or noise do not suit a table.
     """
+
+    reads_entries = True
 
     def __init__(self, config: Ode2VaeConfig, likelihood: LikelihoodName, marginal: Marginal) -> None:
         super().__init__()
         c, D = config, len(marginal.mean)
         self.config, self.sequences = c, marginal.sequences
+        self.static = 0 if marginal.table is None else marginal.table.static
         self.given = c.velocity_frames
-        self.likelihood = Bernoulli(marginal) if likelihood == "bernoulli" else NoisyMean(marginal, c.noise)
-        self.encoder = Encoder(marginal, c.velocity_frames, c.latent, c.networks, c.encoder_width, c.activation)
-        self.decoder = decoder(D, c.latent, c.networks, c.decoder_width, self.likelihood.width, c.activation)
+        self.likelihood = likelihood_of(likelihood, marginal, c.noise)
+        self.encoder = encoder(marginal, c.velocity_frames, c.latent, c.networks, c.encoder_width, c.activation, c.unit)
+        self.decoder = decoder(
+            D, c.latent + self.static, c.networks, c.decoder_width, self.likelihood.width, c.activation
+        )
         outputs = c.latent if c.name == "ode2vae" else 2 * c.latent
         self.weights = BayesianMlp(2 * c.latent, c.field_width, outputs, c.variance, c.init_std, c.prior_std)
 
@@ -108,7 +127,7 @@ class Ode2Vae(Forecaster):
         c, published = self.config, self.config.objective == "published"
         posterior = self._posterior(batch)
         path = self._draw_path(posterior, self.grids(batch), batch.seed, 0)
-        observed, later = batch.observed, batch.observed.clone()
+        observed, later = batch.frames_observed, batch.frames_observed.clone()
         later[:, 0] = False
         log_likelihood = self._log_likelihood(path.z, batch)
         prior_gap = path.log_q - _standard(path.z).log_prob(path.z)
@@ -141,7 +160,7 @@ class Ode2Vae(Forecaster):
             log_weights.append(log_likelihoods[-1] + _standard(z0).log_prob(z0) - log_q0)
         kl_w = self.weights.kl() / self.sequences
         kl = posterior.kl(_standard(posterior.mean)) + kl_w
-        terms = Terms(torch.stack(log_likelihoods).mean(0), kl, batch.observed.sum(1))
+        terms = Terms(torch.stack(log_likelihoods).mean(0), kl, batch.frames_observed.sum(1))
         return terms, torch.stack(log_weights).logsumexp(0) - math.log(samples) - kl_w
 
     def forecast(self, batch: Batch, draws: int) -> Forecast:
@@ -150,10 +169,10 @@ class Ode2Vae(Forecaster):
         parts = (range(n, min(n + at_once, draws)) for n in range(0, draws, at_once))
         grid = self.grids(batch)
         z = torch.cat([self._states(posterior, grid, batch.seed, numbers) for numbers in parts])
-        predictive = Predictive(self.likelihood, lambda s: self._decode(z[s]), draws)
+        predictive = Predictive(self.likelihood, lambda s: self._decode(z[s], batch.static), draws)
         z0 = posterior.mean
         path = self._solve(z0, torch.zeros_like(z0[:, 0]), self.weights.mean_weights(), grid)
-        return Forecast(predictive, self.likelihood.expectation(self._decode(path.z)))
+        return Forecast(predictive, self.likelihood.expectation(self._decode(path.z, batch.static)))
 
     def draws(self, batch: Batch, numbers: range, times: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Draw from the posterior given the first A frames: states [S, B, T, 2 q], and E[x_t | s_t] [S, B, T, D].
@@ -161,27 +180,30 @@ class Ode2Vae(Forecaster):
         Draw n does not depend on which other draws are requested. `times` [B, T], the first of them 0, replace the
         batch's times."""
         grid = self.grids(batch) if times is None else self._grid_of(times)
-        return self._draws(self._posterior(batch), grid, batch.seed, numbers)
+        return self._draws(self._posterior(batch), grid, batch.seed, numbers, batch.static)
 
     def prior_draws(self, times: Tensor, seed: Tensor, numbers: range) -> tuple[Tensor, Tensor]:
         """Draw from z_0 ~ N(0, I) and W ~ q(W), without observations, at `times` [B, T], the first of them 0.
 
-        Shapes are those of `draws`."""
+        Shapes are those of `draws`. Static covariates of a table are at their means."""
         z0 = self.weights.mean.new_zeros(len(seed), 2 * self.config.latent)
-        return self._draws(_standard(z0), self._grid_of(times), seed, numbers)
+        return self._draws(_standard(z0), self._grid_of(times), seed, numbers, z0.new_zeros(len(seed), self.static))
 
     def planner(self) -> Planner | None:
-        return partial(_grids, max_step=self.config.solver.max_step, multiple=self.multiple())
+        max_step, multiple = self.config.solver.max_step, self.multiple()
+        return partial(_grids, unit=self.config.unit, max_step=max_step, multiple=multiple)
 
     def _grid_of(self, times: Tensor) -> TimeGrid:
         """Return the grids of requested times [B, T]; the host waits for times that are on a device."""
-        grid = ode.grid_of(times.cpu(), self.config.solver.max_step, self.multiple())
+        grid = ode.grid_of(times.cpu() / self.config.unit, self.config.solver.max_step, self.multiple())
         moved_grid: TimeGrid = moved(grid, self.weights.mean.device)
         return moved_grid
 
-    def _draws(self, start: Normal, grid: TimeGrid, seed: Tensor, numbers: range) -> tuple[Tensor, Tensor]:
+    def _draws(
+        self, start: Normal, grid: TimeGrid, seed: Tensor, numbers: range, static: Tensor
+    ) -> tuple[Tensor, Tensor]:
         z = self._states(start, grid, seed, numbers)
-        return z, self.likelihood.expectation(self._decode(z))
+        return z, self.likelihood.expectation(self._decode(z, static))
 
     def _states(self, start: Normal, grid: TimeGrid, seed: Tensor, numbers: range) -> Tensor:
         """Return the states [S, B, T, 2 q] of the draws with these numbers."""
@@ -192,8 +214,13 @@ class Ode2Vae(Forecaster):
         return self._draw_path(starts, grids, seed.repeat(S), n).z.unflatten(0, (S, B))
 
     def _posterior(self, batch: Batch) -> Normal:
-        A = self.config.velocity_frames
-        posterior: Normal = self.encoder(batch.values[:, :A], batch.observed[:, :A])
+        A, T = self.config.velocity_frames, batch.values.shape[1]
+        if not batch.entries:
+            posterior: Normal = self.encoder(batch.values[:, :A], batch.observed[:, :A])
+            return posterior
+        at = torch.arange(A, device=batch.times.device).clamp_max(T - 1)  # short series are padded to A frames
+        there = (torch.arange(A, device=at.device) < T)[:, None]
+        posterior = self.encoder(batch.values[:, at], batch.observed[:, at] & there, batch.times[:, at], batch.static)
         return posterior
 
     def _noise_of_z(self, seed: Tensor, n: int | Tensor) -> Tensor:
@@ -207,33 +234,52 @@ class Ode2Vae(Forecaster):
     def _solve(self, z0: Tensor, log_q0: Tensor, weights: Weights, grid: TimeGrid) -> Path:
         return ode.solve(z0, log_q0, weights, grid, self.config.solver, self.config.activation)
 
-    def _decode(self, z: Tensor) -> Tensor:
-        parameters: Tensor = self.decoder(z[..., : self.config.latent])
+    def _decode(self, z: Tensor, static: Tensor) -> Tensor:
+        """Return the likelihood's parameters [..., B, T, width] for states z [..., B, T, 2 q] and covariates [B, S]."""
+        return self._read(z, static[:, None].expand(*z.shape[:-1], -1) if self.static else None)
+
+    def _read(self, z: Tensor, static: Tensor | None) -> Tensor:
+        s = z[..., : self.config.latent]
+        parameters: Tensor = self.decoder(s if static is None else torch.cat([s, static], -1))
         return parameters
 
     def _log_likelihood(self, z: Tensor, batch: Batch) -> Tensor:
         """Return the log-likelihood [B] of the observed frames. A CPU decodes only these, since a convolutional decoder
         takes most of the time of a step; an accelerator would have to be waited for to count them."""
+        observed, seen = batch.frames_observed, batch.observed if batch.entries else None
         if z.device.type != "cpu":
-            return per_sequence(self.likelihood.log_prob(self._decode(z), batch.values), batch.observed)
-        log_prob = self.likelihood.log_prob(self._decode(z[batch.observed]), batch.values[batch.observed])
-        return log_prob.new_zeros(batch.observed.shape).masked_scatter(batch.observed, log_prob).sum(1)
+            log_prob = self.likelihood.log_prob(self._decode(z, batch.static), batch.values, *only(seen))
+            return per_sequence(log_prob, observed)
+        static = batch.static[:, None].expand(*z.shape[:-1], -1)[observed] if self.static else None
+        parameters, seen = self._read(z[observed], static), None if seen is None else seen[observed]
+        log_prob = self.likelihood.log_prob(parameters, batch.values[observed], *only(seen))
+        return log_prob.new_zeros(observed.shape).masked_scatter(observed, log_prob).sum(1)
 
     def _encoder_gap(self, batch: Batch, path: Path, counted: Tensor) -> Tensor:
         """Return sum_i log q(z_i) - log q_enc(z_i | x_i, ..., x_{i+A-1}) [B] over the frames that have an encoding."""
         A, T = self.config.velocity_frames, batch.values.shape[1]
         if T < A:
             return torch.zeros_like(path.log_q[:, 0])
-        encoded: Normal = self.encoder(batch.values.unfold(1, A, 1).mT, batch.observed.unfold(1, A, 1))
-        complete = batch.present.unfold(1, A, 1).all(-1)
+        encoded, complete = self._encoded(batch), batch.frames_present.unfold(1, A, 1).all(-1)
         log_q_enc = per_sequence(encoded.log_prob(path.z[:, : T - A + 1]), counted[:, : T - A + 1] & complete)
         if self.config.objective == "published":
             return per_sequence(path.log_q, counted) - log_q_enc
         return per_sequence(path.log_q[:, : T - A + 1], counted[:, : T - A + 1] & complete) - log_q_enc
 
+    def _encoded(self, batch: Batch) -> Normal:
+        """Return the encodings [B, T - A + 1, 2 q] of all windows of A frames."""
+        A = self.config.velocity_frames
+        values, observed = batch.values.unfold(1, A, 1).mT, batch.observed.unfold(1, A, 1)
+        if not batch.entries:
+            encoded: Normal = self.encoder(values, observed)
+            return encoded
+        static = batch.static[:, None].expand(-1, values.shape[1], -1)
+        encoded = self.encoder(values, observed.mT, batch.times.unfold(1, A, 1), static)
+        return encoded
 
-def _grids(batch: Batch, max_step: float, multiple: int) -> TimeGrid:
-    return ode.grid_of(batch.times, max_step, multiple)
+
+def _grids(batch: Batch, unit: float, max_step: float, multiple: int) -> TimeGrid:
+    return ode.grid_of(batch.times / unit, max_step, multiple)
 
 
 def _standard(like: Tensor) -> Normal:

@@ -38,6 +38,6 @@ def build_model(config: Named, likelihood: LikelihoodName, marginal: Marginal) -
     if marginal.table is not None and not model.reads_entries:
         raise DriftworkError(
             f"model.name={config.name}: it reads whole frames, and these data are a table, whose channels are observed "
-            "separately; take gru_ode, ode_rnn, vsdn_vae, vsdn_sde or bi_gru_ode"
+            "separately; take a model that configs/train/MODEL_table.yaml names"
         )
     return model

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from driftwork.errors import DriftworkError
 from models.parts.likelihoods import Marginal, Standardize
 from models.parts.networks import Normal, mlp
 from models.solvers.flow import ActivationName
@@ -44,6 +45,50 @@ class Encoder(nn.Module):
         s_mean, s_raw = self.position(_input(x[..., :1, :], flags)).chunk(2, -1)
         v_mean, v_raw = self.velocity(_input(x, flags)).chunk(2, -1)
         return Normal.of(torch.cat([s_mean, v_mean, s_raw, v_raw], -1))
+
+
+class EntryEncoder(nn.Module):
+    """The encoder of a table, q(z_0 | first A frames): both of its networks read all of these frames, when they were,
+    which channels are observed in them, and the static covariates.
+
+    A channel is filled by its nearest observed value in the window, and reads as its mean if there is none.
+
+    Args:
+        frames: A. latent: q. width, activation: form of both networks, which are dense.
+        unit: length of one unit of time, seconds.
+    """
+
+    def __init__(
+        self, marginal: Marginal, frames: int, latent: int, width: int, activation: ActivationName, unit: float
+    ) -> None:
+        super().__init__()
+        assert marginal.table is not None, "the data are a table"
+        self.unit = unit
+        self.standardize = Standardize(marginal)
+        inputs = frames * (2 * len(marginal.mean) + 1) + marginal.table.static
+        self.position, self.velocity = (mlp(inputs, width, 2, 2 * latent, _MODULES[activation]) for _ in range(2))
+
+    def forward(self, window: Tensor, observed: Tensor, times: Tensor, static: Tensor) -> Normal:
+        """Encode frames [..., A, D], of which the entries `observed` [..., A, D] bool are observed, at `times` [..., A]
+        in seconds, with covariates [..., S], to [..., 2 q]."""
+        filled = _fill(window.mT[..., None], observed.mT)[..., 0].mT
+        x = self.standardize(filled) * observed.any(-2, keepdim=True)
+        gaps = ((times - times[..., :1]) / self.unit).log1p().to(x.dtype)
+        inputs = torch.cat([x.flatten(-2), observed.to(x.dtype).flatten(-2), gaps, static], -1)
+        s_mean, s_raw = self.position(inputs).chunk(2, -1)
+        v_mean, v_raw = self.velocity(inputs).chunk(2, -1)
+        return Normal.of(torch.cat([s_mean, v_mean, s_raw, v_raw], -1))
+
+
+def encoder(
+    marginal: Marginal, frames: int, latent: int, kind: NetworkKind, width: int, activation: ActivationName, unit: float
+) -> Encoder | EntryEncoder:
+    """Return the encoder that suits the data. Raises `DriftworkError` for convolutions over the rows of a table."""
+    if marginal.table is None:
+        return Encoder(marginal, frames, latent, kind, width, activation)
+    if kind != "dense":
+        raise DriftworkError(f"model.networks={kind}: a row of a table is no picture; take model.networks=dense")
+    return EntryEncoder(marginal, frames, latent, width, activation, unit)
 
 
 def _fill(window: Tensor, observed: Tensor) -> Tensor:

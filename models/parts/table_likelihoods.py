@@ -6,7 +6,21 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from models.parts.likelihoods import Density, Likelihood, LocationScale, WithFrame, log_volume, only, summed
+from driftwork.errors import DriftworkError
+from models.parts.likelihoods import (
+    Bernoulli,
+    Density,
+    Likelihood,
+    LikelihoodName,
+    LocationScale,
+    Marginal,
+    Noise,
+    NoisyMean,
+    WithFrame,
+    log_volume,
+    only,
+    summed,
+)
 from models.parts.mixtures import ByChannel, Student, joined
 
 
@@ -81,3 +95,22 @@ class LikelihoodByChannel(nn.Module):
             for at, (part, p) in zip(self.channels, self._each(parameters), strict=True)
         ]
         return torch.stack(scores).sum(0)
+
+
+def with_noise(data: LikelihoodName, marginal: Marginal, noise: Noise) -> WithFrame:
+    """Return the likelihood whose parameters are a mean: `NoisyMean` of real values and Bernoulli of binary ones, by
+    channel in a table.
+
+    Raises:
+        DriftworkError: one noise for all channels of a table, whose units differ.
+    """
+    if data == "bernoulli":
+        return Bernoulli(marginal)
+    if marginal.table is None:
+        return NoisyMean(marginal, noise)
+    if noise != "channel":
+        raise DriftworkError(f"model.noise={noise}: channels of a table differ in scale; take model.noise=channel")
+    binary = torch.tensor(marginal.table.binary)
+    channels = [at for at in ((~binary).nonzero()[:, 0], binary.nonzero()[:, 0]) if len(at)]
+    parts = [Bernoulli(marginal.of(at)) if binary[at[0]] else NoisyMean(marginal.of(at), noise) for at in channels]
+    return parts[0] if len(parts) == 1 else LikelihoodByChannel(channels, parts)

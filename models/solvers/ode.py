@@ -23,7 +23,7 @@ class SolverConfig(Config):
     """Integration method. `rk4` (Kutta's 3/8 rule) and `midpoint` take fixed steps; `dopri5` adapts its steps to the
     whole batch at once."""
     max_step: float = Field(0.1, gt=0)
-    """Longest step of a method with fixed steps, in seconds."""
+    """Longest step of a method with fixed steps, in units of `model.time_unit`, which is a second by default."""
     tolerance: float = Field(1e-5, gt=0)
     """Largest error of a step of `dopri5`, absolute in units of the state and as a fraction of it."""
     trace: Literal["closed", "autograd"] = "closed"

@@ -4,6 +4,7 @@ import torch
 
 from models.baseline import GruOdeConfig
 from models.batch import Batch
+from models.ode2vae import Ode2VaeConfig
 from models.parts.likelihoods import Marginal, TableForm
 from models.registry import build_model
 from models.vsdn import VsdnVaeConfig
@@ -22,6 +23,16 @@ CONFIGS = {
     "vsdn_sde": VsdnSdeConfig(name="vsdn_sde", **SEEING, see_next=True, held_out_fraction=0.5, substeps=2),
     "vsdn_sde_res": VsdnSdeConfig(name="vsdn_sde_res", **SEEING, prior_fraction=0.2),
 }
+FORECASTERS = {
+    "ode2vae": Ode2VaeConfig(
+        name="ode2vae", latent=2, field_width=5, encoder_width=6, decoder_width=6, velocity_frames=4, gamma=0.1,
+        solver={"max_step": 0.3},
+    ),
+    "neural_ode": Ode2VaeConfig(
+        name="neural_ode", latent=2, field_width=5, encoder_width=6, decoder_width=6, velocity_frames=4,
+        variance="none", time_unit=0.5,
+    ),
+}  # fmt: skip
 MARGINAL = Marginal(
     torch.tensor([0.3, 20.0, -1.0, 0.0]), torch.tensor([0.45, 9.0, 0.1, 1.0]), 10,
     TableForm(("alarm", "pulse", "ph", "level"), (True, False, False, False), S),
@@ -31,7 +42,7 @@ MARGINAL = Marginal(
 
 def small(name, marginal=MARGINAL):
     torch.manual_seed(1)
-    return build_model(CONFIGS[name], "gaussian", marginal).double()
+    return build_model({**CONFIGS, **FORECASTERS}[name], "gaussian", marginal).double()
 
 
 def make_batch(B=3, share=0.4, seed=0, together=False):

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from driftwork.errors import DriftworkError
 from models.base import LatentDynamics, Smoother, StateSpace
+from models.baseline import GruOdeModel
 from tests.models.tables.making import CONFIGS, MARGINAL, D, T, make_batch, small
 
 DYNAMICS = [name for name in CONFIGS if name != "bi_gru_ode"]
@@ -157,6 +159,12 @@ def test_answers_cover_times_without_observations(name):
                 assert x.shape == batch.values.shape
                 assert x.isfinite().all()
             assert (mixture.quantile(0.05) <= mixture.quantile(0.95)).all()
+
+
+def test_model_of_whole_frames_is_refused(monkeypatch):
+    monkeypatch.setattr(GruOdeModel, "reads_entries", False)
+    with pytest.raises(DriftworkError, match=r"model.name=gru_ode: it reads whole frames, and these data are a table"):
+        small("gru_ode")
 
 
 @pytest.mark.parametrize("name", ["gru_ode", "vsdn_vae", "vsdn_sde"])
