@@ -10,14 +10,14 @@ a2' of the hidden layers
 which takes one small matrix per network and one product per stage, where autograd takes a backward pass for each
 component of v.
 
-Two forms compute the same up to rounding (docs/loops.md). The eager one is the reference. It keeps the states and
+Three forms compute the same up to rounding (docs/loops.md). The eager one is the reference. It keeps the states and
 activations of all stages; its backward pass computes all slopes at once, runs a loop of three matrix products a stage,
 and forms each weight gradient as one product after it. The compiled one (`flow_kernels`) takes each trajectory through
-all of its steps in machine code, and the trace with it.
+all of its steps in machine code, and the trace with it. The fused one (`gpu/fused_flow`) does so in a GPU kernel.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Literal, NamedTuple
 
@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from models.solvers.affine import by_network, weight_gradient
+from models.solvers.gpu import first_use, fused_flow
 from models.solvers.packing import pack, pad, padded
 
 FixedMethod = Literal["rk4", "midpoint"]
@@ -103,7 +104,14 @@ class Flow(NamedTuple):
 
 def run(z0: Tensor, weights: Weights, dt: Tensor, method: FixedMethod, activation: ActivationName) -> Flow:
     """Integrate from z0 [G, P, Z] in M steps of lengths dt [M, G, P, 1], which are data and get no gradient."""
-    form = run_compiled if compiles(z0, weights) else run_eager
+    if compiles(z0, weights):
+        form = run_compiled
+    elif fused_flow.covers(z0, weights.W2.shape[1], weights.lead):
+        fused, eager = (functools.partial(_of_tensors, form, dt, method, activation) for form in (run_fused, run_eager))
+        key = z0.device, z0.shape[-1], weights.W3.shape[1:], method, activation
+        form = run_fused if first_use.trusted("fused flow", key, fused, eager, (z0, *weights)) else run_eager
+    else:
+        form = run_eager
     with torch.autocast(z0.device.type, enabled=False):  # solver state and trace keep their precision
         return form(z0, weights, dt, method, activation)
 
@@ -134,6 +142,18 @@ def run_eager(z0: Tensor, weights: Weights, dt: Tensor, method: FixedMethod, act
 def run_compiled(z0: Tensor, weights: Weights, dt: Tensor, method: FixedMethod, activation: ActivationName) -> Flow:
     """Integrate in machine code, in float32 on a CPU."""
     return Flow(*_Compiled.apply(z0, *weights, trace_matrix(weights), dt, TABLEAUS[method], activation))
+
+
+def run_fused(z0: Tensor, weights: Weights, dt: Tensor, method: FixedMethod, activation: ActivationName) -> Flow:
+    """Integrate in one kernel forward and one backward, in float32 on a GPU."""
+    slope = ACTIVATIONS[activation].slope
+    return Flow(*fused_flow.run(z0, weights, trace_matrix(weights), dt, TABLEAUS[method], activation, slope))
+
+
+def _of_tensors(
+    form: Callable[..., Flow], dt: Tensor, method: FixedMethod, activation: ActivationName, tensors: Sequence[Tensor]
+) -> Flow:
+    return form(tensors[0], Weights(*tensors[1:]), dt, method, activation)
 
 
 @functools.cache

@@ -1,0 +1,55 @@
+"""The check of a fast form of a loop at its first use on a device, on the batch at hand.
+
+No GPU is at hand where this code is written. A form that does not compile there, or does not agree with the reference,
+is turned off for the rest of the process, with one line in the log.
+"""
+
+import warnings
+from collections.abc import Callable, Hashable, Sequence
+
+import torch
+from torch import Tensor
+
+Form = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+
+_TOLERANCE = 1e-3
+"""Largest difference, as a fraction of the largest absolute value of the same tensor. It tells a wrong kernel from
+rounding, which grows over hundreds of steps."""
+_found: dict[Hashable, bool] = {}
+
+
+def trusted(name: str, key: Hashable, fast: Form, reference: Form, inputs: Sequence[Tensor]) -> bool:
+    """Return whether the fast form may be used for inputs like these: it agreed with the reference at its first use.
+
+    Args:
+        name: of the form, for the log.
+        key: what the form is compiled for. Each is checked once.
+        inputs: tensors whose gradients are compared too.
+    """
+    if (name, key) not in _found:
+        problem = _problem(fast, reference, inputs)
+        _found[name, key] = problem is None
+        if problem is not None:
+            warnings.warn(f"{name} is turned off, the eager form is taken: {problem}", stacklevel=2)
+    return _found[name, key]
+
+
+def _problem(fast: Form, reference: Form, inputs: Sequence[Tensor]) -> str | None:
+    """Return what is wrong with the fast form, or None."""
+    try:
+        found, expected = (_with_gradients(form, inputs) for form in (fast, reference))
+    except Exception as error:  # whatever a compiler or driver raises
+        return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    for number, (x, y) in enumerate(zip(found, expected, strict=True)):
+        bound = _TOLERANCE * y.abs().max()
+        if not bool(((x - y).abs() <= bound).logical_or(y.isfinite().logical_not()).all()):
+            return f"result {number} differs by {float((x - y).abs().max()):.3g}, more than {float(bound):.3g}"
+    return None
+
+
+@torch.enable_grad()
+def _with_gradients(form: Form, inputs: Sequence[Tensor]) -> list[Tensor]:
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    outputs = form(leaves)
+    gradients = torch.autograd.grad([x.sum() for x in outputs], leaves)
+    return [x.detach() for x in (*outputs, *gradients)]
