@@ -19,7 +19,7 @@ from driftwork.errors import DriftworkError
 from driftwork.plugins import imported
 from models.base import Forecaster, Model, Smoother, StateSpace
 from models.batch import Batch
-from models.decisions import completed
+from models.decisions import Neighbours, completed, joined
 from models.generation import BatchAtTimes, FramesAtTimes, interpolate_at
 from models.parts.likelihoods import LikelihoodName, Marginal, TableForm
 from models.registry import ModelConfig, build_model
@@ -156,7 +156,12 @@ class Served:
         filled = self._filled(given, asked)
         if asked.decision == "probability":
             return filled.frames[0]
-        return completed(*filled, "0.5" if asked.decision == "0.5" else "expected_score")[0].to(filled.frames)
+        notes = completed(*filled, "0.5" if asked.decision == "0.5" else "expected_score")
+        if asked.task != "prediction":  # which must not read the next given frame
+            known, values = (torch.from_numpy(x).to(notes.device) for x in (given.times, given.values))
+            ask = torch.from_numpy(given.ask).to(notes.device)
+            notes = joined(notes, Neighbours.of(known, values[None], ask, self._description.interval))
+        return notes[0].to(filled.frames)
 
     def _filled(self, given: Given, asked: Asked) -> FramesAtTimes:
         device, samples = next(self._model.parameters()).device, asked.samples

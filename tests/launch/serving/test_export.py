@@ -16,7 +16,7 @@ from launch.generation.generator import FrameGenerator
 from launch.runs.weights import BEST
 from launch.serving import export, served_model
 from models.decisions import decided
-from models.generation import interpolate_at
+from models.generation import interpolate_at, times_at_rate
 from pipeline.observe import key_seed
 from tests import rounding
 from tests.launch.serving.requests import BAD, GOOD
@@ -82,6 +82,27 @@ def test_served_interpolation_matches_generate(music, loaded):
     row = {"times": made.seen.tolist(), "values": batch.values[0, seen].tolist(), "ask": batch.times[0].tolist()}
     found = loaded(music, row, seed=key_seed(0, "generate", made.key, 0))
     assert np.array_equal(found.numpy(), made.draws[0])
+
+
+def test_served_notes_are_joined_as_generated(music):
+    """Between two neighbouring given frames a note that is on in both stays one note at a higher rate."""
+    spec, observed = music.manifest.spec, music.config.observe.evaluate.at((1.0,))
+    maker = FrameGenerator(music.model, observed, spec, 20.0, 1, 3, 32, seed=0, decision="0.5")
+    sequences = pieces.longest(music.stream, 1)
+    with torch.inference_mode():
+        made = next(maker.interpolations(sequences))
+    batch = maker._batch(sequences[0], 1)
+    seen = batch.observed[0]
+    row = {
+        "times": made.seen.tolist(),
+        "values": batch.values[0, seen].tolist(),
+        "ask": times_at_rate(batch.times[0], 20.0).tolist(),
+    }
+    twin = served_model._load_pyfunc(music.folder / export.FOLDER / "data/driftwork")
+    answer = twin.predict(pd.DataFrame([row]), {"seed": key_seed(0, "generate", made.key, 0), "decision": "0.5"})[0]
+    assert np.array_equal(np.array(answer["values"]) == 1, made.notes[0])
+    plain = twin.predict(pd.DataFrame([row]), {"seed": key_seed(0, "generate", made.key, 0)})[0]
+    assert not np.array_equal(np.array(plain["values"]) > 0.5, made.notes[0]), "joining changes nothing here"
 
 
 def test_served_forecast_matches_the_model(motion, loaded):
