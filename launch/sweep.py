@@ -110,9 +110,12 @@ def _check(grid: Grid, trial: Trial, manifest_of: Callable[[Place, Path | None],
         if grid.config.at_once == 1 or grid.config.address == "local":
             launcher.check_ranks(config.ranks)
             setup.check_packages(config)
-        if not (trial.folder / CONFIG_FILE).exists():  # an earlier trial of this kind may continue
-            setup.check_memory(config)
+        is_new = not (trial.folder / CONFIG_FILE).exists()  # an earlier trial of this kind may continue
+        if is_new:
+            setup.check_new(config)
         manifest = run_folder.divided(config, manifest_of(config.data, config.cache_dir))
+        if is_new:
+            setup.check_solver_steps(config, manifest)
         loaders.evaluation(config, config.data, manifest, grid.config.evaluate, alone())
         return setup.steps(config, manifest)
     except DriftworkError as error:

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from driftwork.errors import DriftworkError
+from driftwork.errors import AgreedError, DriftworkError
 from driftwork.registry import Named, Registry
 from models.base import Model
 from models.baseline import BiGruOdeModel, GruOdeConfig, GruOdeModel
@@ -32,9 +32,16 @@ def build_model(config: Named, likelihood: LikelihoodName, marginal: Marginal) -
     """Build the model for data with this likelihood and marginal. Parameters are drawn from torch's global generator.
 
     Raises:
-        DriftworkError: the likelihood does not suit the data, or the data are a table and the model reads none.
+        DriftworkError: the likelihood does not suit the data, the data are a table and the model reads none, or a
+            parameter has no dimension.
     """
-    model = MODELS.make(config, likelihood, marginal)
+    model: Model = MODELS.make(config, likelihood, marginal)
+    single = [name for name, parameter in model.named_parameters() if parameter.dim() == 0]
+    if single:
+        raise AgreedError(
+            f"model.name={config.name}: parameter {single[0]} has no dimension, and DeepSpeed cannot send it to other "
+            "ranks; make it a vector of one number, as in nn.Parameter(torch.zeros(1))"
+        )
     if marginal.table is not None and not model.reads_entries:
         raise DriftworkError(
             f"model.name={config.name}: it reads whole frames, and these data are a table, whose channels are observed "

@@ -51,8 +51,8 @@ def test_new_run_without_kept_path_is_refused():
     """An earlier run with the same config can still be loaded and resumed."""
     config = load(RunConfig, CONFIGS / "train/vsdn_sde_timit.yaml", ["model.substeps=1"])
     with pytest.raises(DriftworkError, match=r"a whole time_unit in one step.*take model.substeps=3"):
-        setup.check_memory(config)
-    setup.check_memory(load(RunConfig, CONFIGS / "train/vsdn_sde_timit.yaml"))
+        setup.check_new(config)
+    setup.check_new(load(RunConfig, CONFIGS / "train/vsdn_sde_timit.yaml"))
 
 
 VSDN = [path for path in TRAIN if path.stem.startswith("vsdn")]

@@ -12,6 +12,7 @@ from driftwork.config_base import build
 from driftwork.errors import DriftworkError
 from launch.checks import store
 from launch.job import hostfile, launcher
+from launch.job.hostfile import HostsConfig
 from launch.runs import loaders, run_folder
 from launch.runs.config import RunConfig, parse
 from launch.runs.distributed import alone
@@ -24,6 +25,8 @@ from pipeline.shards.cache import find_manifest, local
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.verify import verify
 
+_MOST_SOLVER_STEPS = 1000
+"""Solver steps for one frame that no data need; the shipped configs take at most a few."""
 _SETTLED = ("out", "tracking.experiment", "tracking.run_name", "tracking.parent")
 
 
@@ -42,8 +45,9 @@ def folder_for(argv: list[str]) -> Path:
         return folder
     config = parse(argv)
     config = _placed(config, config.hostfile)
-    check_memory(config)
+    check_new(config)
     manifest = _check(config)
+    check_solver_steps(config, manifest)
     store.require(config.tracking.uri)
     if not run_folder.each_host_copies(config):
         # A damaged shard is found now, not in the third epoch.
@@ -95,14 +99,27 @@ def check_packages(config: RunConfig) -> None:
             raise DriftworkError(f"{package} is not installed, and training needs it; pip install -e '.[train]'")
 
 
-def check_memory(config: RunConfig) -> None:
-    """Raise `DriftworkError` for a new run whose latent would be a chain of independent draws. Earlier runs of this
-    kind may continue."""
+def check_new(config: RunConfig) -> None:
+    """Raise `DriftworkError` for a new run whose latent would be a chain of independent draws, or whose settings of
+    hosts have no effect. Earlier runs of this kind may continue."""
+    if config.hostfile is None and config.hosts != HostsConfig():
+        key = next(key for key, value in config.hosts if value != getattr(HostsConfig(), key))
+        raise DriftworkError(f"hosts.{key} has no effect without hostfile=FILE; give the file, or remove it")
     model = config.model
     if isinstance(model, VsdnSdeConfig) and model.kept <= 0:
         raise DriftworkError(
             f"model.max_step={model.max_step} is a whole time_unit in one step, after which nothing of X is left; "
             "take model.substeps=3, or a longer model.time_unit"
+        )
+
+
+def check_solver_steps(config: RunConfig, manifest: Manifest) -> None:
+    """Raise `DriftworkError` for a new run with so many solver steps a frame that `max_step` must be for other data."""
+    longest, interval = getattr(config.model, "max_step", None), manifest.spec.interval
+    if isinstance(longest, float) and interval / longest > _MOST_SOLVER_STEPS:
+        raise DriftworkError(
+            f"model.max_step={longest:g} s: {interval / longest:,.0f} solver steps for each frame of {config.data}, "
+            f"which lasts {interval:g} s; set model.max_step near that, and model.time_unit to the time of a change"
         )
 
 

@@ -55,3 +55,18 @@ def test_ode2vae_is_trained_on_motion(tmp_path):
     manifest, _ = write_walks(tmp_path / "data")
     config = load(RunConfig, TINY, [f"data={tmp_path / 'data'}", "ranks=1"])
     assert setup.steps(config, manifest) == 4  # epochs, each of one batch
+
+
+def test_step_far_below_a_frame_is_refused(tmp_path):
+    """As by settings for music on data by the hour; a thousand steps a frame are allowed."""
+    manifest, _ = write_rolls(tmp_path / "data", interval=1800.0)
+    config = load(RunConfig, tiny("vsdn_vae"), ["data=tides", "model.max_step=0.2"])
+    with pytest.raises(DriftworkError, match=r"max_step=0\.2 s: 9,000 solver steps for each frame of tides, "):
+        setup.check_solver_steps(config, manifest)
+    setup.check_solver_steps(load(RunConfig, tiny("vsdn_vae"), ["data=tides", "model.max_step=1.8"]), manifest)
+
+
+def test_hosts_need_a_hostfile():
+    with pytest.raises(DriftworkError, match=r"hosts\.silence has no effect without hostfile=FILE"):
+        setup.check_new(load(RunConfig, tiny("vsdn_vae"), ["data=x", "hosts.silence=10"]))
+    setup.check_new(load(RunConfig, tiny("vsdn_vae"), ["data=x", "hosts.silence=10", "hostfile=hosts"]))
