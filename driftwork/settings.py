@@ -68,7 +68,7 @@ def configs_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def names_of(cls: type[BaseModel]) -> tuple[str, ...]:
-    """Return the values of `name` that tell this member of a union from the others."""
+    """Return the values of `name` that select this member of a union."""
     field = cls.model_fields.get("name")
     literal = field is not None and get_origin(field.annotation) is Literal
     return tuple(map(str, get_args(field.annotation))) if field is not None and literal else ()

@@ -19,7 +19,7 @@ SMALL = str(CONFIGS / "train/vsdn_vae_lakh_small.yaml")
 
 
 @pytest.mark.parametrize("path", TRAIN, ids=lambda path: path.stem)
-def test_shipped_training_config_loads_and_survives_a_round_trip(path, tmp_path):
+def test_shipped_training_config_survives_a_round_trip(path, tmp_path):
     config = load(RunConfig, path)
     assert path.stem.startswith(config.model.name)
     (tmp_path / "c.yaml").write_text(dump(config))
@@ -210,7 +210,7 @@ def test_missing_key_is_named_with_its_form():
         build(Wanted, {}, where="x")
 
 
-def test_configs_of_old_runs_have_the_fields_of_today(tmp_path):
+def test_old_configs_have_the_fields_of_today(tmp_path):
     """Fields were renamed; a run's `config.yaml` is not written anew."""
     earlier = {"held_out_fraction": "unseen_share", "held_out_beta": "unseen_beta", "prior_fraction": "prior_share"}
     given = [f"model.{name}={value}" for name, value in zip(earlier, (0.25, 0.5, 0.125), strict=True)]

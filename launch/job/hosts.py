@@ -25,13 +25,13 @@ from launch.job.node import Answer, Question
 from launch.job.signals import handled, signals_ignored, sigterm_exits
 
 _PATIENCE_S = 60.0
-"""Seconds that hosts may take to end when requested, and"""
+"""Maximum time for hosts to end, in seconds."""
 _SAVING_S = 300.0
-"""seconds that ranks may take to save and end."""
+"""Maximum time for ranks to save and end, in seconds."""
 _FIRST_WORD_S = 120.0
-"""Seconds that a host reached by ssh may take to start Python, perhaps from a remote file system, and"""
+"""Maximum time for a host to start Python through ssh, in seconds; its file system may be remote."""
 _ANSWER_S = 300.0
-"""seconds that any host may take to answer, since it may have to load torch."""
+"""Maximum time for a host to answer, in seconds; it may have to load torch first."""
 _SSH_FAILED = 255
 """Exit code of ssh when the connection failed or broke."""
 _TRAVELS = (

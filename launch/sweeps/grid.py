@@ -140,8 +140,8 @@ def parsed(argv: list[str]) -> tuple[Grid, list[str]]:
 
 
 def combined(grid: Grid, overrides: list[str]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield the train config of each trial and the values that tell it from others, by key; among these, under `BASE`,
-    the name of the config where there are several."""
+    """Yield the train config of each trial and the values that differ between trials, by key. Where there are several
+    configs, `BASE` is the key of their names."""
     bases = {base.stem: grid.file.parent / base for base in _bases(grid.config)}
     for values in _combinations(grid, overrides):
         yield bases[values.get(BASE, next(iter(bases)))], values

@@ -25,9 +25,9 @@ TRAINED, EVALUATED = "trained", "evaluated"
 
 _LOCK = "trial.lock"
 _PATIENCE_S = 120.0
-"""Seconds that a trial may take to end when requested,"""
+"""Maximum time for a trial to save and end, in seconds."""
 _AT_ONCE_S = 5.0
-"""and when it is told to end without saving."""
+"""Maximum time for a trial to end without saving, in seconds."""
 _OWN = re.compile(r"driftwork (?!doctor:)\w+: (?!.*; restart \d+ of \d+ from the last checkpoint$)(.*)")
 """An error of a command. Warnings of the doctor, and crashes that a restart followed, did not make the trial fail."""
 _RAISED = re.compile(r"(?:\[rank\d+\]: )?((?:\w+\.)*\w*(?:Error|Exception)\b.*)")

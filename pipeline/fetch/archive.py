@@ -72,8 +72,8 @@ def unpack(
 ) -> Unpacked:
     """Unpack the members of a .tar.gz or a .zip that lie below `below` and end in one of `suffixes` into `folder`.
 
-    `folder` is new. It appears when all of it lies beside it and `approve`, which may raise, has seen it there; what a
-    killed attempt left is removed first.
+    `folder` is new. It appears when all members are unpacked beside it and `approve`, which may raise, has checked them
+    there. The rest of a killed attempt is removed first.
 
     Raises:
         DriftworkError: the archive is broken, cut short, hostile or over a limit, holds nothing to take, or fills the

@@ -65,8 +65,8 @@ def download(
 ) -> str:
     """Fetch `url` to `target`, which appears when it is complete, and return its SHA-256.
 
-    A killed download goes on where it was if the server can say that the file is still the same one. `seen` is called
-    with the bytes done and in all, 0 where the server does not say.
+    A killed download resumes if the server confirms that the file is still the same. `seen` is called with the numbers
+    of received and of all bytes; the second is 0 if the server does not give it.
 
     Raises:
         DriftworkError: an answer over `max_bytes`, a hash that is not `expected`, no room, a redirect that leads in

@@ -89,7 +89,7 @@ class Guard:
 
 
 class _Child:
-    """The child process, as seen by the parent."""
+    """The parent's end of the child process."""
 
     def __init__(self, reader: Reader, source: Path | None, limits: Limits) -> None:
         self.limits = limits

@@ -22,8 +22,8 @@ SUFFIXES = (".mid", ".midi", ".kar", ".rmi")
 """Endings of the names of MIDI files, in either case; .kar has lyrics, .rmi has RIFF around it."""
 MAX_BYTES = 16 * 2**20
 MIN_SECONDS = 8.0
-"""Of a sequence, where a quarter of the full length is more: a tail of a few frames would weigh as much in a score as a
-whole minute."""
+"""Length of the shortest sequence in seconds, or a quarter of the full length where that is less: a tail of few frames
+would weigh as much in a score as a whole minute."""
 
 
 class MidiConfig(Named):

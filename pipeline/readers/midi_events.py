@@ -11,16 +11,16 @@ from pipeline.sequence import UnreadableError
 DRUMS = 9
 """Channel of the drums, counted from 0."""
 MAX_TICK = 2**38
-"""Longest delta time that is told from longer ones. The sum over all events of a file stays below 2^62."""
+"""Longest delta time; longer ones count as this. The sum over all events of a file stays below 2^62."""
 TEMPO = 0x51
 IS_NOTE = np.zeros(256, np.bool_)
-"""Whether a status is that of a press or a release outside the channel of the drums."""
+"""Whether a status is that of a press or a release, the channel of the drums excepted."""
 IS_NOTE[0x80:0xA0] = True
 IS_NOTE[[0x80 | DRUMS, 0x90 | DRUMS]] = False
 TEMPO_BYTES, TEMPO_WEIGHTS = np.array([3, 4, 5]), np.array([2**16, 2**8, 1])
 """Positions of the microseconds in a tempo event, and the weight of each of their bytes."""
 PADDING = bytes(16)
-"""After the last track, so that a few bytes can be read from the start of any event on."""
+"""Bytes that are added after the last track, so that a few bytes can be read from the start of any event on."""
 
 
 class Events(NamedTuple):

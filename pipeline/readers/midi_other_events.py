@@ -21,14 +21,15 @@ NUMBER_BYTES = 9
 """Longest variable-length number. The specification allows 4 bytes, but some writers exceed them."""
 META, END_OF_TRACK = 0xFF, 0x2F
 UNKNOWN = -(2**40)
-"""Added to the end of an event, it says that the end is not known."""
+"""Size of an event of unknown size. Added to a position, it makes it negative."""
 SIZES = np.full(256, UNKNOWN)
-"""Bytes of an event from its status on, by status; 0 where the event states its length."""
+"""Number of bytes of an event from its status on, by status; 0 where the event states its length."""
 SIZES[0xC0:0xE0] = 2  # program change and channel pressure
 SIZES[[0xF0, 0xF7, META]] = 0
 SIZES[[0xF1, 0xF2, 0xF3, 0xF6, 0xF8, 0xFA, 0xFB, 0xFC, 0xFE]] = [2, 3, 2, 1, 1, 1, 1, 1, 1]  # these are skipped
 STATED = np.arange(1, 257)
-"""From the byte that states a length to the end of the event, by that byte. Its upper half begins longer lengths."""
+"""Number of bytes from the byte that states a length to the end of the event, by that byte. Bytes from 0x80 on begin
+longer lengths."""
 STATED[0x80:] = UNKNOWN
 
 Bytes = NDArray[np.uint8]
@@ -40,7 +41,7 @@ class OtherEvents(NamedTuple):
     """The events that are not a status and two bytes of data, and each track's end as one more, in the file's order."""
 
     last: Integers
-    """The last byte of each delta time; of the end of a track, the byte past it."""
+    """Position of the last byte of each delta time, or of the byte past the end of a track."""
     end: Integers
     """The byte past each event, negative while it is not known; of the end of a track, the first byte of the next."""
     low_last: Integers

@@ -127,7 +127,7 @@ def test_given_config_is_shown_with_origins(files):
         (["hall.levels.pit=1"], "hall.levels", {"stage": 3, "pit": 1}, "c.yaml, command line"),
     ],
 )
-def test_value_and_origin_are_those_of_the_upper_layer(files, overrides, key, value, origin):
+def test_upper_layer_gives_value_and_origin(files, overrides, key, value, origin):
     resolved = origins.read(Concert, "c.yaml", *overrides)
     section, name = key.split(".")
     assert getattr(getattr(resolved.config, section), name) == value
@@ -163,7 +163,7 @@ def test_values_of_several_configs_stand_side_by_side(files):
         (["c.yaml", "setas=0"], "unknown key 'setas'; did you mean 'hall.seats' or 'encore.seats'?"),
     ],
 )
-def test_help_for_a_wrong_config_says_what_is_wrong(files, words, said):
+def test_help_of_wrong_config_names_the_error(files, words, said):
     """Missing values are not reported, since the command line may give them."""
     with pytest.raises(DriftworkError) as caught:
         help.settings_of_file(Concert, words)

@@ -61,7 +61,7 @@ def test_mistake_names_key_and_choices(colour, said):
         build(Paint, {"colour": colour}, where="here")
 
 
-def test_choice_added_later_is_known_to_configs_read_before():
+def test_choice_added_later_is_known():
     registry = grown(RedConfig, BlueConfig)
 
     class Wall(Config):
@@ -76,7 +76,7 @@ def test_choice_added_later_is_known_to_configs_read_before():
     assert isinstance(build(Wall, {"colour": {"name": "green"}}, where="here").colour, GreenConfig)
 
 
-def test_taken_name_is_refused_and_the_same_class_is_not():
+def test_taken_name_is_refused():
     class Imposter(Named):
         name: Literal["blue"] = "blue"
 

@@ -87,7 +87,7 @@ def test_train_help_shows_the_values_of_a_run(capsys, tmp_path):
     assert line_of(printed, "train.max_epochs") == "= 9  (integer >= 1; command line)"
 
 
-def test_prepare_help_shows_the_data_set_of_a_recipe(capsys):
+def test_prepare_help_shows_the_data_set(capsys):
     assert main_of("prepare")([str(ROOT / "configs/prepare/timit.yaml"), "out=x", "--help"]) == 0
     printed = capsys.readouterr().out
     assert line_of(printed, "dataset.name").startswith("= timit  (timit; ")
@@ -115,7 +115,7 @@ def test_fetch_help_shows_the_archive(capsys):
 
 
 @pytest.mark.process
-def test_help_ends_well_when_its_reader_has_seen_enough():
+def test_help_ends_well_with_its_reader():
     command = f"{sys.executable} -m launch.cli train --help | head -n 1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout.splitlines()[-1] == "0"

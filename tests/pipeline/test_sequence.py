@@ -21,7 +21,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_older_manifest_keeps_its_bytes_and_gets_its_kind(kind):
+def test_older_manifest_gets_its_kind(kind):
     spec = KINDS[kind].spec()
     written = spec.model_dump(mode="json")
     assert spec.kind == kind
@@ -33,7 +33,7 @@ def test_both_data_sets_of_pictures_are_pictures():
     assert RotatingMnist(RotatingMnistConfig()).spec().kind == "pictures"
 
 
-def test_other_data_have_no_kind_unless_they_name_it():
+def test_other_data_have_no_kind():
     assert DataSpec(**NUMBERS).kind is None
     own = DataSpec(**NUMBERS, kind="motion")
     assert own.model_dump(mode="json")["kind"] == "motion"

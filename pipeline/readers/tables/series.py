@@ -185,6 +185,6 @@ def windows(times: NDArray[np.float64], config: TableConfig) -> list[slice]:
 
 
 def key(series: str) -> str:
-    """Return the key of a series: what of its name may stand in a key, and a hash that tells apart what is alike."""
+    """Return the key of a series: the allowed characters of its name, and a hash that keeps similar names apart."""
     readable = sub("[^A-Za-z0-9_-]+", "_", series)[:40]
     return f"{readable}-{sha256(series.encode()).hexdigest()[:12]}"

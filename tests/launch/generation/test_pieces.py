@@ -49,7 +49,7 @@ def test_a_continuation_goes_past_the_end(music, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["speech", "motion"])
-def test_a_file_of_one_s_own_is_read_as_the_data(kind, request, place, tmp_path):
+def test_own_file_is_read_like_the_data(kind, request, place, tmp_path):
     run, _ = request.getfixturevalue(kind)
     if kind == "speech":
         pcm = np.random.default_rng(2).integers(-9000, 9000, 8000, np.int16)

@@ -60,7 +60,7 @@ def ctrl_z_and_fg(started, latest):
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_and_tells_how_to_go_on(folder):
+def test_ctrl_c_saves_and_ctrl_z_stops(folder):
     """It reaches all processes of the group, as from a terminal, and those that read batches ahead."""
     started, ranks = in_terminal(folder, "out=runs/ctrl-c", "loader_workers=1")
     ctrl_z_and_fg(started, folder / "runs/ctrl-c/checkpoints/latest")

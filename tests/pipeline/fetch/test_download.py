@@ -55,7 +55,7 @@ def ranges(server):
     return [asked.get("Range") for asked in server.asked]
 
 
-def test_a_file_comes_whole_and_progress_is_told(server, target):
+def test_file_is_complete_and_progress_reported(server, target):
     seen = []
     assert get(server, target, seen=lambda done, total: seen.append((done, total))) == HASH
     only(target)
@@ -64,14 +64,14 @@ def test_a_file_comes_whole_and_progress_is_told(server, target):
 
 
 @pytest.mark.parametrize("bad", [whole(send=100_000), stalls(3, after=100_000)], ids=["truncated", "stalled"])
-def test_a_download_that_breaks_off_goes_on_where_it_was(server, target, bad):
+def test_broken_download_is_resumed(server, target, bad):
     server.will(bad)
     assert get(server, target, patience=QUICK._replace(timeout=1)) == HASH
     assert ranges(server) == [None, "bytes=100000-"]
     only(target)
 
 
-def test_a_killed_download_goes_on_in_the_next_call(server, target):
+def test_killed_download_resumes_in_next_call(server, target):
     server.will(whole(send=100_000), whole(send=50_000), status(503))
     with pytest.raises(DriftworkError, match="given up after 3 attempts; 150000 bytes are kept"):
         get(server, target)
@@ -82,14 +82,14 @@ def test_a_killed_download_goes_on_in_the_next_call(server, target):
     only(target)
 
 
-def test_a_server_that_ignores_ranges_begins_anew(server, target):
+def test_server_without_ranges_restarts_download(server, target):
     server.will(whole(send=100_000), whole(ranges=False))
     assert get(server, target) == HASH
     assert ranges(server) == [None, "bytes=100000-"]
     only(target)
 
 
-def test_a_file_that_changed_between_two_attempts_is_not_pieced_together(server, target):
+def test_changed_file_is_not_pieced_together(server, target):
     def then_changes(handler):
         whole(send=100_000)(handler)
         handler.server.files["a.bin"] = BODY[::-1]
@@ -99,7 +99,7 @@ def test_a_file_that_changed_between_two_attempts_is_not_pieced_together(server,
     assert target.read_bytes() == BODY[::-1]
 
 
-def test_a_piece_of_another_file_that_claims_to_fit_is_not_pieced_on(server, target):
+def test_piece_of_another_file_is_refused(server, target):
     other = BODY[::-1]
     headers = {"Content-Range": f"bytes 100000-{len(other) - 1}/{len(other)}", "ETag": '"other"'}
 
@@ -112,25 +112,25 @@ def test_a_piece_of_another_file_that_claims_to_fit_is_not_pieced_on(server, tar
     only(target)
 
 
-def test_without_a_validator_nothing_is_resumed(server, target):
+def test_download_without_validator_restarts(server, target):
     server.will(whole(send=100_000, etag=False))
     assert get(server, target) == HASH
     assert ranges(server) == [None, None]
 
 
-def test_a_weak_etag_is_no_validator(server, target):
+def test_weak_etag_is_no_validator(server, target):
     server.will(lambda handler: handler.answer(200, {"ETag": 'W/"1"', "Content-Length": len(BODY)}, BODY[:1000]))
     assert get(server, target) == HASH
     assert ranges(server) == [None, None]
 
 
-def test_a_file_that_shrank_to_what_is_here_begins_anew(server, target):
+def test_file_that_shrank_is_downloaded_anew(server, target):
     server.will(whole(send=100_000), status(416))
     assert get(server, target) == HASH
     assert ranges(server) == [None, "bytes=100000-", None]
 
 
-def test_a_server_in_trouble_is_asked_again_when_it_says(server, target):
+def test_retry_after_of_the_server_is_kept(server, target):
     server.will(status(500), status(503, Retry_After=1))
     began = time.monotonic()
     assert get(server, target) == HASH
@@ -139,7 +139,7 @@ def test_a_server_in_trouble_is_asked_again_when_it_says(server, target):
 
 
 @pytest.mark.parametrize(("text", "least", "most"), [("7", 7, 7), ("soon", None, None), ("", None, None), (60, 50, 60)])
-def test_retry_after_is_a_number_or_a_date(text, least, most):
+def test_retry_after_is_number_or_date(text, least, most):
     if isinstance(text, int):
         text = email.utils.formatdate(time.time() + text, usegmt=True)
     found = Retries(backoff_max=100).get_retry_after(HTTPResponse(headers={"Retry-After": text}))
@@ -147,7 +147,7 @@ def test_retry_after_is_a_number_or_a_date(text, least, most):
     assert found is None or least <= found <= most
 
 
-def test_attempts_are_bounded_and_so_is_patience(server, target):
+def test_attempts_and_waiting_are_bounded(server, target):
     server.will(*[status(503)] * 10)
     with pytest.raises(DriftworkError, match=r"503 .*; given up after 3 attempts$"):
         get(server, target)
@@ -159,21 +159,21 @@ def test_attempts_are_bounded_and_so_is_patience(server, target):
 
 
 @pytest.mark.parametrize("code", [401, 403, 404, 410])
-def test_a_refusal_is_final(server, target, code):
+def test_refused_request_is_not_repeated(server, target, code):
     server.will(status(code))
     with pytest.raises(DriftworkError, match=f"answers {code}"):
         get(server, target)
     assert len(server.asked) == 1
 
 
-def test_a_server_that_is_not_there_is_named(server, target):
+def test_absent_server_is_named(server, target):
     with socket.create_server(("127.0.0.1", 0)) as gone:
         free_port = gone.getsockname()[1]
     with pytest.raises(DriftworkError, match=f"127.0.0.1:{free_port}/a: cannot be reached: .*given up after 3"):
         download(f"http://127.0.0.1:{free_port}/a", target, LIMIT, patience=QUICK)
 
 
-def test_a_server_that_takes_the_call_and_says_nothing_is_left(target):
+def test_silent_server_is_given_up(target):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/a"
         began = time.monotonic()
@@ -182,13 +182,13 @@ def test_a_server_that_takes_the_call_and_says_nothing_is_left(target):
         assert time.monotonic() - began < 10
 
 
-def test_a_drip_counts_as_a_stall(server, target):
+def test_slow_drip_counts_as_stall(server, target):
     server.will(*[drips(100, 0.05)] * 3)
     with pytest.raises(DriftworkError, match="stalled: "):
         get(server, target, patience=HASTY)
 
 
-def test_more_than_the_limit_is_refused_before_and_while_it_comes(server, target):
+def test_size_limit_holds_before_and_during_download(server, target):
     with pytest.raises(DriftworkError, match="300000 bytes, more than max_bytes=1000"):
         get(server, target, max_bytes=1000)
     server.will(endless)
@@ -201,21 +201,21 @@ def test_more_than_the_limit_is_refused_before_and_while_it_comes(server, target
 
 
 @pytest.mark.parametrize("length", [len(BODY) + 1, LIMIT])
-def test_an_end_that_comes_before_the_length_is_no_end(server, target, length):
+def test_early_end_is_not_complete(server, target, length):
     server.will(*[claims(length, BODY)] * 9)
     with pytest.raises(DriftworkError, match=f"ended after {len(BODY)} of {length} bytes; given up"):
         get(server, target)
     assert not target.exists()
 
 
-def test_a_length_that_is_too_small_does_not_pass_the_hash(server, target):
+def test_too_small_length_fails_the_hash(server, target):
     server.will(claims(1000, BODY))
     with pytest.raises(DriftworkError, match="expected " + HASH):
         get(server, target, expected=HASH)
     assert list(target.parent.iterdir()) == []
 
 
-def test_a_file_of_no_known_length_needs_a_hash(server, target):
+def test_unknown_length_needs_a_hash(server, target):
     server.will(whole(length=False))
     with pytest.raises(DriftworkError, match="does not say how long the file is, and no hash says either"):
         get(server, target)
@@ -223,13 +223,13 @@ def test_a_file_of_no_known_length_needs_a_hash(server, target):
     assert get(server, target, expected=HASH) == HASH
 
 
-def test_another_hash_leaves_nothing(server, target):
+def test_wrong_hash_leaves_no_file(server, target):
     with pytest.raises(DriftworkError, match=f"sha256 {HASH}, expected {'0' * 64}"):
         get(server, target, expected="0" * 64)
     assert list(target.parent.iterdir()) == []
 
 
-def test_redirects_are_followed_with_the_range(server, target):
+def test_redirects_keep_the_range(server, target):
     server.will(whole(send=100_000), redirect("/b"), redirect("a.bin", 307))
     assert get(server, target) == HASH
     assert ranges(server) == [None, "bytes=100000-", "bytes=100000-", "bytes=100000-"]
@@ -245,7 +245,7 @@ def test_redirects_are_followed_with_the_range(server, target):
         ("/a.bin", "redirects more than 5 times"),
     ],
 )
-def test_a_redirect_leads_to_http_and_not_in_circles(server, target, where, said):
+def test_circular_or_foreign_redirect_is_refused(server, target, where, said):
     server.will(*[redirect(where)] * 20)
     with pytest.raises(DriftworkError, match=said):
         get(server, target)
@@ -253,14 +253,14 @@ def test_a_redirect_leads_to_http_and_not_in_circles(server, target, where, said
     assert list(target.parent.iterdir()) == []
 
 
-def test_https_is_not_left_by_a_redirect(server, target, monkeypatch):
+def test_redirect_does_not_leave_https(server, target, monkeypatch):
     server.will(redirect(f"{server.url}/a.bin"))
     monkeypatch.setitem(poolmanager.pool_classes_by_scheme, "https", HTTPConnectionPool)  # without a certificate
     with pytest.raises(DriftworkError, match="which anyone on the way can alter"):
         download(f"{server.url}/x".replace("http", "https"), target, LIMIT, patience=QUICK)
 
 
-def test_a_disk_without_room_is_named_before_a_byte_is_written(server, target, monkeypatch):
+def test_full_disk_is_reported_before_writing(server, target, monkeypatch):
     usage = shutil.disk_usage(target.parent)._replace(free=64 * 2**20 + 1000)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(DriftworkError, match="GB are free, and http"):

@@ -76,7 +76,7 @@ def test_shipped_configs_load(name):
 
 
 @pytest.mark.network
-def test_mnist_is_the_files_that_its_reader_wants(server, tmp_path):
+def test_mnist_files_suit_their_reader(server, tmp_path):
     wanted = config("mnist", server, tmp_path / "to")
     assert {f"{IMAGES[0]}.gz", f"{LABELS[0]}.gz"} < {file.path for file in wanted.files}
     server.files.update({file.path: file.path.encode() for file in wanted.files})
@@ -86,7 +86,7 @@ def test_mnist_is_the_files_that_its_reader_wants(server, tmp_path):
 
 
 @pytest.mark.network
-def test_the_clean_subset_is_unpacked_and_a_second_call_does_nothing(server, tmp_path, capsys):
+def test_clean_subset_is_unpacked_once(server, tmp_path, capsys):
     to = tmp_path / "to"
     packed = archive("tar", **{"clean_midi/ABBA/Waterloo.mid": b"MThd", "clean_midi/.DS_Store": b""})
     server.files["clean_midi.tar.gz"] = packed
@@ -107,7 +107,7 @@ def test_the_clean_subset_is_unpacked_and_a_second_call_does_nothing(server, tmp
 
 
 @pytest.mark.network
-def test_names_that_are_an_md5_are_checked(server, tmp_path):
+def test_names_that_are_md5_are_checked(server, tmp_path):
     to, good = tmp_path / "to", b"MThd good"
     name = f"lmd_full/{md5(good)[0]}/{md5(good)}.mid"
     server.files["lmd_full.tar.gz"] = archive("tar", **{name: good})
@@ -119,7 +119,7 @@ def test_names_that_are_an_md5_are_checked(server, tmp_path):
 
 
 @pytest.mark.network
-def test_a_subject_comes_file_by_file_and_any_other_out_of_the_archive_of_all(server, tmp_path):
+def test_subjects_come_singly_or_from_the_archive(server, tmp_path):
     to = tmp_path / "to"
     trials = [f"35_{trial:02d}.amc" for trial in range(1, 35)]
     server.files.update({f"subjects/35/{name}": name.encode() for name in ["35.asf", *trials]})
@@ -138,7 +138,7 @@ def test_a_subject_comes_file_by_file_and_any_other_out_of_the_archive_of_all(se
 
 
 @pytest.mark.network
-def test_a_hash_is_recorded_at_the_first_download_and_held_to(server, tmp_path):
+def test_recorded_hash_is_required_later(server, tmp_path):
     to = tmp_path / "to"
     wanted = config("cmu", server, to, "trials={35: 1}")
     server.files.update({"subjects/35/35.asf": b"bones", "subjects/35/35_01.amc": b"steps"})
@@ -155,7 +155,7 @@ def test_a_hash_is_recorded_at_the_first_download_and_held_to(server, tmp_path):
 
 
 @pytest.mark.network
-def test_a_hash_in_the_config_and_another_in_the_lock_is_a_question(server, tmp_path):
+def test_hash_in_config_must_match_the_lock(server, tmp_path):
     server.files["clean_midi.tar.gz"] = archive("tar", **{"clean_midi/a.mid": b"1"})
     fetch(config("lakh_clean", server, tmp_path), QUICK)
     with pytest.raises(DriftworkError, match=r"sha256=0.* in the config, .* in fetch.lock.json; delete the"):
@@ -163,7 +163,7 @@ def test_a_hash_in_the_config_and_another_in_the_lock_is_a_question(server, tmp_
 
 
 @pytest.mark.network
-def test_a_killed_fetch_goes_on_at_every_stage(server, tmp_path, monkeypatch):
+def test_killed_fetch_resumes_at_every_stage(server, tmp_path, monkeypatch):
     """Stopped while it downloads, unpacks, and just before the last rename: the next call ends in the same folder."""
     packed = archive("tar", **{f"clean_midi/{n}.mid": os.urandom(3000) for n in range(5)})
     server.files["clean_midi.tar.gz"] = packed
@@ -193,7 +193,7 @@ def test_a_killed_fetch_goes_on_at_every_stage(server, tmp_path, monkeypatch):
 
 
 @pytest.mark.process
-def test_kill_9_loses_nothing_that_came(server, tmp_path):
+def test_kill_9_loses_no_received_bytes(server, tmp_path):
     body = os.urandom(300_000)
     server.files.update({"subjects/35/35.asf": body, "subjects/35/35_01.amc": b"steps"})
     server.will(stalls(60, after=100_000))
@@ -219,7 +219,7 @@ def stop(*arguments):
     raise KeyboardInterrupt
 
 
-def test_a_folder_of_the_same_name_is_not_touched(server, tmp_path):
+def test_foreign_folder_is_not_touched(server, tmp_path):
     server.files["clean_midi.tar.gz"] = archive("tar", **{"clean_midi/a.mid": b"1"})
     (tmp_path / "clean_midi").mkdir()
     (tmp_path / "clean_midi/mine").write_bytes(b"mine")
@@ -228,7 +228,7 @@ def test_a_folder_of_the_same_name_is_not_touched(server, tmp_path):
     assert (tmp_path / "clean_midi/mine").read_bytes() == b"mine"
 
 
-def test_one_fetch_at_a_time_works_in_a_folder(server, tmp_path):
+def test_folder_admits_one_fetch_at_once(server, tmp_path):
     with (
         locked(tmp_path / ".fetch.lock.json", "here", "test"),
         pytest.raises(DriftworkError, match="another fetch is at work there"),
@@ -237,7 +237,7 @@ def test_one_fetch_at_a_time_works_in_a_folder(server, tmp_path):
 
 
 @pytest.mark.network
-def test_room_for_unpacking_is_asked_for_first(server, tmp_path, monkeypatch):
+def test_room_for_unpacking_is_checked_first(server, tmp_path, monkeypatch):
     server.files["clean_midi.tar.gz"] = archive("tar", **{"clean_midi/a.mid": b"1"})
     usage = module.shutil.disk_usage(tmp_path)
     monkeypatch.setattr("pipeline.fetch.download._check_room", lambda *arguments: None)
@@ -257,7 +257,7 @@ def test_room_for_unpacking_is_asked_for_first(server, tmp_path, monkeypatch):
         (["cmu", "to=x", "subject=every"], "subject"),
     ],
 )
-def test_a_mistake_is_one_line(argv, said, tmp_path, monkeypatch):
+def test_mistake_is_one_line(argv, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DriftworkError, match=said) as caught:
         command.main(argv)
@@ -265,7 +265,7 @@ def test_a_mistake_is_one_line(argv, said, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_paths_of_a_config_stay_below_the_folder(server, tmp_path):
+def test_configured_paths_stay_below_the_folder(server, tmp_path):
     for bad in ("../x", "/etc/x"):
         files = json.dumps([{"path": bad, "max_bytes": 1}])
         with pytest.raises(DriftworkError, match="must be a path below the folder"):
@@ -273,7 +273,7 @@ def test_paths_of_a_config_stay_below_the_folder(server, tmp_path):
 
 
 @pytest.mark.network
-def test_the_command_says_what_to_prepare_from(server, tmp_path, capsys):
+def test_command_names_the_folder_to_prepare(server, tmp_path, capsys):
     server.files["subjects/35/35.asf"] = server.files["subjects/35/35_01.amc"] = b"x"
     assert command.main(["cmu", f"to={tmp_path}", f"url={server.url}", "trials={35: 1}"]) == 0
     assert f"2 files fetched, 0 were here; hashes in {tmp_path}/fetch.lock.json" in capsys.readouterr().out

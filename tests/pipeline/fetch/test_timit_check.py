@@ -20,7 +20,7 @@ def timit(tmp_path_factory):
     return root
 
 
-def test_the_whole_of_timit_is_found_complete(timit, capsys):
+def test_whole_timit_is_found_complete(timit, capsys):
     assert command.main(["timit", f"from={timit}"]) == 0
     said = capsys.readouterr().out
     assert "TRAIN: 4620 sentences of 462 speakers\nTEST: 1680 sentences of 168 speakers\ncomplete" in said
@@ -28,7 +28,7 @@ def test_the_whole_of_timit_is_found_complete(timit, capsys):
     assert "https://catalog.ldc.upenn.edu/LDC93S1" in capsys.readouterr().out
 
 
-def test_lower_case_is_timit_too(timit, tmp_path):
+def test_lower_case_timit_is_accepted(timit, tmp_path):
     for path in timit.rglob("*.WAV"):
         lower = tmp_path / path.relative_to(timit).as_posix().lower()
         lower.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def test_lower_case_is_timit_too(timit, tmp_path):
     assert command.main(["timit", f"from={tmp_path}"]) == 0
 
 
-def test_a_sentence_that_is_missing_or_no_speech_is_named(timit):
+def test_missing_or_damaged_sentence_is_named(timit):
     one = timit / "TEST/DR1/FTE0/SX3.WAV"
     one.rename(one.with_suffix(".gone"))
     with pytest.raises(DriftworkError, match="TEST has 1679 sentences of 168 speakers, and TIMIT has 1680 of 168"):

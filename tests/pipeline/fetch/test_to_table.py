@@ -102,7 +102,7 @@ def test_stations_become_series_of_a_table(server, tmp_path):
 
 
 @pytest.mark.network
-def test_table_is_written_once_for_the_same_files(server, tmp_path):
+def test_table_is_written_once_for_equal_files(server, tmp_path):
     server.files["us.txt.gz"] = gzip.compress(USHCN.encode())
     table = fetch(config("ushcn", server, tmp_path), QUICK).table
     first = table.stat().st_ino
@@ -115,7 +115,7 @@ def test_table_is_written_once_for_the_same_files(server, tmp_path):
 
 
 @pytest.mark.network
-def test_table_of_the_users_own_is_not_touched(server, tmp_path):
+def test_users_own_table_is_not_touched(server, tmp_path):
     server.files["us.txt.gz"] = gzip.compress(USHCN.encode())
     (tmp_path / "ushcn.csv").write_text("mine")
     with pytest.raises(DriftworkError, match=r"ushcn\.csv: is there already, and was not written from us\.txt\.gz"):
@@ -141,7 +141,7 @@ def test_command_names_the_next_command(server, tmp_path, capsys):
         ("Time,Parameter,Value\n00:01,GCS,nan\n", "line 2: nan is no number"),
     ],
 )
-def test_stay_of_another_format_is_named_with_its_line(tmp_path, text, said):
+def test_stay_of_another_format_is_named(tmp_path, text, said):
     (tmp_path / "1.txt").write_text(text)
     with pytest.raises(DriftworkError) as caught:
         list(stays([tmp_path]))
@@ -157,7 +157,7 @@ def test_stay_of_another_format_is_named_with_its_line(tmp_path, text, said):
         (month("011084", 1996, 2, "TMAX", {30: (1, " ")}), "line 1: day 30 of month 2 holds a value"),
     ],
 )
-def test_station_of_another_format_is_named_with_its_line(tmp_path, text, said):
+def test_station_of_another_format_is_named(tmp_path, text, said):
     (tmp_path / "us.txt.gz").write_bytes(gzip.compress(text.encode()))
     with pytest.raises(DriftworkError) as caught:
         list(stations(tmp_path / "us.txt.gz", 1990, 2010))

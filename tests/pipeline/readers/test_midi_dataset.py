@@ -21,14 +21,14 @@ def sounding(data: bytes, rate: float = 5.0) -> dict[int, list[int]]:
     return {int(pitch): np.flatnonzero(frames[:, pitch]).tolist() for pitch in np.flatnonzero(frames.any(axis=0))}
 
 
-def test_a_note_sounds_from_its_first_frame_up_to_but_not_in_the_frame_of_its_end():
+def test_note_sounds_up_to_its_end_frame():
     # 480 ticks = 0.5 s by default; frame k lies at 0.2 k s: the note is [0.2, 0.6)
     assert sounding(midi([(192, on(60)), (384, off(60))])) == {60: [1, 2]}
     # one tick later at both ends: [0.201, 0.601)
     assert sounding(midi([(193, on(60)), (384, off(60))])) == {60: [2, 3]}
 
 
-def test_no_frame_is_lost_to_rounding_after_an_hour_of_an_awkward_tempo():
+def test_awkward_tempo_loses_no_frame():
     # quarters of 333,333 us, 7 ticks each: no tick but every 7th lies on a whole number of microseconds
     ticks = 7 * 10_000
     frames = roll(midi([(0, tempo(333_333)), (ticks, on(60)), (7 * 9, off(60))], division=7), 3.0)
@@ -36,7 +36,7 @@ def test_no_frame_is_lost_to_rounding_after_an_hour_of_an_awkward_tempo():
     assert np.flatnonzero(frames.any(axis=1)).tolist() == list(range(-(-start // 10**6), -(-end // 10**6)))
 
 
-def test_tempo_changes_count_from_their_tick_on_and_from_any_track():
+def test_tempo_of_any_track_holds_from_its_tick():
     melody = [(0, on(60)), (480, off(60)), (0, on(62)), (480, off(62)), (0, on(64)), (480, off(64))]
     tempos = [(480, tempo(1_000_000)), (480, tempo(200_000))]
     expected = {60: [0, 1, 2], 62: [3, 4, 5, 6, 7], 64: [8]}  # 0.5 s, 1 s, 0.2 s
@@ -44,23 +44,23 @@ def test_tempo_changes_count_from_their_tick_on_and_from_any_track():
     assert sounding(midi(melody, tempos)) == expected
 
 
-def test_the_last_of_two_tempos_at_one_tick_holds():
+def test_last_tempo_at_a_tick_holds():
     tempos = [(0, tempo(100_000)), (0, tempo(400_000))]
     assert sounding(midi(tempos, [(0, on(60)), (480, off(60))])) == {60: [0, 1]}
 
 
-def test_drums_do_not_sound_and_do_not_lengthen_the_piece():
+def test_drums_neither_sound_nor_lengthen():
     data = midi([(0, on(60)), (480, off(60))], [(0, on(35, 9)), (4800, off(35, 9))])
     assert sounding(data) == {60: [0, 1, 2]}
     assert len(roll(data, 5.0)) == 3
 
 
-def test_tracks_are_merged_and_overlapping_notes_are_one():
+def test_merged_tracks_join_overlapping_notes():
     left, right = [(0, on(60)), (480, off(60))], [(240, on(60, 1)), (480, off(60, 1)), (0, on(64, 1)), (96, off(64, 1))]
     assert sounding(midi(left, right)) == {60: [0, 1, 2, 3], 64: [4]}
 
 
-def test_a_release_ends_all_notes_of_its_key_so_that_a_lost_one_does_not_shift_the_rest():
+def test_release_ends_all_notes_of_its_key():
     lost = [(0, on(60)), (96, on(60)), (96, off(60))]  # two presses, one release at 0.2 s
     later = [(768, on(60)), (192, off(60)), (768, on(60)), (192, off(60))]  # 1.0 to 1.2 s and 2.0 to 2.2 s
     assert sounding(midi(lost + later))[60] == [0, 5, 10]
@@ -71,7 +71,7 @@ def test_notes_of_no_length_are_silent():
 
 
 @pytest.mark.parametrize("rate", [5, 10, 7.5, 31.25, 0.5, 100])
-def test_a_roll_written_as_midi_reads_back_the_same(tmp_path, rate):
+def test_written_roll_reads_back_equally(tmp_path, rate):
     frames = np.random.default_rng(0).random((500, 128)) < 0.05
     frames[-1, 60] = True  # trailing silence is not kept
     write_midi(tmp_path / "a.mid", frames, rate)
@@ -79,7 +79,7 @@ def test_a_roll_written_as_midi_reads_back_the_same(tmp_path, rate):
     assert os.listdir(tmp_path) == ["a.mid"]
 
 
-def test_another_program_hears_the_written_notes_at_the_same_seconds(tmp_path):
+def test_pretty_midi_reads_written_notes_in_time(tmp_path):
     frames = np.zeros((10, 128), np.bool_)
     frames[2:7, 60] = True
     write_midi(tmp_path / "a.mid", frames, 7.5)
@@ -115,7 +115,7 @@ def test_an_unusable_file_says_why(tmp_path, reason):
         lakh.read(tmp_path, item)
 
 
-def test_a_file_cut_at_any_byte_is_refused_or_reads_in_full():
+def test_file_cut_anywhere_is_refused_or_whole():
     data = song(3, notes=4)
     whole = roll(data, 5.0)
     for end in range(len(data)):
@@ -135,7 +135,7 @@ def test_random_bytes_raise_only_unreadable_error():
             assert roll(bytes(broken), 5.0).shape[1] == 128
 
 
-def test_windows_hold_a_minute_each_and_the_tail_keeps_its_length(tmp_path):
+def test_windows_last_a_minute_but_the_tail(tmp_path):
     (tmp_path / "a.mid").write_bytes(song(1, notes=4 * 150))  # 150 s
     lakh = Midi(MidiConfig())
     sequences = lakh.read(tmp_path, lakh.find(tmp_path)[0])
@@ -174,7 +174,7 @@ def test_minimum_counts_frames_exactly():
     assert MidiConfig(rate=100, min_seconds=0.55).shortest == 55
 
 
-def test_find_names_songs_without_versions_and_makes_keys_of_any_name(tmp_path):
+def test_versions_of_a_song_share_its_group(tmp_path):
     names = ["Artist/Title.mid", "Artist/Title.2.MID", "Artist/Titlé (live).midi", "Artist/Title_live.mid"]
     for name in [*names, "Artist/notes.txt"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -188,7 +188,7 @@ def test_find_names_songs_without_versions_and_makes_keys_of_any_name(tmp_path):
     assert all(key.replace("-", "").replace("_", "").isalnum() and key.isascii() for key in keys)
 
 
-def test_a_folder_without_midi_or_no_folder_is_one_clear_line(tmp_path):
+def test_missing_folder_or_midi_is_one_line(tmp_path):
     lakh = Midi(MidiConfig())
     with pytest.raises(DriftworkError, match=r"no MIDI file \(.mid, .midi, .kar, .rmi\)"):
         lakh.find(tmp_path)
@@ -201,7 +201,7 @@ def test_a_folder_without_midi_or_no_folder_is_one_clear_line(tmp_path):
 @pytest.mark.parametrize(
     "wrong", [{"rate": 0}, {"rate": 23.976}, {"seconds": 0.2}, {"seconds": 0.5}, {"rates": 5}, {"min_seconds": 61}]
 )
-def test_a_rate_or_length_without_whole_frames_is_refused(wrong):
+def test_rate_without_whole_frames_is_refused(wrong):
     with pytest.raises(DriftworkError, match=next(iter(wrong))):
         build(MidiConfig, wrong, where="here")
 
@@ -224,5 +224,5 @@ def test_real_files_against_pretty_midi():
         assert len(times) - 1 < max(note.end for note in notes) * 5 + 1e-5 < len(times) + 1e-4, path
 
 
-def test_the_header_helper_of_these_tests_writes_what_it_says():
+def test_header_helper_writes_its_numbers():
     assert struct.unpack(">IHHH", midi([], [])[4:14]) == (6, 1, 2, 480)

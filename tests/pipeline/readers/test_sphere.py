@@ -132,7 +132,7 @@ def test_extensible_pcm_is_read(channels):
 
 @pytest.mark.parametrize("length", [0xFFFF_FFFF, 0x7FFF_F000, 0x7FFF_FFFF, 0x8000_0000])
 @pytest.mark.parametrize("more", [b"", b"LIST\x04\0\0\0INFO"])
-def test_wav_from_a_pipe_is_read_to_its_end(length, more):
+def test_piped_wav_is_read_to_its_end(length, more):
     """`ffmpeg -f wav -` and `sox -t wav -` write such files, since they cannot fill in the lengths later."""
     outer, inner = (length + 36) % 2**32 if length < 2**32 - 1 else length, length
     data = b"RIFF" + outer.to_bytes(4, "little") + WAV[8:36] + more + b"data" + inner.to_bytes(4, "little") + WAV[44:]
