@@ -4,10 +4,15 @@ import itertools
 
 import pytest
 import torch
+from torch import nn
 
+from driftwork.errors import DriftworkError
+from driftwork.registry import Named
+from models import registry
 from models.base import Smoother, last_observed, time_since
 from models.batch import Batch
 from models.gru_ode import Events
+from models.parts.likelihoods import Marginal
 from tests.models.conftest import make_batch, small
 
 
@@ -210,3 +215,16 @@ def test_last_observed_frame_is_strictly_earlier():
             assert torch.equal(last[b, t], held)
             if batch.observed[b, t]:
                 held = batch.values[b, t]
+
+
+class Scalar(nn.Module):
+    def __init__(self, *_):
+        super().__init__()
+        self.rate = nn.Parameter(torch.zeros(()))
+
+
+def test_parameter_without_dimension_is_named(monkeypatch):
+    """DeepSpeed would end each rank with a traceback about the view of a tensor."""
+    monkeypatch.setattr(registry.MODELS, "make", Scalar)
+    with pytest.raises(DriftworkError, match=r"model\.name=mine: parameter rate has no dimension"):
+        registry.build_model(Named(name="mine"), "gaussian", Marginal(torch.zeros(2), 1.0))
