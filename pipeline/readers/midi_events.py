@@ -92,7 +92,10 @@ def _decoded(octets: Bytes, low: Integers, others: OtherEvents, begin: int, divi
 
 
 def _with(first: int, rest: Integers) -> Integers:
-    return np.concatenate(([first], rest))
+    """Return the numbers after `first`. A short file takes less time than with np.concatenate."""
+    whole = np.empty(len(rest) + 1, np.int64)
+    whole[0], whole[1:] = first, rest
+    return whole
 
 
 def _statuses(

@@ -135,21 +135,29 @@ def _frames(ticks: Integers, events: Events, rate: float) -> Integers:
     longest = f"longer than {MAX_HOURS} hours"
     if ticks.max() >= MAX_TICK:
         raise UnreadableError(f"{longest}, or of over 2^38 ticks")
-    at = np.concatenate(([0], events.tempo_tick))
-    tempo = np.concatenate(([DEFAULT_TEMPO], events.tempo))
-    if tempo.min() == 0:
-        raise UnreadableError("a tempo of no duration")
-    order = at.argsort(kind="stable")
-    at, tempo = at[order], tempo[order]
-    change = np.concatenate((tempo[:1], tempo[:-1])) - tempo  # the tempo before, less this one
-    offset = (at * change).cumsum()  # of the time under a tempo, against a piece that has this tempo throughout
-    last = at.searchsorted(ticks, side="right") - 1
-    elapsed = offset[last] + ticks * tempo[last]
+    elapsed = _elapsed(ticks, events)
     if elapsed.max() > MAX_HOURS * 3_600_000_000 * events.division:
         raise UnreadableError(longest)
     frames, micros = _clock(rate)
     frame = micros * events.division
     return (elapsed * frames + (frame - 1)) // frame
+
+
+def _elapsed(ticks: Integers, events: Events) -> Integers:
+    """Return the time of each tick, in microseconds x ticks per quarter."""
+    if len(events.tempo) and events.tempo.min() == 0:
+        raise UnreadableError("a tempo of no duration")
+    if len(events.tempo) == 1 and events.tempo_tick[0] == 0:  # most short pieces
+        return ticks * events.tempo[0]
+    at = np.concatenate(([0], events.tempo_tick))
+    tempo = np.concatenate(([DEFAULT_TEMPO], events.tempo))
+    order = at.argsort(kind="stable")
+    at, tempo = at[order], tempo[order]
+    change = np.concatenate((tempo[:1], tempo[:-1])) - tempo  # the tempo before, less this one
+    offset = (at * change).cumsum()  # of the time under a tempo, against a piece that has this tempo throughout
+    last = at.searchsorted(ticks, side="right") - 1
+    elapsed: Integers = offset[last] + ticks * tempo[last]
+    return elapsed
 
 
 def _sounding(key: Integers, first: Integers, past: Integers) -> NDArray[np.bool_]:
