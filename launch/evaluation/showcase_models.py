@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from launch.evaluation import showcase_rolls, showcase_speech
+from launch.evaluation import showcase_rolls, showcase_speech, showcase_table
 from launch.runs import run_folder, weights
 from models.base import Forecaster, LatentDynamics, Smoother
 from pipeline.sequence import Split
@@ -15,7 +15,7 @@ def write(folder: Path, runs: Sequence[Path], split: Split) -> list[Path]:
     """Interpolate one sequence of `split` with the best weights of each run; returns the files written into `folder`.
 
     The sequence is observed at the lowest rate of the first run. There are no files if a model only forecasts, or if
-    frames are neither piano rolls nor sound.
+    the data are neither piano rolls nor sound nor a table.
 
     Args:
         runs: run folders of different models, trained on the same data.
@@ -31,6 +31,8 @@ def write(folder: Path, runs: Sequence[Path], split: Split) -> list[Path]:
         models[config.model.name] = model.eval()
     if manifest.spec.kind == "speech":
         return showcase_speech.compare(folder, configs[0], manifest, split, models)
+    if manifest.spec.kind == "table":
+        return showcase_table.compare(folder, configs[0], manifest, split, models)
     if manifest.spec.kind == "notes":
         return showcase_rolls.write(folder, configs[0], manifest, split, models)
     return []

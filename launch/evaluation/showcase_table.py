@@ -7,12 +7,12 @@ from matplotlib import rc_context
 
 from launch.figures import bands, style
 from launch.figures.bands import Panel
-from launch.prediction.answers import Answerer, Frames, tasks
+from launch.prediction.answers import Answerer, Frames, Task, tasks
 from launch.runs import loaders
 from launch.runs.config import RunConfig
 from launch.runs.distributed import alone
 from launch.scoring.draws import Draws
-from models.base import Model
+from models.base import LatentDynamics, Model, Smoother
 from pipeline.sequence import Split
 from pipeline.shards.manifest import Manifest
 
@@ -24,28 +24,53 @@ CHANNELS = 4
 
 @rc_context(style.STYLE)
 def write(folder: Path, config: RunConfig, manifest: Manifest, split: Split, model: Model) -> list[Path]:
-    """Draw `series` as PNG and PDF; returns the files."""
-    spec, table = manifest.spec, manifest.spec.table
-    assert table is not None, "the data are no table"
-    bernoulli, draws = spec.likelihood == "bernoulli", Draws.of(config.evaluate)
-    task = tasks(model, config.observe.evaluate.forecasts)[0]
-    answerer = Answerer(model, task, draws, spec.binary, bernoulli, () if bernoulli else (0.05, 0.95))
-    streams = loaders.evaluation(config, config.data, manifest, split, alone())
-    rate, stream = next(iter(streams.items()))
-    sequences = list(answerer.frames(next(stream.epoch(0)).rows(slice(SERIES))))
-    counts = np.array(manifest.stats.observed or (0,) * spec.dim)
-    chosen = np.sort(np.argsort(-counts, kind="stable")[:CHANNELS]).tolist()
-    units = table.units or ("",) * spec.dim
-    names = [f"{name} ({unit})" if unit else name for name, unit in zip(table.channels, units, strict=True)]
-    rows = [[_panel(frames, d, names[d]) for d in chosen] for frames in sequences]
-    observed = "" if config.observe.evaluate.forecasts else f", {rate} % observed"
-    title = f"{config.model.name} on {manifest.dataset}, {split} split{observed}: {task} with its 90 % interval"
+    """Draw `series` as PNG and PDF, a row for each series; returns the files."""
+    sequences, task, rate = _answers(config, manifest, split, model, slice(SERIES))
+    chosen = _channels(manifest)
+    rows = [[_panel(frames.key[:-18] or frames.key, frames, *channel) for channel in chosen] for frames in sequences]
+    title = f"{config.model.name} on {manifest.dataset}, {split} split{rate}: {task} with its 90 % interval"
     return style.save(bands.drawn(rows, title), folder / "series")
 
 
-def _panel(frames: Frames, channel: int, name: str) -> Panel:
+@rc_context(style.STYLE)
+def compare(
+    folder: Path, config: RunConfig, manifest: Manifest, split: Split, models: dict[str, LatentDynamics | Smoother]
+) -> list[Path]:
+    """Draw `series` as PNG and PDF, the first series of the split with a row for each model; returns the files."""
+    rows, rate, task = [], "", ""
+    for name, model in models.items():
+        (frames,), task, rate = _answers(config, manifest, split, model, slice(1))
+        rows.append([_panel(name, frames, *channel) for channel in _channels(manifest)])
+    title = f"A series of {manifest.dataset}, {split} split{rate}: {task} with its 90 % interval"
+    return style.save(bands.drawn(rows, title), folder / "series")
+
+
+def _answers(
+    config: RunConfig, manifest: Manifest, split: Split, model: Model, rows: slice
+) -> tuple[list[Frames], Task, str]:
+    """Return what the model answers about the first series, its task, and a phrase about what is observed."""
+    spec, observe = manifest.spec, config.observe.evaluate
+    bernoulli, task = spec.likelihood == "bernoulli", tasks(model, observe.forecasts)[0]
+    quantiles = () if bernoulli else (0.05, 0.95)
+    answerer = Answerer(model, task, Draws.of(config.evaluate), spec.binary, bernoulli, quantiles)
+    rate, stream = next(iter(loaders.evaluation(config, config.data, manifest, split, alone()).items()))
+    frames = list(answerer.frames(next(stream.epoch(0)).rows(rows)))
+    return frames, task, "" if observe.forecasts else f", {rate} % observed"
+
+
+def _channels(manifest: Manifest) -> list[tuple[int, str]]:
+    """Return the drawn channels: their indices and labels."""
+    spec, table = manifest.spec, manifest.spec.table
+    assert table is not None, "the data are no table"
+    counts = np.array(manifest.stats.observed or (0,) * spec.dim)
+    chosen: list[int] = np.sort(np.argsort(-counts, kind="stable")[:CHANNELS]).tolist()
+    units = table.units or ("",) * spec.dim
+    return [(d, f"{table.channels[d]} ({units[d]})" if units[d] else table.channels[d]) for d in chosen]
+
+
+def _panel(label: str, frames: Frames, channel: int, name: str) -> Panel:
     mean, *others = (values[:, channel] for values in frames.answers.values())
     low, high = (others[-2], others[-1]) if len(others) > 2 else (mean, mean)
     shown, truth = frames.observed[:, channel], frames.truth[:, channel]
     observed, held_out = (np.where(where, truth, np.float32(np.nan)) for where in (shown, ~shown))
-    return Panel(frames.key[:-18] or frames.key, name, frames.times, observed, mean, low, high, held_out)
+    return Panel(label, name, frames.times, observed, mean, low, high, held_out)

@@ -40,3 +40,17 @@ def test_series_have_their_observed_and_held_out_values(tmp_path, monkeypatch, o
             assert np.array_equal(np.isfinite(panel.held_out), held_out)
             assert np.array_equal(panel.held_out[held_out], sequence.values[held_out, d])
             assert (panel.low <= panel.high).all()
+
+
+def test_models_of_one_series_are_drawn_side_by_side(tmp_path, monkeypatch):
+    manifest, _ = write_table(tmp_path / "table", D=4, T=9, count=5, binary=("c2",))
+    observe = "observe.evaluate={pattern: entries, ratios: [0.5]}"
+    config = load(RunConfig, tiny("vsdn_vae"), [f"data={tmp_path / 'table'}", observe])
+    drawn = []
+    own = bands.drawn
+    monkeypatch.setattr(bands, "drawn", lambda rows, title: drawn.append(rows) or own(rows, title))
+    models = {name: FrameByFrame().eval() for name in ("one", "other")}
+    files = showcase_table.compare(tmp_path, config, manifest, "test", models)
+    assert [file.name for file in files] == ["series.png", "series.pdf"]
+    assert [[panel.series for panel in row] for row in drawn[0]] == [["one"] * 4, ["other"] * 4]
+    assert np.array_equal(drawn[0][0][1].observed, drawn[0][1][1].observed, equal_nan=True)
