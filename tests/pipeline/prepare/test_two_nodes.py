@@ -1,10 +1,11 @@
-"""Preparation on a Ray cluster of two nodes, one of which is cut off, gives the same bytes as on one machine."""
+"""Preparation on a Ray cluster of two nodes gives the same bytes as on one machine, even if one of them is lost."""
 
 import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -12,29 +13,46 @@ from driftwork.config_base import load
 from pipeline.prepare.prepare import PrepareConfig, prepare
 from pipeline.shards.manifest import read_manifest
 from pipeline.shards.verify import verify
+from tests.pipeline.prepare.preparing import contents
 from tests.pipeline.readers.midi_bytes import corpus
+from tests.pipeline.tables.making import long, ward, write
 from tests.places import ROOT
-from tests.standins.network import two_places
+from tests.standins.network import Place, two_places
 
 CONFIG = ROOT / "configs" / "prepare" / "lakh.yaml"
 OVERRIDES = ["val=0.2", "test=0.2", "files_per_shard=1", "dataset.seconds=6"]
+TABLE = ROOT / "configs" / "prepare" / "table.yaml"
+OF_TABLE = ["val=0.2", "test=0.2", "files_per_shard=1", "dataset.time_unit=h"]
 SLOWLY = """
 import sys
 from driftwork.config_base import load
 from pipeline.readers import registry
-from pipeline.prepare.prepare import PrepareConfig, prepare
+from pipeline.prepare import prepare
+from tests.pipeline.prepare.preparing import build_slowly
 from tests.pipeline.readers.readers import Slow
 registry.DATASETS.makers["lakh"] = Slow
-prepare(load(PrepareConfig, sys.argv[1], sys.argv[2:]))
+if "table" in sys.argv[1]:
+    prepare.build_shard = build_slowly
+prepare.prepare(load(prepare.PrepareConfig, sys.argv[1], sys.argv[2:]))
 """
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-def test_lost_node_changes_no_byte(tmp_path, without_ray):
-    raw = corpus(tmp_path / "raw", 12)
-    alone = prepare(load(PrepareConfig, CONFIG, [*OVERRIDES, f"source={raw}", f"out={tmp_path / 'alone'}"]))
+class Cluster(NamedTuple):
+    head: Place
+    worker: Place
+    environment: dict[str, str]
+    log: Path
 
+    def prepare(self, *arguments):
+        """Start `prepare` on both nodes; each task notes its network in the folder `seen` beside the source, and takes
+        two seconds."""
+        settings = [*arguments, "workers=2", f"address={self.head.address}:6379"]
+        with self.log.open("ab") as said:
+            return self.head.popen([sys.executable, "-c", SLOWLY, *settings], env=self.environment, stderr=said)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
     # Ray keeps sockets below its folder, and their paths are limited to 107 bytes.
     home = Path(tempfile.mkdtemp(prefix="dw"))
     (home / "token").touch(mode=0o600)
@@ -46,25 +64,43 @@ def test_lost_node_changes_no_byte(tmp_path, without_ray):
     }  # fmt: skip
     command = [Path(sys.executable).with_name("ray"), "start", "--block", "--num-cpus=1"]
     command += ["--object-store-memory=80000000", "--node-ip-address"]
-    log = tmp_path / "log"
+    log = tmp_path_factory.mktemp("cluster") / "log"
     try:
-        with two_places() as (head, worker), log.open("wb") as said:
+        with two_places() as (head, worker), log.open("ab") as said:
             first = [head.address, "--head", "--port=6379", "--include-dashboard=false", f"--temp-dir={home}"]
             head.popen([*command, *first], env=environment, stdout=said, stderr=said)
             wait_until(lambda: log.read_text().count("Ray runtime started") == 1, log)
             joins = [worker.address, f"--address={head.address}:6379"]
             worker.popen([*command, *joins], env=environment, stdout=said, stderr=said)
             wait_until(lambda: log.read_text().count("Ray runtime started") == 2, log)
-            out = tmp_path / "out"
-            settings = [*OVERRIDES, f"source={raw}", f"out={out}", "workers=2", f"address={head.address}:6379"]
-            driver = head.popen([sys.executable, "-c", SLOWLY, CONFIG, *settings], env=environment, stderr=said)
-            seen = raw.with_name("seen")
-            wait_until(lambda: len(list(seen.glob("*"))) == 2 or driver.poll() is not None, log)  # both nodes read
-            assert driver.poll() is None, log.read_text()
-            worker.plug(False)
-            assert driver.wait(300) == 0, log.read_text()
+            yield Cluster(head, worker, environment, log)
     finally:
         shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_table_has_the_same_bytes_from_two_nodes(tmp_path, cluster, without_ray):
+    source = write(tmp_path / "raw" / "ward.csv", long(ward(5, patients=8)))
+    prepare(load(PrepareConfig, TABLE, [*OF_TABLE, f"source={source}", f"out={tmp_path / 'alone'}"]))
+    driver = cluster.prepare(TABLE, *OF_TABLE, f"source={source}", f"out={tmp_path / 'out'}")
+    assert driver.wait(300) == 0, cluster.log.read_text()
+    assert len(list((tmp_path / "seen").iterdir())) == 2
+    assert contents(tmp_path / "out") == contents(tmp_path / "alone")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_lost_node_changes_no_byte(tmp_path, cluster, without_ray):
+    """The last test of this file: the lost node does not come back."""
+    raw = corpus(tmp_path / "raw", 12)
+    alone = prepare(load(PrepareConfig, CONFIG, [*OVERRIDES, f"source={raw}", f"out={tmp_path / 'alone'}"]))
+    out, seen = tmp_path / "out", raw.with_name("seen")
+    driver = cluster.prepare(CONFIG, *OVERRIDES, f"source={raw}", f"out={out}")
+    wait_until(lambda: len(list(seen.glob("*"))) == 2 or driver.poll() is not None, cluster.log)  # both nodes read
+    assert driver.poll() is None, cluster.log.read_text()
+    cluster.worker.plug(False)
+    assert driver.wait(300) == 0, cluster.log.read_text()
     assert read_manifest(out).hash == alone.hash
     assert verify(out).shards == 12
 
