@@ -51,8 +51,8 @@ class Cluster(NamedTuple):
             return self.head.popen([sys.executable, "-c", SLOWLY, *settings], env=self.environment, stderr=said)
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+@pytest.fixture
+def cluster(tmp_path):
     # Ray keeps sockets below its folder, and their paths are limited to 107 bytes.
     home = Path(tempfile.mkdtemp(prefix="dw"))
     (home / "token").touch(mode=0o600)
@@ -64,7 +64,7 @@ def cluster(tmp_path_factory):
     }  # fmt: skip
     command = [Path(sys.executable).with_name("ray"), "start", "--block", "--num-cpus=1"]
     command += ["--object-store-memory=80000000", "--node-ip-address"]
-    log = tmp_path_factory.mktemp("cluster") / "log"
+    log = tmp_path / "log"
     try:
         with two_places() as (head, worker), log.open("ab") as said:
             first = [head.address, "--head", "--port=6379", "--include-dashboard=false", f"--temp-dir={home}"]
@@ -92,7 +92,6 @@ def test_table_has_the_same_bytes_from_two_nodes(tmp_path, cluster, without_ray)
 @pytest.mark.ray
 @pytest.mark.slow
 def test_lost_node_changes_no_byte(tmp_path, cluster, without_ray):
-    """The last test of this file: the lost node does not come back."""
     raw = corpus(tmp_path / "raw", 12)
     alone = prepare(load(PrepareConfig, CONFIG, [*OVERRIDES, f"source={raw}", f"out={tmp_path / 'alone'}"]))
     out, seen = tmp_path / "out", raw.with_name("seen")
