@@ -24,6 +24,8 @@ from driftwork import sockets
 from driftwork.errors import DriftworkError
 from driftwork.processes import ROOT, search_path
 
+_STARTS = 3
+"""Attempts to start a local Ray."""
 _PATIENCE_S = 150.0
 """Seconds that cancelled tasks may take to clean up."""
 
@@ -68,13 +70,7 @@ def connected(address: str, cpus: int | None = None) -> Iterator[Nodes]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     options = {"num_cpus": cpus, "include_dashboard": False} if address == "local" else {}
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    try:
-        with chdir(ROOT):  # Ray puts this process's working folder first in the workers' import path
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
-    except Exception as error:  # a Ray that is too slow to start raises a plain Exception
-        reason = " ".join(str(error).split())
-        what = "Ray does not start" if address == "local" else "no Ray cluster answers, or it refuses our token"
-        raise DriftworkError(f"address={address}: {what}: {reason}") from error
+    _init(address, options)
     if on_sigterm is not signal.SIG_DFL and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray has replaced the caller's handler
     token = Path.home() / ".ray" / "auth_token"
@@ -84,6 +80,22 @@ def connected(address: str, cpus: int | None = None) -> Iterator[Nodes]:
         yield _nodes()
     finally:
         ray.shutdown()
+
+
+def _init(address: str, options: dict[str, Any]) -> None:
+    """Start or join Ray. A local one that a busy machine keeps from starting within its 30 s is tried again, because a
+    table may have been gathered for an hour by then."""
+    for attempt in range(1, _STARTS + 1):
+        try:
+            with chdir(ROOT):  # Ray puts this process's working folder first in the workers' import path
+                ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
+            return
+        except Exception as error:  # a Ray that is too slow to start raises a plain Exception
+            if address == "local" and "timed out" in str(error) and attempt < _STARTS:
+                continue
+            reason = " ".join(str(error).split())
+            what = "Ray does not start" if address == "local" else "no Ray cluster answers, or it refuses our token"
+            raise DriftworkError(f"address={address}: {what}: {reason}") from error
 
 
 def share(value: object) -> ray.ObjectRef:

@@ -9,6 +9,7 @@ from contextlib import closing
 
 import pytest
 
+from driftwork.errors import DriftworkError
 from pipeline.prepare import cluster
 
 pytestmark = pytest.mark.ray
@@ -85,3 +86,18 @@ def test_signal_stops_tasks_and_lets_them_clean_up(local_ray, tmp_path):
     finally:
         signal.signal(signal.SIGTERM, before)
     assert (tmp_path / "cleaned up").exists()
+
+
+@pytest.mark.parametrize(("said", "attempts"), [("The current node timed out during startup.", 3), ("no room", 1)])
+def test_ray_that_starts_too_slowly_is_tried_again(monkeypatch, said, attempts):
+    asked = []
+
+    def init(**options):
+        asked.append(options["address"])
+        raise Exception(said)
+
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster.ray, "init", init)
+    with pytest.raises(DriftworkError, match=f"Ray does not start: {said}"), cluster.connected("local"):
+        pass
+    assert asked == ["local"] * attempts
