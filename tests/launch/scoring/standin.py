@@ -3,10 +3,17 @@
 import torch
 from torch import nn
 
+from driftwork.config_base import load
+from launch.runs import loaders
+from launch.runs.config import RunConfig
+from launch.runs.distributed import alone
+from launch.scoring.collect import collect
+from launch.scoring.scores import Scoring
 from models.base import LatentDynamics, Terms
 from models.parts.mixtures import Binary, ByChannel
 from models.parts.networks import Normal
 from models.predictive import Predictive
+from tests.places import tiny
 
 REAL, ONES = torch.tensor([0, 1, 3]), torch.tensor([2])
 
@@ -49,3 +56,19 @@ class FrameByFrame(LatentDynamics):
         return Predictive(Fixed(), lambda _: torch.cat([mean, 0.1 * t + torch.arange(4.0)], -1), 1)
 
     interpolate = predict
+
+
+CPU = torch.device("cpu")
+ENTRIES = ["observe.evaluate={pattern: entries, ratios: [0.5]}"]
+
+
+def scored(table, *overrides, batch_size=5):
+    """Return the scores of all contenders, and the observed entries by key."""
+    folder, manifest, _ = table
+    overrides = [f"data={folder}", f"evaluate.batch_size={batch_size}", *overrides]
+    config = load(RunConfig, tiny("vsdn_vae"), overrides)
+    scoring, model = Scoring.of(config, manifest, 1), FrameByFrame()
+    ((rate, stream),) = loaders.evaluation(config, folder, manifest, "test", alone()).items()
+    shown = {key: batch.observed[b].numpy() for batch in stream.epoch(0) for b, key in enumerate(batch.keys)}
+    found = {who: collect(x, model, stream.epoch(0), rate, CPU) for who, x in scoring.contenders(model).items()}
+    return found, rate, shown

@@ -1,6 +1,5 @@
 """Scores of a table against plain numpy, entry by entry, and against scores of frames."""
 
-import json
 import math
 
 import numpy as np
@@ -12,20 +11,16 @@ from driftwork.config_base import load
 from launch.runs import loaders
 from launch.runs.config import RunConfig
 from launch.runs.distributed import alone
-from launch.scoring import calibration, channels, metrics, results, side_by_side
-from launch.scoring.collect import collect
+from launch.scoring import metrics
 from launch.scoring.entries import Entries
-from launch.scoring.estimates import estimate
-from launch.scoring.metrics import METRICS
 from launch.scoring.ratio import Ratio
 from launch.scoring.scores import Scoring
 from models.parts.networks import Normal
 from models.predictive import Predictive
 from tests.datasets import write_table, write_walks
-from tests.launch.scoring.standin import Fixed, FrameByFrame
+from tests.launch.scoring.standin import ENTRIES, Fixed, FrameByFrame, scored
 from tests.places import tiny
 
-CPU = torch.device("cpu")
 CLOSE = 1e-5  # a handful of products in single precision, of numbers of order 1
 
 
@@ -34,21 +29,6 @@ def table(tmp_path_factory):
     folder = tmp_path_factory.mktemp("entries") / "table"
     manifest, written = write_table(folder, D=4, T=12, count=13, binary=("c2",))
     return folder, manifest, written
-
-
-def scored(table, *overrides, batch_size=5):
-    """Return the scores of all contenders, and the observed entries by key."""
-    folder, manifest, _ = table
-    overrides = [f"data={folder}", f"evaluate.batch_size={batch_size}", *overrides]
-    config = load(RunConfig, tiny("vsdn_vae"), overrides)
-    scoring, model = Scoring.of(config, manifest, 1), FrameByFrame()
-    ((rate, stream),) = loaders.evaluation(config, folder, manifest, "test", alone()).items()
-    shown = {key: batch.observed[b].numpy() for batch in stream.epoch(0) for b, key in enumerate(batch.keys)}
-    found = {who: collect(x, model, stream.epoch(0), rate, CPU) for who, x in scoring.contenders(model).items()}
-    return found, rate, shown
-
-
-ENTRIES = ["observe.evaluate={pattern: entries, ratios: [0.5]}"]
 
 
 def answers(times):
@@ -221,37 +201,6 @@ def test_forecast_scores_what_follows_the_beginning(table, prefix):
     assert held == pytest.approx(np.mean(squares), rel=CLOSE)
 
 
-def test_file_has_clustered_errors_of_each_channel(table, tmp_path):
-    found, rate, _ = scored(table, *ENTRIES)
-    _, manifest, _ = table
-    by_channel = channels.estimated({who: x.channels for who, x in found.items()})
-    path = channels.write(tmp_path, "test", manifest.spec.table, by_channel)
-    file = json.loads(path.read_text())
-    assert file["units"] == {"c0": "", "c1": "", "c2": "", "c3": ""}
-    entry = file["scores"]["model"]["interpolation"][rate]["rmse"]["c1"]
-    mse = found["model"].channels["interpolation"][rate]["mse"].estimates()[1]
-    assert entry["value"] == pytest.approx(math.sqrt(mse.value))
-    assert entry["stderr"] == pytest.approx(mse.stderr / (2 * math.sqrt(mse.value)))
-    assert entry["groups"] == 13
-    printed = channels.table(tmp_path, "test", {"model": "ours", "linear": "linear"})
-    assert [row.labels[1] for row in printed.rows[:5]] == ["c0", "c1", "c2", "c3", "c0"]
-    assert printed.headings == ["", "channel", "unit", "ours", "linear"]
-    assert channels.table(tmp_path / "none", "test", {}) is None
-
-
-def test_table_results_hold_known_metrics(table):
-    """Curves of a table with both kinds of channels are those of intervals."""
-    found, rate, _ = scored(table, *ENTRIES)
-    kept = calibration.metrics(found["model"].scores)
-    assert all(metric in METRICS for columns in kept.values() for x in columns.values() for metric in x)
-    assert "ece_percent" in kept["interpolation"][rate]
-    points = calibration.curves(found["model"].scores)["interpolation"][rate]
-    assert [point.nominal for point in points] == list(range(10, 100, 10))
-    own = found["model"].scores["interpolation"][rate]["coverage_50_percent"]
-    assert points[4].found == estimate(own)
-    assert results.estimates(kept)["interpolation"][rate]["brier"].groups == 13
-
-
 def test_metric_of_frames_is_counted_by_entry(table, monkeypatch):
     """A metric of a plugin is given each channel as a sequence of its own."""
 
@@ -267,16 +216,3 @@ def test_metric_of_frames_is_counted_by_entry(table, monkeypatch):
     mae = found["model"].scores["interpolation"][rate]["mae"]
     assert sum(mae.w) == len(errors)
     assert sum(mae.x) / sum(mae.w) == pytest.approx(np.mean(errors), rel=CLOSE)
-
-
-def test_tables_are_compared_by_standardized_error(table):
-    found, _, _ = scored(table, *ENTRIES)
-    rows = {who: [calibration.metrics(x.scores)] for who, x in found.items()}
-    figures = side_by_side.figures("table", rows)
-    assert figures.headings == ["", "NLL 50 %", "pred. 50 %", "interp. 50 %"]
-    assert "NLL in nats an entry; MSE in units of each channel's variance" in figures.caption
-    assert [row.labels[0] for row in figures.rows] == ["model", "persistence", "nearest", "linear"]
-    further = side_by_side.beside("further", rows)
-    assert [row.labels[0] for row in further.rows if row.labels[0]] == [
-        "CRPS, standardized", "in 50 % interval, %", "in 90 % interval, %", "Brier score", "calibration error, %",
-    ]  # fmt: skip
