@@ -87,15 +87,15 @@ def main(runs: list[Path]) -> None:
     marginal, joint = of_limit(stream)
     print("| | NLL, nats an entry | above the limit, % | MSE x 1000 |\n|---|---|---|---|")
     for name, scores in (("limit, each channel by itself", marginal), ("limit, both together", joint)):
-        row(name, scores, scores)
+        row(name, scores, marginal)
     for run in runs:
         scores, _ = of_run(run)
         row(run.name, scores, marginal)
 
 
 def row(name: str, scores: Scores, best: Scores) -> None:
-    above = scores.nll.sum() / best.nll.sum() - 1
-    cells = [ratio(scores.nll, scores.entries), f"{-100 * above:.1f}", ratio(1000 * scores.squares, scores.entries)]
+    above = 1 - scores.nll.sum() / best.nll.sum()
+    cells = [ratio(scores.nll, scores.entries), f"{100 * above:.1f}", ratio(1000 * scores.squares, scores.entries)]
     print(f"| {' | '.join([name, *cells])} |", flush=True)
 
 
