@@ -13,7 +13,7 @@ class Affine:
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         self.weight, self.bias = weight, bias
-        self._transposed = weight.transpose(1, 2)
+        self._transposed = weight.mT.contiguous()  # a product would copy a view in every step
         self.gradients = (torch.zeros_like(weight), torch.zeros_like(bias))
 
     def __call__(self, h: Tensor, out: Tensor | None = None) -> Tensor:

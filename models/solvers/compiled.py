@@ -111,6 +111,49 @@ def slopes(a: Floats, out: Floats, kind: int) -> None:
             out[i] = _ONE if a[i] > _ZERO else _ZERO
 
 
+@jit
+def copy(out: Floats, x: Floats) -> None:
+    """Write the first entries of x to all of out."""
+    for i in range(len(out)):
+        out[i] = x[i]
+
+
+@jit
+def fill(out: Floats) -> None:
+    """Set all entries to 0."""
+    for i in range(len(out)):
+        out[i] = 0
+
+
+@jit
+def spread(rows: Floats, vector: Floats) -> None:
+    """Write the vector to each row."""
+    for i in range(rows.shape[0]):
+        for j in range(rows.shape[1]):
+            rows[i, j] = vector[j]
+
+
+@jit
+def logistic(x: Floats) -> None:
+    """Apply the logistic function to the vector x in place."""
+    for j in range(len(x)):
+        x[j] = sigmoid(x[j])
+
+
+@jit
+def multiply(out: Floats, x: Floats, y: Floats) -> None:
+    """Write the entries of x times those of y to out."""
+    for j in range(len(out)):
+        out[j] = x[j] * y[j]
+
+
+@jit
+def add(out: Floats, x: Floats) -> None:
+    """Add x to the first entries of out."""
+    for j in range(len(x)):
+        out[j] += x[j]
+
+
 @intrinsic
 def add_product(typing: Any, y: Any, A: Any, x: Any) -> Any:
     """Add A x to y: y[16 t + l] += sum_j A[t, j, l] x[j], for a packed A [tiles, rows, 16]."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.solvers.compiled import ELU, RELU, TANH, Floats, activate, add_product, jit, slopes
+from models.solvers.compiled import ELU, RELU, TANH, Floats, activate, add_product, copy, fill, jit, slopes
 
 KINDS = {"tanh": TANH, "elu": ELU, "relu": RELU}
 
@@ -192,16 +192,3 @@ def curves(a: Floats, out: Floats, kind: int) -> None:
             out[i] = np.float32(0) if a[i] > np.float32(0) else np.float32(1)
         else:
             out[i] = 0
-
-
-@jit
-def copy(out: Floats, x: Floats) -> None:
-    for i in range(len(out)):
-        out[i] = x[i]
-
-
-@jit
-def fill(out: Floats) -> None:
-    """Set all entries to 0."""
-    for i in range(len(out)):
-        out[i] = 0

@@ -6,23 +6,35 @@ observation, whose input has been projected for all times beforehand (x = A y + 
     [r, z, n] of a GRU cell with recurrent part u = U h' + d,   h'' = h' + m (1 - z) (n - h'),
 with m = 1 where the sequence has an observation and 0 elsewhere.
 
-Autograd would record some thirty nodes a step. Here the forward pass keeps the gates, and the backward pass goes
-through blocks of steps, from the last: it computes every local slope of a block at once, runs a loop of few matrix
-products a step, and forms the block's part of each weight gradient as one product. The tensors of a block stay in
-cache; for two passes, 256 units and 32 sequences that is a quarter faster than all steps at once.
+Two forms compute the same up to rounding (docs/loops.md). The eager one, operations of torch, is the reference and
+takes any flow. Autograd would record some thirty nodes a step; here the forward pass keeps the gates, and the backward
+pass goes through blocks of steps, from the last: it computes every local slope of a block at once, runs a loop of few
+matrix products a step, and forms the block's part of each weight gradient as one product. The tensors of a block stay
+in cache; for two passes, 256 units and 32 sequences that is a quarter faster than all steps at once. The compiled one
+(`recurrence_kernels`) is GRU-ODE in machine code, and leaves out rows that have ended or observe nothing.
 
 R is the number of independent passes run side by side (1: forward; 2: forward and backward in time).
 """
 
+import functools
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Protocol
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from models.solvers.affine import Affine
+from models.solvers.gru_flow import GruFlow
+from models.solvers.packing import pack, padded
 
+COMPILED_WIDTH = 256
+"""Largest number of units that the compiled form takes. Beyond it the matrix products take most of the time, and those
+of torch take several cores."""
 _BLOCK = 16
 """Number of steps per block of the backward pass."""
 
@@ -83,12 +95,124 @@ def run(
         before [M, R, B, H], the state at the end of each step and just before its observation, and
         after [M, R, B, H], the state just after it (equal to `before` where there is none).
     """
+    form = run_compiled if compiles(h0, x, flow, weights, update) else run_eager
     with torch.autocast(h0.device.type, enabled=False):  # solver state keeps its precision
-        before, after = _Recurrence.apply(h0, x, dt, observe, *update, flow, *weights)
+        return form(h0, x, flow, weights, update, dt, observe)
+
+
+def compiles(
+    h0: Tensor, x: Tensor, flow: type[Flow], weights: Sequence[Tensor], update: tuple[Tensor, Tensor]
+) -> bool:  # fmt: skip
+    """Return whether the compiled form covers this flow and these tensors, and is the faster one."""
+    covered = all(y.device.type == "cpu" and y.dtype == torch.float32 for y in (h0, x, *weights, *update))
+    return flow is GruFlow and covered and h0.shape[2] <= COMPILED_WIDTH and _kernels() is not None
+
+
+def run_eager(
+    h0: Tensor, x: Tensor, flow: type[Flow], weights: Sequence[Tensor], update: tuple[Tensor, Tensor], dt: Tensor,
+    observe: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Compute in operations of torch, on any device, in any precision and with any flow."""
+    before, after = _Eager.apply(h0, x, dt, observe, *update, flow, *weights)
     return before, after
 
 
-class _Recurrence(torch.autograd.Function):
+def run_compiled(
+    h0: Tensor, x: Tensor, flow: type[Flow], weights: Sequence[Tensor], update: tuple[Tensor, Tensor], dt: Tensor,
+    observe: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Compute in machine code, in float32 on a CPU, with the flow of GRU-ODE."""
+    before, after = _Compiled.apply(h0, x, dt, observe, *update, *weights)
+    return before, after
+
+
+@functools.cache
+def _kernels() -> ModuleType | None:
+    """Return the compiled loop, or None where numba is not installed."""
+    try:
+        from models.solvers import recurrence_kernels  # numba takes half a second to load
+    except ImportError:
+        return None
+    return recurrence_kernels
+
+
+class _Compiled(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, h0: Tensor, x: Tensor, dt: Tensor, observe: Tensor, U: Tensor, d: Tensor, W: Tensor,
+        b: Tensor, V: Tensor, c: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        kernels = _kernels()
+        assert kernels is not None
+        H = h0.shape[2]
+        order, count = _order(dt, observe)
+        plan = kernels.Plan(*_arrays(dt[..., 0], observe[..., 0], order, count))
+        # Blocks of rows of each pass [R]: steps, and updates.
+        used = [-(-rows // kernels.ROWS) for rows in (count, observe[..., 0].count_nonzero(2).T)]
+        T, S = ([int(blocks.sum()) for blocks in of_pass] for of_pass in used)
+        keep = any(ctx.needs_input_grad)  # type: ignore[attr-defined]
+        shapes = [(T, 1), (T, 2), (T, 1), (T, 1), (S, 1), (S, 3), (S, 1)]
+        kept = [h0.new_empty(sum(blocks) if keep else 1, kernels.ROWS, n * padded(H)) for blocks, n in shapes]
+        states = [h0.new_empty(*dt.shape[:3], H) for _ in range(2)]
+        W, V, U = (_by_gate(weight, H) for weight in (W, V, U))
+        b, c, d = (_by_gate(bias.mT, H)[..., 0] for bias in (b, c, d))
+        net = kernels.Networks(*_arrays(pack(W.mT), b, pack(V.mT), c, pack(U.mT), d))
+        kernels.forward(*_arrays(h0, x), net, plan, *_arrays(*states), kernels.Rows(*_arrays(*kept)), keep)
+        ctx.save_for_backward(W, V, U, *kept)
+        ctx.made = plan, T, S  # type: ignore[attr-defined]
+        return states[0], states[1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, d_before: Tensor, d_after: Tensor) -> tuple[Tensor | None, ...]:
+        kernels = _kernels()
+        assert kernels is not None
+        W, V, U, *kept = ctx.saved_tensors  # type: ignore[attr-defined]
+        plan, T, S = ctx.made  # type: ignore[attr-defined]
+        start, zr, rh, g, before, u, _ = kept
+        M, R, B, H = d_after.shape
+        none = W.new_zeros(R, 1)
+        d_h0, d_x, d = W.new_empty(R, B, H), W.new_zeros(M, R, B, 3 * H), [torch.empty_like(y) for y in (zr, g, u)]
+        net = kernels.Networks(*_arrays(pack(W), none, pack(V), none, pack(U), none))
+        kernels.backward(
+            net, plan, kernels.Rows(*_arrays(*kept)), *_arrays(d_before, d_after, d_h0, d_x),
+            kernels.Gradients(*_arrays(*d)),
+        )  # fmt: skip
+        d_W, d_b = _gradients(d[0], start, T, H)
+        d_V, d_c = _gradients(d[1], rh, T, H)
+        d_U, d_d = _gradients(d[2], before, S, H)
+        return d_h0, d_x, None, None, d_U, d_d, d_W, d_b, d_V, d_c
+
+
+def _order(dt: Tensor, observe: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sequences [R, B] of each pass, those with most steps first, and how many are left at a step [R, M]."""
+    active = ((dt != 0) | (observe != 0))[..., 0]
+    step = torch.arange(len(dt))
+    length = (active * (step + 1)[:, None, None]).amax(0)
+    return length.argsort(dim=1, descending=True, stable=True), (length[:, None] > step[:, None]).sum(2)
+
+
+def _by_gate(weight: Tensor, H: int) -> Tensor:
+    """Return a weight [R, gates x H, n] with the rows of each gate padded to whole vectors."""
+    return F.pad(weight.detach().unflatten(1, (-1, H)), (0, 0, 0, padded(H) - H)).flatten(1, 2)
+
+
+def _gradients(d_out: Tensor, inputs: Tensor, blocks: list[int], H: int) -> tuple[Tensor, Tensor]:
+    """Return the gradients of weights [R, gates x H, H] and biases [R, 1, gates x H] from the blocks of all passes."""
+    found = []
+    for of_out, of_in in zip(d_out.split(blocks), inputs.split(blocks), strict=True):
+        of_out = of_out.flatten(0, 1)
+        found.append((of_out.mT @ of_in.flatten(0, 1), of_out.sum(0)))
+    weight, bias = (torch.stack(parts) for parts in zip(*found, strict=True))
+    gates = (-1, padded(H))
+    return weight.unflatten(1, gates)[:, :, :H, :H].flatten(1, 2), bias.unflatten(1, gates)[..., :H].flatten(1)[:, None]
+
+
+def _arrays(*tensors: Tensor) -> list[NDArray[np.float32]]:
+    return [x.detach().contiguous().numpy() for x in tensors]
+
+
+class _Eager(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: FunctionCtx, h0: Tensor, x: Tensor, dt: Tensor, observe: Tensor, U: Tensor, d: Tensor, kind: type[Flow],

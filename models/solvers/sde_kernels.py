@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.solvers.compiled import ELU, ROWS, Floats, activate, add_products, jit, sigmoid, slopes, tanh
+from models.solvers.compiled import ELU, ROWS, Floats, activate, add_products, jit, sigmoid, slopes, spread, tanh
 
 
 class Networks(NamedTuple):
@@ -145,11 +145,3 @@ def backward(
         for i in range(count):
             for j in range(Z):
                 d_x0[first + i, j] = delta[i, j]
-
-
-@jit
-def spread(rows: Floats, vector: Floats) -> None:
-    """Write the vector to each row."""
-    for i in range(rows.shape[0]):
-        for j in range(rows.shape[1]):
-            rows[i, j] = vector[j]

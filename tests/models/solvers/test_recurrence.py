@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from models.gru_ode import GruOde
 from models.parts.likelihoods import Marginal
+from models.solvers import recurrence
 from models.solvers.gru_flow import GruFlow
 from models.solvers.mlp_flow import MlpFlow
 from models.solvers.recurrence import run
@@ -86,6 +87,86 @@ def test_hand_derived_gradient_matches_finite_differences(case):
         return run(h0, x.detach()[:3], flow, weights, (U, d), dt[:3], observe[:3])
 
     assert torch.autograd.gradcheck(last_state, (h0, *update, *weights))
+
+
+@pytest.fixture(params=[0.0, 0.3, 1.0], ids=lambda share: f"{share} observed")
+def single(request):
+    """Return a problem in single precision, whose rows fill more than one block, and no vector of numbers."""
+    g = torch.Generator().manual_seed(0)
+    M, R, B, H = 20, 2, 11, 20
+
+    def leaf(*shape):
+        return (0.5 * torch.randn(*shape, generator=g)).requires_grad_()
+
+    weights, update = [leaf(*shape) for shape in GruFlow.shapes(R, H).values()], (leaf(R, 3 * H, H), leaf(R, 1, 3 * H))
+    steps = torch.tensor([M, 3, 9, M, 1, 12, 12, 5, M, 2, 17])  # where the sequences end
+    alive = (torch.arange(M)[:, None] < steps).float()[:, None, :, None]
+    dt, observe = torch.rand(M, R, B, 1, generator=g), (torch.rand(M, R, B, 1, generator=g) < request.param).float()
+    return leaf(R, B, H), leaf(M, R, B, 3 * H), GruFlow, weights, update, dt * alive, observe * alive
+
+
+def with_gradients(form, case):
+    h0, x, _, weights, update, *_ = case
+    outputs = tuple(form(*case))
+    g = torch.Generator().manual_seed(1)
+    incoming = [torch.randn(o.shape, generator=g) for o in outputs]
+    leaves = [h0, x, *weights, *update]
+    return *outputs, *torch.autograd.grad(outputs, leaves, incoming, allow_unused=True, materialize_grads=True)
+
+
+def test_both_forms_match_the_formula_in_single_precision(single):
+    def reference():
+        return with_gradients(formula, single)
+
+    bounds, expected = rounding.bounds(reference), reference()
+    for form in (recurrence.run_eager, recurrence.run_compiled):
+        for x, y, atol in zip(with_gradients(form, single), expected, bounds, strict=True):
+            torch.testing.assert_close(x, y, rtol=0, atol=atol)
+
+
+def test_compiled_form_repeats_with_and_without_gradients(single):
+    first, again = (with_gradients(recurrence.run_compiled, single) for _ in range(2))
+    with torch.no_grad():
+        plain = recurrence.run_compiled(*single)
+    assert all(torch.equal(x, y) for x, y in zip(first, again, strict=True))
+    assert all(torch.equal(x, y) for x, y in zip(first, plain, strict=False))
+
+
+def test_compiled_form_ignores_other_sequences(single):
+    """Neither their number, nor their lengths, nor what they observe changes a bit."""
+    h0, x, flow, weights, update, dt, observe = (
+        y if isinstance(y, type | list | tuple) else y.detach() for y in single
+    )
+    together = recurrence.run_compiled(h0, x, flow, weights, update, dt, observe)
+    for b in range(dt.shape[2]):
+        one = (h0[:, [b]], x[:, :, [b]], flow, weights, update, dt[:, :, [b]], observe[:, :, [b]])
+        for alone, all_rows in zip(recurrence.run_compiled(*one), together, strict=True):
+            assert torch.equal(alone[:, :, 0], all_rows[:, :, b])
+
+
+@pytest.mark.parametrize("single", [1.0], indirect=True)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_compiled_form_hides_no_non_finite_number(single, value):
+    """The eager form also spoils the states after a sequence's end, by 0 times NaN."""
+    h0, x, _, weights, update, _, observe = single
+    alive = observe[..., 0] > 0
+    for changed in (h0, x, *weights, *update):
+        with torch.no_grad():
+            before = changed.view(-1)[0].item()
+            changed.view(-1)[0] = value
+            eager, compiled = (form(*single) for form in (recurrence.run_eager, recurrence.run_compiled))
+            changed.view(-1)[0] = before
+        for a, b in zip(eager, compiled, strict=True):
+            assert torch.equal(a.isfinite()[alive], b.isfinite()[alive])
+
+
+def test_compiled_form_is_taken_where_it_is_faster(single):
+    h0, x, flow, weights, update, *_ = single
+    assert recurrence.compiles(h0, x, flow, weights, update)
+    assert not recurrence.compiles(h0.double(), x, flow, weights, update)
+    assert not recurrence.compiles(h0, x, MlpFlow, weights, update)
+    wide = h0.new_empty(1, 1, recurrence.COMPILED_WIDTH + 1)
+    assert not recurrence.compiles(wide, x, flow, weights, update)
 
 
 def test_network_flow_converges_with_order_one():

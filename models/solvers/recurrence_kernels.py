@@ -1,0 +1,293 @@
+"""The loop of `recurrence` with the flow of GRU-ODE for numba: all steps of a pass, without an operation of torch.
+
+Arrays are float32 and contiguous, vectors padded and matrices packed (`packing`). Each of R passes takes its B
+sequences through M steps, in the order of `Plan.order`: those with most steps first, so that the ones that are left at
+a step are the first. A step handles rows in blocks of `compiled.ROWS`: its sequences, and then those that observe. The
+last block of each is filled up with rows of length 0, or of zeros. Kept arrays have an entry for each block, by pass
+and step.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.solvers.compiled import (
+    ROWS,
+    TANH,
+    Floats,
+    activate,
+    add,
+    add_products,
+    copy,
+    fill,
+    jit,
+    logistic,
+    multiply,
+    sigmoid,
+    spread,
+    tanh,
+)  # fmt: skip
+
+Integers = NDArray[np.int64]
+
+
+class Networks(NamedTuple):
+    """Packed matrices [R, tiles, inputs, lanes], gate by gate, and padded biases; for the backward pass the transposed
+    matrices, which take all gates at once."""
+
+    W: Floats
+    """z, r of the flow."""
+    b: Floats
+    V: Floats
+    """g of the flow."""
+    c: Floats
+    U: Floats
+    """r, z, n of the update."""
+    d: Floats
+
+
+class Plan(NamedTuple):
+    """Which rows have something to compute."""
+
+    dt: Floats
+    """[M, R, B] step lengths."""
+    observe: Floats
+    """[M, R, B] 1 where the step ends at an observation, else 0."""
+    order: Integers
+    """[R, B] indices of the sequences of a pass."""
+    left: Integers
+    """[R, M] number of sequences that have not ended before a step."""
+
+
+class Rows(NamedTuple):
+    """Blocks [blocks, ROWS, n] of steps and of updates."""
+
+    start: Floats
+    """Steps: states before them."""
+    zr: Floats
+    rh: Floats
+    """r h"""
+    g: Floats
+    before: Floats
+    """Updates: states before them."""
+    u: Floats
+    """r, z and the recurrent part of n."""
+    n: Floats
+
+
+class Gradients(NamedTuple):
+    """Gradients of the arguments of the gates, in blocks."""
+
+    zr: Floats
+    g: Floats
+    u: Floats
+    """r, z and the recurrent part of n."""
+
+
+@jit
+def forward(
+    h0: Floats, x: Floats, net: Networks, plan: Plan, before: Floats, after: Floats, kept: Rows,
+    keep: bool,
+) -> None:  # fmt: skip
+    """Write the states [M, R, B, H] before and after each step's observations.
+
+    If not `keep`, all blocks are written to the first."""
+    M, R, B = plan.dt.shape
+    H, width = h0.shape[2], kept.start.shape[2]
+    h = np.zeros((-(-B // ROWS), ROWS, width), np.float32)
+    which, none = np.empty(ROWS, np.int64), np.zeros(x.shape[3], np.float32)
+    t, s = 0, 0
+    for r in range(R):
+        order = plan.order[r]
+        h[:] = 0
+        for j in range(B):
+            copy(h[j // ROWS, j % ROWS, :H], h0[r, order[j]])
+        for m in range(M):
+            count = plan.left[r, m]
+            for block in range(-(-count // ROWS)):
+                state, p = h[block], t if keep else 0
+                start, zr, rh, g = kept.start[p], kept.zr[p], kept.rh[p], kept.g[p]
+                for i in range(ROWS):
+                    copy(start[i], state[i])
+                spread(zr, net.b[r])
+                add_products(zr, net.W[r], start)
+                logistic(zr.reshape(-1))
+                for i in range(ROWS):
+                    multiply(rh[i], zr[i, width:], start[i])
+                spread(g, net.c[r])
+                add_products(g, net.V[r], rh)
+                activate(g.reshape(-1), TANH)
+                for i in range(min(ROWS, count - block * ROWS)):
+                    advance(state[i], zr[i], g[i], plan.dt[m, r, order[block * ROWS + i]])
+                t += 1
+            found = 0
+            for j in range(B):
+                copy(before[m, r, order[j]], h[j // ROWS, j % ROWS])
+                if j < count and plan.observe[m, r, order[j]] != 0:
+                    which[found] = j
+                    found += 1
+                if found == ROWS or (j == B - 1 and found > 0):
+                    p = s if keep else 0
+                    start, u, n = kept.before[p], kept.u[p], kept.n[p]
+                    for i in range(ROWS):
+                        if i < found:
+                            copy(start[i], h[which[i] // ROWS, which[i] % ROWS])
+                        else:
+                            fill(start[i])
+                    spread(u, net.d[r])
+                    add_products(u, net.U[r], start)
+                    fill(n.reshape(-1))
+                    for i in range(ROWS):
+                        if i < found:
+                            gates(u[i], n[i], x[m, r, order[which[i]]], H)
+                            jump(h[which[i] // ROWS, which[i] % ROWS], u[i], n[i])
+                        else:
+                            gates(u[i], n[i], none, H)
+                    s += 1
+                    found = 0
+            for j in range(B):
+                copy(after[m, r, order[j]], h[j // ROWS, j % ROWS])
+
+
+@jit
+def backward(
+    net: Networks, plan: Plan, kept: Rows, d_before: Floats, d_after: Floats, d_h0: Floats, d_x: Floats, d: Gradients
+) -> None:  # fmt: skip
+    """Write the gradients of h0, of x where it was read, and of the blocks."""
+    M, R, B = plan.dt.shape
+    H, width = d_h0.shape[2], kept.start.shape[2]
+    delta = np.zeros((-(-B // ROWS), ROWS, width), np.float32)
+    back, d_n = np.empty((ROWS, width), np.float32), np.empty((ROWS, width), np.float32)
+    which = np.empty(ROWS, np.int64)
+    t, s = 0, 0
+    for r in range(R):
+        for m in range(M):
+            t += -(-plan.left[r, m] // ROWS)
+            s += updates(plan, m, r)
+        last_t, last_s = t, s
+        order = plan.order[r]
+        delta[:] = 0
+        for m in range(M - 1, -1, -1):
+            count = plan.left[r, m]
+            for j in range(B):
+                add(delta[j // ROWS, j % ROWS], d_after[m, r, order[j]])
+            s -= updates(plan, m, r)
+            p, found = s, 0
+            for j in range(B):
+                if j < count and plan.observe[m, r, order[j]] != 0:
+                    which[found] = j
+                    found += 1
+                if found == ROWS or (j == B - 1 and found > 0):
+                    d_u = d.u[p]
+                    for i in range(ROWS):
+                        if i < found:
+                            at = delta[which[i] // ROWS, which[i] % ROWS]
+                            jump_back(at, back[i], d_u[i], d_n[i], kept.u[p, i], kept.n[p, i], kept.before[p, i])
+                            target = d_x[m, r, order[which[i]]]
+                            copy(target[:H], d_u[i])
+                            copy(target[H : 2 * H], d_u[i, width:])
+                            copy(target[2 * H :], d_n[i])
+                        else:
+                            fill(d_u[i])
+                            fill(back[i])
+                    add_products(back, net.U[r], d_u)
+                    for i in range(found):
+                        copy(delta[which[i] // ROWS, which[i] % ROWS], back[i])
+                    p += 1
+                    found = 0
+            for j in range(B):
+                add(delta[j // ROWS, j % ROWS], d_before[m, r, order[j]])
+            blocks = -(-count // ROWS)
+            t -= blocks
+            for block in range(blocks):
+                p, at = t + block, delta[block]
+                start, zr, g, d_zr, d_g = kept.start[p], kept.zr[p], kept.g[p], d.zr[p], d.g[p]
+                for i in range(ROWS):
+                    j = block * ROWS + i
+                    length = plan.dt[m, r, order[j]] if j < count else np.float32(0)
+                    step_back(at[i], d_zr[i], d_g[i], zr[i], g[i], start[i], length)
+                back[:] = 0
+                add_products(back, net.V[r], d_g)
+                for i in range(ROWS):
+                    reset_back(at[i], d_zr[i], back[i], zr[i], kept.rh[p, i])
+                add_products(at, net.W[r], d_zr)
+        for j in range(B):
+            copy(d_h0[r, order[j]], delta[j // ROWS, j % ROWS])
+        t, s = last_t, last_s
+
+
+@jit
+def updates(plan: Plan, m: int, r: int) -> int:
+    """Return the number of blocks of a step's updates."""
+    found = 0
+    for b in range(plan.observe.shape[2]):
+        found += plan.observe[m, r, b] != 0
+    return -(-found // ROWS)
+
+
+@jit
+def gates(u: Floats, n: Floats, x: Floats, H: int) -> None:
+    """Turn the recurrent parts into r and z, and write n."""
+    width = len(n)
+    for j in range(H):
+        u[j] = sigmoid(u[j] + x[j])
+    for j in range(H):
+        u[width + j] = sigmoid(u[width + j] + x[H + j])
+    for j in range(H):
+        n[j] = tanh(x[2 * H + j] + u[j] * u[2 * width + j])
+
+
+@jit
+def advance(h: Floats, zr: Floats, g: Floats, length: np.float32) -> None:
+    """Take an Euler step h' = h + length (1 - z) (g - h) in place."""
+    for j in range(len(h)):
+        h[j] += length * ((np.float32(1) - zr[j]) * (g[j] - h[j]))
+
+
+@jit
+def jump(h: Floats, u: Floats, n: Floats) -> None:
+    """Update h'' = h' + (1 - z) (n - h') in place."""
+    width = len(h)
+    for j in range(width):
+        h[j] += (np.float32(1) - u[width + j]) * (n[j] - h[j])
+
+
+@jit
+def jump_back(
+    delta: Floats, back: Floats, d_u: Floats, d_n: Floats, u: Floats, n: Floats, before: Floats
+) -> None:  # fmt: skip
+    """Write the gradients of the arguments of r, z and n, of the recurrent part of n, and of h apart from u."""
+    one, width = np.float32(1), len(n)
+    for j in range(width):
+        r, z, un = u[j], u[width + j], u[2 * width + j]
+        slope = delta[j] * (one - z) * (one - n[j] * n[j])
+        d_n[j] = slope
+        d_u[j] = slope * un * r * (one - r)
+        d_u[width + j] = delta[j] * (before[j] - n[j]) * z * (one - z)
+        d_u[2 * width + j] = slope * r
+        back[j] = delta[j] * z
+
+
+@jit
+def step_back(
+    delta: Floats, d_zr: Floats, d_g: Floats, zr: Floats, g: Floats, start: Floats, length: np.float32
+) -> None:  # fmt: skip
+    """Write the gradients of the arguments of z and g, and turn delta into that of h apart from z, r and g."""
+    one = np.float32(1)
+    for j in range(len(g)):
+        z = zr[j]
+        toward = length * (one - z)
+        d_g[j] = delta[j] * toward * (one - g[j] * g[j])
+        d_zr[j] = delta[j] * length * (start[j] - g[j]) * z * (one - z)
+        delta[j] -= delta[j] * toward
+
+
+@jit
+def reset_back(delta: Floats, d_zr: Floats, d_rh: Floats, zr: Floats, rh: Floats) -> None:
+    """Write the gradient of the argument of r, and add to delta what reaches h through r h."""
+    width = len(delta)
+    for j in range(width):
+        r = zr[width + j]
+        d_zr[width + j] = d_rh[j] * rh[j] * (np.float32(1) - r)
+        delta[j] += d_rh[j] * r
