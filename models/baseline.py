@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from models.base import LatentDynamics, Objective, Smoother, Terms, per_sequence, time_until
-from models.batch import Batch
+from models.batch import Batch, Planner
 from models.decoder import Decoder
 from models.gru_ode import DrivenConfig, Events, GruOde
 from models.parts.entries import Widths
@@ -69,6 +69,9 @@ class GruOdeModel(LatentDynamics):
         self.features = mlp(c.hidden, c.width, c.depth, c.latent)
         self.decoder = Decoder(c.latent + c.hidden, likelihood, marginal, c)
 
+    def planner(self) -> Planner | None:
+        return self.gru_ode.planner(self.multiple())
+
     def forward(self, batch: Batch, kl_weight: float) -> Objective:
         """Return the loss [B]. `kl_weight` has no effect, since there is no KL."""
         terms = self._terms(batch)
@@ -116,6 +119,9 @@ class BiGruOdeModel(Smoother):
         gaps = Widths(marginal, c.gain_shape).gap * c.see_gaps
         self.features = mlp(2 * c.hidden + gaps, c.width, c.depth, c.latent)
         self.decoder = Decoder(c.latent + 2 * c.hidden, likelihood, marginal, c)
+
+    def planner(self) -> Planner | None:
+        return self.gru_ode.planner(self.multiple())
 
     def forward(self, batch: Batch, kl_weight: float) -> Objective:
         """Return the loss [B]. `kl_weight` has no effect, since there is no KL."""

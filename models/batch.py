@@ -28,6 +28,11 @@ class Plan(NamedTuple):
     observed: NDArray[np.bool_]
     """The mask it was computed from, on the host."""
 
+    @classmethod
+    def of(cls, batch: "Batch", grids: Any) -> "Plan":
+        """Return the plan of a batch on the host."""
+        return cls(grids, batch.times.numpy(), batch.observed.numpy())
+
     def check(self, batch: "Batch") -> None:
         """Raise an error if the batch was changed since. Only on a CPU, where the check does not wait."""
         if batch.times.device.type == "cpu":
@@ -95,7 +100,7 @@ class Batch(NamedTuple):
         """Return the batch, on the host, with its plan."""
         if planner is None or self.plan is not None:
             return self
-        return self._replace(plan=Plan(planner(self), self.times.numpy(), self.observed.numpy()))
+        return self._replace(plan=Plan.of(self, planner(self)))
 
     def changed(self, **fields: Tensor) -> "Batch":
         """Return the batch with other times, frames or masks, and without its plan."""

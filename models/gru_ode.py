@@ -7,6 +7,8 @@ a frame counts as observed if any of its channels is; the jump then reads which 
 seen in the direction of the pass. Static covariates set the first state.
 """
 
+from collections.abc import Callable
+from functools import partial
 from statistics import NormalDist
 from typing import Annotated, NamedTuple
 
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from driftwork.registry import Named
 from models.base import time_since, time_until
 from models.batch import Batch, moved
+from models.grids import Grids, clock_of, frames_of, grids_of
 from models.parts.entries import EntryReader, LinearByPass
 from models.parts.gain_shape import reader
 from models.parts.likelihood_choice import all_known, known
@@ -82,14 +85,17 @@ class Events(NamedTuple):
     seen: Tensor | None = None
     """[B, K, D] bool, which channels are observed; None where masks are of whole frames."""
 
+    steps: timegrid.TimeGrid | None = None
+    """Steps of all passes, if they were computed with the batch."""
+
     @classmethod
     def of(cls, batch: Batch) -> "Events":
-        observed = batch.frames_observed
-        count = observed.sum(1)
-        K = max(int(count.max()), 1)
-        frame = torch.argsort((~observed).to(torch.int8), dim=1, stable=True)[:, :K]
-        valid = torch.arange(K, device=frame.device) < count[:, None]
-        events = cls(frame, valid, batch.values)
+        if batch.plan is not None and isinstance(batch.plan.grids, Grids):
+            batch.plan.check(batch)
+            frame, valid, steps, _ = batch.plan.grids
+        else:
+            (frame, valid), steps = frames_of(batch.frames_observed), None
+        events = cls(frame, valid, batch.values, steps=steps)
         values = events.take(batch.values)
         if not batch.entries:
             return events._replace(values=values)
@@ -194,27 +200,22 @@ class GruOde(nn.Module):
         if marginal.table.static:
             self.first = nn.Linear(marginal.table.static, R * H)
 
+    def planner(self, multiple: int = 1, keep: Callable[[Batch], Batch] | None = None) -> Callable[[Batch], Grids]:
+        """Return the function that computes the grids of a batch; arguments as of `grids_of`."""
+        return partial(
+            grids_of, passes=self.passes, max_step=self.max_step, time_unit=self.time_unit, multiple=multiple, keep=keep
+        )
+
     def forward(self, batch: Batch, events: Events) -> Trajectory:
         """Run all passes over the events of the batch."""
-        R, (B, K) = self.passes, events.valid.shape
-        clock = torch.stack([clock_of(batch, d, self.time_unit).gather(1, events.frame) for d in range(R)])
-        # The order in which a pass meets the events: the backward one starts with the last.
-        ahead = torch.arange(K, device=clock.device)
-        order = torch.stack([ahead, ahead.flip(0)])[:R, None].expand(R, B, K).reshape(R * B, K)
-        times = clock.view(R * B, K).gather(1, order), events.valid.repeat(R, 1).gather(1, order)
-        ends = _horizon(batch, self.time_unit).repeat(R)
-        clocks, valid, ends = (x.cpu() for x in (*times, ends))
-        grid: timegrid.TimeGrid = moved(
-            timegrid.build(clocks, valid, ends, self.max_step / self.time_unit), clock.device
-        )
-        event = torch.cat([order, torch.full_like(order[:, :1], K)], 1).gather(1, grid.event)
-        grid = grid._replace(event=event, stop=grid.stop.gather(1, order))
-
+        R, (B, K), grid = self.passes, events.valid.shape, events.steps
+        if grid is None:  # the host waits for the times, if they are on a device
+            grid = moved(self.planner()(batch.to(torch.device("cpu"))).steps, batch.times.device)
         dtype, start = events.values.dtype, self._start(batch)
         before, after = recurrence.run(
             start, self._at_steps(self._projected(batch, events), grid), self.flow,
             [self.get_parameter(name) for name in self.flow_weights], (self.update, self.update_bias),
-            grid.dt.T.reshape(-1, R, B, 1).to(dtype), (event < K).T.reshape(-1, R, B, 1).to(dtype),
+            grid.dt.T.reshape(-1, R, B, 1).to(dtype), (grid.event < K).T.reshape(-1, R, B, 1).to(dtype),
         )  # fmt: skip
         if self.training and self.dropout > 0:
             mask = self._dropout_mask(batch.seed).to(dtype)
@@ -254,13 +255,3 @@ class GruOde(nn.Module):
         event = grid.event.clamp_max(K - 1)
         row = torch.arange(rows, device=event.device)
         return projected[row, event.T].view(-1, self.passes, rows // self.passes, H3)
-
-
-def _horizon(batch: Batch, time_unit: float) -> Tensor:
-    return batch.times[:, -1] / time_unit  # padding repeats the last time
-
-
-def clock_of(batch: Batch, direction: int, time_unit: float) -> Tensor:
-    """Return the model time [B, T] of every frame: since the start, or (direction 1) until the end."""
-    clock = batch.times / time_unit
-    return clock if direction == 0 else _horizon(batch, time_unit)[:, None] - clock

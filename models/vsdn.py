@@ -20,7 +20,8 @@ loss is minus the log-likelihood of these alone, times the number of entries ove
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -28,7 +29,7 @@ from pydantic import Field
 from torch import Tensor
 
 from models.base import LatentDynamics, Objective, Terms, per_sequence, time_since, time_until
-from models.batch import Batch
+from models.batch import Batch, Planner
 from models.decoder import Decoder
 from models.gru_ode import DrivenConfig, Events, GruOde
 from models.parts.entries import Widths
@@ -85,7 +86,7 @@ class VsdnVae(LatentDynamics):
     def __init__(self, config: VsdnVaeConfig, likelihood: LikelihoodName, marginal: Marginal) -> None:
         super().__init__()
         c = config
-        self.latent, self.free_nats = c.latent, c.free_nats
+        self.latent, self.free_nats, self.of_table = c.latent, c.free_nats, marginal.table is not None
         self.held_out_fraction, self.held_out_beta = c.held_out_fraction, c.held_out_beta
         self.prior_fraction = c.prior_fraction
         self.residual = c.name == "vsdn_vae_res"
@@ -96,6 +97,9 @@ class VsdnVae(LatentDynamics):
         around = widths.frame * c.see_next + 2 * widths.gap * c.see_gaps
         self.posterior_net = mlp(2 * c.hidden + around, c.width, c.depth, 2 * c.latent)
         self.decoder = Decoder(c.latent + c.hidden, likelihood, marginal, c)
+
+    def planner(self) -> Planner | None:
+        return self.gru_ode.planner(self.multiple(), keeping(self.held_out_fraction if self.of_table else 0.0))
 
     def forward(self, batch: Batch, kl_weight: float) -> Objective:
         """Return the loss [B] with beta = `kl_weight`, and the terms of the ELBO that `density` would report."""
@@ -217,6 +221,8 @@ def without_held_out(batch: Batch, share: float) -> Batch:
     frame, or of a table half of the observed entries, at random."""
     if share == 0:
         return batch
+    if batch.plan is not None and batch.plan.grids.kept is not None:
+        return batch._replace(**batch.plan.grids.kept._asdict())
     draw = torch.special.ndtr(keyed_normal(batch.seed, 2, 1, stream=_HELD_OUT)[..., 0])  # uniform, [B, 2]
     if batch.entries:
         T, D = batch.values.shape[1:]
@@ -224,6 +230,11 @@ def without_held_out(batch: Batch, share: float) -> Batch:
         return batch.changed(observed=batch.observed & (stays | (draw[:, :1, None] >= share)))
     number = batch.observed.cumsum(1) + (draw[:, 1:] < 0.5)  # the first held-out frame is random too
     return batch.changed(observed=batch.observed & ((number % 2 == 0) | (draw[:, :1] >= share)))
+
+
+def keeping(share: float) -> Callable[[Batch], Batch] | None:
+    """Return `without_held_out` for a share, or None where nothing is held out."""
+    return partial(without_held_out, share=share) if share > 0 else None
 
 
 def held_out(events: Events, kept: Batch) -> tuple[Events, Tensor, Tensor]:

@@ -26,9 +26,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from models.base import Filtered, Objective, StateSpace, Terms, per_sequence
-from models.batch import Batch
+from models.batch import Batch, Planner
 from models.decoder import Decoder
-from models.gru_ode import Events, GruOde, Trajectory, clock_of
+from models.grids import clock_of
+from models.gru_ode import Events, GruOde, Trajectory
 from models.particle_filter import Cloud, FilterState, stretches_of, uniforms
 from models.parts.drifts import Drifts
 from models.parts.entries import Widths
@@ -39,7 +40,7 @@ from models.solvers import sde, timegrid
 from models.solvers.sde import PRIOR
 from models.solvers.sde_loop import Shape
 from models.solvers.timegrid import TimeGrid
-from models.vsdn import VsdnConfig, held_out, without_held_out
+from models.vsdn import VsdnConfig, held_out, keeping, without_held_out
 
 
 class VsdnSdeConfig(VsdnConfig):
@@ -119,6 +120,9 @@ class VsdnSde(StateSpace):
         self.drifts = Drifts(c.hidden, future, c.latent, c.width, c.depth)
         self.x0 = nn.Parameter(torch.zeros(c.latent))
         self.decoder = Decoder(c.latent + c.hidden, likelihood, marginal, c)
+
+    def planner(self) -> Planner | None:
+        return self.gru_ode.planner(self.multiple(), keeping(self.config.held_out_fraction))
 
     def forward(self, batch: Batch, kl_weight: float) -> Objective:
         """Return the loss [B] with beta = `kl_weight`, and the terms of the ELBO.

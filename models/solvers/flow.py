@@ -104,15 +104,14 @@ class Flow(NamedTuple):
 
 def run(z0: Tensor, weights: Weights, dt: Tensor, method: FixedMethod, activation: ActivationName) -> Flow:
     """Integrate from z0 [G, P, Z] in M steps of lengths dt [M, G, P, 1], which are data and get no gradient."""
-    if compiles(z0, weights):
-        form = run_compiled
-    elif fused_flow.covers(z0, weights.W2.shape[1], weights.lead):
-        fused, eager = (functools.partial(_of_tensors, form, dt, method, activation) for form in (run_fused, run_eager))
-        key = z0.device, z0.shape[-1], weights.W3.shape[1:], method, activation
-        form = run_fused if first_use.trusted("fused flow", key, fused, eager, (z0, *weights)) else run_eager
-    else:
-        form = run_eager
     with torch.autocast(z0.device.type, enabled=False):  # solver state and trace keep their precision
+        form = run_eager
+        if compiles(z0, weights):
+            form = run_compiled
+        elif fused_flow.covers(z0, weights.W2.shape[1], weights.lead):
+            fused, eager = (functools.partial(_of_tensors, f, dt, method, activation) for f in (run_fused, run_eager))
+            key = z0.device, z0.shape[-1], weights.W3.shape[1:], method, activation
+            form = run_fused if first_use.trusted("fused flow", key, fused, eager, (z0, *weights)) else run_eager
         return form(z0, weights, dt, method, activation)
 
 

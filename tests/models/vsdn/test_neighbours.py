@@ -63,7 +63,7 @@ def test_each_step_has_its_next_observation():
     events = Events.of(x)
     clock = x.times.gather(1, events.frame)
     grid = timegrid.build(clock, events.valid, x.times[:, -1], max_step=0.3)
-    found, gap = _next_at_steps(events, grid)
+    found, _, gap = _next_at_steps(events, grid)
     assert found.shape == (grid.dt.shape[1], B, D)
     assert gap.shape == (grid.dt.shape[1], B, 1)
     for b in range(B):

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from models.gru_ode import Events, clock_of
+from models.grids import clock_of
+from models.gru_ode import Events
 from models.solvers import sde
 from tests.models.conftest import CONFIGS, make_batch, small
 
