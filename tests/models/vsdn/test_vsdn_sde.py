@@ -9,6 +9,7 @@ from models import vsdn_sde
 from models.batch import Batch
 from models.gru_ode import Events
 from models.parts.noise import keyed_normal
+from models.vsdn import without_held_out
 from tests.models import problems
 from tests.models.conftest import CONFIGS, make_batch, small
 from tests.models.linear_gaussian import R, make_model
@@ -28,7 +29,7 @@ def test_held_out_sequences_train_every_second_frame():
     batch = Batch(
         *(x.expand(rows, *x.shape[1:]).contiguous() for x in batch[:5]), torch.arange(rows), batch.keys * rows
     )
-    kept = model._without_held_out(batch).observed
+    kept = without_held_out(batch, model.config.held_out_fraction).observed
     part = (kept != batch.observed).any(1)
     assert float(part.double().mean()) == pytest.approx(0.3, abs=0.07)
     observed = batch.observed[0].nonzero()[:, 0]
