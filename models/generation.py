@@ -48,8 +48,7 @@ class BatchAtTimes(NamedTuple):
         own, requested = (torch.searchsorted(union, x.contiguous()) for x in (batch.times[0], times))
         values = batch.values.new_zeros(B, len(union), D).index_copy(1, own, batch.values)
         present, observed = (
-            torch.zeros(B, len(union), dtype=torch.bool, device=own.device).index_copy(1, own, x)
-            for x in (batch.present, batch.observed)
+            x.new_zeros(B, len(union), *x.shape[2:]).index_copy(1, own, x) for x in (batch.present, batch.observed)
         )
         dense = batch.changed(times=union.expand(B, -1), values=values, present=present, observed=observed)
         return cls(dense, own, requested)
@@ -61,7 +60,7 @@ class FramesAtTimes(NamedTuple):
     frames: Tensor
     """[B, Q, D] expectations; at an observed frame, the observation itself."""
     known: Tensor
-    """[B, Q] bool: the frame was observed."""
+    """[B, Q] bool: the frame was observed; of a table [B, Q, D]: the entry was."""
 
 
 def interpolate_at(model: LatentDynamics | Smoother, batch: Batch, times: Tensor, samples: int) -> FramesAtTimes:
@@ -72,7 +71,7 @@ def interpolate_at(model: LatentDynamics | Smoother, batch: Batch, times: Tensor
     """
     extended = BatchAtTimes.of(batch, times)
     observed = extended.batch.observed[:, extended.requested]
-    known = torch.where(batch.observed[..., None], batch.values, model.interpolate(batch, samples).mean)
+    known = torch.where(batch.entries_observed, batch.values, model.interpolate(batch, samples).mean)
     if len(extended.batch.times[0]) == len(extended.own):
         return FramesAtTimes(known[:, extended.requested], observed)
     answer = model.interpolate(extended.batch, samples).mean

@@ -108,9 +108,11 @@ class Given(NamedTuple):
     times: NDArray[np.float64]
     """[K] seconds from the beginning of the sequence, strictly increasing."""
     values: NDArray[np.float64]
-    """[K, D]"""
+    """[K, D]; of a table NaN where a channel is not observed."""
     ask: NDArray[np.float64]
     """[Q] seconds, strictly increasing."""
+    static: int | None = None
+    """Number of static covariates of a table, which are at their means; None where masks are of whole frames."""
 
     def batch(self, seed: int) -> Batch:
         """Return a batch of this one sequence, which begins at 0; there is no frame at 0 unless it was given."""
@@ -118,9 +120,11 @@ class Given(NamedTuple):
         times = self.times if at_0 else np.append(0.0, self.times)
         there = torch.from_numpy(np.isin(times, self.times))[None]
         values = self.values if at_0 else np.concatenate([np.zeros_like(self.values[:1]), self.values])
+        if self.static is not None:
+            there = there[..., None] & torch.from_numpy(np.isfinite(values))[None]
         return Batch(
-            torch.from_numpy(times)[None], torch.from_numpy(values.astype(np.float32))[None], there, there,
-            torch.ones(1), torch.tensor([seed]), ("",),
+            torch.from_numpy(times)[None], torch.from_numpy(np.nan_to_num(values).astype(np.float32))[None], there,
+            there, torch.ones(1), torch.tensor([seed]), ("",), static=torch.zeros(1, self.static or 0),
         )  # fmt: skip
 
 
@@ -187,7 +191,7 @@ class Served:
         decision = str(params.get("decision") or "probability")
         if decision not in DECISIONS:
             raise DriftworkError(f"decision={decision}: it is one of {', '.join(DECISIONS)}")
-        if decision != "probability" and not self._description.binary:
+        if decision != "probability" and (not self._description.binary or self._description.table is not None):
             raise DriftworkError(f"decision={decision}: this model's data are not binary; leave it out")
         return Asked(task, samples, particles, seed, decision)
 
@@ -200,7 +204,8 @@ class Served:
     def _checked(self, row: dict[str, Any], number: int) -> Given:
         """Check a row and return it as a sequence. Raises `DriftworkError` with the row's number."""
         where, about = f"sequence {number}", self._description
-        times, values, ask = (_numbers(row, name, where) for name in COLUMNS)
+        times, ask = (_numbers(row, name, where) for name in ("times", "ask"))
+        values = _numbers(row, "values", where, missing=about.table is not None)
         for name, x in (("times", times), ("ask", ask)):
             if x.ndim != 1:
                 raise DriftworkError(f"{where}: {name} must be a list of numbers, seconds")
@@ -212,13 +217,15 @@ class Served:
         if values.shape != (len(times), D):
             shape = " x ".join(map(str, values.shape))
             raise DriftworkError(f"{where}: values are {shape}, not {len(times)} x {D}: one frame of {D} a time")
-        if about.binary and not np.isin(values, (0, 1)).all():
+        if about.binary and not np.isin(values[np.isfinite(values)], (0, 1)).all():
             raise DriftworkError(f"{where}: values must be 0 or 1, as this model's data are")
         last, most = max(times[-1], ask[-1]), 10 * about.interval * about.length
         if last > most:
             raise DriftworkError(f"{where}: goes on to {last:g} s; this model answers up to {most:g} s")
         if len(times) + len(ask) > _MOST_FRAMES:
             raise DriftworkError(f"{where}: has {len(times) + len(ask)} frames; {_MOST_FRAMES} are the most")
+        if about.table is not None:
+            return Given(times, values, ask, about.table.static)
         if isinstance(self._model, Forecaster):
             A = self._model.given
             first = np.arange(A) * about.interval
@@ -238,14 +245,15 @@ def _forecast(model: Forecaster, batch: Batch, ask: Tensor, samples: int) -> Ten
     return (total / samples)[torch.searchsorted(times, ask)]
 
 
-def _numbers(row: dict[str, Any], name: str, where: str) -> NDArray[np.float64]:
+def _numbers(row: dict[str, Any], name: str, where: str, missing: bool = False) -> NDArray[np.float64]:
+    """Return a column of a row; with `missing`, NaN and null stand for a missing value."""
     try:
         numbers = np.array(row[name], dtype=np.float64)
     except (KeyError, TypeError, ValueError):  # also for rows of unequal length
         raise DriftworkError(f"{where}: {name} must be numbers, and frames of equal length") from None
     if numbers.ndim == 0 or numbers.size == 0:
         raise DriftworkError(f"{where}: {name} is empty")
-    if not np.isfinite(numbers).all():
+    if not (np.isfinite(numbers) | (missing & np.isnan(numbers))).all():
         raise DriftworkError(f"{where}: {name} holds NaN or an infinite number; leave out a frame that is missing")
     return numbers
 
