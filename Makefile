@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: setup demo test test-fast test-kernels check bench
+.PHONY: setup demo demo-table test test-fast test-kernels check bench
 .NOTPARALLEL:
 
 setup: .venv/.ready
@@ -15,6 +15,9 @@ setup: .venv/.ready
 
 demo: setup
 	$(BIN)/driftwork demo
+
+demo-table: setup
+	$(BIN)/driftwork demo table
 
 # Three processes of one thread each, as tests also wait; pytest exits 5 where it finds no test.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
