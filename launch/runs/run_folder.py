@@ -67,6 +67,8 @@ def find(run: str, uri: str | None = None) -> Path:
     if not (folder / CONFIG_FILE).exists():
         if folder.exists() or "/" in run:
             raise DriftworkError(f"{run}: no run folder (it has no {CONFIG_FILE})")
+        if (beside := Path("runs") / run / CONFIG_FILE).exists():
+            raise DriftworkError(f"{run}: no run folder here; did you mean {beside.parent}?")
         folder = find_run_folder(uri or store_uri.default(), run)
     return folder
 

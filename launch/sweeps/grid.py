@@ -133,6 +133,8 @@ def parsed(argv: list[str]) -> tuple[Grid, list[str]]:
     own = [argument for argument in argv[1:] if argument.partition("=")[0] in OWN]
     for argument in own:
         apply(raw, argument)
+    if BASE not in raw and "model" in raw:
+        raise DriftworkError(f"{file}: a config of one run, not a grid; a grid names it as base: (docs/sweeps.md)")
     config = build(GridConfig, raw, where=str(file))
     name = config.name or file.stem
     grid = Grid(typed("sweep", argv), file, name, config.out or Path("runs") / name, config, ())

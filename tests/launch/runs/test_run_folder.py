@@ -211,3 +211,11 @@ def test_damaged_weights_are_named(tmp_path, left):
     (tmp_path / weights.BEST).write_bytes(left)
     with pytest.raises(DriftworkError, match=r"best\.safetensors: is damaged: .*; copy the run folder again"):
         weights.load_best(torch.nn.Linear(2, 2), tmp_path, torch.device("cpu"))
+
+
+def test_run_without_its_parent_folder_is_suggested(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/one").mkdir(parents=True)
+    (tmp_path / "runs/one/config.yaml").touch()
+    with pytest.raises(DriftworkError, match=r"^one: no run folder here; did you mean runs/one\?$"):
+        run_folder.find("one")

@@ -67,6 +67,11 @@ def test_trial_names_are_short_and_valid(read):
     assert grid.trials[1].config.observe.train.ratios == (0.25, 0.5)
 
 
+def test_config_of_one_run_is_no_grid():
+    with pytest.raises(DriftworkError, match="a config of one run, not a grid; a grid names it as base: "):
+        grids.read([str(TINY), "data=rolls"])
+
+
 def test_base_is_taken_from_command_line(tmp_path):
     file = tmp_path / "grid.yaml"
     file.write_text("grid: {train.seed: [0, 1]}")
