@@ -93,7 +93,7 @@ class Run:
             a table of the kind of `source`, or the path `out` where it is given.
         """
         with _answer(source, out) as (words, found):
-            request = parse(impute.ImputeConfig, [*words, *_words(settings)], where="impute")
+            request = parse(impute.ImputeConfig, [*words, *_words(settings)])
             impute.impute(ready(self.folder, request, "interpolation"), request)
             return found()
 
@@ -114,7 +114,7 @@ class Run:
         """
         with _answer(source, out) as (words, found):
             times = _words({"until": str(until), "every": str(every), **settings})
-            request = parse(forecast.ForecastConfig, [*words, *times], where="forecast")
+            request = parse(forecast.ForecastConfig, [*words, *times])
             forecast.forecast(ready(self.folder, request, "forecast"), request)
             return found()
 

@@ -17,9 +17,9 @@ from torch import Tensor
 
 
 class Plan(NamedTuple):
-    """What a model computes on the host from a batch's times and masks, before the batch moves to a device.
+    """Tensors that a model computes on the host from a batch's times and masks, before the batch moves to a device.
 
-    Its lengths depend on the data. Computed on a device they would have to be waited for in the middle of a step."""
+    Their lengths depend on the data. Computed on a device they would have to be waited for in the middle of a step."""
 
     grids: Any
     """Tensors of the model, in named tuples."""

@@ -217,8 +217,8 @@ class VsdnVae(LatentDynamics):
 
 
 def without_held_out(batch: Batch, share: float) -> Batch:
-    """Return the batch without what training holds out of a random `share` of the sequences: every second observed
-    frame, or of a table half of the observed entries, at random."""
+    """Return the batch without the frames that training holds out in a random `share` of the sequences: every second
+    observed one, or in a table half of the observed entries, at random."""
     if share == 0:
         return batch
     if batch.plan is not None and batch.plan.grids.kept is not None:

@@ -205,7 +205,7 @@ class RunConfig(Plugged):
         return self
 
     def for_data(self, spec: DataSpec) -> "RunConfig":
-        """Return the config with what null leaves to the data: `model.time_unit`, the mean time between frames."""
+        """Return the config with data in place of null: `model.time_unit` is the mean time between frames."""
         if getattr(self.model, "time_unit", 1.0) is not None:
             return self
         raw = self.model_dump(mode="json")

@@ -28,7 +28,7 @@ Guess = Callable[[Batch], Tensor]
 
 
 class Entries(NamedTuple):
-    """What is known of the channels of a table from its training split."""
+    """Statistics of the channels of a table on its training split."""
 
     mean: Tensor
     """[D] in units of the data."""

@@ -44,7 +44,7 @@ class Forecasted(NamedTuple):
 
 @command(USAGE, settings=settings_of(ForecastConfig))
 def main(argv: list[str]) -> int:
-    request = parse(ForecastConfig, argv[1:], where="forecast")
+    request = parse(ForecastConfig, argv[1:])
     run_folder.check_store_is_read(argv[:1], request.tracking.uri)
     folder = run_folder.find(argv[0], request.tracking.uri)
     prepared = ready(folder, request, "forecast")

@@ -40,7 +40,7 @@ class Imputed(NamedTuple):
 
 @command(USAGE, settings=settings_of(ImputeConfig))
 def main(argv: list[str]) -> int:
-    request = parse(ImputeConfig, argv[1:], where="impute")
+    request = parse(ImputeConfig, argv[1:])
     run_folder.check_store_is_read(argv[:1], request.tracking.uri)
     folder = run_folder.find(argv[0], request.tracking.uri)
     prepared = ready(folder, request, "interpolation")

@@ -1,4 +1,4 @@
-"""What `impute` and `forecast` share: the run, the user's table, and the sequences that a model is asked about."""
+"""The common part of `impute` and `forecast`: the run, the user's table, and the sequences for the model."""
 
 import tempfile
 from collections.abc import Iterator

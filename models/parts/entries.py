@@ -1,4 +1,4 @@
-"""How networks read frames whose channels are observed separately, as those of a table."""
+"""Inputs of networks for frames whose channels are observed separately, as those of a table."""
 
 import torch
 from torch import Tensor, nn

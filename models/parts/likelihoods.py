@@ -19,7 +19,7 @@ Noise = Literal["channel", "frame"] | Annotated[float, Field(gt=0)]
 
 
 class TableForm(NamedTuple):
-    """What a model needs to know of a table, whose channels are observed separately."""
+    """Properties of a table, whose channels are observed separately, that a model is built from."""
 
     channels: tuple[str, ...]
     """Name of each of the D channels."""

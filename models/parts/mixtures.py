@@ -26,7 +26,7 @@ _HALVINGS = 32
 
 
 class Student(NamedTuple):
-    """Student's t with three degrees of freedom, the fewest whole number with a variance, shifted and scaled."""
+    """Student's t with three degrees of freedom, the smallest number with a variance, shifted and scaled."""
 
     mean: Tensor
     log_scale: Tensor

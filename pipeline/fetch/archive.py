@@ -108,7 +108,10 @@ def _fill(archive: Path, root: Path, below: str, suffixes: tuple[str, ...], limi
             if not path.is_relative_to(below) or path.suffix.lower() not in suffixes:
                 continue
             if taken.files % 256 == 0 and shutil.disk_usage(root).free < _SPARE_DISK + limits.max_file_bytes:
-                raise DriftworkError(f"{root.parent}: the disk is full after {taken.files} files of {archive.name}")
+                raise DriftworkError(
+                    f"{root.parent}: the disk is full after {taken.files} files of {archive.name}; free space, "
+                    "and fetch again"
+                )
             _write(member, root / path.relative_to(below))
             taken = Unpacked(taken.files + 1, taken.bytes + member.size)
         if not taken.files:

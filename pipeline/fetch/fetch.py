@@ -40,7 +40,7 @@ class Fetched(NamedTuple):
 
 
 def fetch(config: FetchConfig, patience: Patience = Patience()) -> Fetched:  # noqa: B008 - immutable
-    """Fetch and unpack what `config` wants. Files that are there with the right hash are kept.
+    """Fetch and unpack the files of `config`. Files that are there with the right hash are kept.
 
     Raises:
         DriftworkError: as `download` and `unpack`; a file that is not what it was at the first download; another fetch

@@ -31,7 +31,7 @@ class Merged(NamedTuple):
     channels: list[str]
     """Names of all channels: those of the config, or all, sorted."""
     attributes: dict[str, list[str | float | None]]
-    """By column, the value for each series."""
+    """Value for each series, by column."""
     parts: list[Renumbered]
     sorted: bool
     """Whether the rows of each series follow one another, and lie in one file."""

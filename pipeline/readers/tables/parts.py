@@ -44,7 +44,7 @@ class Part(NamedTuple):
     channels: list[str]
     """Names of its channels."""
     attributes: dict[str, list[str | float | None]]
-    """By column, the value for each series; None where it is missing in all rows."""
+    """Value for each series, by column; None where it is missing in all rows."""
     contiguous: bool
     """Whether the rows of each series follow one another."""
     zoned: bool | None

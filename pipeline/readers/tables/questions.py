@@ -35,9 +35,9 @@ class Own(NamedTuple):
     name: str
     frames: Frames
     about: dict[str, Any]
-    """As of a prepared sequence."""
+    """Description of the series, as prepared sequences have it."""
     records: NDArray[Any]
-    """Its observations, sorted by time and channel; NaN for a missing value."""
+    """Observations of the series, sorted by time and channel; NaN for a missing value."""
 
 
 class Question(NamedTuple):

@@ -18,7 +18,7 @@ Block = Mapping[str, str | NDArray[Any]]
 _SPECIAL = r'["\r\n]|'
 """Pattern of what makes quotes necessary, beside the separator."""
 _ROWS = 2**18
-"""At least so many rows make a row group of a Parquet file, but for the last one."""
+"""Minimum number of rows of a row group of a Parquet file; the last group may have fewer."""
 
 
 def write_parquet(path: Path, types: Mapping[str, type], blocks: Iterable[Block]) -> int:
