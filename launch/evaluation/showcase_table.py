@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib import rc_context
 
 from launch.figures import bands, style
-from launch.figures.bands import Panel
 from launch.prediction.answers import Answerer, Frames, Task, tasks
+from launch.prediction.panels import labels, panel
 from launch.runs import loaders
 from launch.runs.config import RunConfig
 from launch.runs.distributed import alone
@@ -27,7 +27,7 @@ def write(folder: Path, config: RunConfig, manifest: Manifest, split: Split, mod
     """Draw `series` as PNG and PDF, a row for each series; returns the files."""
     sequences, task, rate = _answers(config, manifest, split, model, slice(SERIES))
     chosen = _channels(manifest)
-    rows = [[_panel(frames.key[:-18] or frames.key, frames, *channel) for channel in chosen] for frames in sequences]
+    rows = [[panel(frames, *channel) for channel in chosen] for frames in sequences]
     title = f"{config.model.name} on {manifest.dataset}, {split} split{rate}: {task} with its 90 % interval"
     return style.save(bands.drawn(rows, title), folder / "series")
 
@@ -40,7 +40,7 @@ def compare(
     rows, rate, task = [], "", ""
     for name, model in models.items():
         (frames,), task, rate = _answers(config, manifest, split, model, slice(1))
-        rows.append([_panel(name, frames, *channel) for channel in _channels(manifest)])
+        rows.append([panel(frames, *channel, label=name) for channel in _channels(manifest)])
     title = f"A series of {manifest.dataset}, {split} split{rate}: {task} with its 90 % interval"
     return style.save(bands.drawn(rows, title), folder / "series")
 
@@ -64,13 +64,5 @@ def _channels(manifest: Manifest) -> list[tuple[int, str]]:
     assert table is not None, "the data are no table"
     counts = np.array(manifest.stats.observed or (0,) * spec.dim)
     chosen: list[int] = np.sort(np.argsort(-counts, kind="stable")[:CHANNELS]).tolist()
-    units = table.units or ("",) * spec.dim
-    return [(d, f"{table.channels[d]} ({units[d]})" if units[d] else table.channels[d]) for d in chosen]
-
-
-def _panel(label: str, frames: Frames, channel: int, name: str) -> Panel:
-    mean, *others = (values[:, channel] for values in frames.answers.values())
-    low, high = (others[-2], others[-1]) if len(others) > 2 else (mean, mean)
-    shown, truth = frames.observed[:, channel], frames.truth[:, channel]
-    observed, held_out = (np.where(where, truth, np.float32(np.nan)) for where in (shown, ~shown))
-    return Panel(label, name, frames.times, observed, mean, low, high, held_out)
+    names = labels(table)
+    return [(d, names[d]) for d in chosen]
