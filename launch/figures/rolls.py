@@ -23,7 +23,7 @@ class Guess(NamedTuple):
 
     label: str
     probabilities: np.ndarray
-    """`[T, 128]`"""
+    """Probability of each pitch, `[T, 128]`."""
     notes: np.ndarray
     """bool `[T, 128]`, notes decided from the probabilities."""
 
@@ -78,7 +78,7 @@ class Roll(NamedTuple):
 
     label: str
     probabilities: np.ndarray
-    """`[T, 128]`"""
+    """Probability of each pitch, `[T, 128]`."""
     notes: np.ndarray
     """bool `[T, 128]`, notes decided from the probabilities."""
     rate: float

@@ -26,7 +26,7 @@ class _Recipe(Config):
 
     @classmethod
     def recorded(cls, manifest: Manifest) -> Self:
-        """Return the recipe of a data set, which may be from before some fields existed."""
+        """Return the recipe of a data set, with the values that fields had before the recipe recorded them."""
         earlier = EARLIER.get(manifest.dataset, {})
         return build(cls, {"dataset": earlier | manifest.recipe["dataset"]}, where="manifest.json")
 

@@ -32,7 +32,7 @@ class Fetched(NamedTuple):
     files: int
     bytes: int
     new: int
-    """Files that this call downloaded."""
+    """Number of files that this call downloaded."""
     folders: tuple[Path, ...]
     """Folders that archives were unpacked into."""
     table: Path | None = None

@@ -20,7 +20,7 @@ from pipeline.sequence import UnreadableError
 
 PITCHES = 128
 MAX_HOURS = 4
-"""Longer pieces are refused: a note of a few bytes may claim a length of years."""
+"""Maximum length of a piece, in hours. A note of a few bytes may claim a length of years."""
 DEFAULT_TEMPO = 500_000
 """Microseconds per quarter until the first tempo event, as the MIDI standard has it."""
 VELOCITY = 80
