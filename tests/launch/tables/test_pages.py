@@ -1,8 +1,10 @@
-"""What README says about a table of one's own runs as it stands there; only training is left out."""
+"""What README and the notebook say about a table of one's own runs as it stands there; only training is left out."""
 
+import json
 import re
 import shlex
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 from safetensors.torch import save_file
@@ -15,6 +17,7 @@ from tests.launch.tables.own import in_process  # noqa: F401
 from tests.pipeline.tables.making import ward, write
 from tests.places import ROOT
 
+NOTEBOOK = json.loads((ROOT / "docs/notebooks/own_series.ipynb").read_text(encoding="utf-8"))
 SECTION = (ROOT / "README.md").read_text().partition("## Your own table\n")[2].partition("\n## ")[0]
 
 
@@ -42,6 +45,7 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_commands_of_readme_fill_the_holes(place):
     lines = re.search(r"```bash\n(.*?)```", SECTION, re.DOTALL)[1].splitlines()
     assert len(lines) == 4
@@ -59,3 +63,29 @@ def test_python_of_readme_fills_and_continues(place):
     exec(re.search(r"```python\n(.*?)```", SECTION, re.DOTALL)[1], names)
     assert names["filled"][["heat", "pulse"]].notna().all(axis=None)
     assert len(names["ahead"]) == 24 * names["frame"].dropna(subset=["heat", "pulse"], how="all")["series"].nunique()
+
+
+@pytest.mark.slow
+def test_notebook_runs(tmp_path, monkeypatch):
+    """On every fifth week of its table, so that it is quick; its figures are those of the whole table."""
+    read = pd.read_csv
+
+    def part(*arguments, **settings):
+        frame = read(*arguments, **settings)
+        return frame[frame["week"].str[-2:].astype(int) % 5 == 3]
+
+    monkeypatch.setattr(pd, "read_csv", part)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.chdir(ROOT / "docs/notebooks")
+    plt.switch_backend("Agg")
+    names = {}
+    for cell in NOTEBOOK["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    plt.close("all")
+    assert names["filled"][names["channels"]].notna().all(axis=None)
+    assert len(names["ahead"]) == 24
+    figures = [
+        output for cell in NOTEBOOK["cells"] for output in cell.get("outputs", []) if "image/png" in output["data"]
+    ]
+    assert len(figures) == 2
