@@ -31,7 +31,8 @@ class Plan(NamedTuple):
     @classmethod
     def of(cls, batch: "Batch", grids: Any) -> "Plan":
         """Return the plan of a batch on the host."""
-        return cls(grids, batch.times.numpy(), batch.observed.numpy())
+        # Copies: a reading process moves its tensors to shared memory, which frees what an array would look at.
+        return cls(grids, batch.times.numpy().copy(), batch.observed.numpy().copy())
 
     def check(self, batch: "Batch") -> None:
         """Raise an error if the batch was changed since. Only on a CPU, where the check does not wait."""
