@@ -165,3 +165,16 @@ def test_impossible_streams_are_refused(data):
         Stream(data[0], data[1], "val", RANDOM, batch_size=4, seed=0, shuffle=True)
     with pytest.raises(DriftworkError, match="batch_size=2 is smaller than ranks=3"):
         stream(data, rank=0, world=3, batch_size=2)
+
+
+@pytest.mark.process
+def test_plan_survives_a_reading_process(data):
+    """A worker moves its tensors to shared memory; the plan still fits the batch that arrives."""
+    for batch in stream(data, workers=1, planner=_times_of).epoch(0):
+        assert batch.plan is not None
+        batch.plan.check(batch)
+        assert torch.equal(batch.plan.grids, batch.times)
+
+
+def _times_of(batch):
+    return batch.times.clone()
