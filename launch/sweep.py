@@ -116,6 +116,7 @@ def _check(grid: Grid, trial: Trial, manifest_of: Callable[[Place, Path | None],
         manifest = run_folder.divided(config, manifest_of(config.data, config.cache_dir))
         if is_new:
             setup.check_solver_steps(config, manifest)
+            setup.check_initial(config, manifest)
         loaders.evaluation(config, config.data, manifest, grid.config.evaluate, alone())
         return setup.steps(config, manifest)
     except DriftworkError as error:

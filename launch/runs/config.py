@@ -124,6 +124,9 @@ class RunConfig(Plugged):
     """Division of the data for cross-validation. Null uses the splits of the data set."""
     model: ModelConfig
     """Model that is trained, chosen by its name."""
+    init_from: Path | None = None
+    """Run folder, or the id of a run in the tracking store, whose best weights training starts from. They are copied
+    into the run folder. Null draws the initial weights from `train.seed`."""
     optim: OptimConfig = OptimConfig()
     """Optimizer, its learning rate, and how DeepSpeed divides a model among ranks."""
     train: TrainConfig = TrainConfig()

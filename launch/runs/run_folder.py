@@ -15,6 +15,7 @@ from driftwork.config_base import at_home, dump, load
 from driftwork.errors import DriftworkError
 from driftwork.files import aside, writing
 from driftwork.lock import locked
+from launch.runs import weights
 from launch.runs.config import CONFIG_FILE, RunConfig
 from launch.tracker import store_uri
 from launch.tracker.mlflow_store import find_run_folder
@@ -31,6 +32,8 @@ from pipeline.shards.verify import verify
 _RECORD = "run.json"
 _DIRECTORY = "directory"
 """Key of the record: the working folder in which the run was started."""
+INIT_FROM = "init_from"
+"""Key of the record: id or folder of the run whose weights the run starts from, and their SHA-256."""
 _LOCK = "train.lock"
 RANKS = "ranks"
 """Folder in which each rank notes where it is."""
@@ -38,12 +41,18 @@ _PATIENCE_S = 60.0
 
 
 def create(config: RunConfig) -> Path:
-    """Make the folder and write the config into it. Raises `DriftworkError` if it contains a run already."""
+    """Make the folder, and write the config and the initial weights into it. Raises `DriftworkError` if it contains a
+    run already, or if there are no weights to start from."""
     folder = Path(str(config.out))
     if (folder / CONFIG_FILE).exists():
         raise DriftworkError(f"out={folder} holds a run already; go on with resume={folder}, or choose another out")
+    source = None if config.init_from is None else find(str(config.init_from), config.tracking.uri)
     with writing(f"out={folder}"):
         folder.mkdir(parents=True, exist_ok=True)
+        if source is not None:
+            hash_ = weights.copy_initial(source, folder)
+            name = record_of(source).get("run_id") or str(source.absolute())
+            remember(folder, **{INIT_FROM: {"run": name, "sha256": hash_}})
         _write(folder / CONFIG_FILE, dump(config))
         remember(folder, **{_DIRECTORY: str(Path.cwd())})
     return folder
@@ -54,7 +63,7 @@ def withdraw_unbegun(folder: Path) -> None:
     the tracker, or found that it has none. Other files stay, and the folder with them."""
     if "run_id" in record_of(folder):
         return
-    for name in (CONFIG_FILE, _RECORD, _LOCK):
+    for name in (CONFIG_FILE, _RECORD, _LOCK, weights.INITIAL):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / RANKS, ignore_errors=True)
     with suppress(OSError):  # there are other files

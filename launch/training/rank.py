@@ -14,10 +14,9 @@ from driftwork.command import run
 from driftwork.config_base import flatten
 from driftwork.processes import end_with_parent
 from launch.job.signals import TERMINATED, signals_noted
-from launch.runs import loaders, run_folder
+from launch.runs import loaders, run_folder, weights
 from launch.runs.config import CONFIG_FILE, RunConfig
 from launch.runs.distributed import Ranks, all_gathered, barrier, join_ranks, leave, on_rank_0
-from launch.runs.weights import BEST
 from launch.scoring.collect import collect
 from launch.scoring.results import estimates, values
 from launch.scoring.scores import Scoring
@@ -88,6 +87,8 @@ def _train(
     whole = read_manifest(config.data)
     manifest = run_folder.divided(config, whole)
     model = run_folder.model_for(config, manifest)
+    if config.init_from is not None:
+        weights.load_initial(model, folder)
     engine = Engine(model, config.optim, ranks, frame_scale=manifest.spec.length, accumulate=config.train.accumulate)
     watch.within = lambda: engine.clock.phase
     watch.at("load")
@@ -124,7 +125,7 @@ def _train(
             raise SystemExit(TERMINATED)
         watch.at("record")
         if ranks.rank == 0:
-            tracker.artifact(folder / BEST, "weights")
+            tracker.artifact(folder / weights.BEST, "weights")
             export.after_training(folder, config, manifest, tracker)
 
 
@@ -143,6 +144,9 @@ def _tracked(configs: Configs, folder: Path, manifest: Manifest, ranks: Ranks) -
     }
     if "command" in record:
         about[tags.COMMAND] = record["command"]
+    if run_folder.INIT_FROM in record:
+        about |= {tags.INIT_FROM: record[run_folder.INIT_FROM]["run"]}
+        about |= {tags.INIT_WEIGHTS: record[run_folder.INIT_FROM]["sha256"]}
     with open_run(
         config.tracking,
         experiment=experiment,

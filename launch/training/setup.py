@@ -13,7 +13,7 @@ from driftwork.errors import DriftworkError
 from launch.checks import store
 from launch.job import hostfile, launcher
 from launch.job.hostfile import HostsConfig
-from launch.runs import loaders, run_folder
+from launch.runs import loaders, run_folder, weights
 from launch.runs.config import RunConfig, parse
 from launch.runs.distributed import alone
 from launch.tracker.tracking import OfStore
@@ -27,7 +27,7 @@ from pipeline.shards.verify import verify
 
 _MOST_SOLVER_STEPS = 1000
 """Solver steps for one frame that no data need; the shipped configs take at most a few."""
-_SETTLED = ("out", "tracking.experiment", "tracking.run_name", "tracking.parent")
+_SETTLED = ("out", "init_from", "tracking.experiment", "tracking.run_name", "tracking.parent")
 
 
 def folder_for(argv: list[str]) -> Path:
@@ -48,6 +48,7 @@ def folder_for(argv: list[str]) -> Path:
     check_new(config)
     manifest = _check(config)
     check_solver_steps(config, manifest)
+    check_initial(config, manifest)
     store.require(config.tracking.uri)
     if not run_folder.each_host_copies(config):
         # A damaged shard is found now, not in the third epoch.
@@ -121,6 +122,17 @@ def check_solver_steps(config: RunConfig, manifest: Manifest) -> None:
             f"model.max_step={longest:g} s: {interval / longest:,.0f} solver steps for each frame of {config.data}, "
             f"which lasts {interval:g} s; set model.max_step near that, and model.time_unit to the time of a change"
         )
+
+
+def check_initial(config: RunConfig, manifest: Manifest) -> None:
+    """Raise `DriftworkError` for a new run if the weights that it would start from do not fit its model."""
+    if config.init_from is None:
+        return
+    source = run_folder.find(str(config.init_from), config.tracking.uri)
+    try:
+        weights.check_fit(run_folder.model_for(config, run_folder.divided(config, manifest)), source)
+    except DriftworkError as error:
+        raise DriftworkError(f"init_from={config.init_from}: {error}") from None
 
 
 def steps(config: RunConfig, manifest: Manifest) -> int:
