@@ -16,6 +16,7 @@ from models.gru_ode import DrivenConfig, Events, GruOde
 from models.parts.entries import Widths
 from models.parts.likelihoods import LikelihoodName, Marginal
 from models.parts.networks import mlp
+from models.parts.once import once
 from models.predictive import Predictive
 from models.solvers.flow import ActivationName
 from models.solvers.gru_flow import GruFlow
@@ -81,6 +82,7 @@ class GruOdeModel(LatentDynamics):
         terms = self._terms(batch)  # exact, so the IWAE bound is the same number
         return terms, terms.log_likelihood
 
+    @once
     def predict(self, batch: Batch, samples: int) -> Predictive:
         state = self._read(self.gru_ode(batch, Events.of(batch)).at(0, batch, after=False))
         return self.decoder.predictive(lambda _: state, self.decoder.past(batch))

@@ -26,6 +26,7 @@ from models.parts.likelihood_choice import all_known, known
 from models.parts.likelihoods import Marginal
 from models.parts.networks import full_precision
 from models.parts.noise import keyed_normal
+from models.parts.once import once
 from models.solvers import recurrence, timegrid
 from models.solvers.gru_flow import GruFlow
 
@@ -89,6 +90,7 @@ class Events(NamedTuple):
     """Steps of all passes, if they were computed with the batch."""
 
     @classmethod
+    @once
     def of(cls, batch: Batch) -> "Events":
         if batch.plan is not None and isinstance(batch.plan.grids, Grids):
             batch.plan.check(batch)
@@ -206,6 +208,7 @@ class GruOde(nn.Module):
             grids_of, passes=self.passes, max_step=self.max_step, time_unit=self.time_unit, multiple=multiple, keep=keep
         )
 
+    @once
     def forward(self, batch: Batch, events: Events) -> Trajectory:
         """Run all passes over the events of the batch."""
         R, (B, K), grid = self.passes, events.valid.shape, events.steps

@@ -35,6 +35,7 @@ from models.parts.drifts import Drifts
 from models.parts.entries import Widths
 from models.parts.likelihoods import LikelihoodName, Marginal
 from models.parts.noise import antithetic_normal
+from models.parts.once import once
 from models.predictive import Predictive
 from models.solvers import sde, timegrid
 from models.solvers.sde import PRIOR
@@ -153,8 +154,7 @@ class VsdnSde(StateSpace):
 
     @torch.no_grad()
     def filter(self, batch: Batch, particles: int, carried: FilterState | None = None) -> Filtered:
-        (B, T), S, exact = batch.times.shape, particles, copy.deepcopy(self).double()  # see `particle_filter`
-        double = batch.double()
+        (B, T), S, (exact, double) = batch.times.shape, particles, self._exact(batch)
         equation, h = exact._equation(double, Events.of(double), PRIOR)
         frames = exact._frames(double, equation.grid, S)
         x, log_weights = h.new_zeros(B * T, S, len(self.x0)), h.new_full((B * T, S), -math.log(S))
@@ -171,7 +171,7 @@ class VsdnSde(StateSpace):
 
     @torch.no_grad()
     def log_evidence(self, batch: Batch, particles: int) -> Tensor:
-        exact, double = copy.deepcopy(self).double(), batch.double()
+        exact, double = self._exact(batch)
         equation, h = exact._equation(double, Events.of(double), self.posterior)
         for stretch in exact._stretches(double, equation, h, particles):
             found = stretch.after.log_evidence
@@ -183,6 +183,12 @@ class VsdnSde(StateSpace):
     def interpolate(self, batch: Batch, samples: int) -> Predictive:
         return self._predictive(self._latent(batch, self.posterior, samples))
 
+    @once
+    def _exact(self, batch: Batch) -> tuple["VsdnSde", Batch]:
+        """Return model and batch in double precision, see `particle_filter`."""
+        return copy.deepcopy(self).double(), batch.double()
+
+    @once
     def _latent(self, batch: Batch, driver: tuple[int, ...], samples: int) -> Latent:
         """Draw paths of the SDE whose drift `driver` names, given the batch's observations."""
         return self._paths(*self._equation(batch, Events.of(batch), driver), batch, samples)

@@ -24,6 +24,7 @@ from models.batch import Batch
 from models.decisions import Rule, decided
 from models.metrics import accuracy, rmse
 from models.parts.likelihoods import WithFrame
+from models.parts.once import shared
 from models.predictive import Predictive
 from pipeline.shards.manifest import Manifest
 
@@ -131,11 +132,12 @@ class Scoring(NamedTuple):
             return self.forecast(model, batch, whole=True)
         if isinstance(model, Smoother):
             return self._interpolation(model.interpolate(batch, self.draws.samples), batch, rate)
-        return {
-            **self.density(model, batch, rate, whole=True),
-            **self._prediction(self.draws.predictive(model, batch), batch, rate),
-            **self._interpolation(model.interpolate(batch, self.draws.samples), batch, rate),
-        }
+        with shared():
+            return {
+                **self.density(model, batch, rate, whole=True),
+                **self._prediction(self.draws.predictive(model, batch), batch, rate),
+                **self._interpolation(model.interpolate(batch, self.draws.samples), batch, rate),
+            }
 
     def forecast(self, model: Model, batch: Batch, whole: bool = False) -> BatchScores:
         """Return the MSE after the observed frames, for the mean of the draws and for the path of the posterior mean.
