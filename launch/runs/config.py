@@ -153,8 +153,9 @@ class RunConfig(Plugged):
     hang_after: float = Field(600.0, gt=0)
     """Time in one place, such as reading a batch or updating, after which a rank counts as hung and the job is ended,
     in seconds."""
-    loader_workers: int = Field(0, ge=0)
-    """Number of processes for each rank that read batches ahead. 0 reads them between the steps."""
+    loader_workers: int | None = Field(None, ge=0)
+    """Number of processes for each rank that read batches ahead. 0 reads them between the steps. Null takes 1 for
+    training where the system has room for it, and 0 otherwise."""
     out: Path | None = None
     """Run folder itself, not its parent. Null makes runs/MODEL-DATA-TIME."""
 

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -117,8 +117,10 @@ def _train(
 
         watch.patience = config.hang_after
         around = loop.Around(validate, save, partial(nonfinite.report, folder, ranks), asked_to_leave)
-        stream = loaders.training(config, manifest, ranks, engine.planner)
-        if not loop.train(config, engine, stream, log, progress, watch, around):
+        ahead = loaders.room_to_read_ahead()
+        with closing(loaders.training(config, manifest, ranks, engine.planner, ahead=ahead)) as stream:
+            trained = loop.train(config, engine, stream, log, progress, watch, around)
+        if not trained:
             if ranks.rank == 0:
                 run_folder.remember(folder, **{INTERRUPTED: progress.step})
             log.say(f"asked to leave: saved at step {progress.step}")

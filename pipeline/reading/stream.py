@@ -7,17 +7,18 @@ of a stream is two integers, epoch and step.
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from driftwork import sockets
 from driftwork.errors import DriftworkError
+from driftwork.processes import end_with_parent
 from models.batch import Batch, Planner
 from pipeline.observe import ObservationConfig, key_seed, mask
 from pipeline.reading.augment import NO_CHANGE, AugmentConfig, augment
@@ -50,6 +51,7 @@ class Stream:
         changes: random changes of sequences, drawn anew each epoch; by default none.
         planner: makes each batch's plan where the batch is made; by default there is none.
         workers: processes that read ahead; with 0 this process reads.
+        keep: keep the workers from the first epoch until `close`; otherwise each epoch has its own.
 
     Raises:
         DriftworkError: the split is empty, the batch is smaller than the world size, the data do not allow the
@@ -59,7 +61,7 @@ class Stream:
     def __init__(
         self, folder: Place, manifest: Manifest, split: Split, observation: ObservationConfig, *,
         batch_size: int, seed: int, shuffle: bool, rank: int = 0, world: int = 1, workers: int = 0,
-        changes: AugmentConfig = NO_CHANGE, planner: Planner | None = None,
+        keep: bool = False, changes: AugmentConfig = NO_CHANGE, planner: Planner | None = None,
     ) -> None:  # fmt: skip
         self.samples = sum(shard.samples for shard in manifest.of(split))
         if self.samples == 0:
@@ -76,6 +78,8 @@ class Stream:
         self.rank, self.world, self.workers = rank, world, workers
         self.hash = manifest.hash
         self.dataset = _Batches(folder, manifest, split, observation, changes, seed, planner)
+        self._requests = _Requests() if keep and workers else None
+        self._loader: DataLoader[Batch] | None = None
 
     @property
     def steps(self) -> int:
@@ -83,13 +87,31 @@ class Stream:
         return -(-self.samples // self.batch_size)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch from `first_step` on."""
+        """Yield the batches of an epoch from `first_step` on. Where workers are kept,
+        this ends an earlier epoch's iterator."""
         order = self.order(epoch)
         starts = range(first_step * self.batch_size, self.samples, self.batch_size)
         requests = (self._request(epoch, order[at : at + self.batch_size]) for at in starts)
-        return iter(DataLoader(self.dataset, sampler=requests, batch_size=None, collate_fn=_as_it_is,
-                               num_workers=self.workers, worker_init_fn=_leave_signals_to_the_rank,
-                               pin_memory=torch.cuda.is_available()))  # fmt: skip
+        if self._requests is None:
+            return iter(self._reader(requests))
+        self._requests.current = requests
+        if self._loader is None:
+            self._loader = self._reader(self._requests)
+        return iter(self._loader)
+
+    def close(self) -> None:
+        """End the workers. They ignore SIGTERM, so that Python, which ends its child processes by it, would wait for
+        them at its own end."""
+        loader, self._loader = self._loader, None
+        if loader is not None and loader._iterator is not None:
+            loader._iterator._shutdown_workers()  # type: ignore[attr-defined]  # no public method does
+
+    def _reader(self, requests: "Iterable[Request]") -> DataLoader[Batch]:
+        kept = self._requests is not None
+        return DataLoader(
+            self.dataset, sampler=requests, batch_size=None, collate_fn=_as_it_is, num_workers=self.workers,
+            persistent_workers=kept, worker_init_fn=_in_worker, pin_memory=torch.cuda.is_available(),
+        )  # fmt: skip
 
     def _request(self, epoch: int, dealt: NDArray[np.int64]) -> Request:
         mine = dealt[self.rank :: self.world]
@@ -104,6 +126,18 @@ class Stream:
         return np.random.Generator(np.random.Philox(key=key_seed(self.seed, epoch, self.hash))).permutation(
             self.samples
         )
+
+
+class _Requests(Sampler[Request]):
+    """The requests of the current epoch, for a loader that outlasts it."""
+
+    current: Iterable[Request] = ()
+
+    def __init__(self) -> None:
+        pass
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self.current)
 
 
 class _Batches(Dataset[Batch]):
@@ -172,9 +206,10 @@ def collate(
     )  # fmt: skip
 
 
-def _leave_signals_to_the_rank(worker: int) -> None:
+def _in_worker(worker: int) -> None:
     """Ignore SIGTERM and Ctrl-C, which are often sent to all processes of a job. A rank answers them after its step; a
-    worker that died of them would be an error before that."""
+    worker that died of them would be an error before that. A rank that dies takes its workers with it."""
+    end_with_parent(signal.SIGKILL)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 

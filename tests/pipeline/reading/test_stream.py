@@ -1,4 +1,10 @@
+import os
+import subprocess
+import sys
+from contextlib import closing
+
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -7,6 +13,7 @@ from driftwork.errors import DriftworkError
 from pipeline.observe import ObservationConfig, key_seed, mask
 from pipeline.reading.stream import Stream
 from tests.datasets import write_rolls
+from tests.places import ROOT
 
 RANDOM = ObservationConfig(pattern="random", ratios=(0.25, 0.5))
 QUARTER = ObservationConfig(pattern="random", ratios=(0.25,))
@@ -57,6 +64,60 @@ def test_batch_depends_on_seed_epoch_and_manifest(data):
     first = [batch.keys for batch in stream(data).epoch(0)]
     assert first != [batch.keys for batch in stream(data).epoch(1)]
     assert first != [batch.keys for batch in stream(data, seed=6).epoch(0)]
+
+
+def same(found, expected):
+    return len(found) == len(expected) and all(
+        a.keys == b.keys and all(torch.equal(x, y) for x, y in zip(a[:6], b[:6], strict=True))
+        for a, b in zip(found, expected, strict=True)
+    )
+
+
+@pytest.mark.process
+def test_workers_stay_between_epochs(data):
+    """An epoch that was left in the middle, as by a run that is interrupted, leaves none of its batches to the next."""
+    ours = psutil.Process()
+    before = set(ours.children())
+    with closing(stream(data, workers=2, keep=True)) as ahead:
+        first = next(ahead.epoch(0))
+        workers = set(ours.children()) - before
+        assert len(workers) == 2
+        for epoch, step in ((1, 0), (2, 3), (1, 1)):
+            assert same(list(ahead.epoch(epoch, step)), list(stream(data).epoch(epoch, step)))
+        assert set(ours.children()) - before == workers
+        assert same([first], [next(stream(data).epoch(0))])
+        for worker in workers:
+            worker.terminate()
+        assert same(list(ahead.epoch(3)), list(stream(data).epoch(3)))
+    assert not psutil.wait_procs(workers, timeout=10)[1]
+    assert same(list(ahead.epoch(3)), list(stream(data).epoch(3)))
+    ahead.close()
+
+
+READER = """
+import os, signal, sys, time
+from pathlib import Path
+from pipeline.observe import ObservationConfig
+from pipeline.reading.stream import Stream
+from pipeline.shards.manifest import read_manifest
+folder = Path(sys.argv[1])
+random = ObservationConfig(pattern="random", ratios=(0.25,))
+ahead = Stream(folder, read_manifest(folder), "train", random, batch_size=8, seed=0, shuffle=True, workers=1, keep=True)
+next(ahead.epoch(0))
+print("reads", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.process
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a worker notices it only after some seconds")
+def test_killed_rank_takes_workers_along(data):
+    command, path = [sys.executable, "-c", READER, str(data[0])], {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=path) as reader:
+        assert reader.stdout.readline() == b"reads\n"
+        (worker,) = [x for x in psutil.Process(reader.pid).children() if "resource_tracker" not in str(x.cmdline())]
+        reader.kill()
+        assert not psutil.wait_procs([worker], timeout=2)[1]
 
 
 def test_stream_continues_within_an_epoch(data):
