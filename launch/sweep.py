@@ -67,12 +67,13 @@ class State(NamedTuple):
 def main(argv: list[str]) -> int:
     arguments = [argument for argument in argv if argument != "--dry-run"]
     grid = grids.read(arguments)
-    if grid.config.at_once == 1 and any(argument.startswith("address=") for argument in arguments):
+    if grid.config.at_once in (None, 1) and any(argument.startswith("address=") for argument in arguments):
         raise DriftworkError(f"address={grid.config.address} has no effect without at_once=N, N above 1; remove it")
-    if grid.config.at_once > 1 and find_spec("ray") is None:  # an installation that only trains has none
-        raise DriftworkError(f"at_once={grid.config.at_once}: Ray is not installed; pip install -e '.[prepare]'")
+    at_once = _number_at_once(grid)
+    if at_once > 1 and find_spec("ray") is None:  # an installation that only trains has none
+        raise DriftworkError(f"at_once={at_once}: Ray is not installed; pip install -e '.[prepare]'")
     manifest_of = cache(find_manifest)  # trials share their data
-    steps = [_check(grid, trial, manifest_of) for trial in grid.trials]
+    steps = [_check(grid, trial, at_once, manifest_of) for trial in grid.trials]
     places = dict.fromkeys((trial.config.data, trial.config.cache_dir) for trial in grid.trials)
     for where in places:
         verify(local(*where, manifest_of(*where), thorough=True))
@@ -89,7 +90,7 @@ def main(argv: list[str]) -> int:
             with writing(f"out={grid.out}"):
                 require_room(grid.out)
             todo = [trial for trial, state in zip(grid.trials, states, strict=True) if not state.done]
-            _sweep(grid, todo, {where[0]: manifest_of(*where) for where in places})
+            _sweep(grid, todo, at_once, {where[0]: manifest_of(*where) for where in places})
     except TrialsFailedError as failed:
         print(failed, flush=True)
         return 1
@@ -99,7 +100,15 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _check(grid: Grid, trial: Trial, manifest_of: Callable[[Place, Path | None], Manifest]) -> int:
+def _number_at_once(grid: Grid) -> int:
+    """Return the number of trials that run at the same time: that of the grid, or as many as the GPUs here allow."""
+    if grid.config.at_once is not None:
+        return grid.config.at_once
+    largest = max(trial.config.ranks for trial in grid.trials)
+    return max(1, launcher.gpus() // largest) if find_spec("ray") else 1
+
+
+def _check(grid: Grid, trial: Trial, at_once: int, manifest_of: Callable[[Place, Path | None], Manifest]) -> int:
     """Check a trial as `train` would, except for the hashes of the data, and return its maximum number of steps."""
     config = trial.config
     try:
@@ -107,7 +116,7 @@ def _check(grid: Grid, trial: Trial, manifest_of: Callable[[Place, Path | None],
             raise DriftworkError(
                 "hostfile: a trial runs on one machine; set at_once=N to use several machines of a Ray cluster"
             )
-        if grid.config.at_once == 1 or grid.config.address == "local":
+        if at_once == 1 or grid.config.address == "local":
             launcher.check_ranks(config.ranks)
             setup.check_packages(config)
         is_new = not (trial.folder / CONFIG_FILE).exists()  # an earlier trial of this kind may continue
@@ -149,7 +158,7 @@ def _list(grid: Grid, steps: list[int], states: list[State]) -> None:
         print(f"{number:4d}  {trial.name:{widest}s}  {n:8,d} steps  {about}".rstrip(), flush=True)
 
 
-def _sweep(grid: Grid, todo: list[Trial], manifests: dict[Place, Manifest]) -> None:
+def _sweep(grid: Grid, todo: list[Trial], at_once: int, manifests: dict[Place, Manifest]) -> None:
     """Run the trials under the parent run, which creates the store before several processes open it."""
     data = {run_folder.names(trial.config)[0] for trial in grid.trials}
     experiment = data.pop() if len(data) == 1 else grid.name  # parent and children must share one
@@ -166,8 +175,9 @@ def _sweep(grid: Grid, todo: list[Trial], manifests: dict[Place, Manifest]) -> N
         print(f"experiment '{name}'; the log of each trial: {grid.out}/TRIAL/{trial_process.LOG}", flush=True)
         for trial in todo:
             _make_folder(grid, trial, name, tracker.run_id)
-        start = _at_once if grid.config.at_once > 1 and todo else _in_turn
-        with _withdrawn_if_refused(todo), closing(start(grid, todo)) as ended:
+        at_once = min(at_once, len(todo))
+        running = _at_once(grid, todo, at_once) if at_once > 1 else _in_turn(grid, todo)
+        with _withdrawn_if_refused(todo), closing(running) as ended:
             for count, (trial, outcome) in enumerate(ended, 1):
                 result = (
                     f"failed: {printable(outcome.reason)}; see {trial.folder / trial_process.LOG}"
@@ -243,11 +253,10 @@ def _in_turn(grid: Grid, todo: list[Trial]) -> Generator[tuple[Trial, Outcome], 
         yield trial, trial_process.run(*_arguments(grid, trial, at_once=1))
 
 
-def _at_once(grid: Grid, todo: list[Trial]) -> Generator[tuple[Trial, Outcome], None, None]:
+def _at_once(grid: Grid, todo: list[Trial], at_once: int) -> Generator[tuple[Trial, Outcome], None, None]:
     """Run trials as Ray tasks that hold the devices while the trial's process uses them."""
     from pipeline.prepare import cluster
 
-    at_once = min(grid.config.at_once, max(1, len(todo)))
     with cluster.connected(grid.config.address) as nodes:
         waiting: deque[cluster.Task] = deque()
         for number, trial in enumerate(todo):

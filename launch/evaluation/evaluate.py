@@ -15,7 +15,7 @@ from launch.figures.reliability import reliability
 from launch.job import launcher
 from launch.runs import loaders, run_folder, weights
 from launch.runs.config import Prediction, RunConfig
-from launch.runs.distributed import Ranks, alone, join_ranks, leave
+from launch.runs.distributed import Ranks, alone, join_ranks, leave, set_tf32
 from launch.scoring import calibration, channels
 from launch.scoring.channels import OfChannels
 from launch.scoring.collect import collect
@@ -35,8 +35,9 @@ class EvaluateConfig(OfStore):
     """Folder or URL where the prepared data lie now. Null takes it from the run's config."""
     cache_dir: Path | None = None
     """Folder where this machine keeps its copy of the data. Null takes it from the run's config."""
-    ranks: int = Field(1, ge=1)
-    """World size: number of processes that share the work, one a GPU or a group of CPU cores."""
+    ranks: int | None = Field(None, ge=1)
+    """World size: number of processes that share the work, one a GPU or a group of CPU cores. Null takes all GPUs of
+    this machine, and 1 without GPUs."""
     ratios: tuple[Ratio, ...] | None = Field(None, min_length=1)
     """Fractions of the frames that are observed, scored one after another. Null takes those of the run's config."""
     samples: int | None = Field(None, ge=1)
@@ -55,13 +56,14 @@ def evaluate(folder: Path, request: EvaluateConfig) -> str:
         DriftworkError: the request has no effect on the model, the data are not the run's own, or a rank failed.
     """
     config, name = _requested(run_folder.config_of(folder, request.tracking), request)
-    launcher.check_ranks(request.ranks)
+    ranks = request.ranks or max(1, min(launcher.gpus(), config.evaluate.batch_size))
+    launcher.check_ranks(ranks)
     run_folder.check_data(folder, config)
-    if request.ranks == 1:
+    if ranks == 1:
         _score(folder, config, request.split, name, alone())
         return name
     arguments = [str(folder), request.model_dump_json(exclude_unset=True)]
-    if launcher.start(__name__, arguments, request.ranks, stdout=sys.stderr) != 0:
+    if launcher.start(__name__, arguments, ranks, stdout=sys.stderr) != 0:
         raise DriftworkError("a rank failed; see its own message above")
     return name
 
@@ -76,6 +78,7 @@ def rank(folder: Path, request: EvaluateConfig) -> int:
 
 def _score(folder: Path, config: RunConfig, split: Split, name: str, ranks: Ranks) -> None:
     """Score on all ranks. Rank 0 writes the results, under `name`."""
+    set_tf32(False)
     config = run_folder.at_hand(folder, config)
     manifest = run_folder.manifest_of(config)
     model = run_folder.model_for(config, manifest)

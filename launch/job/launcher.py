@@ -16,9 +16,14 @@ from launch.job.quick_start import LAUNCH
 from launch.job.signals import ctrl_z_stops_all, sigterm_exits
 
 
+def gpus() -> int:
+    """Return the number of GPUs that this process may use."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def most_ranks() -> int:
     """Return the number of ranks that this machine can run: one per GPU, or one per core without GPUs."""
-    return torch.cuda.device_count() if torch.cuda.is_available() else os.cpu_count() or 1
+    return gpus() or os.cpu_count() or 1
 
 
 def check_ranks(ranks: int) -> None:

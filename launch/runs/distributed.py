@@ -38,6 +38,12 @@ def join_ranks(patience: timedelta = timedelta(minutes=10)) -> Ranks:
     return Ranks(dist.get_rank(), dist.get_world_size(), device)
 
 
+def set_tf32(allowed: bool) -> None:
+    """Let GPUs round the factors of float32 products and convolutions to TF32, or not."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
 def leave() -> None:
     """Leave the process group. Without this, a clean exit looks like a crash."""
     dist.destroy_process_group()

@@ -84,9 +84,9 @@ class GridConfig(Config):
     """Folder of the run folders. Null makes runs/NAME."""
     evaluate: Literal["val", "test"] = "test"
     """Split that each trained run is scored on."""
-    at_once: int = Field(1, ge=1)
+    at_once: int | None = Field(None, ge=1)
     """Number of runs trained at the same time. Above 1 they run on Ray, and each reserves as many GPUs, or else CPU
-    cores, as it has ranks."""
+    cores, as it has ranks. Null takes as many as this machine's GPUs have room for, and 1 without GPUs or Ray."""
     address: str = "local"
     """Ray cluster that runs trained at the same time use. `local` starts Ray on this machine; `auto` or HOST:PORT joins
     a cluster whose machines share the files."""

@@ -139,7 +139,13 @@ class Engine:
     def weights(self) -> dict[str, Tensor]:
         """Return all weights that are scored, and buffers, undivided and on the CPU; every rank calls it."""
         with self.open():
-            return {name: x.detach().cpu().clone() for name, x in self.module.state_dict().items()}
+            # Copies run side by side, and are waited for once.
+            weights = {
+                name: x.detach().to("cpu", non_blocking=True, copy=True) for name, x in self.module.state_dict().items()
+            }
+            if self.ranks.device.type == "cuda":
+                torch.cuda.synchronize(self.ranks.device)
+        return weights
 
     @contextmanager
     def open(self) -> Iterator[None]:

@@ -16,7 +16,7 @@ from driftwork.processes import end_with_parent
 from launch.job.signals import TERMINATED, signals_noted
 from launch.runs import loaders, run_folder, weights
 from launch.runs.config import CONFIG_FILE, RunConfig
-from launch.runs.distributed import Ranks, all_gathered, barrier, join_ranks, leave, on_rank_0
+from launch.runs.distributed import Ranks, all_gathered, barrier, join_ranks, leave, on_rank_0, set_tf32
 from launch.scoring.collect import collect
 from launch.scoring.results import estimates, values
 from launch.scoring.scores import Scoring
@@ -84,6 +84,7 @@ def _train(
     """Train to the end. Raises SystemExit(TERMINATED) if a rank was requested to save and stop, so that the tracker
     marks the run as killed."""
     config = configs.here
+    set_tf32(config.optim.tf32)
     whole = read_manifest(config.data)
     manifest = run_folder.divided(config, whole)
     model = run_folder.model_for(config, manifest)

@@ -99,7 +99,7 @@ def test_sweep_help_shows_all_values_of_what_varies(capsys):
     grid = "configs/grids/vsdn_lakh_small.yaml"
     assert main_of("sweep")([str(ROOT / grid), "train.seed=3", "at_once=1", "--help"]) == 0
     printed = capsys.readouterr().out
-    assert line_of(printed, "at_once") == "= 1  (integer >= 1; command line)"
+    assert line_of(printed, "at_once") == "= 1  (integer >= 1 or null; command line)"
     assert line_of(printed, "train.beta").startswith("= 0.1 | 1.0  (")
     assert line_of(printed, "train.beta").endswith(f"{grid})")
     assert line_of(printed, "train.seed") == "= 3  (integer >= 0; command line)"

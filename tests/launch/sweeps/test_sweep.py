@@ -111,6 +111,15 @@ def test_single_rank_trials_share_devices():
         sweep._held(ranks=3, devices=4, largest=2, at_once=1)
 
 
+@pytest.mark.parametrize(("gpus", "ranks", "at_once"), [(0, [1], 1), (4, [1], 4), (4, [1, 2], 2), (2, [4], 1)])
+def test_trials_use_all_gpus(place, monkeypatch, gpus, ranks, at_once):
+    monkeypatch.setattr("launch.job.launcher.gpus", lambda: gpus)
+    grid = place(f"grid: {{ranks: {ranks}, train.seed: [0]}}")
+    assert [sweep._number_at_once(grids.read([grid, *more])) for more in ([], ["at_once=3"])] == [at_once, 3]
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert sweep._number_at_once(grids.read([grid])) == 1
+
+
 @pytest.mark.parametrize(
     ("at_once", "ranks", "asked", "threads"), [(1, 1, None, 8), (2, 2, None, 2), (4, 4, None, 1), (2, 1, "3", 3)]
 )
