@@ -12,6 +12,7 @@ COMMANDS = {
     "fetch": "Download an official archive and check its hash, or check your copy of TIMIT.",
     "prepare": "Convert raw files to shards and a manifest, on Ray.",
     "verify": "Check every shard of a prepared data set against its manifest.",
+    "plan": "Count what a training takes on N GPUs, and model its time.",
     "train": "Train a model on this machine or on several hosts, under DeepSpeed.",
     "evaluate": "Score a trained run and its trivial baselines on a split.",
     "predict": "Write a trained run's answers about every frame of a split as a table, beside the truth.",
@@ -25,7 +26,12 @@ COMMANDS = {
     "ui": "Show the MLflow dashboard on 127.0.0.1.",
 }
 
-IN_ROOMS = {"impute": "launch.tables.impute", "forecast": "launch.tables.forecast", "ui": "launch.tracker.ui"}
+IN_ROOMS = {
+    "impute": "launch.tables.impute",
+    "forecast": "launch.tables.forecast",
+    "plan": "launch.planning.plan",
+    "ui": "launch.tracker.ui",
+}
 """Modules of the commands that are not `launch.COMMAND`."""
 
 

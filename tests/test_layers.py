@@ -20,7 +20,7 @@ ROOMS = {  # each room imports from itself and from those before it; "" is the m
     "pipeline": ("", "shards", "reading", "readers", "fetch", "prepare"),
     "launch": (
         "job", "tracker", "checks", "runs", "scoring", "figures", "generation", "prediction", "evaluation", "serving",
-        "tables", "training", "sweeps", "reports", "",
+        "tables", "planning", "training", "sweeps", "reports", "",
     ),
 }  # fmt: skip
 DOOR = ROOT / "driftwork/__init__.py"
