@@ -57,6 +57,7 @@ def environment(threads: int, *, gpus: bool, given: Mapping[str, str]) -> dict[s
     """Return the environment of ranks with `threads` threads each, unless `given` sets another number."""
     return {
         "OMP_NUM_THREADS": str(threads),
+        "TORCH_FR_BUFFER_SIZE": "1000",  # collectives that torch's flight recorder keeps, see `collectives`
         **given,
         **search_path(),
         "PYTHONUNBUFFERED": "1",

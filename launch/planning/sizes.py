@@ -4,6 +4,7 @@ Counting runs in double precision, in which the loops over time take their eager
 operations and of kernels do not depend on the precision; bytes are counted as in single precision.
 """
 
+import copy
 import time
 from typing import NamedTuple
 
@@ -74,6 +75,12 @@ def longest(stream: Stream) -> Batch:
     """Return the longest sequence of a stream as a batch."""
     frames = [count for shard in stream.dataset.shards for count in shard.frames]
     return stream.dataset[Request(0, (frames.index(max(frames)),), 1, 1.0)]
+
+
+def operations_per_frame(model: TrainableModel, config: RunConfig, manifest: Manifest) -> float:
+    """Count the floating-point operations of a frame, forward and backward, in the longest sequence."""
+    one = longest(training(config.model_copy(update={"loader_workers": 0}), manifest, alone()))
+    return count(copy.deepcopy(model), one)[1] / int(one.frames_present.sum())
 
 
 def count(model: TrainableModel, batch: Batch) -> tuple[int, int, int]:

@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from driftwork.config_base import Config, build, load
 from driftwork.errors import DriftworkError
@@ -57,6 +57,13 @@ class OptimConfig(Config):
     Sums stay in float32. It has no effect on a CPU, and evaluation never does so."""
 
 
+def _range(value: str) -> str:
+    start, _, stop = value.partition(":")
+    if not (start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
+        raise ValueError("must be START:STOP, two numbers of steps, the smaller first")
+    return value
+
+
 class TrainConfig(Config):
     seed: int = Field(0, ge=0)
     """Seed of the initial weights, the order of sequences, the observed frames and all noise."""
@@ -83,6 +90,9 @@ class TrainConfig(Config):
     """Number of epochs after which the training horizon grows by a frame, where `first_horizon` is set."""
     beta: float = Field(1.0, ge=0)
     """Weight of the KL in the training loss and in validation scores. 1 gives the ELBO; evaluation always uses 1."""
+    profile: Annotated[str, AfterValidator(_range)] | None = None
+    """Steps of rank 0 that torch.profiler records, as START:STOP, counted from 0 and without STOP. The trace goes to
+    `profile/` in the run folder and to the tracker. Null records none."""
     kl_warmup_steps: int = Field(0, ge=0)
     """Number of steps in which the weight of the KL rises linearly from 0 to `beta`. 0 gives it its full weight from
     the first step."""
@@ -218,6 +228,11 @@ class RunConfig(Plugged):
         raw = self.model_dump(mode="json")
         raw["model"]["time_unit"] = float(f"{spec.interval:.3g}")
         return build(RunConfig, raw, where=f"data={self.data}")
+
+    @property
+    def profiled(self) -> range:
+        """Steps that the profiler records."""
+        return range(0) if self.train.profile is None else range(*map(int, self.train.profile.split(":")))
 
     @property
     def settles_at(self) -> int:

@@ -56,6 +56,13 @@ def all_sum(x: Tensor) -> Tensor:
     return x
 
 
+def all_max(x: Tensor) -> Tensor:
+    """Take the maximum over ranks, in place."""
+    if dist.is_initialized():
+        dist.all_reduce(x, op=dist.ReduceOp.MAX)
+    return x
+
+
 def all_gathered(mine: Any) -> list[Any]:
     """Return the values of all ranks, in the order of ranks, on every rank."""
     if not dist.is_initialized():

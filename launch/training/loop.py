@@ -29,6 +29,8 @@ class Around(NamedTuple):
     report: Callable[[int, Batch, Step], str]
     """Record a step that was not finite, and return a message about it."""
     asked_to_leave: Callable[[], bool]
+    before: Callable[[int], None] = lambda step: None
+    """Called before each step with its number."""
 
 
 def train(
@@ -48,6 +50,7 @@ def train(
         for batch in stream.epoch(progress.epoch, progress.epoch_step):
             loaded = time.perf_counter()
             watch.at("step")
+            around.before(progress.step)
             kl_weight = run.kl_weight(progress.step)
             lr = run.lr(progress.step - progress.skipped, stream.steps * run.train.max_epochs)
             shown = batch if horizon is None else batch.first(horizon)
@@ -57,7 +60,7 @@ def train(
             watch.at("record", progress.step)
             if not step.applied:
                 _report_nonfinite(progress, around.report(progress.step, shown, step), log)
-            log.step(progress, batch, step, kl_weight, lr, data_seconds=loaded - started, step_seconds=ended - loaded)
+            log.step(progress, shown, step, kl_weight, lr, data_seconds=loaded - started, step_seconds=ended - loaded)
             if step.leave or (progress.step % run.train.save_every == 0 and progress.epoch_step < stream.steps):
                 around.save(False)
             if step.leave:

@@ -10,10 +10,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
+import torch
+
 from driftwork.command import run
 from driftwork.config_base import flatten
 from driftwork.processes import end_with_parent
 from launch.job.signals import TERMINATED, signals_noted
+from launch.planning.hardware import matrix_rate
+from launch.planning.sizes import operations_per_frame
 from launch.runs import loaders, run_folder, weights
 from launch.runs.config import CONFIG_FILE, RunConfig
 from launch.runs.distributed import Ranks, all_gathered, barrier, join_ranks, leave, on_rank_0, set_tf32
@@ -26,9 +30,10 @@ from launch.tracker.pending import PendingMetrics
 from launch.tracker.tracking import Tracker, open_run
 from launch.training import checkpoint, loop, nonfinite
 from launch.training.engine import Engine
+from launch.training.profile import StepProfile, shortage_explained
 from launch.training.progress import Progress
 from launch.training.supervisor import INTERRUPTED, LEFT
-from launch.training.training_log import TrainingLog
+from launch.training.training_log import TrainingLog, Work
 from launch.training.watchdog import Watchdog
 from models.base import Model
 from pipeline.shards.manifest import Manifest, read_manifest
@@ -90,6 +95,7 @@ def _train(
     model = run_folder.model_for(config, manifest)
     if config.init_from is not None:
         weights.load_initial(model, folder)
+    work = _work(model, config, manifest, ranks)
     engine = Engine(model, config.optim, ranks, frame_scale=manifest.spec.length, accumulate=config.train.accumulate)
     watch.within = lambda: engine.clock.phase
     watch.at("load")
@@ -98,7 +104,7 @@ def _train(
     progress = Progress(**known["progress"]) if known else new
     with _tracked(configs, folder, whole, ranks) as tracker:
         pending = PendingMetrics(tracker)
-        log = TrainingLog(pending, ranks, engine.clock, latent=model.has_latent)
+        log = TrainingLog(pending, ranks, engine.clock, latent=model.has_latent, work=work)
         if known:
             log.restore(known["journal"])
             pending.restore(known.get("metrics", []))
@@ -117,10 +123,15 @@ def _train(
             pending.release()
 
         watch.patience = config.hang_after
-        around = loop.Around(validate, save, partial(nonfinite.report, folder, ranks), asked_to_leave)
+        profiled = config.profiled if ranks.rank == 0 else range(0)
+        profile = StepProfile(profiled, folder / "profile", partial(tracker.artifact, folder="profile"))
+        report = partial(nonfinite.report, folder, ranks)
+        around = loop.Around(validate, save, report, asked_to_leave, before=profile.at)
         ahead = loaders.room_to_read_ahead()
-        with closing(loaders.training(config, manifest, ranks, engine.planner, ahead=ahead)) as stream:
+        batches = closing(loaders.training(config, manifest, ranks, engine.planner, ahead=ahead))
+        with batches as stream, shortage_explained(config, folder, ranks, lambda: progress.step):
             trained = loop.train(config, engine, stream, log, progress, watch, around)
+        profile.close(progress.step)
         if not trained:
             if ranks.rank == 0:
                 run_folder.remember(folder, **{INTERRUPTED: progress.step})
@@ -130,6 +141,15 @@ def _train(
         if ranks.rank == 0:
             tracker.artifact(folder / weights.BEST, "weights")
             export.after_training(folder, config, manifest, tracker)
+
+
+def _work(model: Model, config: RunConfig, manifest: Manifest, ranks: Ranks) -> Work | None:
+    """Return what the matrix rate is measured by, on rank 0 of GPUs whose nominal rate is known."""
+    if ranks.rank != 0 or ranks.device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(ranks.device)
+    rate = matrix_rate(name, autocast=config.optim.autocast, tf32=config.optim.tf32)
+    return None if rate is None else Work(operations_per_frame(model, config, manifest), ranks.world * rate)
 
 
 @contextmanager

@@ -1,12 +1,14 @@
 """Log of a training run: lines on rank 0's terminal, and metrics to the tracker."""
 
 import math
+import resource
+import sys
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from launch.runs.distributed import Ranks, all_sum
+from launch.runs.distributed import Ranks, all_max, all_sum
 from launch.tracker.pending import PendingMetrics
 from launch.training.engine import Step
 from launch.training.progress import Progress
@@ -22,20 +24,33 @@ reduction that is left when backward ends; both include waiting for slower ranks
 _CARRIED = ("taken", "steps", "data_seconds", "step_seconds", "grad_norm", "evaluations", "skipped")
 
 
+class Work(NamedTuple):
+    """What a frame takes, and what the GPUs can do."""
+
+    operations: float
+    """Floating-point operations of a frame, forward and backward."""
+    rate: float
+    """Nominal operations per second of the matrix products of all ranks' GPUs together."""
+
+
 class TrainingLog:
     """Sums over ranks and steps; every rank calls every method, and rank 0 prints and logs."""
 
-    def __init__(self, tracker: PendingMetrics, ranks: Ranks, clock: StepTimer, *, latent: bool) -> None:
+    def __init__(
+        self, tracker: PendingMetrics, ranks: Ranks, clock: StepTimer, *, latent: bool, work: Work | None = None
+    ) -> None:  # fmt: skip
         """
         Args:
             latent: whether the model has one, and so a KL to report.
+            work: of rank 0, where it runs on a known GPU.
         """
-        self.tracker, self.ranks, self.clock, self.latent = tracker, ranks, clock, latent
+        self.tracker, self.ranks, self.clock, self.latent, self.work = tracker, ranks, clock, latent, work
         self.skipped = 0
         self._reset()
 
     def _reset(self) -> None:
-        self.sums = torch.zeros(4, dtype=torch.float64, device=self.ranks.device)  # log-likelihood, KL, frames, seqs
+        # log-likelihood, KL, scored frames, sequences, frames
+        self.sums = torch.zeros(5, dtype=torch.float64, device=self.ranks.device)
         self.taken, self.steps, self.data_seconds, self.step_seconds, self.grad_norm = 0, 0, 0.0, 0.0, 0.0
         self.evaluations: int | None = None
 
@@ -46,7 +61,8 @@ class TrainingLog:
     def restore(self, states: list[dict[str, Any]]) -> None:
         """Restore the sums from the states of all ranks of an earlier job, which may have had another world size."""
         for state in states[self.ranks.rank :: self.ranks.world]:
-            self.sums += torch.tensor(state["sums"], dtype=torch.float64).to(self.sums.device)
+            earlier = torch.tensor(state["sums"], dtype=torch.float64)
+            self.sums[: len(earlier)] += earlier.to(self.sums.device)  # earlier versions had no frames
         for name in _CARRIED:
             setattr(self, name, states[0][name])
 
@@ -58,7 +74,9 @@ class TrainingLog:
         terms = step.objective.terms
         real = batch.weight.to(self.ranks.device) > 0
         if step.applied:
-            self.sums += torch.stack([(x.detach() * real).sum().double() for x in (*terms, torch.ones_like(real))])
+            frames = batch.frames_present.sum(1).to(self.ranks.device)
+            summed = (*terms, torch.ones_like(real), frames)
+            self.sums += torch.stack([(x.detach() * real).sum().double() for x in summed])
             self.grad_norm += step.grad_norm
             if step.objective.evaluations is not None:
                 self.evaluations = (self.evaluations or 0) + step.objective.evaluations
@@ -73,7 +91,9 @@ class TrainingLog:
             self._reset()
 
     def _record(self, progress: Progress, kl_weight: float, lr: float) -> None:
-        log_likelihood, kl, frames, sequences = all_sum(self.sums).tolist()
+        log_likelihood, kl, frames, sequences, present = all_sum(self.sums).tolist()
+        memory = float(all_max(torch.tensor([_peak_bytes(self.ranks.device)], device=self.ranks.device)))
+        total = max(self.data_seconds + self.step_seconds, 1e-9)
         spent = {"data": self.data_seconds, **dict.fromkeys(_PHASES, 0.0), **self.clock.seconds()}
         metrics = {
             "train/nll_nats_per_frame": (kl - log_likelihood) / frames,
@@ -83,8 +103,12 @@ class TrainingLog:
             "train/epoch": float(progress.epoch),
             **{f"time/{phase}_s": seconds / self.taken for phase, seconds in spent.items()},
             "time/step_s": (self.data_seconds + self.step_seconds) / self.taken,
-            "time/sequences_per_second": sequences / max(self.data_seconds + self.step_seconds, 1e-9),
+            "time/sequences_per_second": sequences / total,
+            "time/frames_per_second": present / total,
+            "memory/peak_gib": memory / 2**30,
         }
+        if self.work is not None:
+            metrics["time/matrix_rate_percent"] = 100 * self.work.operations * present / total / self.work.rate
         if self.latent:
             metrics |= {
                 "train/reconstruction_nats_per_frame": -log_likelihood / frames,
@@ -97,7 +121,10 @@ class TrainingLog:
         self.say(
             f"step {progress.step:6d}  epoch {progress.epoch:3d}  nll {metrics['train/nll_nats_per_frame']:8.3f}  "
             + (f"kl {kl / frames:6.3f} nats/frame  beta {kl_weight:.2f}  " if self.latent else "nats/frame  ")
-            + f"grad {metrics['train/grad_norm']:.3f}  {metrics['time/sequences_per_second']:.0f} seq/s"
+            + f"grad {metrics['train/grad_norm']:.3f}  {metrics['time/sequences_per_second']:.0f} seq/s  "
+            + f"{metrics['time/frames_per_second']:.0f} frames/s  "
+            + (f"{metrics['time/matrix_rate_percent']:.1f} % of the matrix rate  " if self.work else "")
+            + f"{metrics['memory/peak_gib']:.2f} GiB"
             + "".join(f"  {phase} {1000 * seconds / self.taken:.0f}" for phase, seconds in spent.items())
             + " ms/step"
             + (f"  skipped {self.skipped}" if self.skipped else "")
@@ -114,3 +141,11 @@ class TrainingLog:
     def say(self, line: str) -> None:
         if self.ranks.rank == 0:
             print(f"[{time.strftime('%H:%M:%S')}] {line}", flush=True)
+
+
+def _peak_bytes(device: torch.device) -> float:
+    """Return the most bytes that were allocated on a GPU at a time, or that this process has used on a CPU."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return float(unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -2,7 +2,8 @@
 
 A thread of each rank writes the rank's place to `RUN/ranks/N.json` every second. If the rank makes no progress for too
 long, the thread reads the notes of the others, prints which rank is waited for, writes the stacks of all threads to
-`RUN/ranks/N.stacks`, and ends the process. A process that is stopped, or whose host is lost, writes nothing more.
+`RUN/ranks/N.stacks` and its last collectives to `RUN/ranks/N.collectives.json`, and ends the process. A process that is
+stopped, or whose host is lost, writes nothing more.
 """
 
 import faulthandler
@@ -17,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from launch.job import collectives
 from launch.runs.run_folder import RANKS
 
 _T = TypeVar("_T")
@@ -135,6 +137,8 @@ class Watchdog:
             with suppress(OSError), stacks.open("w") as file:
                 faulthandler.dump_traceback(file)
                 parts.append(f"where it stands in the code: {stacks}")
+            with suppress(OSError, ValueError, KeyError, RuntimeError):  # what it was in must be said in any case
+                parts.append(collectives.written(stacks.with_suffix(".collectives.json")))
         self._note(_HUNG)
         print("; ".join(filter(None, parts)), file=sys.stderr, flush=True)
         os._exit(HUNG)

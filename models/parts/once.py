@@ -27,8 +27,8 @@ def shared() -> Iterator[None]:
 
 
 def once(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Let a function be computed only once inside `shared` for equal arguments. Numbers and names are compared by value,
-    tuples item by item, and all else, such as tensors, by identity."""
+    """Let a function be computed only once inside `shared` for equal arguments. Numbers and names are compared by
+    value, tuples item by item, and all else, such as tensors, by identity."""
 
     @wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -25,6 +26,7 @@ def runs(tmp_path_factory):
     out = tmp_path_factory.mktemp("resume")
     write_rolls(out / "rolls")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
+    environment["TORCH_FR_BUFFER_SIZE"] = "100"  # as the launcher sets it
     command = [sys.executable, "-m", "tests.launch.training.survivor", str(out / "rolls"), str(out)]
     done = subprocess.run(command, env=environment, cwd=out, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -36,12 +38,12 @@ def said(folder):
 
 
 def metrics(folder, again=False):
-    """What the tracker got of each step, but for times. What it got twice, as a checkpoint says again what it covers,
-    is the same to the last bit, the time of day included; unless steps were taken `again`."""
+    """What the tracker got of each step, but for times and memory. What it got twice, as a checkpoint says again what
+    it covers, is the same to the last bit, the time of day included; unless steps were taken `again`."""
     records = {}
     for line in dict.fromkeys((folder / "metrics.jsonl").read_text().splitlines()):
         record = json.loads(line)
-        kept = {name: value for name, value in record.items() if not name.startswith("time/") and name != "at_ms"}
+        kept = {key: x for key, x in record.items() if not key.startswith(("time/", "memory/")) and key != "at_ms"}
         step = records.setdefault(kept.pop("step"), {})
         assert again or not step.keys() & kept.keys(), record["step"]
         step.update(kept)
@@ -125,6 +127,8 @@ def test_stopped_rank_is_named_and_ends_job(runs):
     assert f"exit code {watchdog.HUNG}" in said(runs / "hung")
     assert "no restart left" in said(runs / "hung")
     assert "all_agree" in (runs / "hung/ranks/0.stacks").read_text()
+    waiting = r"all_?reduce \d+ of 2 numbers \(not ended\); all: .*/ranks/0\.collectives\.json"
+    assert re.search(waiting, said(runs / "hung"))
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import torch
 from launch.runs.distributed import alone
 from launch.training.engine import Step
 from launch.training.progress import Progress
-from launch.training.training_log import TrainingLog
+from launch.training.training_log import TrainingLog, Work
 from models.base import Objective, Terms
 from models.batch import Batch
 
@@ -25,12 +25,12 @@ class Clock:
         return {"backward": 1.5, "forward": 0.5}
 
 
-def record(evaluations, latent=True):
+def record(evaluations, latent=True, work=None):
     """Log ten steps of two sequences, each with this number of evaluations by the solver."""
     x, time = torch.tensor([-6.0, -2.0]), torch.zeros(2, 4)
     batch = Batch(time, time[..., None], time > -1, time > -1, torch.ones(2) / 2, torch.arange(2), ("a", "b"))
     kept, progress = Kept(), Progress()
-    log = TrainingLog(kept, alone(), Clock(), latent=latent)
+    log = TrainingLog(kept, alone(), Clock(), latent=latent, work=work)
     for progress.step in range(1, 11):
         objective = Objective(-x, Terms(x, torch.ones(2), torch.full((2,), 4)), evaluations(progress.step))
         log.step(progress, batch, Step(objective, True, 3.0), 1.0, 0.1, data_seconds=0.1, step_seconds=0.3)
@@ -52,6 +52,26 @@ def test_record_is_the_mean_over_steps(capsys):
     line = capsys.readouterr().out
     assert "data 100  forward 50  backward 150  communication 0  update 0 ms/step" in line
     assert "step     10" in line
+    assert abs(found["time/frames_per_second"] - 20.0) < 1e-9
+    assert "  5 seq/s  20 frames/s  " in line
+    assert 0.05 < found["memory/peak_gib"] < 64
+
+
+def test_share_of_the_matrix_rate(capsys):
+    """20 frames a second of 3e9 operations each are 30 % of 2e11."""
+    found = record(lambda step: None, work=Work(3e9, 2e11))
+    assert abs(found["time/matrix_rate_percent"] - 30.0) < 1e-6
+    assert "30.0 % of the matrix rate" in capsys.readouterr().out
+    assert "time/matrix_rate_percent" not in record(lambda step: None)
+
+
+def test_record_of_an_earlier_version_is_restored():
+    """It has no frames."""
+    kept = Kept()
+    log = TrainingLog(kept, alone(), Clock(), latent=True)
+    state = log.state()
+    log.restore([{**state, "sums": [1.0, 2.0, 3.0, 4.0]}])
+    assert log.state() == {**state, "sums": [1.0, 2.0, 3.0, 4.0, 0.0]}
 
 
 def test_model_without_solver_logs_no_evaluations():
