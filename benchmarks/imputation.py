@@ -113,7 +113,7 @@ def result(data: Path, to: Path, name: str, seed: int) -> dict[str, Any]:
         command = ["-m", "launch.cli", "train", str(base), f"data={data}", f"out={run}", f"train.seed={seed}",
                    f"tracking.uri={config.tracking.uri}"]  # fmt: skip
     seconds, mib = trained([sys.executable, *command])
-    filled = dict(np.load(f"{run}.npz")) if peer else of_run(run, config)
+    filled = dict(np.load(f"{run}.npz", allow_pickle=False)) if peer else of_run(run, config)
     scored = {rate: errors(filled[rate], task).tolist() for rate, task in tasks(config, "test").items()}
     found = {"seconds": seconds, "mib": mib, "errors": scored}
     path.write_text(json.dumps(found))

@@ -40,9 +40,9 @@ class StaticSums(Config):
     """Moments of the S static numbers and categories of a shard's sequences."""
 
     mean: tuple[float, ...]
-    """Mean of each of them over the sequences that have it."""
+    """Mean of each of them over the sequences that have it, in their units."""
     squares: tuple[float, ...]
-    """Sum of squared distances from the mean for each of them."""
+    """Sum of squared distances from the mean for each of them, in the squares of their units."""
     observed: tuple[int, ...]
     """Number of sequences that have it."""
 

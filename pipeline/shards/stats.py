@@ -26,9 +26,10 @@ class Stats(Config):
     """Number of values of each of the D channels in the training split, where masks are of each channel. Null where
     they are of whole frames, so that it is `frames` for all."""
     static_mean: tuple[float, ...] | None = None
-    """Mean of each static number and category over the training sequences that have it. Null without any."""
+    """Mean of each static number and category over the training sequences that have it, in their units. Null without
+    any."""
     static_scale: tuple[float, ...] | None = None
-    """Standard deviation of each static number and category over the same sequences."""
+    """Standard deviation of each static number and category over the same sequences, in their units."""
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

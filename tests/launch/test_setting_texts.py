@@ -27,7 +27,7 @@ def config_classes():
 
 UNITS = re.compile(
     r"[Nn]umbers? of|(frames|samples) per second|per update|MiB|their units"
-    r"|\b(seconds|bytes|nats|semitones|decibels|pixels|port|version)\b"
+    r"|\b(seconds|bytes|nats|semitones|decibels|pixels|port|version|year)\b"
     r"|\b(fractions?|factor|weight|probability|ratio|seed|exponent|decay|units? of|stage)\b",
     re.IGNORECASE,
 )

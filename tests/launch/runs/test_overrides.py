@@ -1,7 +1,6 @@
 """Every command takes the text of its paths and names literally."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +11,7 @@ from launch.runs.config import RunConfig
 from launch.runs.run_folder import create
 from launch.sweeps import grid
 from launch.tracker import ui
+from pipeline.fetch.fetch import Fetched
 from pipeline.fetch.sources import SOURCES
 from pipeline.prepare.prepare import PrepareConfig
 from tests.places import ROOT, tiny
@@ -101,7 +101,7 @@ def test_commands_use_the_given_store(place, name):
 
 def test_fetch_writes_to_the_given_folder(place, monkeypatch):
     asked = []
-    done = SimpleNamespace(new=0, files=0, folders=[])
+    done = Fetched(files=0, bytes=0, new=0, folders=())
     monkeypatch.setattr(fetch, "fetch", lambda config: asked.append(config.to) or done)
     assert fetch.main(["lakh_clean", "to=~/Mix #1"]) == 0
     assert asked == [place / "home/Mix #1"]

@@ -253,7 +253,7 @@ def test_forecasts_have_a_column_a_horizon(tmp_path):
         (["a", "unscored"], "unscored: not evaluated yet; driftwork evaluate .*unscored split=test"),
         (["a", "again"], "again: the same model, settings and seed as .*a$"),
         (["a", "split=val"], "a: not evaluated yet; driftwork evaluate .*a split=val"),
-        (["a", "spilt=val"], "compare: unknown key 'spilt'; did you mean 'split'"),
+        (["a", "spilt=val"], "unknown key 'spilt'; did you mean 'split'"),
         (["a", "split=tset"], "split=tset: input should be"),
         (["a", "nowhere/run"], "nowhere/run: no run folder"),
         (["a", "shifted"], "shifted: interpolation 25 was scored on other frames than in .*a$"),
