@@ -19,8 +19,8 @@ demo: setup
 demo-table: setup
 	$(BIN)/driftwork demo table
 
-# Three processes of one thread each, as tests also wait; pytest exits 5 where it finds no test.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+# Two processes of one thread each; pytest exits 5 where it finds no test.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: setup
 	$(PYTEST)

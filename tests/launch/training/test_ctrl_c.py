@@ -35,7 +35,7 @@ def in_terminal(folder, *arguments):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job behind `&` ignores it
     )  # fmt: skip
     out = next(argument.removeprefix("out=") for argument in arguments if argument.startswith("out="))
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not (folder / out / "checkpoints/latest").exists():
         assert time.monotonic() < deadline
         assert started.poll() is None, started.stderr.read()
@@ -48,7 +48,7 @@ def ctrl_z_and_fg(started, latest):
     """Stop a training as Ctrl-Z does, check that all its processes stand still, and continue it as `fg` does."""
     everyone = [psutil.Process(started.pid), *psutil.Process(started.pid).children(recursive=True)]
     os.killpg(started.pid, signal.SIGTSTP)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while any(process.status() != psutil.STATUS_STOPPED for process in everyone):
         assert time.monotonic() < deadline, everyone
         time.sleep(0.1)

@@ -202,7 +202,7 @@ def test_kill_9_loses_no_received_bytes(server, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(CONFIGS.parent.parent)}
     part = tmp_path / "subjects/35/35.asf.part"
     first = subprocess.Popen(command_line, env=environment, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not (part.exists() and part.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.05)
     first.kill()

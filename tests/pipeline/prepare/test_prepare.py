@@ -115,7 +115,7 @@ def test_killed_preparation_is_continued(raw, reference, tmp_path):
     variables = {"HOME": str(home), "PYTHONPATH": str(ROOT)}
     driver = subprocess.Popen(command, cwd=home, env=os.environ | variables, start_new_session=True)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while not list(out.glob(".incomplete/*.json")):
             assert driver.poll() is None
             assert time.monotonic() < deadline
