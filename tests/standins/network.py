@@ -34,6 +34,11 @@ class Place(NamedTuple):
     def processes(self):
         return _ip("netns", "pids", self.name).split()
 
+    def end_processes(self):
+        """Kill all processes of the place."""
+        for process in self.processes():
+            subprocess.run(["kill", "-9", process], stderr=subprocess.DEVNULL)
+
 
 @contextmanager
 def two_places():
@@ -60,8 +65,7 @@ def two_places():
         yield places
     finally:
         for place in made:
-            for process in place.processes():
-                subprocess.run(["kill", "-9", process], stderr=subprocess.DEVNULL)
+            place.end_processes()
             _ip("netns", "del", place.name)
 
 

@@ -1,4 +1,7 @@
-"""Preparation on a Ray cluster of two nodes gives the same bytes as on one machine, even if one of them is lost."""
+"""Preparation on a Ray cluster of two nodes gives the same bytes as on one machine, even if one of them is lost.
+
+All tests share one cluster, which starts slowly. The test that loses a node comes last.
+"""
 
 import shutil
 import sys
@@ -23,6 +26,8 @@ CONFIG = ROOT / "configs" / "prepare" / "lakh.yaml"
 OVERRIDES = ["val=0.2", "test=0.2", "files_per_shard=1", "dataset.seconds=6"]
 TABLE = ROOT / "configs" / "prepare" / "table.yaml"
 OF_TABLE = ["val=0.2", "test=0.2", "files_per_shard=1", "dataset.time_unit=h"]
+STARTS = 3
+"""Attempts to start a node: on a busy machine Ray gives up after 30 s."""
 SLOWLY = """
 import sys
 from driftwork.config_base import load
@@ -51,8 +56,8 @@ class Cluster(NamedTuple):
             return self.head.popen([sys.executable, "-c", SLOWLY, *settings], env=self.environment, stderr=said)
 
 
-@pytest.fixture
-def cluster(tmp_path):
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
     # Ray keeps sockets below its folder, and their paths are limited to 107 bytes.
     home = Path(tempfile.mkdtemp(prefix="dw"))
     (home / "token").touch(mode=0o600)
@@ -62,20 +67,30 @@ def cluster(tmp_path):
         "RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "1000",
         "RAY_health_check_failure_threshold": "5",
     }  # fmt: skip
-    command = [Path(sys.executable).with_name("ray"), "start", "--block", "--num-cpus=1"]
-    command += ["--object-store-memory=80000000", "--node-ip-address"]
-    log = tmp_path / "log"
     try:
-        with two_places() as (head, worker), log.open("ab") as said:
-            first = [head.address, "--head", "--port=6379", "--include-dashboard=false", f"--temp-dir={home}"]
-            head.popen([*command, *first], env=environment, stdout=said, stderr=said)
-            wait_until(lambda: log.read_text().count("Ray runtime started") == 1, log)
-            joins = [worker.address, f"--address={head.address}:6379"]
-            worker.popen([*command, *joins], env=environment, stdout=said, stderr=said)
-            wait_until(lambda: log.read_text().count("Ray runtime started") == 2, log)
-            yield Cluster(head, worker, environment, log)
+        with two_places() as (head, worker):
+            made = Cluster(head, worker, environment, tmp_path_factory.mktemp("ray") / "log")
+            first = ["--head", "--port=6379", "--include-dashboard=false", f"--temp-dir={home}"]
+            start(made, head, first)
+            start(made, worker, [f"--address={head.address}:6379"])
+            yield made
     finally:
         shutil.rmtree(home, ignore_errors=True)
+
+
+def start(cluster, place, options):
+    """Start a node of Ray. An attempt that ends is made again, without what is left of it."""
+    command = [Path(sys.executable).with_name("ray"), "start", "--block", "--num-cpus=1"]
+    command += ["--object-store-memory=80000000", f"--node-ip-address={place.address}", *options]
+    for _ in range(STARTS):
+        log = cluster.log.with_name(f"{place.name}.log")
+        with log.open("wb") as said:
+            node = place.popen(command, env=cluster.environment, stdout=said, stderr=said)
+        wait_until(lambda log=log, node=node: "Ray runtime started" in log.read_text() or node.poll() is not None, log)
+        if node.poll() is None:
+            return
+        place.end_processes()
+    pytest.fail(f"Ray did not start in {STARTS} attempts:\n{log.read_text()}")
 
 
 @pytest.mark.ray
