@@ -29,7 +29,7 @@ _BLOCK = 2**22
 """Bytes of a block of CSV; a longer row is refused."""
 _CELLS = 2**18
 """Cells of a batch of Parquet."""
-_LATEST = 1e15
+LATEST = 1e15
 """Largest time, in seconds: 32 million years, beyond which a double has not even an eighth of a second."""
 _RAGGED = re.compile(r"Row #(\d+): Expected (\d+) columns, got (\d+)")
 _ZONE = r"[T ].*(Z|[+-]\d\d(:?\d\d)?)$"
@@ -108,9 +108,9 @@ class Batch:
         if unit != "iso":
             values, missing = self.number(column, exact=True)
             self._none_missing(missing)
-            late = np.abs(values) > _LATEST / SECONDS[unit]
+            late = np.abs(values) > LATEST / SECONDS[unit]
             if late.any():
-                raise self.bad(np.argmax(late), f"column '{name}' is {values[late][0]:g}, beyond {_LATEST:g} seconds")
+                raise self.bad(np.argmax(late), f"column '{name}' is {values[late][0]:g}, beyond {LATEST:g} seconds")
             return values, None
         array, zoned = self.plain(column), False
         if pa.types.is_string(array.type):

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from driftwork.errors import DriftworkError
+from pipeline.readers.tables.arrow import LATEST
 from pipeline.readers.tables.config import TableConfig
 from pipeline.readers.tables.parts import shown
 from pipeline.readers.tables.questions import Horizon
@@ -27,34 +28,39 @@ def horizon(until: str, every: str, unit: TimeUnit, zoned: bool) -> Horizon:
 
     A span is a number in the unit of the table (seconds for ISO 8601), or one with a unit, as in `6h`.
     """
-    step = _span(every, unit, "every")
+    step = _span(every, unit, "every=")
     if step <= 0:
         raise DriftworkError(f"every={every}: must be above 0")
     if until.startswith("+"):
-        return Horizon(_span(until[1:], unit, "until"), step, True)
+        return Horizon(_span(until[1:], unit, "until=+"), step, True)
     return Horizon(_instant(until, unit, zoned), step, False)
 
 
 def _span(text: str, unit: TimeUnit, key: str) -> int | float:
+    wanted = f"{key}{text}: must be a number, in the unit of the table, or one with a unit, as in 6h"
     found = _SPAN.fullmatch(text)
-    try:
-        number = float(found[1]) if found else float("nan")
-    except ValueError:
-        number = float("nan")
-    if not found or not np.isfinite(number):
-        raise DriftworkError(f"{key}={text}: must be a number, in the unit of the table, or one with a unit, as in 6h")
+    if not found:
+        raise DriftworkError(wanted)
+    own: TimeUnit = found[2] or ("s" if unit == "iso" else unit)  # type: ignore[assignment]
+    number = _number(found[1], own, wanted)
     if unit == "iso":
-        own: TimeUnit = found[2] or "s"  # type: ignore[assignment]
         return round(number * SECONDS[own] * 1e9)
-    return number if found[2] is None else number * SECONDS[found[2]] / SECONDS[unit]  # type: ignore[index]
+    return number if own == unit else number * SECONDS[own] / SECONDS[unit]
+
+
+def _number(text: str, unit: TimeUnit, wanted: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise DriftworkError(wanted) from None
+    if not abs(number) * SECONDS[unit] <= LATEST:  # NaN neither
+        raise DriftworkError(f"{wanted}, up to {LATEST:g} seconds")
+    return number
 
 
 def _instant(text: str, unit: TimeUnit, zoned: bool) -> int | float:
     if unit != "iso":
-        try:
-            return float(text)
-        except ValueError:
-            raise DriftworkError(f"until={text}: must be a number of {unit}, as in the table, or + a span") from None
+        return _number(text, unit, f"until={text}: must be a number of {unit}, as in the table, or + a span")
     try:
         found = datetime.fromisoformat(text.strip())
     except ValueError:

@@ -28,6 +28,9 @@ CELL = np.dtype([
 """An entry to fill: file and row to which the answer belongs, channel, frame of the sequence; the value, if another row
 has it, else NaN; and whether the table has no row for it, so that the answer becomes a new row behind `row`."""
 
+MAX_STEPS = 2**20
+"""Most new times of a series."""
+
 
 class Own(NamedTuple):
     """A series of the user's table."""
@@ -127,11 +130,20 @@ class Horizon(NamedTuple):
     """Whether `until` counts from the end of each series."""
 
     def ticks(self, last: Any) -> NDArray[Any]:
-        """Return the new times of a series that ends at `last`; none if it ends later than `until`."""
-        span = self.until if self.relative else self.until - last
+        """Return the new times of a series that ends at `last`; none if it ends later than `until`.
+
+        Raises `DriftworkError` for too many of them, and for one that 64 bits of nanoseconds do not hold.
+        """
         exact = isinstance(self.every, int)
-        count = int(span // self.every) if exact else int(span / self.every + 1e-9)  # 0.3 / 0.1 is below 3
-        return last + np.arange(1, max(count, 0) + 1) * np.asarray(self.every)
+        end = int(last) if exact else float(last)
+        span = self.until if self.relative else self.until - end
+        steps = span // self.every if exact else span / self.every + 1e-9  # 0.3 / 0.1 is below 3
+        if steps > MAX_STEPS:
+            raise DriftworkError(f"every: makes more than {MAX_STEPS} new times of a series; take a longer one")
+        count = max(int(steps), 0)
+        if exact and end + count * self.every > np.iinfo(np.int64).max:
+            raise DriftworkError("until: is after the year 2262, up to which times are counted; take an earlier time")
+        return last + np.arange(1, count + 1) * np.asarray(self.every)
 
 
 def ahead(own: Own, config: TableConfig, horizon: Horizon, first: int | None) -> Ahead | None:

@@ -205,3 +205,28 @@ def test_zone_must_be_that_of_the_run(tmp_path, zoned, rows):
 )
 def test_horizon_counts_whole_steps(until, every, unit, last, expected):
     assert horizon(until, every, unit, zoned=False).ticks(last) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("until", "every", "unit", "reason"),
+    [
+        ("nan", "1", "h", "until=nan: must be a number of h, .*, up to 1e.15 seconds"),
+        ("inf", "1", "h", "until=inf: must be a number of h"),
+        ("+1e300", "1e299", "h", "every=1e299: must be a number, .*, up to 1e.15 seconds"),
+        ("+1e12", "1", "h", "until=\\+1e12: must be a number, .*, up to 1e.15 seconds"),
+        ("+100", "1e-12", "h", "every: makes more than 1048576 new times of a series"),
+        ("+1", "1e-320", "h", "every: makes more than 1048576 new times of a series"),
+        ("+1d", "1us", "iso", "every: makes more than 1048576 new times of a series"),
+        ("3000-01-01", "1d", "iso", "until: is after the year 2262"),
+        ("+400000d", "10000d", "iso", "until: is after the year 2262"),
+    ],
+)
+def test_horizon_out_of_range_is_one_line(until, every, unit, reason):
+    with pytest.raises(DriftworkError, match=f"^{reason}"):
+        horizon(until, every, unit, zoned=False).ticks(np.int64(0) if unit == "iso" else np.float64(0))
+
+
+def test_last_nanosecond_can_be_forecast():
+    latest, second = 2**63 - 1, 10**9
+    two = horizon("+2", "1", "iso", zoned=False)
+    assert two.ticks(np.int64(latest - 2 * second)).tolist() == [latest - second, latest]
