@@ -10,6 +10,7 @@ PhysioNet 2012 (a file a stay):                 USHCN (a line a station, month a
 import csv
 import gzip
 import math
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator
 from datetime import date
@@ -19,7 +20,6 @@ from driftwork.errors import DriftworkError
 from driftwork.files import aside, printable
 
 Row = tuple[str, ...]
-
 
 STAY = ("series", "time", "channel", "value", "age", "gender", "height", "icu_type", "weight_on_admission")
 """Columns of a stay in intensive care: minutes since admission, and what was known then."""
@@ -59,8 +59,9 @@ def stays(folders: list[Path]) -> Iterator[Row]:
 def _stay(path: Path) -> Iterator[Row]:
     descriptors = dict.fromkeys(_ON_ADMISSION, "")
     values: dict[tuple[int, str], list[float]] = defaultdict(list)
-    with path.open(encoding="ascii", errors="replace", newline="") as handle:
-        for number, cells in enumerate(csv.reader(handle), 1):
+    with path.open(encoding="ascii", errors="replace") as handle:
+        for number, line in enumerate(handle, 1):
+            cells = line.rstrip("\r\n").split(",")
             where = f"{printable(str(path))}: line {number}"
             if number == 1:
                 if cells != ["Time", "Parameter", "Value"]:
@@ -95,10 +96,8 @@ def stations(archive: Path, first: int, last: int) -> Iterator[Row]:
     try:
         with gzip.open(archive, "rt", encoding="ascii", errors="replace") as handle:
             for number, line in enumerate(handle, 1):
-                yield from _month(
-                    line.rstrip("\r\n").ljust(_LINE), first, last, f"{printable(str(archive))}: line {number}"
-                )
-    except (EOFError, gzip.BadGzipFile) as error:
+                yield from _month(line.rstrip("\r\n").ljust(_LINE), first, last, f"{name}: line {number}")
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DriftworkError(f"{name}: is damaged: {error}; delete it and fetch it again") from None
 
 
@@ -126,5 +125,5 @@ def _number(text: str, where: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise DriftworkError(f"{where}: {printable(text)} is no number; delete the file and fetch it again")
+        raise DriftworkError(f"{where}: {printable(text)[:40]} is no number; delete the file and fetch it again")
     return number
