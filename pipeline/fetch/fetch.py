@@ -145,6 +145,7 @@ def _table(config: TableSource, folders: list[Path], book: _Book) -> Path:
         raise DriftworkError(f"{path}: is there already, and was not written from {first.path}; give another to=")
     if not path.exists() or before != made:
         print(f"writing {path}", flush=True)
+        book.put(first, table={})  # a call that is killed from here on leaves a table that the next one writes again
         with writing(str(path)):
             write(path, config.columns(), config.rows(folders))
         book.put(first, table=made)

@@ -10,7 +10,7 @@ from driftwork.config_base import load
 from driftwork.errors import DriftworkError
 from launch import fetch as command
 from pipeline.fetch.fetch import fetch
-from pipeline.fetch.to_table import stations, stays
+from pipeline.fetch.to_table import stations, stays, write
 from pipeline.readers.tables.config import TableConfig
 from tests.pipeline.fetch.bad_server import serving
 from tests.pipeline.fetch.test_fetch import QUICK, archive, config
@@ -115,6 +115,24 @@ def test_table_is_written_once_for_equal_files(server, tmp_path):
 
 
 @pytest.mark.network
+def test_killed_fetch_leaves_a_table_that_is_taken_up(server, tmp_path, monkeypatch):
+    """Once after the table is written, before this is noted; once while it is written again for other settings."""
+    server.files["us.txt.gz"] = gzip.compress(USHCN.encode())
+
+    def killed(path, columns, rows):
+        write(path, columns, rows)
+        raise KeyboardInterrupt
+
+    for settings, first in (([], "1996-02-28"), (["first_year=1995"], "1995-12-01")):
+        with monkeypatch.context() as patch:
+            patch.setattr("pipeline.fetch.fetch.write", killed)
+            with pytest.raises(KeyboardInterrupt):
+                fetch(config("ushcn", server, tmp_path, *settings), QUICK)
+        assert first in fetch(config("ushcn", server, tmp_path, *settings), QUICK).table.read_text()
+    assert "1995" not in fetch(config("ushcn", server, tmp_path), QUICK).table.read_text()
+
+
+@pytest.mark.network
 def test_users_own_table_is_not_touched(server, tmp_path):
     server.files["us.txt.gz"] = gzip.compress(USHCN.encode())
     (tmp_path / "ushcn.csv").write_text("mine")
@@ -139,6 +157,7 @@ def test_command_names_the_next_command(server, tmp_path, capsys):
         ("Time,Parameter,Value\n00:61,GCS,15\n", "line 2: 00:61 is no time in hours and minutes"),
         ("Time,Parameter,Value\n00:01,GCS,high\n", "line 2: high is no number"),
         ("Time,Parameter,Value\n00:01,GCS,nan\n", "line 2: nan is no number"),
+        (f"Time,Parameter,Value\n00:01,GCS,{'1' * 200_000}\n", "line 2: 1111"),
     ],
 )
 def test_stay_of_another_format_is_named(tmp_path, text, said):
@@ -164,7 +183,9 @@ def test_station_of_another_format_is_named(tmp_path, text, said):
     assert str(caught.value).startswith(f"{tmp_path}/us.txt.gz: {said}")
 
 
-def test_cut_archive_is_one_line(tmp_path):
-    (tmp_path / "us.txt.gz").write_bytes(gzip.compress(USHCN.encode())[:-20])
+@pytest.mark.parametrize("how", ["cut", "changed"])
+def test_damaged_archive_is_one_line(tmp_path, how):
+    data = bytearray(gzip.compress(USHCN.encode()))
+    (tmp_path / "us.txt.gz").write_bytes(data[:-20] if how == "cut" else data[:12] + b"\xff" * 20 + data[32:])
     with pytest.raises(DriftworkError, match=r"us\.txt\.gz: is damaged: .*delete it and fetch it again"):
         list(stations(tmp_path / "us.txt.gz", 1990, 2010))
