@@ -13,8 +13,8 @@ from pipeline.shards.stats import Stats
 class Covariates:
     """The map from the static numbers in `about["static"]` of a sequence to covariates [S] float32.
 
-    A number is brought to mean 0 and standard deviation 1 over the training sequences; 0 where it is missing or never
-    changes. A category is one-hot.
+    A number is brought to mean 0 and standard deviation 1 over the training sequences; 0 where it is missing, or
+    where it never changes in these. A category is one-hot.
 
     Raises:
         DriftworkError: the data were prepared before the statistics of static columns were kept; `where` names them.
@@ -28,9 +28,9 @@ class Covariates:
         if stats.static_mean is None or stats.static_scale is None:
             raise DriftworkError(f"{where}: has no statistics of its static columns; prepare it again, in another out")
         numbers = np.repeat([s.categories is None for s in spec.table.static], [s.width for s in spec.table.static])
+        scale = np.array(stats.static_scale)[numbers]
         self.mean[numbers] = np.array(stats.static_mean)[numbers]
-        changing = numbers & (np.array(stats.static_scale) > 0)
-        self.scale[changing] = np.array(stats.static_scale)[changing]
+        self.scale[numbers] = np.where(scale > 0, scale, np.inf)
 
     def of(self, about: dict[str, Any] | None) -> NDArray[np.float32]:
         if self.width == 0:

@@ -6,6 +6,7 @@ import pytest
 from driftwork.errors import DriftworkError
 from pipeline.observe import ObservationConfig
 from pipeline.reading.augment import AugmentConfig, augment
+from pipeline.reading.covariates import Covariates
 from pipeline.reading.folds import FoldConfig, divide
 from pipeline.reading.stream import Stream
 from pipeline.shards.manifest import read_manifest
@@ -27,6 +28,14 @@ def test_static_numbers_have_unit_scale_in_training(tmp_path):
     np.testing.assert_allclose(static[:, 0], [*known, 0], rtol=1e-7)  # rounded to single
     assert static[:, 1:].tolist() == [[0, 1], [1, 0], [0, 1], [1, 0]]
     assert np.array_equal(batch_of(tmp_path, manifest, "test").static, static)  # by the training split's statistics
+
+
+def test_number_constant_in_training_is_zero(tmp_path):
+    """Another number elsewhere would be of no scale that a model knows."""
+    manifest, _ = write_table(tmp_path, static=True)
+    stats = manifest.stats.model_copy(update={"static_mean": (50.0, 0.5, 0.5), "static_scale": (0.0, 0.5, 0.5)})
+    covariates = Covariates(manifest.spec, stats, "data")
+    assert [covariates.of({"static": [age, 1, 0]}).tolist() for age in (50.0, 5000.0, None)] == [[0, 1, 0]] * 3
 
 
 def test_data_without_static_columns_have_no_covariates(tmp_path):
