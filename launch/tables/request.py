@@ -27,8 +27,9 @@ from pipeline.prepare.guard import Limits
 from pipeline.readers.tables.config import TableConfig
 from pipeline.readers.tables.files import Found, find
 from pipeline.readers.tables.merge import Merged, merge
-from pipeline.readers.tables.questions import Own, check_fits, own_series, window_unit
+from pipeline.readers.tables.questions import Own, check_fits, own_series
 from pipeline.readers.tables.returned import Layout
+from pipeline.readers.tables.series import window_unit
 from pipeline.reading.covariates import Covariates
 from pipeline.reading.stream import collate
 from pipeline.sequence import DataSpec, Sequence

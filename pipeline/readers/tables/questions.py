@@ -15,12 +15,12 @@ from driftwork.files import printable
 from pipeline.readers.tables.config import TableConfig
 from pipeline.readers.tables.merge import Merged
 from pipeline.readers.tables.parts import chunk_path, record, shown
-from pipeline.readers.tables.series import Frames, check_no_duplicate, frames, key, seconds, windows
+from pipeline.readers.tables.series import Frames, check_no_duplicate, frames, key, seconds, window_unit, windows
 from pipeline.readers.tables.settle import chunks
 from pipeline.readers.tables.survey import static_vector
 from pipeline.sequence import DataSpec, UnreadableError
 from pipeline.sequence import Sequence as Example
-from pipeline.table_spec import SECONDS, TableSpec, TimeUnit
+from pipeline.table_spec import TableSpec
 
 CELL = np.dtype([
     ("file", "<u4"), ("row", "<u4"), ("channel", "<u2"), ("frame", "<u4"), ("known", "<f4"), ("extra", "?"),
@@ -88,14 +88,16 @@ def holes(own: Own, config: TableConfig) -> Iterator[Question]:
     Windows do not overlap, so that each entry is answered once.
     """
     cells = _cells(own, config.layout == "long")
-    for number, part in enumerate(windows(own.frames.times, config.model_copy(update={"stride": None}))):
-        mine = cells[(cells["frame"] >= part.start) & (cells["frame"] < part.stop)]
+    parts = windows(own.frames.times, config.model_copy(update={"stride": None}))
+    edges = np.searchsorted(cells["frame"], [(part.start, part.stop) for part in parts])
+    for number, (part, (first, end)) in enumerate(zip(parts, edges.tolist(), strict=True)):
+        mine = cells[first:end].copy()
         mine["frame"] -= part.start
         yield Question(_sequence(own, number, part), mine)
 
 
 def _cells(own: Own, extras: bool) -> NDArray[Any]:
-    """Return the entries [N] of a series to fill; with `extras` also those for which the table has no row."""
+    """Return the entries [N] of a series to fill, by frame; with `extras` also those for which the table has no row."""
     records, (_, _, values, mask) = own.records, own.frames
     frame = np.unique(records["time"], return_inverse=True)[1]
     gone = np.isnan(records["value"])
@@ -116,7 +118,8 @@ def _cells(own: Own, extras: bool) -> NDArray[Any]:
     more["frame"], more["channel"], more["extra"], more["known"] = frames_of, channels, True, np.nan
     for field in ("file", "row"):
         more[field] = records[field][last[frames_of]]
-    return np.concatenate([cells, more])
+    both = np.concatenate([cells, more])
+    return both[np.argsort(both["frame"], kind="stable")]
 
 
 class Horizon(NamedTuple):
@@ -171,11 +174,6 @@ def ahead(own: Own, config: TableConfig, horizon: Horizon, first: int | None) ->
     )
     last = own.records[np.lexsort((own.records["row"], own.records["file"], own.records["time"]))[-1]]
     return Ahead(sequence, new, int(last["file"]), int(last["row"]))
-
-
-def window_unit(unit: TimeUnit) -> float:
-    """Return the seconds of the unit in which windows are given."""
-    return 1.0 if unit == "iso" else SECONDS[unit]
 
 
 def check_fits(config: TableConfig, spec: DataSpec, merged: Merged) -> list[str]:

@@ -172,7 +172,7 @@ def windows(times: NDArray[np.float64], config: TableConfig) -> list[slice]:
     time. A window whose times are all in the one before, as at the end of a series, is left out."""
     if config.window is None:
         return [slice(0, len(times))]
-    unit = SECONDS[config.time_unit] if config.time_unit != "iso" else 1.0
+    unit = window_unit(config.time_unit)
     length, stride = config.window * unit, (config.stride or config.window) * unit
     overlaps = np.arange(math.ceil(length / stride))
     last = np.floor(times / stride)  # the quotient is rounded: compare with the edges themselves
@@ -182,6 +182,11 @@ def windows(times: NDArray[np.float64], config: TableConfig) -> list[slice]:
     ends = np.searchsorted(times, (starts + length / stride) * stride)  # the next start, where length = stride
     new = ends > np.concatenate([[0], np.maximum.accumulate(ends)[:-1]])
     return [slice(first, end) for first, end in zip(firsts[new].tolist(), ends[new].tolist(), strict=True)]
+
+
+def window_unit(unit: TimeUnit) -> float:
+    """Return the seconds of the unit in which windows are given."""
+    return 1.0 if unit == "iso" else SECONDS[unit]
 
 
 def key(series: str) -> str:
