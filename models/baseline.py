@@ -94,7 +94,7 @@ class GruOdeModel(LatentDynamics):
         events = Events.of(batch)
         h = self.gru_ode(batch, events).at_events(0)[0]
         past = events.take(self.decoder.past(batch))
-        log_likelihood = self.decoder.log_prob(self._read(h), past, events.values, events.seen)
+        log_likelihood = self.decoder.log_prob(self._read(h), past, events.values, events.observed)
         total = per_sequence(log_likelihood, events.valid)
         return Terms(total, torch.zeros_like(total), events.valid.sum(1))
 
@@ -136,7 +136,7 @@ class BiGruOdeModel(Smoother):
         ahead, back = (trajectory.at_events(direction)[0] for direction in (0, 1))
         state = self._read(ahead, back, events.take(self._until(batch)))
         past = events.take(self.decoder.past(batch))
-        log_likelihood = self.decoder.log_prob(state, past, events.values, events.seen)
+        log_likelihood = self.decoder.log_prob(state, past, events.values, events.observed)
         total = per_sequence(log_likelihood, events.valid)
         return Terms(total, torch.zeros_like(total), events.valid.sum(1))
 

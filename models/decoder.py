@@ -42,8 +42,8 @@ class Decoder(nn.Module):
         """Return the decoder's inputs from the observations before each frame, [B, T, C]; the state is not in them."""
         parts = [batch.values[..., :0]]
         if self.see_last:
-            seen = batch.observed.long() if batch.entries else None
-            known = None if seen is None else seen.cumsum(1) > seen
+            observed = batch.observed.long() if batch.entries else None
+            known = None if observed is None else observed.cumsum(1) > observed
             parts.append(self.neighbour(last_observed(batch), known))
         if self.see_gaps:
             parts.append(time_since(batch, self.time_unit))
@@ -54,8 +54,8 @@ class Decoder(nn.Module):
     def following(self, batch: Batch, *, own: bool) -> Tensor:
         """Return a network's inputs for the next observation after each frame, or at it if `own` is set."""
 
-        seen = batch.observed.long() if batch.entries else None
-        known = None if seen is None else seen.flip(1).cumsum(1).flip(1) > (0 if own else seen)
+        observed = batch.observed.long() if batch.entries else None
+        known = None if observed is None else observed.flip(1).cumsum(1).flip(1) > (0 if own else observed)
         return self.neighbour(next_observed(batch, own=own), known)
 
     def neighbour(self, frames: Tensor, known: Tensor | None) -> Tensor:
@@ -72,15 +72,15 @@ class Decoder(nn.Module):
         parameters: Tensor = self.linear(torch.cat([state, past], -1))
         return parameters
 
-    def log_prob(self, state: Tensor, past: Tensor, y: Tensor, seen: Tensor | None = None) -> Tensor:
-        """Return log P(y | state, past) [...], nats, of the channels that are `seen` [..., D] if it is given."""
-        return self.likelihood.log_prob(self(state, past), y, *only(seen))
+    def log_prob(self, state: Tensor, past: Tensor, y: Tensor, observed: Tensor | None = None) -> Tensor:
+        """Return log P(y | state, past) [...], nats, of the channels that are `observed` [..., D] if it is given."""
+        return self.likelihood.log_prob(self(state, past), y, *only(observed))
 
     def beta_log_prob(
-        self, state: Tensor, past: Tensor, y: Tensor, seen: Tensor | None = None, *, beta: float
+        self, state: Tensor, past: Tensor, y: Tensor, observed: Tensor | None = None, *, beta: float
     ) -> Tensor:
         """Return log P(y | state, past) [...], nats, weighted for training by `Likelihood.beta_log_prob`."""
-        return self.likelihood.beta_log_prob(self(state, past), y, beta, *only(seen))
+        return self.likelihood.beta_log_prob(self(state, past), y, beta, *only(observed))
 
     def predictive(
         self, state: Callable[[int], Tensor], past: Tensor, draws: int = 1, log_weights: Tensor | None = None

@@ -4,7 +4,7 @@ observations and jumps at them.
 `GruOde` runs one pass forward in time, or that and one backward in time side by side, over the observed frames of each
 sequence. The resulting `Trajectory` gives the state at any time. Where channels are observed separately, as in a table,
 a frame counts as observed if any of its channels is; the jump then reads which they are, and how long each has not been
-seen in the direction of the pass. Static covariates set the first state.
+observed in the direction of the pass. Static covariates set the first state.
 """
 
 from collections.abc import Callable
@@ -83,7 +83,7 @@ class Events(NamedTuple):
     """[B, K] bool; False marks padding."""
     values: Tensor
     """[B, K, D]; of a table 0 where a channel is not observed."""
-    seen: Tensor | None = None
+    observed: Tensor | None = None
     """[B, K, D] bool, which channels are observed; None where masks are of whole frames."""
 
     steps: timegrid.TimeGrid | None = None
@@ -101,8 +101,8 @@ class Events(NamedTuple):
         values = events.take(batch.values)
         if not batch.entries:
             return events._replace(values=values)
-        seen = events.take(batch.observed) & valid[..., None]
-        return events._replace(values=torch.where(seen, values, 0.0), seen=seen)
+        observed = events.take(batch.observed) & valid[..., None]
+        return events._replace(values=torch.where(observed, values, 0.0), observed=observed)
 
     def take(self, frames: Tensor) -> Tensor:
         """Return the entries of `frames` [B, T, D] at the events: [B, K, D]."""
@@ -244,12 +244,12 @@ class GruOde(nn.Module):
     def _projected(self, batch: Batch, events: Events) -> Tensor:
         """Return the projected observations [R * B, K, 3H]."""
         (B, K), R = events.valid.shape, self.passes
-        if events.seen is None:
+        if events.observed is None:
             projected = full_precision(self.project(events.values))
             return projected.view(B, K, R, -1).permute(2, 0, 1, 3).reshape(R * B, K, -1)
         gaps = (time_since(batch, self.time_unit), time_until(batch, self.time_unit, own=False))[:R]
-        seen = events.seen.to(events.values.dtype)
-        read = torch.stack([torch.cat([events.values, seen, events.take(gap)], -1) for gap in gaps])
+        observed = events.observed.to(events.values.dtype)
+        read = torch.stack([torch.cat([events.values, observed, events.take(gap)], -1) for gap in gaps])
         return full_precision(self.project(read.flatten(1, 2))).view(R * B, K, -1)
 
     def _at_steps(self, projected: Tensor, grid: timegrid.TimeGrid) -> Tensor:

@@ -246,14 +246,14 @@ class Ode2Vae(Forecaster):
     def _log_likelihood(self, z: Tensor, batch: Batch) -> Tensor:
         """Return the log-likelihood [B] of the observed frames. A CPU decodes only these, since a convolutional decoder
         takes most of the time of a step; an accelerator would have to be waited for to count them."""
-        observed, seen = batch.frames_observed, batch.observed if batch.entries else None
+        frames, observed = batch.frames_observed, batch.observed if batch.entries else None
         if z.device.type != "cpu":
-            log_prob = self.likelihood.log_prob(self._decode(z, batch.static), batch.values, *only(seen))
-            return per_sequence(log_prob, observed)
-        static = batch.static[:, None].expand(*z.shape[:-1], -1)[observed] if self.static else None
-        parameters, seen = self._read(z[observed], static), None if seen is None else seen[observed]
-        log_prob = self.likelihood.log_prob(parameters, batch.values[observed], *only(seen))
-        return log_prob.new_zeros(observed.shape).masked_scatter(observed, log_prob).sum(1)
+            log_prob = self.likelihood.log_prob(self._decode(z, batch.static), batch.values, *only(observed))
+            return per_sequence(log_prob, frames)
+        static = batch.static[:, None].expand(*z.shape[:-1], -1)[frames] if self.static else None
+        parameters, observed = self._read(z[frames], static), None if observed is None else observed[frames]
+        log_prob = self.likelihood.log_prob(parameters, batch.values[frames], *only(observed))
+        return log_prob.new_zeros(frames.shape).masked_scatter(frames, log_prob).sum(1)
 
     def _encoder_gap(self, batch: Batch, path: Path, counted: Tensor) -> Tensor:
         """Return sum_i log q(z_i) - log q_enc(z_i | x_i, ..., x_{i+A-1}) [B] over the frames that have an encoding."""

@@ -85,12 +85,12 @@ class Predictive:
 
         return _sum(share(*component) for component in self.components()).sqrt()
 
-    def log_prob(self, y: Tensor, seen: Tensor | None = None) -> Tensor:
-        """Return log P(y) [B, T], nats, of frames y [B, T, D]; of the entries that are `seen` [B, T, D] alone, if it is
+    def log_prob(self, y: Tensor, observed: Tensor | None = None) -> Tensor:
+        """Return log P(y) [B, T], nats, of frames y [B, T, D]; of their entries that are `observed` [B, T, D], if it is
         given."""
         total = None
         for parameters, log_weight in self.components():
-            one = self.likelihood.log_prob(parameters, y, *only(seen)) + log_weight
+            one = self.likelihood.log_prob(parameters, y, *only(observed)) + log_weight
             total = one if total is None else torch.logaddexp(total, one)
         assert total is not None, "a predictive needs at least one draw"
         return total

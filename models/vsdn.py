@@ -1,7 +1,7 @@
 """VSDN-VAE (Liu et al., 2020, section 4): a latent at every observation time, driven by GRU-ODE states.
 
     prior      P(X_n | past)     = N1(h->-)            past: observations before t_n
-    posterior  Q(X_n | all)      = N2(h->-, h<-)       the backward state has seen t_n and later
+    posterior  Q(X_n | all)      = N2(h->-, h<-)       the backward state has observed t_n and later
     decoder    P(Y_n | X_n, past) = D(X_n, h->-)
     ELBO       sum_n E_Q log P(Y_n | X_n, past) - beta KL(Q || P)
 
@@ -200,11 +200,11 @@ class VsdnVae(LatentDynamics):
         return posterior._replace(mean=prior.mean + posterior.mean) if self.residual else posterior
 
     def _log_likelihood(self, x: Tensor, h: Tensor, past: Tensor, events: Events) -> Tensor:
-        return self.decoder.log_prob(torch.cat([x, h], -1), past, events.values, events.seen)
+        return self.decoder.log_prob(torch.cat([x, h], -1), past, events.values, events.observed)
 
     def _beta_log_likelihood(self, x: Tensor, h: Tensor, past: Tensor, events: Events) -> Tensor:
         state = torch.cat([x, h], -1)
-        return self.decoder.beta_log_prob(state, past, events.values, events.seen, beta=self.held_out_beta)
+        return self.decoder.beta_log_prob(state, past, events.values, events.observed, beta=self.held_out_beta)
 
     def _predictive(self, latent: Normal, h: Tensor, batch: Batch, samples: int) -> Predictive:
         """Return P(Y_t) under `latent`, as a mixture of `samples` draws."""
@@ -240,8 +240,8 @@ def keeping(share: float) -> Callable[[Batch], Batch] | None:
 def held_out(events: Events, kept: Batch) -> tuple[Events, Tensor, Tensor]:
     """Return the events of what `kept` lacks, the number of these [B], and that of all: frames, or entries of a
     table."""
-    if events.seen is None:
+    if events.observed is None:
         withheld = events._replace(valid=events.valid & ~kept.observed.gather(1, events.frame))
         return withheld, withheld.valid.sum(1), events.valid.sum(1)
-    seen = events.seen & ~events.take(kept.observed)
-    return events._replace(valid=seen.any(2), seen=seen), seen.sum((1, 2)), events.seen.sum((1, 2))
+    observed = events.observed & ~events.take(kept.observed)
+    return events._replace(valid=observed.any(2), observed=observed), observed.sum((1, 2)), events.observed.sum((1, 2))

@@ -218,8 +218,8 @@ class VsdnSde(StateSpace):
             number = event.clamp_max(K - 1)
             h_n, past, y = (z[row, number].expand(S, -1, -1) for z in known)
             x, (kl, martingale) = paths.states[-1], equation.divergence(paths, noise[steps], steps)
-            seen = None if events.seen is None else events.seen[row, number].expand(S, -1, -1)
-            log_likelihood = self.decoder.log_prob(torch.cat([x, h_n], -1), past, y, seen)
+            observed = None if events.observed is None else events.observed[row, number].expand(S, -1, -1)
+            log_likelihood = self.decoder.log_prob(torch.cat([x, h_n], -1), past, y, observed)
             after = cloud.moved(x, -kl - martingale).observe(log_likelihood, event < K, uniform[row, number])
             yield Stretch(steps, paths, cloud, after)
             cloud = after
@@ -260,7 +260,7 @@ class VsdnSde(StateSpace):
     def _sum_of(self, score: Callable[..., Tensor], latent: Latent, events: Events) -> Tensor:
         """Sum a decoder's score over the events of each sequence: [S, B]."""
         h, past = events.take(latent.h), events.take(latent.past)
-        each = [score(torch.cat([events.take(x), h], -1), past, events.values, events.seen) for x in latent.x]
+        each = [score(torch.cat([events.take(x), h], -1), past, events.values, events.observed) for x in latent.x]
         return torch.stack([per_sequence(x, events.valid) for x in each])
 
     def _predictive(self, latent: Latent) -> Predictive:
@@ -275,8 +275,8 @@ def _next_at_steps(events: Events, grid: TimeGrid) -> tuple[Tensor, Tensor | Non
     K, M = events.valid.shape[1], grid.dt.shape[1]
     stop = torch.where(events.valid, grid.stop, M)
     at = torch.searchsorted(stop, torch.arange(M, device=stop.device).expand(len(stop), M).contiguous())
-    if events.seen is not None:
-        return _next_of_channels(events, events.seen, grid, at)
+    if events.observed is not None:
+        return _next_of_channels(events, events.observed, grid, at)
     frames = events.values.gather(1, at.clamp_max(K - 1)[..., None].expand(-1, -1, events.values.shape[2]))
     valid = (at < K) & events.valid.gather(1, at.clamp_max(K - 1))
     clock = torch.where(
@@ -286,10 +286,10 @@ def _next_at_steps(events: Events, grid: TimeGrid) -> tuple[Tensor, Tensor | Non
     return torch.where(valid[..., None], frames, 0.0).transpose(0, 1), None, gap.transpose(0, 1)
 
 
-def _next_of_channels(events: Events, seen: Tensor, grid: TimeGrid, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _next_of_channels(events: Events, observed: Tensor, grid: TimeGrid, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return what `_next_at_steps` does for each channel, all [M, B, D]; `at` [B, M] is the next event of a step."""
-    K, D = seen.shape[1:]
-    number = torch.where(seen, torch.arange(K, device=seen.device)[:, None], K)
+    K, D = observed.shape[1:]
+    number = torch.where(observed, torch.arange(K, device=observed.device)[:, None], K)
     ahead = torch.cat([number.flip(1).cummin(1).values.flip(1), torch.full_like(number[:, :1], K)], 1)
     event = ahead.gather(1, at.clamp_max(K)[..., None].expand(-1, -1, D))  # [B, M, D]
     known = event < K

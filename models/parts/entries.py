@@ -8,16 +8,18 @@ from models.parts.likelihoods import Marginal, Standardize
 
 
 class EntryReader(Standardize):
-    """(y, seen, gap), each [..., D], side by side -> the standardised values, 0 where they are not seen, which are
-    seen, and log(1 + time since each channel was last seen), [..., 3 D]."""
+    """Standardises the values in (y, observed, gap) [..., 3 D] and sets those that are not observed to 0.
+
+    The three parts lie side by side, each [..., D]: values, which of them are observed (1 or 0), and log(1 + time since
+    the last observation of each channel). The last two stay as they are."""
 
     def __init__(self, marginal: Marginal) -> None:
         super().__init__(marginal)
         self.width *= 3
 
     def forward(self, x: Tensor) -> Tensor:
-        y, seen, gap = x.chunk(3, -1)
-        return torch.cat([super().forward(y) * seen, seen, gap], -1)
+        y, observed, gap = x.chunk(3, -1)
+        return torch.cat([super().forward(y) * observed, observed, gap], -1)
 
 
 class LinearByPass(nn.Module):

@@ -100,10 +100,10 @@ def _of_table(
             names[at] = chosen
     kinds = list(dict.fromkeys(names))
     for kind in kinds:
-        if "seen" not in signature(LIKELIHOODS[kind].make(marginal).log_prob).parameters:
+        if "observed" not in signature(LIKELIHOODS[kind].make(marginal).log_prob).parameters:
             raise DriftworkError(
                 f"model.likelihood={kind}: its log_prob takes no mask of channels, which a table needs; add the "
-                "argument seen as in docs/extending.md"
+                "argument observed, as in docs/extending.md"
             )
     if len(kinds) == 1:
         return LIKELIHOODS[kinds[0]].make(marginal)

@@ -70,10 +70,10 @@ class Density(Protocol):
     width: int
     """Number of parameters per frame."""
 
-    def log_prob(self, parameters: Tensor, y: Tensor, seen: Tensor | None = None) -> Tensor:
+    def log_prob(self, parameters: Tensor, y: Tensor, observed: Tensor | None = None) -> Tensor:
         """Return log P(y) [...], nats, summed over channels, for `parameters` [..., width] and `y` [..., D]; summed
-        over the channels that are `seen`, bool [..., D], if it is given. It is given for tables alone, and what is not
-        seen must leave result and gradients exactly as they are."""
+        over the channels that are `observed`, bool [..., D], if it is given. It is given for tables alone, and channels
+        that are not observed must leave result and gradients exactly as they are."""
         ...
 
     def expectation(self, parameters: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class Likelihood(Density, Protocol):
         """Return the parameters [width] of the marginal, from which a decoder starts."""
         ...
 
-    def beta_log_prob(self, parameters: Tensor, y: Tensor, beta: float, seen: Tensor | None = None) -> Tensor:
+    def beta_log_prob(self, parameters: Tensor, y: Tensor, beta: float, observed: Tensor | None = None) -> Tensor:
         """Return the weighted `log_prob` [...] for training: each channel is weighted by its predicted standard
         deviation, in units of the marginal's scale, to the power 2 `beta` (`Normal.beta_log_prob`). Without a standard
         deviation the weight is 1."""
@@ -119,12 +119,12 @@ class Bernoulli(nn.Module):
     def of_marginal(self) -> Tensor:
         return torch.zeros(self.width)
 
-    def log_prob(self, parameters: Tensor, y: Tensor, seen: Tensor | None = None) -> Tensor:
+    def log_prob(self, parameters: Tensor, y: Tensor, observed: Tensor | None = None) -> Tensor:
         logits = full_precision(parameters) + self.marginal
-        return -summed(F.binary_cross_entropy_with_logits(logits, y, reduction="none"), seen)
+        return -summed(F.binary_cross_entropy_with_logits(logits, y, reduction="none"), observed)
 
-    def beta_log_prob(self, parameters: Tensor, y: Tensor, beta: float, seen: Tensor | None = None) -> Tensor:
-        return self.log_prob(parameters, y, seen)
+    def beta_log_prob(self, parameters: Tensor, y: Tensor, beta: float, observed: Tensor | None = None) -> Tensor:
+        return self.log_prob(parameters, y, observed)
 
     def expectation(self, parameters: Tensor) -> Tensor:
         return torch.sigmoid(full_precision(parameters) + self.marginal)
@@ -174,12 +174,12 @@ class Gaussian(LocationScale):
         """Return the distribution of a frame [..., D], in the units of the data."""
         return self.moments(parameters)
 
-    def log_prob(self, parameters: Tensor, y: Tensor, seen: Tensor | None = None) -> Tensor:
-        standard = summed(self.normal(parameters).log_probs(self.standard(y)), seen)
-        return standard - log_volume(self.scale, y, seen)  # change of variables
+    def log_prob(self, parameters: Tensor, y: Tensor, observed: Tensor | None = None) -> Tensor:
+        standard = summed(self.normal(parameters).log_probs(self.standard(y)), observed)
+        return standard - log_volume(self.scale, y, observed)  # change of variables
 
-    def beta_log_prob(self, parameters: Tensor, y: Tensor, beta: float, seen: Tensor | None = None) -> Tensor:
-        return summed(self.normal(parameters).beta_log_probs(self.standard(y), beta), seen)
+    def beta_log_prob(self, parameters: Tensor, y: Tensor, beta: float, observed: Tensor | None = None) -> Tensor:
+        return summed(self.normal(parameters).beta_log_probs(self.standard(y), beta), observed)
 
 
 class NoisyMean(nn.Module):
@@ -210,8 +210,8 @@ class NoisyMean(nn.Module):
         elif not isinstance(noise, str):
             self.register_buffer("log_std", torch.tensor(noise).log())
 
-    def log_prob(self, parameters: Tensor, y: Tensor, seen: Tensor | None = None) -> Tensor:
-        return summed(self.frame(parameters).log_probs(y), seen)
+    def log_prob(self, parameters: Tensor, y: Tensor, observed: Tensor | None = None) -> Tensor:
+        return summed(self.frame(parameters).log_probs(y), observed)
 
     def frame(self, parameters: Tensor) -> Normal:
         """Return the distribution of a frame [..., D], in the units of the data."""
@@ -224,26 +224,26 @@ class NoisyMean(nn.Module):
         return self.mean + self.scale * full_precision(parameters)[..., : self.dim]
 
 
-def only(seen: Tensor | None) -> tuple[Tensor, ...]:
+def only(observed: Tensor | None) -> tuple[Tensor, ...]:
     """Return the further arguments of a `log_prob` for masks of entries. Those of whole frames have none, so that a
-    likelihood without `seen` serves them."""
-    return () if seen is None else (seen,)
+    likelihood without `observed` serves them."""
+    return () if observed is None else (observed,)
 
 
-def summed(channels: Tensor, seen: Tensor | None) -> Tensor:
-    """Sum [..., D] over the channels that are `seen`, or over all if it is None."""
-    return (channels if seen is None else torch.where(seen, channels, 0.0)).sum(-1)
+def summed(channels: Tensor, observed: Tensor | None) -> Tensor:
+    """Sum [..., D] over the channels that are `observed`, or over all if it is None."""
+    return (channels if observed is None else torch.where(observed, channels, 0.0)).sum(-1)
 
 
-def log_volume(scale: Tensor, y: Tensor, seen: Tensor | None) -> Tensor:
-    """Return the log Jacobian of y / scale, summed over the channels that are `seen`, or over all if it is None.
+def log_volume(scale: Tensor, y: Tensor, observed: Tensor | None) -> Tensor:
+    """Return the log Jacobian of y / scale, summed over the channels that are `observed`, or over all if it is None.
 
     Args:
         scale: [D], or one number for all channels.
     """
     logs = scale.log()
-    if seen is not None:
-        return (logs * seen).sum(-1)
+    if observed is not None:
+        return (logs * observed).sum(-1)
     return y.shape[-1] * logs if logs.ndim == 0 else logs.sum()
 
 

@@ -32,14 +32,14 @@ class StudentT(LocationScale):
         """Return the distribution of a frame [..., D], in the units of the data."""
         return Student.of(self.moments(parameters))
 
-    def log_prob(self, parameters: Tensor, y: Tensor, seen: Tensor | None = None) -> Tensor:
-        standard = summed(Student.of(self.normal(parameters)).log_probs(self.standard(y)), seen)
-        return standard - log_volume(self.scale, y, seen)  # change of variables
+    def log_prob(self, parameters: Tensor, y: Tensor, observed: Tensor | None = None) -> Tensor:
+        standard = summed(Student.of(self.normal(parameters)).log_probs(self.standard(y)), observed)
+        return standard - log_volume(self.scale, y, observed)  # change of variables
 
-    def beta_log_prob(self, parameters: Tensor, y: Tensor, beta: float, seen: Tensor | None = None) -> Tensor:
+    def beta_log_prob(self, parameters: Tensor, y: Tensor, beta: float, observed: Tensor | None = None) -> Tensor:
         standard = self.normal(parameters)
         weight = (2.0 * beta * standard.log_std.detach()).exp()
-        return summed(weight * Student.of(standard).log_probs(self.standard(y)), seen)
+        return summed(weight * Student.of(standard).log_probs(self.standard(y)), observed)
 
 
 class LikelihoodByChannel(nn.Module):
@@ -68,11 +68,11 @@ class LikelihoodByChannel(nn.Module):
     def of_marginal(self) -> Tensor:
         return torch.cat([part.of_marginal() for part in self._parts()])
 
-    def log_prob(self, parameters: Tensor, y: Tensor, seen: Tensor | None = None) -> Tensor:
-        return self._sum(parameters, y, seen, lambda part, *arguments: part.log_prob(*arguments))
+    def log_prob(self, parameters: Tensor, y: Tensor, observed: Tensor | None = None) -> Tensor:
+        return self._sum(parameters, y, observed, lambda part, *arguments: part.log_prob(*arguments))
 
-    def beta_log_prob(self, parameters: Tensor, y: Tensor, beta: float, seen: Tensor | None = None) -> Tensor:
-        return self._sum(parameters, y, seen, lambda part, p, y, *seen: part.beta_log_prob(p, y, beta, *seen))
+    def beta_log_prob(self, parameters: Tensor, y: Tensor, beta: float, observed: Tensor | None = None) -> Tensor:
+        return self._sum(parameters, y, observed, lambda part, p, y, *mask: part.beta_log_prob(p, y, beta, *mask))
 
     def expectation(self, parameters: Tensor) -> Tensor:
         return joined(self.channels, [part.expectation(p) for part, p in self._each(parameters)])
@@ -88,10 +88,10 @@ class LikelihoodByChannel(nn.Module):
     def _each(self, parameters: Tensor) -> list[tuple[Likelihood, Tensor]]:
         return list(zip(self._parts(), parameters.split(self.widths, -1), strict=True))
 
-    def _sum(self, parameters: Tensor, y: Tensor, seen: Tensor | None, score: Callable[..., Tensor]) -> Tensor:
+    def _sum(self, parameters: Tensor, y: Tensor, observed: Tensor | None, score: Callable[..., Tensor]) -> Tensor:
         """Sum the scores of all parts."""
         scores = [
-            score(part, p, y[..., at], *only(None if seen is None else seen[..., at]))
+            score(part, p, y[..., at], *only(None if observed is None else observed[..., at]))
             for at, (part, p) in zip(self.channels, self._each(parameters), strict=True)
         ]
         return torch.stack(scores).sum(0)

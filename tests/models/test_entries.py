@@ -38,7 +38,7 @@ def test_each_channel_has_its_own_neighbours(read):
 
 
 @pytest.mark.parametrize("read", READERS)
-def test_entries_seen_together_are_frames(read):
+def test_entries_observed_together_are_frames(read):
     x = of_channel(batch(), 2)._replace(values=batch().values)
     together = x._replace(present=x.entries_present, observed=x.entries_observed)
     assert together.entries

@@ -23,7 +23,7 @@ class Fixed:
 
     width = 8
 
-    def log_prob(self, parameters, y, seen=None):
+    def log_prob(self, parameters, y, observed=None):
         raise NotImplementedError
 
     def expectation(self, parameters):

@@ -157,23 +157,23 @@ def test_masked_density_is_that_of_observed_channels(name):
     likelihood = likelihoods()[name].double()
     g = torch.Generator().manual_seed(2)
     parameters = torch.randn(7, likelihood.width, generator=g, dtype=torch.float64, requires_grad=True)
-    y, seen = (torch.rand(7, D, generator=g, dtype=torch.float64) for _ in range(2))
-    y, seen = (y < 0.5).double(), seen < 0.5
+    y, observed = (torch.rand(7, D, generator=g, dtype=torch.float64) for _ in range(2))
+    y, observed = (y < 0.5).double(), observed < 0.5
 
     def result(y):
-        found = likelihood.log_prob(parameters, y, seen)
+        found = likelihood.log_prob(parameters, y, observed)
         (gradient,) = torch.autograd.grad(found.sum(), parameters)
         return found, gradient
 
-    before, changed = result(y), result(torch.where(seen, y, 1e6))
+    before, changed = result(y), result(torch.where(observed, y, 1e6))
     assert torch.equal(before[0], changed[0])
     assert torch.equal(before[1], changed[1])
     each = torch.eye(D, dtype=torch.bool)
     alone = [likelihood.log_prob(parameters, y, own.expand(7, D)) for own in each]
     torch.testing.assert_close(torch.stack(alone).sum(0), likelihood.log_prob(parameters, y), rtol=1e-12, atol=1e-12)
-    of_seen = (torch.stack(alone, 1) * seen).sum(1)
-    torch.testing.assert_close(before[0], of_seen, rtol=1e-12, atol=1e-12)
-    everything = torch.ones_like(seen)
+    of_observed = (torch.stack(alone, 1) * observed).sum(1)
+    torch.testing.assert_close(before[0], of_observed, rtol=1e-12, atol=1e-12)
+    everything = torch.ones_like(observed)
     torch.testing.assert_close(
         likelihood.log_prob(parameters, y, everything), likelihood.log_prob(parameters, y), rtol=1e-12, atol=1e-12
     )
