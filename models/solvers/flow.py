@@ -152,7 +152,8 @@ def run_fused(z0: Tensor, weights: Weights, dt: Tensor, method: FixedMethod, act
 def _of_tensors(
     form: Callable[..., Flow], dt: Tensor, method: FixedMethod, activation: ActivationName, tensors: Sequence[Tensor]
 ) -> Flow:
-    return form(tensors[0], Weights(*tensors[1:]), dt, method, activation)
+    """Run a form on z0 and weights, differentiable even if `dt` was made in inference."""
+    return form(tensors[0], Weights(*tensors[1:]), dt.clone(), method, activation)
 
 
 @functools.cache
