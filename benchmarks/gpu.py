@@ -4,6 +4,7 @@ Each model of published size takes a step on the GPU and on the CPU, on the same
 Then steps are timed in single precision and under bfloat16 autocast, and ODE2VAE's fused loop against its eager one.
 """
 
+import math
 import statistics
 import sys
 import time
@@ -83,9 +84,10 @@ def step(model: Model, batch: Batch, autocast: bool = False) -> Callable[[], lis
 
 
 def difference(found: Tensor, expected: Tensor) -> float:
-    """Return the largest difference as a fraction of the largest absolute value expected."""
+    """Return the largest difference as a fraction of the largest absolute value expected; infinity if one is NaN."""
     scale = float(expected.abs().max()) or 1.0
-    return float((found.cpu() - expected).abs().max()) / scale
+    largest = float((found.cpu() - expected).abs().max()) / scale
+    return math.inf if math.isnan(largest) else largest  # `max` and `>` would pass over NaN
 
 
 def timed(take: Callable[[], list[Tensor]], device: torch.device) -> str:
