@@ -6,7 +6,9 @@ sequences for any world size. The last step of an epoch may be short: it is padd
 of a stream is two integers, epoch and step.
 """
 
+import atexit
 import signal
+import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,15 +95,14 @@ class Stream:
         starts = range(first_step * self.batch_size, self.samples, self.batch_size)
         requests = (self._request(epoch, order[at : at + self.batch_size]) for at in starts)
         if self._requests is None:
-            return iter(self._reader(requests))
+            return self._read(self._reader(requests))
         self._requests.current = requests
         if self._loader is None:
             self._loader = self._reader(self._requests)
-        return iter(self._loader)
+        return self._read(self._loader)
 
     def close(self) -> None:
-        """End the workers. They ignore SIGTERM, so that Python, which ends its child processes by it, would wait for
-        them at its own end."""
+        """End the workers that are kept."""
         loader, self._loader = self._loader, None
         if loader is not None and loader._iterator is not None:
             loader._iterator._shutdown_workers()  # type: ignore[attr-defined]  # no public method does
@@ -112,6 +113,12 @@ class Stream:
             self.dataset, sampler=requests, batch_size=None, collate_fn=_as_it_is, num_workers=self.workers,
             persistent_workers=kept, worker_init_fn=_in_worker, pin_memory=torch.cuda.is_available(),
         )  # fmt: skip
+
+    def _read(self, loader: DataLoader[Batch]) -> Iterator[Batch]:
+        batches = iter(loader)
+        if self.workers:
+            _with_workers.add(batches)
+        return batches
 
     def _request(self, epoch: int, dealt: NDArray[np.int64]) -> Request:
         mine = dealt[self.rank :: self.world]
@@ -204,6 +211,18 @@ def collate(
         tuple(sequence.key for sequence in sequences), tuple(sequence.group for sequence in sequences),
         torch.from_numpy(np.stack(static)),
     )  # fmt: skip
+
+
+_with_workers: weakref.WeakSet[Any] = weakref.WeakSet()
+"""The iterators whose workers may still run."""
+
+
+@atexit.register
+def _end_workers() -> None:
+    """End the workers of iterators that an error left. Python would send them SIGTERM, which they ignore, and wait for
+    them forever."""
+    for batches in list(_with_workers):
+        batches._shutdown_workers()  # no public method does
 
 
 def _in_worker(worker: int) -> None:

@@ -102,22 +102,37 @@ from pipeline.reading.stream import Stream
 from pipeline.shards.manifest import read_manifest
 folder = Path(sys.argv[1])
 random = ObservationConfig(pattern="random", ratios=(0.25,))
-ahead = Stream(folder, read_manifest(folder), "train", random, batch_size=8, seed=0, shuffle=True, workers=1, keep=True)
-next(ahead.epoch(0))
+options = {"batch_size": 8, "seed": 0, "shuffle": True, "workers": 1, "keep": sys.argv[2] == "keep"}
+batches = Stream(folder, read_manifest(folder), "train", random, **options).epoch(0)
+next(batches)
 print("reads", flush=True)
-time.sleep(60)
 """
+
+
+def reading(data, then, *arguments):
+    """Return the command that reads a batch, then executes a statement, and its environment."""
+    return [sys.executable, "-c", READER + then, str(data[0]), *arguments], {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 @pytest.mark.process
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a worker notices it only after some seconds")
 def test_killed_rank_takes_workers_along(data):
-    command, path = [sys.executable, "-c", READER, str(data[0])], {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=path) as reader:
+    command, variables = reading(data, "time.sleep(60)", "keep")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=variables) as reader:
         assert reader.stdout.readline() == b"reads\n"
         (worker,) = [x for x in psutil.Process(reader.pid).children() if "resource_tracker" not in str(x.cmdline())]
         reader.kill()
         assert not psutil.wait_procs([worker], timeout=2)[1]
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("kept", ["keep", "each epoch"])
+def test_crash_leaves_no_worker_to_wait_for(data, kept):
+    """The traceback still refers to the iterator when Python ends."""
+    command, variables = reading(data, "raise ArithmeticError", kept)
+    ended = subprocess.run(command, env=variables, capture_output=True, timeout=120)
+    assert ended.returncode == 1
+    assert ended.stderr.endswith(b"ArithmeticError\n")
 
 
 def test_stream_continues_within_an_epoch(data):
