@@ -8,8 +8,6 @@ from launch.prediction.answers import Frames
 from launch.prediction.panels import labels, panel
 from pipeline.sequence import DataSpec
 
-SERIES = 3
-"""Most series of a figure."""
 _CHANNELS = 4
 """Most channels of a figure."""
 
@@ -18,5 +16,5 @@ def write(path: Path, sequences: Sequence[Frames], spec: DataSpec, title: str) -
     """Draw the first series and channels to a PNG file."""
     assert spec.table is not None, "the data are no table"
     names = labels(spec.table)[:_CHANNELS]
-    rows = [[panel(frames, channel, name) for channel, name in enumerate(names)] for frames in sequences[:SERIES]]
+    rows = [[panel(frames, channel, name) for channel, name in enumerate(names)] for frames in sequences]
     bands.write(path, rows, title)

@@ -1,11 +1,15 @@
-"""Answers about the entries of a table, on disk until the table is written: sorted by file and row, with bounded
-memory."""
+"""Answers about the entries of a table, and about times after its series, on disk until the table is written: sorted by
+file and row, with bounded memory."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.readers.tables.parts import record
+from pipeline.table_spec import TimeUnit
 
 _CELLS = 2**18
 """Most entries of a block of rows, if every one is missing."""
@@ -53,3 +57,38 @@ class Answers:
 
     def _path(self, file: int, block: int) -> Path:
         return self.folder / f"answers-{file:05d}-{block:07d}"
+
+
+class Continuations:
+    """New times of series with the answers about them, by file and row of the last time of the series. In memory is
+    only their place on disk.
+
+    Args:
+        folder: where they are kept.
+        dim, width: D and K of the answers.
+    """
+
+    def __init__(self, folder: Path, unit: TimeUnit, dim: int, width: int) -> None:
+        self.path, self.kind, self.shape = folder / "continuations", record(unit)["time"], (dim, width)
+        self._places: list[tuple[int, int, int, int]] = []
+        """File, row, position on disk and number of times."""
+
+    def add(self, file: int, row: int, ticks: NDArray[Any], answers: NDArray[np.float32]) -> None:
+        """Keep the answers [T, D, K] about the new times [T] of a series."""
+        with self.path.open("ab") as handle:
+            self._places.append((file, row, handle.tell(), len(ticks)))
+            handle.write(ticks.astype(self.kind).tobytes() + answers.astype(np.float32).tobytes())
+
+    def rows(self, file: int) -> NDArray[np.int64]:
+        """Return the rows of a file behind which there are new times, ascending."""
+        return np.array(sorted(row for number, row, *_ in self._places if number == file), np.int64)
+
+    def of(self, file: int) -> Iterator[tuple[NDArray[Any], NDArray[np.float32]]]:
+        """Yield new times and answers in the order of `rows`."""
+        for number, _, position, count in sorted(self._places):
+            if number == file:
+                ticks = np.fromfile(self.path, self.kind, count, offset=position)
+                answers = np.fromfile(
+                    self.path, np.float32, count * self.shape[0] * self.shape[1], offset=position + ticks.nbytes
+                )
+                yield ticks, answers.reshape(count, *self.shape)

@@ -1,8 +1,9 @@
 """New rows behind the user's, for a forecast: times written as the user writes them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from driftwork.errors import DriftworkError
+from pipeline.readers.tables.answers import Continuations
 from pipeline.readers.tables.arrow import LATEST
 from pipeline.readers.tables.config import TableConfig
 from pipeline.readers.tables.parts import shown
 from pipeline.readers.tables.questions import Horizon
-from pipeline.readers.tables.returned import Layout, as_written
+from pipeline.readers.tables.returned import Layout, as_written, rows_at
 from pipeline.table_spec import SECONDS, TimeUnit
 
 _SPAN = re.compile(r"\s*([0-9.eE+-]+?)\s*(ns|us|ms|s|min|h|d)?\s*")
@@ -71,7 +73,20 @@ def _instant(text: str, unit: TimeUnit, zoned: bool) -> int | float:
     return (since.days * 86400 + since.seconds) * 10**9 + since.microseconds * 1000
 
 
-def new_rows(
+def continued_rows(
+    layout: Layout, schema: pa.Schema, files: Iterable[tuple[int, Path]], answers: Continuations
+) -> Iterator[pa.RecordBatch]:
+    """Yield the new rows of all series, in the order of their last rows in the files, which are read once each."""
+    for number, path in files:
+        rows = answers.rows(number)
+        if len(rows):
+            parts = rows_at(layout, schema, path, rows)
+            lasts = (part.slice(n, 1) for part in parts for n in range(part.num_rows))
+            for last, (ticks, values) in zip(lasts, answers.of(number), strict=True):
+                yield _new_rows(layout, schema, last, ticks, values)
+
+
+def _new_rows(
     layout: Layout, schema: pa.Schema, last: pa.RecordBatch, ticks: NDArray[Any], answers: NDArray[np.float32]
 ) -> pa.RecordBatch:
     """Return rows for the T new times of a series: one for each time, or in the long layout one for each channel too.

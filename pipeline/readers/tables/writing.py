@@ -17,8 +17,10 @@ Block = Mapping[str, str | NDArray[Any]]
 
 _SPECIAL = r'["\r\n]|'
 """Pattern of what makes quotes necessary, beside the separator."""
-_ROWS = 2**18
-"""Minimum number of rows of a row group of a Parquet file; the last group may have fewer."""
+_BYTES = 2**25
+"""Minimum size of a row group of a Parquet file in memory; the last group may be smaller."""
+_BATCHES = 512
+"""Number of small batches that are joined: a batch of one row takes more memory than its cells."""
 
 
 def write_parquet(path: Path, types: Mapping[str, type], blocks: Iterable[Block]) -> int:
@@ -75,14 +77,21 @@ def _special(text: str, separator: str) -> bool:
 
 
 def _tables(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Yield the batches in tables of `_ROWS` rows and more; the last one has what is left."""
+    """Yield the batches in tables of `_BYTES` and more; the last one has what is left."""
+    joined: list[pa.Table] = []
     waiting: list[pa.RecordBatch] = []
+    size = 0
     for batch in batches:
         waiting.append(batch)
-        if sum(batch.num_rows for batch in waiting) >= _ROWS:
-            yield pa.Table.from_batches(waiting, schema)
+        size += batch.nbytes
+        if size >= _BYTES:
+            yield pa.concat_tables([*joined, pa.Table.from_batches(waiting, schema)])
+            joined, size = [], 0
             waiting.clear()
-    yield pa.Table.from_batches(waiting, schema)
+        elif len(waiting) == _BATCHES:
+            joined.append(pa.Table.from_batches(waiting, schema).combine_chunks())
+            waiting.clear()
+    yield pa.concat_tables([*joined, pa.Table.from_batches(waiting, schema)])
 
 
 def _schema(types: Mapping[str, type]) -> pa.Schema:

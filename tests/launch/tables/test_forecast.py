@@ -10,6 +10,7 @@ from pyarrow import parquet
 
 from driftwork.errors import DriftworkError
 from launch.tables import forecast
+from pipeline.readers.tables import returned
 from pipeline.readers.tables.newtimes import horizon
 from tests.launch.tables.own import DEVIATION, HIGH, LOW, in_process, line, mean, run_on  # noqa: F401
 from tests.pipeline.tables.making import ward, write
@@ -106,6 +107,26 @@ def test_long_table_is_continued_by_channel(tmp_path, run, rows):
     spans = sorted(ends(rows).items())
     assert [(row["series"], float(row["time"]), row["channel"]) for row in back] == [
         (series, last + 2, channel) for series, (_, last) in spans for channel in CHANNELS
+    ]
+
+
+@pytest.mark.parametrize("patients", [3, 30])
+def test_each_file_is_read_once_for_any_number_of_series(tmp_path, run, monkeypatch, patients):
+    """Beside its first batch, which names the columns. The run answers about 4 series at a time; rows are in the order
+    of the last rows of the series."""
+    made = ward(6, patients=patients)
+    files = {f"new/{n}.csv": made[n::2] for n in range(2)}
+    for name, part in files.items():
+        write(tmp_path / name, part)
+    opened = []
+    read = returned.batches
+    monkeypatch.setattr(returned, "batches", lambda path, *others: opened.append(path.name) or read(path, *others))
+    back = continued(run, tmp_path / "new", tmp_path / "ahead.csv", "until=+1", "every=1")
+    assert sorted(opened) == ["0.csv", "0.csv", "1.csv", "1.csv"]
+    last = {row["series"]: (row["time"], name, n) for name, part in files.items() for n, row in enumerate(part)
+            if row["time"] == ends(made)[row["series"]][1]}  # fmt: skip
+    assert [(row["series"], float(row["time"])) for row in back] == [
+        (series, time + 1) for series, (time, *_) in sorted(last.items(), key=lambda pair: pair[1][1:])
     ]
 
 
