@@ -22,6 +22,7 @@ from launch.scoring.collect import collect
 from launch.scoring.results import estimates, merge, values, write_results
 from launch.scoring.scores import Scoring, SplitScores
 from launch.tracker.tracking import OfStore
+from models.solvers.choice import set_loops
 from models.vsdn_sde import VsdnSdeConfig
 from pipeline.observe import Ratio
 from pipeline.sequence import Split
@@ -79,6 +80,7 @@ def rank(folder: Path, request: EvaluateConfig) -> int:
 def _score(folder: Path, config: RunConfig, split: Split, name: str, ranks: Ranks) -> None:
     """Score on all ranks. Rank 0 writes the results, under `name`."""
     set_tf32(False)
+    set_loops(config.loops)
     config = run_folder.at_hand(folder, config)
     manifest = run_folder.manifest_of(config)
     model = run_folder.model_for(config, manifest)

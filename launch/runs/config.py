@@ -15,6 +15,7 @@ from launch.tracker.tracking import TrackingConfig
 from models.baseline import GruOdeConfig
 from models.ode2vae import Ode2VaeConfig
 from models.registry import ModelConfig
+from models.solvers.choice import Loops
 from pipeline.observe import ObservationConfig
 from pipeline.reading.augment import NO_CHANGE, AugmentConfig
 from pipeline.reading.folds import FoldConfig
@@ -169,6 +170,10 @@ class RunConfig(Plugged):
     loader_workers: int | None = Field(None, ge=0)
     """Number of processes for each rank that read batches ahead. 0 reads them between the steps. Null takes 1 for
     training where the system has room for it, and 0 otherwise."""
+    loops: Loops = "auto"
+    """Form of the loops over time in training and evaluation. `auto` takes the fastest one for the device and the
+    model's size; a form for GPUs that does not work there is turned off at its first use. `eager` takes the reference
+    form, whose results differ by rounding."""
     out: Path | None = None
     """Run folder itself, not its parent. Null makes runs/MODEL-DATA-TIME."""
 

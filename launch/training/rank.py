@@ -36,6 +36,8 @@ from launch.training.supervisor import INTERRUPTED, LEFT
 from launch.training.training_log import TrainingLog, Work
 from launch.training.watchdog import Watchdog
 from models.base import Model
+from models.solvers.choice import set_loops
+from models.solvers.gpu import first_use
 from pipeline.shards.manifest import Manifest, read_manifest
 
 
@@ -90,6 +92,7 @@ def _train(
     marks the run as killed."""
     config = configs.here
     set_tf32(config.optim.tf32)
+    set_loops(config.loops)
     whole = read_manifest(config.data)
     manifest = run_folder.divided(config, whole)
     model = run_folder.model_for(config, manifest)
@@ -108,6 +111,8 @@ def _train(
         if known:
             log.restore(known["journal"])
             pending.restore(known.get("metrics", []))
+        if ranks.rank == 0:
+            first_use.report_to(partial(_turned_off, log, tracker))
         log.say(f"{engine.size:,} parameters, from step {progress.step}")
 
         def validate(step: int) -> tuple[float, str]:
@@ -150,6 +155,12 @@ def _work(model: Model, config: RunConfig, manifest: Manifest, ranks: Ranks) -> 
     name = torch.cuda.get_device_name(ranks.device)
     rate = matrix_rate(name, autocast=config.optim.autocast, tf32=config.optim.tf32)
     return None if rate is None else Work(operations_per_frame(model, config, manifest), ranks.world * rate)
+
+
+def _turned_off(log: TrainingLog, tracker: Tracker, name: str, problem: str) -> None:
+    """Log and tag a fast form of a loop that does not work on this device."""
+    log.say(f"{name} is turned off, the eager form is taken: {problem}")
+    tracker.tags({f"{tags.TURNED_OFF}.{name.replace(' ', '_')}": problem})
 
 
 @contextmanager

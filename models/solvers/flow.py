@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from models.solvers.affine import by_network, weight_gradient
+from models.solvers.choice import faster_forms
 from models.solvers.gpu import first_use, fused_flow
 from models.solvers.packing import pack, pad, padded
 
@@ -106,9 +107,9 @@ def run(z0: Tensor, weights: Weights, dt: Tensor, method: FixedMethod, activatio
     """Integrate from z0 [G, P, Z] in M steps of lengths dt [M, G, P, 1], which are data and get no gradient."""
     with torch.autocast(z0.device.type, enabled=False):  # solver state and trace keep their precision
         form = run_eager
-        if compiles(z0, weights):
+        if faster_forms() and compiles(z0, weights):
             form = run_compiled
-        elif fused_flow.covers(z0, weights.W2.shape[1], weights.lead):
+        elif faster_forms() and fused_flow.covers(z0, weights.W2.shape[1], weights.lead):
             fused, eager = (functools.partial(_of_tensors, f, dt, method, activation) for f in (run_fused, run_eager))
             key = z0.device, z0.shape[-1], weights.W3.shape[1:], method, activation
             form = run_fused if first_use.trusted("fused flow", key, fused, eager, (z0, *weights)) else run_eager

@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from models.solvers.affine import Affine
+from models.solvers.choice import faster_forms
 from models.solvers.gru_flow import GruFlow
 from models.solvers.packing import pack, padded
 
@@ -95,7 +96,7 @@ def run(
         before [M, R, B, H], the state at the end of each step and just before its observation, and
         after [M, R, B, H], the state just after it (equal to `before` where there is none).
     """
-    form = run_compiled if compiles(h0, x, flow, weights, update) else run_eager
+    form = run_compiled if faster_forms() and compiles(h0, x, flow, weights, update) else run_eager
     with torch.autocast(h0.device.type, enabled=False):  # solver state keeps its precision
         return form(h0, x, flow, weights, update, dt, observe)
 
@@ -169,8 +170,7 @@ class _Compiled(torch.autograd.Function):
         assert kernels is not None
         W, V, U, *kept = ctx.saved_tensors  # type: ignore[attr-defined]
         plan, T, S = ctx.made  # type: ignore[attr-defined]
-        start, zr, rh, g, before, u, _ = kept
-        M, R, B, H = d_after.shape
+        (start, zr, rh, g, before, u, _), (M, R, B, H) = kept, d_after.shape
         none = W.new_zeros(R, 1)
         d_h0, d_x, d = W.new_empty(R, B, H), W.new_zeros(M, R, B, 3 * H), [torch.empty_like(y) for y in (zr, g, u)]
         net = kernels.Networks(*_arrays(pack(W), none, pack(V), none, pack(U), none))

@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from models.solvers.affine import weight_gradient
+from models.solvers.choice import faster_forms
 from models.solvers.flow import ACTIVATIONS
 from models.solvers.packing import pack, pad, padded
 
@@ -101,7 +102,7 @@ def run(
         dt: [M, P, 1] step lengths, 0 where a path has ended. noise: [M, P, Z] standard normal. Neither gets a gradient.
         informed: [M, P, 1] 1 where the posterior may drive a path, 0 where the prior replaces it; None means 1.
     """
-    form = run_compiled if compiles(x0, pre, weights) else run_eager
+    form = run_compiled if faster_forms() and compiles(x0, pre, weights) else run_eager
     with torch.autocast(x0.device.type, enabled=False):  # solver state keeps its precision
         return form(x0, pre, weights, dt, noise, shape, informed)
 

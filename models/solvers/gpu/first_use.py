@@ -1,7 +1,7 @@
 """The check of a fast form of a loop at its first use on a device, on the batch at hand.
 
 No GPU is at hand where this code is written. A form that does not compile there, or does not agree with the reference,
-is turned off for the rest of the process, with one line in the log.
+is turned off for the rest of the process, and reported: by a warning, or as `report_to` says.
 """
 
 import warnings
@@ -18,6 +18,19 @@ rounding, which grows over hundreds of steps."""
 _found: dict[Hashable, bool] = {}
 
 
+def _warn(name: str, problem: str) -> None:
+    warnings.warn(f"{name} is turned off, the eager form is taken: {problem}", stacklevel=4)
+
+
+_report: Callable[[str, str], None] = _warn
+
+
+def report_to(report: Callable[[str, str], None]) -> None:
+    """From now on, call `report` with the name of a form that is turned off and the problem, in place of a warning."""
+    global _report
+    _report = report
+
+
 def trusted(name: str, key: Hashable, fast: Form, reference: Form, inputs: Sequence[Tensor]) -> bool:
     """Return whether the fast form may be used for inputs like these: it agreed with the reference at its first use.
 
@@ -30,7 +43,7 @@ def trusted(name: str, key: Hashable, fast: Form, reference: Form, inputs: Seque
         problem = _problem(fast, reference, inputs)
         _found[name, key] = problem is None
         if problem is not None:
-            warnings.warn(f"{name} is turned off, the eager form is taken: {problem}", stacklevel=2)
+            _report(name, problem)
     return _found[name, key]
 
 

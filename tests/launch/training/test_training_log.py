@@ -1,23 +1,29 @@
 """Records of a run's steps."""
 
 import json
+from functools import partial
 
 import torch
 
 from launch.runs.distributed import alone
+from launch.training import rank
 from launch.training.engine import Step
 from launch.training.progress import Progress
 from launch.training.training_log import TrainingLog, Work
 from models.base import Objective, Terms
 from models.batch import Batch
+from models.solvers.gpu import first_use
 
 
 class Kept:
     def __init__(self):
-        self.records = []
+        self.records, self.sent = [], {}
 
     def metrics(self, values, step, at_ms=None):
         self.records.append(values)
+
+    def tags(self, tags):
+        self.sent |= tags
 
 
 class Clock:
@@ -102,3 +108,20 @@ def test_model_without_latent_has_no_kl(capsys):
     said = capsys.readouterr().out
     assert "kl" not in said
     assert "beta" not in said
+
+
+def test_turned_off_form_is_logged_and_tagged(monkeypatch, capsys):
+    monkeypatch.setattr(first_use, "_found", {})
+    monkeypatch.setattr(first_use, "_report", None)
+    kept = Kept()
+    log = TrainingLog(kept, alone(), Clock(), latent=True)
+    first_use.report_to(partial(rank._turned_off, log, kept))
+
+    def does_not_compile(inputs):
+        raise RuntimeError("no kernel image is available")
+
+    assert not first_use.trusted("fused flow", 0, does_not_compile, does_not_compile, [])
+    problem = "RuntimeError: no kernel image is available"
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.endswith(f"fused flow is turned off, the eager form is taken: {problem}")
+    assert kept.sent == {"driftwork.turned_off.fused_flow": problem}
