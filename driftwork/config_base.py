@@ -25,7 +25,7 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     renamed: ClassVar[Mapping[str, str]] = {}
-    """Map from earlier names of fields, which configs of old runs have, to the names now. `a.b` is field b of a."""
+    """Map from earlier names of fields, as found in configs of old runs, to current names. `a.b` is field b of a."""
 
     @model_validator(mode="before")
     @classmethod
@@ -52,7 +52,7 @@ def _field_types(cls: type[Config]) -> tuple[dict[str, Any], frozenset[str]]:
 
 
 def with_names_of_today(raw: dict[str, Any], renamed: Mapping[str, str]) -> dict[str, Any]:
-    """Replace earlier names of fields. If a field has several of its names, the last one holds, as with layers."""
+    """Replace earlier names of fields. If a field is given under several names, the last one wins, as with layers."""
     if not renamed.keys() & raw.keys():
         return raw
     named: dict[str, Any] = {}
@@ -152,7 +152,7 @@ def shortened(keys: Collection[str]) -> dict[str, str]:
 
 
 def layers(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Return what a config is read from, with the names of the files: its base, where it has one, and the file."""
+    """Return the layers of a config, each with its file name: the base file, if there is one, and the file itself."""
     raw = read_mapping(path)
     base = raw.pop("base", None)
     if base is None:
@@ -160,7 +160,7 @@ def layers(path: Path) -> list[tuple[str, dict[str, Any]]]:
     file = path.parent / at_home(str(base))
     below = read_mapping(file)
     if "base" in below:
-        raise DriftworkError(f"{path}: base {base} has a base itself; one level is the limit")
+        raise DriftworkError(f"{path}: base {base} has a base itself; one level is the limit, so merge the two bases")
     return [(os.path.normpath(file), below), (str(path), raw)]
 
 
@@ -219,7 +219,7 @@ def apply(raw: dict[str, Any], override: Override) -> None:
         if isinstance(child, Text):  # a whole section, given before one of its keys
             child = node[parent] = _section(child)
         if not isinstance(child, dict):
-            raise DriftworkError(_one_line(f"override of '{key}': '{parent}' is a value, not a section"))
+            raise DriftworkError(_one_line(f"override of '{key}': '{parent}' is a value, not a section; set it whole"))
         node = child
     node.pop(last, None)  # the order of keys shows the layer of a value
     node[last] = value

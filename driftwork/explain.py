@@ -39,7 +39,7 @@ def explain(cls: type[BaseModel], error: ValidationError) -> str:
 
 
 def _with_full_keys(reason: str, key: str, classes: Sequence[type[BaseModel]]) -> str:
-    """Return what a section says of itself, with its settings, as in `max_step=1`, by the keys that can be typed."""
+    """Replace the settings that a section's own check names, as in `max_step=1`, by the full keys that can be typed."""
     names = "|".join(name for cls in classes for name in cls.model_fields)
     return re.sub(rf"(?<![\w.])({names})(?==|\.\w)", rf"{key}.\1", reason) if key and names else reason
 
@@ -47,12 +47,12 @@ def _with_full_keys(reason: str, key: str, classes: Sequence[type[BaseModel]]) -
 def _typed(
     cls: type[BaseModel], location: Sequence[str | int]
 ) -> tuple[list[str | int], list[type[BaseModel]], list[type[BaseModel]]]:
-    """Return three things for an error that pydantic places at `location` in `cls`.
+    """Translate the `location` of a pydantic error in `cls`.
 
     Returns:
         The location as it is typed, without the names of union members that pydantic puts into it.
-        The configs that could hold its last part.
-        The configs at that place.
+        The config classes that could have its last part as a field.
+        The config classes of the value at that place.
     """
     path: list[str | int] = []
     here, classes, annotation, choosing = [cls], [cls], None, False
@@ -77,7 +77,7 @@ def _field(cls: type[BaseModel], part: str | int) -> Any:
 
 
 def _key(path: Sequence[str | int]) -> tuple[str, str]:
-    """Return the dotted key, and the item of a list where the last part is one."""
+    """Return the dotted key, and ` (item N)` if the last part is the index of a list."""
     at = f" (item {path[-1] + 1})" if path and isinstance(path[-1], int) else ""
     return ".".join(str(part)[:80] for part in (path[:-1] if at else path)), at
 
@@ -93,7 +93,7 @@ def _shown(value: Any) -> str:
 
 
 def _meant(cls: type[BaseModel], path: Sequence[str | int], here: Sequence[type[BaseModel]]) -> str:
-    """Return what an unknown key may have meant, of all keys of the tree; or else the keys beside it."""
+    """Return a hint on an unknown key: similar keys of the whole config, or else the known keys of its section."""
     key, last = _key(path)[0], str(path[-1])
     known = settings.keys(cls)
     own = [name for owner in here for name in settings.names_of(owner)]
@@ -117,6 +117,6 @@ def _meant(cls: type[BaseModel], path: Sequence[str | int], here: Sequence[type[
 
 
 def _nearest(word: str, words: Iterable[str], least: float) -> tuple[str, float]:
-    """Return the word that is most like `word`, and how much, from 0 to 1; none where it is not at least so much."""
+    """Return the most similar of `words` and its similarity from 0 to 1; an empty word if none reaches `least`."""
     found = difflib.get_close_matches(word, sorted(words), n=1, cutoff=least)
     return (found[0], difflib.SequenceMatcher(None, found[0], word).ratio()) if found else ("", 0.0)

@@ -1,4 +1,4 @@
-"""Atomic writing of files and folders, their hashes, and errors of the disk."""
+"""Atomic writing of files and folders, hashes of files, and disk errors."""
 
 import hashlib
 import os
@@ -67,7 +67,7 @@ def replaced_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def writing(where: str) -> Iterator[None]:
-    """Turn an OSError inside into a `DriftworkError`: `where`, as in out=FOLDER, cannot be written, and the reason."""
+    """Turn an OSError of the block into a `DriftworkError` with the reason; it names `where`, as in out=FOLDER."""
     try:
         yield
     except shutil.Error as error:  # copying a tree failed, with a reason for each file
@@ -83,8 +83,10 @@ def require_room(folder: Path) -> None:
 
 
 def write_error_reason(error: Exception) -> str:
-    """Return the reason of a failed write in one line. When the disk refuses, torch's writer may raise an error of its
-    own about positions in a file, whose context holds the disk's error."""
+    """Return the reason of a failed write in one line.
+
+    After a disk error torch's writer may raise an error of its own about positions in a file. The disk's error is then
+    in its context."""
     found: BaseException | None = error
     while found is not None and not isinstance(found, OSError):
         found = found.__context__

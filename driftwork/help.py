@@ -39,7 +39,7 @@ _WORDS: dict[Any, str] = {bool: "true|false", int: "integer", float: "number", s
 
 
 class Part(NamedTuple):
-    """Settings that a command takes together."""
+    """A group of settings that a command takes."""
 
     title: str
     cls: type[Config]
@@ -48,11 +48,11 @@ class Part(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A setting in words."""
+    """Texts that describe one setting."""
 
     key: str
     kind: str
-    """The values that it takes."""
+    """Description of the allowed values."""
     value: str
     """The value as it could be typed; `required` if there is none."""
     origin: str
@@ -61,7 +61,7 @@ class Line(NamedTuple):
 
 
 class Block(NamedTuple):
-    """A section in words."""
+    """Texts that describe one section."""
 
     key: str
     title: str
@@ -75,8 +75,9 @@ def settings_of(cls: type[Config]) -> Callable[[list[str]], list[Part]]:
 
 
 def settings_of_file(cls: type[Config], words: Sequence[str]) -> list[Part]:
-    """Return the help on settings of a command that takes a config file and `key=value` words: all settings, or the
-    values that given words resolve to."""
+    """Return the help on settings of a command that takes a config file and `key=value` words.
+
+    Without `words` it lists all settings, with them the values that they resolve to."""
     if not words:
         return [Part("Settings, as key=value on the command line or in the config file", cls)]
     return [Part(f"Settings of {words[0]}, with the origin of each value", cls, (origins.read(cls, *words),))]
@@ -119,8 +120,9 @@ def markdown(part: Part) -> str:
 
 
 def reference(commands: Mapping[str, tuple[str, str, Sequence[Part]]]) -> str:
-    """Return a page about commands, with a sentence, the usage and the settings of each. Settings that several commands
-    share are listed once."""
+    """Return a page that describes, shows the usage of, and lists the settings of each command.
+
+    Settings that several commands share are listed once."""
     page = [_HEAD]
     known: dict[type[Config], str] = {}
     for name, (does, usage, parts) in commands.items():

@@ -1,4 +1,4 @@
-"""File locks, which let one process work in a place at a time."""
+"""File locks, by which only one process at a time works in a folder."""
 
 import sys
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ def locked(file: Path, where: str, command: str, patience: float = 0.0) -> Itera
     """Hold the lock of `file`, which is created if missing. It is freed when the process ends, for any reason.
 
     Args:
-        where: setting that an error names, as in out=FOLDER.
+        where: setting that error messages name, as in out=FOLDER.
         command: name of the command that takes this lock.
         patience: seconds to wait for a holder that is about to end, since its own parent was killed.
 

@@ -32,7 +32,7 @@ def imported(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _listed(value: Any) -> Any:
-    """Take a single name for a list of one."""
+    """Wrap a single name into a tuple."""
     return (value,) if isinstance(value, str) else value
 
 
@@ -42,8 +42,9 @@ def _imported_after_installed(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class Plugged(Config):
-    """A config in which plugins may add choices. The field comes first, so that its modules are imported before the
-    other fields are validated."""
+    """A config in which plugins may add choices.
+
+    The field comes first, so that its modules are imported before the other fields are validated."""
 
     plugins: Annotated[tuple[str, ...], BeforeValidator(_listed), AfterValidator(_imported_after_installed)] = Field(
         (), validate_default=True
@@ -84,6 +85,6 @@ def code_of(module: str) -> Path:
 
 
 def _line(error: Exception) -> str:
-    """Return the last line of Python that the error came through."""
+    """Return where the error was raised: the file and line at the end of its traceback."""
     frames = traceback.extract_tb(error.__traceback__)
     return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""

@@ -26,7 +26,7 @@ def python(*arguments: str) -> list[str]:
 def search_path() -> dict[str, str]:
     """Return the environment variables with which a process, and those that it starts, import this code first.
 
-    The user's folders in PYTHONPATH follow, as absolute paths, because the process may stand in another folder. An
+    The user's folders in PYTHONPATH follow, as absolute paths, because the process may run in another folder. An
     empty entry, which stands for the working folder and is mostly an accident (`PYTHONPATH=$PYTHONPATH:/more`), is
     dropped.
     """
@@ -35,7 +35,7 @@ def search_path() -> dict[str, str]:
 
 
 def end_with_parent(number: int = signal.SIGTERM) -> None:
-    """Let this process get a signal when its parent dies, even by SIGKILL. Serves as `preexec_fn` too.
+    """Make the kernel send this process a signal when its parent dies, even by SIGKILL. Usable as `preexec_fn`.
 
     Only Linux can do so; elsewhere the process outlives a parent that had no time to end it."""
     if _LIBC is not None:

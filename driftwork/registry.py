@@ -21,7 +21,7 @@ class Named(Config):
     """A config that is chosen by its name."""
 
     name: str
-    """Name of the choice, which decides on the other settings."""
+    """Name of the choice, which determines the other settings."""
 
 
 class Registry(Generic[MadeT]):
@@ -70,7 +70,7 @@ class Registry(Generic[MadeT]):
         return core_schema.no_info_plain_validator_function(self._validated)
 
     def _validated(self, value: Any) -> Any:
-        """Validate as the union of all choices would; its errors are reported like those of any other field."""
+        """Validate `value` as a union of all choices; errors are reported like those of any other field."""
         if self._adapter is None:
             choices: Any = Union[self.configs]  # noqa: UP007  # of classes that are known only now
             self._adapter = TypeAdapter(Annotated[choices, Field(discriminator="name")])

@@ -14,7 +14,7 @@ from driftwork.values import items_of, union_members
 
 
 class Computed:
-    """Stands for a default that depends on the environment."""
+    """Placeholder for a default that depends on the environment."""
 
 
 class Setting(NamedTuple):
@@ -22,7 +22,7 @@ class Setting(NamedTuple):
     """Dotted key, as it is typed; `files[].path` for a field of each item of a list."""
     field: FieldInfo
     value: Any
-    """The default, or the value of the config that is shown; `PydanticUndefined` where a value must be given."""
+    """The default, or the value in a given config; `PydanticUndefined` for a required setting without either."""
 
 
 class Section(NamedTuple):
@@ -33,20 +33,21 @@ class Section(NamedTuple):
     about: str
     """Text of the field that holds the section; empty for the config itself."""
     null: bool
-    """Whether the section is null by default, or in the config that is shown."""
+    """Whether the section is null by default, or in the given config."""
     settings: tuple[Setting, ...]
     renamed: Mapping[str, str]
-    """Earlier name of a field -> its name."""
+    """Map from earlier names of fields to their current names."""
 
 
 def sections(cls: type[BaseModel], config: BaseModel | None = None) -> list[Section]:
-    """Return the sections of a config class, each before those nested in it; of a union the member that `config` has,
-    where one is given."""
+    """Return the sections of a config class, each before those nested in it.
+
+    With `config`, a union contributes only the member that `config` has."""
     return list(_sections(cls, config, "", (), "", null=False))
 
 
 def keys(cls: type[BaseModel]) -> dict[str, tuple[str, ...]]:
-    """Return every dotted key, of sections and of settings, with the members that have it: all where there are none."""
+    """Map the dotted key of each section and setting to the union members that have it; empty if all have it."""
     found: dict[str, tuple[str, ...]] = {}
     for section in sections(cls):
         for key in (section.key, *(setting.key for setting in section.settings)):
