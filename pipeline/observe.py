@@ -1,7 +1,7 @@
 """Observation patterns: the frames, or the entries of a table, that a model observes.
 
 A training mask is a pure function of (run seed, epoch, sequence key): it does not depend on the rank, the batch or the
-worker that reads the sequence. Masks of evaluation depend on the key alone.
+worker that reads the sequence. Masks of evaluation depend only on the key.
 """
 
 import hashlib
@@ -23,8 +23,8 @@ class ObservationConfig(Config):
     """Pattern of observed frames. `random` observes a fraction of the frames, drawn for each sequence, in training anew
     in each epoch. `regular` observes every n-th frame, n = 1 / ratio. `prefix` observes the beginning (`frames`,
     `seconds` or `fraction`) and a random fraction of the later frames. `block` leaves out one gap in time, at a place
-    drawn as for `random`. Of a table, a frame stands for its present entries; `entries` observes a random fraction of
-    the entries themselves, and `channels` a random part of the channels as a whole."""
+    drawn as for `random`. In a table, a frame consists of its present entries; `entries` observes a random fraction
+    of the entries themselves, and `channels` a random fraction of the channels, each as a whole."""
     ratios: tuple[Ratio, ...] = ()
     """Fractions that are observed: of the frames, of the entries, of the channels, or of the duration around a gap;
     after a prefix, of the later frames. Training draws one of them for each sequence and epoch; evaluation scores them
@@ -55,7 +55,7 @@ class ObservationConfig(Config):
 
     @property
     def forecasts(self) -> bool:
-        """Whether only a beginning is observed, so that evaluation scores forecasts of the rest."""
+        """Whether only the beginning is observed, so that evaluation scores forecasts of the rest."""
         return self.pattern == "prefix"
 
     def check(self, spec: DataSpec, where: str) -> None:
@@ -66,11 +66,12 @@ class ObservationConfig(Config):
                 "entries; take pattern=random, regular or block"
             )
         if (self.seconds is not None or self.fraction is not None) and spec.table is None:
-            raise DriftworkError(f"pattern=prefix: {where} is no table, whose series alone differ in time; give frames")
+            raise DriftworkError(f"pattern=prefix: {where} is no table, so its frames are at equal times; set frames")
 
     def each(self, length: int) -> dict[str, "ObservationConfig"]:
-        """Return one config for each ratio, by its percentage; a prefix by its percentage of a sequence of `length`
-        frames, of the duration, or by its seconds."""
+        """Return one config for each ratio, keyed by the ratio in percent.
+
+        A prefix is one config, keyed by its percentage of `length` frames or of the duration, or by its seconds."""
         if self.pattern == "prefix":
             share = None if self.frames is None else self.frames / length
             share = self.fraction if share is None else share
@@ -84,7 +85,7 @@ class ObservationConfig(Config):
 
 
 def key_seed(*parts: object) -> int:
-    """Return a 63-bit seed from the parts that name a draw, equal on every machine."""
+    """Return a 63-bit seed from the parts that identify a draw, equal on every machine."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
@@ -92,8 +93,10 @@ def key_seed(*parts: object) -> int:
 def mask(
     observation: ObservationConfig, times: NDArray[np.float64], present: NDArray[np.bool_], seed: int
 ) -> NDArray[np.bool_]:
-    """Return which of the present frames [T], or entries [T, D], are observed: bool of the shape of `present`, a pure
-    function of the arguments. A frame of entries is present if one of them is, and is observed with all of them.
+    """Return the mask of observed frames [T], or of observed entries [T, D]: bool of the shape of `present`.
+
+    It is a pure function of the arguments. A frame of entries is present if at least one of them is; if it is observed,
+    all its present entries are.
 
     - `random`: `round(ratio * number present)` frames, at least one, all subsets equally likely;
     - `regular`: those of frames 0, n, 2 n, ... that are present;
@@ -120,7 +123,7 @@ def _frames(
     observation: ObservationConfig, times: NDArray[np.float64], present: NDArray[np.bool_], ratio: float,
     rng: np.random.Generator,
 ) -> NDArray[np.bool_]:  # fmt: skip
-    """Return which of the present frames [T] are observed."""
+    """Return the mask [T] of those present frames that are observed."""
     shown = np.zeros_like(present)
     if observation.pattern == "regular":
         shown[:: round(1 / ratio)] = True
@@ -149,7 +152,7 @@ def _first(observation: ObservationConfig, times: NDArray[np.float64]) -> int:
 
 
 def _some(rng: np.random.Generator, present: NDArray[np.bool_], ratio: float) -> NDArray[np.bool_]:
-    """Return `round(ratio * number)` of the true places of `present` [N], at least one unless the ratio is 0."""
+    """Draw `round(ratio * number)` of the true elements of `present` [N], at least one unless the ratio is 0."""
     shown, places = np.zeros_like(present), np.flatnonzero(present)
     if len(places) and ratio:
         shown[rng.choice(places, size=max(1, round(ratio * len(places))), replace=False)] = True

@@ -29,7 +29,7 @@ _KIND_OF_UNITS: dict[str, Kind] = {
 
 
 class UnreadableError(Exception):
-    """A raw item that cannot be used. The message is the reason in the quarantine list."""
+    """Error for a raw item that cannot be used. Its message is the reason in the quarantine list."""
 
 
 class Sequence(NamedTuple):
@@ -44,7 +44,7 @@ class Sequence(NamedTuple):
     values: NDArray[np.generic]
     """[T, D]; bool for binary data, float32 for real-valued data and pictures."""
     mask: NDArray[np.bool_]
-    """[T] True where the frame is present; of a table [T, D], True where the channel is observed."""
+    """[T] True where the frame is present; in a table [T, D], True where the channel has a value."""
     about: dict[str, Any] | None = None
     """JSON needed to restore the raw form from the values; None if the values suffice."""
 
@@ -71,7 +71,7 @@ class DataSpec(Config):
     a frame is no sound."""
     kind: Kind | None = None
     """Kind of the data, which decides on figures and output files. Null for numbers without a file format of their own.
-    Data prepared before this field was known have the kind that follows from their other fields."""
+    For data prepared before this field existed, the kind is derived from their other fields."""
     table: TableSpec | None = None
     """Columns, units and categories of a table, whose masks are of each channel. Null for other data, whose masks are
     of whole frames."""
@@ -99,27 +99,29 @@ class DataSpec(Config):
     @model_validator(mode="after")
     def _whole_pictures(self) -> Self:
         if self.image is not None and (min(self.image) < 1 or self.image[0] * self.image[1] != self.dim):
-            raise ValueError(f"a picture of {self.image[0]} x {self.image[1]} does not have {self.dim} pixels")
+            height, width = self.image
+            raise ValueError(f"a picture of {height} x {width} does not have {self.dim} pixels; correct dim")
         return self
 
     @model_validator(mode="after")
     def _kind_has_what_it_needs(self) -> Self:
         if (self.kind == "pictures") != (self.image is not None):
-            raise ValueError("kind=pictures and image=(height, width) come together")
+            raise ValueError("kind=pictures and image=(height, width) need each other; give both or neither")
         if (self.kind == "speech") != (self.audio_rate is not None):
-            raise ValueError("kind=speech and audio_rate come together")
+            raise ValueError("kind=speech and audio_rate need each other; give both or neither")
         if (self.kind == "table") != (self.table is not None):
-            raise ValueError("kind=table and table come together")
+            raise ValueError("kind=table and table need each other; give both or neither")
         if self.table is not None and len(self.table.channels) != self.dim:
-            raise ValueError(f"a table of {len(self.table.channels)} channels does not have dim={self.dim}")
+            raise ValueError(f"a table of {len(self.table.channels)} channels does not have dim={self.dim}; set dim")
         if self.kind == "notes" and not (self.binary and self.dim <= 128):
             raise ValueError("kind=notes takes likelihood=bernoulli and at most 128 channels, one a MIDI pitch")
         return self
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Return the fields without those that older manifests lack, so that these keep their hash: `audio_rate` if
-        there is no sound, `table` if there is none, and `kind` if it follows from the others."""
+        """Return the fields as older manifests have them, so that the hashes of these stay the same.
+
+        `audio_rate` is left out without sound, `table` without a table, `kind` if it follows from other fields."""
         fields: dict[str, Any] = handler(self)
         if self.audio_rate is None:
             del fields["audio_rate"]
@@ -175,11 +177,12 @@ class Reader(Protocol):
 
 @runtime_checkable
 class FileReader(Reader, Protocol):
-    """A reader whose data set is made of files that a user may have too."""
+    """A reader that can also read a single file of the user's own."""
 
     def read_file(self, path: Path) -> list[Sequence]:
-        """Return the sequences of one file, wherever it lies and whatever its name, as those of the data set are made.
-        Raises `UnreadableError` with the reason when it cannot be used."""
+        """Return the sequences of one file, read like a file of the data set. Its folder and its name do not matter.
+
+        Raises `UnreadableError` with the reason if the file cannot be used."""
         ...
 
 

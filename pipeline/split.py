@@ -12,7 +12,7 @@ from collections.abc import Collection
 from pipeline.sequence import Item, Split
 
 FEW_GROUPS = 10
-"""Groups under which the standard errors of a split's scores are unreliable."""
+"""Number of groups below which the standard errors of a split's scores are unreliable."""
 
 
 def position(group: str) -> float:

@@ -1,4 +1,4 @@
-"""Description of a prepared table: what turns numbers of the shards back into the user's columns, units and times."""
+"""Description of a prepared table, which maps numbers of the shards back to the user's columns, units and times."""
 
 from typing import Literal
 
@@ -8,11 +8,11 @@ TimeUnit = Literal["iso", "ns", "us", "ms", "s", "min", "h", "d"]
 SECONDS: dict[TimeUnit, float] = {
     "iso": 1e-9, "ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0,
 }  # fmt: skip
-"""Seconds per unit of time. ISO 8601 is counted in nanoseconds since 1970."""
+"""Seconds per unit of time. Times in ISO 8601 are stored in nanoseconds since 1970."""
 
 
 class Static(Config):
-    """A column with one value a series."""
+    """A column with one value per series."""
 
     column: str
     """Name of the column."""
@@ -21,7 +21,7 @@ class Static(Config):
 
     @property
     def width(self) -> int:
-        """Number of static covariates that the column makes."""
+        """Number of static covariates that the column contributes: one, or one per category."""
         return 1 if self.categories is None else len(self.categories)
 
 
@@ -43,8 +43,8 @@ class TableSpec(Config):
     zone: Literal["UTC"] | None
     """Zone to which times with a zone were converted. Null for times without a zone and for numbers."""
     static: tuple[Static, ...]
-    """Columns with one value a series, in the order of `about["static"]` of a sequence. A column of categories takes
-    one number for each category."""
+    """Columns with one value per series, in the order of `about["static"]` of a sequence. A column of categories takes
+    one number per category."""
 
     @property
     def static_width(self) -> int:

@@ -1,7 +1,7 @@
-"""An archive that may be hostile, unpacked member by member: plain files only, under limits, whole or not at all.
+"""Unpack an archive that may be hostile, member by member: plain files only, under limits, whole or not at all.
 
-Anything that an honest archive of recordings has no use for refuses the whole of it: names that lead elsewhere, links,
-devices, a name twice, sizes past the limits, an end that is missing.
+The whole archive is refused for anything that an honest archive of recordings has no use for: names that lead
+elsewhere, links, devices, duplicate names, sizes over the limits, a missing end.
 """
 
 import gzip
@@ -28,11 +28,12 @@ from driftwork.files import printable
 
 _PIECE = 1 << 20
 _HEADERS = 4 * 2**20
-"""Bytes of a tar before a member, and after the last: tarfile holds headers in memory, whatever length they claim."""
+"""Maximum bytes of a tar before a member and after the last: tarfile holds headers of any claimed length in memory."""
 _DIRECTORY_ENTRY = 1024
-"""Bytes that an entry of a zip's directory may take on average; zipfile holds all of them in memory."""
+"""Maximum mean size of an entry of a zip's directory, in bytes; zipfile holds all of them in memory."""
 _END_OF_TAR = bytes(1024)
 _SPARE_DISK = 64 * 2**20
+_RAISE_LIMIT = "raise this limit if you trust the archive"
 _BROKEN = (
     tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, struct.error,
     ValueError, IndexError, KeyError, OverflowError, RecursionError, NotImplementedError, AssertionError, RuntimeError,
@@ -72,8 +73,8 @@ def unpack(
 ) -> Unpacked:
     """Unpack the members of a .tar.gz or a .zip that lie below `below` and end in one of `suffixes` into `folder`.
 
-    `folder` is new. It appears when all members are unpacked beside it and `approve`, which may raise, has checked them
-    there. The rest of a killed attempt is removed first.
+    `folder` must not exist. Members are unpacked beside it; it appears once `approve`, which may raise, has checked all
+    of them. The rest of a killed attempt is removed first.
 
     Raises:
         DriftworkError: the archive is broken, cut short, hostile or over a limit, holds nothing to take, or fills the
@@ -103,7 +104,7 @@ def _fill(archive: Path, root: Path, below: str, suffixes: tuple[str, ...], limi
         for member in _within(read(archive, limits), limits, archive.stat().st_size):
             path = _checked(member.name)
             if str(path) in known:
-                raise _RefusedError(f"{printable(member.name)}: there twice")
+                raise _RefusedError(f"{printable(member.name)}: is there twice")
             known.add(str(path))
             if not path.is_relative_to(below) or path.suffix.lower() not in suffixes:
                 continue
@@ -115,7 +116,10 @@ def _fill(archive: Path, root: Path, below: str, suffixes: tuple[str, ...], limi
             _write(member, root / path.relative_to(below))
             taken = Unpacked(taken.files + 1, taken.bytes + member.size)
         if not taken.files:
-            raise _RefusedError(f"holds no {' or '.join(suffixes)} below {below}/, in {len(known)} members")
+            raise _RefusedError(
+                f"holds no {' or '.join(suffixes)} below {below}/, in {len(known)} members",
+                "correct below and suffixes, or fetch another archive",
+            )
     return taken
 
 
@@ -126,13 +130,18 @@ def _within(members: Iterator[_Member], limits: Limits, packed: int) -> Iterator
         total += member.size
         name = printable(member.name)
         if count > limits.max_files:
-            raise _RefusedError(f"{name}: more than max_files={limits.max_files} members")
+            raise _RefusedError(f"{name}: more than max_files={limits.max_files} members", _RAISE_LIMIT)
         if member.size > limits.max_file_bytes:
-            raise _RefusedError(f"{name}: {member.size} bytes, more than max_file_bytes={limits.max_file_bytes}")
+            too_large = f"{name}: {member.size} bytes, more than max_file_bytes={limits.max_file_bytes}"
+            raise _RefusedError(too_large, _RAISE_LIMIT)
         if total > limits.max_bytes:
-            raise _RefusedError(f"{name}: {total} bytes in all by then, more than max_bytes={limits.max_bytes}")
+            too_large = f"{name}: {total} bytes up to here, more than max_bytes={limits.max_bytes}"
+            raise _RefusedError(too_large, _RAISE_LIMIT)
         if total > ceiling:
-            raise _RefusedError(f"{name}: {total} bytes by then, more than {limits.max_ratio:g} times the archive")
+            too_large = (
+                f"{name}: {total} bytes up to here, more than {limits.max_ratio:g} times the archive (max_ratio)"
+            )
+            raise _RefusedError(too_large, _RAISE_LIMIT)
         yield member
 
 
@@ -146,11 +155,14 @@ def _write(member: _Member, target: Path) -> None:
                 break
             handle.write(piece)
     if written != member.size:
-        raise _RefusedError(f"{printable(member.name)}: holds other than the {member.size} bytes it says")
+        raise _RefusedError(f"{printable(member.name)}: its size is other than the {member.size} bytes in its header")
 
 
 class _RefusedError(Exception):
-    """The archive cannot be unpacked; the message is the reason, and the caller puts the name before it."""
+    """Error for an archive that is not unpacked: the reason and the cure. The caller puts the archive's name first."""
+
+    def __init__(self, reason: str, cure: str = "delete the archive and fetch it again") -> None:
+        super().__init__(f"{reason}; {cure}")
 
 
 @contextmanager
@@ -164,27 +176,32 @@ def _readable(archive: Path) -> Iterator[None]:
         NotADirectoryError,
         IsADirectoryError,
     ) as error:  # one name to this file system
-        raise DriftworkError(f"{archive}: {Path(error.filename).name}: there twice") from None
+        raise DriftworkError(
+            f"{archive}: {Path(error.filename).name}: is there twice; delete the archive and fetch it again"
+        ) from None
     except _BROKEN as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DriftworkError(f"{archive}: broken or cut short: {printable(reason)}") from None
+        raise DriftworkError(
+            f"{archive}: broken or cut short: {printable(reason)}; delete the archive and fetch it again"
+        ) from None
 
 
 def _checked(name: str) -> PurePosixPath:
     """Return the name as a path that stays below its target folder."""
     parts = name.split("/")
     if not name or name.startswith(("/", "~")) or "\\" in name or re.match(r"[A-Za-z]:", name):
-        raise _RefusedError(f"{printable(name)!r}: no relative path")
+        raise _RefusedError(f"{printable(name)!r}: is not a relative path")
     if ".." in parts or any(ord(char) < 32 or ord(char) == 127 for char in name):
-        raise _RefusedError(f"{printable(name)!r}: leads elsewhere, or holds control characters")
+        raise _RefusedError(f"{printable(name)!r}: leads out of the folder, or contains control characters")
     if len(os.fsencode(name)) > 1024 or max(len(os.fsencode(part)) for part in parts) > 255 or len(parts) > 32:
-        raise _RefusedError(f"{printable(name)[:80]!r}...: a name too long")
+        raise _RefusedError(f"{printable(name)[:80]!r}...: the name is too long")
     return PurePosixPath(name)
 
 
 def _tar_members(archive: Path, limits: Limits) -> Iterator[_Member]:
-    """Yield the files in their order. The stream is metered, so that a header that claims gigabytes is refused before
-    they are read."""
+    """Yield the files in their order.
+
+    Reading is limited by a `_Meter`, so that a header that claims gigabytes is refused before they are read."""
     with gzip.open(archive, "rb") as plain:
         meter = _Meter(plain)
         with tarfile.open(fileobj=meter, mode="r|") as tar:  # type: ignore[call-overload]
@@ -196,9 +213,9 @@ def _tar_members(archive: Path, limits: Limits) -> Iterator[_Member]:
                     folders += 1
                     _checked(entry.name)
                     if folders > limits.max_files:
-                        raise _RefusedError(f"more than max_files={limits.max_files} folders")
+                        raise _RefusedError(f"more than max_files={limits.max_files} folders", _RAISE_LIMIT)
                 elif not entry.isreg() or entry.issparse() or entry.size < 0:
-                    raise _RefusedError(f"{printable(entry.name)}: a link, a device or a sparse file")
+                    raise _RefusedError(f"{printable(entry.name)}: is a link, a device or a sparse file")
                 else:
                     content = entry.size
                     meter.limit = entry.offset_data + content + _HEADERS  # what is read ahead included
@@ -213,12 +230,12 @@ def _tar_members(archive: Path, limits: Limits) -> Iterator[_Member]:
 def _content(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes]:
     handle = tar.extractfile(entry)
     if handle is None:
-        raise _RefusedError(f"{printable(entry.name)}: no content")
+        raise _RefusedError(f"{printable(entry.name)}: has no content")
     return handle
 
 
 class _Meter:
-    """A stream that gives no byte beyond `limit`, and remembers the last 1024."""
+    """A stream that returns no byte beyond `limit`, and stores the last 1024 bytes."""
 
     def __init__(self, stream: gzip.GzipFile) -> None:
         self._stream = stream
@@ -244,12 +261,12 @@ def _zip_members(archive: Path, limits: Limits) -> Iterator[_Member]:
                 continue
             mode = entry.external_attr >> 16
             if (mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG)) or entry.flag_bits & 1:
-                raise _RefusedError(f"{printable(entry.filename)}: a link, a device or encrypted")
+                raise _RefusedError(f"{printable(entry.filename)}: is a link, a device or encrypted")
             yield _Member(entry.filename, entry.file_size, lambda entry=entry: source.open(entry))  # type: ignore[misc]
 
 
 def _check_directory(archive: Path, limits: Limits) -> None:
-    """Refuse a directory that is too large, before zipfile reads it: by the end record, or by its 64-bit twin."""
+    """Refuse a directory that is too large before zipfile reads it, by the end record or its ZIP64 form."""
     with archive.open("rb") as handle:
         end = handle.seek(0, io.SEEK_END)
         handle.seek(max(0, end - 65_557))

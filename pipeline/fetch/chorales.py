@@ -1,6 +1,6 @@
-"""The Bach chorales of music21's corpus as MIDI files: real music for whoever has none at hand.
+"""The Bach chorales of music21's corpus as MIDI files: real music for users who have none at hand.
 
-Files keep music21's names, `bwv227.3.mid`. The Lakh reader takes what follows a last dot for a version, so that all
+Files keep music21's names, `bwv227.3.mid`. The MIDI reader treats the part after the last dot as a version, so that all
 chorales of one work are one song: a motet sets the same tune several times, and that must not cross the splits.
 """
 
@@ -22,7 +22,7 @@ The music is in the public domain; the encodings come with music21, under the te
 
 
 def write_chorales(folder: Path) -> int:
-    """Write the chorales to `folder` as .mid files and return their number (352); at once if they are all there.
+    """Write the chorales to `folder` as .mid files and return their number (352). If all exist, nothing is written.
 
     Raises `DriftworkError` when music21 is not installed or `folder` cannot be written.
     """

@@ -1,7 +1,7 @@
-"""One file over HTTP, whole or not at all: resumed, retried, held to its limits and to its hash.
+"""Download one file over HTTP, whole or not at all: resumed, retried, checked against its limits and its hash.
 
-NAME.part         what has come so far
-NAME.part.json    which answer it is a piece of: address, validator (ETag or date), length
+NAME.part         bytes received so far
+NAME.part.json    the answer that they belong to: address, validator (ETag or date), length
 """
 
 import json
@@ -29,26 +29,27 @@ from pipeline.fetch.http_get import Retries, failures, get
 
 _PIECE = 1 << 16
 _SPARE_DISK = 64 * 2**20
-"""Bytes that stay free on the disk."""
+"""Minimum free space that a download leaves on the disk, in bytes."""
+_RAISE_LIMIT = "raise this limit if you trust the server"
 _PROGRESS = 2**20
-"""Bytes that an attempt must add, or finish, for the count of fruitless ones to begin anew."""
+"""Bytes that an attempt must add to reset the count of attempts without progress."""
 
 
 class Patience(NamedTuple):
     timeout: float = 30.0
-    """Seconds to connect, and between two pieces of an answer."""
+    """Maximum seconds to connect, and between two pieces of an answer."""
     slowest: float = 100.0
-    """Bytes per second, over `timeout` seconds, below which an answer counts as stalled."""
+    """Bytes per second, averaged over `timeout` seconds, below which an answer counts as stalled."""
     attempts: int = 6
     """Maximum requests in a row without progress."""
     wait: float = 1.0
-    """Unit of the wait between requests, in seconds; the wait doubles with each request that fails."""
+    """Wait after the first failed request, in seconds; it doubles with each further failure."""
     longest_wait: float = 60.0
-    """Longest wait, in seconds. A server whose Retry-After asks for more is given up."""
+    """Longest wait, in seconds. A larger Retry-After of the server ends the download."""
 
 
 class _BrokenOffError(Exception):
-    """An answer that is worth another attempt. `failed` counts the requests that failed, this one included."""
+    """Error for an answer after which another attempt may succeed. `failed` counts failed requests, with this one."""
 
     def __init__(self, reason: str, failed: int = 1) -> None:
         super().__init__(reason)
@@ -93,7 +94,7 @@ def download(
 
 
 def _reason(error: Exception | None, patience: Patience) -> str:
-    """Return one line on why there was no answer, or why it broke off."""
+    """Return the reason for a missing or unfinished answer, in one line."""
     if isinstance(error, ReadTimeoutError):
         return f"no answer for {patience.timeout:g} s"
     if isinstance(error, ResponseError | _BrokenOffError):
@@ -104,7 +105,7 @@ def _reason(error: Exception | None, patience: Patience) -> str:
 
 
 class _Part:
-    """The unfinished file and the note on which answer it belongs to."""
+    """The unfinished file, and the note on the answer that it belongs to."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -144,7 +145,7 @@ def _attempt(
     retries: Retries,
     seen: Callable[[int, int], None],
 ) -> None:
-    """Append the body of one answer to the part. Returns when the file is complete."""
+    """Append the body of one answer to the part, and return once the file is complete."""
     note = part.note()
     start = part.size if note.get("url") == url and note.get("validator") else 0
     if start and start == note.get("total"):
@@ -156,7 +157,9 @@ def _attempt(
         try:
             start, total = _begin(url, answer, part, start, note)
             if not total and expected is None and not getattr(answer, "chunked", False):
-                raise DriftworkError(f"{url}: the server does not say how long the file is, and no hash says either")
+                raise DriftworkError(
+                    f"{url}: the server does not give the length of the file, and the config has no hash; set sha256"
+                )
             _check_room(url, part.file.parent, start, total, max_bytes)
             _copy(url, answer, part.file, start, total, max_bytes, patience, seen)
         except (HTTPError, _BrokenOffError) as error:
@@ -174,9 +177,9 @@ def _begin(
         if total is not None:
             return start, total
         part.discard()
-        raise _BrokenOffError("the file is no longer the one that was begun")
+        raise _BrokenOffError("the file has changed since the download began")
     if answer.status != 200:
-        raise DriftworkError(f"{url}: the server answers {answer.status} {answer.reason}, and no file")
+        raise DriftworkError(f"{url}: the server answers {answer.status} {answer.reason} and sends no file; check url")
     total = _length(answer.headers)  # the whole file: it changed, or the server knows no ranges
     part.begin(url, _validator(answer.headers), total)
     return 0, total
@@ -201,7 +204,7 @@ def _copy(
             if done > max_bytes:
                 handle.close()
                 file.unlink()
-                raise DriftworkError(f"{url}: more than max_bytes={max_bytes}")
+                raise DriftworkError(f"{url}: more than max_bytes={max_bytes}; {_RAISE_LIMIT}")
             handle.write(piece)
             seen(done, total)
             now = time.monotonic()
@@ -220,14 +223,14 @@ def _finish(url: str, part: _Part, expected: str | None) -> str:
         part.discard()
         raise DriftworkError(
             f"{url}: sha256 {found}, expected {expected}: altered on its way, or changed by the publisher "
-            "(the hash stands in configs/fetch, or in fetch.lock.json)"
+            "; try again, or correct the hash in configs/fetch or fetch.lock.json"
         )
     part.publish()
     return found
 
 
 def _resumed(headers: Mapping[str, str], start: int, note: dict[str, Any]) -> int | None:
-    """Return the length of the whole file; null for a piece that does not fit what is here."""
+    """Return the length of the whole file, or None if the piece does not continue the part."""
     found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", "").strip())
     if found is None or int(found[1]) != start:
         return None
@@ -251,11 +254,11 @@ def _length(headers: Mapping[str, str]) -> int:
 
 def _check_room(url: str, folder: Path, start: int, total: int, max_bytes: int) -> None:
     if total > max_bytes:
-        raise DriftworkError(f"{url}: {total} bytes, more than max_bytes={max_bytes}")
+        raise DriftworkError(f"{url}: {total} bytes, more than max_bytes={max_bytes}; {_RAISE_LIMIT}")
     free = shutil.disk_usage(folder).free
     if total - start > free - _SPARE_DISK:
         raise DriftworkError(
-            f"{folder}: {free / 1e9:.2f} GB are free, and {url} needs {(total - start) / 1e9:.2f} GB more"
+            f"{folder}: {free / 1e9:.2f} GB are free, and {url} needs {(total - start) / 1e9:.2f} GB more; free space"
         )
 
 

@@ -1,7 +1,7 @@
-"""Official archives: fetched, held to their hashes, unpacked.
+"""Fetch official archives, check their hashes and unpack them.
 
-TO/NAME             the file, as the publisher has it
-TO/fetch.lock.json  per file its sha256 and size at the first download, and what was unpacked from it
+TO/NAME             the file as published
+TO/fetch.lock.json  per file its sha256 and size at the first download, and the folders unpacked from it
 """
 
 import hashlib
@@ -24,8 +24,8 @@ from pipeline.fetch.to_table import write
 LOCK = "fetch.lock.json"
 _MEGABYTE = 10**6
 _UNPACKED = 5
-"""Times an archive's size that its contents are reckoned to need before they are counted: MIDI and motion capture in
-text shrink to about a quarter."""
+"""Estimated size of an archive's contents as a multiple of the archive's: MIDI, and motion capture in text, shrink to
+about a quarter."""
 
 
 class Fetched(NamedTuple):
@@ -36,15 +36,15 @@ class Fetched(NamedTuple):
     folders: tuple[Path, ...]
     """Folders that archives were unpacked into."""
     table: Path | None = None
-    """CSV that the data set `table` reads, where the archive has a format of its own."""
+    """CSV file for the data set `table`, if the archive has a format of its own; otherwise None."""
 
 
 def fetch(config: FetchConfig, patience: Patience = Patience()) -> Fetched:  # noqa: B008 - immutable
-    """Fetch and unpack the files of `config`. Files that are there with the right hash are kept.
+    """Fetch and unpack the files of `config`. Existing files with the right hash are kept.
 
     Raises:
-        DriftworkError: as `download` and `unpack`; a file that is not what it was at the first download; another fetch
-        at work in the folder.
+        DriftworkError: an error of `download` or `unpack`, a file that has changed since its first download, or another
+            fetch at work in the folder.
     """
     wanted = config.wanted()
     with locked(config.to / f".{LOCK}", f"to={config.to}", "fetch"):
@@ -76,7 +76,7 @@ class _Book:
 
 
 def _files(config: FetchConfig, wanted: tuple[Remote, ...], book: _Book, patience: Patience) -> int:
-    """Put every file in place; returns the number of downloads."""
+    """Put every file in place and return the number of downloads."""
     if len(wanted) == 1:
         with _megabytes(wanted[0].path) as seen:
             return int(_file(config, wanted[0], book, patience, seen))
@@ -89,7 +89,7 @@ def _files(config: FetchConfig, wanted: tuple[Remote, ...], book: _Book, patienc
 
 
 def _file(config: FetchConfig, file: Remote, book: _Book, patience: Patience, seen: Callable[[int, int], None]) -> bool:
-    """Put one file in place; returns whether it had to be downloaded."""
+    """Put one file in place and return whether it had to be downloaded."""
     target, url = config.to / file.path, f"{config.url}/{file.path}"
     known = book.get(file, "sha256")
     if file.sha256 is not None and known not in (None, file.sha256):
@@ -118,7 +118,7 @@ def _is_unpacked(config: FetchConfig, file: Remote, into: Unpack, book: _Book) -
 
 
 def _unpacked(config: FetchConfig, file: Remote, into: Unpack, book: _Book) -> Path:
-    """Return the folder of an archive's contents, which is made if it does not exist."""
+    """Unpack an archive, unless that was done before, and return the folder of its contents."""
     folder, archive = config.to / into.into, config.to / file.path
     if _is_unpacked(config, file, into, book):
         return folder
@@ -136,7 +136,7 @@ def _unpacked(config: FetchConfig, file: Remote, into: Unpack, book: _Book) -> P
 
 
 def _table(config: TableSource, folders: list[Path], book: _Book) -> Path:
-    """Return the CSV of an archive's series, which is written unless it is there, of the same files and settings."""
+    """Write the CSV of an archive's series, unless it exists from the same files and settings, and return its path."""
     path, first = config.to / config.table, config.files[0]
     settings = config.model_dump(mode="json", exclude=set(TableSource.model_fields) - {"name"})
     made = {"from": [book.get(file, "sha256") for file in config.files], "settings": settings}
@@ -160,7 +160,10 @@ def check_md5_names(root: Path) -> None:
             if hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() != path.stem:
                 wrong.append(path.relative_to(root).as_posix())
     if wrong:
-        raise DriftworkError(f"{len(wrong)} files are not what their names, an MD5, say: {printable(wrong[0])} first")
+        raise DriftworkError(
+            f"{len(wrong)} files differ from the MD5 in their names, {printable(wrong[0])} first; delete the archive "
+            "and fetch it again"
+        )
 
 
 def _check_room(archive: Path) -> None:
@@ -168,12 +171,13 @@ def _check_room(archive: Path) -> None:
     if need > free:
         raise DriftworkError(
             f"{archive.parent}: {free / 1e9:.2f} GB are free; unpacking {archive.name} takes about {need / 1e9:.2f} GB"
+            "; free space"
         )
 
 
 @contextmanager
 def _megabytes(name: str) -> Iterator[Callable[[int, int], None]]:
-    """Provide a callback that prints the progress of one file. The number never falls when a download begins anew."""
+    """Yield a callback that prints the progress of one file. The number does not fall when a download begins anew."""
     with ExitStack() as stack:
         advance: Callable[[], None] | None = None
         shown = 0

@@ -1,4 +1,4 @@
-"""HTTP GET by urllib3, with its retries and redirects, and a check of where redirects lead."""
+"""HTTP GET by urllib3, with its retries and redirects, and a check of the targets of redirects."""
 
 import ssl
 import urllib.parse
@@ -16,16 +16,18 @@ _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class _LongWaitError(Exception):
-    """The server asks for a longer wait than is allowed."""
+    """Error for a server that requires a longer wait than is allowed."""
 
 
 class Retries(urllib3.Retry):
-    """The retries of urllib3 with limits: redirects lead to HTTP(S) alone, without a password, and never from HTTPS to
-    HTTP; a server may ask for a wait of at most `backoff_max` seconds."""
+    """The retries of urllib3 with limits.
+
+    Redirects may lead only to HTTP(S), without a password, and never from HTTPS to HTTP. A server's Retry-After may be
+    at most `backoff_max` seconds."""
 
     @classmethod
     def at_most(cls, count: int, wait: float, longest_wait: float) -> "Retries":
-        """Return a policy of `count` retries; the second one follows after 2 `wait` seconds, which then double."""
+        """Return a policy of `count` retries. The second follows after 2 `wait` seconds; then the wait doubles."""
         return cls(
             total=None, connect=count, read=count, status=count, other=0, redirect=_REDIRECTS,
             status_forcelist=_PASSING, backoff_factor=wait, backoff_max=longest_wait,
@@ -39,7 +41,7 @@ class Retries(urllib3.Retry):
             there = urllib.parse.urljoin(url, location)
             _check_redirect(url, there)
             if self.redirect == 0:
-                raise DriftworkError(f"{url}: redirects more than {_REDIRECTS} times, the last to {there}")
+                raise DriftworkError(f"{url}: redirects more than {_REDIRECTS} times, the last to {there}; check url")
         return super().increment(method, url, response, error, *others, **named)
 
     def get_retry_after(self, response: Any) -> float | None:
@@ -48,16 +50,20 @@ class Retries(urllib3.Retry):
         except InvalidHeader:
             return None
         if seconds is not None and seconds > float(self.backoff_max):
-            raise _LongWaitError(f"the server answers {response.status}, and asks to come back in {seconds:.0f} s")
+            raise _LongWaitError(
+                f"the server answers {response.status}, and asks to come back in {seconds:.0f} s; fetch again then"
+            )
         return seconds
 
 
 def get(url: str, headers: dict[str, str], timeout: float, retries: Retries) -> urllib3.BaseHTTPResponse:
-    """Return the answer, of any status, its body unread. Proxies are those of the environment, as in urllib.
+    """Request `url` and return the answer, of any status, with its body unread.
+
+    Proxies are those of the environment, as in urllib.
 
     Raises:
-        DriftworkError: a redirect in circles or to where none may lead, a certificate that cannot be trusted, a server
-            that asks for too long a wait.
+        DriftworkError: a redirect that is circular or not allowed, a certificate that cannot be trusted, a server that
+            requires too long a wait.
         urllib3.exceptions.MaxRetryError: no answer, with the last reason.
     """
     try:
@@ -70,7 +76,10 @@ def get(url: str, headers: dict[str, str], timeout: float, retries: Retries) -> 
     except MaxRetryError as error:
         cause = error.reason.args[0] if isinstance(error.reason, SSLError) else None
         if isinstance(cause, ssl.SSLCertVerificationError):
-            raise DriftworkError(f"{url}: {cause.verify_message}, the certificate cannot be trusted") from None
+            raise DriftworkError(
+                f"{url}: {cause.verify_message}, the certificate cannot be trusted; check url and the clock, or name "
+                "the authority in SSL_CERT_FILE"
+            ) from None
         raise
 
 
@@ -83,15 +92,15 @@ def check_address(url: str, what: str) -> None:
     """Raise `DriftworkError` for anything but http(s)://host/... without user and password."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise DriftworkError(f"{what}: must be http:// or https://")
+        raise DriftworkError(f"{what}: must be http:// or https:// with a host")
     if parts.username is not None or parts.password is not None:
-        raise DriftworkError(f"{what}: holds a user name or a password; none is sent")
+        raise DriftworkError(f"{what}: holds a user name or a password, which is never sent; remove it")
 
 
 def _check_redirect(here: str, there: str) -> None:
     check_address(there, f"{here}: redirects to {there}")
     if here.startswith("https:") and not there.startswith("https:"):
-        raise DriftworkError(f"{here}: redirects to {there}, which anyone on the way can alter")
+        raise DriftworkError(f"{here}: redirects to {there}, which anyone on the way can alter; give an https mirror")
 
 
 def _manager(url: str) -> urllib3.PoolManager:

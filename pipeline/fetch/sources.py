@@ -43,7 +43,7 @@ class Remote(Config):
     path: Below
     """Path of the file below `url`, and below `to`."""
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
-    """Expected SHA-256 of the file. Null records the hash of the first download and compares later ones with it."""
+    """Expected SHA-256 of the file. Null stores the hash of the first download and compares later ones with it."""
     max_bytes: int = Field(ge=1)
     """Largest size of the file, in bytes."""
     unpack: Unpack | None = None
@@ -71,13 +71,13 @@ class FetchConfig(Config):
 
 
 class TableSource(FetchConfig):
-    """An archive of series in a format of its own, which is also written as a CSV."""
+    """An archive of series in a format of its own, which is also converted to a CSV file."""
 
     table: Below
     """Path of the CSV below `to`, which the data set `table` reads."""
 
     def columns(self) -> Row:
-        """Return the header of the CSV."""
+        """Return the header of the CSV file."""
         raise NotImplementedError
 
     def rows(self, folders: list[Path]) -> Iterator[Row]:

@@ -10,7 +10,7 @@ from pipeline.readers.timit import CORPUS, Timit, TimitConfig
 
 SPEAKERS = {"train": 462, "test": 168}
 SENTENCES = {"train": 4620, "test": 1680}
-"""Ten of each speaker, 6300 in all."""
+"""Number of sentences of each half: ten per speaker, 6300 in all."""
 
 
 class Half(NamedTuple):
@@ -22,8 +22,8 @@ def check_corpus(root: Path) -> dict[str, Half]:
     """Count the speakers and sentences of `TRAIN` and `TEST`, in either case and at any depth.
 
     Raises:
-        DriftworkError: the counts are not TIMIT's, a file is neither SPHERE nor RIFF WAVE by its first bytes, a folder
-            that `prepare` would refuse.
+        DriftworkError: the counts differ from TIMIT's, a file is neither SPHERE nor RIFF WAVE by its first bytes, or
+            `prepare` would refuse the folder.
     """
     found = [match for item in Timit(TimitConfig()).find(root) if (match := CORPUS.fullmatch(item.name))]
     halves = {}
@@ -34,10 +34,12 @@ def check_corpus(root: Path) -> dict[str, Half]:
         if halves[half] != Half(SPEAKERS[half], sentences):
             raise DriftworkError(
                 f"from={root}: {half.upper()} has {len(here)} sentences of {len(speakers)} speakers, and TIMIT has "
-                f"{sentences} of {SPEAKERS[half]}; a part of it can be prepared all the same"
+                f"{sentences} of {SPEAKERS[half]}; give the whole corpus, or run `prepare` on this part"
             )
     for match in found:
         with (root / match.string).open("rb") as handle:
             if not handle.read(len(MAGIC)).startswith((MAGIC, b"RIFF")):
-                raise DriftworkError(f"from={root}: {printable(match.string)} is neither NIST SPHERE nor RIFF WAVE")
+                raise DriftworkError(
+                    f"from={root}: {printable(match.string)} is neither NIST SPHERE nor RIFF WAVE; copy it again"
+                )
     return halves

@@ -1,6 +1,6 @@
-"""Archives of series in formats of their own, written as one CSV that the data set `table` reads.
+"""Convert archives of series in formats of their own to one CSV file, which the data set `table` reads.
 
-PhysioNet 2012 (a file a stay):                 USHCN (a line a station, month and element):
+PhysioNet 2012 (one file per stay):             USHCN (one line per station, month and element):
   Time,Parameter,Value                            COOP ID 1-6, YEAR 7-10, MONTH 11-12, ELEMENT 13-16, then for each
   00:00,RecordID,132539                           of 31 days VALUE (5 columns), MFLAG, QFLAG, SFLAG (1 each)
   00:00,Age,54
@@ -22,20 +22,21 @@ from driftwork.files import aside, printable
 Row = tuple[str, ...]
 
 STAY = ("series", "time", "channel", "value", "age", "gender", "height", "icu_type", "weight_on_admission")
-"""Columns of a stay in intensive care: minutes since admission, and what was known then."""
+"""Columns of a stay in intensive care: measurements by minutes since admission, and descriptors known at admission."""
 STATION = ("series", "time", "channel", "value")
 """Columns of a weather station: the date, an element and its value."""
 _ON_ADMISSION = ("Age", "Gender", "Height", "ICUType", "Weight")
 _UNKNOWN = "-1"
-"""Text of a descriptor that is not known."""
+"""Text of an unknown descriptor."""
 _UNITS = {"PRCP": 100, "SNOW": 10, "SNWD": 1, "TMAX": 1, "TMIN": 1}
-"""Parts of an inch, or of a degree Fahrenheit, in which an element is given."""
+"""Units in which an element is given, per inch or per degree Fahrenheit: PRCP is in hundredths of an inch."""
+_AGAIN = "delete the file and fetch it again"
 _MISSING = -9999
 _LINE = 16 + 31 * 8
 
 
 def write(path: Path, columns: Row, rows: Iterator[Row]) -> int:
-    """Write the CSV, which appears when it is whole, and return the number of its rows."""
+    """Write the CSV file atomically and return the number of its rows."""
     count = 0
     with aside(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as handle:
         out = csv.writer(handle, lineterminator="\n")
@@ -47,10 +48,11 @@ def write(path: Path, columns: Row, rows: Iterator[Row]) -> int:
 
 
 def stays(folders: list[Path]) -> Iterator[Row]:
-    """Yield the measurements of all stays. Values of a parameter at one time are averaged, as others do who use these
-    data. The outcomes are not among them.
+    """Yield the measurements of all stays, without the outcomes.
 
-    Raises `DriftworkError` with file and line where a file has another format."""
+    Values of a parameter at one time are averaged, as is usual for these data.
+
+    Raises `DriftworkError` with file and line if a file has another format."""
     files = sorted((path for folder in folders for path in folder.rglob("*.txt")), key=lambda path: path.stem)
     for path in files:
         yield from _stay(path)
@@ -65,14 +67,14 @@ def _stay(path: Path) -> Iterator[Row]:
             where = f"{printable(str(path))}: line {number}"
             if number == 1:
                 if cells != ["Time", "Parameter", "Value"]:
-                    raise DriftworkError(f"{where}: {printable(','.join(cells))} is not Time,Parameter,Value")
+                    raise DriftworkError(f"{where}: {printable(','.join(cells))} is not Time,Parameter,Value; {_AGAIN}")
                 continue
             if len(cells) != 3:
-                raise DriftworkError(f"{where}: {len(cells)} cells, not three")
+                raise DriftworkError(f"{where}: {len(cells)} cells, not three; {_AGAIN}")
             time, parameter, text = cells
             hours, _, minutes = time.partition(":")
             if not (hours.isdigit() and minutes.isdigit() and int(minutes) < 60):
-                raise DriftworkError(f"{where}: {printable(time)} is no time in hours and minutes")
+                raise DriftworkError(f"{where}: {printable(time)} is no time in hours and minutes; {_AGAIN}")
             minute = 60 * int(hours) + int(minutes)
             if parameter in ("", "RecordID"):
                 continue
@@ -88,10 +90,11 @@ def _stay(path: Path) -> Iterator[Row]:
 
 
 def stations(archive: Path, first: int, last: int) -> Iterator[Row]:
-    """Yield the daily values of all stations from the year `first` to `last`, in inches and degrees Fahrenheit. Values
-    that failed a check of quality (any QFLAG) are left out.
+    """Yield the daily values of all stations from the year `first` to `last`, in inches and degrees Fahrenheit.
 
-    Raises `DriftworkError` with the line where the file has another format."""
+    Values that failed a quality check (any QFLAG) are left out.
+
+    Raises `DriftworkError` with the line if the file has another format."""
     name = printable(str(archive))
     try:
         with gzip.open(archive, "rt", encoding="ascii", errors="replace") as handle:
@@ -104,7 +107,7 @@ def stations(archive: Path, first: int, last: int) -> Iterator[Row]:
 def _month(line: str, first: int, last: int, where: str) -> Iterator[Row]:
     station, year, month, element = line[:6], line[6:10], line[10:12], line[12:16]
     if not (len(line) == _LINE and year.isdigit() and month.strip().isdigit() and element in _UNITS):
-        raise DriftworkError(f"{where}: is not a month of the daily data: {printable(line[:24])}")
+        raise DriftworkError(f"{where}: is not a month of the daily data: {printable(line[:24])}; {_AGAIN}")
     if not first <= int(year) <= last:
         return
     for day in range(31):
@@ -115,7 +118,8 @@ def _month(line: str, first: int, last: int, where: str) -> Iterator[Row]:
         try:
             when = date(int(year), int(month), day + 1)
         except ValueError:
-            raise DriftworkError(f"{where}: day {day + 1} of month {month.strip()} holds a value") from None
+            wrong = f"day {day + 1} of month {month.strip()} holds a value, but there is no such day"
+            raise DriftworkError(f"{where}: {wrong}; {_AGAIN}") from None
         yield (station, when.isoformat(), element, repr(number / _UNITS[element]))
 
 
@@ -125,5 +129,5 @@ def _number(text: str, where: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise DriftworkError(f"{where}: {printable(text)[:40]} is no number; delete the file and fetch it again")
+        raise DriftworkError(f"{where}: {printable(text)[:40]} is no number; {_AGAIN}")
     return number

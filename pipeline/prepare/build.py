@@ -1,7 +1,7 @@
-"""Build one shard, the work of a task: hash the inputs, read them, write the tar and its entry. Needs no Ray.
+"""Build one shard: hash its inputs, read them, and write the tar file and its entry. A task does this; it needs no Ray.
 
 A worker may die at any point and another build its shard again: the tar is written first and its entry last, both
-atomically. An entry with the right fingerprint beside an intact tar is a finished shard. For a store the two are built
+atomically. An entry with the right fingerprint beside an intact tar is a finished shard. For a store both are built
 in the worker's own folder; the tar is uploaded under its final name, its entry below `INCOMPLETE`.
 """
 
@@ -37,23 +37,23 @@ class Unreadable(Config):
 
 
 class StaticSums(Config):
-    """Moments of the S static numbers and categories of a shard's sequences."""
+    """Moments of the S static covariates (numbers and one-hot categories) of a shard's sequences."""
 
     mean: tuple[float, ...]
-    """Mean of each of them over the sequences that have it, in their units."""
+    """Mean of each static covariate over the sequences that have it, in its unit."""
     squares: tuple[float, ...]
-    """Sum of squared distances from the mean for each of them, in the squares of their units."""
+    """Sum of squared distances from the mean for each static covariate, in squared units."""
     observed: tuple[int, ...]
-    """Number of sequences that have it."""
+    """Number of sequences that have each static covariate."""
 
 
 class Entry(Config):
-    """A finished shard as its worker reports it, which is small for any size of the data."""
+    """A worker's report on a finished shard, which is small for any size of the data."""
 
     fingerprint: str
-    """Hash of all that decides the bytes of the shard."""
+    """Hash of everything that decides the bytes of the shard."""
     shard: Shard | None
-    """Shard as the manifest lists it. None if no item could be read."""
+    """Shard's entry of the manifest. None if no item could be read."""
     inputs: dict[str, str | None]
     """SHA-256 of each raw file by its path below the source folder. None for a file that could not be opened."""
     contents: tuple[str | None, ...]
@@ -69,7 +69,7 @@ class Entry(Config):
     observed: tuple[int, ...] | None = None
     """Number of values of each of the D channels, where masks are of each channel."""
     static: StaticSums | None = None
-    """Moments of the static numbers and categories. None without any."""
+    """Moments of the static covariates. None if there are none."""
 
     @property
     def moments(self) -> Moments:
@@ -90,7 +90,7 @@ class Job(NamedTuple):
     """An existing folder that all workers share, or a store."""
     limits: Limits
     gathered: str | None = None
-    """Hash of all raw files, where the series of a table were gathered from them. None where items have files."""
+    """Hash of all raw files if the series of a table were gathered from them. None if each item has its own files."""
 
 
 def build_shard(job: Job, plan: ShardPlan) -> Entry:

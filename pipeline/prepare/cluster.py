@@ -25,13 +25,13 @@ from driftwork.errors import DriftworkError
 from driftwork.processes import ROOT, search_path
 
 _STARTS = 3
-"""Attempts to start a local Ray."""
+"""Number of attempts to start a local Ray."""
 _PATIENCE_S = 150.0
 """Seconds that cancelled tasks may take to clean up."""
 
 
 class TaskDiedError(Exception):
-    """The process of a task died in all attempts: by a crash, for lack of memory, or with its machine."""
+    """Error for a task whose process died in all attempts: by a crash, for lack of memory, or with its machine."""
 
 
 class Task(NamedTuple):
@@ -83,8 +83,8 @@ def connected(address: str, cpus: int | None = None) -> Iterator[Nodes]:
 
 
 def _init(address: str, options: dict[str, Any]) -> None:
-    """Start or join Ray. A local one that a busy machine keeps from starting within its 30 s is tried again, because a
-    table may have been gathered for an hour by then."""
+    """Start or join Ray. If a busy machine keeps a local Ray from starting within its 30 s, it is started again,
+    because gathering a table may have taken an hour by then."""
     for attempt in range(1, _STARTS + 1):
         try:
             with chdir(ROOT):  # Ray puts this process's working folder first in the workers' import path

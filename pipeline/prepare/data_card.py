@@ -12,7 +12,7 @@ from pipeline.shards.manifest import Manifest
 
 
 class LeftOut(NamedTuple):
-    """Files and links below the raw folder that are left out although they are not unreadable."""
+    """Files and links below the raw folder that are left out for reasons other than being unreadable."""
 
     ignored: int
     """Number of macOS resource files."""

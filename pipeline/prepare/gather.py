@@ -43,15 +43,16 @@ class Gathered(NamedTuple):
 
     @property
     def hash(self) -> str:
-        """Hash of all that decides what the series hold."""
+        """Hash of everything that decides the contents of the series."""
         parts = [sorted(self.inputs.items()), [bad.file for bad in self.unreadable]]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 @contextmanager
 def scratch(staging: Path | None, address: str) -> Iterator[Path]:
-    """Yield an empty folder that all workers share, and remove it: in the staging folder, or of this machine if the
-    output is a store."""
+    """Yield an empty folder that all workers share, and remove it at the end.
+
+    It lies in the staging folder, or on this machine if the output is a store."""
     if staging is None and address != "local":
         raise DriftworkError(
             f"address={address}: a table needs a folder that all machines share; give a folder as out, or address=local"
@@ -107,7 +108,7 @@ def read_files(
 def gather(
     config: TableConfig, found: Found, folder: Path, inputs: dict[str, str | None], unreadable: list[Unreadable]
 ) -> Gathered:
-    """Put the parts of the readable files together. Raises `DriftworkError` if files contradict each other."""
+    """Merge the parts of the readable files. Raises `DriftworkError` if files contradict each other."""
     bad = {file.file for file in unreadable}
     files = [number for number, name in enumerate(found.names) if printable(name) not in bad]
     try:

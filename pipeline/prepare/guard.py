@@ -40,18 +40,19 @@ class Limits(NamedTuple):
 
 
 class _LostError(UnreadableError):
-    """The child can no longer be used; the message is the reason."""
+    """Error for a child that can no longer be used. The message is the reason."""
 
 
 @lru_cache(maxsize=1)
 def guard(reader: Reader, source: Path | None, limits: Limits) -> "Guard":
-    """Return this process's guard, kept from shard to shard: starting a child takes as long as reading some hundred
-    files."""
+    """Return this process's guard. It is kept from shard to shard, as starting a child takes as long as reading some
+    hundred files."""
     return Guard(reader, source, limits)
 
 
 class Guard:
-    """A reader whose `read` is safe from crashes, by way of a child. Items without files are read in this process."""
+    """A reader that is safe from crashes, because a child process reads the files. Items without files are read in
+    this process."""
 
     def __init__(self, reader: Reader, source: Path | None, limits: Limits) -> None:
         self.reader, self.source, self.limits = reader, source, limits
@@ -60,7 +61,7 @@ class Guard:
     def read(self, item: Item) -> list[Sequence]:
         """Read an item. Raises `UnreadableError` with the reason, and `DriftworkError` if no child can be started.
 
-        A file counts as unreadable only if it fails in a fresh child: an earlier file may have damaged an older one.
+        A file counts as unreadable only if it fails in a new child, since an earlier file may have damaged the old one.
         """
         if not item.files:
             return self.reader.read(self.source, item)
@@ -114,7 +115,9 @@ class _Child:
             self._answer(_START_S)
         except _LostError as error:
             self.end()
-            raise DriftworkError(f"the process that reads raw files does not start: {error}") from None
+            raise DriftworkError(
+                f"the process that reads raw files does not start: {error}; free memory, or set a larger mib_per_file"
+            ) from None
 
     def request(self, item: Item) -> tuple[dict[str, Any], memoryview]:
         """Request an item: return the child's JSON answer and the bytes of its arrays. Raises `_LostError`."""

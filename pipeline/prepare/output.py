@@ -58,8 +58,9 @@ class Output(NamedTuple):
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Open the staging folder, new or of a killed attempt, for this process alone. A failure leaves no empty
-        folders."""
+        """Open the staging folder for this process alone, a new one or that of a killed attempt.
+
+        A failure leaves no empty folders."""
         new = not self.folder.exists()
         with ExitStack() as lock:
             try:
@@ -139,8 +140,8 @@ def inputs_of(plans: list[ShardPlan], source: Path | None) -> dict[str, str | No
 
 
 def check_inputs(manifest: Manifest, now: dict[str, str | None], out: Place) -> None:
-    """Raise `DriftworkError` if the raw files, by their hashes `now`, are not those that the data set at `out` was made
-    from."""
+    """Raise `DriftworkError` if the raw files, with hashes `now`, differ from those that the data set at `out` was made
+    of."""
     then = manifest.inputs
     changes = {
         "new": sorted(now.keys() - then.keys()),

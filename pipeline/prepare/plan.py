@@ -25,7 +25,7 @@ class Recipe(Config):
     """All settings that determine the bytes of a prepared data set, given the raw files."""
 
     dataset: DatasetConfig
-    """Data set, and how it is read."""
+    """Data set, and the settings of its reader."""
     title: str
     """Description of the raw files, for the data card."""
     licence: str
@@ -35,7 +35,7 @@ class Recipe(Config):
     test: float = Field(0.1, ge=0, lt=1)
     """Fraction of the groups (songs, speakers) in the test split."""
     files_per_shard: int = Field(32, ge=1)
-    """Number of raw items in a shard. A worker reads so many before it reports."""
+    """Number of raw items in a shard. A worker reads this many before it reports progress."""
 
     @model_validator(mode="after")
     def _leaves_train(self) -> Self:
@@ -45,7 +45,7 @@ class Recipe(Config):
 
 
 def recorded(recipe: dict[str, Any], where: str) -> Recipe:
-    """Return the recipe of a manifest, which may be from before some fields existed. `where` names it in errors."""
+    """Return the recipe of a manifest, which may be older than some of the fields. `where` names it in errors."""
     dataset = recipe.get("dataset")
     if isinstance(dataset, dict):
         recipe = recipe | {"dataset": EARLIER.get(str(dataset.get("name")), {}) | dataset}
@@ -62,7 +62,7 @@ def make_plan(items: list[Item], recipe: Recipe, joins: Mapping[str, str]) -> li
     """Plan shards of `files_per_shard` items each, train first; within a split, groups are in the order of a hash.
 
     Args:
-        joins: result of `duplicates.joined`. Items keep their places in the order but get the group's new name.
+        joins: result of `duplicates.joined`. Items keep their places in the order but get the name of the joined group.
     """
     homes = renamed(items, joins)
     splits = assign(homes, recipe.val, recipe.test)

@@ -38,23 +38,23 @@ _Output = Output | StoreOutput
 
 class PrepareConfig(Recipe, Plugged):
     source: Path | None = None
-    """Folder of raw files, or a single file where that is a data set, such as a MIDI, a .mat or a .csv file; of a table
-    also a glob, such as 'raw/*.csv'. Null for simulated data."""
+    """Folder of raw files, or a single file if it is a whole data set, such as a MIDI, a .mat or a .csv file. A table
+    also takes a glob, such as 'raw/*.csv'. Null for simulated data."""
     out: Place
-    """Folder for the shards, or its URL in a store, as in s3://bucket/lakh. It must be new, empty, or hold this very
-    preparation, finished or not."""
+    """Folder for the shards, or its URL in a store, as in s3://bucket/lakh. It must be new or empty, or hold this
+    same preparation, finished or not."""
     max_unreadable: float = Field(0.1, ge=0, le=1)
-    """Fraction of unreadable items above which the job fails. Of Lakh, under 0.02 are unreadable; with a wrong folder
+    """Fraction of unreadable items above which the job fails. In Lakh, under 0.02 are unreadable; in a wrong folder
     nearly all are."""
     seconds_per_file: float = Field(20.0, gt=0)
     """Processor time that reading a raw file may take, in seconds. A file that needs more counts as unreadable. A MIDI
-    file takes 0.01 seconds. Of a table it is the time for each MiB of the largest file."""
+    file takes 0.01 seconds. For a table it is the time per MiB of the largest file."""
     mib_per_file: int = Field(2048, ge=512)
     """Memory of the process that reads raw files, in MiB. A file that needs more counts as unreadable."""
     workers: int | None = Field(None, ge=1)
-    """Number of shards that are made at the same time. Null makes one for each CPU core."""
+    """Number of shards that are built at the same time. Null builds one per CPU core."""
     address: str = "local"
-    """Ray cluster that does the work. `local` starts Ray on this machine; `auto` or HOST:PORT joins a cluster whose
+    """Ray cluster that builds the shards. `local` starts Ray on this machine; `auto` or HOST:PORT joins a cluster whose
     machines share `source` and `out`."""
 
     @property
@@ -63,7 +63,7 @@ class PrepareConfig(Recipe, Plugged):
 
 
 def prepare(config: PrepareConfig) -> Manifest:
-    """Prepare the data set at `config.out`, or continue a killed attempt; if it is complete, only check and repair it.
+    """Prepare the data set at `config.out`, or continue a killed attempt. A complete one is only checked and repaired.
 
     Raises `DriftworkError` if there is nothing to read, too little is readable, or `out` cannot be written.
     """
@@ -93,7 +93,7 @@ def prepare(config: PrepareConfig) -> Manifest:
 
 
 def _prepare_table(config: PrepareConfig, table: Table, output: _Output) -> Manifest:
-    """Prepare a table: gather its series from all files, then build their shards like those of any data set."""
+    """Prepare a table: gather its series from all files, then build their shards like those of other data sets."""
     finished = output.finished()
     found = find(config.source)
     inputs = found.hashed()
@@ -181,8 +181,8 @@ def _built(
 ) -> tuple[dict[str, str], list[ShardPlan], list[Entry]]:
     """Build the shards; return the joined groups, the resulting plan, and the entries of its shards.
 
-    The content of an item is known only after reading. So shards are first built as if no two items were equal, and
-    then the shards that change are built again. An attempt begins with the joined groups that a killed one has found.
+    Equal items can be found only after reading. So shards are first built as if no two items were equal, and then the
+    shards that change are built again. An attempt begins with the joined groups that a killed one found.
     """
     names = {item.name: item for item in items}
     joins = output.joins()
@@ -223,7 +223,7 @@ def _repair(config: PrepareConfig, job: Job, output: _Output, manifest: Manifest
 def _too_little(
     config: PrepareConfig, output: _Output, plans: list[ShardPlan], entries: list[Entry], unreadable: list[Unreadable]
 ) -> str:
-    """Return why too little is readable for a data set, or an empty string."""
+    """Return the error message if too little is readable for a data set, or else an empty string."""
     total = sum(len(plan.items) for plan in plans)
     share, what = len(unreadable) / total, "series" if isinstance(config.dataset, TableConfig) else "files"
     if share > config.max_unreadable or len(unreadable) == total:

@@ -5,8 +5,8 @@
     URL/*.tar                      shards, written by the workers under their final names
     URL/quarantine.jsonl, DATACARD.md, and last of all manifest.json
 
-Two simultaneous preparations of one recipe from the same files write the same bytes, which does no harm. A preparation
-of another recipe is refused, finished or not.
+Two simultaneous preparations of one recipe from the same files are harmless, as they write the same bytes. A
+preparation is refused if one of another recipe is there, finished or not.
 """
 
 import json
@@ -27,7 +27,7 @@ from pipeline.shards.storage import MissingError, Store, shards_among
 _RECIPE = f"{INCOMPLETE}/recipe.json"
 _JOINED = f"{INCOMPLETE}/{JOINED}"
 _AT_ONCE = 8
-"""Number of shards that are read back at a time."""
+"""Number of shards that are read back in parallel."""
 
 
 class StoreOutput(NamedTuple):
@@ -102,7 +102,7 @@ class StoreOutput(NamedTuple):
         self.staging.remove(sorted(_below_incomplete(self.staging.names()), key=lambda name: name == _RECIPE))
 
     def discard(self, unreadable: Iterable[Unreadable]) -> None:
-        """Restore the state before, and write the reasons of unreadable items beside it, if any."""
+        """Restore the state before the preparation, and write the reasons of unreadable items beside it, if any."""
         names = self.staging.names()
         if MANIFEST not in names:
             self.staging.remove({*shards_among(names), QUARANTINE, CARD})

@@ -217,7 +217,7 @@ def test_too_small_length_fails_the_hash(server, target):
 
 def test_unknown_length_needs_a_hash(server, target):
     server.will(whole(length=False))
-    with pytest.raises(DriftworkError, match="does not say how long the file is, and no hash says either"):
+    with pytest.raises(DriftworkError, match="does not give the length of the file, and the config has no hash"):
         get(server, target)
     server.will(whole(length=False))
     assert get(server, target, expected=HASH) == HASH

@@ -113,7 +113,7 @@ def test_names_that_are_md5_are_checked(server, tmp_path):
     server.files["lmd_full.tar.gz"] = archive("tar", **{name: good})
     assert fetch(config("lakh_full", server, to), QUICK).folders == (to / "lmd_full",)
     server.files["lmd_full.tar.gz"] = archive("tar", **{name: b"MThd evil"})
-    with pytest.raises(DriftworkError, match=f"1 files are not what their names, an MD5, say: .*{md5(good)}.mid first"):
+    with pytest.raises(DriftworkError, match=f"1 files differ from the MD5 in their names, .*{md5(good)}.mid first"):
         fetch(config("lakh_full", server, tmp_path / "other"), QUICK)
     assert not (tmp_path / "other/lmd_full").exists()
 
