@@ -1,7 +1,7 @@
 """Simulated bouncing balls (Sutskever and Hinton, 2007, and many since).
 
 Three equal balls move in a square box and bounce off its walls and off one another without loss. The motion is exact:
-straight lines from one collision to the next, so that energy, and momentum between two balls, is kept up to rounding.
+straight lines from one collision to the next. Energy, and momentum between two balls, are conserved up to rounding.
 It is computed by sums, products, quotients and square roots only, which are the same on every machine. Pictures are
 rounded to 256 greys, so that the last bit of an exponential has no effect.
 """
@@ -18,7 +18,7 @@ from pydantic import Field
 
 from driftwork.registry import Named
 from pipeline.observe import key_seed
-from pipeline.readers.simulated.numbered import items
+from pipeline.readers.simulated.numbered import TestSize, TrainSize, ValSize, items
 from pipeline.sequence import DataSpec, Item, Sequence, grey
 
 BALLS = 3
@@ -28,7 +28,7 @@ SPEED = 0.5
 """Root of the summed squares of all velocities, in lengths per frame."""
 FRAMES = 20
 SIDE = 32
-"""Side of a picture, pixels."""
+"""Side of a picture, in pixels."""
 INTERVAL = 0.1
 """Time units between frames, as in ODE2VAE."""
 
@@ -36,21 +36,18 @@ INTERVAL = 0.1
 class BouncingBallsConfig(Named):
     name: Literal["bouncing_balls"] = "bouncing_balls"
     """Data set: simulated films of three bouncing balls."""
-    train: int = Field(500, ge=1)
-    """Number of sequences in the training split."""
-    val: int = Field(50, ge=0)
-    """Number of sequences in the validation split."""
-    test: int = Field(50, ge=0)
-    """Number of sequences in the test split."""
+    train: TrainSize = 500
+    val: ValSize = 50
+    test: TestSize = 50
     seed: int = Field(0, ge=0)
     """Seed of the simulated films."""
 
 
 class Film(NamedTuple):
     positions: NDArray[np.float64]
-    """[T, balls, 2] x, y of the centres, lengths."""
+    """[T, balls, 2] x and y of the centres, in lengths."""
     velocities: NDArray[np.float64]
-    """[T, balls, 2] velocities, lengths per frame."""
+    """[T, balls, 2] velocities, in lengths per frame."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ class BouncingBalls:
 
 
 class _Balls:
-    """Positions and velocities of the balls as plain floats, since numpy's order of summation may vary by machine."""
+    """Positions and velocities of the balls, as plain floats: numpy's order of summation may vary by machine."""
 
     def __init__(self, x: list[list[float]], v: list[list[float]]) -> None:
         self.x, self.v = x, v
@@ -96,7 +93,7 @@ class _Balls:
                 self._collide(first, second)
 
     def _walls(self) -> list[tuple[float, str, int, int]]:
-        """Return (time until, "wall", ball, axis) for each wall that a ball moves towards."""
+        """Return (time to collision, "wall", ball, axis) for each wall that a ball moves towards."""
         events = []
         for ball in range(BALLS):
             for axis in (0, 1):
@@ -107,7 +104,7 @@ class _Balls:
         return events
 
     def _pairs(self) -> list[tuple[float, str, int, int]]:
-        """Return (time until, "pair", ball, ball) for each two balls that will touch: |dx + t dv| = 2 RADIUS."""
+        """Return (time to collision, "pair", ball, ball) for each pair that will touch: |dx + t dv| = 2 RADIUS."""
         events = []
         for i, j in combinations(range(BALLS), 2):
             dx, dv = _minus(self.x[j], self.x[i]), _minus(self.v[j], self.v[i])
@@ -121,7 +118,7 @@ class _Balls:
         self.v[ball][axis] = -self.v[ball][axis]
 
     def _collide(self, i: int, j: int) -> None:
-        """Let two equal masses exchange the velocities along the line of their centres."""
+        """Exchange the velocities of two equal masses along the line of their centres."""
         dx, dv = _minus(self.x[j], self.x[i]), _minus(self.v[j], self.v[i])
         share = _dot(dx, dv) / _dot(dx, dx)
         for axis in (0, 1):
@@ -142,8 +139,8 @@ def simulate(random: np.random.Generator) -> Film:
 
 
 def draw(positions: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Draw pictures [T, 32, 32], y down: each ball adds exp(-(d / RADIUS)^8) at distance d of its centre, up to
-    white."""
+    """Draw pictures [T, 32, 32], y down: each ball adds exp(-(d / RADIUS)^8) at distance d from its centre; sums are
+    clipped at white."""
     pixels = (np.arange(SIDE) + 0.5) * (BOX / SIDE)
     x, y = positions[..., 0, None], positions[..., 1, None]  # [T, balls, 1]
     squares = (np.square(pixels - y)[..., :, None] + np.square(pixels - x)[..., None, :]) / (RADIUS * RADIUS)

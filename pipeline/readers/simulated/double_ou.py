@@ -1,5 +1,5 @@
-"""The double Ornstein-Uhlenbeck process of GRU-ODE-Bayes (De Brouwer et al., 2019): two channels driven by nearly the
-same noise, each observed at times of its own.
+"""The double Ornstein-Uhlenbeck process of GRU-ODE-Bayes (De Brouwer et al., 2019): two channels driven by almost the
+same noise, each observed at its own times.
 
     dY = theta (r - Y) dt + sigma dW,    Y(0) = 0,    corr(dW_x, dW_y) = rho
 
@@ -19,7 +19,7 @@ from pydantic import Field
 
 from driftwork.registry import Named
 from pipeline.observe import key_seed
-from pipeline.readers.simulated.numbered import items
+from pipeline.readers.simulated.numbered import TestSize, TrainSize, ValSize, items
 from pipeline.sequence import DataSpec, Item, Sequence
 from pipeline.table_spec import TableSpec
 
@@ -38,13 +38,10 @@ SHARES = (0.4, 0.4, 0.2)
 
 class DoubleOuConfig(Named):
     name: Literal["double_ou"] = "double_ou"
-    """Data set: a simulated Ornstein-Uhlenbeck process of two correlated channels, observed now and then."""
-    train: int = Field(2000, ge=1)
-    """Number of sequences in the training split."""
-    val: int = Field(500, ge=0)
-    """Number of sequences in the validation split."""
-    test: int = Field(1000, ge=0)
-    """Number of sequences in the test split."""
+    """Data set: a simulated Ornstein-Uhlenbeck process of two correlated channels, observed at random times."""
+    train: TrainSize = 2000
+    val: ValSize = 500
+    test: TestSize = 1000
     seed: int = Field(0, ge=0)
     """Seed of the process and of its observations."""
 

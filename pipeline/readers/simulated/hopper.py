@@ -20,7 +20,7 @@ from pydantic import Field
 from driftwork.errors import DriftworkError
 from driftwork.registry import Named
 from pipeline.observe import key_seed
-from pipeline.readers.simulated.numbered import items
+from pipeline.readers.simulated.numbered import TestSize, TrainSize, ValSize, items
 from pipeline.sequence import DataSpec, Item, Sequence
 
 STEPS = 200
@@ -35,14 +35,11 @@ MOST = np.array([7.2, 2.8, 14.2, 2, 2, 2.93, 2, 9.47, 7.91, 69.27, 106.53, 31.21
 class HopperConfig(Named):
     name: Literal["hopper"] = "hopper"
     """Data set: a simulated one-legged body that falls and tumbles."""
-    train: int = Field(2000, ge=1)
-    """Number of sequences in the training split."""
-    val: int = Field(200, ge=0)
-    """Number of sequences in the validation split."""
-    test: int = Field(1000, ge=0)
-    """Number of sequences in the test split."""
+    train: TrainSize = 2000
+    val: ValSize = 200
+    test: TestSize = 1000
     frames: int = Field(100, ge=2, le=STEPS)
-    """Number of frames of a sequence, a window at a random place of the 200 simulated ones. 200 takes all."""
+    """Number of frames of a sequence, which is a random window of the 200 simulated frames. 200 takes all."""
     seed: int = Field(0, ge=0)
     """Seed of the starts and the windows."""
 
