@@ -40,9 +40,9 @@ class StaticSums(Config):
     """Moments of the S static covariates (numbers and one-hot categories) of a shard's sequences."""
 
     mean: tuple[float, ...]
-    """Mean of each static covariate over the sequences that have it, in its unit."""
+    """Mean of each static covariate over the sequences that have it, in their units."""
     squares: tuple[float, ...]
-    """Sum of squared distances from the mean for each static covariate, in squared units."""
+    """Sum of squared distances from the mean for each static covariate, in the squares of their units."""
     observed: tuple[int, ...]
     """Number of sequences that have each static covariate."""
 

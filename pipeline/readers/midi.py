@@ -1,4 +1,4 @@
-"""A folder of MIDI files, such as the Lakh data set, as piano rolls."""
+"""Read a folder of MIDI files, such as the Lakh data set, as piano rolls."""
 
 import hashlib
 import math
@@ -19,11 +19,11 @@ from pipeline.readers.raw_files import names_below, read_raw
 from pipeline.sequence import DataSpec, Item, Sequence, UnreadableError, folder
 
 SUFFIXES = (".mid", ".midi", ".kar", ".rmi")
-"""Endings of the names of MIDI files, in either case; .kar has lyrics, .rmi has RIFF around it."""
+"""Endings of the names of MIDI files, in upper or lower case; .kar has lyrics, .rmi is wrapped in RIFF."""
 MAX_BYTES = 16 * 2**20
 MIN_SECONDS = 8.0
-"""Length of the shortest sequence in seconds, or a quarter of the full length where that is less: a tail of few frames
-would weigh as much in a score as a whole minute."""
+"""Length of the shortest sequence in seconds, or a quarter of the full length if that is less. A shorter tail would
+have the same weight in a score as a whole minute."""
 
 
 class MidiConfig(Named):
@@ -42,9 +42,9 @@ class MidiConfig(Named):
     def _exact(self) -> Self:
         check_rate(self.rate)
         if self.min_seconds is not None and self.min_seconds > self.seconds:
-            raise ValueError(f"min_seconds={self.min_seconds:g} is above seconds={self.seconds:g}, so nothing is left")
+            raise ValueError(f"min_seconds={self.min_seconds:g} is above seconds={self.seconds:g}; lower min_seconds")
         if self.length < 2 or self.length != self.seconds * self.rate:
-            raise ValueError(f"seconds={self.seconds} at rate={self.rate} is no whole number of frames from 2 up")
+            raise ValueError(f"seconds={self.seconds} at rate={self.rate} is not a whole number of frames, 2 or more")
         return self
 
     @property
@@ -80,7 +80,8 @@ class Midi:
         and version (`Title.2.mid`)."""
         names = names_below(source, *SUFFIXES)
         if not names:
-            raise DriftworkError(f"source={source}: no MIDI file ({', '.join(SUFFIXES)}) in it or below it")
+            endings = ", ".join(SUFFIXES)
+            raise DriftworkError(f"source={source}: no MIDI file ({endings}) in it or below it; give another folder")
         return [Item(name, group=_song(name), files=(name,)) for name in names]
 
     def read_file(self, path: Path) -> list[Sequence]:
@@ -110,6 +111,6 @@ def _song(name: str) -> str:
 
 
 def _key(name: str) -> str:
-    """Return a readable, unique key of the characters that WebDataset allows."""
+    """Return a readable, unique key that has only characters allowed by WebDataset."""
     slug = re.sub(r"[^A-Za-z0-9]+", "_", str(PurePosixPath(name).with_suffix("")))[-48:].strip("_")
     return f"{slug}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:12]}"

@@ -1,4 +1,4 @@
-"""The chunks of a Standard MIDI File: its header and where its tracks are."""
+"""The chunks of a Standard MIDI File: its header and the positions of its tracks."""
 
 import struct
 
@@ -6,7 +6,7 @@ from pipeline.sequence import UnreadableError
 
 
 def read_chunks(data: bytes) -> tuple[bytes, int, list[tuple[int, int]]]:
-    """Return the file without a RIFF wrapper (.rmi), the ticks per quarter, and (first byte, byte past) of each track.
+    """Return the file without a RIFF wrapper (.rmi), the ticks per quarter, and (start, end) of each track in bytes.
 
     Tracks beyond the header's count are read too; chunks of other kinds are skipped. Raises `UnreadableError` with the
     reason.

@@ -11,16 +11,16 @@ from pipeline.sequence import UnreadableError
 DRUMS = 9
 """Channel of the drums, counted from 0."""
 MAX_TICK = 2**38
-"""Longest delta time; longer ones count as this. The sum over all events of a file stays below 2^62."""
+"""Longest delta time, in ticks; longer ones are shortened to it. So the sum over a file's events stays below 2^62."""
 TEMPO = 0x51
 IS_NOTE = np.zeros(256, np.bool_)
-"""Whether a status is that of a press or a release, the channel of the drums excepted."""
+"""Whether a status byte is a press or a release on a channel other than that of the drums."""
 IS_NOTE[0x80:0xA0] = True
 IS_NOTE[[0x80 | DRUMS, 0x90 | DRUMS]] = False
 TEMPO_BYTES, TEMPO_WEIGHTS = np.array([3, 4, 5]), np.array([2**16, 2**8, 1])
-"""Positions of the microseconds in a tempo event, and the weight of each of their bytes."""
+"""Positions of the bytes of the microseconds in a tempo event, and the place value of each."""
 PADDING = bytes(16)
-"""Bytes that are added after the last track, so that a few bytes can be read from the start of any event on."""
+"""Bytes added after the last track, so that a few bytes can be read from the start of any event."""
 
 
 class Events(NamedTuple):
@@ -33,10 +33,10 @@ class Events(NamedTuple):
     tick: Integers
     """Ticks since the start of the piece."""
     press: Booleans
-    """Whether the key goes down. A press of velocity 0 is a release."""
+    """Whether the event is a press of the key; otherwise it is a release. A press of velocity 0 is a release."""
     tempo_tick: Integers
     tempo: Integers
-    """Microseconds per quarter note from `tempo_tick` on."""
+    """Tempo from `tempo_tick` on, in microseconds per quarter note."""
 
 
 def read_events(data: bytes) -> Events:
@@ -92,7 +92,7 @@ def _decoded(octets: Bytes, low: Integers, others: OtherEvents, begin: int, divi
 
 
 def _with(first: int, rest: Integers) -> Integers:
-    """Return the numbers after `first`. A short file takes less time than with np.concatenate."""
+    """Return an array of `first` and then `rest`, which is faster than np.concatenate for a short file."""
     whole = np.empty(len(rest) + 1, np.int64)
     whole[0], whole[1:] = first, rest
     return whole
@@ -101,7 +101,7 @@ def _with(first: int, rest: Integers) -> Integers:
 def _statuses(
     octets: Bytes, last: Integers, first: Integers, second: Integers, other: Integers, track: Integers
 ) -> Bytes:
-    """Return the status of each row, its own or the last one before in its track, and 0 for the others."""
+    """Return the status of each row: its own, or the last one before it in its track; 0 for events of other kinds."""
     status = octets[first - 1]
     own = status >= 0x80  # else it is the delta time's last byte
     own[other] = False

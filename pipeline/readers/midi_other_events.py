@@ -1,12 +1,12 @@
 """Find the events of a MIDI file that are not a status and two bytes of data: meta events, SysEx, program changes.
 
 Nearly every event is a delta time, a status and two bytes of data. The status may be left out if it is that of the
-event before (running status). It is above 127, as are all bytes of a delta time but the last, and nothing else is. So
-each of these events has three bytes under 128, a row: the last of its delta time, and its data.
+event before (running status). It is above 127, as are all bytes of a delta time but the last; all other bytes are under
+128. So each of these events has three bytes under 128, here called a row: the last one of its delta time, and its data.
 
-Only the other events, a few in a track, are followed from one to the next. What a byte above 127 means is known from
-the number of bytes under 128 since the last of them: a multiple of three, and it is in a delta time; one more, and it
-is a status.
+Only the other events, a few in a track, are followed from one to the next. The meaning of a byte above 127 follows from
+the number of bytes under 128 since the last of these events. If it is a multiple of three, the byte is in a delta time.
+If it is one more, the byte is a status.
 """
 
 from bisect import bisect_left
@@ -18,18 +18,18 @@ from numpy.typing import NDArray
 from pipeline.sequence import UnreadableError
 
 NUMBER_BYTES = 9
-"""Longest variable-length number. The specification allows 4 bytes, but some writers exceed them."""
+"""Longest variable-length number, in bytes. The specification allows 4, but some writers use more."""
 META, END_OF_TRACK = 0xFF, 0x2F
 UNKNOWN = -(2**40)
-"""Size of an event of unknown size. Added to a position, it makes it negative."""
+"""Marker for an unknown size of an event. Added to a position, it gives a negative number."""
 SIZES = np.full(256, UNKNOWN)
-"""Number of bytes of an event from its status on, by status; 0 where the event states its length."""
+"""Number of bytes of an event from its status on, by status; 0 if the event has a length field."""
 SIZES[0xC0:0xE0] = 2  # program change and channel pressure
 SIZES[[0xF0, 0xF7, META]] = 0
 SIZES[[0xF1, 0xF2, 0xF3, 0xF6, 0xF8, 0xFA, 0xFB, 0xFC, 0xFE]] = [2, 3, 2, 1, 1, 1, 1, 1, 1]  # these are skipped
 STATED = np.arange(1, 257)
-"""Number of bytes from the byte that states a length to the end of the event, by that byte. Bytes from 0x80 on begin
-longer lengths."""
+"""Number of bytes from a one-byte length field to the end of the event, by the field's value. Bytes from 0x80 on begin
+a longer field."""
 STATED[0x80:] = UNKNOWN
 
 Bytes = NDArray[np.uint8]
@@ -38,18 +38,18 @@ Booleans = NDArray[np.bool_]
 
 
 class OtherEvents(NamedTuple):
-    """The events that are not a status and two bytes of data, and each track's end as one more, in the file's order."""
+    """The events that are not a status and two bytes of data, in the file's order. The end of a track counts as one."""
 
     last: Integers
     """Position of the last byte of each delta time, or of the byte past the end of a track."""
     end: Integers
-    """The byte past each event, negative while it is not known; of the end of a track, the first byte of the next."""
+    """Position past each event, negative while it is unknown. For the end of a track, the start of the next track."""
     low_last: Integers
     """Number of bytes under 128 before `last`."""
     low_end: Integers
     """Number of bytes under 128 before `end`."""
     is_end: Booleans
-    """Whether it is the end of a track."""
+    """Whether the event is the end of a track."""
 
 
 def other_events(data: bytes, octets: Bytes, low: Integers, begins: Integers, ends: Integers) -> OtherEvents:
@@ -67,9 +67,9 @@ def other_events(data: bytes, octets: Bytes, low: Integers, begins: Integers, en
 
 
 def _candidates(octets: Bytes, low: Integers, begins: Integers, ends: Integers) -> tuple[OtherEvents, Booleans]:
-    """Find every byte that may be the status of such an event. It may also be in a delta time or in the data of one.
+    """Find every byte that may be the status of such an event, though it may also be in a delta time or in data.
 
-    Also return which of them need no closer look to be taken for an event, should there be whole rows before them.
+    Also return which candidates are events without further checks, provided that only whole rows are before them.
     """
     found = octets >= 0xC0
     found &= octets & 0xF0 != 0xE0
@@ -97,19 +97,19 @@ def _candidates(octets: Bytes, low: Integers, begins: Integers, ends: Integers) 
 
 
 def _own_status(octets: Bytes, at: Integers) -> Booleans:
-    """Return whether channel events with a status of their own begin at the bytes, after delta times of up to two."""
+    """Return at which bytes an event begins that has a delta time of one or two bytes and a channel status."""
     longer = octets[at] >= 0x80
     at = at + longer
     return (octets[at] < 0x80) & (octets[at + 1] >= 0x80) & (octets[at + 1] < 0xF0)
 
 
 def _follow(data: bytes, low: Integers, found: OtherEvents, begin: int, simple: Booleans) -> tuple[Integers, list[int]]:
-    """Return which candidates are events, and the last bytes of delta times of events with one byte of data and no
-    status.
+    """Return which candidates are events, and the last delta-time bytes of events with one byte of data and no status.
 
-    Enter the ends of events that state a length of 128 or more. Runs of simple events are taken at once. A candidate
-    is `steady` if it is simple and lies whole rows after the last simple one, or is not simple and does not: so if that
-    last one is an event, the simple one is the next event, and the other one lies in a delta time or in data.
+    The ends of events with a length field of 128 or more are set in `found`. Runs of simple events are taken at once. A
+    candidate is `steady` in two cases: it is simple and lies whole rows after the last simple one, or it is not simple
+    and does not lie so. If that last one is an event, then in the first case the candidate is the next event, and in
+    the second it lies in a delta time or in data.
     """
     count = len(simple)
     before = np.zeros(count + 1, np.int64)  # the last simple candidate before each
@@ -157,7 +157,7 @@ def _follow(data: bytes, low: Integers, found: OtherEvents, begin: int, simple: 
 
 
 def _complete(data: bytes, low: Integers, found: OtherEvents, j: int, at: int) -> bool:
-    """Check an event and enter its end. Return whether it has one byte of data.
+    """Check an event, set its end in `found`, and return whether it has one byte of data.
 
     `at` is the end of the last event of other kinds before it.
     """

@@ -1,9 +1,9 @@
 """Walks of the CMU motion capture database, prepared as in the published experiments on subject 35, and the inverse.
 
-Of a frame's 62 channels 50 are kept: hands, fingers, thumbs and toes are dropped. The three translations of the root
+50 of a frame's 62 channels are kept; hands, fingers, thumbs and toes are dropped. The three translations of the root
 are replaced by the steps to the next frame. A trial is its first 300 frames at an interval of 0.1, the time unit of the
 published models (the cameras ran at 120 frames per second). A trial that was cut at its start keeps its times (frame n
-is at 0.1 (n - 1)), and a short one its true length.
+is at 0.1 (n - 1)), and a short trial keeps its length.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ KEPT = tuple(
     }.items()
     for dof in dofs.split()
 )  # fmt: skip
-"""(bone, degree of freedom) of the 50 channels, in the published order, which is that of CMU's .amc files."""
+"""Pairs (bone, degree of freedom) of the 50 channels, in the published order, which is that of CMU's .amc files."""
 DROPPED = tuple(
     (f"{side}{bone}", dof)
     for side in "rl"
@@ -92,7 +92,7 @@ class Mocap:
         trials = [name for name in names if name.lower().endswith(".amc")]
         arrays = [name for name in names if name.lower().endswith(".mat")]
         if not trials and not arrays:
-            raise DriftworkError(f"source={source}: no .amc or .mat file in it or below it")
+            raise DriftworkError(f"source={source}: no .amc or .mat file in it or below it; give another folder")
         if trials and arrays:
             raise DriftworkError(
                 f"source={root}: holds {trials[0]} and {arrays[0]}, perhaps the same walks; give a folder of one kind"
@@ -117,7 +117,7 @@ class Mocap:
         return [sequence]
 
     def read_file(self, path: Path) -> list[Sequence]:
-        """The trial, with the .asf of its subject or the only one beside it."""
+        """Read a trial with the .asf of its subject, or with the only .asf in its folder."""
         if path.suffix.lower() != ".amc":
             raise UnreadableError("its name does not end in .amc")
         skeletons = {file.name.lower(): file.name for file in path.parent.iterdir() if file.suffix.lower() == ".asf"}
@@ -149,7 +149,7 @@ class Mocap:
 
 
 def features(motion: Motion, skeleton: Skeleton, config: MocapConfig) -> tuple[NDArray[np.float64], dict[str, Any]]:
-    """Return the modelled channels [T, 50], and the data that `restore` needs to invert them.
+    """Return the modelled channels [T, 50], and the data with which `restore` inverts them.
 
     Raises `UnreadableError` if the skeleton is not CMU's.
     """
@@ -170,8 +170,8 @@ def features(motion: Motion, skeleton: Skeleton, config: MocapConfig) -> tuple[N
 def restore(values: NDArray[np.floating[Any]], about: dict[str, Any], finer: float = 1.0) -> tuple[Skeleton, Motion]:
     """Return the skeleton and the motion of a trial's `values` [T, 50].
 
-    The root starts where the trial does, and dropped channels are constant at their mean. `finer` is the number of
-    given frames per frame of the trial; the root's steps still are those to the trial's next frame.
+    The root starts at the trial's first position, and dropped channels are constant at their mean. `finer` is the
+    number of given frames per frame of the trial; the root's steps are still those to the trial's next frame.
     """
     skeleton = parse_asf(about["skeleton"])
     kept, dropped = _columns(skeleton)
@@ -214,7 +214,7 @@ def _columns(skeleton: Skeleton) -> tuple[list[int], list[int]]:
 
 
 def _trial(name: str) -> tuple[str, int]:
-    """Return (subject, number) of NN_MM.amc; the number is 0 for a name of another form."""
+    """Return (subject, number) of a name NN_MM.amc; the number is 0 if the name has another form."""
     stem = PurePosixPath(name).stem
     match = re.fullmatch(r"(.+)_(\d{1,6})", stem)
     return (match[1], int(match[2])) if match else (stem, 0)

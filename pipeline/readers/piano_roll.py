@@ -1,4 +1,4 @@
-"""MIDI bytes to piano rolls, and a piano roll back to MIDI.
+"""Convert MIDI bytes to a piano roll, and a piano roll back to MIDI.
 
 Frame k lies at k / rate seconds and holds pitch p iff a note of p outside the drum channel has
 start <= k / rate < end. Times follow the tempo map in integers (ticks x microseconds per quarter), so that no frame is
@@ -22,11 +22,11 @@ PITCHES = 128
 MAX_HOURS = 4
 """Maximum length of a piece, in hours. A note of a few bytes may claim a length of years."""
 DEFAULT_TEMPO = 500_000
-"""Microseconds per quarter until the first tempo event, as the MIDI standard has it."""
+"""Microseconds per quarter note until the first tempo event, as the MIDI standard defines."""
 VELOCITY = 80
-"""Velocity of every note that is written, of 127."""
+"""MIDI velocity (1 to 127) of every written note."""
 WORD, ONE = np.dtype("<u8"), np.uint64(1)
-"""An integer that counts the keys of several pitches, the lowest one in its lowest bits."""
+"""Type of an integer that counts the keys of several pitches, the lowest pitch in its lowest bits, and its number 1."""
 
 
 def roll(data: bytes, rate: float) -> NDArray[np.bool_]:
@@ -50,15 +50,16 @@ def roll(data: bytes, rate: float) -> NDArray[np.bool_]:
 
 
 def check_rate(rate: float) -> None:
-    """Raise `ValueError` for frames per second that no MIDI tempo gives exactly."""
+    """Raise `ValueError` for a rate in frames per second that no MIDI tempo gives exactly."""
     frames, micros = _clock(rate)
     if frames > 10_000 or micros >= 2**24:  # beyond, int64 overflows, or no MIDI tempo can say it
         raise ValueError(f"rate={rate:g} has no exact MIDI tempo; take one such as 5, 7.5, 10, 24 or 50")
 
 
 def write_midi(path: Path, frames: NDArray[np.bool_], rate: float) -> None:
-    """Write a piano roll [T, 128]; consecutive frames of a pitch become one note, and `roll` reads back the same
-    frames, up to the last one that sounds."""
+    """Write a piano roll [T, 128] as a MIDI file; consecutive frames of a pitch become one note.
+
+    `roll` reads back the same frames, up to the last one with a note."""
     per_quarter, micros = _clock(rate)
     stretch = max(1, DEFAULT_TEMPO // micros)  # a quarter of about half a second, as a score would have it
     per_quarter, micros = per_quarter * stretch, micros * stretch
@@ -76,7 +77,7 @@ def write_midi(path: Path, frames: NDArray[np.bool_], rate: float) -> None:
 
 
 def _timed(ticks: int, event: bytes) -> bytes:
-    """Return the event with its delta time before it."""
+    """Return the bytes of the event, preceded by its delta time."""
     delta = bytes([ticks & 0x7F])
     while ticks := ticks >> 7:
         delta = bytes([0x80 | ticks & 0x7F]) + delta
@@ -91,9 +92,9 @@ def _clock(rate: float) -> tuple[int, int]:
 
 
 def _notes(events: Events) -> tuple[Integers, Integers, Integers]:
-    """Return (key, start, end) in ticks of each time that a key is down, sorted by key and start.
+    """Return (key, start, end) of each note, in ticks, sorted by key and start.
 
-    The first release ends all presses of its key, a key being a pitch of a channel of a track. A press without a later
+    A key is a pitch of a channel of a track. The first release of a key ends all its presses. A press without a later
     release is dropped.
     """
     order = events.key << 24 | np.arange(len(events.key))  # a file has under 2^23 events
@@ -111,9 +112,10 @@ def _notes(events: Events) -> tuple[Integers, Integers, Integers]:
 
 
 def _released_first(key: Integers, tick: Integers, press: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return `press`, the release put first where a key that is down is pressed again and released in the same tick.
+    """Return `press`, reordered where a key that is down is pressed and released in the same tick: the release first.
 
-    Such a release belongs to the earlier press, and the later one stays down. If the key was up, it has no length.
+    Such a release ends the earlier press, and the key stays down for the later one. If the key was up, the note has no
+    length.
     """
     begin = np.flatnonzero(np.append(True, (key[1:] != key[:-1]) | (tick[1:] != tick[:-1])))  # of each key and tick
     last = np.append(begin[1:], len(key)) - 1
@@ -161,11 +163,11 @@ def _elapsed(ticks: Integers, events: Events) -> Integers:
 
 
 def _sounding(key: Integers, first: Integers, past: Integers) -> NDArray[np.bool_]:
-    """Return, as bool [T, 128], whether a key of the pitch is down, of notes [first, past) sorted by key.
+    """Return bool [T, 128], whether any key of the pitch is down, for notes [first, past) sorted by key.
 
-    The keys of a pitch are counted in 8 bits (more where a file has over 255 channels), eight pitches in one integer: a
-    sum over these adds all pitches at once, and none overflows into the next. Pitches below the lowest and above the
-    highest note are left out of the sum.
+    The keys of a pitch are counted in 8 bits (more if a file has over 255 channels), eight pitches in one integer: a
+    sum of such integers adds all pitches at once, and none overflows into the next. Pitches below the lowest and above
+    the highest note are left out of the sum.
     """
     channels = int(key[-1] >> 7) + 1  # at most
     if channels > 255:

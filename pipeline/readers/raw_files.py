@@ -16,11 +16,11 @@ class Listing(NamedTuple):
     files: tuple[str, ...]
     """All files, including those in linked folders."""
     ignored: tuple[str, ...]
-    """Files that macOS creates beside others: `._NAME`, `.DS_Store`, and all below `__MACOSX`."""
+    """Files that macOS creates beside others: `._NAME`, `.DS_Store`, and everything below `__MACOSX`."""
     loops: tuple[str, ...]
-    """Links that are not followed: to a folder that contains them, and, below another link, to one already listed."""
+    """Links that are not followed: to a folder that contains them or, below another link, to one already listed."""
     dead: tuple[str, ...]
-    """Links without a target, which may have been a folder. They are among `files` too."""
+    """Links without a target, which may have been a folder. They are also in `files`."""
 
 
 class _Folder(NamedTuple):
@@ -29,7 +29,7 @@ class _Folder(NamedTuple):
     above: frozenset[tuple[int, int]]
     """(device, inode) of the folder and of its parents."""
     linked: bool
-    """Whether it was reached through a link."""
+    """Whether the folder was reached through a link."""
     ignored: bool
 
 
@@ -76,7 +76,7 @@ def names_below(source: Path | None, *endings: str) -> list[str]:
         return [name for name in listing(root).files if name.lower().endswith(endings)]
     assert source is not None, "`folder` has checked it"
     if not source.name.lower().endswith(endings):
-        raise DriftworkError(f"source={source}: its name does not end in {' or '.join(endings)}")
+        raise DriftworkError(f"source={source}: its name does not end in {' or '.join(endings)}; give another file")
     return [source.name]
 
 

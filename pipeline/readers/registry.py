@@ -27,9 +27,9 @@ DATASETS.add(TimitConfig, Timit)
 DatasetConfig = Annotated[Named, DATASETS]
 
 EARLIER: dict[str, dict[str, Any]] = {"lakh": {"min_seconds": 0.0}}
-"""Values of fields that an older recipe lacks, by data set, where they differ from today's defaults."""
+"""Values of fields that are missing in an older recipe, by data set, where they differ from today's defaults."""
 
 
 def reader(config: Named) -> Reader | Table:
-    """Return the reader of a data set; of a table, whose reader needs its files first, the table."""
+    """Return the reader of a data set, or the `Table` of a table, whose reader exists only once its files are read."""
     return DATASETS.make(config)

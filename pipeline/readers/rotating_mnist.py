@@ -31,9 +31,9 @@ SIDE = 28
 INTERVAL = 0.1
 """Time units between frames, as in ODE2VAE."""
 SMALL_BOX = 20
-"""Width in pixels at which a scikit-learn digit is drawn: MNIST's digits fill 20 of the 28."""
+"""Width in pixels at which a scikit-learn digit is drawn: MNIST's digits fill 20 of 28 pixels."""
 PER_ITEM = 50
-"""Digits per item; a gzipped file has to be read whole for each item."""
+"""Number of digits per item; a gzipped file has to be read whole for each item."""
 MAX_BYTES = 256 * 2**20
 IMAGES = ("train-images-idx3-ubyte", "train-images.idx3-ubyte")
 LABELS = ("train-labels-idx1-ubyte", "train-labels.idx1-ubyte")
@@ -43,7 +43,8 @@ class RotatingMnistConfig(Named):
     name: Literal["rotating_mnist"] = "rotating_mnist"
     """Data set: rotating pictures of the handwritten digit 3."""
     digits: int = Field(450, ge=3)
-    """Largest number of digits that are used, the first in the file. Of 450 digits 360 train, as published."""
+    """Maximum number of digits that are used, counted from the first of the file. 450 digits leave 360 for training, as
+    published."""
     missing: float = Field(0.3, ge=0, lt=0.9)
     """Fraction of the frames that is missing from each training sequence."""
     seed: int = Field(0, ge=0)
@@ -79,7 +80,9 @@ class RotatingMnist:
                 raise DriftworkError(f"source={source}: {error}") from None
         count = min(count, self.config.digits)
         if count < 3:
-            raise DriftworkError(f"source={source}: holds {count} digits {DIGIT}, too few for three splits")
+            raise DriftworkError(
+                f"source={source}: holds {count} digits {DIGIT}, too few for three splits; give a folder with 3 or more"
+            )
         held = max(1, count // 10)
         bounds: dict[Split, tuple[int, int]] = {
             "train": (0, count - 2 * held), "val": (count - 2 * held, count - held), "test": (count - held, count)
@@ -112,8 +115,9 @@ class RotatingMnist:
 
 
 def turn(picture: NDArray[np.uint8], turns: float, box: int) -> NDArray[np.uint8]:
-    """Rotate a square picture, drawn `box` pixels wide, counter-clockwise about the centre by `turns` of 360 degrees:
-    [28, 28], bilinear between the centres of its pixels and black outside."""
+    """Rotate a square picture, drawn `box` pixels wide, counter-clockwise about its centre by `turns` of 360 degrees.
+
+    The result [28, 28] is bilinear between the centres of the picture's pixels and black outside."""
     size = len(picture)
     angle = 2 * np.pi * turns
     right = np.arange(SIDE) - (SIDE - 1) / 2
@@ -131,8 +135,7 @@ def turn(picture: NDArray[np.uint8], turns: float, box: int) -> NDArray[np.uint8
 
 
 def small_digits() -> NDArray[np.uint8]:
-    """Return scikit-learn's digits 3 (Alpaydin and Kaynak, 1998), [183, 8, 8], with their 16 greys spread over 0 to
-    255."""
+    """Return scikit-learn's digits 3 (Alpaydin and Kaynak, 1998), [183, 8, 8], with their greys scaled to 0 to 255."""
     from sklearn.datasets import load_digits  # takes a second, and only this source needs it
 
     digits = load_digits()
@@ -177,4 +180,6 @@ def _files(root: Path) -> Source:
                 pair = Source(str(here / (images + suffix)), str(here / (labels + suffix)))
                 if set(pair) <= names:
                     return pair
-    raise DriftworkError(f"source={root}: no {IMAGES[0]} with {LABELS[0]} (or both .gz) in it or below it")
+    raise DriftworkError(
+        f"source={root}: no {IMAGES[0]} with {LABELS[0]} (or both .gz) in it or below it; give another folder"
+    )

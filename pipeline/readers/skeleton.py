@@ -1,4 +1,4 @@
-"""Acclaim motion capture: a skeleton (.asf), a motion of it (.amc), and the positions that follow from both.
+"""Acclaim motion capture: a skeleton (.asf), its motion (.amc), and the positions that follow from both.
 
 Convention (M. Schafer, Acclaim 1994; J. Lander, "Working with Motion Capture File Formats", 1998). A bone's `direction`
 is global in the rest pose. A bone rotates about its own axes, which the matrix C of its `axis` angles maps to the
@@ -33,9 +33,9 @@ class Bone(NamedTuple):
     dof: tuple[str, ...]
     """Channels (degrees of freedom), `tx` to `rz`, in the order of the .amc."""
     order: str
-    """`xyz` in the order of rotation."""
+    """The letters x, y and z in the order of rotation."""
     axes: Array
-    """[3, 3] matrix C."""
+    """[3, 3] matrix C, which maps the bone's own axes to the world."""
     offset: Array
     """[3] vector from the parent's end to the bone's own end, in the rest pose."""
 
@@ -44,7 +44,7 @@ class Skeleton(NamedTuple):
     bones: tuple[Bone, ...]
     """Root first, then in the order of the .asf; parents need not precede their children."""
     length: float
-    """Unit of length of the .asf: for CMU's files (0.45), a number divided by it is in inches."""
+    """Unit of length of the .asf. In CMU's files it is 0.45: a length divided by it is in inches."""
     radians: bool
     """Whether angles of the .asf, and of an .amc that names no unit, are in radians."""
 
@@ -56,7 +56,7 @@ class Skeleton(NamedTuple):
 
 class Motion(NamedTuple):
     first: int
-    """Number of the first frame; files that were cut start later than 1."""
+    """Number of the first frame. It is above 1 in files that were cut at their start."""
     values: Array
     """[T, C] values of the channels, in the order of the skeleton."""
 
@@ -115,8 +115,9 @@ def parse_amc(text: str, skeleton: Skeleton) -> Motion:
 
 
 def write_amc(path: Path, skeleton: Skeleton, motion: Motion) -> None:
-    """Write an .amc with nine significant digits, with which any float32, and any number read from a file of six
-    digits, reads back the same."""
+    """Write an .amc file with nine significant digits.
+
+    Any float32, and any number that was read from a file of six digits, reads back the same."""
     lines = [":FULLY-SPECIFIED", ":DEGREES"]
     for number, frame in enumerate(motion.values.tolist(), motion.first):
         lines.append(str(number))

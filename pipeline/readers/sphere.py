@@ -1,4 +1,4 @@
-"""NIST SPHERE, the file format in which the LDC distributes speech: a header of text, then the samples.
+"""NIST SPHERE, the file format in which the LDC distributes speech: a header of text, followed by the samples.
 
     NIST_1A
        1024                      the length of the header in bytes, itself included

@@ -1,7 +1,7 @@
 """TIMIT, read speech of 630 speakers of American English: the corpus as distributed by the LDC, and samples of it.
 
-A frame is 100 samples of 16 kHz speech, a sequence one second, 160 frames. A sentence is cut into sequences from its
-start on. The rest is a shorter sequence of whole frames if it has at least `MIN_FRAMES`; otherwise it is dropped.
+A frame is 100 samples of 16 kHz speech; a sequence is one second, 160 frames. A sentence is cut into sequences from its
+start. The rest becomes a shorter sequence of whole frames if it has at least `MIN_FRAMES`; otherwise it is dropped.
 """
 
 import re
@@ -27,7 +27,8 @@ FRAME = 100
 LENGTH = 160
 """Frames of a full sequence."""
 MIN_FRAMES = 40
-"""Fewest frames of a sequence, a quarter of a second: ten are observed at the lowest published ratio, 25 %."""
+"""Minimum number of frames of a sequence, a quarter of a second. At the lowest published ratio, 25 %, ten of them are
+observed."""
 MAX_BYTES = 64 * 2**20
 _ALIGNED_OVER = 200
 """Number of samples over which the alignment of the bytes is checked."""
@@ -45,7 +46,7 @@ class TimitConfig(Named):
 
 @dataclass(frozen=True)
 class Timit:
-    """Reader of a folder of sentences in NIST SPHERE or RIFF WAVE, which the first bytes tell apart.
+    """Reader of a folder of sentences in NIST SPHERE or RIFF WAVE, which are distinguished by their first bytes.
 
     Values are float32 [T, 100] in [-1, 1)."""
 
@@ -71,7 +72,7 @@ class Timit:
         root = only_folder(source, LAYOUTS)
         names = names_below(root, ".wav")
         if not names:
-            raise DriftworkError(f"source={root}: no .wav file in it or below it")
+            raise DriftworkError(f"source={root}: no .wav file in it or below it; give another folder")
         there = set(names)
         names = [name for name in names if not (name[:-4].lower().endswith(".wav") and name[:-4] in there)]
         sentences = {name: found for name in names if (found := CORPUS.fullmatch(name) or FLAT.fullmatch(name))}
@@ -81,7 +82,7 @@ class Timit:
         return [_item(name, sentences.get(name)) for name in names]
 
     def read(self, source: Path | None, item: Item) -> list[Sequence]:
-        """Read the sequences of a second each, in order."""
+        """Read the sequences of a sentence, one second each, in order."""
         found = CORPUS.fullmatch(item.name) or FLAT.fullmatch(item.name)
         if found is None:
             raise UnreadableError(f"does not lie as {LAYOUTS}")
@@ -123,8 +124,10 @@ def _samples(path: Path) -> NDArray[np.int16]:
 
 
 def _check_alignment(samples: NDArray[np.int16]) -> None:
-    """Refuse a file that lost a byte: from there on, each sample is half of one and half of the next, which is noise at
-    full scale. The louder files of NLTK's sample are damaged so (a conversion of line ends removed the CR of CR LF).
+    """Raise `UnreadableError` for a file that lost a byte.
+
+    From the loss on, each sample is half of one sample and half of the next, which is noise at full scale. The louder
+    files of NLTK's sample are damaged like this (a conversion of line ends removed the CR of CR LF).
 
     Such noise changes by a third of the range from sample to sample, and speech changes little. If the same bytes, read
     with an offset of one, change a quarter as much, the offset ones are the samples. Pulses and 8-bit sound, with many
@@ -193,9 +196,11 @@ def _check(root: Path, sentences: dict[str, re.Match[str]]) -> None:
     for name, found in sentences.items():
         other = sayings.setdefault(_key(found), name)
         if other != name:
-            raise DriftworkError(f"source={root}: {printable(other)} and {printable(name)} are the same sentence")
+            raise DriftworkError(
+                f"source={root}: {printable(other)} and {printable(name)} are the same sentence; remove one"
+            )
         other = homes.setdefault(_speaker(found), name)
         if _half(found) != _half(sentences[other]):
             raise DriftworkError(
-                f"source={root}: {printable(other)} and {printable(name)} put a speaker into two splits"
+                f"source={root}: {printable(other)} and {printable(name)} put a speaker into two splits; remove one"
             )

@@ -1,5 +1,5 @@
 """RIFF WAVE files of 16-bit PCM. They are parsed here, since the standard library accepts different files in different
-versions of Python; it does write them."""
+versions of Python. The standard library writes them."""
 
 import struct
 import wave
@@ -14,10 +14,10 @@ from driftwork.files import aside
 from pipeline.sequence import UnreadableError
 
 FULL_SCALE = 32768
-"""The 16-bit sample that stands for an amplitude of 1."""
+"""The 16-bit value of an amplitude of 1."""
 ENDLESS = 0x7FFF_F000
-"""Chunk lengths from this value on mean that the chunk extends to the end of the file: a program that writes to a pipe
-cannot fill in the length later, and writes FFFFFFFF, 7FFFF000 or the like. No readable file is so long."""
+"""Smallest chunk length that means "to the end of the file", in bytes. A program that writes to a pipe cannot fill in
+the length later, and writes FFFFFFFF, 7FFFF000 or the like. No readable file is so long."""
 _PCM, _EXTENSIBLE = 1, 0xFFFE
 _SAME = bytes.fromhex("0000 0000 1000 8000 00aa 0038 9b71")
 """The bytes of a GUID that follow the two bytes of a plain format's number."""
@@ -29,7 +29,7 @@ class Pcm(NamedTuple):
     rate: int
     """Samples per second."""
     samples: NDArray[np.int16]
-    """[N, channels]"""
+    """[N, channels] samples."""
 
 
 def parse_wav(data: bytes) -> Pcm:
