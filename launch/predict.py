@@ -13,6 +13,7 @@ from driftwork.errors import DriftworkError
 from driftwork.help import settings_of
 from launch.prediction import answers, output
 from launch.prediction.answers import Answerer, Task
+from launch.prediction.names import Names
 from launch.runs import loaders, run_folder, weights
 from launch.runs.config import RunConfig
 from launch.runs.distributed import alone
@@ -78,7 +79,10 @@ def predict(folder: Path, config: RunConfig, request: PredictConfig) -> int:
     answerer = Answerer(model, request.task or possible[0], draws, spec.binary, bernoulli, request.quantiles)
     stream = next(iter(loaders.evaluation(config, here.data, manifest, request.split, ranks).values()))
     frames = (frames for batch in stream.epoch(0) for frames in answerer.frames(batch))
-    return output.write(request.out, answerer.columns, frames)
+    names = None
+    if spec.table is not None:
+        names = Names(spec.table, map(stream.dataset.read, stream.order(0).tolist()))
+    return output.write(request.out, answerer.columns, frames, names)
 
 
 def _requested(config: RunConfig, request: PredictConfig) -> RunConfig:

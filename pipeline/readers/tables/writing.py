@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,14 @@ from numpy.typing import NDArray
 Block = Mapping[str, str | NDArray[Any]]
 """Column -> its values [N] in some rows, or one text for all of these rows. NaN is a missing value."""
 
+
+class Instants(NamedTuple):
+    """Type of a column of datetime64[ns]."""
+
+    zone: str | None
+    """Zone of the column, in which instants are shown; they are given in UTC."""
+
+
 _SPECIAL = r'["\r\n]|'
 """Pattern of what makes quotes necessary, beside the separator."""
 _BYTES = 2**25
@@ -23,18 +31,18 @@ _BATCHES = 512
 """Number of small batches that are joined: a batch of one row takes more memory than its cells."""
 
 
-def write_parquet(path: Path, types: Mapping[str, type], blocks: Iterable[Block]) -> int:
+def write_parquet(path: Path, types: Mapping[str, type | Instants], blocks: Iterable[Block]) -> int:
     """Write a Parquet file and return its number of rows.
 
     Args:
-        types: of each column, a NumPy scalar type, or `str`.
+        types: of each column, a NumPy scalar type, `str`, or `Instants`.
         blocks: the rows, in memory one block at a time.
     """
     schema = _schema(types)
     return parquet_of(path, schema, (_batch(block, schema) for block in blocks))
 
 
-def write_csv(path: Path, types: Mapping[str, type], blocks: Iterable[Block]) -> int:
+def write_csv(path: Path, types: Mapping[str, type | Instants], blocks: Iterable[Block]) -> int:
     """Write a CSV file with a header and return its number of rows; a missing value is empty. Takes the arguments of
     `write_parquet`."""
     schema = _schema(types)
@@ -94,9 +102,14 @@ def _tables(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[pa
     yield pa.concat_tables([*joined, pa.Table.from_batches(waiting, schema)])
 
 
-def _schema(types: Mapping[str, type]) -> pa.Schema:
-    of = {name: pa.string() if kind is str else pa.from_numpy_dtype(np.dtype(kind)) for name, kind in types.items()}
-    return pa.schema(list(of.items()))
+def _schema(types: Mapping[str, type | Instants]) -> pa.Schema:
+    return pa.schema([(name, _arrow_type(kind)) for name, kind in types.items()])
+
+
+def _arrow_type(kind: type | Instants) -> pa.DataType:
+    if isinstance(kind, Instants):
+        return pa.timestamp("ns", kind.zone)
+    return pa.string() if kind is str else pa.from_numpy_dtype(np.dtype(kind))
 
 
 def _batch(block: Block, schema: pa.Schema) -> pa.RecordBatch:
