@@ -24,14 +24,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from models.solvers.affine import by_network, weight_gradient
 from models.solvers.choice import faster_forms
 from models.solvers.gpu import first_use, fused_flow
-from models.solvers.packing import pack, pad, padded
+from models.solvers.packing import arrays, pack, pad, padded
 
 FixedMethod = Literal["rk4", "midpoint"]
 ActivationName = Literal["tanh", "elu", "relu"]
@@ -184,8 +183,8 @@ class _Compiled(torch.autograd.Function):
         states, trace = z0.new_empty(M, G, P, Z), z0.new_empty(M, G, P)
         layers = (pack(W1.mT), pad(b1[:, 0]), pack(W2.mT), pad(b2[:, 0]), pack(W3.mT), pad(b3[:, 0]), pack(K.mT))
         kernels.forward(
-            pad(z0).numpy(), h, kernels.Network(*_arrays(*layers)), scheme, *_arrays(states, trace),
-            kernels.Rows(*_arrays(*kept)),
+            pad(z0).numpy(), h, kernels.Network(*arrays(*layers)), scheme, *arrays(states, trace),
+            kernels.Rows(*arrays(*kept)),
         )  # fmt: skip
         ctx.save_for_backward(W1, W2, W3, K, *kept)
         ctx.h, ctx.scheme, ctx.slope = h, scheme, ACTIVATIONS[activation].slope  # type: ignore[attr-defined]
@@ -203,9 +202,9 @@ class _Compiled(torch.autograd.Function):
         d_z0, gradients = z.new_empty(G, P, z.shape[-1]), [torch.empty_like(x) for x in (z, a1, a2, t)]
         gradients[0] = z.new_empty(G, P, N, padded(outputs))
         kernels.backward(
-            ctx.h, kernels.Network(*_arrays(*layers)), ctx.scheme,  # type: ignore[attr-defined]
-            kernels.Rows(*_arrays(z, a1, a2, t)), *_arrays(d_states.contiguous(), d_trace.contiguous(), d_z0),
-            kernels.Rows(*_arrays(*gradients)),
+            ctx.h, kernels.Network(*arrays(*layers)), ctx.scheme,  # type: ignore[attr-defined]
+            kernels.Rows(*arrays(z, a1, a2, t)), *arrays(d_states.contiguous(), d_trace.contiguous(), d_z0),
+            kernels.Rows(*arrays(*gradients)),
         )  # fmt: skip
         d_f, d_u1, d_u2, d_t = (x.view(G, P * N, -1) for x in gradients)
         s1 = ctx.slope(a1)  # type: ignore[attr-defined]
@@ -218,10 +217,6 @@ class _Compiled(torch.autograd.Function):
             d_z0[..., :Z], d_W1[:, :H, :Z], d_b1[..., :H], d_W2[:, :H, :H], d_b2[..., :H], d_W3[:, :outputs, :H],
             d_b3[..., :outputs], d_K[:, :H, :H], None, None, None,
         )  # fmt: skip
-
-
-def _arrays(*tensors: Tensor) -> list[NDArray[np.float32]]:
-    return [x.detach().numpy() for x in tensors]
 
 
 class _Stages(torch.autograd.Function):

@@ -54,3 +54,49 @@ class GruFlow:
     def close(self) -> None:
         self.gates.accumulate(self.d_zr, self.start)
         self.candidate.accumulate(self.d_g, self.rh)
+
+
+class GruUpdate:
+    """The GRU cell of `recurrence` at an observation; a `recurrence.Flow` but for its further inputs and outputs."""
+
+    def __init__(
+        self, U: Tensor, d: Tensor, observe: Tensor, everywhere: bool = True, kept: tuple[Tensor, ...] = ()
+    ) -> None:
+        self.recurrent, self.observe = Affine(U, d), observe
+        self.H = H = U.shape[2]
+        if not kept:  # entries that are not computed must be finite: their slope is multiplied by m = 0
+            new = observe.new_empty if everywhere else observe.new_zeros
+            M, R, B, _ = observe.shape
+            kept = new(M, R, B, 3 * H), new(M, R, B, H)
+        self.rzu, self.n = self.kept = kept
+        """[M, R, B, 3H] the gates r, z and the recurrent part of n; [M, R, B, H] the candidate n."""
+
+    def forward(self, m: int, h: Tensor, x: Tensor, out: Tensor) -> Tensor:
+        H = self.H
+        u, n = self.recurrent(h, out=self.rzu[m]), self.n[m]
+        r, z = u[..., : 2 * H].add_(x[..., : 2 * H]).sigmoid_().chunk(2, -1)
+        torch.addcmul(x[..., 2 * H :], r, u[..., 2 * H :], out=n).tanh_()
+        jump = (n - h).mul_(self.observe[m])
+        return torch.add(h, jump.addcmul_(jump, z, value=-1), out=out)
+
+    def open(self, steps: slice, before: Tensor) -> None:
+        r, z, un = self.rzu[steps].chunk(3, -1)
+        n, observe = self.n[steps], self.observe[steps]
+        toward = observe * (1 - z)
+        self.before, self.stay = before, 1 - toward
+        self.n_slope = toward * (1 - n * n)
+        self.u_slope = torch.stack(
+            [self.n_slope * un * r * (1 - r), observe * (before - n) * z * (1 - z), self.n_slope * r], -2
+        )
+        self.d_u, self.d_n = torch.empty_like(self.u_slope), torch.empty_like(n)
+
+    def backward(self, i: int, delta: Tensor, observed: bool) -> Tensor:
+        torch.mul(delta, self.n_slope[i], out=self.d_n[i])
+        d_u = torch.mul(delta[..., None, :], self.u_slope[i], out=self.d_u[i])
+        return self.recurrent.back_onto(delta * self.stay[i], d_u.flatten(-2)) if observed else delta
+
+    def close(self, d_x: Tensor) -> None:
+        d_u = self.d_u.flatten(-2)
+        d_x[..., : 2 * self.H] = d_u[..., : 2 * self.H]
+        d_x[..., 2 * self.H :] = self.d_n
+        self.recurrent.accumulate(d_u, self.before)

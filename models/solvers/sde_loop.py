@@ -23,14 +23,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from models.solvers.affine import weight_gradient
 from models.solvers.choice import faster_forms
 from models.solvers.flow import ACTIVATIONS
-from models.solvers.packing import pack, pad, padded
+from models.solvers.packing import arrays, pack, pad, padded
 
 _ELU = ACTIVATIONS["elu"]
 COMPILED_WIDTH = 256
@@ -166,12 +165,12 @@ class _Compiled(torch.autograd.Function):
             _stacked(pack, [w.mT for w in hidden], A),
             _stacked(pad, [b[:, 0] for b in biases], c[:, 0]),
         )
-        net = kernels.Networks(*_arrays(pack(A.mT), inner, inner_biases, pack(V.mT), pad(c[:, 0])))
+        net = kernels.Networks(*arrays(pack(A.mT), inner, inner_biases, pack(V.mT), pad(c[:, 0])))
         stay, gains, low, high = _coefficients(dt, noise, shape, informed)
         driver = np.array([g for g, _ in gains])
         gain = torch.stack([gain.expand(M, P, 1)[..., 0] for _, gain in gains])
-        taken = kernels.Steps(*_arrays(stay.expand(M, P, 1)[..., 0]), driver, *_arrays(gain, low, high))
-        kernels.forward(*_arrays(x0, pre), net, taken, *_arrays(states, u, starts, kept))
+        taken = kernels.Steps(*arrays(stay.expand(M, P, 1)[..., 0]), driver, *arrays(gain, low, high))
+        kernels.forward(*arrays(x0, pre), net, taken, *arrays(states, u, starts, kept))
         ctx.save_for_backward(A, V, u, starts, kept, *hidden)
         ctx.steps = taken  # type: ignore[attr-defined]
         return states, u
@@ -184,12 +183,12 @@ class _Compiled(torch.autograd.Function):
         A, V, u, starts, a, *hidden = ctx.saved_tensors  # type: ignore[attr-defined]
         (M, G, P, _), (L, _, blocks, _, rows, _), (W, Z) = u.shape, a.shape, A.shape[1:]
         net = kernels.Networks(
-            *_arrays(pack(A), _stacked(pack, hidden, A), a.new_zeros(0, G, 1), pack(V), a.new_zeros(G, 1))
+            *arrays(pack(A), _stacked(pack, hidden, A), a.new_zeros(0, G, 1), pack(V), a.new_zeros(G, 1))
         )
         d_x0, d_a, d_u = a.new_empty(P, Z), torch.empty_like(a), a.new_empty(G, blocks, M, rows, padded(2 * Z))
         kernels.backward(
             net, ctx.steps,  # type: ignore[attr-defined]
-            *_arrays(u, a, d_states.contiguous(), d_outputs.contiguous(), d_x0, d_a, d_u),
+            *arrays(u, a, d_states.contiguous(), d_outputs.contiguous(), d_x0, d_a, d_u),
         )  # fmt: skip
         by_rows = [x.flatten(1, 3) for x in (*a, *d_a, d_u)]  # [G, all rows, n]
         a_rows, d_rows = by_rows[:L], by_rows[L : 2 * L]
@@ -201,10 +200,6 @@ class _Compiled(torch.autograd.Function):
             None, None, None, None, d_x0, d_pre, d_A[:, :W, :Z], d_V[:, : 2 * Z, :W], d_c[..., : 2 * Z],
             *(w[:, :W, :W] for w, _ in d_hidden), *(b[..., :W] for _, b in d_hidden),
         )  # fmt: skip
-
-
-def _arrays(*tensors: Tensor) -> list[NDArray[np.float32]]:
-    return [x.detach().contiguous().numpy() for x in tensors]
 
 
 def _stacked(form: Callable[[Tensor], Tensor], layers: Sequence[Tensor], like: Tensor) -> Tensor:
