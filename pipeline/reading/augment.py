@@ -1,7 +1,7 @@
 """Data augmentation of training sequences: random speed, first frame, musical key and loudness.
 
-Each change is a pure function of (run seed, epoch, sequence key), as masks and noise are: it does not depend on the
-rank, the batch or the worker that reads the sequence. Validation and evaluation read the data unchanged.
+Like masks and noise, each change is a pure function of (run seed, epoch, sequence key): it does not depend on the rank,
+the batch or the worker that reads the sequence. Validation and evaluation read the data unchanged.
 """
 
 import math
@@ -18,8 +18,8 @@ class AugmentConfig(Config):
     """Random changes, drawn anew for each training sequence and epoch."""
 
     stretch: float = Field(0.0, ge=0, lt=1)
-    """Largest relative change of speed, as a fraction. The speed is log-uniform on [1 / (1 + stretch), 1 + stretch]. Of
-    a table the times change, of other data the values between them. 0 keeps the speed of the data."""
+    """Largest relative change of speed, as a fraction. The speed is log-uniform on [1 / (1 + stretch), 1 + stretch]. A
+    table keeps its values at changed times; other data are interpolated at the same times. 0 keeps the speed."""
     start: int = Field(0, ge=0)
     """Largest number of frames cut off at the beginning. The number is uniform on 0, ..., start. 0 keeps all frames."""
     transpose: int = Field(0, ge=0, le=24)
@@ -47,7 +47,7 @@ NO_CHANGE = AugmentConfig()
 def augment(config: AugmentConfig, spec: DataSpec, sequence: Sequence, seed: int) -> Sequence:
     """Return the changed sequence: frame n is frame `start + speed * n` of the given sequence.
 
-    Times are the first ones of the given sequence, so a frame keeps its distance to its neighbours. A sequence never
+    Its times are the first ones of the given sequence, so the intervals between frames are unchanged. A sequence never
     gets longer, and keeps at least two frames if it has that many.
     """
     speed_draw, start_draw, key_draw, gain_draw = np.random.Generator(np.random.Philox(key=seed)).random(4)
@@ -64,7 +64,7 @@ def augment(config: AugmentConfig, spec: DataSpec, sequence: Sequence, seed: int
 
 
 def _faster(sequence: Sequence, speed: float, first: int) -> Sequence:
-    """Return the frames from `first` on, at times since it that are divided by `speed`."""
+    """Return the frames from `first` on, with times measured from it and divided by `speed`."""
     times = (sequence.times[first:] - sequence.times[first]) / speed
     return sequence._replace(times=times, values=sequence.values[first:], mask=sequence.mask[first:])
 
@@ -84,8 +84,8 @@ def transposed(sequence: Sequence, largest: int, draw: float) -> Sequence:
 def resample(sequence: Sequence, spec: DataSpec, speed: float, first: int = 0) -> Sequence:
     """Return the sequence from frame `first` on, played `speed` times as fast.
 
-    Values are interpolated linearly, between frames or between the samples of sound; binary frames are those of the
-    nearest time. A frame is present if all frames that it is made of are.
+    Values are interpolated linearly, between frames or between the samples of sound; a binary frame is the nearest one
+    in time. A frame is present if all frames from which it is computed are.
     """
     T, D = sequence.values.shape
     if speed == 1.0 or T < 2:

@@ -13,8 +13,8 @@ from pipeline.shards.stats import Stats
 class Covariates:
     """The map from the static numbers in `about["static"]` of a sequence to covariates [S] float32.
 
-    A number is brought to mean 0 and standard deviation 1 over the training sequences; 0 where it is missing, or
-    where it never changes in these. A category is one-hot.
+    A number is standardised to mean 0 and standard deviation 1 over the training sequences. It becomes 0 if it is
+    missing, or if it never changes in these. A category is one-hot.
 
     Raises:
         DriftworkError: the data were prepared before the statistics of static columns were kept; `where` names them.

@@ -32,7 +32,7 @@ class FoldConfig(Config):
     @model_validator(mode="after")
     def _is_a_part(self) -> Self:
         if self.fold >= self.count:
-            raise ValueError(f"fold={self.fold}: {self.count} parts are numbered 0 to {self.count - 1}")
+            raise ValueError(f"fold={self.fold}: {self.count} parts are numbered 0 to {self.count - 1}; take one")
         return self
 
 
@@ -85,5 +85,5 @@ def _samples(folder: Path, manifest: Manifest, shard: Shard, folds: FoldConfig) 
                 moments = Moments.of_sequence(sequence)
                 found.append(_Sample(sequence.group, shard.model_copy(update=alone), moments))
     except OSError as error:
-        raise DriftworkError(f"{folder / shard.file}: cannot be read: {error.strerror}") from None
+        raise DriftworkError(f"{folder / shard.file}: unreadable: {error.strerror}; run `driftwork verify`") from None
     return found

@@ -32,7 +32,7 @@ from pipeline.shards.storage import Place
 
 
 class Request(NamedTuple):
-    """The sequences that one rank reads for one step."""
+    """Indices of the sequences that one rank reads for one step."""
 
     epoch: int
     samples: tuple[int, ...]
@@ -48,11 +48,11 @@ class Stream:
     Args:
         folder, manifest: the prepared data set; batches can be read from a folder only, not from a URL.
         observation: pattern of observed frames.
-        batch_size: sequences per step, over all ranks together.
+        batch_size: number of sequences per step, over all ranks together.
         shuffle: draw a new order each epoch; otherwise the order is the manifest's.
         changes: random changes of sequences, drawn anew each epoch; by default none.
-        planner: makes each batch's plan where the batch is made; by default there is none.
-        workers: processes that read ahead; with 0 this process reads.
+        planner: function that computes the plan of a batch in the process that makes the batch; by default none.
+        workers: number of processes that read ahead; with 0 this process reads.
         keep: keep the workers from the first epoch until `close`; otherwise each epoch has its own.
 
     Raises:
@@ -67,9 +67,9 @@ class Stream:
     ) -> None:  # fmt: skip
         self.samples = sum(shard.samples for shard in manifest.of(split))
         if self.samples == 0:
-            raise DriftworkError(f"{folder}: the {split} split is empty; prepare with a larger share for it")
+            raise DriftworkError(f"{folder}: the {split} split is empty; prepare with a larger fraction for it")
         if batch_size < world:
-            raise DriftworkError(f"batch_size={batch_size} is smaller than ranks={world}; each rank needs a sequence")
+            raise DriftworkError(f"batch_size={batch_size} is smaller than ranks={world}; raise it, or lower ranks")
         changes.check(manifest.spec, str(folder))
         observation.check(manifest.spec, str(folder))
         if workers:
@@ -89,8 +89,8 @@ class Stream:
         return -(-self.samples // self.batch_size)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch from `first_step` on. Where workers are kept,
-        this ends an earlier epoch's iterator."""
+        """Yield the batches of an epoch from `first_step` on. If workers are kept, this ends the iterator of an earlier
+        epoch."""
         order = self.order(epoch)
         starts = range(first_step * self.batch_size, self.samples, self.batch_size)
         requests = (self._request(epoch, order[at : at + self.batch_size]) for at in starts)
@@ -177,7 +177,7 @@ class _Batches(Dataset[Batch]):
             with path.open("rb") as handle:
                 return read_sample(handle, self.shards[shard], index, self.spec)
         except OSError as error:
-            raise DriftworkError(f"{path}: cannot be read: {error.strerror}") from None
+            raise DriftworkError(f"{path}: cannot be read: {error.strerror}; run `driftwork verify`") from None
 
     def _changed(self, sequence: Sequence, epoch: int) -> Sequence:
         if self.changes == NO_CHANGE:
@@ -193,8 +193,9 @@ def collate(
     sequences: list[Sequence], observed: list[NDArray[np.bool_]], weight: list[float], seeds: list[int],
     static: list[NDArray[np.float32]],
 ) -> Batch:  # fmt: skip
-    """Make a batch padded to the longest sequence: values with 0, masks with False, times with the last one. Masks are
-    [T] of frames, or [T, D] of entries; `static` holds the covariates [S] of each sequence."""
+    """Make a batch padded to the longest sequence: values with 0, masks with False, times with the last one.
+
+    Masks are of frames [T], or of entries [T, D]. `static` holds the covariates [S] of each sequence."""
     B, T, D = len(sequences), max(len(s.times) for s in sequences), sequences[0].values.shape[1]
     times, values = np.empty((B, T)), np.zeros((B, T, D), np.float32)
     masks = (B, T, *sequences[0].mask.shape[1:])
@@ -219,15 +220,17 @@ _with_workers: weakref.WeakSet[Any] = weakref.WeakSet()
 
 @atexit.register
 def _end_workers() -> None:
-    """End the workers of iterators that an error left. Python would send them SIGTERM, which they ignore, and wait for
-    them forever."""
+    """End the workers of iterators that an error left unfinished.
+
+    Otherwise Python would send them SIGTERM, which they ignore, and wait for them forever."""
     for batches in list(_with_workers):
         batches._shutdown_workers()  # no public method does
 
 
 def _in_worker(worker: int) -> None:
-    """Ignore SIGTERM and Ctrl-C, which are often sent to all processes of a job. A rank answers them after its step; a
-    worker that died of them would be an error before that. A rank that dies takes its workers with it."""
+    """Ignore SIGTERM and Ctrl-C, which are often sent to all processes of a job, and end with the rank.
+
+    A rank reacts to these signals after its step; a worker that died of them would cause an error before that."""
     end_with_parent(signal.SIGKILL)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

@@ -1,9 +1,9 @@
-"""Copies on this machine's disk of data sets in a store or on a remote file system.
+"""Copy data sets from a store or a remote file system to this machine's disk.
 
     CACHE_DIR/HASH/        shards and, written last, the manifest whose hash names the folder
     CACHE_DIR/HASH.lock    held by the one process that copies; all others on the machine wait for it
 
-A copy is used by all runs, also while the store cannot be reached. A folder may be deleted whenever nothing reads it.
+A copy is used by all runs, even while the store cannot be reached. A folder may be deleted whenever nothing reads it.
 """
 
 import os
@@ -21,18 +21,17 @@ from pipeline.shards.manifest import MANIFEST, Manifest, Shard, read_manifest
 from pipeline.shards.storage import MissingError, Place, Store
 
 _AT_ONCE = 8
-"""Number of shards that are copied, or hashed, at a time."""
+"""Number of shards that are copied, or hashed, in parallel."""
 _SPARE_DISK = 64 * 2**20
-"""Bytes of the disk that are left free."""
+"""Minimum free space that a copy leaves on the disk, in bytes."""
 
 
 class _DamagedError(Exception):
-    """A copied shard differs from the manifest."""
+    """Error for a copied shard that differs from the manifest."""
 
 
 def find_manifest(where: Place, cache_dir: Path | None, known: str | None = None) -> Manifest:
-    """Read the manifest of a data set; if its hash is `known`, from the copy on this machine without using the
-    store."""
+    """Read the manifest of a data set. If its hash is `known`, the copy on this machine is read, not the store."""
     if known is not None and is_copied(where, cache_dir):
         with suppress(DriftworkError):
             copied = read_manifest(_root(cache_dir) / known)
@@ -47,7 +46,7 @@ def is_copied(where: Place, cache_dir: Path | None) -> bool:
 
 
 def local(where: Place, cache_dir: Path | None, manifest: Manifest, *, thorough: bool) -> Path:
-    """Return the folder on this machine that holds the data set `manifest` of `where`, copied there if needed.
+    """Copy the data set `manifest` of `where` to this machine, if needed, and return its folder.
 
     Args:
         cache_dir: folder of the copies. With None, it is $XDG_CACHE_HOME/driftwork or ~/.cache/driftwork for a URL, and

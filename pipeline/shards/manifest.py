@@ -1,8 +1,7 @@
-"""The manifest, which lists the contents of a prepared data set. It is written last, so that a folder with one is
-complete.
+"""The manifest, which lists the contents of a prepared data set. It is written last: a folder with one is complete.
 
 Its bytes are a pure function of the raw files and the recipe: they contain no path of the machine, no time and no
-number of workers. Everything that reads shards begins here.
+number of workers. All code that reads shards first reads the manifest.
 """
 
 import hashlib
@@ -27,7 +26,7 @@ SCHEMA = 1
 
 
 class Shard(Config):
-    """One tar file. Sample i is the bytes from `offsets[i]` to `offsets[i + 1]`, the last sample to the end."""
+    """A tar file. Sample i consists of the bytes from `offsets[i]` to `offsets[i + 1]`, or to the end for the last."""
 
     file: str
     """Name of the tar file in the data set's folder."""
@@ -53,7 +52,7 @@ class Shard(Config):
 
 class Manifest(Config):
     schema_version: Literal[1]
-    """Version of the manifest's form."""
+    """Version number of the manifest's format."""
     spec: DataSpec
     """Form of every sequence."""
     recipe: dict[str, Any]
@@ -69,7 +68,8 @@ class Manifest(Config):
     inputs: dict[str, str | None]
     """SHA-256 of each raw file by its path below the source folder. None for a file that could not be opened."""
     joined: dict[str, str] = Field({})
-    """Group with the same content that each duplicate group was joined to. The file leaves it out where it is empty."""
+    """Map from each duplicate group to the group with the same content that it was joined to. Left out of the file if
+    empty."""
 
     @property
     def dataset(self) -> str:
@@ -78,7 +78,7 @@ class Manifest(Config):
 
     @cached_property
     def hash(self) -> str:
-        """sha256 of the manifest file, which identifies the data set in a run's record."""
+        """SHA-256 of the manifest file, which identifies the data set in the records of a run."""
         digest = hashlib.sha256()
         for line in self._lines():
             digest.update(line)
@@ -92,8 +92,8 @@ class Manifest(Config):
         return b"".join(self._lines())
 
     def _lines(self) -> Iterator[bytes]:
-        """Yield the JSON line by line: as one tree and one text it would take most of the memory that a rank needs for
-        a large data set."""
+        """Yield the JSON line by line. As one tree and one text, that of a large data set would take most of a rank's
+        memory."""
         yield b"{\n"
         for name in type(self).model_fields:
             if name != "shards" and (name != "joined" or self.joined):
@@ -118,13 +118,13 @@ def read_manifest(where: Place) -> Manifest:
             f"`driftwork prepare CONFIG out={where}`"
         ) from None
     except OSError as error:
-        raise DriftworkError(f"{path}: cannot be read: {error.strerror}") from None
+        raise DriftworkError(f"{path}: cannot be read: {error.strerror}; make it readable") from None
     except (ValueError, RecursionError):
         raise DriftworkError(f"{path}: is not JSON; prepare the data set again") from None
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if version != SCHEMA:
         found = printable(str(version))[:40]
-        raise DriftworkError(f"{path}: schema version {found}, this driftwork reads {SCHEMA}; prepare it again")
+        raise DriftworkError(f"{path}: schema version {found}, but this driftwork reads {SCHEMA}; prepare it again")
     manifest = build(Manifest, raw, where=path)
     for shard in manifest.shards:
         _check(shard, manifest.spec, path)

@@ -33,7 +33,7 @@ MEMBERS = ("json", "mask.npy", "times.npy", "values.npy")
 
 
 def write_shard(path: Path, split: Split, spec: DataSpec, sequences: Iterable[tuple[str, Sequence]]) -> Shard | None:
-    """Write (source name, sequence) pairs to `path` atomically; return None, and write no file, without sequences."""
+    """Write (source name, sequence) pairs to `path` atomically. Without sequences, write no file and return None."""
     from webdataset.writer import TarWriter  # imports torch if installed, which no reader of shards needs
 
     offsets, frames = [], []
@@ -59,7 +59,7 @@ def write_shard(path: Path, split: Split, spec: DataSpec, sequences: Iterable[tu
 def read_sample(handle: BinaryIO, shard: Shard, index: int, spec: DataSpec) -> Sequence:
     """Read sample `index` of the open shard `handle`: values are bool or float32 [T, D], all arrays writable.
 
-    Raises `DriftworkError` naming the shard if the bytes are not those of this sample.
+    Raises `DriftworkError` with the shard's name if the bytes are not those of this sample.
     """
     offset, size = shard.span(index)
     handle.seek(offset)
@@ -69,7 +69,9 @@ def read_sample(handle: BinaryIO, shard: Shard, index: int, spec: DataSpec) -> S
             raise ValueError(f"ends before byte {offset + size}")
         return _decode(_members(data), shard.frames[index], spec)
     except (ValueError, KeyError, TypeError, RecursionError, tarfile.TarError) as error:
-        raise DriftworkError(f"{shard.file}: sample {index} is damaged or foreign: {printable(str(error))}") from None
+        raise DriftworkError(
+            f"{shard.file}: sample {index} is damaged or foreign: {printable(str(error))}; prepare the data set again"
+        ) from None
 
 
 def _encode(source: str, sequence: Sequence, spec: DataSpec) -> dict[str, bytes]:
@@ -164,7 +166,7 @@ def _array(data: bytes, dtype: type[np.generic], shape: tuple[int, ...]) -> NDAr
 
 @lru_cache(maxsize=1024)
 def _usual_header(descr: str, shape: tuple[int, ...]) -> bytes:
-    """Return the header that `np.save` writes; parsing it each time took as long as the rest of reading a sample."""
+    """Return the header that `np.save` writes. Parsing it each time took as long as the rest of reading a sample."""
     buffer = io.BytesIO()
     header = {"descr": descr, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(buffer, header)

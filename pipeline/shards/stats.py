@@ -1,4 +1,4 @@
-"""Mean and scale of each channel in float64, in one pass over pieces that are merged (Chan, Golub and LeVeque, 1979).
+"""Mean and scale of each channel in float64, in one pass over merged pieces (Chan, Golub and LeVeque, 1979).
 
 The order of merging affects the last bits of the result, so shards are merged in the order of the plan.
 """
@@ -23,18 +23,17 @@ class Stats(Config):
     scale: tuple[float, ...]
     """Standard deviation of each of the D channels, in units of the data. 0 for a channel that never changes."""
     observed: tuple[int, ...] | None = None
-    """Number of values of each of the D channels in the training split, where masks are of each channel. Null where
-    they are of whole frames, so that it is `frames` for all."""
+    """Number of values of each of the D channels in the training split, if masks are of entries. Null if they are of
+    whole frames, since it is then `frames` for all channels."""
     static_mean: tuple[float, ...] | None = None
-    """Mean of each static number and category over the training sequences that have it, in their units. Null without
-    any."""
+    """Mean of each static covariate over the training sequences that have it, in their units. Null if there are
+    none."""
     static_scale: tuple[float, ...] | None = None
-    """Standard deviation of each static number and category over the same sequences, in their units."""
+    """Standard deviation of each static covariate over the same sequences, in their units. Null if there are none."""
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Return the fields without those that only tables have, where they are null, so that manifests keep their
-        hash."""
+        """Return the fields without those of tables that are null, so that older manifests keep their hash."""
         fields: dict[str, Any] = handler(self)
         of_tables = ("observed", "static_mean", "static_scale")
         return {name: x for name, x in fields.items() if x is not None or name not in of_tables}
@@ -47,9 +46,9 @@ class Moments(NamedTuple):
     squares: NDArray[np.float64]
     """[D] sum of squared distances from the mean."""
     observed: NDArray[np.int64] | None = None
-    """[D] number of values of each channel, where masks are of each channel; None where it is `frames` for all."""
+    """[D] number of values of each channel, if masks are of entries; None if it is `frames` for all channels."""
     static: "Moments | None" = None
-    """Moments of the S static numbers and categories, of which each sequence has one; None without any."""
+    """Moments of the S static covariates over sequences; None if there are none."""
 
     @classmethod
     def empty(cls, dim: int) -> "Moments":
@@ -67,8 +66,8 @@ class Moments(NamedTuple):
 
     @classmethod
     def of(cls, values: NDArray[np.generic], mask: NDArray[np.bool_]) -> "Moments":
-        """Return the moments of the frames of `values` [T, D] where `mask` [T] is true, or of the values where `mask`
-        [T, D] is."""
+        """Return the moments of the frames of `values` [T, D] at which `mask` [T] is True, or of the entries at which
+        `mask` [T, D] is True."""
         if mask.ndim == 2:
             return cls._of_channels(values, mask)
         there = values[mask].astype(np.float64)

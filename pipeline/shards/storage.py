@@ -23,19 +23,19 @@ _EXTRAS = {"s3": "s3", "s3a": "s3"}
 """Extra of this package that installs each protocol."""
 _ATTEMPTS = 4
 _WAIT_S = 1.0
-"""Seconds before the second attempt."""
+"""Wait before the second attempt, in seconds."""
 _S3 = {"config_kwargs": {"connect_timeout": 5, "read_timeout": 20, "retries": {"total_max_attempts": 1}}}
 _OPTIONS: dict[str, dict[str, Any]] = {"s3": _S3, "s3a": _S3}
 """Options per protocol that disable the libraries' own retries: multiplied with those of botocore and of s3fs, attempts
 at a silent store would take half an hour."""
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""Error numbers that no store returns, so that they are of the file on this machine."""
+"""Error numbers of local disks. No store returns them, so the file on this machine is at fault."""
 
 
 def place(value: Any) -> Path | str:
-    """Return a URL as it is but without a final `/`, or the path of a folder for anything else, also for file://."""
+    """Return a URL without its final `/`. Anything else, and file://, becomes the path of a folder."""
     if not isinstance(value, str | Path):
-        raise ValueError("is neither a folder nor a URL")
+        raise ValueError("is neither a folder nor a URL; give FOLDER or PROTOCOL://BUCKET/FOLDER")
     url = _URL.fullmatch(str(value)) if isinstance(value, str) else None
     if url is None:
         return Path(value)
@@ -56,12 +56,12 @@ def name_of(where: Place) -> str:
 
 
 def shards_among(names: Iterable[str]) -> set[str]:
-    """Return the names of shards among those of objects below a place; objects in subfolders belong to others."""
+    """Return the names of shards among those of objects below a place. Objects in subfolders belong to other data."""
     return {name for name in names if name.endswith(".tar") and "/" not in name}
 
 
 class MissingError(DriftworkError):
-    """The object or the bucket does not exist."""
+    """Error for an object or a bucket that does not exist."""
 
     def __init__(self, url: str, reason: str) -> None:
         super().__init__(url, reason)
@@ -78,7 +78,7 @@ class Store(NamedTuple):
     where: Place
 
     def fetch(self, name: str, target: Path) -> None:
-        """Copy an object to a file, which is left incomplete if that fails."""
+        """Copy an object to a file, which stays incomplete on failure."""
         self._tried(name, lambda system, path: system.get_file(path, str(target)), target)
 
     def read(self, name: str) -> bytes:
@@ -115,8 +115,9 @@ class Store(NamedTuple):
                 self._tried(name, lambda system, path: system.rm_file(path))
 
     def _tried(self, name: str, work: Callable[[Any, str], Any], file: Path | None = None) -> Any:
-        """Call `work` with the file system and the path of an object, in several attempts; `file` is the local file
-        that it reads or writes."""
+        """Call `work` with the file system and the path of an object, in several attempts.
+
+        `file` is the local file that `work` reads or writes."""
         url = f"{self.where}/{name}".rstrip("/")
         system, root = self._connected()
         for attempt in range(1, _ATTEMPTS + 1):
@@ -125,7 +126,7 @@ class Store(NamedTuple):
             except FileNotFoundError as error:
                 raise MissingError(url, _reason(error)) from None
             except PermissionError as error:
-                raise DriftworkError(f"{url}: refused: {_reason(error)}") from None
+                raise DriftworkError(f"{url}: refused: {_reason(error)}; check the credentials") from None
             except Exception as error:  # each implementation raises its own errors
                 if isinstance(error, OSError) and error.errno in _DISK:
                     raise DriftworkError(f"{file}: cannot be written: {error.strerror}") from None

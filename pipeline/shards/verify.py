@@ -17,9 +17,9 @@ from pipeline.shards.shard_files import read_sample
 from pipeline.shards.storage import MissingError, Place, Store, shards_among
 
 _ALONE = 10_000
-"""Number of samples up to which one process suffices, which decodes them in a few seconds."""
+"""Number of samples up to which one process checks all, as it decodes them in a few seconds."""
 _AT_ONCE = 4
-"""Number of shards that are fetched from a store at a time."""
+"""Number of shards that are fetched from a store in parallel."""
 
 
 class Report(NamedTuple):
@@ -29,9 +29,9 @@ class Report(NamedTuple):
 
 
 def verify(where: Place) -> Report:
-    """Read every byte and decode every sample; from a URL, a few shards at a time by way of temporary files.
+    """Read every byte and decode every sample. Shards at a URL are fetched to temporary files, a few at a time.
 
-    Raises `DriftworkError` with one line for each file that is missing, not in the manifest, or not as it was written.
+    Raises `DriftworkError` with a line for each file that is missing, not in the manifest, or not as it was written.
     """
     manifest = read_manifest(where)
     if isinstance(where, Path):

@@ -1,5 +1,6 @@
-"""Answers about the entries of a table, and about times after its series, on disk until the table is written: sorted by
-file and row, with bounded memory."""
+"""A model's outputs for missing entries and new times of a table, kept on disk until the table is written.
+
+They are sorted by file and row; memory is bounded."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,16 +13,16 @@ from pipeline.readers.tables.parts import record
 from pipeline.table_spec import TimeUnit
 
 _CELLS = 2**18
-"""Most entries of a block of rows, if every one is missing."""
+"""Maximum number of entries of a block of rows."""
 
 
 class Answers:
-    """Answers by file and row. K is the number of quantities of an answer, such as its mean.
+    """Model outputs (answers) for missing entries (cells), by file and row.
 
     Args:
-        folder: where the blocks are kept.
+        folder: folder of the blocks on disk.
         dim: number of channels, D.
-        width: K.
+        width: number of quantities of an answer, K, such as its mean.
     """
 
     def __init__(self, folder: Path, dim: int, width: int) -> None:
@@ -30,7 +31,7 @@ class Answers:
         self._kept: tuple[tuple[int, int], NDArray[Any]] = ((-1, -1), np.zeros(0, self.kind))
 
     def add(self, cells: NDArray[Any], answers: NDArray[np.float32]) -> None:
-        """Keep the answers [N, K] about some cells [N]."""
+        """Store the answers [N, K] for cells [N]."""
         answered = np.zeros(len(cells), self.kind)
         for field in ("row", "channel", "extra"):
             answered[field] = cells[field]
@@ -41,8 +42,9 @@ class Answers:
                 handle.write(answered[(places == (file, block)).all(axis=1)].tobytes())
 
     def of(self, file: int, first: int, rows: int) -> NDArray[Any]:
-        """Return the answers of some successive rows, sorted by row and channel. Calls go through each file once, from
-        its first row to its last."""
+        """Return the answers for successive rows, sorted by row and channel.
+
+        Each file must be read once, from its first row to its last."""
         blocks = range(first // self.block, (first + rows - 1) // self.block + 1) if rows else range(0)
         found = [self._block(file, block) for block in blocks]
         parts = [part[(part["row"] >= first) & (part["row"] < first + rows)] for part in found]
@@ -60,27 +62,28 @@ class Answers:
 
 
 class Continuations:
-    """New times of series with the answers about them, by file and row of the last time of the series. In memory is
-    only their place on disk.
+    """New times of series with the answers for them, by file and row of the last time of the series.
+
+    Only their positions on disk are in memory.
 
     Args:
-        folder: where they are kept.
+        folder: folder of the file on disk.
         dim, width: D and K of the answers.
     """
 
     def __init__(self, folder: Path, unit: TimeUnit, dim: int, width: int) -> None:
         self.path, self.kind, self.shape = folder / "continuations", record(unit)["time"], (dim, width)
         self._places: list[tuple[int, int, int, int]] = []
-        """File, row, position on disk and number of times."""
+        """File, row, position on disk and number of new times of each series."""
 
     def add(self, file: int, row: int, ticks: NDArray[Any], answers: NDArray[np.float32]) -> None:
-        """Keep the answers [T, D, K] about the new times [T] of a series."""
+        """Store the answers [T, D, K] for the new times [T] of a series."""
         with self.path.open("ab") as handle:
             self._places.append((file, row, handle.tell(), len(ticks)))
             handle.write(ticks.astype(self.kind).tobytes() + answers.astype(np.float32).tobytes())
 
     def rows(self, file: int) -> NDArray[np.int64]:
-        """Return the rows of a file behind which there are new times, ascending."""
+        """Return the rows of a file that new times follow, ascending."""
         return np.array(sorted(row for number, row, *_ in self._places if number == file), np.int64)
 
     def of(self, file: int) -> Iterator[tuple[NDArray[Any], NDArray[np.float32]]]:

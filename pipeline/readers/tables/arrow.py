@@ -1,7 +1,7 @@
-"""CSV, Parquet and .npz files as batches of columns in numpy. The only module that reads by pyarrow.
+"""Read CSV, Parquet and .npz files as batches of columns in numpy. The only module that reads by pyarrow.
 
-A batch is a block of a CSV file or a part of a row group, so that memory does not grow with the file. Rows are counted
-from 1; the header and blank lines of a CSV file do not count.
+A batch is a block of a CSV file or a part of a row group, so that memory does not grow with the file. Rows are numbered
+from 1, without the header and blank lines of a CSV file.
 """
 
 import re
@@ -26,17 +26,17 @@ from pipeline.sequence import UnreadableError
 from pipeline.table_spec import SECONDS
 
 _BLOCK = 2**22
-"""Bytes of a block of CSV; a longer row is refused."""
+"""Bytes of a block of a CSV file; a longer row is refused."""
 _CELLS = 2**18
-"""Cells of a batch of Parquet."""
+"""Number of cells of a batch of a Parquet file."""
 LATEST = 1e15
-"""Largest time, in seconds: 32 million years, beyond which a double has not even an eighth of a second."""
+"""Largest time, in seconds: 32 million years, beyond which a double resolves no eighth of a second."""
 _RAGGED = re.compile(r"Row #(\d+): Expected (\d+) columns, got (\d+)")
 _ZONE = r"[T ].*(Z|[+-]\d\d(:?\d\d)?)$"
 
 
 class Batch:
-    """Some successive rows of a file. Its methods raise `UnreadableError` with the number of the bad row."""
+    """Successive rows of a file. Its methods raise `UnreadableError` with the number of the bad row."""
 
     def __init__(self, columns: Any, first: int, config: TableConfig, nan: bool) -> None:
         self.columns, self.first, self.config = columns, first, config
@@ -48,7 +48,7 @@ class Batch:
         return UnreadableError(f"row {self.first + int(index)}: {what}")
 
     def text(self, column: str, needed: bool) -> tuple[NDArray[np.int64], list[str]]:
-        """Return the position of each row's text among the distinct texts, -1 where it is missing, and these texts."""
+        """Return for each row the index of its text among the distinct texts, -1 if it is missing, and these texts."""
         array = self.plain(column)
         if not (pa.types.is_string(array.type) or pa.types.is_integer(array.type) or pa.types.is_boolean(array.type)):
             raise UnreadableError(f"column '{printable(column)}' is of type {array.type}, not text")
@@ -61,9 +61,10 @@ class Batch:
     def number(
         self, column: str, exact: bool = False, only: NDArray[np.int64] | None = None
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Return finite numbers, and where they are missing.
+        """Return the numbers of a column, all finite, and a mask of the missing ones.
 
-        `exact` refuses integers that a double cannot hold. Rows that are not in `only`, if given, count as missing.
+        With `exact`, integers that a double cannot hold are refused. Rows that are not in `only`, if given, count as
+        missing.
         """
         array = self.plain(column)
         if only is not None and len(only) < self.rows:
@@ -101,8 +102,10 @@ class Batch:
                 raise self.bad(at, f"column '{printable(column)}' {what}: {shown(text)}")
 
     def time(self) -> tuple[NDArray[Any], bool | None]:
-        """Return the times, and whether they have a zone: nanoseconds since 1970 [rows] int64 for ISO 8601, else the
-        numbers themselves [rows] float64, without a zone (None)."""
+        """Return the times, and whether they have a zone.
+
+        For ISO 8601 the times are nanoseconds since 1970, int64 [rows]. Otherwise they are the numbers themselves,
+        float64 [rows], and the zone is None."""
         column, unit = self.config.time, self.config.time_unit
         name = printable(column)
         if unit != "iso":
@@ -150,7 +153,7 @@ class Batch:
         return pc.if_else(standing, pa.scalar(None, pa.string()), array)
 
     def _cast(self, array: Any, column: str, cast: Callable[[Any], Any], what: str) -> Any:
-        """Cast an array; if that fails, find the first row that fails, by halves."""
+        """Cast an array. If that fails, find the first bad row by bisection."""
         try:
             return cast(array)
         except pa.ArrowInvalid:
@@ -171,13 +174,13 @@ class _File(NamedTuple):
     names: list[str]
     """Names of all columns."""
     batches: Callable[[list[str]], Iterator[Any]]
-    """Yields the record batches of some columns."""
+    """Function that yields the record batches of given columns."""
 
 
 def batches(path: Path, config: TableConfig, wanted: Callable[[list[str]], list[str]]) -> Iterator[Batch]:
-    """Yield the batches of a file with the columns that `wanted` returns for the names of all columns.
+    """Yield the batches of a file with the columns that `wanted` selects from the names of all columns.
 
-    Raises `UnreadableError` with the row, as far as it is known.
+    Raises `UnreadableError`, with the row if it is known.
     """
     pa.set_memory_pool(pa.system_memory_pool())  # the others reserve more than they use, and memory is limited
     low, row = path.name.lower(), 0
@@ -238,7 +241,7 @@ def _parquet(path: Path, config: TableConfig) -> _File:
 
 
 def _npz(path: Path, config: TableConfig) -> _File:
-    """Open a file of arrays, one a column; a two-dimensional array is a column for each of the channels."""
+    """Open a file of arrays, one per column; a two-dimensional array has a column per channel."""
     if path.open("rb").read(2) != b"PK":
         raise UnreadableError("is no .npz file")
     try:

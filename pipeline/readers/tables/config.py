@@ -18,8 +18,8 @@ class TableConfig(Named):
     name: Literal["table"] = "table"
     """Data set: a table of the user's own series, as CSV, Parquet or .npz."""
     layout: Literal["long", "wide"] = "long"
-    """Layout of the table. `long` has a row for each value, with a column of channel names. `wide` has a row for each
-    time, with a column for each channel."""
+    """Layout of the table. `long` has a row per value, with a column of channel names. `wide` has a row per time, with
+    a column per channel."""
     series: str = "series"
     """Name of the column of series names. An .npz file without it is one series, named after the file."""
     time: str = "time"
@@ -32,7 +32,7 @@ class TableConfig(Named):
     """Names of the channels, in the order of the values; other channels are left out. Empty takes all channels, sorted
     by name: those of a long table's channel column, or all other columns of a wide table."""
     units: tuple[str, ...] = ()
-    """Unit of each of `channels`, for axes and answers. Empty gives none."""
+    """Unit of each of `channels`, for the axes of figures and for results. Empty gives no units."""
     time_unit: TimeUnit = "iso"
     """Unit of the times. `iso` reads dates and times by ISO 8601, with a zone (converted to UTC) or without, and the
     timestamps of Parquet; the other units read numbers."""
@@ -48,11 +48,12 @@ class TableConfig(Named):
     split: str | None = None
     """Name of the column with `train`, `val` or `test`. Null draws the split by a hash of the group."""
     static_numbers: tuple[str, ...] = ()
-    """Names of columns with one number a series, such as an age."""
+    """Names of columns with one number per series, such as an age. Empty uses none."""
     static_categories: tuple[str, ...] = ()
-    """Names of columns with one category a series, which is encoded one-hot."""
+    """Names of columns with one category per series, which is encoded one-hot. Empty uses none."""
     window: float | None = Field(None, gt=0)
-    """Length of a sequence, in `time_unit` (in seconds for `iso`). Null makes one sequence of each series."""
+    """Length of a window, which becomes a sequence, in `time_unit` (in seconds for `iso`). Null makes each series one
+    sequence."""
     stride: float | None = Field(None, gt=0)
     """Time between the starts of two windows, in the unit of `window`. Null starts a window where the last one ends."""
 
@@ -71,6 +72,6 @@ class TableConfig(Named):
 
     @property
     def attributes(self) -> tuple[str, ...]:
-        """Names of the columns with one value a series."""
+        """Names of the columns with one value per series."""
         own = [column for column in (self.group, self.split) if column is not None]
         return (*own, *self.static_numbers, *self.static_categories)

@@ -1,4 +1,4 @@
-"""Tables in memory: those of pandas, pyarrow and whatever else exports Arrow, to a Parquet file and back."""
+"""Convert tables in memory (pandas, pyarrow, or any that exports Arrow) to a Parquet file and back."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from driftwork.errors import DriftworkError
 
 
 def write(frame: Any, path: Path) -> None:
-    """Write a table to a Parquet file; NaN of pandas is a missing value. Named levels of an index become columns."""
+    """Write a table to a Parquet file. NaN of pandas is a missing value; named levels of an index become columns."""
     pa.parquet.write_table(_arrow(frame), path)
 
 

@@ -24,8 +24,9 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """A data set whose sequences are known only after all its files are read: `pipeline.prepare.gather` makes a reader
-    of series from it."""
+    """A data set whose sequences are known only once all its files are read.
+
+    `pipeline.prepare.gather` makes a reader of series from it."""
 
     config: TableConfig
 

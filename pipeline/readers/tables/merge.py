@@ -1,4 +1,4 @@
-"""Put the parts of all files together: one numbering of series and channels, and the attributes of each series.
+"""Merge the parts of all files: number series and channels across files, and collect the attributes of each series.
 
 Memory grows with the number of series and not with that of rows.
 """
@@ -18,7 +18,7 @@ from pipeline.readers.tables.parts import MAX_CHANNELS, load_part, shown
 
 
 class Renumbered(NamedTuple):
-    """A part with the numbers that its series and channels have in the whole table."""
+    """A part with the numbers of its series and channels in the whole table."""
 
     file: int
     series: NDArray[np.uint32]
@@ -34,7 +34,7 @@ class Merged(NamedTuple):
     """Value for each series, by column."""
     parts: list[Renumbered]
     sorted: bool
-    """Whether the rows of each series follow one another, and lie in one file."""
+    """Whether the rows of each series are contiguous and lie in one file."""
     zone: bool
     """Whether times have a zone."""
 
@@ -56,7 +56,8 @@ def merge(config: TableConfig, folder: Path, files: Iterable[int], names: Sequen
         channels |= dict.fromkeys(part.channels)
         if len(channels) > MAX_CHANNELS:
             raise DriftworkError(
-                f"{printable(names[file])}: more than {MAX_CHANNELS} channels with those of the files before it"
+                f"{printable(names[file])}: more than {MAX_CHANNELS} channels with those of the files before it; "
+                "list fewer in dataset.channels"
             )
         if part.zoned is not None:
             zones.setdefault(part.zoned, file)
@@ -71,7 +72,7 @@ def merge(config: TableConfig, folder: Path, files: Iterable[int], names: Sequen
     series = sorted(known)
     order = list(channels) if config.channels else sorted(channels)
     if not series:
-        raise DriftworkError(f"{printable(names[0])}: no rows, nor in any other file; nothing can be prepared")
+        raise DriftworkError(f"{printable(names[0])}: no rows, nor in any other file; give another source")
     return Merged(
         series=series,
         channels=order,
@@ -95,7 +96,7 @@ def _merge_attribute(
     found: dict[str, tuple[Any, int]], column: str, series: list[str], values: list[Any], file: int,
     names: Sequence[str],
 ) -> None:  # fmt: skip
-    """Note the values of a file in `found`, each with the number of the first file that has it."""
+    """Add the values of a file to `found`, each with the number of the first file that has it."""
     for name, value in zip(series, values, strict=True):
         if value is None:
             continue

@@ -1,4 +1,4 @@
-"""New rows behind the user's, for a forecast: times written as the user writes them."""
+"""New rows of a forecast, which follow the user's rows and have times in the same form."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,9 +26,9 @@ _DIGITS = (0, 3, 6, 9)
 
 
 def horizon(until: str, every: str, unit: TimeUnit, zoned: bool) -> Horizon:
-    """Read `until`, a time as in the table or a span after a `+`, and `every`, a span.
+    """Parse `until`, a time as in the table or a `+` and a span, and `every`, a span.
 
-    A span is a number in the unit of the table (seconds for ISO 8601), or one with a unit, as in `6h`.
+    A span is a number in the unit of the table (seconds for ISO 8601), or a number with a unit, as in `6h`.
     """
     step = _span(every, unit, "every=")
     if step <= 0:
@@ -89,11 +89,11 @@ def continued_rows(
 def _new_rows(
     layout: Layout, schema: pa.Schema, last: pa.RecordBatch, ticks: NDArray[Any], answers: NDArray[np.float32]
 ) -> pa.RecordBatch:
-    """Return rows for the T new times of a series: one for each time, or in the long layout one for each channel too.
+    """Return rows for the T new times of a series: one per time, or in the long layout one per time and channel.
 
     Args:
-        last: the one row of the last time of the series.
-        answers: [T, D, K] mean, and the other quantities in the order of `layout.uncertain`.
+        last: the row of the last time of the series.
+        answers: [T, D, K] mean, followed by the other quantities in the order of `layout.uncertain`.
     """
     config, (T, D, _) = layout.config, answers.shape
     keep = {config.series, *layout.kept}
@@ -120,7 +120,7 @@ def _new_rows(
 
 
 def times_like(own: pa.Scalar, ticks: NDArray[Any], config: TableConfig) -> pa.Array:
-    """Return new times in the type and the form of one of the user's: zone, separator and digits of ISO 8601."""
+    """Return new times in the type and form of a time of the user's: zone, separator and digits of ISO 8601."""
     kind = own.type
     if config.time_unit != "iso":
         return _numbers_like(own, ticks)
@@ -166,7 +166,7 @@ def _iso(tick: Any, digits: int, minutes: bool = False) -> str:
 
 
 def _offset(zone: str | None) -> int:
-    """Return the seconds that local time is ahead of UTC."""
+    """Return the offset of local time from UTC, in seconds; positive if it is ahead."""
     if zone in (None, "Z"):
         return 0
     assert zone is not None

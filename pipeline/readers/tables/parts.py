@@ -1,6 +1,6 @@
 """Observations of a table on disk, between reading its files and building its shards.
 
-part-00000.rows    observations of file 0 as they stand there; series and channels are numbers of this file
+part-00000.rows    observations of file 0 in its own order; series and channels are numbers of this file
 part-00000.json    the names behind these numbers, and the attributes of each series
 chunk-00000.rows   observations of some series of all files, sorted by series, time and channel
 index.sqlite       where the observations of each series are, and its attributes
@@ -20,7 +20,7 @@ MAX_ROWS = 2**32 - 1
 
 
 def shown(text: str) -> str:
-    """Return a cell or a name as an error message shows it: on one line, and not longer than 40 characters."""
+    """Return a cell or a name for an error message: on one line, at most 40 characters long."""
     return f"'{printable(text[:40])}'" + ("..." if len(text) > 40 else "")
 
 
@@ -33,7 +33,7 @@ def record(time_unit: TimeUnit) -> np.dtype[Any]:
 
 
 class Part(NamedTuple):
-    """The summary of a file that has been read."""
+    """Summary of a file that was read."""
 
     file: int
     """Number of the file among the sorted names."""
@@ -46,7 +46,7 @@ class Part(NamedTuple):
     attributes: dict[str, list[str | float | None]]
     """Value for each series, by column; None where it is missing in all rows."""
     contiguous: bool
-    """Whether the rows of each series follow one another."""
+    """Whether the rows of each series are contiguous."""
     zoned: bool | None
     """Whether times have a zone. None for numbers, and for a file without rows."""
 

@@ -1,4 +1,4 @@
-"""Questions about a user's own table: each series with the entries to fill, or with new times after its end.
+"""Series of a user's own table as inputs of a model: with missing entries to fill, or with new times after the end.
 
 T times of a sequence, D channels, N entries.
 """
@@ -25,11 +25,17 @@ from pipeline.table_spec import TableSpec
 CELL = np.dtype([
     ("file", "<u4"), ("row", "<u4"), ("channel", "<u2"), ("frame", "<u4"), ("known", "<f4"), ("extra", "?"),
 ])  # fmt: skip
-"""An entry to fill: file and row to which the answer belongs, channel, frame of the sequence; the value, if another row
-has it, else NaN; and whether the table has no row for it, so that the answer becomes a new row behind `row`."""
+"""Type of an entry to fill.
+
+file, row   place of the entry in the table
+channel     number of the channel
+frame       number of the frame in the sequence
+known       the value, if another row has it; otherwise NaN
+extra       whether the table has no row for the entry, so that it becomes a new row after `row`
+"""
 
 MAX_STEPS = 2**20
-"""Most new times of a series."""
+"""Maximum number of new times of a series."""
 
 
 class Own(NamedTuple):
@@ -38,13 +44,13 @@ class Own(NamedTuple):
     name: str
     frames: Frames
     about: dict[str, Any]
-    """Description of the series, as prepared sequences have it."""
+    """Description of the series, as in `Sequence.about` of prepared sequences."""
     records: NDArray[Any]
     """Observations of the series, sorted by time and channel; NaN for a missing value."""
 
 
 class Question(NamedTuple):
-    """A sequence that a model observes, and the entries that its answers fill."""
+    """A sequence that a model observes, and the entries that its outputs fill."""
 
     sequence: Example
     cells: NDArray[Any]
@@ -65,8 +71,9 @@ class Ahead(NamedTuple):
 def own_series(
     config: TableConfig, spec: DataSpec, folder: Path, merged: Merged, names: Sequence[str], refused: dict[str, str]
 ) -> Iterator[Own]:
-    """Yield the series of a table whose parts are in `folder`, which are removed. A series that cannot be used is put
-    into `refused`, with the reason."""
+    """Yield the series of a table whose parts are in `folder`, and remove the parts.
+
+    A series that cannot be used is added to `refused`, with the reason."""
     table, files = _table(spec), dict(enumerate(names))
     for chunk, records, spans in chunks(folder, merged, record(config.time_unit)):
         chunk_path(folder, chunk).unlink()
@@ -83,9 +90,9 @@ def own_series(
 
 
 def holes(own: Own, config: TableConfig) -> Iterator[Question]:
-    """Yield a question for each window of a series: all entries that are missing at its times.
+    """Yield the windows of a series, each with all entries that are missing at its times.
 
-    Windows do not overlap, so that each entry is answered once.
+    Windows do not overlap, so that each entry is filled once.
     """
     cells = _cells(own, config.layout == "long")
     parts = windows(own.frames.times, config.model_copy(update={"stride": None}))
@@ -97,7 +104,7 @@ def holes(own: Own, config: TableConfig) -> Iterator[Question]:
 
 
 def _cells(own: Own, extras: bool) -> NDArray[Any]:
-    """Return the entries [N] of a series to fill, by frame; with `extras` also those for which the table has no row."""
+    """Return the entries [N] of a series to fill, sorted by frame; with `extras` also those without a row."""
     records, (_, _, values, mask) = own.records, own.frames
     frame = np.unique(records["time"], return_inverse=True)[1]
     gone = np.isnan(records["value"])
@@ -126,16 +133,16 @@ class Horizon(NamedTuple):
     """Times of a forecast after the last time of a series."""
 
     until: int | float
-    """Last time, in the form of `Frames.ticks`, or the time after the end of each series."""
+    """Last time, in the form of `Frames.ticks`; if `relative`, the time from the end of each series."""
     every: int | float
     """Time between two frames, above 0, in the same unit."""
     relative: bool
-    """Whether `until` counts from the end of each series."""
+    """Whether `until` is measured from the end of each series."""
 
     def ticks(self, last: Any) -> NDArray[Any]:
-        """Return the new times of a series that ends at `last`; none if it ends later than `until`.
+        """Return the new times of a series that ends at `last`; none if it ends after `until`.
 
-        Raises `DriftworkError` for too many of them, and for one that 64 bits of nanoseconds do not hold.
+        Raises `DriftworkError` for too many new times, and for one that 64 bits of nanoseconds do not hold.
         """
         exact = isinstance(self.every, int)
         end = int(last) if exact else float(last)
@@ -153,7 +160,7 @@ def ahead(own: Own, config: TableConfig, horizon: Horizon, first: int | None) ->
     """Return a series with its new times, or None if it has none.
 
     Args:
-        first: number of its last times that the model observes; None for those of a window, or all.
+        first: number of frames at the end of the series that the model observes; None for those of a window, or all.
     """
     ticks, times = own.frames.ticks, own.frames.times
     new = horizon.ticks(ticks[-1])
@@ -177,9 +184,9 @@ def ahead(own: Own, config: TableConfig, horizon: Horizon, first: int | None) ->
 
 
 def check_fits(config: TableConfig, spec: DataSpec, merged: Merged) -> list[str]:
-    """Check that a table is of the form that a run was trained on; returns warnings.
+    """Check that a table has the form that a run was trained on, and return warnings.
 
-    Raises `DriftworkError` for an unknown channel, and for times with a zone where the run knows none or the reverse.
+    Raises `DriftworkError` for an unknown channel, and if only one of table and run has times with a zone.
     """
     table = _table(spec)
     unknown = sorted(set(merged.channels) - set(table.channels))

@@ -1,6 +1,6 @@
-"""The user's rows with answers in their holes: the same columns in the same order, and new ones for the uncertainty.
+"""The user's rows with missing values filled: the same columns in the same order, and new ones for the uncertainty.
 
-Cells that are not filled keep what the user wrote: text of a CSV file, numbers and timestamps of Parquet.
+Cells that are not filled are unchanged: text of a CSV file, numbers and timestamps of Parquet.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,16 +24,16 @@ _TEXTS = (pa.binary(), pa.large_binary(), pa.large_string(), pa.string_view())
 
 
 class Layout(NamedTuple):
-    """The columns of the table that is written."""
+    """The columns of the written table."""
 
     config: TableConfig
-    """Settings of the user's table, with all channels."""
+    """Settings of the user's table, with the names of all channels."""
     uncertain: tuple[str, ...]
-    """Names of the quantities beside the mean, of which each real-valued channel has a column."""
+    """Names of the quantities beside the mean; each real-valued channel has a column for each of them."""
     binary: tuple[str, ...]
-    """Channels of 0 and 1, whose mean is a probability and says all."""
+    """Channels of 0 and 1. Their mean is a probability, so they need no other quantity."""
     kept: tuple[str, ...]
-    """Columns with one value a series, which new rows have too, where the table has them."""
+    """Columns with one value per series, if the table has any. New rows have them too."""
     text: bool
     """Whether a CSV file is written."""
 
@@ -86,14 +86,14 @@ def schema_of(layout: Layout, paths: Sequence[Path]) -> pa.Schema:
             )
         schema = own
     if schema is None:
-        raise DriftworkError(f"{paths[0].name}: no rows; nothing can be answered")
+        raise DriftworkError(f"{paths[0].name}: no rows, so there is nothing to fill; give another table")
     return schema
 
 
 def filled_rows(
     layout: Layout, schema: pa.Schema, files: Iterable[tuple[int, Path]], answers: Answers
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of all files, given with their numbers, with their holes filled."""
+    """Yield the rows of all (number, path) in `files`, with missing values filled."""
     for number, path in files:
         for batch in _read(path, layout.config):
             found = answers.of(number, batch.first, batch.rows)
@@ -106,7 +106,7 @@ def filled_rows(
 
 
 def rows_at(layout: Layout, schema: pa.Schema, path: Path, rows: NDArray[np.int64]) -> Iterator[pa.RecordBatch]:
-    """Yield those of the `rows` of a file, ascending and counted from 1, that are in each of its batches."""
+    """Yield the given `rows` of a file, ascending and counted from 1, batch by batch."""
     own = [field for field in schema if field.name not in layout.added]
     for batch in _read(path, layout.config):
         here = rows[(rows >= batch.first) & (rows < batch.first + batch.rows)] - batch.first
@@ -162,14 +162,14 @@ def _long(layout: Layout, schema: pa.Schema, columns: dict[str, Any], found: NDA
 
 
 def _replaced(column: Any, rows: NDArray[Any], numbers: NDArray[np.float32]) -> Any:
-    """Return a column with these numbers in some ascending rows."""
+    """Return a column in which `numbers` replace the values of `rows`, which are ascending."""
     mask = np.zeros(len(column), np.bool_)
     mask[rows] = True
     return pc.replace_with_mask(column, pa.array(mask), as_written(numbers, column.type))
 
 
 def as_written(numbers: NDArray[np.float32], kind: pa.DataType) -> Any:
-    """Return single precision as text or doubles with the shortest decimals that give it back; NaN is missing."""
+    """Convert float32 numbers to text or doubles, with the fewest decimals that read back the same; NaN is missing."""
     array = pa.array(numbers, pa.float32(), from_pandas=True)
     return array if kind == pa.float32() else pc.cast(pc.cast(array, pa.string()), kind)
 
@@ -187,7 +187,7 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 
 def _as(batch: Batch, field: pa.Field) -> Any:
-    """Return a column of the user's in the type of the output."""
+    """Return a column of the user's table in the type of the output."""
     array = batch.plain(field.name)
     if array.type == field.type:
         return array

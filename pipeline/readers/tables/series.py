@@ -1,4 +1,4 @@
-"""The series of a table that has been gathered: sequences from the chunks on disk, and the index of both.
+"""The series of a gathered table: sequences from the chunks on disk, and the index of series and chunks.
 
 B sequences, T times of a sequence, D channels.
 """
@@ -28,7 +28,7 @@ INDEX = "index.sqlite"
 
 
 class Place(NamedTuple):
-    """Places of the observations of a series."""
+    """Place of the observations of a series."""
 
     name: str
     group: str
@@ -52,8 +52,9 @@ class SeriesConfig(Config):
 
 @dataclass(frozen=True)
 class Series:
-    """Reader of the series of a table. An item is a series; its values are float32 or bool [T, D] and 0 where nothing
-    is observed, with a mask [T, D]."""
+    """Reader of the series of a table. An item is a series.
+
+    Its values are float32 or bool [T, D], with a mask [T, D]; they are 0 where the mask is False."""
 
     config: SeriesConfig
 
@@ -61,7 +62,7 @@ class Series:
         return self.config.spec_of_all
 
     def find(self, source: Path | None) -> list[Item]:
-        """Return the series. Items have no files, since their observations may come from any file of the table."""
+        """Return the series as items. They have no files, since observations may come from any file of the table."""
         with index(self.config.scratch) as database:
             rows = database.execute('SELECT name, "group", split FROM series ORDER BY name')
             return [Item(name, group, (), split) for name, group, split in rows]
@@ -84,7 +85,7 @@ class Series:
         return np.fromfile(path, kind, place.observations, offset=place.start * kind.itemsize)
 
     def _files(self, database: sqlite3.Connection, records: NDArray[Any]) -> dict[int, str]:
-        """Return the names of the files that give an entry twice."""
+        """Return the names of the files that hold duplicate entries, by number."""
         twice = _twice(records)
         numbers = set(records["file"][twice].tolist()) | set(records["file"][twice + 1].tolist())
         return {
@@ -102,13 +103,13 @@ class Series:
 
 @contextmanager
 def index(folder: Path) -> Iterator[sqlite3.Connection]:
-    """Open the index, which a later preparation may replace but nobody changes meanwhile."""
+    """Open the index for reading. A later preparation may replace the file, but none changes it."""
     with closing(sqlite3.connect(f"{(folder / INDEX).absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as database:
         yield database
 
 
 def _twice(records: NDArray[Any]) -> NDArray[np.int64]:
-    """Return the observations of a series whose successor has the same time and channel."""
+    """Return the indices of the observations whose successor has the same time and channel."""
     same = (records["time"][1:] == records["time"][:-1]) & (records["channel"][1:] == records["channel"][:-1])
     return np.flatnonzero(same)
 
@@ -129,7 +130,7 @@ def check_no_duplicate(records: NDArray[Any], spec: DataSpec, files: dict[int, s
 
 
 class Frames(NamedTuple):
-    """The T times of a series, and its values there."""
+    """The T times of a series, and its values at these times."""
 
     ticks: NDArray[Any]
     """[T] times as in the table: nanoseconds since 1970, or numbers in its unit."""
@@ -142,7 +143,7 @@ class Frames(NamedTuple):
 
 
 def frames(records: NDArray[Any], spec: DataSpec, unit: TimeUnit) -> Frames:
-    """Return the frames of a series without duplicate entries; a value of NaN is a time at which nothing is observed.
+    """Return the frames of a series, which must not have duplicate entries. A value of NaN adds a time without it.
 
     Raises `UnreadableError` if two times are too close for a double.
     """
@@ -161,15 +162,17 @@ def frames(records: NDArray[Any], spec: DataSpec, unit: TimeUnit) -> Frames:
 
 
 def seconds(ticks: NDArray[Any], unit: TimeUnit) -> NDArray[np.float64]:
-    """Return times [T] in seconds since the first. Nanoseconds are subtracted as integers, so that what is left is
-    exact to the last bit of a double."""
+    """Return times [T] in seconds since the first.
+
+    Nanoseconds are subtracted as integers, so that the difference is exact to the last bit of a double."""
     since = ticks - ticks[0]  # ascending: a span of over 2^63 ns wraps, and is right as an unsigned number
     return since.view(np.uint64).astype(np.float64) / 1e9 if unit == "iso" else since * SECONDS[unit]
 
 
 def windows(times: NDArray[np.float64], config: TableConfig) -> list[slice]:
-    """Return the windows of a series with at least one time of their own; window k begins k strides after the first
-    time. A window whose times are all in the one before, as at the end of a series, is left out."""
+    """Return the windows of a series. Window k begins k strides after the first time.
+
+    A window without a time is left out, and so is one whose times are all in the window before, as at the end."""
     if config.window is None:
         return [slice(0, len(times))]
     unit = window_unit(config.time_unit)
@@ -185,7 +188,7 @@ def windows(times: NDArray[np.float64], config: TableConfig) -> list[slice]:
 
 
 def window_unit(unit: TimeUnit) -> float:
-    """Return the seconds of the unit in which windows are given."""
+    """Return the number of seconds of the unit in which windows are given."""
     return 1.0 if unit == "iso" else SECONDS[unit]
 
 

@@ -1,7 +1,7 @@
 """Sort the observations of all parts into chunks of whole series, each small enough for memory.
 
-If the rows of each series follow one another, the parts are streamed once. Otherwise they are divided on disk first, by
-a hash of the series, into about as many buckets as there will be chunks.
+If the rows of each series are contiguous, the parts are streamed once. Otherwise they are first divided on disk, by a
+hash of the series, into about as many buckets as there will be chunks.
 """
 
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ from pipeline.readers.tables.merge import Merged, Renumbered
 from pipeline.readers.tables.parts import chunk_path, rows_path
 
 CHUNK = 2**20
-"""Observations of a chunk, 26 MiB; a series with more has a chunk of its own."""
+"""Number of observations of a chunk, which takes 26 MiB; a series with more has a chunk of its own."""
 _BUCKETS = 400
-"""Most buckets, which are open at the same time. Beyond 400 chunks they grow with the table."""
+"""Maximum number of buckets, all of which are open at once. Beyond 400 chunks the buckets grow with the table."""
 _READ = 2**18
-"""Observations that are read at a time."""
+"""Number of observations that are read at a time."""
 
 
 class Spans(NamedTuple):
@@ -45,7 +45,7 @@ def chunks(folder: Path, merged: Merged, dtype: np.dtype[Any]) -> Iterator[tuple
 
 
 def _pieces(folder: Path, part: Renumbered, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
-    """Yield the observations of a part, with the numbers of the whole table, and remove the part."""
+    """Yield the observations of a part, renumbered for the whole table, and remove the part."""
     path = rows_path(folder, part.file)
     with path.open("rb") as handle:
         while len(records := np.fromfile(handle, dtype, _READ)):

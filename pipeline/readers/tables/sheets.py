@@ -20,7 +20,7 @@ from pipeline.readers.tables.parts import MAX_CHANNELS, MAX_ROWS, Part, record, 
 from pipeline.sequence import SPLITS, DataSpec, Item, Sequence, UnreadableError, folder
 
 DISK = "observations cannot be written to"
-"""Beginning of an error that is not the file's."""
+"""Beginning of the message of a disk error, for which the file that is read is not to blame."""
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -30,12 +30,12 @@ class SheetsConfig(Config):
     scratch: Path
     """Folder of the parts."""
     holes: bool = False
-    """Whether missing values become observations of NaN, for questions about them. By default they are left out."""
+    """Whether missing values are kept as observations of NaN, to be filled later. By default they are left out."""
 
 
 @dataclass(frozen=True)
 class Sheets:
-    """Reader that writes parts and returns no sequences, because those of a series may be spread over files."""
+    """Reader that writes parts and returns no sequences, because a series may be spread over files."""
 
     config: SheetsConfig
 
@@ -46,7 +46,7 @@ class Sheets:
         raise DriftworkError("the files of a table are listed by pipeline.readers.tables.files")
 
     def read(self, source: Path | None, item: Item) -> list[Sequence]:
-        """Write the part of a file, whose number is the item's group. An error of the disk begins with `DISK`."""
+        """Write the part of a file, whose number is the item's group. The text of a disk error begins with `DISK`."""
         try:
             sheet = _Sheet(self.config.table, int(item.group), self.config.holes)
             sheet.write(folder(source) / item.name, self.config.scratch)
@@ -56,13 +56,13 @@ class Sheets:
 
 
 class _Numbers:
-    """Numbers for names, in the order in which they come."""
+    """Numbers of names, in the order of their first occurrence."""
 
     def __init__(self) -> None:
         self.of: dict[str, int] = {}
 
     def take(self, codes: NDArray[np.int64], names: list[str]) -> NDArray[np.int64]:
-        """Return the number of each row's name, given the position of that name in `names` as `codes`."""
+        """Return the number of each row's name; `codes` holds the index of that name in `names`."""
         numbers = np.array([self.of.setdefault(name, len(self.of)) for name in names], np.int64)
         return numbers[codes]
 
@@ -97,7 +97,7 @@ class _Sheet:
         ).save(scratch)
 
     def _columns(self, names: list[str]) -> list[str]:
-        """Return the columns to read; of a wide table the channels last."""
+        """Return the columns to read; the channels of a wide table come last."""
         config, there = self.config, set(names)
         columns = [config.series, config.time, *config.attributes]
         if config.layout == "long":
@@ -141,7 +141,7 @@ class _Sheet:
         return records
 
     def _long(self, batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-        """Return the row, the channel and the value of each observation; with `holes` NaN is a missing value."""
+        """Return the row, the channel and the value of each observation; with `holes`, missing values are NaN."""
         codes, names = batch.text(self.config.channel, needed=True)
         if self.config.channels:
             known = np.array([name in self.channels.of for name in names], np.bool_)
@@ -170,7 +170,7 @@ class _Sheet:
     def _values(
         self, batch: Batch, column: str, rows: NDArray[np.int64] | None = None
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Return the values of a column and where they are missing; all but `rows`, if given, count as missing."""
+        """Return the values of a column and a mask of the missing ones; all but `rows`, if given, count as missing."""
         values, missing = batch.number(column, only=rows)
         large = np.abs(values) > _LARGEST
         if large.any():
@@ -183,7 +183,7 @@ class _Sheet:
         return values, missing
 
     def _note_order(self, series: NDArray[np.int64]) -> None:
-        """Note whether a series comes back after another: numbers are given in the order of first rows."""
+        """Update whether rows of each series are contiguous. Series are numbered in the order of their first rows."""
         if not len(series) or not self.contiguous:
             return
         steps = np.diff(series, prepend=self.last)

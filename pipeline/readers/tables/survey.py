@@ -1,4 +1,4 @@
-"""Write the index of a table and find the form of its sequences, chunk by chunk."""
+"""Write the index of a table and determine the form of its sequences, chunk by chunk."""
 
 import json
 import sqlite3
@@ -21,13 +21,13 @@ from pipeline.table_spec import Static, TableSpec
 
 
 class _Channels:
-    """Number, least and greatest value of the observations of each of D channels."""
+    """Number, minimum and maximum of the observations of each of D channels."""
 
     def __init__(self, dim: int) -> None:
         self.count = np.zeros(dim, np.int64)
         self.low, self.high = np.full(dim, np.inf), np.full(dim, -np.inf)
         self.other = np.zeros(dim, np.bool_)
-        """Whether a channel has values other than 0 and 1."""
+        """[D] whether a channel has values other than 0 and 1."""
 
     def add(self, records: NDArray[Any]) -> None:
         self.count += np.bincount(records["channel"], minlength=len(self.count))
@@ -37,7 +37,7 @@ class _Channels:
 
     @property
     def binary(self) -> NDArray[np.bool_]:
-        """Whether a channel has the values 0 and 1 and no others."""
+        """[D] whether a channel has both values 0 and 1, and no others."""
         return ~self.other & (self.low < self.high)
 
 
@@ -58,12 +58,12 @@ class _Lengths:
 
     @property
     def interval(self) -> float:
-        """Mean time between two times; a second where no series has two."""
+        """Mean interval between neighbouring times, in seconds; 1 if no series has two times."""
         return self.seconds / self.steps if self.steps else 1.0
 
 
 def survey(config: TableConfig, folder: Path, merged: Merged, names: Sequence[str]) -> Series:
-    """Return the reader of the series, for the merged parts in `folder` of the files `names`.
+    """Write the chunks and the index of the merged parts in `folder`, and return the reader of the series.
 
     Raises `DriftworkError` for a channel without any value and for groups in two splits.
     """
@@ -139,8 +139,9 @@ def _groups(config: TableConfig, merged: Merged) -> list[str]:
 
 
 def _static(config: TableConfig, merged: Merged) -> tuple[tuple[Static, ...], list[str]]:
-    """Return the static columns, and for each series the JSON list of its numbers: null where a number is missing, and
-    all zeros where a category is."""
+    """Return the static columns, and for each series the JSON list of its static covariates.
+
+    A missing number is null; a missing category is all zeros."""
     columns = [Static(column=name, categories=None) for name in config.static_numbers]
     for name in config.static_categories:
         found = {str(value) for value in merged.attributes[name] if value is not None}
@@ -152,7 +153,7 @@ def _static(config: TableConfig, merged: Merged) -> tuple[tuple[Static, ...], li
 
 
 def static_vector(columns: Iterable[Static], merged: Merged, number: int) -> list[Any]:
-    """Return the static numbers of a series: null where a number is missing, and all zeros where a category is."""
+    """Return the static covariates of a series. A missing number is None; a missing category is all zeros."""
     vector: list[Any] = []
     for column in columns:
         value = merged.attributes[column.column][number]
@@ -161,7 +162,7 @@ def static_vector(columns: Iterable[Static], merged: Merged, number: int) -> lis
 
 
 def _check(config: TableConfig, merged: Merged, channels: _Channels) -> None:
-    """Raise `DriftworkError` for a channel without any value, and print a line for one that never changes."""
+    """Raise `DriftworkError` for a channel without any value, and print a warning for one that never changes."""
     if not channels.count.all():
         number = int(np.argmin(channels.count != 0))
         others = f" (and {int((channels.count == 0).sum()) - 1} others)" if (channels.count == 0).sum() > 1 else ""

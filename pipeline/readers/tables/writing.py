@@ -13,30 +13,30 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 Block = Mapping[str, str | NDArray[Any]]
-"""Column -> its values [N] in some rows, or one text for all of these rows. NaN is a missing value."""
+"""Type of a block of N rows: a map from each column to its values [N], or to one text for all rows. NaN is missing."""
 
 
 class Instants(NamedTuple):
     """Type of a column of datetime64[ns]."""
 
     zone: str | None
-    """Zone of the column, in which instants are shown; they are given in UTC."""
+    """Time zone in which the column's instants are displayed; the values themselves are in UTC."""
 
 
 _SPECIAL = r'["\r\n]|'
-"""Pattern of what makes quotes necessary, beside the separator."""
+"""Pattern of the characters that need quotes, besides the separator."""
 _BYTES = 2**25
 """Minimum size of a row group of a Parquet file in memory; the last group may be smaller."""
 _BATCHES = 512
-"""Number of small batches that are joined: a batch of one row takes more memory than its cells."""
+"""Number of small batches after which they are joined: a batch of one row takes more memory than its cells."""
 
 
 def write_parquet(path: Path, types: Mapping[str, type | Instants], blocks: Iterable[Block]) -> int:
     """Write a Parquet file and return its number of rows.
 
     Args:
-        types: of each column, a NumPy scalar type, `str`, or `Instants`.
-        blocks: the rows, in memory one block at a time.
+        types: type of each column: a NumPy scalar type, `str`, or `Instants`.
+        blocks: rows of the file. One block at a time is in memory.
     """
     schema = _schema(types)
     return parquet_of(path, schema, (_batch(block, schema) for block in blocks))
@@ -60,8 +60,9 @@ def parquet_of(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch])
 
 
 def csv_of(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], separator: str = ",") -> int:
-    """Write the record batches to a CSV file with a header and return its number of rows. Text is quoted where it has
-    to be: in a block without such a cell no cell is."""
+    """Write the record batches to a CSV file with a header and return its number of rows.
+
+    Text is quoted only in blocks with a cell that needs quotes."""
     rows = 0
     with path.open("wb") as file:
         names = [
@@ -85,7 +86,7 @@ def _special(text: str, separator: str) -> bool:
 
 
 def _tables(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Yield the batches in tables of `_BYTES` and more; the last one has what is left."""
+    """Yield the batches as tables of at least `_BYTES`; the last one has the remaining rows."""
     joined: list[pa.Table] = []
     waiting: list[pa.RecordBatch] = []
     size = 0
