@@ -12,12 +12,12 @@ from models.particle_filter import FilterState
 from models.predictive import Predictive
 
 BLOCK = 16
-"""Number of steps and events to whose multiples an accelerator's batches are padded."""
+"""On an accelerator, the numbers of steps and events of a batch are padded to multiples of this number."""
 
 
 class Terms(NamedTuple):
-    """Terms of the ELBO, a lower bound on log P(observed frames), per sequence, in nats, summed over observed
-    frames."""
+    """Terms of the ELBO, a lower bound on log P(observed frames), of each sequence: sums over observed frames, in
+    nats."""
 
     log_likelihood: Tensor
     """[B] E_Q log P(Y_n | X_n, past)."""
@@ -28,16 +28,16 @@ class Terms(NamedTuple):
 
 
 class Objective(NamedTuple):
-    """The training loss of a batch, with what is reported beside it."""
+    """The training loss of a batch, and the quantities reported beside it."""
 
     loss: Tensor
-    """[B] loss that training minimises, nats per sequence."""
+    """[B] loss that training minimises, in nats per sequence."""
     terms: Terms
     evaluations: int | None = None
     """Number of evaluations of the vector field per trajectory; None for a model whose solver does not count them."""
 
     def detached(self) -> "Objective":
-        """Return the same numbers without their graph."""
+        """Return the same numbers detached from the autograd graph."""
         return Objective(self.loss.detach(), Terms(*(x.detach() for x in self.terms)), self.evaluations)
 
     @classmethod
@@ -53,7 +53,7 @@ class Forecast(NamedTuple):
     """Predictive distribution of every frame given the first few."""
 
     predictive: Predictive
-    """Mixture over draws from the posterior."""
+    """Predictive distribution, a mixture over draws from the posterior."""
     path: Tensor | None = None
     """[B, T, D] the single path of the posterior's mean; None for a model without a posterior over paths."""
 
@@ -67,20 +67,20 @@ class TrainableModel(nn.Module, ABC):
     """Interface of every model that can be trained."""
 
     has_latent = True
-    """Whether the model has a latent variable, and so a KL and a bound."""
+    """Whether the model has a latent variable, and with it a KL and an ELBO."""
     reads_entries = False
-    """Whether the model reads masks of entries, as those of a table, beside masks of whole frames."""
+    """Whether the model accepts masks of entries, as tables have, besides masks of whole frames."""
 
     @abstractmethod
     def forward(self, batch: Batch, kl_weight: float) -> Objective:
-        """Return the training objective. It is `forward` because DeepSpeed wraps no other method of a module."""
+        """Return the training objective. The method is named `forward` because DeepSpeed wraps no other method."""
 
     def planner(self) -> Planner | None:
-        """Return a function that computes the model's grids where batches are made; None for a model without."""
+        """Return a function that computes the model's grids when a batch is made; None for a model without grids."""
         return None
 
     def grids(self, batch: Batch) -> Any:
-        """Return the grids of the batch's plan. Without a plan they are computed now, for which the host waits for a
+        """Return the grids of the batch's plan. Without a plan they are computed now, and the host waits for the
         device."""
         if batch.plan is not None:
             batch.plan.check(batch)
@@ -90,8 +90,10 @@ class TrainableModel(nn.Module, ABC):
         return moved(planner(batch.to(torch.device("cpu"))), batch.times.device)
 
     def multiple(self) -> int:
-        """Return the number to whose multiples a plan pads its lengths: 1 on a CPU, which then computes nothing in
-        vain. On an accelerator batches then share few shapes, for which buffers, kernels and graphs are kept."""
+        """Return the number to a multiple of which a plan pads its lengths.
+
+        It is 1 on a CPU, which so computes nothing in vain. On an accelerator it is larger: batches then share few
+        shapes, for which buffers, kernels and graphs are kept."""
         return 1 if next(self.parameters()).device.type == "cpu" else BLOCK
 
 
@@ -117,7 +119,7 @@ class Filtered(NamedTuple):
     predictive: Predictive
     """P(Y_t | observations before t)."""
     log_evidence: Tensor
-    """[B] estimate of log P(observed frames), nats; its exponential is unbiased."""
+    """[B] estimate of log P(observed frames), in nats; its exponential is unbiased."""
     effective: Tensor
     """[B] effective sample size, summed over the observed frames."""
     carried: FilterState
@@ -125,8 +127,10 @@ class Filtered(NamedTuple):
 
 
 class StateSpace(LatentDynamics):
-    """A model whose latent is a Markov process, so that prediction takes a filter: the distribution of the latent at a
-    time depends on the likelihoods of the frames before."""
+    """A model whose latent is a Markov process.
+
+    Its prediction needs a filter: the distribution of the latent at a time depends on the likelihoods of the frames
+    before."""
 
     @abstractmethod
     def filter(self, batch: Batch, particles: int, carried: FilterState | None = None) -> Filtered:
@@ -140,9 +144,10 @@ class StateSpace(LatentDynamics):
 
     @abstractmethod
     def log_evidence(self, batch: Batch, particles: int) -> Tensor:
-        """Estimate log P(observed frames) [B], nats, by a filter that proposes particles from the posterior.
+        """Estimate log P(observed frames) [B], in nats, by a filter that proposes particles from the posterior.
 
-        The exponential of the estimate is unbiased, as that of `filter`, and varies less. No gradients are kept."""
+        The exponential of the estimate is unbiased, like that of `filter`, and has less variance. No gradients are
+        kept."""
 
     @abstractmethod
     def rollout(self, batch: Batch, samples: int) -> Predictive:
@@ -153,8 +158,9 @@ class StateSpace(LatentDynamics):
 
 
 class Smoother(TrainableModel):
-    """A model of each frame given all others, past and future. It interpolates, but has neither predictions nor a bound
-    on the likelihood."""
+    """A model of each frame given all others, past and future.
+
+    It interpolates, but has neither predictions nor a bound on the likelihood."""
 
     @abstractmethod
     def pseudo_likelihood(self, batch: Batch) -> Terms:
@@ -169,11 +175,11 @@ class Forecaster(TrainableModel):
     """A model that forecasts a whole sequence from its first frames."""
 
     given: int
-    """Number of first frames that a forecast is made from."""
+    """Number of frames at the beginning that a forecast is made from."""
 
     @abstractmethod
     def density(self, batch: Batch, samples: int) -> tuple[Terms, Tensor]:
-        """Return the terms of the ELBO and the IWAE bound [B], as `LatentDynamics.density` does."""
+        """Return the terms of the ELBO and the IWAE bound [B], like `LatentDynamics.density`."""
 
     @abstractmethod
     def forecast(self, batch: Batch, draws: int) -> Forecast:
@@ -181,14 +187,14 @@ class Forecaster(TrainableModel):
 
     @abstractmethod
     def draws(self, batch: Batch, numbers: range, times: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the draws of a forecast with these numbers: latent states [S, B, T, Z] and E[Y_t | state] [S, B, T,
-        D].
+        """Return the draws of a forecast with these `numbers`: latent states [S, B, T, Z] and E[Y_t | state],
+        [S, B, T, D].
 
         Times are the batch's unless `times` [B, T] are given."""
 
     @abstractmethod
     def prior_draws(self, times: Tensor, seed: Tensor, numbers: range) -> tuple[Tensor, Tensor]:
-        """Return draws from the prior, without any observation, at `times` [B, T] for seeds [B]; shapes as `draws`."""
+        """Return draws from the prior, without observations, at `times` [B, T] for seeds [B]; shapes as in `draws`."""
 
 
 Model = LatentDynamics | Smoother | Forecaster
@@ -201,23 +207,26 @@ def per_sequence(values: Tensor, valid: Tensor) -> Tensor:
 
 
 def last_observed(batch: Batch) -> Tensor:
-    """Return the values last observed strictly before each time, [B, T, D]; 0 where there are none yet. They are of one
-    frame, or of a frame for each channel where masks are of entries."""
+    """Return the values last observed strictly before each time, [B, T, D]; 0 before the first observation.
+
+    They come from one frame or, if masks are of entries, from a frame per channel."""
     before, _ = observed_around(batch)
     return frames_at(batch, _earlier(before))
 
 
 def next_observed(batch: Batch, *, own: bool) -> Tensor:
-    """Return the values first observed after each time, or at it if `own` is set, [B, T, D]; 0 where there are none.
-    They are of one frame, or of a frame for each channel where masks are of entries."""
+    """Return the values first observed after each time, or at it if `own` is set, [B, T, D]; 0 after the last one.
+
+    They come from one frame or, if masks are of entries, from a frame per channel."""
     _, after = observed_around(batch)
     return frames_at(batch, after if own else _later(after))
 
 
 def time_since(batch: Batch, unit: float) -> Tensor:
-    """Return log(1 + x), where x is the time since the last observation strictly before each time, in units of `unit`
-    seconds: [B, T, 1], or that of each channel [B, T, D] where masks are of entries. Where there is none yet, x is the
-    time since the start of the sequence."""
+    """Return log(1 + x), x the time since the last observation strictly before each time, in units of `unit` seconds.
+
+    The shape is [B, T, 1] or, if masks are of entries, [B, T, D] with the time of each channel. Before the first
+    observation x is the time since the start of the sequence."""
     before, _ = observed_around(batch)
     number, times = _earlier(before), _times(batch)
     last = torch.where(number >= 0, times.gather(1, number.clamp_min(0)), times[:, :1])
@@ -225,9 +234,10 @@ def time_since(batch: Batch, unit: float) -> Tensor:
 
 
 def time_until(batch: Batch, unit: float, *, own: bool) -> Tensor:
-    """Return log(1 + x), where x is the time until the first observation after each time, or at it if `own` is set, in
-    units of `unit` seconds: [B, T, 1], or that of each channel [B, T, D] where masks are of entries. Where there is
-    none, x is the time until the end of the sequence."""
+    """Return log(1 + x), x the time until the first observation after each time, in units of `unit` seconds.
+
+    If `own` is set, an observation at the time itself counts. The shape is [B, T, 1] or, if masks are of entries,
+    [B, T, D] with the time of each channel. After the last observation x is the time until the end of the sequence."""
     _, after = observed_around(batch)
     number, times = after if own else _later(after), _times(batch)
     following = torch.where(number >= 0, times.gather(1, number.clamp_min(0)), times[:, -1:])
@@ -235,9 +245,10 @@ def time_until(batch: Batch, unit: float, *, own: bool) -> Tensor:
 
 
 def observed_around(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return the indices of the last frame observed up to each time and of the first from it on; -1 where there is
-    none. At an observed frame both are its own index. They are [B, T] each, or [B, T, D] for each channel where masks
-    are of entries."""
+    """Return the indices of the last frame observed up to each time, and of the first frame observed from it on.
+
+    An index is -1 if there is no such frame. At an observed frame both are its own index. Each tensor is [B, T] or, if
+    masks are of entries, [B, T, D] with an index per channel."""
     T = batch.observed.shape[1]
     at = torch.arange(T, device=batch.observed.device)
     at = at[:, None] if batch.entries else at
@@ -247,19 +258,18 @@ def observed_around(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def frames_at(batch: Batch, number: Tensor) -> Tensor:
-    """Return the values [B, T, D] of the frames with these indices, [B, T], or [B, T, D] for each channel; 0 where the
-    index is -1."""
+    """Return the values [B, T, D] of the frames with indices [B, T], or [B, T, D] with one per channel; 0 for -1."""
     number = _by_channel(number)
     return torch.where(number >= 0, batch.values.gather(1, number.clamp_min(0).expand_as(batch.values)), 0.0)
 
 
 def _earlier(before: Tensor) -> Tensor:
-    """Return the index of the last frame strictly before each time from that up to each time; -1 where none is."""
+    """Return the index of the last frame strictly before each time, given that up to each time; -1 if there is none."""
     return torch.cat([torch.full_like(before[:, :1], -1), before[:, :-1]], 1)
 
 
 def _later(after: Tensor) -> Tensor:
-    """Return the index of the first frame strictly after each time from that at or after it; -1 where none is."""
+    """Return the index of the first frame strictly after each time, given that at or after it; -1 if there is none."""
     return torch.cat([after[:, 1:], torch.full_like(after[:, :1], -1)], 1)
 
 
@@ -269,5 +279,5 @@ def _times(batch: Batch) -> Tensor:
 
 
 def _by_channel(x: Tensor) -> Tensor:
-    """Return `x` [B, T] as [B, T, 1], and leave [B, T, D] as it is."""
+    """Return `x` [B, T] as [B, T, 1], and `x` [B, T, D] unchanged."""
     return x if x.ndim == 3 else x[..., None]

@@ -1,7 +1,7 @@
 """The baselines GRU-ODE (De Brouwer et al., 2019) and ODE-RNN (Rubanova et al., 2019), and a bidirectional GRU-ODE.
 
-They have the same recurrent states, decoder and likelihood as VSDN, but no latent. The bidirectional model reads the
-future too and serves interpolation only."""
+They have the same recurrent states, decoder and likelihood as VSDN, but no latent. The bidirectional model also reads
+the future, and only interpolates."""
 
 from typing import Literal, Self
 
@@ -30,17 +30,17 @@ class GruOdeConfig(DrivenConfig):
     flow_depth: int = Field(1, ge=1)
     """Number of hidden layers in the flow of `ode_rnn`."""
     flow_width: int | None = Field(None, ge=1)
-    """Number of units in a hidden layer of the flow of `ode_rnn`. Null takes `hidden`."""
+    """Number of units in a hidden layer of the flow of `ode_rnn`. Null takes the value of `hidden`."""
     flow_activation: ActivationName = "tanh"
     """Activation function in the flow of `ode_rnn`. With tanh the state's rate of change is bounded; with elu, as
     published, it is not."""
     width: int = Field(1024, ge=1)
     """Number of units in a hidden layer between state and decoder."""
     depth: int = Field(4, ge=0)
-    """Number of hidden layers between state and decoder. They match N1 of VSDN, so that both models have the same
+    """Number of hidden layers between state and decoder. With the same layers as N1 of VSDN both models have the same
     capacity."""
     latent: int = Field(128, ge=1)
-    """Number of outputs of the layers between state and decoder. The decoder reads these beside the state."""
+    """Number of outputs of the layers between state and decoder. The decoder reads them in addition to the state."""
 
     @model_validator(mode="after")
     def _only_ode_rnn_sizes_its_flow(self) -> Self:
@@ -56,7 +56,7 @@ class GruOdeConfig(DrivenConfig):
 
 
 class GruOdeModel(LatentDynamics):
-    """P(Y_t | past) = D(N(h->-), h->-). It reads no future: interpolation uses the same state as prediction."""
+    """P(Y_t | past) = D(N(h->-), h->-). The future is not read: interpolation uses the same state as prediction."""
 
     has_latent = False
     reads_entries = True
@@ -103,10 +103,10 @@ class GruOdeModel(LatentDynamics):
 
 
 class BiGruOdeModel(Smoother):
-    """P(Y_t | all observations but Y_t) = D(N(h->-, h<--), h->-, h<--): neither direction has taken in Y_t.
+    """P(Y_t | all observations but Y_t) = D(N(h->-, h<--), h->-, h<--): neither state has observed Y_t.
 
     It is trained on the pseudo-likelihood, sum_n log P(Y_n | all others) (Besag, 1975), which is neither the likelihood
-    nor a bound on it. Of a table, whose channels are observed separately, it leaves out all channels of the time:
+    nor a bound on it. In a table, whose channels are observed separately, all channels of the time are left out:
     P(Y_t,c | all observations at other times).
     """
 

@@ -1,9 +1,9 @@
-"""A batch of sequences, the input of every model. Shape legend, used everywhere:
+"""A batch of sequences, the input of every model. Legend of shapes, used everywhere:
 
 B sequences, T times, D channels, H recurrent units, Z latent, S samples, K observation events, M solver steps.
 
-Masks are of whole frames, [B, T], or of single entries, [B, T, D], where each channel of a table is observed at times
-of its own. `frames_*` and `entries_*` give either form of both.
+Masks are of whole frames, [B, T], or of single entries, [B, T, D], if each channel of a table is observed at its own
+times. `frames_*` and `entries_*` return the form that their name states for either kind of mask.
 """
 
 from collections.abc import Callable
@@ -19,14 +19,14 @@ from torch import Tensor
 class Plan(NamedTuple):
     """Tensors that a model computes on the host from a batch's times and masks, before the batch moves to a device.
 
-    Their lengths depend on the data. Computed on a device they would have to be waited for in the middle of a step."""
+    Their lengths depend on the data. If a device computed them, the host would have to wait for it within a step."""
 
     grids: Any
-    """Tensors of the model, in named tuples."""
+    """Grids of the model: tensors in named tuples."""
     times: NDArray[np.float64]
-    """[B, T] the times it was computed from, on the host."""
+    """[B, T] the times from which the plan was computed, on the host."""
     observed: NDArray[np.bool_]
-    """The mask it was computed from, on the host."""
+    """The mask from which the plan was computed, on the host."""
 
     @classmethod
     def of(cls, batch: "Batch", grids: Any) -> "Plan":
@@ -35,7 +35,7 @@ class Plan(NamedTuple):
         return cls(grids, batch.times.numpy().copy(), batch.observed.numpy().copy())
 
     def check(self, batch: "Batch") -> None:
-        """Raise an error if the batch was changed since. Only on a CPU, where the check does not wait."""
+        """Raise an error if the batch has changed since. Checked only on a CPU, where the host need not wait."""
         if batch.times.device.type == "cpu":
             fits = np.array_equal(self.times, batch.times.numpy()) and np.array_equal(
                 self.observed, batch.observed.numpy()
@@ -55,26 +55,26 @@ class Batch(NamedTuple):
     values: Tensor
     """[B, T, D] float32; 0 where a frame or entry is not present."""
     present: Tensor
-    """[B, T] bool: the frame exists (neither missing in the data nor padding); of a table [B, T, D]: the entry does."""
+    """[B, T] bool: the frame exists (neither missing in the data nor padding); in a table [B, T, D]: the entry does."""
     observed: Tensor
     """Bool of the shape of `present`: the model observes the frame or entry; a subset of `present`."""
     weight: Tensor
-    """[B] float32: 0 for sequences that only pad a rank to the size of the others; otherwise such that the mean over
-    ranks of the weighted sums is the mean over all sequences of the step."""
+    """[B] float32 weights, such that the mean over ranks of the weighted sums is the mean over all sequences of the
+    step. They are 0 for sequences that only pad a rank to the size of the others."""
     seed: Tensor
-    """[B] int64: seed of the sequence's noise; depends on (run seed, epoch, key) alone."""
+    """[B] int64 seed of each sequence's noise; it depends only on (run seed, epoch, key)."""
     keys: tuple[str, ...]
     """Name of each sequence, unique in its data set."""
     groups: tuple[str, ...] = ()
-    """Song, speaker or trial that each sequence is a part of; only scoring reads it."""
+    """Song, speaker or trial that each sequence is a part of. Only scoring uses it."""
     static: Tensor = torch.zeros(1, 0)
-    """[B, S] float32, the static covariates of each sequence at unit scale; S is 0 where the data have none."""
+    """[B, S] float32 static covariates of each sequence at unit scale; S is 0 if the data have none."""
     plan: Plan | None = None
-    """Grids of the model, if they were computed where the batch was made."""
+    """Plan with the model's grids, if they were computed when the batch was made."""
 
     @property
     def entries(self) -> bool:
-        """Whether masks are of entries, [B, T, D], as those of a table."""
+        """Whether masks are of entries, [B, T, D], as in a table."""
         return self.observed.ndim == 3
 
     @property
@@ -98,13 +98,13 @@ class Batch(NamedTuple):
         return self.observed if self.entries else self.observed[..., None].expand_as(self.values)
 
     def planned(self, planner: Planner | None) -> "Batch":
-        """Return the batch, on the host, with its plan."""
+        """Return the batch, which is on the host, with its plan."""
         if planner is None or self.plan is not None:
             return self
         return self._replace(plan=Plan.of(self, planner(self)))
 
     def changed(self, **fields: Tensor) -> "Batch":
-        """Return the batch with other times, frames or masks, and without its plan."""
+        """Return the batch with the given fields replaced and without its plan, which depends on them."""
         return self._replace(plan=None, **fields)  # type: ignore[arg-type]
 
     def first(self, frames: int) -> "Batch":
@@ -117,14 +117,14 @@ class Batch(NamedTuple):
         return Batch._make(None if field is None else field[which] for field in self._replace(plan=None))
 
     def parts(self, count: int) -> "list[Batch]":
-        """Divide the sequences into `count` batches, or into one for each sequence if there are fewer."""
+        """Divide the sequences into `count` batches, or into one per sequence if there are fewer sequences."""
         if count == 1:
             return [self]
         bounds = [len(self.weight) * n // count for n in range(count + 1)]
         return [self.rows(slice(a, b)) for a, b in pairwise(bounds) if a < b]
 
     def draws(self, seed: Tensor) -> "Batch":
-        """Repeat the only sequence of this batch once for each of `seed` [S], so that each row draws its own noise."""
+        """Repeat the only sequence of this batch once per seed of `seed` [S], so that each row draws its own noise."""
         S = len(seed)
         repeated = (
             x.expand(S, *x.shape[1:]) if isinstance(x, Tensor) else x * S for x in self._replace(plan=None)[:-1]
@@ -141,7 +141,7 @@ class Batch(NamedTuple):
 
 
 def moved(fields: Any, device: torch.device) -> Any:
-    """Return a named tuple, and those in it, with all tensors on a device."""
+    """Return a named tuple with all tensors, also those of nested named tuples, on a device."""
     if isinstance(fields, Tensor):
         return fields.to(device, non_blocking=True)
     if hasattr(fields, "_fields"):

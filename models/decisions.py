@@ -7,8 +7,8 @@ ratio of expected counts, is
 
 Since J(A) >= J iff sum_A ((1 + J) p - J) >= J sum p, the best set is {p > J / (1 + J)} with J the best score itself
 (Dinkelbach, 1967). It is the first k entries in descending order of p, for the k with the largest J(A). A threshold of
-0.5 is optimal for J = 1 alone. On a silent sequence the empty set scores 1 and every other set 0, so the empty set is
-taken where the probability of silence, prod (1 - p), is at least J.
+0.5 is optimal only for J = 1. On a silent sequence the empty set scores 1 and every other set 0, so the empty set is
+taken if the probability of silence, prod (1 - p), is at least J.
 """
 
 from typing import Annotated, Literal, NamedTuple
@@ -21,11 +21,11 @@ Rule = Annotated[
     Literal["expected_score", "0.5"],
     BeforeValidator(lambda value: str(value) if isinstance(value, float) else value),  # YAML reads a number
 ]
-"""Rule that turns probabilities into a set: the best expected score, or the papers' threshold of 0.5."""
+"""Rule that converts probabilities to a set of channels: the best expected score, or the papers' threshold of 0.5."""
 
 
 def decided(probability: Tensor, scored: Tensor, rule: Rule) -> Tensor:
-    """Return the channels decided to be 1, bool [B, T, D]; all False in frames that are not scored.
+    """Decide which channels are 1: bool [B, T, D], all False in frames that are not scored.
 
     Args:
         probability: [B, T, D]. scored: [B, T] bool, the frames of a sequence that are decided together.
@@ -41,7 +41,7 @@ def completed(probability: Tensor, known: Tensor, rule: Rule) -> Tensor:
 
 
 def best_threshold(probability: Tensor, scored: Tensor) -> Tensor:
-    """Return the threshold J / (1 + J) of each sequence, or 1 where silence scores better: [B] float64."""
+    """Return the threshold J / (1 + J) of each sequence, or 1 if silence scores better: [B] float64."""
     p = torch.where(scored[..., None], probability, 0.0).flatten(1).double()
     best = p.sort(1, descending=True).values.cumsum(1)
     total, count = best[:, -1:], torch.arange(1, p.shape[1] + 1, device=p.device)
@@ -54,13 +54,13 @@ class Neighbours(NamedTuple):
     """Times that lie between two neighbouring known frames, which are at most one interval of the data apart."""
 
     before: Tensor
-    """[Q] the number of the known frame before a time, -1 for a time that does not lie so."""
+    """[Q] index of the known frame before each time; -1 for a time without two such neighbours."""
     frames: Tensor
-    """[B, K, D] bool, the known frames."""
+    """[B, K, D] bool values of the known frames."""
 
     @classmethod
     def of(cls, known: Tensor, frames: Tensor, times: Tensor, interval: float) -> "Neighbours":
-        """Find them among `times` [Q], of frames [B, K, D] known at `known` [K]; all in seconds."""
+        """Find the neighbours of `times` [Q] among `frames` [B, K, D], known at the times `known` [K]; in seconds."""
         if len(known) < 2:
             return cls(torch.full_like(times, -1, dtype=torch.long), frames > 0.5)
         at = (torch.searchsorted(known, times.contiguous(), right=True) - 1).clamp(0, len(known) - 2)
@@ -72,8 +72,9 @@ class Neighbours(NamedTuple):
 def joined(notes: Tensor, neighbours: Neighbours) -> Tensor:
     """Return binary frames, bool [B, Q, D], with at most one change of a channel between two neighbouring known frames.
 
-    Nothing finer than such a pair was ever observed. A channel that is 1 in both stays 1, and one that is 0 in both
-    stays 0. One that ends does so at its first 0, and one that begins does so after its last 0.
+    Data have no finer resolution than the interval of such a pair. A channel that is 1 in both frames stays 1 between
+    them, and one that is 0 in both stays 0. A channel that ends does so at its first 0, and one that begins does so
+    after its last 0.
     """
     notes, before = notes.clone(), neighbours.before.tolist()
     for q, n in enumerate(before):

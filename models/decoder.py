@@ -1,6 +1,6 @@
 """The decoder P(Y_t | X_t, h_t, last frame and its age), shared by all models of the VSDN family.
 
-Of a table it reads the last value of each channel and its age, whether there is one yet, and the static covariates.
+For a table it reads the last value of each channel and its age, whether there is one yet, and the static covariates.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ class Decoder(nn.Module):
     Args:
         inputs: width of the input: the latent, the recurrent state, or both.
         config: the model's config. With `see_last` and `see_gaps` the decoder also reads the last observed frame and
-            the time since then, which makes copying that frame trivial for every model alike.
+            the time since then, so that every model can copy that frame equally easily.
     """
 
     def __init__(self, inputs: int, likelihood: LikelihoodName, marginal: Marginal, config: DrivenConfig) -> None:
@@ -39,7 +39,7 @@ class Decoder(nn.Module):
             self.linear.bias.add_(self.likelihood.of_marginal())
 
     def past(self, batch: Batch) -> Tensor:
-        """Return the decoder's inputs from the observations before each frame, [B, T, C]; the state is not in them."""
+        """Return the decoder's inputs from the observations before each frame, [B, T, C], without the state."""
         parts = [batch.values[..., :0]]
         if self.see_last:
             observed = batch.observed.long() if batch.entries else None
@@ -52,15 +52,17 @@ class Decoder(nn.Module):
         return torch.cat(parts, -1)
 
     def following(self, batch: Batch, *, own: bool) -> Tensor:
-        """Return a network's inputs for the next observation after each frame, or at it if `own` is set."""
+        """Return a network's inputs for the next observation after each frame, or at the frame if `own` is set."""
 
         observed = batch.observed.long() if batch.entries else None
         known = None if observed is None else observed.flip(1).cumsum(1).flip(1) > (0 if own else observed)
         return self.neighbour(next_observed(batch, own=own), known)
 
     def neighbour(self, frames: Tensor, known: Tensor | None) -> Tensor:
-        """Return a network's inputs [..., C] for observed frames [..., D]. Of a table: the values of the channels that
-        are `known` [..., D], 0 for the others, and which are; None where masks are of whole frames."""
+        """Return a network's inputs [..., C] for observed frames [..., D].
+
+        For a table these are the values of the channels that are `known` [..., D], 0 for the others, and the flags
+        `known`. If masks are of whole frames, `known` is None."""
         standard: Tensor = self.standardize(frames)
         if known is None:
             return standard
@@ -73,13 +75,13 @@ class Decoder(nn.Module):
         return parameters
 
     def log_prob(self, state: Tensor, past: Tensor, y: Tensor, observed: Tensor | None = None) -> Tensor:
-        """Return log P(y | state, past) [...], nats, of the channels that are `observed` [..., D] if it is given."""
+        """Return log P(y | state, past) [...], in nats, of the channels that are `observed` [..., D], if given."""
         return self.likelihood.log_prob(self(state, past), y, *only(observed))
 
     def beta_log_prob(
         self, state: Tensor, past: Tensor, y: Tensor, observed: Tensor | None = None, *, beta: float
     ) -> Tensor:
-        """Return log P(y | state, past) [...], nats, weighted for training by `Likelihood.beta_log_prob`."""
+        """Return log P(y | state, past) [...], in nats, weighted for training by `Likelihood.beta_log_prob`."""
         return self.likelihood.beta_log_prob(self(state, past), y, beta, *only(observed))
 
     def predictive(

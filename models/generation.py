@@ -1,4 +1,4 @@
-"""Generate frames with a model of the VSDN family: at times that the data do not have, or drawn one after another.
+"""Generate frames with a model of the VSDN family: at times without data, or drawn one after another.
 
 The rows of a batch are draws of one sequence here: they share their times and differ in their seeds.
 """
@@ -13,9 +13,9 @@ from models.batch import Batch
 from models.parts.noise import keyed_normal, keyed_uniform
 
 _COINS = 1 << 21
-"""Stream of a sequence's noise from which binary frames are drawn, apart from those of models."""
+"""Stream of a sequence's noise from which binary frames are drawn; models use other streams."""
 _PICKS = (1 << 22) + 1
-"""Stream of a sequence's noise that picks the draw of the latent."""
+"""Stream of a sequence's noise that selects the draw of the latent."""
 _SAME = 1e-6  # seconds: a requested time this close to one of the data's is the same up to rounding
 
 
@@ -60,7 +60,7 @@ class FramesAtTimes(NamedTuple):
     frames: Tensor
     """[B, Q, D] expectations; at an observed frame, the observation itself."""
     known: Tensor
-    """[B, Q] bool: the frame was observed; of a table [B, Q, D]: the entry was."""
+    """[B, Q] bool: the frame was observed; in a table [B, Q, D]: the entry was."""
 
 
 def interpolate_at(model: LatentDynamics | Smoother, batch: Batch, times: Tensor, samples: int) -> FramesAtTimes:
@@ -81,9 +81,9 @@ def interpolate_at(model: LatentDynamics | Smoother, batch: Batch, times: Tensor
 def ancestral(model: LatentDynamics, batch: Batch, frames: list[int], binary: bool, particles: int) -> Batch:
     """Draw `frames` of the batch one after another, each given the observations before it and the frames drawn so far.
 
-    X_n is one draw of the generative model given these; for a model that needs a filter, one of its `particles`, picked
-    by their weights. If frames are `binary`, Y_n is drawn from P(Y_n | X_n, past), channel by channel; otherwise it is
-    the expectation, without observation noise. Every row draws independently.
+    X_n is one draw of the generative model given these; for a model that needs a filter, it is one of the `particles`,
+    selected by their weights. If frames are `binary`, Y_n is drawn from P(Y_n | X_n, past), channel by channel;
+    otherwise it is the expectation, without observation noise. Every row draws independently.
 
     Args:
         frames: indices in increasing order, later than all observed frames.

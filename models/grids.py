@@ -1,6 +1,6 @@
 """The grids of recurrent models: the observed frames of each sequence, and the steps of each pass through them.
 
-They depend on times and masks alone, and are computed on the host (`Batch.plan`).
+They depend only on times and masks, and are computed on the host (`Batch.plan`).
 """
 
 from collections.abc import Callable
@@ -16,10 +16,10 @@ from models.solvers.timegrid import TimeGrid
 
 
 class Kept(NamedTuple):
-    """A batch without what training holds out."""
+    """A batch without its held-out frames or entries."""
 
     observed: Tensor
-    """Mask of what is kept, of the shape of the batch's."""
+    """Mask of the frames or entries that are kept, of the shape of the batch's mask."""
     plan: Plan
 
 
@@ -33,7 +33,7 @@ class Grids(NamedTuple):
     steps: TimeGrid
     """Steps of all passes, [passes * B, ...]; events are numbered forward in time in each pass."""
     kept: Kept | None = None
-    """The same without what training holds out, for a model that does."""
+    """Grids of the batch without its held-out part; None for a model that holds nothing out."""
 
 
 def grids_of(
@@ -46,7 +46,7 @@ def grids_of(
         passes: 1 forward in time, 2 also backward.
         max_step: longest step, seconds. time_unit: seconds that make one unit of the clock.
         multiple: the numbers of events and steps are padded to multiples of this number.
-        keep: what training holds out of a batch: returns the rest.
+        keep: function that returns a batch without its held-out part; None if nothing is held out.
     """
     R, (frame, valid) = passes, frames_of(batch.frames_observed, multiple)
     B, K = frame.shape
@@ -68,8 +68,9 @@ def grids_of(
 
 
 def frames_of(observed: Tensor, multiple: int = 1) -> tuple[Tensor, Tensor]:
-    """Return the indices of the observed frames of a mask [B, T], packed to the front, and which of these there are,
-    [B, K] each. K is the largest number in a sequence, at least 1."""
+    """Return the indices of the observed frames of a mask [B, T], packed to the front, and a mask of the valid ones.
+
+    Both are [B, K]. K is the largest number of observed frames of a sequence, at least 1."""
     count = observed.sum(1)
     K = timegrid.padded_to(max(int(count.max()), 1), multiple)
     frame = torch.argsort((~observed).to(torch.int8), dim=1, stable=True)[:, :K]
@@ -83,6 +84,6 @@ def horizon_of(batch: Batch, time_unit: float) -> Tensor:
 
 
 def clock_of(batch: Batch, direction: int, time_unit: float) -> Tensor:
-    """Return the model time [B, T] of every frame: since the start, or (direction 1) until the end."""
+    """Return the model time [B, T] of every frame: since the start or, in direction 1, until the end."""
     clock = batch.times / time_unit
     return clock if direction == 0 else horizon_of(batch, time_unit)[:, None] - clock

@@ -1,10 +1,10 @@
 """GRU-ODE (De Brouwer et al., 2019) and ODE-RNN (Rubanova et al., 2019): a recurrent state that flows between
 observations and jumps at them.
 
-`GruOde` runs one pass forward in time, or that and one backward in time side by side, over the observed frames of each
-sequence. The resulting `Trajectory` gives the state at any time. Where channels are observed separately, as in a table,
-a frame counts as observed if any of its channels is; the jump then reads which they are, and how long each has not been
-observed in the direction of the pass. Static covariates set the first state.
+`GruOde` runs a pass forward in time, or one forward and one backward side by side, over the observed frames of each
+sequence. The resulting `Trajectory` gives the state at any time. If channels are observed separately, as in a table, a
+frame counts as observed if any of its channels is. The jump then also reads which channels are observed, and the time
+since each was last observed in the direction of the pass. Static covariates set the first state.
 """
 
 from collections.abc import Callable
@@ -31,35 +31,35 @@ from models.solvers import recurrence, timegrid
 from models.solvers.gru_flow import GruFlow
 
 _HIDDEN = 1 << 22
-"""Stream of a sequence's noise that picks the dropped components; latents and frames use smaller numbers."""
+"""Stream of a sequence's noise that selects the dropped components; latents and frames use smaller numbers."""
 
 
 class DrivenConfig(Named):
-    """Settings of all models that GRU-ODE or ODE-RNN states drive."""
+    """Settings of all models that are driven by the states of a GRU-ODE or ODE-RNN."""
 
     hidden: int = Field(512, ge=1)
     """Number of recurrent units H in each direction of time."""
     max_step: float | None = Field(0.2, gt=0)
-    """Longest step of the solver, in seconds. Null takes `time_unit`."""
+    """Longest step of the solver, in seconds. Null takes the value of `time_unit`."""
     time_unit: float | None = Field(1.0, gt=0)
     """Length of one unit of model time, in seconds. Choose about the time in which the state should be able to
-    change. Null takes the mean time between neighbouring frames of the data, which the config of the run then holds."""
+    change. Null takes the mean time between neighbouring frames of the data, and the run's config stores it."""
     see_last: bool = False
-    """Whether the decoder also reads the last observed frame, of a table the last observed value of each channel."""
+    """Whether the decoder also reads the last observed frame, or in a table the last observed value of each channel."""
     see_gaps: bool = False
-    """Whether the decoder also reads the time since the last observed frame, and networks that know the future the time
-    until the next one. Each is read as log(1 + time / `time_unit`), of a table for each channel."""
+    """Whether the decoder also reads the time since the last observed frame, and networks that read the future also
+    read the time until the next one. A time enters as log(1 + time / `time_unit`), in a table for each channel."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Probability, in training, with which a component of the recurrent states is hidden from all that reads them, for
-    a whole sequence. 0 hides none."""
+    """Probability, in training, that a component of the recurrent states is dropped (read as 0) for a whole sequence.
+    The recurrence itself keeps it. 0 drops none."""
     likelihood: Annotated[str | None, AfterValidator(known)] = None
-    """Observation model, by name; null: the one that suits the data, `bernoulli` or `gaussian`. In a table, binary
-    channels take `bernoulli`, and this name is that of the others."""
+    """Name of the observation model. Null takes the one that suits the data, `bernoulli` or `gaussian`. In a table,
+    binary channels take `bernoulli`, and the name is for the other channels."""
     likelihoods: Annotated[dict[str, tuple[str, ...]], AfterValidator(all_known)] = Field({})
-    """Channels of a table with observation models of their own, as in `{student_t: [lactate, glucose]}`. Empty gives
-    all the one that `likelihood` names."""
+    """Channels of a table by the name of their own observation model, as in `{student_t: [lactate, glucose]}`. All
+    other channels take the one of `likelihood`; empty means all channels do."""
     gain_shape: bool = False
-    """Whether frames are read and modelled as a gain and a shape, which suits waveforms."""
+    """Whether frames are read and modelled as a gain and a shape, which suits waveforms. Off by default."""
 
     @property
     def unit(self) -> float:
@@ -74,20 +74,21 @@ class DrivenConfig(Named):
 
 
 class Events(NamedTuple):
-    """The observed frames of each sequence, packed to the front. A frame of a table is observed if any of its channels
-    is."""
+    """The observed frames of each sequence, packed to the front.
+
+    A frame of a table is observed if any of its channels is."""
 
     frame: Tensor
     """[B, K] int64, index of the frame."""
     valid: Tensor
     """[B, K] bool; False marks padding."""
     values: Tensor
-    """[B, K, D]; of a table 0 where a channel is not observed."""
+    """[B, K, D] values of the observed frames; in a table 0 for channels that are not observed."""
     observed: Tensor | None = None
-    """[B, K, D] bool, which channels are observed; None where masks are of whole frames."""
+    """[B, K, D] bool, which channels are observed; None if masks are of whole frames."""
 
     steps: timegrid.TimeGrid | None = None
-    """Steps of all passes, if they were computed with the batch."""
+    """Steps of all passes, if they were computed when the batch was made."""
 
     @classmethod
     @once
@@ -113,17 +114,17 @@ class Trajectory(NamedTuple):
     """States of R passes (0: forward in time, 1: backward) on their time grids."""
 
     before: Tensor
-    """[M, R, B, H] just before the observation that ends a step."""
+    """[M, R, B, H] states just before the observation that ends a step."""
     after: Tensor
-    """[M, R, B, H] just after it."""
+    """[M, R, B, H] states just after this observation."""
     grid: timegrid.TimeGrid
-    """Rows are passes x sequences, [R * B, ...]."""
+    """Time grids of all rows, [R * B, ...]; a row is a sequence in a pass."""
     time_unit: float
     start: Tensor
-    """[R, B, H] from which the passes start."""
+    """[R, B, H] states from which the passes start."""
 
     def at_events(self, direction: int) -> tuple[Tensor, Tensor]:
-        """Return the states [B, K, H] of that pass just before and just after each event."""
+        """Return the states [B, K, H] of pass `direction` just before and just after each event."""
         _, R, B, _ = self.before.shape
         stop = self.grid.stop.view(R, B, -1)[direction]
         row = torch.arange(B, device=stop.device)[:, None]
@@ -138,15 +139,17 @@ class Trajectory(NamedTuple):
         return self._read(direction, clock, observed if after else torch.zeros_like(observed))
 
     def steps(self) -> tuple[Tensor, Tensor]:
-        """Return two states [M, B, H] for each step of the forward grid: the forward state at its start, just after any
-        observation there, and the backward state at its end, just after it took in any observation there."""
+        """Return two states [M, B, H] for each step of the forward grid.
+
+        They are the forward state at its start and the backward state at its end, each just after any observation
+        there."""
         start = torch.cat([self.start[:1], self.after[:-1, 0]])
         B, K = self.before.shape[2], self.grid.stop.shape[1]
         end, event = self.grid.end[:B], self.grid.event[:B]
         return start, self._read(1, end[:, -1:] - end, event < K).transpose(0, 1)
 
     def _read(self, direction: int, clock: Tensor, after: Tensor) -> Tensor:
-        """Return the state [B, Q, H] of a pass at times of its own clock [B, Q]; after the observation if `after`."""
+        """Return the state [B, Q, H] of a pass at times [B, Q] of its own clock; after an observation if `after`."""
         B = self.before.shape[2]
         step, fraction = timegrid.locate(self.rows(direction), clock)
         row = torch.arange(B, device=step.device)[:, None]
@@ -167,7 +170,7 @@ class GruOde(nn.Module):
     """Flow dh/dt = f(h), update h+ = GRUCell(y, h-).
 
     Args:
-        marginal: moments of the data, which bring the inputs to unit scale; of a table with its form.
+        marginal: moments of the data, which bring the inputs to unit scale; for a table also its form.
         hidden: H. passes: 1 forward in time, 2 also backward.
         max_step: longest Euler step, seconds. time_unit: seconds that make one unit of t in dh/dt.
         flow: f, by default (1 - z) (g - h) with the gates of an input-free GRU cell.
@@ -203,7 +206,7 @@ class GruOde(nn.Module):
             self.first = nn.Linear(marginal.table.static, R * H)
 
     def planner(self, multiple: int = 1, keep: Callable[[Batch], Batch] | None = None) -> Callable[[Batch], Grids]:
-        """Return the function that computes the grids of a batch; arguments as of `grids_of`."""
+        """Return the function that computes the grids of a batch; the arguments are those of `grids_of`."""
         return partial(
             grids_of, passes=self.passes, max_step=self.max_step, time_unit=self.time_unit, multiple=multiple, keep=keep
         )
@@ -226,7 +229,7 @@ class GruOde(nn.Module):
         return Trajectory(before, after, grid, self.time_unit, start)
 
     def _start(self, batch: Batch) -> Tensor:
-        """Return the first states [R, B, H]: 0, or a function of the static covariates."""
+        """Return the initial states [R, B, H]: 0, or a function of the static covariates."""
         B, R = len(batch.values), self.passes
         if self.first is None:
             return batch.values.new_zeros(R, B, self.hidden)
@@ -236,7 +239,7 @@ class GruOde(nn.Module):
     def _dropout_mask(self, seed: Tensor) -> Tensor:
         """Return the factors [R, B, H] of dropout: 0 for a dropped component, 1 / (1 - dropout) for the others.
 
-        One draw holds for all times (Gal and Ghahramani, 2016). It is keyed, so that it does not depend on ranks and
+        One draw is used at all times (Gal and Ghahramani, 2016). It is keyed, so that it does not depend on ranks and
         batches."""
         draw = keyed_normal(seed, self.passes, self.hidden, stream=_HIDDEN).transpose(0, 1)
         return (draw > NormalDist().inv_cdf(self.dropout)) / (1 - self.dropout)

@@ -1,4 +1,4 @@
-"""Metrics of predicted frames, one figure per sequence."""
+"""Metrics of predicted frames, one number per sequence."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from torch import Tensor
 def accuracy(predicted: Tensor, truth: Tensor, scored: Tensor) -> Tensor:
     """Return TP / (TP + FP + FN) of each sequence over its scored frames and all channels.
 
-    True negatives never count. A sequence that is silent in both truth and prediction counts 1.
+    True negatives do not count. The result is 1 for a sequence that is silent in both truth and prediction.
 
     Args:
         predicted: bool [B, T, D]. truth: [B, T, D] of 0 and 1. scored: bool [B, T].

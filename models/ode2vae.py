@@ -14,11 +14,11 @@ The authors' program differs. `objective: published` follows it in four points:
 
 - log q(z_0) is log N(epsilon; 0, I), without the encoder's entropy;
 - KL(q(z_0)) is estimated by one draw, like the later KL terms;
-- KL(q(W)) weighs q / (number of weights) per sequence, not 1 / N;
+- KL(q(W)) has the weight q / (number of weights) per sequence, not 1 / N;
 - the last frames, which have no encoding, still count in the first half of gamma's KL.
 
-Of a table, whose channels are observed separately, x_i are the observed entries of a frame, and both encoders read the
-first A frames, when they were and which channels are observed. Static covariates reach encoders and decoder.
+In a table, whose channels are observed separately, x_i are the observed entries of a frame, and both encoders read the
+first A frames, their times and which channels are observed. Encoders and decoder also read the static covariates.
 """
 
 import math
@@ -48,7 +48,7 @@ _NOISE_OF_Z, _NOISE_OF_W = 0, 1
 """Streams of a sequence's noise; draw n uses 2 n and 2 n + 1."""
 
 _VALUES_AT_ONCE = 2**21
-"""Maximum number of forecast values whose states are solved for together."""
+"""Maximum number of forecast values for which states are solved together."""
 
 
 class Ode2VaeConfig(Named):
@@ -57,7 +57,7 @@ class Ode2VaeConfig(Named):
     latent: int = Field(3, ge=1)
     """Number of components q of the latent position; the velocity has as many."""
     velocity_frames: int = Field(3, ge=1)
-    """Number of first frames A that the velocity is encoded from. A forecast observes no others."""
+    """Number of frames A at the beginning from which the velocity is encoded. A forecast observes no others."""
     networks: NetworkKind = "dense"
     """Kind of encoder and decoder networks: dense, or convolutional for square pictures."""
     encoder_width: int = Field(30, ge=1)
@@ -87,7 +87,7 @@ class Ode2VaeConfig(Named):
     """Weight of the penalty that ties the trajectory to the encoder (ODE2VAE-KL). 0 leaves the penalty out."""
     time_unit: float | None = Field(1.0, gt=0)
     """Length of one unit of the differential equation's time, in seconds. Null takes the mean time between neighbouring
-    frames of the data, which the config of the run then holds."""
+    frames of the data, and the run's config stores it."""
     solver: SolverConfig = SolverConfig()
     """Solver of the ordinary differential equation."""
 
@@ -99,7 +99,7 @@ class Ode2VaeConfig(Named):
 
 
 class Ode2Vae(Forecaster):
-    """ODE2VAE, or its first-order twin, the latent Neural ODE.
+    """ODE2VAE, or its first-order variant, the latent Neural ODE.
 
     Raises:
         ValueError: convolutional networks are configured for frames that are not square images.
@@ -147,7 +147,7 @@ class Ode2Vae(Forecaster):
         return Objective(loss, terms, path.evaluations)
 
     def density(self, batch: Batch, samples: int) -> tuple[Terms, Tensor]:
-        """Return the terms of the ELBO, and the IWAE bound over z_0; a sequence's draw of W is the same in all
+        """Return the terms of the ELBO, and the IWAE bound over z_0. A sequence has the same draw of W in all
         samples."""
         posterior, weights = self._posterior(batch), self.weights.draw(batch.seed, _NOISE_OF_W)
         grid = self.grids(batch)
@@ -164,7 +164,7 @@ class Ode2Vae(Forecaster):
         return terms, torch.stack(log_weights).logsumexp(0) - math.log(samples) - kl_w
 
     def forecast(self, batch: Batch, draws: int) -> Forecast:
-        """Forecast the frames at all of the batch's times from the observed ones among the first A alone."""
+        """Forecast the frames at all of the batch's times, given only the observed ones among the first A."""
         posterior, at_once = self._posterior(batch), max(1, _VALUES_AT_ONCE // batch.values.numel())
         parts = (range(n, min(n + at_once, draws)) for n in range(0, draws, at_once))
         grid = self.grids(batch)
@@ -194,7 +194,7 @@ class Ode2Vae(Forecaster):
         return partial(_grids, unit=self.config.unit, max_step=max_step, multiple=multiple)
 
     def _grid_of(self, times: Tensor) -> TimeGrid:
-        """Return the grids of requested times [B, T]; the host waits for times that are on a device."""
+        """Return the grids of requested times [B, T]. If these are on a device, the host waits for it."""
         grid = ode.grid_of(times.cpu() / self.config.unit, self.config.solver.max_step, self.multiple())
         moved_grid: TimeGrid = moved(grid, self.weights.mean.device)
         return moved_grid
@@ -244,8 +244,10 @@ class Ode2Vae(Forecaster):
         return parameters
 
     def _log_likelihood(self, z: Tensor, batch: Batch) -> Tensor:
-        """Return the log-likelihood [B] of the observed frames. A CPU decodes only these, since a convolutional decoder
-        takes most of the time of a step; an accelerator would have to be waited for to count them."""
+        """Return the log-likelihood [B] of the observed frames.
+
+        A CPU decodes only these, since a convolutional decoder takes most of a step's time. On an accelerator the host
+        would have to wait for their number."""
         frames, observed = batch.frames_observed, batch.observed if batch.entries else None
         if z.device.type != "cpu":
             log_prob = self.likelihood.log_prob(self._decode(z, batch.static), batch.values, *only(observed))

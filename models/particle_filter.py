@@ -6,9 +6,9 @@ weight of each is multiplied by P(Y_n | X_n, past), and P(Y_n | past) is estimat
 product of the estimates is an unbiased estimate of the likelihood of all observations. All particles are resampled
 systematically (Kitagawa, 1996) when the effective sample size 1 / sum_k w_k^2 falls below S / 2.
 
-Sequences are filtered independently, each with noise keyed by its seed (`noise`): neither a later observation nor
-another sequence of the batch has an influence. Use double precision: resampling turns a difference of rounding, which
-depends on the shape of a batch, into another particle.
+Sequences are filtered independently, each with noise keyed by its seed (`noise`). So the result depends neither on
+later observations nor on other sequences of the batch. Use double precision: a difference of rounding, which depends on
+the shape of a batch, can make resampling select another particle.
 """
 
 import itertools
@@ -22,7 +22,7 @@ from models.parts.noise import keyed_uniform
 from models.solvers.timegrid import TimeGrid
 
 _RESAMPLING = 1 << 22
-"""Stream of a sequence's noise that resampling draws from; paths and frames use smaller numbers."""
+"""Stream of a sequence's noise for resampling; paths and frames use smaller numbers."""
 _LEAST_SHARE = 0.5
 """Effective sample size, as a fraction of the particles, below which they are resampled."""
 
@@ -31,9 +31,9 @@ class Cloud(NamedTuple):
     """S weighted particles of each of B sequences, and the evidence of the observations so far."""
 
     x: Tensor
-    """[S, B, Z]"""
+    """[S, B, Z] particles."""
     log_weights: Tensor
-    """[B, S], the weights sum to 1 over S."""
+    """[B, S] log weights; the weights sum to 1 over S."""
     log_evidence: Tensor
     """[B] estimate of log P(observations so far), nats."""
     effective: Tensor
@@ -46,15 +46,17 @@ class Cloud(NamedTuple):
         return cls(x, x.new_full((B, S), -math.log(S)), x.new_zeros(B), x.new_zeros(B))
 
     def moved(self, x: Tensor, log_ratio: Tensor) -> "Cloud":
-        """Move the particles to x [S, B, Z] and update their weights by `log_ratio` [S, B], the log density of the
-        moves under the model minus that under the proposal. The weights do not sum to 1 until the next observation."""
+        """Move the particles to x [S, B, Z] and update their weights by `log_ratio` [S, B].
+
+        `log_ratio` is the log density of the moves under the model minus that under the proposal. The weights do not
+        sum to 1 until the next observation."""
         return self._replace(x=x, log_weights=self.log_weights + log_ratio.T)
 
     def observe(self, log_likelihood: Tensor, here: Tensor, uniform: Tensor) -> "Cloud":
-        """Weigh the particles by an observation, and resample those of sequences with a small effective sample size.
+        """Weight the particles by an observation, and resample those of sequences with a small effective sample size.
 
         Args:
-            log_likelihood: [S, B], nats. here: [B] bool, which sequences have an observation.
+            log_likelihood: [S, B], in nats. here: [B] bool, which sequences have an observation.
             uniform: [B], in (0, 1), see `systematic`.
         """
         S, here = len(self.x), here[:, None]
@@ -83,12 +85,13 @@ class FilterState(NamedTuple):
 
 
 def systematic(weights: Tensor, uniform: Tensor) -> Tensor:
-    """Return indices of resampled particles [B, S] int64, non-decreasing. Particle k occurs S w_k times, rounded up or
-    down.
+    """Return indices of resampled particles, [B, S] int64, non-decreasing.
+
+    Particle k occurs S w_k times, rounded up or down.
 
     Args:
         weights: [B, S], sum to 1 over S up to rounding.
-        uniform: [B, 1], uniform on (0, 1), which makes S w_k the mean count of particle k.
+        uniform: [B, 1], uniform on (0, 1), so that the mean count of particle k is S w_k.
     """
     S = weights.shape[1]
     total = weights.cumsum(1)
@@ -102,7 +105,7 @@ def uniforms(seed: Tensor, events: int) -> Tensor:
 
 
 def stretches_of(grid: TimeGrid, first: int) -> list[slice]:
-    """Divide the steps from the `first` on into stretches that end wherever any sequence has an event."""
+    """Divide the steps from `first` on into stretches, each of which ends where any sequence has an event."""
     K, M = grid.stop.shape[1], grid.dt.shape[1]
     stops = {*(1 + (grid.event < K).any(0).nonzero()[:, 0]).tolist(), M}
     return [slice(*ends) for ends in itertools.pairwise([first, *sorted(stop for stop in stops if stop > first)])]

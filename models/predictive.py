@@ -15,8 +15,8 @@ from models.parts.mixtures import Mixture, mean, mixture, variance
 class Predictive:
     """P(Y_t | observations) = sum_s w_s P(Y_t | parameters_s), a mixture over S weighted draws of the latent.
 
-    A draw is decoded each time it is needed and not kept, so that a mean of many draws takes the memory of one.
-    Evaluate it under the same `torch.no_grad` or `torch.inference_mode` as the model that it comes from.
+    A draw is decoded whenever it is needed and not kept, so that a mean of many draws takes the memory of one. Evaluate
+    the mixture under the same `torch.no_grad` or `torch.inference_mode` as the model that made it.
     """
 
     def __init__(
@@ -26,7 +26,7 @@ class Predictive:
         draws: int,
         log_weights: Tensor | None = None,
     ) -> None:
-        """Describe the mixture.
+        """Construct the mixture.
 
         Args:
             likelihood: distribution of a frame given its parameters.
@@ -38,7 +38,7 @@ class Predictive:
         self._parameters, self._log_weights = parameters, log_weights
 
     def __getitem__(self, frames: Any) -> "Predictive":
-        """Return the predictive of some frames only: `frames` indexes [B, T] as it would a tensor of that shape."""
+        """Return the predictive distribution of some frames; `frames` is an index into a tensor of shape [B, T]."""
         index = frames if isinstance(frames, tuple) else (frames,)
         weights = None if self._log_weights is None else self._log_weights[(slice(None), *index)]
         return Predictive(self.likelihood, lambda s: self._parameters(s)[frames], self.draws, weights)
@@ -51,7 +51,7 @@ class Predictive:
             yield parameters, equal if self._log_weights is None else self._log_weights[s]
 
     def component(self, frame: int, uniform: Tensor) -> Tensor:
-        """Return the parameters [B, width] of a frame under one draw, picked in each row by the weights at the frame.
+        """Return the parameters [B, width] of a frame under one draw per row, selected by the weights at the frame.
 
         Args:
             uniform: [B], in (0, 1).
@@ -75,7 +75,7 @@ class Predictive:
 
     @cached_property
     def deviation(self) -> Tensor:
-        """Standard deviation of Y_t [B, T, D], in units of the data. The likelihood must give `frame`."""
+        """Standard deviation of Y_t [B, T, D], in units of the data. The likelihood must have the method `frame`."""
         likelihood = self.likelihood
         assert isinstance(likelihood, WithFrame), "the likelihood has no method frame"
 
@@ -86,8 +86,8 @@ class Predictive:
         return _sum(share(*component) for component in self.components()).sqrt()
 
     def log_prob(self, y: Tensor, observed: Tensor | None = None) -> Tensor:
-        """Return log P(y) [B, T], nats, of frames y [B, T, D]; of their entries that are `observed` [B, T, D], if it is
-        given."""
+        """Return log P(y) [B, T], in nats, of frames y [B, T, D], or only of their entries that are `observed`
+        [B, T, D], if given."""
         total = None
         for parameters, log_weight in self.components():
             one = self.likelihood.log_prob(parameters, y, *only(observed)) + log_weight
@@ -96,7 +96,7 @@ class Predictive:
         return total
 
     def mixture(self) -> Mixture:
-        """Return all S components together, by channel. The likelihood must give `frame`."""
+        """Return the mixture of all S components, channel by channel. The likelihood must have the method `frame`."""
         assert isinstance(self.likelihood, WithFrame), "the likelihood has no method frame"
         frames, weights = [], []
         for parameters, log_weight in self.components():

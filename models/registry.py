@@ -12,7 +12,7 @@ from models.vsdn import VsdnVae, VsdnVaeConfig
 from models.vsdn_sde import VsdnSde, VsdnSdeConfig
 
 MODELS = Registry[Model]("model")
-"""Each is made of its config, the likelihood that suits the data, and the marginal of the training split."""
+"""Models by name. Each is built from its config, the data's likelihood, and the marginal of the training split."""
 
 
 def _gru_ode(config: GruOdeConfig, likelihood: LikelihoodName, marginal: Marginal) -> Model:
@@ -32,7 +32,7 @@ def build_model(config: Named, likelihood: LikelihoodName, marginal: Marginal) -
     """Build the model for data with this likelihood and marginal. Parameters are drawn from torch's global generator.
 
     Raises:
-        DriftworkError: the likelihood does not suit the data, the data are a table and the model reads none, or a
+        DriftworkError: the likelihood does not suit the data, the data are a table and the model accepts none, or a
             parameter has no dimension.
     """
     model: Model = MODELS.make(config, likelihood, marginal)

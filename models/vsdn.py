@@ -5,18 +5,19 @@
     decoder    P(Y_n | X_n, past) = D(X_n, h->-)
     ELBO       sum_n E_Q log P(Y_n | X_n, past) - beta KL(Q || P)
 
-At an observation the backward state exists twice: after Y_n was taken in, h<-+, and before, h<--. The ELBO, and
-`density`, use the first. A fraction s of the training loss is -E log P(Y_n | X_n, past) with X_n ~ N2(h->-, h<--),
-which is interpolation: the posterior has not observed the frame it explains. Trained on the ELBO alone, the posterior
+At an observation there are two backward states: h<-+, after Y_n is observed, and h<--, before. The ELBO, and `density`,
+use the first. A fraction s of the training loss is -E log P(Y_n | X_n, past) with X_n ~ N2(h->-, h<--), which is
+interpolation: the posterior has not observed the frame that it explains. Trained on the ELBO alone, the posterior
 learns to copy a frame that interpolation does not provide. The loss is
 
     (1 - s) (beta KL - E log P) - s E log P (frame held out).
 
 With a `prior_fraction` of p it is 1 - p times that, and -p E log P(Y_n | X_n, past) with X_n ~ N1(h->-).
 
-Channels of a table are observed separately, and the posterior of one that is missing has taken in the others of its
-time. There the fraction s is of the sequences: half of their observed entries are withheld from all networks, and the
-loss is minus the log-likelihood of these alone, times the number of entries over the number of those withheld.
+Channels of a table are observed separately, and the posterior of a missing channel has observed the others at its time.
+In a table s is therefore a fraction of the sequences: half of their observed entries are withheld from all networks,
+and the loss is minus the log-likelihood of the withheld entries alone, times the number of entries over the number of
+those withheld.
 """
 
 import math
@@ -39,8 +40,8 @@ from models.parts.noise import antithetic_draw, keyed_normal
 from models.predictive import Predictive
 
 _HELD_OUT = 1 << 20
-"""Stream of a sequence's noise that picks what is held out, and the next one for the entries of a table; latents use
-smaller numbers."""
+"""Stream of a sequence's noise that selects held-out frames; the next stream selects held-out entries of a table.
+Latents use smaller numbers."""
 
 
 class VsdnConfig(DrivenConfig):
@@ -59,7 +60,7 @@ class VsdnConfig(DrivenConfig):
     depth: int = Field(4, ge=0)
     """Number of hidden layers in the prior network N1 and the posterior network N2."""
     see_next: bool = False
-    """Whether the posterior also reads the next observed frame."""
+    """Whether the posterior also reads the next observed frame. Off by default."""
     free_nats: float = Field(0.0, ge=0)
     """KL per frame that is not penalised, in nats. It keeps the posterior from collapsing onto the prior; 0 penalises
     all of the KL."""
@@ -75,7 +76,7 @@ class VsdnVaeConfig(VsdnConfig):
     name: Literal["vsdn_vae", "vsdn_vae_res"]
     """Model. `vsdn_vae_res` learns the posterior mean as a difference from the prior mean."""
     held_out_fraction: float = Field(0.0, ge=0, lt=1)
-    """Fraction of the training loss with the target frame withheld from the posterior. Of a table: fraction of the
+    """Fraction of the training loss with the target frame withheld from the posterior. For a table: fraction of the
     training sequences in which half of the entries are withheld from all networks and then predicted. 0 trains on the
     published objective."""
 
@@ -102,7 +103,7 @@ class VsdnVae(LatentDynamics):
         return self.gru_ode.planner(self.multiple(), keeping(self.held_out_fraction if self.of_table else 0.0))
 
     def forward(self, batch: Batch, kl_weight: float) -> Objective:
-        """Return the loss [B] with beta = `kl_weight`, and the terms of the ELBO that `density` would report."""
+        """Return the loss [B] with beta = `kl_weight`, and the terms of the ELBO, which equal those of `density`."""
         if batch.entries:
             return self._forward_of_table(batch, kl_weight)
         events = Events.of(batch)
@@ -128,7 +129,7 @@ class VsdnVae(LatentDynamics):
         return Objective(loss, terms)
 
     def _forward_of_table(self, batch: Batch, kl_weight: float) -> Objective:
-        """Return the objective of a table. Where nothing is withheld, the terms are those of `density`."""
+        """Return the objective of a table. If nothing is withheld, the terms are those of `density`."""
         events, kept = Events.of(batch), without_held_out(batch, self.held_out_fraction)
         trajectory = self.gru_ode(kept, Events.of(kept))
         h, later = (events.take(trajectory.at(d, kept, after=d == 1)) for d in (0, 1))
@@ -184,7 +185,7 @@ class VsdnVae(LatentDynamics):
         return Normal.of(self.prior_net(h))
 
     def _around(self, batch: Batch, *, own: bool) -> Tensor:
-        """Return N2's inputs from the observations around each frame, beside the states, [B, T, C].
+        """Return N2's inputs from the observations around each frame, [B, T, C], without the states.
 
         These are the next observed frame (the frame itself if `own` is set and it is observed), the time since the
         last observation, and the time until the next."""
@@ -207,7 +208,7 @@ class VsdnVae(LatentDynamics):
         return self.decoder.beta_log_prob(state, past, events.values, events.observed, beta=self.held_out_beta)
 
     def _predictive(self, latent: Normal, h: Tensor, batch: Batch, samples: int) -> Predictive:
-        """Return P(Y_t) under `latent`, as a mixture of `samples` draws."""
+        """Return P(Y_t) under the distribution `latent`, as a mixture of `samples` draws."""
 
         def state(s: int) -> Tensor:
             x = latent.sample(antithetic_draw(batch.seed, h.shape[1], self.latent, s))
@@ -217,8 +218,9 @@ class VsdnVae(LatentDynamics):
 
 
 def without_held_out(batch: Batch, share: float) -> Batch:
-    """Return the batch without the frames that training holds out in a random `share` of the sequences: every second
-    observed one, or in a table half of the observed entries, at random."""
+    """Return the batch without held-out frames in a random fraction `share` of the sequences.
+
+    Every second observed frame is held out, or in a table a random half of the observed entries."""
     if share == 0:
         return batch
     if batch.plan is not None and batch.plan.grids.kept is not None:
@@ -233,13 +235,14 @@ def without_held_out(batch: Batch, share: float) -> Batch:
 
 
 def keeping(share: float) -> Callable[[Batch], Batch] | None:
-    """Return `without_held_out` for a share, or None where nothing is held out."""
+    """Return `without_held_out` for a fraction `share`, or None if nothing is held out."""
     return partial(without_held_out, share=share) if share > 0 else None
 
 
 def held_out(events: Events, kept: Batch) -> tuple[Events, Tensor, Tensor]:
-    """Return the events of what `kept` lacks, the number of these [B], and that of all: frames, or entries of a
-    table."""
+    """Return the events that `kept` lacks, their number [B], and the number of all events [B].
+
+    The numbers count frames, or entries of a table."""
     if events.observed is None:
         withheld = events._replace(valid=events.valid & ~kept.observed.gather(1, events.frame))
         return withheld, withheld.valid.sum(1), events.valid.sum(1)

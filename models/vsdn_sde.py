@@ -82,14 +82,14 @@ class VsdnSdeConfig(VsdnConfig):
 
 
 class Latent(NamedTuple):
-    """S paths of X, read at the frames of a batch."""
+    """S paths of X at the frames of a batch."""
 
     x: Tensor
-    """[S, B, T, Z]"""
+    """[S, B, T, Z] values of the paths."""
     h: Tensor
     """[B, T, H] forward state just before each frame."""
     past: Tensor
-    """[B, T, C] further inputs of the decoder from the past."""
+    """[B, T, C] other inputs of the decoder from the past."""
     kl: Tensor
     """[S, B] sum over steps of 1/2 |u|^2, where u = R^-1 (H_Q - H_G) sqrt(dt); 0 for the prior's own paths, and in
     the steps after the last observation."""
@@ -185,12 +185,12 @@ class VsdnSde(StateSpace):
 
     @once
     def _exact(self, batch: Batch) -> tuple["VsdnSde", Batch]:
-        """Return model and batch in double precision, see `particle_filter`."""
+        """Return the model and the batch in double precision, see `particle_filter`."""
         return copy.deepcopy(self).double(), batch.double()
 
     @once
     def _latent(self, batch: Batch, driver: tuple[int, ...], samples: int) -> Latent:
-        """Draw paths of the SDE whose drift `driver` names, given the batch's observations."""
+        """Draw paths of the SDE with the drift given by `driver`, given the batch's observations."""
         return self._paths(*self._equation(batch, Events.of(batch), driver), batch, samples)
 
     def _paths(self, equation: sde.Equation, h: Tensor, batch: Batch, samples: int) -> Latent:
@@ -225,7 +225,7 @@ class VsdnSde(StateSpace):
             cloud = after
 
     def _equation(self, batch: Batch, events: Events, driver: tuple[int, ...]) -> tuple[sde.Equation, Tensor]:
-        """Return the SDE whose drift `driver` names, and the forward state [B, T, H] just before each frame."""
+        """Return the SDE with the drift given by `driver`, and the forward state [B, T, H] just before each frame."""
         c = self.config
         trajectory: Trajectory = self.gru_ode(batch, events)
         start, future = trajectory.steps()
@@ -269,9 +269,10 @@ class VsdnSde(StateSpace):
 
 
 def _next_at_steps(events: Events, grid: TimeGrid) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Return the frame observed at the end of each step, or else the next one after it, [M, B, D], whether there is
-    one for each channel of a table [M, B, D], and the time from the end of the step until it, [M, B, 1]. Where there is
-    none the frame is 0 and the time lasts until the end of the sequence. Of a table each channel has its own."""
+    """Return the next observation at or after the end of each step: its frame [M, B, D], a mask and the time until it.
+
+    Without one the frame is 0, and the time lasts until the end of the sequence. In a table each channel has its own:
+    mask [M, B, D] of the channels that have one, and time [M, B, D]. Otherwise mask None and time [M, B, 1]."""
     K, M = events.valid.shape[1], grid.dt.shape[1]
     stop = torch.where(events.valid, grid.stop, M)
     at = torch.searchsorted(stop, torch.arange(M, device=stop.device).expand(len(stop), M).contiguous())
@@ -287,7 +288,7 @@ def _next_at_steps(events: Events, grid: TimeGrid) -> tuple[Tensor, Tensor | Non
 
 
 def _next_of_channels(events: Events, observed: Tensor, grid: TimeGrid, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what `_next_at_steps` does for each channel, all [M, B, D]; `at` [B, M] is the next event of a step."""
+    """Return the results of `_next_at_steps` by channel, all [M, B, D]; `at` [B, M] is the next event of a step."""
     K, D = observed.shape[1:]
     number = torch.where(observed, torch.arange(K, device=observed.device)[:, None], K)
     ahead = torch.cat([number.flip(1).cummin(1).values.flip(1), torch.full_like(number[:, :1], K)], 1)

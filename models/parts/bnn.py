@@ -10,14 +10,14 @@ from models.parts.noise import keyed_normal
 from models.solvers.flow import Weights
 
 Variance = Literal["per_weight", "shared", "none"]
-"""A variance for each weight, one for all (as published for motion capture), or a point estimate."""
+"""Form of q(W): a variance per weight, one for all weights (as published for motion capture), or a point estimate."""
 
 
 class BayesianMlp(nn.Module):
     """q(W) = N(mean, std^2) for an MLP with two hidden layers, and its prior N(0, prior_std^2).
 
-    A draw belongs to a sequence: every sequence of a batch gets its own network, from its own seed, so that a result
-    depends neither on batch nor on rank, and the gradients of a batch average over as many draws as it has sequences.
+    Every sequence of a batch gets its own draw of a network, from its own seed. So a result depends neither on batch
+    nor on rank, and the gradients of a batch average over as many draws as it has sequences.
 
     Args:
         inputs, width, outputs: numbers of units of f. variance: see `Variance`.
@@ -42,8 +42,7 @@ class BayesianMlp(nn.Module):
         self.log_std = nn.Parameter(log_std) if entries else None
 
     def draw(self, seed: Tensor, stream: int | Tensor) -> Weights:
-        """Draw a network for each of the seeds [G] int64, see `keyed_normal`; a point estimate has one for all, G =
-        1."""
+        """Draw a network per seed, [G] int64 (see `keyed_normal`). A point estimate has one for all seeds, G = 1."""
         if self.log_std is None:
             return self.mean_weights()
         noise = keyed_normal(seed, 1, self.count, stream)[:, 0]

@@ -1,4 +1,4 @@
-"""The networks N1 and N2 of VSDN-SDE's drifts and diffusion, stacked as `sde_loop` needs them."""
+"""The networks N1 and N2 of VSDN-SDE's drifts and diffusion, stacked for `sde_loop`."""
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +30,7 @@ class Drifts(nn.Module):
     def forward(self, past: Tensor, future: Tensor | None) -> tuple[Tensor, Weights]:
         """Return the part of the first layer that does not depend on X, [M, G, B, W], and the weights applied to X.
 
-        Without `future` both are of N1 alone."""
+        Without `future` both are those of N1 alone."""
         G, latent = (1 if future is None else 2), len(self.posterior)
         shares = [self.read_past(past)]
         if future is not None:

@@ -20,11 +20,11 @@ _MODULES: dict[ActivationName, type[nn.Module]] = {"tanh": nn.Tanh, "elu": nn.EL
 class Encoder(nn.Module):
     """The encoder q(s_0 | x_0) q(v_0 | x_0, ..., x_{A-1}), as one Gaussian over z_0 = (s_0, v_0).
 
-    A frame of the window that is not observed is replaced by the nearest observed one, and both networks read flags of
+    A frame of the window that is not observed is replaced by the nearest observed one, and both networks also read
     which frames are observed. Frames are standardised by the training split's marginal.
 
     Args:
-        frames: A. latent: q, the number of components of s, and of v.
+        frames: A, the number of frames. latent: q, the number of components of s, and of v.
         kind, width, activation: form of both networks, see `network`.
     """
 
@@ -48,13 +48,14 @@ class Encoder(nn.Module):
 
 
 class EntryEncoder(nn.Module):
-    """The encoder of a table, q(z_0 | first A frames): both of its networks read all of these frames, when they were,
-    which channels are observed in them, and the static covariates.
+    """The encoder of a table, q(z_0 | first A frames).
 
-    A channel is filled by its nearest observed value in the window, and reads as its mean if there is none.
+    Both of its networks read all of these frames, their times, which channels are observed in them, and the static
+    covariates. A missing value is replaced by the nearest observed value of its channel in the window, or by the
+    channel's mean if there is none.
 
     Args:
-        frames: A. latent: q. width, activation: form of both networks, which are dense.
+        frames: A, the number of frames. latent: q. width, activation: form of both networks, which are dense.
         unit: length of one unit of time, seconds.
     """
 
@@ -69,8 +70,10 @@ class EntryEncoder(nn.Module):
         self.position, self.velocity = (mlp(inputs, width, 2, 2 * latent, _MODULES[activation]) for _ in range(2))
 
     def forward(self, window: Tensor, observed: Tensor, times: Tensor, static: Tensor) -> Normal:
-        """Encode frames [..., A, D], of which the entries `observed` [..., A, D] bool are observed, at `times` [..., A]
-        in seconds, with covariates [..., S], to [..., 2 q]."""
+        """Encode the first A frames [..., A, D] to [..., 2 q].
+
+        `observed` [..., A, D] bool are the observed entries, `times` [..., A] are in seconds, `static` [..., S] are the
+        covariates."""
         filled = _fill(window.mT[..., None], observed.mT)[..., 0].mT
         x = self.standardize(filled) * observed.any(-2, keepdim=True)
         gaps = ((times - times[..., :1]) / self.unit).log1p().to(x.dtype)

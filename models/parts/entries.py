@@ -1,4 +1,4 @@
-"""Inputs of networks for frames whose channels are observed separately, as those of a table."""
+"""Inputs of networks for frames whose channels are observed separately, as in a table."""
 
 import torch
 from torch import Tensor, nn
@@ -8,10 +8,10 @@ from models.parts.likelihoods import Marginal, Standardize
 
 
 class EntryReader(Standardize):
-    """Standardises the values in (y, observed, gap) [..., 3 D] and sets those that are not observed to 0.
+    """A module that standardises the values in (y, observed, gap) [..., 3 D], and sets those not observed to 0.
 
-    The three parts lie side by side, each [..., D]: values, which of them are observed (1 or 0), and log(1 + time since
-    the last observation of each channel). The last two stay as they are."""
+    The three parts are concatenated, each [..., D]: values, flags of the observed ones (1 or 0), and log(1 + time since
+    the last observation of each channel). The last two are unchanged."""
 
     def __init__(self, marginal: Marginal) -> None:
         super().__init__(marginal)
@@ -40,15 +40,15 @@ class Widths:
     """Numbers of inputs that describe the observations around a time.
 
     Args:
-        marginal: moments of the data, with their form where they are a table.
+        marginal: moments of the data, with their form if they are a table.
         gain_shape: whether frames are read as a gain and a shape.
     """
 
     def __init__(self, marginal: Marginal, gain_shape: bool) -> None:
         table, D = marginal.table, len(marginal.mean)
         self.frame = reader(marginal, gain_shape).width if table is None else 2 * D
-        """Inputs for the last or next observed frame. Of a table: the channels' values, and which have one."""
+        """Number of inputs for the last or next observed frame. For a table: channels' values, and which have one."""
         self.gap = 1 if table is None else D
-        """Inputs for the time since or until then, of a table for each channel."""
+        """Number of inputs for the time since or until that frame; in a table, one per channel."""
         self.static = 0 if table is None else table.static
-        """Inputs for the static covariates."""
+        """Number of inputs for the static covariates."""

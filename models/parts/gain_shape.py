@@ -1,7 +1,7 @@
 """Frames of a waveform as a gain and a shape, a decomposition used in speech coding (Sabin and Gray, 1984).
 
 Loudness spans four orders of magnitude and hardly predicts the form of the next wave. A network that reads a frame
-divided by its own root mean square, and the logarithm of that, treats quiet and loud speech alike. A decoder that
+divided by its root mean square, and the logarithm of this number, treats quiet and loud speech alike. A decoder that
 outputs both can combine the form of one frame with the loudness of another.
 """
 
@@ -16,7 +16,7 @@ _SILENCE = 0.03
 
 
 class GainShape(Standardize):
-    """y [..., D] -> [..., D + 1]: (y - mean) / gain and log(gain / scale)."""
+    """The map y [..., D] -> [..., D + 1]: (y - mean) / gain and log(gain / scale)."""
 
     def __init__(self, marginal: Marginal) -> None:
         super().__init__(marginal)

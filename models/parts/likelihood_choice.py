@@ -1,4 +1,4 @@
-"""All likelihoods by name, and the one that a model's config asks for; where one is added."""
+"""Registry of all likelihoods by name, and the choice of the one for a model. Add a new likelihood here."""
 
 from collections.abc import Callable, Mapping
 from inspect import signature
@@ -18,7 +18,7 @@ class Choice(NamedTuple):
 
     make: Callable[[Marginal], Likelihood]
     data: LikelihoodName
-    """Data that it is for: `bernoulli` for zeros, ones and greys, `gaussian` for other numbers."""
+    """Kind of data that the likelihood suits: `bernoulli` for zeros, ones and greys, `gaussian` for other numbers."""
 
 
 LIKELIHOODS = {
@@ -32,7 +32,7 @@ OfChannels = Mapping[str, tuple[str, ...]]
 
 
 def add(name: str, make: Callable[[Marginal], Likelihood], data: LikelihoodName) -> None:
-    """Add a likelihood that `model.likelihood` can name, for the data that `data` suits.
+    """Add a likelihood, which `model.likelihood` can then name, for the kind of data `data`.
 
     Raises:
         DriftworkError: the name is taken.
@@ -44,14 +44,14 @@ def add(name: str, make: Callable[[Marginal], Likelihood], data: LikelihoodName)
 
 
 def known(name: str | None) -> str | None:
-    """Return the name. Raises `ValueError` where no likelihood has it."""
+    """Return the name. Raises `ValueError` if no likelihood has it."""
     if name is not None and name not in LIKELIHOODS:
-        raise ValueError(f"there is no such likelihood; there are {', '.join(LIKELIHOODS)}")
+        raise ValueError(f"there is no such likelihood; take one of {', '.join(LIKELIHOODS)}")
     return name
 
 
 def all_known(channels: OfChannels) -> OfChannels:
-    """Return the map. Raises `ValueError` where no likelihood has a name in it."""
+    """Return the map. Raises `ValueError` for a name that no likelihood has."""
     for name in channels:
         known(name)
     return channels
@@ -60,12 +60,14 @@ def all_known(channels: OfChannels) -> OfChannels:
 def likelihood(
     name: str | None, data: LikelihoodName, marginal: Marginal, gain_shape: bool, channels: OfChannels | None = None
 ) -> Likelihood:
-    """Return the likelihood `name`, or where it is None the one that suits the data; with a gain and a shape if
-    `gain_shape` is set. In a table, binary channels take `bernoulli`, and those in `channels` the one that it names.
+    """Build the likelihood `name`, or the one that suits the data if it is None.
+
+    With `gain_shape` it models a gain and a shape. In a table, binary channels take `bernoulli`, and `channels` maps
+    the name of a likelihood to the channels that take it.
 
     Raises:
-        DriftworkError: it is for other data, `gain_shape` is set for another likelihood than the Gaussian or for a
-            table, or `channels` names others than those of a table.
+        DriftworkError: the likelihood is for other data, `gain_shape` is set with a likelihood other than the Gaussian
+            or for a table, or `channels` names a channel that is not in a table.
     """
     choice = LIKELIHOODS[name or data]
     if choice.data != data:

@@ -1,7 +1,7 @@
 """Observation models P(Y | parameters), expressed relative to the training data's own marginal.
 
-A decoder starts at the parameters of the training split's marginal, so that no training step is spent on learning how
-loud or how sparse the data are. The same statistics bring inputs to unit scale.
+A decoder starts at the parameters of the training split's marginal, so that no training step is spent on learning the
+loudness or sparsity of the data. The same statistics bring inputs to unit scale.
 """
 
 from typing import Annotated, Literal, NamedTuple, Protocol, runtime_checkable
@@ -19,7 +19,7 @@ Noise = Literal["channel", "frame"] | Annotated[float, Field(gt=0)]
 
 
 class TableForm(NamedTuple):
-    """Properties of a table, whose channels are observed separately, that a model is built from."""
+    """Properties of a table, whose channels are observed separately, that determine the form of a model."""
 
     channels: tuple[str, ...]
     """Name of each of the D channels."""
@@ -30,17 +30,17 @@ class TableForm(NamedTuple):
 
 
 class Marginal(NamedTuple):
-    """First and second moment of the training split, its size, and its form where it is a table."""
+    """First and second moments of the training split, its size, and its form if it is a table."""
 
     mean: Tensor
     """[D] mean of each channel."""
     scale: float | Tensor
-    """Root of the mean variance over channels, > 0: one number, so that rare channels are not amplified. Of a table
-    [D]: the standard deviation of each channel, whose units may differ."""
+    """Root of the mean variance over channels, > 0: one number, so that rare channels are not amplified. For a table,
+    [D] the standard deviation of each channel, since units may differ."""
     sequences: int = 1
-    """N, the number of training sequences, among which the KL of shared weights is divided."""
+    """Number N of training sequences, by which the KL of shared weights is divided."""
     table: TableForm | None = None
-    """Form of a table, whose masks are of entries; None where masks are of whole frames."""
+    """Form of a table, whose masks are of entries; None if masks are of whole frames."""
 
     def of(self, channels: Tensor) -> "Marginal":
         """Return the moments of the channels with these indices."""
@@ -71,9 +71,10 @@ class Density(Protocol):
     """Number of parameters per frame."""
 
     def log_prob(self, parameters: Tensor, y: Tensor, observed: Tensor | None = None) -> Tensor:
-        """Return log P(y) [...], nats, summed over channels, for `parameters` [..., width] and `y` [..., D]; summed
-        over the channels that are `observed`, bool [..., D], if it is given. It is given for tables alone, and channels
-        that are not observed must leave result and gradients exactly as they are."""
+        """Return log P(y) [...], in nats, summed over channels, for `parameters` [..., width] and `y` [..., D].
+
+        If `observed`, bool [..., D], is given, only these channels are summed. It is given only for tables, and the
+        other channels must have no influence at all on result and gradients."""
         ...
 
     def expectation(self, parameters: Tensor) -> Tensor:
@@ -83,7 +84,7 @@ class Density(Protocol):
 
 @runtime_checkable
 class WithFrame(Density, Protocol):
-    """A density that gives the distribution of each channel, so that deviations, intervals and CRPS of its mixtures
+    """A density with the distribution of each channel, so that standard deviations, intervals and CRPS of its mixtures
     have closed forms."""
 
     def frame(self, parameters: Tensor) -> Frame:
@@ -92,16 +93,17 @@ class WithFrame(Density, Protocol):
 
 
 class Likelihood(Density, Protocol):
-    """A density with the further methods that the VSDN family needs in training."""
+    """A density with the methods that the VSDN family also needs in training."""
 
     def of_marginal(self) -> Tensor:
         """Return the parameters [width] of the marginal, from which a decoder starts."""
         ...
 
     def beta_log_prob(self, parameters: Tensor, y: Tensor, beta: float, observed: Tensor | None = None) -> Tensor:
-        """Return the weighted `log_prob` [...] for training: each channel is weighted by its predicted standard
-        deviation, in units of the marginal's scale, to the power 2 `beta` (`Normal.beta_log_prob`). Without a standard
-        deviation the weight is 1."""
+        """Return the weighted `log_prob` [...] for training.
+
+        Each channel is weighted by its predicted standard deviation, in units of the marginal's scale, to the power
+        2 `beta` (`Normal.beta_log_probs`). Without a standard deviation the weight is 1."""
         ...
 
 
@@ -183,8 +185,8 @@ class Gaussian(LocationScale):
 
 
 class NoisyMean(nn.Module):
-    """A Gaussian whose parameters are a mean, in units of the marginal's scale, and whose noise is the same for all
-    channels of a frame or all frames of a channel.
+    """A Gaussian whose parameters are a mean, in units of the marginal's scale. Its noise is the same for all channels
+    of a frame, or for all frames of a channel.
 
     Args:
         marginal: moments of the training split.
@@ -225,18 +227,19 @@ class NoisyMean(nn.Module):
 
 
 def only(observed: Tensor | None) -> tuple[Tensor, ...]:
-    """Return the further arguments of a `log_prob` for masks of entries. Those of whole frames have none, so that a
-    likelihood without `observed` serves them."""
+    """Return the additional arguments of `log_prob`: `observed` for masks of entries, and none for whole frames.
+
+    So a likelihood without the argument `observed` works for whole frames."""
     return () if observed is None else (observed,)
 
 
 def summed(channels: Tensor, observed: Tensor | None) -> Tensor:
-    """Sum [..., D] over the channels that are `observed`, or over all if it is None."""
+    """Sum [..., D] over the `observed` channels, or over all if it is None."""
     return (channels if observed is None else torch.where(observed, channels, 0.0)).sum(-1)
 
 
 def log_volume(scale: Tensor, y: Tensor, observed: Tensor | None) -> Tensor:
-    """Return the log Jacobian of y / scale, summed over the channels that are `observed`, or over all if it is None.
+    """Return the log Jacobian of y / scale, summed over the `observed` channels, or over all if it is None.
 
     Args:
         scale: [D], or one number for all channels.

@@ -1,4 +1,4 @@
-"""Distributions of the channels of a frame, and mixtures of S of them over draws of a latent.
+"""Distributions of the channels of a frame, and mixtures of S such distributions over draws of a latent.
 
 Moments, distribution functions and CRPS of the mixtures have closed forms. With u = z / gamma, where gamma is
 sqrt(3) times the scale, Student's t with three degrees of freedom has
@@ -20,17 +20,17 @@ from torch import Tensor
 from models.parts.networks import Normal
 
 _VALUES_AT_ONCE = 2**20
-"""Maximum components times channels whose pairwise distances are computed together; each takes a few numbers."""
+"""Maximum of components times channels whose pairwise distances are computed together; each takes a few numbers."""
 
 _HALVINGS = 32
 
 
 class Student(NamedTuple):
-    """Student's t with three degrees of freedom, the smallest number with a variance, shifted and scaled."""
+    """Student's t, shifted and scaled, with three degrees of freedom, the smallest number with a finite variance."""
 
     mean: Tensor
     log_scale: Tensor
-    """Logarithm of the scale, which is the standard deviation over sqrt(3)."""
+    """Logarithm of the scale, which is the standard deviation divided by sqrt(3)."""
 
     @classmethod
     def of(cls, moments: Normal) -> "Student":
@@ -38,7 +38,7 @@ class Student(NamedTuple):
         return cls(moments.mean, moments.log_std - math.log(3.0) / 2)
 
     def log_probs(self, x: Tensor) -> Tensor:
-        """Return the log density of each component, nats."""
+        """Return the log density of each component, in nats."""
         u = (x - self.mean) * (-self.log_scale).exp()
         return -2.0 * (u.square() / 3.0).log1p() - self.log_scale - math.log(math.pi * math.sqrt(3.0) / 2.0)
 
@@ -54,7 +54,7 @@ class ByChannel(NamedTuple):
     """Channels of several kinds of distribution."""
 
     channels: tuple[Tensor, ...]
-    """Indices of the channels of each part; together each channel once."""
+    """Indices of the channels of each part. Each channel is in exactly one part."""
     parts: tuple["Frame", ...]
 
 
@@ -88,7 +88,7 @@ class Mixture(Protocol):
         ...
 
     def quantile(self, level: float) -> Tensor:
-        """Return the least values [..., D] that Y does not exceed with probability `level`, channel by channel."""
+        """Return the quantiles [..., D] of Y at probability `level`, channel by channel."""
         ...
 
     def crps(self, y: Tensor) -> Tensor:
@@ -115,9 +115,9 @@ def mixture(weights: Tensor, frames: Sequence[Frame]) -> Mixture:
 
 class _Scaled(NamedTuple):
     weights: Tensor
-    """[S, ...], sum to 1 over S."""
+    """[S, ...] weights, which sum to 1 over S."""
     means: Tensor
-    """[S, ..., D]"""
+    """[S, ..., D] mean of each component."""
     stds: Tensor
     """[S, ..., D] scale of each component: the standard deviation of a Gaussian."""
 
@@ -151,8 +151,8 @@ class _ScaledMixture(_Scaled):
         return (self.weights[..., None] * self._cdf((y - self.means) / self.stds)).sum(0)
 
     def quantile(self, level: float) -> Tensor:
-        """Return the quantiles by bisection between the components' own, which enclose them, to 2^-33 of their
-        range."""
+        """Return the quantiles, by bisection between the smallest and largest quantile of a component, to 2^-33 of
+        this range."""
         own = self.means + self.stds * self._quantile(self.means.new_tensor(level))
         low, high = own.amin(0).double(), own.amax(0).double()
         for _ in range(_HALVINGS):
@@ -235,7 +235,7 @@ class StudentMixture(_ScaledMixture):
 
 
 class BinaryMixture(NamedTuple):
-    """A mixture for channels of 0 and 1, which is a Bernoulli distribution itself."""
+    """A mixture for channels of 0 and 1, which is again a Bernoulli distribution."""
 
     mean: Tensor
     """[..., D] probability of a 1."""

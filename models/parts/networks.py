@@ -17,12 +17,12 @@ def mlp(inputs: int, width: int, depth: int, outputs: int, activation: type[nn.M
 
 
 def full_precision(x: Tensor) -> Tensor:
-    """Convert autocast's half precision to float32: densities and KL need it."""
+    """Convert autocast's half precision to float32, which densities and KL need."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 UNIT_STD = 4.0 * math.atanh(0.5)
-"""The network output that `Normal.of` maps to a standard deviation of 1."""
+"""Network output that `Normal.of` maps to a standard deviation of 1."""
 
 
 class Normal(NamedTuple):
@@ -44,25 +44,24 @@ class Normal(NamedTuple):
         return self.mean + self.log_std.exp() * noise
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Return the log density [...], nats, summed over the last axis."""
+        """Return the log density [...], in nats, summed over the last axis."""
         return self.log_probs(x).sum(-1)
 
     def beta_log_probs(self, x: Tensor, beta: float) -> Tensor:
-        """Return the log density of each component, weighted by std^(2 beta), without gradient through the weight:
-        minus the beta-NLL of Seitzer et al. (2022).
+        """Return the log density of each component times std^(2 beta), without gradient through this weight.
 
-        At beta = 0 it is the log density, whose gradient hardly moves a mean with a large standard deviation. At
-        beta = 1 the mean is trained as by least squares."""
+        This is minus the beta-NLL of Seitzer et al. (2022). At beta = 0 it is the log density, whose gradient hardly
+        moves a mean with a large standard deviation. At beta = 1 the mean is trained as by least squares."""
         weight = (2.0 * beta * self.log_std.detach()).exp()
         return weight * self.log_probs(x)
 
     def log_probs(self, x: Tensor) -> Tensor:
-        """Return the log density of each component, nats."""
+        """Return the log density of each component, in nats."""
         scaled = (x - self.mean) * (-self.log_std).exp()
         return -0.5 * scaled.square() - self.log_std - 0.9189385332046727  # log(2 pi) / 2
 
     def kl(self, other: "Normal") -> Tensor:
-        """Return KL(self || other) [...], nats, summed over the last axis."""
+        """Return KL(self || other) [...], in nats, summed over the last axis."""
         ratio = 2.0 * (self.log_std - other.log_std)
         distance = ((self.mean - other.mean) * (-other.log_std).exp()).square()
         return 0.5 * (ratio.exp() + distance - 1.0 - ratio).sum(-1)

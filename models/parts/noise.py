@@ -30,12 +30,12 @@ def _keyed_bits(seed: Tensor, steps: int, width: int, stream: int | Tensor) -> T
 
 
 def keyed_normal(seed: Tensor, steps: int, width: int, stream: int | Tensor = 0) -> Tensor:
-    """Draw N(0, 1).
+    """Draw standard normal noise, N(0, 1).
 
     Args:
         seed: [B] int64, one key per sequence.
         steps, width: shape of one sequence's noise; entry (n, z) does not depend on either.
-        stream: a further key, one or [B] int64, that distinguishes the draws one sequence needs (samples, uses).
+        stream: a second key, one or [B] int64, that distinguishes the draws of one sequence (samples, uses).
 
     Returns:
         [B, steps, width] float32.
@@ -48,7 +48,7 @@ def keyed_normal(seed: Tensor, steps: int, width: int, stream: int | Tensor = 0)
 
 
 def keyed_uniform(seed: Tensor, steps: int, stream: int | Tensor = 0) -> Tensor:
-    """Draw U(0, 1), both ends excluded: [B, steps] float64. Keys are those of `keyed_normal`."""
+    """Draw uniform noise on (0, 1), both ends excluded: [B, steps] float64. Keys are those of `keyed_normal`."""
     bits = _keyed_bits(seed, steps, 1, stream)[..., 0]
     return (((bits >> 16) & 0xFFFFFFFF).double() + 0.5) * 2.0**-32
 
@@ -56,9 +56,9 @@ def keyed_uniform(seed: Tensor, steps: int, stream: int | Tensor = 0) -> Tensor:
 def antithetic_normal(seed: Tensor, steps: int, width: int, draws: int, uses: int = 1, use: int = 0) -> Tensor:
     """Draw antithetic N(0, 1) noise [draws, B, steps, width].
 
-    Draws 2 n and 2 n + 1 are each other's negative, from stream `uses` n + `use`. A mean over pairs is exact for a
-    function that is linear in the noise, as the mean of a real-valued frame nearly is; hundreds of independent draws
-    would be needed for the same accuracy.
+    Draw 2 n + 1 is the negative of draw 2 n, which comes from stream `uses` n + `use`. A mean over pairs is exact for a
+    function that is linear in the noise. The mean of a real-valued frame nearly is; independent draws would reach the
+    same accuracy only in hundreds.
     """
     pairs = [keyed_normal(seed, steps, width, uses * n + use) for n in range((draws + 1) // 2)]
     return torch.stack([signed for noise in pairs for signed in (noise, -noise)])[:draws]

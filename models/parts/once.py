@@ -1,6 +1,6 @@
-"""Results that several questions about one batch share, such as its recurrent states.
+"""Cache of intermediate results that several methods compute for one batch, such as its recurrent states.
 
-`density`, `predict` and `interpolate` of a batch each begin with the same loop over time. Inside `shared` it runs once.
+`density`, `predict` and `interpolate` each begin with the same loop over time. Inside `shared` it runs once per batch.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,8 +17,9 @@ _KEPT: ContextVar[dict[Any, tuple[Any, Any]] | None] = ContextVar("kept", defaul
 
 @contextmanager
 def shared() -> Iterator[None]:
-    """Keep the results of functions marked with `once` until the end. Neither weights nor batches may change inside,
-    and no result may be differentiated."""
+    """Keep the results of functions marked with `once` until the end of the block.
+
+    Neither weights nor batches may change inside, and no result may be differentiated."""
     token = _KEPT.set({})
     try:
         yield
@@ -27,8 +28,9 @@ def shared() -> Iterator[None]:
 
 
 def once(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Let a function be computed only once inside `shared` for equal arguments. Numbers and names are compared by
-    value, tuples item by item, and all else, such as tensors, by identity."""
+    """Compute a function only once inside `shared` for equal arguments.
+
+    Numbers and names are compared by value, tuples item by item, and everything else, such as tensors, by identity."""
 
     @wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:

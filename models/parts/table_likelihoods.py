@@ -1,4 +1,4 @@
-"""Observation models of tables, whose channels are observed separately: Student's t, and one model for each channel."""
+"""Observation models of tables, whose channels are observed separately: Student's t, and one model per channel."""
 
 from collections.abc import Callable, Sequence
 from typing import cast
@@ -25,8 +25,8 @@ from models.parts.mixtures import ByChannel, Student, joined
 
 
 class StudentT(LocationScale):
-    """Independent channels of Student's t with three degrees of freedom, under which outliers weigh less than under a
-    Gaussian."""
+    """Independent channels of Student's t with three degrees of freedom, which gives outliers less weight than a
+    Gaussian does."""
 
     def frame(self, parameters: Tensor) -> Student:
         """Return the distribution of a frame [..., D], in the units of the data."""
@@ -43,13 +43,12 @@ class StudentT(LocationScale):
 
 
 class LikelihoodByChannel(nn.Module):
-    """Independent channels with several kinds of observation models. The parameters are those of the parts, one after
-    another.
+    """Independent channels with several kinds of observation models. The parameters of the parts are concatenated.
 
     Args:
-        channels: indices of the channels of each part; together each channel once.
-        parts: their likelihoods, each of which gives `frame`. `of_marginal` and `beta_log_prob` need parts that have
-            them.
+        channels: indices of the channels of each part. Each channel is in exactly one part.
+        parts: likelihoods of the parts, each with the method `frame`. `of_marginal` and `beta_log_prob` work if all
+            parts have them.
     """
 
     def __init__(self, channels: Sequence[Tensor], parts: Sequence[Density]) -> None:
@@ -98,11 +97,12 @@ class LikelihoodByChannel(nn.Module):
 
 
 def with_noise(data: LikelihoodName, marginal: Marginal, noise: Noise) -> WithFrame:
-    """Return the likelihood whose parameters are a mean: `NoisyMean` of real values and Bernoulli of binary ones, by
-    channel in a table.
+    """Return the likelihood whose parameters are a mean: `NoisyMean` for real values and Bernoulli for binary ones.
+
+    In a table, each channel gets the one that suits it.
 
     Raises:
-        DriftworkError: one noise for all channels of a table, whose units differ.
+        DriftworkError: a single noise is set for all channels of a table, although their units differ.
     """
     if data == "bernoulli":
         return Bernoulli(marginal)

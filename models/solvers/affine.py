@@ -1,11 +1,11 @@
-"""R independent affine maps h -> h W^T + b, side by side, for loops with a hand-derived backward."""
+"""R independent affine maps h -> h W^T + b, side by side, for loops with a hand-derived backward pass."""
 
 import torch
 from torch import Tensor
 
 
 class Affine:
-    """An affine map of a step, its transpose, and the gradient of its weights, summed over blocks of steps.
+    """An affine map of a step, its transpose, and the gradient of its weights summed over blocks of steps.
 
     Args:
         weight: [R, out, in]. bias: [R, 1, out].
@@ -21,11 +21,11 @@ class Affine:
         return torch.baddbmm(self.bias, h, self._transposed, out=out)
 
     def back(self, d_out: Tensor) -> Tensor:
-        """Return the gradient of the input from that of the output: [R, B, out] -> [R, B, in]."""
+        """Return the gradient of the input, given that of the output: [R, B, out] -> [R, B, in]."""
         return torch.bmm(d_out, self.weight)
 
     def back_onto(self, total: Tensor, d_out: Tensor) -> Tensor:
-        """Add `back` to `total` in place."""
+        """Add the result of `back` to `total` in place."""
         return total.baddbmm_(d_out, self.weight)
 
     def accumulate(self, d_out: Tensor, inputs: Tensor) -> None:
@@ -34,8 +34,10 @@ class Affine:
 
 
 def weight_gradient(d_out: Tensor, inputs: Tensor, total: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-    """Return the gradients of weight [R, out, in] and bias [R, 1, out] from `d_out` [..., R, B, out] and `inputs`
-    [..., R, B, in], summed over steps and rows in one product. They are added in place to `total` if it is given."""
+    """Return the gradients of weight [R, out, in] and bias [R, 1, out], summed over steps and rows in one product.
+
+    They follow from `d_out` [..., R, B, out] and `inputs` [..., R, B, in], and are added in place to `total` if it is
+    given."""
     d_out, inputs = by_network(d_out), by_network(inputs)
     if total is None:
         R, _, out = d_out.shape

@@ -1,7 +1,7 @@
-"""Compilation of loops by numba, and the vector functions inside them. The only module that imports numba.
+"""Compile loops by numba, and the vector functions inside them. The only module that imports numba.
 
-numba compiles a function at its first call, for the processor it runs on, and keeps the machine code on disk. Fused
-multiply-adds are the only liberty that the compiler takes, so that NaN and infinity propagate as in torch.
+numba compiles a function at its first call, for the processor it runs on, and keeps the machine code on disk. The only
+fast-math flag allows fused multiply-adds, so that NaN and infinity propagate as in torch.
 """
 
 import hashlib
@@ -69,7 +69,7 @@ def expm1(x: np.float32) -> np.float32:
 
 @jit
 def tanh(x: np.float32) -> np.float32:
-    """Return tanh |x| = -m / (m + 2) with m = e^(-2 |x|) - 1, and the sign of x."""
+    """Return tanh x, as -m / (m + 2) with m = e^(-2 |x|) - 1 and the sign of x."""
     m = expm1(-_TWO * abs(x))
     t = -m / (m + _TWO)
     return -t if x < _ZERO else t
@@ -77,7 +77,7 @@ def tanh(x: np.float32) -> np.float32:
 
 @jit
 def sigmoid(x: np.float32) -> np.float32:
-    """Return 1 / (1 + e) for x > 0 and e / (1 + e) for x <= 0, with e = e^(-|x|)."""
+    """Return the logistic function of x: 1 / (1 + e) for x > 0 and e / (1 + e) for x <= 0, with e = e^(-|x|)."""
     e = expm1(-abs(x)) + _ONE
     return (e if x <= _ZERO else _ONE) / (_ONE + e)
 
@@ -99,7 +99,7 @@ def activate(x: Floats, kind: int) -> None:
 
 @jit
 def slopes(a: Floats, out: Floats, kind: int) -> None:
-    """Write the derivative of the activation function, at the point where its value is a, to out."""
+    """Write the derivative of the activation function to out, at the point where its value is a."""
     if kind == TANH:
         for i in range(len(a)):
             out[i] = _ONE - a[i] * a[i]
@@ -162,16 +162,16 @@ def add_product(typing: Any, y: Any, A: Any, x: Any) -> Any:
 
 @intrinsic
 def add_products(typing: Any, y: Any, A: Any, x: Any) -> Any:
-    """Add the same for each of the ROWS vectors x to the vectors y, [ROWS, n] each."""
+    """Add A x to y for each of ROWS vectors x and y, [ROWS, n] each."""
     return types.void(y, A, x), _product(ROWS)
 
 
 ROWS = 8
-"""Vectors that `add_products` takes at once, so that each number of A is loaded once for all."""
+"""Number of vectors that `add_products` multiplies at once, so that each number of A is loaded once for all."""
 
 
 def _product(vectors: int) -> Any:
-    """Return the generator of the code for `vectors` vectors.
+    """Return the code generator of the product for `vectors` vectors.
 
     The sums of a tile stay in vector registers; loops over arrays would store them after each row. For one vector, four
     sums run side by side."""

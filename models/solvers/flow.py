@@ -1,8 +1,8 @@
 """The loop of ODE2VAE: fixed Runge-Kutta steps through a small network's field, and the trace of its Jacobian.
 
 Each of G networks f = W3 a(W2 a(W1 z + b1) + b2) + b3 drives P trajectories z. f gives the derivatives of all but the
-first `lead` components. These are the position s of z = (s, v), with ds/dt = v; `lead` = 0 makes it a first-order
-field.
+first `lead` components. These are the position s of z = (s, v), with ds/dt = v. With `lead` = 0 the field is of first
+order.
 
 Along the flow d log q(z_t) / dt = -tr(df/dv) (instantaneous change of variables, Chen et al., 2018). With slopes a1',
 a2' of the hidden layers
@@ -40,17 +40,17 @@ class Weights(NamedTuple):
     """Weights of G networks with one input for each of the Z components of a state and O = Z - lead outputs."""
 
     W1: Tensor
-    """[G, H, Z]"""
+    """[G, H, Z] weights of the first layer."""
     b1: Tensor
-    """[G, 1, H]"""
+    """[G, 1, H] biases of the first layer."""
     W2: Tensor
-    """[G, H, H]"""
+    """[G, H, H] weights of the second layer."""
     b2: Tensor
-    """[G, 1, H]"""
+    """[G, 1, H] biases of the second layer."""
     W3: Tensor
-    """[G, O, H]"""
+    """[G, O, H] weights of the output."""
     b3: Tensor
-    """[G, 1, O]"""
+    """[G, 1, O] biases of the output."""
 
     @property
     def lead(self) -> int:
@@ -89,8 +89,8 @@ TABLEAUS: dict[FixedMethod, Tableau] = {
 
 
 COMPILED_ROWS = 128
-"""Largest number of trajectories of a network that the compiled form takes. It goes through them one by one; for more,
-the matrix products of torch are as fast, and take several cores."""
+"""Largest number of trajectories of a network for the compiled form, which computes them one by one. For more, the
+matrix products of torch are as fast, and use several cores."""
 
 
 class Flow(NamedTuple):
@@ -122,7 +122,7 @@ def trace_matrix(weights: Weights) -> Tensor:
 
 
 def compiles(z0: Tensor, weights: Weights) -> bool:
-    """Return whether the compiled form covers these tensors, and is the faster one."""
+    """Return whether the compiled form supports these tensors and is the faster one."""
     covered = all(x.device.type == "cpu" and x.dtype == torch.float32 for x in (z0, *weights))
     return covered and z0.shape[1] <= COMPILED_ROWS and _kernels() is not None
 
@@ -152,13 +152,13 @@ def run_fused(z0: Tensor, weights: Weights, dt: Tensor, method: FixedMethod, act
 def _of_tensors(
     form: Callable[..., Flow], dt: Tensor, method: FixedMethod, activation: ActivationName, tensors: Sequence[Tensor]
 ) -> Flow:
-    """Run a form on z0 and weights, differentiable even if `dt` was made in inference."""
+    """Run a form on z0 and weights. The result is differentiable even if `dt` was made in inference mode."""
     return form(tensors[0], Weights(*tensors[1:]), dt.clone(), method, activation)
 
 
 @functools.cache
 def _kernels() -> ModuleType | None:
-    """Return the compiled loop, or None where numba is not installed."""
+    """Return the compiled loop, or None if numba is not installed."""
     try:
         from models.solvers import flow_kernels  # numba takes half a second to load
     except ImportError:
@@ -291,5 +291,5 @@ def _combine(out: Tensor, z: Tensor, k: tuple[Tensor, ...], coefficients: tuple[
 
 
 def _views(x: Tensor) -> tuple[Tensor, ...]:
-    """Return a view of x [M, R, ...] for each stage: indexing in the loop would take as long as the arithmetic."""
+    """Return a view of x [M, R, ...] per stage, since indexing in the loop would take as long as the arithmetic."""
     return x.flatten(0, 1).unbind()

@@ -18,7 +18,7 @@ KINDS = {"tanh": TANH, "elu": ELU, "relu": RELU}
 
 
 class Network(NamedTuple):
-    """Packed matrices, and padded biases [G, ...]; for the backward pass the transposed matrices."""
+    """Packed matrices and padded biases [G, ...]; the backward pass takes transposed matrices."""
 
     W1: Floats
     b1: Floats
@@ -30,23 +30,25 @@ class Network(NamedTuple):
 
 
 class Scheme(NamedTuple):
-    """A Runge-Kutta scheme, and sizes before padding."""
+    """A Runge-Kutta scheme, and the sizes of arrays before padding."""
 
     a: Floats
-    """[R, R]"""
+    """[R, R] coefficients of the stages, see `flow.Tableau`."""
     b: Floats
-    """[R]"""
+    """[R] weights of the stages."""
     activation: int
-    """`compiled.TANH`, `ELU` or `RELU`."""
+    """Activation function: `compiled.TANH`, `ELU` or `RELU`."""
     states: int
     """Number of components Z of a state."""
     outputs: int
-    """Number of outputs O of a network. The first Z - O components of a state have the last ones as derivatives."""
+    """Number of outputs O of a network. The derivatives of the first Z - O components of a state are its last ones."""
 
 
 class Rows(NamedTuple):
-    """A vector for each stage. The forward pass keeps z, a1, a2 and t; the backward pass writes the gradients of the
-    field f, of u1, of u2 and of t."""
+    """Arrays with a vector per stage.
+
+    The forward pass keeps z, a1, a2 and t; the backward pass writes the gradients of the field f, of u1, of u2 and of
+    t."""
 
     z: Floats
     a1: Floats
@@ -60,7 +62,7 @@ def forward(
 ) -> None:  # fmt: skip
     """Write the states [M, G, P, Z] at the end of each step, and the integral of the trace over it [M, G, P].
 
-    Rows are kept only if `kept` has one for each stage."""
+    Rows are stored only if `kept` has one per stage."""
     M, G, P = dt.shape
     a, b, kind, Z, O = scheme  # noqa: E741
     R, lead, keep = len(b), Z - O, kept.z.shape[2] > 1
@@ -113,7 +115,7 @@ def forward(
 def backward(
     dt: Floats, net: Network, scheme: Scheme, kept: Rows, d_states: Floats, d_trace: Floats, d_z0: Floats, d: Rows
 ) -> None:  # fmt: skip
-    """Write the gradients of z0 and those of each stage, from those of states and trace."""
+    """Write the gradients of z0 and of each stage, given those of states and trace."""
     M, G, P = dt.shape
     a, b, kind, Z, O = scheme  # noqa: E741
     R, lead = len(b), Z - O
@@ -175,7 +177,7 @@ def backward(
 
 @jit
 def combine(out: Floats, z: Floats, k: Floats, coefficients: Floats, count: int) -> None:
-    """Write z + sum_j coefficients[j] k_j, of the first `count` slopes, to `out`."""
+    """Write z + sum_j coefficients[j] k_j, over the first `count` slopes, to `out`."""
     copy(out, z)
     for j in range(count):
         for i in range(len(out)):
@@ -184,7 +186,7 @@ def combine(out: Floats, z: Floats, k: Floats, coefficients: Floats, count: int)
 
 @jit
 def curves(a: Floats, out: Floats, kind: int) -> None:
-    """Write the derivative of an activation's slope by its value, at the value a, to out."""
+    """Write the derivative of an activation's slope with respect to its value, at the value a, to out."""
     for i in range(len(a)):
         if kind == TANH:
             out[i] = -np.float32(2) * a[i]

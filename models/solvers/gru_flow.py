@@ -9,7 +9,7 @@ from models.solvers.affine import Affine
 
 
 class GruFlow:
-    """[z, r] = sigmoid(W h + b),  g = tanh(V (r h) + c),  h' = h + dt (1 - z) (g - h); a `recurrence.Flow`."""
+    """The `recurrence.Flow` [z, r] = sigmoid(W h + b),  g = tanh(V (r h) + c),  h' = h + dt (1 - z) (g - h)."""
 
     @classmethod
     def shapes(cls, R: int, H: int) -> dict[str, tuple[int, ...]]:

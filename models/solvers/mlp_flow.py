@@ -10,7 +10,7 @@ from models.solvers.flow import ACTIVATIONS, ActivationName
 
 
 class MlpFlow:
-    """a_1 = f(W_1 h + b_1),  a_l = f(W_l a_(l-1) + b_l),  h' = h + dt (V a_L + c); a `recurrence.Flow`.
+    """The `recurrence.Flow` a_1 = f(W_1 h + b_1),  a_l = f(W_l a_(l-1) + b_l),  h' = h + dt (V a_L + c).
 
     The default has one hidden layer of tanh units, as wide as the state. With tanh units the rate of change is bounded,
     |V a + c| <= |V|_1 + |c|, so that a state cannot diverge within a gap; with ELU units it is not.
@@ -18,7 +18,7 @@ class MlpFlow:
 
     depth = 1
     width: int | None = None
-    """Units of a hidden layer; None means as many as the state has."""
+    """Number of units of a hidden layer; None means as many as the state has."""
     activation: ActivationName = "tanh"
 
     @classmethod

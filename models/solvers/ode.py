@@ -1,7 +1,7 @@
 """Latent trajectories and their density: dz/dt = (v, f_W(s, v)), or the first-order dz/dt = f_W(z).
 
-The solver is our own loop (`flow`) or torchdiffeq, which only this module imports. Both advance on the same grid,
-so that fixed-step methods agree up to rounding.
+The solver is our own loop (`flow`) or torchdiffeq, which only this module imports. Both use the same grid, so that
+methods with fixed steps agree up to rounding.
 """
 
 from typing import Literal, NamedTuple
@@ -25,10 +25,10 @@ class SolverConfig(Config):
     max_step: float = Field(0.1, gt=0)
     """Longest step of a method with fixed steps, in units of `model.time_unit`, which is a second by default."""
     tolerance: float = Field(1e-5, gt=0)
-    """Largest error of a step of `dopri5`, absolute in units of the state and as a fraction of it."""
+    """Absolute tolerance of a step of `dopri5`, in units of the state, and its relative tolerance, as a fraction."""
     trace: Literal["closed", "autograd"] = "closed"
-    """Method for the trace of the vector field's Jacobian: a closed form, or `autograd` with a second-order graph and
-    one backward pass for each component, which is a check and too slow for training."""
+    """Method for the trace of the vector field's Jacobian: a `closed` form, or `autograd` with a second-order graph and
+    one backward pass per component, which serves as a check and is too slow for training."""
 
     @model_validator(mode="after")
     def _direct_is_fixed_step(self) -> "SolverConfig":
@@ -41,7 +41,7 @@ class Path(NamedTuple):
     z: Tensor
     """[N, T, Z] latent states at the frame times."""
     log_q: Tensor
-    """[N, T] log density of each state, nats."""
+    """[N, T] log density of each state, in nats."""
     evaluations: int
     """Number of evaluations of the vector field per trajectory."""
 
@@ -49,7 +49,7 @@ class Path(NamedTuple):
 def grid_of(times: Tensor, max_step: float, multiple: int = 1) -> TimeGrid:
     """Return the grids of trajectories through `times` [N, T] seconds, non-decreasing; padding repeats the last.
 
-    Each grid begins at the first time and has an event at every later one. It is made on the host."""
+    Each grid begins at the first time and has an event at every later one. It is computed on the host."""
     # A grid has at least one step for each interval; repeated times are padding and take none.
     later, valid = times[:, 1:] - times[:, :1], times.diff(dim=1) > 0
     return timegrid.build(later, valid, times[:, -1] - times[:, 0], max_step, multiple)
@@ -92,8 +92,9 @@ def _direct(
 def _torchdiffeq(
     z0: Tensor, log_q0: Tensor, weights: Weights, dt: Tensor, solver: SolverConfig, activation: ActivationName
 ) -> tuple[Tensor, Tensor, int]:
-    """Return what `_direct` does, solved by torchdiffeq in a clock u that advances by 1 per step for every trajectory:
-    dz/du = dt dz/dt."""
+    """Return the results of `_direct`, computed by torchdiffeq.
+
+    Its time is a clock u that advances by 1 per step for every trajectory: dz/du = dt dz/dt."""
     from torchdiffeq import odeint  # an option: the direct path needs no other solver
 
     M, evaluations = len(dt), 0
@@ -140,7 +141,7 @@ def trace_closed(z: Tensor, weights: Weights, activation: ActivationName, matrix
 
 
 def trace_autograd(z: Tensor, weights: Weights, activation: ActivationName) -> tuple[Tensor, Tensor]:
-    """Return dz/dt, and tr(df/dv) [G, P] by one backward pass for each component."""
+    """Return dz/dt, and tr(df/dv) [G, P] by one backward pass per component."""
     differentiable = torch.is_grad_enabled()
     with torch.enable_grad():
         z = z if z.requires_grad else z.detach().requires_grad_()

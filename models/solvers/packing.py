@@ -1,4 +1,4 @@
-"""Tensors in the form that compiled loops read: padded with zeros to whole vectors, matrices in tiles of columns."""
+"""Convert tensors to the layout of compiled loops: padded with zeros to whole vectors, matrices in tiles of columns."""
 
 import numpy as np
 import torch.nn.functional as F
@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 LANES = 16
-"""Numbers in a vector. Vectors are padded to a multiple, so that a compiled loop has no remainder."""
+"""Number of floats in a vector. Arrays are padded to multiples of it, so that a compiled loop has no remainder."""
 
 
 def padded(n: int) -> int:

@@ -1,5 +1,5 @@
-"""The loop over time that cannot be parallelised, with a hand-derived backward: a state that flows between observations
-and jumps at them.
+"""The sequential loop over time, with a hand-derived backward pass: a state flows between observations and jumps at
+them.
 
 Between observations the state takes an Euler step of a flow, h' = h + dt f(h) (`gru_flow`, `mlp_flow`), and at an
 observation, whose input has been projected for all times beforehand (x = A y + a),
@@ -33,8 +33,8 @@ from models.solvers.gru_flow import GruFlow, GruUpdate
 from models.solvers.packing import arrays, by_gate, pack, padded
 
 COMPILED_WIDTH = 256
-"""Largest number of units that the compiled form takes. Beyond it the matrix products take most of the time, and those
-of torch take several cores."""
+"""Largest number of units for the compiled form. Beyond it matrix products take most of the time, and those of torch
+use several cores."""
 _BLOCK = 16
 """Number of steps per block of the backward pass."""
 
@@ -42,14 +42,15 @@ _BLOCK = 16
 class Flow(Protocol):
     """The Euler steps h' = h + dt f(h) of one call, and their derivative.
 
-    The forward pass calls `forward` for every step. The backward pass makes a new object from the tensors that the
-    first one `kept`. For each block it calls `open`, then `backward` for the block's steps from the last, then `close`.
+    The forward pass calls `forward` for every step. The backward pass makes a new object from the tensors `kept` by the
+    first one. For each block it calls `open`, then `backward` for the block's steps from the last, then `close`.
     """
 
     kept: tuple[Tensor, ...]
 
     def __init__(self, weights: Sequence[Tensor], dt: Tensor, kept: Sequence[Tensor] = ()) -> None:
-        """Take `weights` in the order of `shapes`, step lengths `dt` [M, R, B, 1], and tensors of an earlier pass."""
+        """Initialise with `weights` in the order of `shapes`, step lengths `dt` [M, R, B, 1], and an earlier pass's
+        tensors `kept`."""
         ...
 
     @classmethod
@@ -109,7 +110,7 @@ def run(
 def compiles(
     h0: Tensor, x: Tensor, flow: type[Flow], weights: Sequence[Tensor], update: tuple[Tensor, Tensor]
 ) -> bool:  # fmt: skip
-    """Return whether the compiled form covers this flow and these tensors, and is the faster one."""
+    """Return whether the compiled form supports this flow and these tensors, and is the faster one."""
     covered = all(y.device.type == "cpu" and y.dtype == torch.float32 for y in (h0, x, *weights, *update))
     return flow is GruFlow and covered and h0.shape[2] <= COMPILED_WIDTH and _kernels() is not None
 
@@ -151,7 +152,7 @@ def _of_tensors(
 
 @functools.cache
 def _kernels() -> ModuleType | None:
-    """Return the compiled loop, or None where numba is not installed."""
+    """Return the compiled loop, or None if numba is not installed."""
     try:
         from models.solvers import recurrence_kernels  # numba takes half a second to load
     except ImportError:
@@ -207,7 +208,7 @@ class _Compiled(torch.autograd.Function):
 
 
 def _order(dt: Tensor, observe: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sequences [R, B] of each pass, those with most steps first, and how many are left at a step [R, M]."""
+    """Return the sequences [R, B] of each pass, those with most steps first, and the number left at a step [R, M]."""
     active = ((dt != 0) | (observe != 0))[..., 0]
     step = torch.arange(len(dt))
     length = (active * (step + 1)[:, None, None]).amax(0)

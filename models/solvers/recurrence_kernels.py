@@ -1,10 +1,10 @@
 """The loop of `recurrence` with the flow of GRU-ODE for numba: all steps of a pass, without an operation of torch.
 
 Arrays are float32 and contiguous, vectors padded and matrices packed (`packing`). Each of R passes takes its B
-sequences through M steps, in the order of `Plan.order`: those with most steps first, so that the ones that are left at
-a step are the first. A step handles rows in blocks of `compiled.ROWS`: its sequences, and then those that observe. The
-last block of each is filled up with rows of length 0, or of zeros. Kept arrays have an entry for each block, by pass
-and step.
+sequences through M steps, in the order of `Plan.order`: those with most steps first, so that the ones left at a step
+are the first. A step handles rows in blocks of `compiled.ROWS`: first all its sequences, then those with an
+observation. The last block of either kind is filled up with rows of step length 0, or of zeros. Kept arrays have an
+entry per block, by pass and step.
 """
 
 from typing import NamedTuple
@@ -33,29 +33,30 @@ Integers = NDArray[np.int64]
 
 
 class Networks(NamedTuple):
-    """Packed matrices [R, tiles, inputs, lanes], gate by gate, and padded biases; for the backward pass the transposed
-    matrices, which take all gates at once."""
+    """Packed matrices [R, tiles, inputs, lanes], gate by gate, and padded biases.
+
+    The backward pass takes transposed matrices, each of which multiplies all gates at once."""
 
     W: Floats
-    """z, r of the flow."""
+    """Matrix of the gates z and r of the flow."""
     b: Floats
     V: Floats
-    """g of the flow."""
+    """Matrix of the candidate g of the flow."""
     c: Floats
     U: Floats
-    """r, z, n of the update."""
+    """Matrix of the gates r, z and n of the update."""
     d: Floats
 
 
 class Plan(NamedTuple):
-    """Which rows have something to compute."""
+    """The rows that each step and update has to compute."""
 
     dt: Floats
     """[M, R, B] step lengths."""
     observe: Floats
     """[M, R, B] 1 where the step ends at an observation, else 0."""
     order: Integers
-    """[R, B] indices of the sequences of a pass."""
+    """[R, B] indices of the sequences of each pass, those with most steps first."""
     left: Integers
     """[R, M] number of sequences that have not ended before a step."""
 
@@ -64,13 +65,13 @@ class Rows(NamedTuple):
     """Blocks [blocks, ROWS, n] of steps and of updates."""
 
     start: Floats
-    """Steps: states before them."""
+    """States before each step."""
     zr: Floats
     rh: Floats
-    """r h"""
+    """Product r h of each step."""
     g: Floats
     before: Floats
-    """Updates: states before them."""
+    """States before each update."""
     u: Floats
     """r, z and the recurrent part of n."""
     n: Floats
@@ -92,7 +93,7 @@ def forward(
 ) -> None:  # fmt: skip
     """Write the states [M, R, B, H] before and after each step's observations.
 
-    If not `keep`, all blocks are written to the first."""
+    Without `keep` all blocks are written to the first."""
     M, R, B = plan.dt.shape
     H, width = h0.shape[2], kept.start.shape[2]
     h = np.zeros((-(-B // ROWS), ROWS, width), np.float32)
@@ -154,7 +155,7 @@ def forward(
 def backward(
     net: Networks, plan: Plan, kept: Rows, d_before: Floats, d_after: Floats, d_h0: Floats, d_x: Floats, d: Gradients
 ) -> None:  # fmt: skip
-    """Write the gradients of h0, of x where it was read, and of the blocks."""
+    """Write the gradients of h0, of the entries of x that were read, and of the blocks."""
     M, R, B = plan.dt.shape
     H, width = d_h0.shape[2], kept.start.shape[2]
     delta = np.zeros((-(-B // ROWS), ROWS, width), np.float32)
@@ -228,7 +229,7 @@ def updates(plan: Plan, m: int, r: int) -> int:
 
 @jit
 def gates(u: Floats, n: Floats, x: Floats, H: int) -> None:
-    """Turn the recurrent parts into r and z, and write n."""
+    """Replace the recurrent parts in u by r and z, and write n."""
     width = len(n)
     for j in range(H):
         u[j] = sigmoid(u[j] + x[j])
@@ -257,7 +258,7 @@ def jump(h: Floats, u: Floats, n: Floats) -> None:
 def jump_back(
     delta: Floats, back: Floats, d_u: Floats, d_n: Floats, u: Floats, n: Floats, before: Floats
 ) -> None:  # fmt: skip
-    """Write the gradients of the arguments of r, z and n, of the recurrent part of n, and of h apart from u."""
+    """Write the gradients of the arguments of r, z and n, of the recurrent part of n, and of h other than through u."""
     one, width = np.float32(1), len(n)
     for j in range(width):
         r, z, un = u[j], u[width + j], u[2 * width + j]
@@ -273,7 +274,7 @@ def jump_back(
 def step_back(
     delta: Floats, d_zr: Floats, d_g: Floats, zr: Floats, g: Floats, start: Floats, length: np.float32
 ) -> None:  # fmt: skip
-    """Write the gradients of the arguments of z and g, and turn delta into that of h apart from z, r and g."""
+    """Write the gradients of the arguments of z and g, and replace delta by that of h other than through z, r and g."""
     one = np.float32(1)
     for j in range(len(g)):
         z = zr[j]
@@ -285,7 +286,7 @@ def step_back(
 
 @jit
 def reset_back(delta: Floats, d_zr: Floats, d_rh: Floats, zr: Floats, rh: Floats) -> None:
-    """Write the gradient of the argument of r, and add to delta what reaches h through r h."""
+    """Write the gradient of the argument of r, and add to delta the gradient of h through r h."""
     width = len(delta)
     for j in range(width):
         r = zr[width + j]

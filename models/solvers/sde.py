@@ -1,6 +1,6 @@
 """VSDN-SDE's equation for a batch, and its two solvers: the direct loop, and torchsde as the reference for tests.
 
-Every sequence has its own steps. torchsde has one time for the whole batch, so the step's number tau is its time: dx =
+Every sequence has its own steps. torchsde has one time for the whole batch, so the step number tau serves as time: dx =
 dt_m drift dtau + sqrt(dt_m) R dW(tau) for m <= tau < m + 1. Its Euler step of length 1 is then the direct one, on the
 same Brownian path.
 """
@@ -22,14 +22,14 @@ PRIOR = (0,)
 
 
 class Frames(NamedTuple):
-    """N times at which paths are read, each within a step of one sequence."""
+    """N times at which states of paths are needed, each within a step of one sequence."""
 
     row: Tensor
     """[N] index of the sequence."""
     step: Tensor
     """[N] index of the step in the sequence's grid."""
     fraction: Tensor
-    """[N, 1, 1] fraction of the step that has passed, in (0, 1]; 1 for a step of no length."""
+    """[N, 1, 1] fraction of the step before the time, in (0, 1]; 1 for a step of length 0."""
     dt: Tensor
     """[N, 1, 1] length of the step."""
     noise: Tensor
@@ -55,8 +55,9 @@ class Solution(NamedTuple):
     """[steps, G, S * B, 2 Z] outputs of the networks at the start of each step."""
 
     def read(self, frames: Frames, first: int = 0) -> Tensor:
-        """Return the states [N, S, Z] at `frames`, within a step by a Brownian bridge. The paths' first step has index
-        `first`."""
+        """Return the states [N, S, Z] at `frames`, within a step by a Brownian bridge.
+
+        `first` is the index of the paths' first step."""
         row, step, theta = frames.row, frames.step - first, frames.fraction
         spread = (theta * (1 - theta) * frames.dt).sqrt() * self.diffusion[step, :, row]
         # Two indices around a slice: [N, S, Z].
@@ -73,8 +74,8 @@ class Equation(NamedTuple):
     shape: Shape
     solver: SolverName
     informed: Tensor
-    """[M, B] whether an observation is at the end of the step or later. Where there is none, the posterior equals the
-    prior, and the path KL of the observations ends (eq. 9 of the paper)."""
+    """[M, B] whether there is an observation at the end of the step or later. If there is none, the posterior equals
+    the prior, and the path KL of the observations ends (eq. 9 of the paper)."""
 
     def dt(self, steps: slice = slice(None)) -> Tensor:
         """Return the step lengths [steps, 1, B, 1]."""
@@ -161,7 +162,7 @@ class _Steps(nn.Module):
 
 
 class _Increments:
-    """The Brownian path whose increment over step m is `noise[m]`, in torchsde's interface."""
+    """Brownian path whose increment over step m is `noise[m]`, in torchsde's interface."""
 
     levy_area_approximation = "none"
 

@@ -13,18 +13,18 @@ from models.solvers.compiled import ELU, ROWS, Floats, activate, add_products, j
 
 
 class Networks(NamedTuple):
-    """Packed matrices, and padded biases; for the backward pass the transposed matrices."""
+    """Packed matrices and padded biases; the backward pass takes transposed matrices."""
 
     A: Floats
-    """[G, tiles, Z, lanes]"""
+    """[G, tiles, Z, lanes] weights of the first layer for the state."""
     hidden: Floats
-    """[L - 1, G, tiles, W, lanes]"""
+    """[L - 1, G, tiles, W, lanes] weights of the later hidden layers."""
     biases: Floats
-    """[L - 1, G, W]"""
+    """[L - 1, G, W] biases of the later hidden layers."""
     V: Floats
-    """[G, tiles, W, lanes]"""
+    """[G, tiles, W, lanes] weights of the output."""
     c: Floats
-    """[G, 2 Z]"""
+    """[G, 2 Z] biases of the output."""
 
 
 class Steps(NamedTuple):
@@ -33,7 +33,7 @@ class Steps(NamedTuple):
     stay: Floats
     """[M, P]"""
     driver: Floats
-    """[D] index of the network d."""
+    """[D] index of each network d that drives the state."""
     gains: Floats
     """[D, M, P]"""
     low: Floats
@@ -48,8 +48,8 @@ def forward(
 ) -> None:  # fmt: skip
     """Write states [M, P, Z] and outputs u [M, G, P, 2 Z].
 
-    Kept, if their axis of steps has length M: the states at the start of each step, and the activations
-    [L, G, blocks, M, ROWS, W]."""
+    `starts`, the states at the start of each step, and `kept`, the activations [L, G, blocks, M, ROWS, W], are written
+    if their axis of steps has length M."""
     M, G, P, W = pre.shape
     (L, _, blocks, rows, _, _), Z = kept.shape, x0.shape[1]
     u = np.empty((G, ROWS, net.c.shape[1]), np.float32)

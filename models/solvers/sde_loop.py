@@ -1,7 +1,8 @@
-"""The loop of VSDN-SDE: Euler-Maruyama steps through small networks' drifts, with a hand-derived backward.
+"""The loop of VSDN-SDE: Euler-Maruyama steps through small networks' drifts, with a hand-derived backward pass.
 
-G networks of the same shape are run side by side on the same state x: network 0 gives the prior's drift and the
-diffusion they share, network 1, if there, the posterior's drift (Z - lead outputs of it are not read). At step m
+G networks of the same shape are run side by side on the same state x. Network 0 gives the prior's drift and the
+diffusion, which both share. Network 1, if present, gives the posterior's drift (half of its outputs are not read). At
+step m
     a_1 = elu(p[m] + A x),   a_l = elu(W_l a_(l-1) + b_l),   u = V a_L + c        [G, P, 2 Z]
     drift   = bound * sum_g s_g tanh(u_g[:Z]) - x
     R       = low + (high - low) sigmoid(u_0[Z:])
@@ -33,8 +34,8 @@ from models.solvers.packing import arrays, pack, pad, padded
 
 _ELU = ACTIVATIONS["elu"]
 COMPILED_WIDTH = 256
-"""Largest number of units of a hidden layer that the compiled form takes. Beyond it the matrix products take most of
-the time, and those of torch are as fast and take several cores."""
+"""Largest number of units of a hidden layer for the compiled form. Beyond it matrix products take most of the time, and
+those of torch are as fast and use several cores."""
 
 
 class Weights(NamedTuple):
@@ -43,13 +44,13 @@ class Weights(NamedTuple):
     A: Tensor
     """[G, W, Z] weights of the first layer for the state."""
     hidden: tuple[Tensor, ...]
-    """L - 1 tensors [G, W, W]."""
+    """Weights of the later hidden layers, L - 1 tensors [G, W, W]."""
     biases: tuple[Tensor, ...]
-    """L - 1 tensors [G, 1, W]."""
+    """Biases of the later hidden layers, L - 1 tensors [G, 1, W]."""
     V: Tensor
-    """[G, 2 Z, W]"""
+    """[G, 2 Z, W] weights of the output."""
     c: Tensor
-    """[G, 1, 2 Z]"""
+    """[G, 1, 2 Z] biases of the output."""
 
 
 class Shape(NamedTuple):
@@ -62,10 +63,11 @@ class Shape(NamedTuple):
     high: float
     """Largest diffusion."""
     driver: tuple[int, ...]
-    """(0,) the prior; (1,) the posterior; (0, 1) the posterior as prior plus difference."""
+    """Networks that drive the state: (0,) the prior, (1,) the posterior, (0, 1) the posterior as prior plus
+    difference."""
 
     def shares(self, informed: Tensor | None) -> list[tuple[int, Tensor | float]]:
-        """Return (g, s_g) of the networks that drive a path. Where `informed` [M, P, 1] is 0, only the prior does."""
+        """Return (g, s_g) for each network that drives a path. Where `informed` [M, P, 1] is 0, only the prior does."""
         if informed is None or self.driver == (0,):
             return [(g, 1.0) for g in self.driver]
         return [(0, 1.0 if 0 in self.driver else 1 - informed), (1, informed)]
@@ -107,7 +109,7 @@ def run(
 
 
 def compiles(x0: Tensor, pre: Tensor, weights: Weights) -> bool:
-    """Return whether the compiled form covers these tensors, and is the faster one."""
+    """Return whether the compiled form supports these tensors and is the faster one."""
     tensors = (x0, pre, weights.A, *weights.hidden, *weights.biases, weights.V, weights.c)
     covered = all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors)
     return covered and pre.shape[-1] <= COMPILED_WIDTH and _kernels() is not None
@@ -138,7 +140,7 @@ def _apply(
 
 @functools.cache
 def _kernels() -> ModuleType | None:
-    """Return the compiled loop, or None where numba is not installed."""
+    """Return the compiled loop, or None if numba is not installed."""
     try:
         from models.solvers import sde_kernels  # numba takes half a second to load
     except ImportError:
@@ -203,7 +205,7 @@ class _Compiled(torch.autograd.Function):
 
 
 def _stacked(form: Callable[[Tensor], Tensor], layers: Sequence[Tensor], like: Tensor) -> Tensor:
-    """Return the layers after the first as one tensor [L - 1, G, ...], each in this form."""
+    """Return the layers after the first as one tensor [L - 1, G, ...], each converted by `form`."""
     return form(torch.stack(tuple(layers))) if layers else form(like)[None][:0]
 
 

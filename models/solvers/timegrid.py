@@ -1,4 +1,4 @@
-"""The solver's time grid. Every sequence has its own grid, which contains the sequence's observation times.
+"""Time grids of the solvers. Every sequence has its own grid, which contains the sequence's observation times.
 
 A grid starts at clock 0 and advances in steps of `max_step`; the last step before an observation is shortened so that
 it ends there. It depends on past observation *times* only, so that neither a later observation nor a requested time in
@@ -7,7 +7,7 @@ same as taking a shorter step.
 
 The clock is model time: seconds since the first frame for a forward pass, until the last frame for a backward one.
 
-`build` works on the host, in numpy: the number of steps depends on the times, and a device would have to be waited for.
+`build` runs on the host, in numpy: the number of steps depends on the times, and the host would wait for a device.
 """
 
 from typing import NamedTuple
@@ -24,11 +24,11 @@ class TimeGrid(NamedTuple):
     """Time grids of B sequences with M steps and K events."""
 
     dt: Tensor
-    """[B, M] length of each step; 0 where a sequence has fewer steps than the longest."""
+    """[B, M] length of each step in units of the clock; 0 for steps that pad a sequence to the longest one."""
     end: Tensor
     """[B, M] clock at the end of each step, non-decreasing."""
     event: Tensor
-    """[B, M] int64: index of the observation event at the end of the step, or K where there is none."""
+    """[B, M] int64: index of the observation event at the end of the step, or K if there is none."""
     stop: Tensor
     """[B, K] int64: index of the step that ends at each event; 0 for padding."""
 
@@ -40,8 +40,8 @@ def build(clock: Tensor, valid: Tensor, horizon: Tensor, max_step: float, multip
         clock: [B, K] event times, increasing among the valid ones of a row.
         valid: [B, K] bool, which entries are events.
         horizon: [B] clock at which the grid ends, at or after the last event.
-        max_step: the longest step, in units of the clock.
-        multiple: M is padded to a multiple of this number by steps of no length.
+        max_step: longest step, in units of the clock.
+        multiple: M is padded to a multiple of this number by steps of length 0.
     """
     return TimeGrid(*map(torch.from_numpy, _build(clock.numpy(), valid.numpy(), horizon.numpy(), max_step, multiple)))
 
@@ -91,8 +91,8 @@ def locate(grid: TimeGrid, clock: Tensor) -> tuple[Tensor, Tensor]:
     """Find the requested times `clock` [B, Q] on the grid.
 
     Returns:
-        step [B, Q], the step that ends at or after the requested time, and fraction [B, Q], the part of it that has
-        passed by then. At a grid point the fraction is 1, so that a time at an event gives the state just *before* it.
+        step [B, Q], the step that ends at or after the requested time, and fraction [B, Q], the fraction of this step
+        before the time. At a grid point it is 1, so that a time at an event gives the state just *before* the event.
     """
     step = torch.searchsorted(grid.end.contiguous(), clock.contiguous()).clamp_max(grid.end.shape[1] - 1)
     dt = grid.dt.gather(1, step)

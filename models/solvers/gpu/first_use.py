@@ -1,7 +1,7 @@
-"""The check of a fast form of a loop at its first use on a device, on the batch at hand.
+"""Check a fast form of a loop at its first use on a device, with the current batch.
 
-No GPU is at hand where this code is written. A form that does not compile there, or does not agree with the reference,
-is turned off for the rest of the process, and reported: by a warning, or as `report_to` says.
+This code was written without a GPU. A form that does not compile on one, or does not agree with the reference, is
+turned off for the rest of the process, and reported: by a warning, or by the function given to `report_to`.
 """
 
 import warnings
@@ -13,8 +13,8 @@ from torch import Tensor
 Form = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
 _TOLERANCE = 1e-3
-"""Largest difference, as a fraction of the largest absolute value of the same tensor. It tells a wrong kernel from
-rounding, which grows over hundreds of steps."""
+"""Largest difference, as a fraction of the largest absolute value of the same tensor. It distinguishes a wrong kernel
+from rounding, which grows over hundreds of steps."""
 _found: dict[Hashable, bool] = {}
 
 
@@ -26,7 +26,7 @@ _report: Callable[[str, str], None] = _warn
 
 
 def report_to(report: Callable[[str, str], None]) -> None:
-    """From now on, call `report` with the name of a form that is turned off and the problem, in place of a warning."""
+    """Call `report(name, problem)` from now on for each form that is turned off, instead of a warning."""
     global _report
     _report = report
 
@@ -35,9 +35,9 @@ def trusted(name: str, key: Hashable, fast: Form, reference: Form, inputs: Seque
     """Return whether the fast form may be used for inputs like these: it agreed with the reference at its first use.
 
     Args:
-        name: of the form, for the log.
-        key: what the form is compiled for. Each is checked once.
-        inputs: tensors whose gradients are compared too.
+        name: name of the form, for the log.
+        key: properties that the form is compiled for. The form is checked once per key.
+        inputs: tensors whose gradients are also compared.
     """
     if (name, key) not in _found:
         problem = _problem(fast, reference, inputs)
@@ -48,7 +48,7 @@ def trusted(name: str, key: Hashable, fast: Form, reference: Form, inputs: Seque
 
 
 def _problem(fast: Form, reference: Form, inputs: Sequence[Tensor]) -> str | None:
-    """Return what is wrong with the fast form, or None."""
+    """Return the fault of the fast form in one line, or None if it agrees with the reference."""
     try:
         found, expected = (_with_gradients(form, inputs) for form in (fast, reference))
     except Exception as error:  # whatever a compiler or driver raises

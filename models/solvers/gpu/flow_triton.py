@@ -37,7 +37,7 @@ def activate(x, KIND: tl.constexpr):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def slope(a, KIND: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Return the derivative of the activation function where its value is a."""
+    """Return the derivative of the activation function at the point where its value is a."""
     if KIND == TANH:
         return 1.0 - a * a
     elif KIND == ELU:
@@ -48,7 +48,7 @@ def slope(a, KIND: tl.constexpr):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def curve(a, KIND: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Return the derivative of the slope by the value a."""
+    """Return the derivative of the slope with respect to the value a."""
     if KIND == TANH:
         return -2.0 * a
     elif KIND == ELU:
@@ -61,8 +61,8 @@ def curve(a, KIND: tl.constexpr):  # type: ignore[no-untyped-def]
 def matrix(W, g, inner, outer, n_inner, n_outer, stride):  # type: ignore[no-untyped-def]
     """Load network g's matrix [n_inner, stride] as a tile [inner, outer].
 
-    Neighbouring threads hold neighbouring columns, so that `product`, a sum over rows, is for the most part one of a
-    thread's own numbers."""
+    Neighbouring threads hold neighbouring columns, so that `product`, a sum over rows, mostly adds a thread's own
+    numbers."""
     where = g * n_inner * n_outer + inner[:, None] * stride + outer[None, :]
     return tl.load(W + where, mask=(inner[:, None] < n_inner) & (outer[None, :] < n_outer), other=0.0)
 
@@ -138,7 +138,7 @@ def backward(  # type: ignore[no-untyped-def]
     R: tl.constexpr, A10: tl.constexpr, A20: tl.constexpr, A21: tl.constexpr, A30: tl.constexpr, A31: tl.constexpr,
     A32: tl.constexpr, B0: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr, B3: tl.constexpr,
 ):  # fmt: skip
-    """Write the gradients of z0 [N, Z], and of f, u1, u2 and t = K a1' of each stage, from those of states and
+    """Write the gradients of z0 [N, Z], and of f, u1, u2 and t = K a1' of each stage, given those of states and
     trace."""
     n = tl.program_id(0).to(tl.int64)
     g, q, h = n // P, tl.arange(0, QB), tl.arange(0, HB)
@@ -194,7 +194,7 @@ _COEFFICIENTS = ("A10", "A20", "A21", "A30", "A31", "A32", "B0", "B1", "B2", "B3
 
 
 def constants(H: int, Q: int, Z: int, stages: int, coefficients: Sequence[float], activation: str) -> dict[str, Any]:
-    """Return what a kernel is compiled for: sizes rounded up to powers of two, and the scheme.
+    """Return the constants that a kernel is compiled for: sizes rounded up to powers of two, and the scheme.
 
     `coefficients` are those of a Runge-Kutta step with 2 or 4 stages, in the order of the kernels' arguments."""
     sizes = {"QB": max(triton.next_power_of_2(Q), 2), "HB": max(triton.next_power_of_2(H), 16)}
@@ -211,8 +211,9 @@ def launch_forward(
     z0: Tensor, dt: Tensor, network: Sequence[Tensor], outputs: Sequence[Tensor], stages: int,
     coefficients: Sequence[float], activation: str, keep: bool,
 ) -> None:  # fmt: skip
-    """Launch `forward` for G networks (W1^T, b1, W2^T, b2, W3^T, b3, K^T), each with P trajectories; shapes as of
-    `flow`. The outputs are states, traces and kept rows."""
+    """Launch `forward` for G networks (W1^T, b1, W2^T, b2, W3^T, b3, K^T), each with P trajectories.
+
+    Shapes are those of `flow`. The outputs are states, traces and kept rows."""
     tensors = (z0, dt, *network, *outputs)
     _launch(forward, z0, dt, network[3], network[5], tensors, stages, coefficients, activation, KEEP=keep)
 

@@ -1,4 +1,4 @@
-"""The loop of `flow` as two operations of torch, which Triton kernels carry out (`flow_triton`).
+"""The loop of `flow` as two operations of torch, implemented by Triton kernels (`flow_triton`).
 
 They are registered with their output shapes, so that torch can trace and count them without a GPU.
 """
@@ -13,12 +13,12 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from models.solvers.affine import weight_gradient
 
 Coefficients = tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]
-"""(a, b) of a Runge-Kutta step, see `flow.Tableau`."""
+"""Type of the coefficients (a, b) of a Runge-Kutta step, see `flow.Tableau`."""
 
 WIDEST = 128
-"""Largest number of hidden units. The matrices of a network are held in registers."""
+"""Largest number of hidden units that the kernels support, since registers hold the matrices of a network."""
 MOST_STATES = 64
-"""Largest number of components of a position or velocity."""
+"""Largest number of components of a position or velocity that the kernels support."""
 
 
 DEVICES = {"cuda"}
@@ -26,7 +26,7 @@ DEVICES = {"cuda"}
 
 
 def covers(z0: Tensor, H: int, lead: int) -> bool:
-    """Return whether the kernels cover states z0 [G, P, Z], H hidden units and `lead` positions (see `flow`)."""
+    """Return whether the kernels support states z0 [G, P, Z], H hidden units and `lead` positions (see `flow`)."""
     outputs = z0.shape[-1] - lead
     covered = z0.device.type in DEVICES and z0.dtype == torch.float32
     return covered and H <= WIDEST and outputs <= MOST_STATES and lead in (0, outputs)
@@ -128,7 +128,7 @@ def _backward_outputs(
 
 
 def flow_triton() -> ModuleType:
-    """Return the kernels; loaded when they are first launched."""
+    """Return the module of the kernels, which is imported at the first launch."""
     from models.solvers.gpu import flow_triton
 
     return flow_triton
