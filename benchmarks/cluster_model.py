@@ -2,11 +2,11 @@
 
     python -m benchmarks.cluster_model DATA CONFIG [SEQUENCES]    a prepared data set, and a config that fits it
 
-With SEQUENCES, the size of a published training split, also what a whole run takes: memory, steps and hours.
+With SEQUENCES, the size of a published training split, memory, steps and hours of a whole run are printed too.
 
-Measured: weights, floating-point operations and calls of kernels of a step, bytes kept for the backward pass, bytes and
-frames of a sequence, what the loader reads in a second. Assumed: the rates in `Hardware`; on a cluster of your own, put
-its own there.
+Measured are weights, floating-point operations and kernel calls of a step, bytes kept for the backward pass, bytes and
+frames of a sequence, and the sequences that the loader reads per second. The rates in `Hardware` are assumed; replace
+them by those of your own cluster.
 
 The model is that of `driftwork plan` (`launch.planning`).
 """
@@ -30,7 +30,7 @@ GPUS_OF_A_RUN = (1, 8, 16)
 
 
 def run_table(config: RunConfig, sizes: Sizes, hardware: Hardware, frames: NDArray[np.int64], sequences: int) -> None:
-    """Print memory, steps and hours of a run of the published length, at the published batch and at that batch per
+    """Print memory, steps and hours of a run of the published length, at the published batch size in total and per
     GPU."""
     print("   GPUs  batch  GiB/GPU  steps an epoch  epochs at most  hours at most")
     rng, epochs = np.random.default_rng(0), config.train.max_epochs
@@ -58,7 +58,7 @@ def main(data: Path, path: str, sequences: int | None) -> None:
     for gpus in GPUS:
         for batch in dict.fromkeys((published, published // gpus)):
             if batch == 0:
-                print(f"{gpus:>7}  {'-':>9}  a batch of {published} has no sequence for each rank")
+                print(f"{gpus:>7}  {'-':>9}  a batch of {published} is smaller than the number of GPUs")
                 continue
             alone_, _ = step(sizes, hardware, 1, batch, longest(frames, 1, batch, rng))
             took, reduced = step(sizes, hardware, gpus, batch, longest(frames, gpus, batch, rng))

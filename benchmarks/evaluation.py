@@ -1,4 +1,4 @@
-"""Compare the time of scoring a batch on all tasks with that of its tasks one by one.
+"""Compare the time of scoring a batch on all tasks together with that of scoring them one by one.
 
     python -m benchmarks.evaluation
 

@@ -42,7 +42,7 @@ def main() -> int:
 
 
 def print_row(name: str, device: torch.device) -> float:
-    """Print what was found for a model, and return the largest difference from the CPU."""
+    """Print the results for a model, and return the largest difference from the CPU."""
     model, batch = case(name)
     expected = step(model, batch)()
     model = model.to(device)
@@ -91,7 +91,7 @@ def difference(found: Tensor, expected: Tensor) -> float:
 
 
 def timed(take: Callable[[], list[Tensor]], device: torch.device) -> str:
-    """Return the median time of a step and the most memory it holds, after one step that is not counted."""
+    """Return the median time and the peak memory of a step as text, after a step that is not counted."""
     take()
     torch.cuda.reset_peak_memory_stats(device)
     seconds = []

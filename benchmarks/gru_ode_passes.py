@@ -1,8 +1,8 @@
 """Compare bidirectional GRU-ODE with a single pass: `python -m benchmarks.gru_ode_passes`.
 
 States and gradients are computed for 32 sequences, 256 units, and 100 frames of which a quarter is observed at random,
-in one thread. Both directions take twice the arithmetic of one. The time of the arithmetic alone, at the rate of the
-loop's largest product, is printed too, since it bounds the ratio from below on one core.
+in one thread. Two directions take twice the arithmetic of one. The time of the arithmetic alone, at the rate of the
+loop's largest product, is also printed, since it is a lower bound on the ratio on one core.
 """
 
 import statistics
@@ -53,13 +53,15 @@ def step(passes: int) -> Callable[[], None]:
 
 
 def flops() -> float:
-    """Return the operations of one pass: forward, backward and weight gradient of gates (2), candidate (1) and update
-    (3) at every step, and of the projected observations, whose input needs no gradient."""
+    """Return the floating-point operations of one pass.
+
+    They are those of forward, backward and weight gradient of gates (2), candidate (1) and update (3) at every step,
+    and of the projected observations, whose input needs no gradient."""
     return 2.0 * B * T * (3 * 6 * H * H + SHARE * 2 * 3 * H * D)
 
 
 def rate() -> float:
-    """Return the FLOP/s of the product of an update."""
+    """Return the measured FLOP/s of the product of an update."""
     h, weight, out = torch.randn(1, B, H), torch.randn(1, H, 3 * H), torch.empty(1, B, 3 * H)
     repeats = 20
     fastest = min(timed(lambda: [torch.bmm(h, weight, out=out) for _ in range(repeats)]) for _ in range(50))

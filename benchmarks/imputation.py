@@ -2,12 +2,12 @@
 
     python -m benchmarks.imputation DATA TO MODEL... [seeds=0,1,2]
 
-DATA is a prepared data set whose sequences have one length, such as hopper. TO is a folder for runs and results; what
-is there is not trained again. A MODEL is the name of a config in configs/train, or `saits` or `brits`, which need the
-extra `pypots`. Every model is trained on the same sequences by its own process, whose processor time and peak memory
-are measured, and is given the same frames of the test split at each rate of the config's `observe.evaluate`. Printed is
-100 x the mean square error of the other frames, in the units of the data, with its standard error over sequences, and
-the range over seeds; below it that of straight lines between observed frames.
+DATA is a prepared data set whose sequences have one length, such as hopper. TO is a folder for runs and results;
+models that are already there are not trained again. A MODEL is the name of a config in configs/train, or `saits` or
+`brits`, which need the extra `pypots`. Every model is trained on the same sequences by its own process, whose processor
+time and peak memory are measured, and is given the same frames of the test split at each rate of the config's
+`observe.evaluate`. The results are 100 x the mean square error of the other frames, in the units of the data, with its
+standard error over sequences, and the range over seeds. The last row is linear interpolation between observed frames.
 
 N sequences, T times, D channels.
 """
@@ -37,14 +37,14 @@ PEERS = ("saits", "brits")
 
 
 class Task(NamedTuple):
-    """Sequences of a split at one rate."""
+    """Sequences of a split, observed at one rate."""
 
     values: Array
-    """[N, T, D]"""
+    """[N, T, D] values of all frames."""
     times: NDArray[np.float64]
-    """[N, T]"""
+    """[N, T] times in seconds."""
     observed: NDArray[np.bool_]
-    """[N, T]"""
+    """[N, T] whether the frame is observed."""
 
 
 def tasks(config: RunConfig, split: Split) -> dict[str, Task]:
@@ -66,7 +66,7 @@ def errors(imputed: Array, task: Task) -> NDArray[np.float64]:
 
 
 def lines(task: Task) -> Array:
-    """Return straight lines between observed frames; before the first and after the last, that frame."""
+    """Return linear interpolations between observed frames, constant before the first and after the last."""
     filled = np.empty_like(task.values)
     for out, values, times, observed in zip(filled, *task, strict=True):
         for channel in range(values.shape[1]):
@@ -100,7 +100,7 @@ def trained(command: list[str]) -> tuple[float, float]:
 
 
 def result(data: Path, to: Path, name: str, seed: int) -> dict[str, Any]:
-    """Train and score a model, or read what an earlier call found."""
+    """Train and score a model, or read the result of an earlier call."""
     path = to / f"{name}-{seed}.json"
     if path.exists():
         return dict(json.loads(path.read_text()))

@@ -1,4 +1,4 @@
-"""Measure time and memory of a step."""
+"""Measure the time and the memory of a step."""
 
 import multiprocessing
 import statistics
@@ -18,7 +18,7 @@ def timed(step: Step) -> float:
 
 
 def in_turn(*steps: Step, rounds: int) -> list[list[float]]:
-    """Return the seconds of each step in every round. Steps run in turn, so that a slower machine affects all alike."""
+    """Return the seconds of each step in every round. Steps run in turn, so that other load affects all alike."""
     times = [[timed(step) for step in steps] for _ in range(rounds)]
     return [list(column) for column in zip(*times, strict=True)]
 
@@ -35,14 +35,14 @@ class Ratio(NamedTuple):
         return cls(statistics.median(ratios), min(ratios), max(ratios))
 
     def misses(self, least: float) -> bool:
-        """Return whether every round is below `least`. The ratio also depends on the processor, so that rounds on both
-        sides decide nothing."""
+        """Return whether the ratio is below `least` in every round.
+
+        It also varies with the processor's state, so rounds on both sides of `least` are not a failure."""
         return self.high < least
 
 
 def memory(make: Callable[..., Step], *arguments: object) -> float:
-    """Return the additional peak memory, MiB, of a separate process that takes the step made by `make(*arguments)`
-    once."""
+    """Return the additional peak memory, in MiB, of a separate process that runs the step `make(*arguments)` once."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_memory, (make, *arguments))
 
@@ -55,7 +55,8 @@ def _memory(make: Callable[..., Step], *arguments: object) -> float:
 
 
 def peak(process: int | str = "self") -> float:
-    """Return the peak memory of a process, MiB. getrusage is not suitable, since a new process starts with its parent's
-    peak."""
+    """Return the peak memory of a process, in MiB.
+
+    getrusage is not suitable, since a new process starts with its parent's peak."""
     line = next(line for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024

@@ -1,9 +1,9 @@
-"""Compare an ODE2VAE training step with the usual way of writing it: `python -m benchmarks.ode2vae_step`.
+"""Compare an ODE2VAE training step with the usual implementation: `python -m benchmarks.ode2vae_step`.
 
-Ours: the direct solver with its own backward, and the trace by the closed form, compiled or eager (docs/loops.md). The
-usual way: torchdiffeq's rk4, and the trace by one autograd call for each latent dimension at each of its stages. All
-compute the same loss and gradients (checked first). One thread, 13 sequences of 300 frames of 50 channels, at the size
-published for motion capture and at a larger one.
+Ours is the direct solver with its own backward pass and the trace by the closed form, compiled or eager
+(docs/loops.md). The usual one is torchdiffeq's rk4 and the trace by one autograd call per latent dimension and stage.
+All compute the same loss and gradients, which is checked first. One thread, 13 sequences of 300 frames of 50 channels,
+at the size published for motion capture and at a larger one.
 """
 
 import statistics
@@ -23,9 +23,9 @@ from models.solvers.ode import SolverConfig
 B, T, D = 13, 300, 50
 PAIRS = 3
 CASES = [(3, 30, 3.0), (16, 100, 8.0)]
-"""(q, units of every hidden layer, least ratio)"""
+"""Compared sizes: (q, units of every hidden layer, smallest accepted ratio)."""
 LEAST_OF_EAGER = 2.0
-"""Least ratio of the eager form to the compiled one."""
+"""Smallest accepted ratio of the eager form's time to the compiled form's."""
 
 SOLVERS = {
     "ours": SolverConfig(),
@@ -42,11 +42,11 @@ def main() -> int:
             check(ours(), other())
         mine, *others = in_turn(ours, eager, plain, rounds=PAIRS)
         print(f"q = {q}, {width} units: {1e3 * statistics.median(mine):.0f} ms a step")
-        for name, times, asked in zip(("eager form", "plain way"), others, (LEAST_OF_EAGER, least), strict=True):
+        for name, times, required in zip(("eager form", "usual form"), others, (LEAST_OF_EAGER, least), strict=True):
             ratio = Ratio.of(mine, times)
             print(f"  {name} {1e3 * statistics.median(times):.0f} ms, ratio {ratio.median:.1f} (medians of {PAIRS} "
-                  f"rounds, {ratio.low:.1f} to {ratio.high:.1f}; at least {asked:g} is asked)")  # fmt: skip
-            missed += ratio.misses(asked)
+                  f"rounds, {ratio.low:.1f} to {ratio.high:.1f}; required: at least {required:g})")  # fmt: skip
+            missed += ratio.misses(required)
         mib = ", ".join(f"{name} {memory(step, name, q, width):.0f} MiB" for name in SOLVERS)
         print(f"  memory of a step: {mib}", flush=True)
     return 1 if missed else 0
@@ -72,7 +72,7 @@ def step(name: str, q: int, width: int) -> Callable[[], tuple[torch.Tensor, list
 
 
 def walks() -> Batch:
-    """Return slow oscillations with noise, with a phase for each sequence and channel."""
+    """Return a batch of slow oscillations with noise, with a phase for each sequence and channel."""
     g = torch.Generator().manual_seed(0)
     times = (torch.arange(T, dtype=torch.float64) * 0.1).expand(B, T).contiguous()
     phase = torch.rand(B, 1, D, generator=g) * 6.3

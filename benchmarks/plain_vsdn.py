@@ -1,5 +1,6 @@
-"""The usual way of writing VSDN-VAE, for comparison: a loop over the frames that calls every network at each of them,
-differentiated by autograd. It reads the parameters of our model and gives the same loss."""
+"""The usual implementation of VSDN-VAE, for comparison: a loop over frames that calls every network at each of them.
+
+It is differentiated by autograd, takes the parameters of our model and computes the same loss."""
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from models.vsdn import VsdnVae
 
 
 def objective(model: VsdnVae, batch: Batch, kl_weight: float) -> Objective:
-    """Return what `model(batch, kl_weight)` does, on a regular grid of one Euler step per frame."""
+    """Return the result of `model(batch, kl_weight)`, on a regular grid of one Euler step per frame."""
     B, T, _ = batch.values.shape
     h, _ = states(model.gru_ode, batch, 0)
     unseen, seen = states(model.gru_ode, batch, 1)

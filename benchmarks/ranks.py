@@ -2,9 +2,9 @@
 
     python -m benchmarks.ranks DATA [CONFIG]    a prepared data set, and a config that fits it
 
-Each rank takes the same number of sequences per step, so that two ranks should have twice the throughput. The loss is
-split in two: independent jobs of one rank each only share memory and caches, and the further loss of two ranks of one
-job is due to waiting and communication. Two idle cores are needed.
+Each rank takes the same number of sequences per step, so that two ranks should have twice the throughput. Two parts of
+the loss are measured: two independent jobs of one rank share only memory and caches; the additional loss of two ranks
+of one job is due to waiting and communication. Two idle cores are needed.
 """
 
 import os
@@ -21,17 +21,17 @@ from pipeline.shards.manifest import read_manifest
 ROUNDS = 3
 STEPS = 120
 BATCH = 32
-"""Sequences per rank and step."""
+"""Number of sequences per rank and step."""
 LINE = re.compile(r"(\d+) seq/s  data (\d+)  forward (\d+)  backward (\d+)  communication (\d+)  update (\d+) ms/step")
 
 
 class Pace(NamedTuple):
-    """Medians over the records of a job, the first two left out."""
+    """Medians over the records of a job, without the first two."""
 
     sequences: float
     """Sequences per second."""
     data: float
-    """Milliseconds per step of rank 0, as are the following fields."""
+    """Time of rank 0 for reading data, in milliseconds per step. The following fields have the same unit."""
     forward: float
     backward: float
     communication: float
@@ -52,7 +52,7 @@ def job(data: Path, config: str, ranks: int, out: Path) -> subprocess.Popen[str]
 
 
 def paces(data: Path, config: str, *ranks: int) -> list[Pace]:
-    """Run jobs with these numbers of ranks simultaneously, and return the pace of each."""
+    """Run jobs with the given numbers of ranks simultaneously, and return the pace of each."""
     with tempfile.TemporaryDirectory() as folder:
         jobs = [job(data, config, count, Path(folder) / str(i)) for i, count in enumerate(ranks)]
         said = [job.communicate()[0] for job in jobs]

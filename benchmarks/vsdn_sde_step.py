@@ -1,14 +1,15 @@
-"""A VSDN-SDE training step against torchsde: `python -m benchmarks.vsdn_sde_step`.
+"""Compare a VSDN-SDE training step with one by torchsde: `python -m benchmarks.vsdn_sde_step`.
 
-A step is loss and gradients of the whole objective from the recurrent states on, by the compiled loop or the eager one
-(docs/loops.md): path KL and decoder, with the gradient into the recurrent states; the GRU-ODE before them is the same
-for all. Both sides compute the same (checked first, on the same Brownian path).
+A step computes loss and gradients of the whole objective from the recurrent states on, by the compiled loop or the
+eager one (docs/loops.md): path KL and decoder, with the gradient with respect to the recurrent states. The GRU-ODE
+before them is the same for all and left out. Both sides compute the same values, which is checked first on the same
+Brownian path.
 
-torchsde is called as its examples call it, with logqp=True and f, g, h as networks that look
-their context up at time t. The examples offer both sdeint and sdeint_adjoint, and take sdeint unless told otherwise,
-with the default BrownianInterval, drawn in every step. The 20 times that are asked are against sdeint_adjoint. Each is
-also called with an interval made for the solver's step that keeps all it has drawn and is used again, so that no time
-goes into Brownian motion. One thread, 100 frames, all observed, 32 sequences, latent 8, 64 units everywhere.
+torchsde is called as in its examples, with logqp=True and f, g, h as networks that look up their context at time t. The
+examples offer sdeint (the default) and sdeint_adjoint, with the default BrownianInterval, drawn in every step. The
+required ratio of 20 is that to sdeint_adjoint. Each is also called with an interval made for the solver's step that
+keeps all its values and is used again, so that no time is spent on Brownian motion. One thread, 100 frames, all
+observed, 32 sequences, latent 8, 64 units everywhere.
 """
 
 import statistics
@@ -37,7 +38,7 @@ OTHERS = ("ours, eager form", "sdeint", "sdeint, kept path", "sdeint_adjoint", "
 
 
 class LatentSde(nn.Module):
-    """Posterior f, prior h and diffusion g as torchsde's examples write them, with the weights of ours."""
+    """Posterior f, prior h and diffusion g in the form of torchsde's examples, with the weights of our model."""
 
     noise_type, sde_type = "diagonal", "ito"
 
@@ -68,7 +69,7 @@ class LatentSde(nn.Module):
 
 
 def network(drifts: nn.Module, g: int, read: nn.Linear, out: Tensor, out_bias: Tensor) -> nn.Sequential:
-    """N1 or N2 as a network that reads state and context together."""
+    """Return N1 or N2 as a network that reads state and context together."""
     layers: list[nn.Module] = [linear(torch.cat([drifts.state[g], read.weight], 1), read.bias), nn.ELU()]
     for weight, bias in zip(*([] if x is None else x for x in (drifts.hidden, drifts.hidden_bias)), strict=True):
         layers += [linear(weight[g], bias[g, 0]), nn.ELU()]
@@ -82,7 +83,7 @@ def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
 
 
 class States(nn.Module):
-    """Stands for the GRU-ODE: states that are there already."""
+    """A stand-in for the GRU-ODE that returns given states."""
 
     def __init__(self, trajectory: Trajectory) -> None:
         super().__init__()
@@ -94,7 +95,7 @@ class States(nn.Module):
 
 
 class Increments:
-    """The Brownian path of our own step, and none for the KL that torchsde keeps as one more state."""
+    """The Brownian path of our own step; its increments are 0 for the KL, which torchsde adds as a state."""
 
     levy_area_approximation, dtype, device, shape = "none", torch.float32, torch.device("cpu"), (B, Z + 1)
 
@@ -108,11 +109,11 @@ class Increments:
 
 
 Step = Callable[[], tuple[Tensor, Tensor, Tensor]]
-"""Takes a step and returns loss [B] and the gradients of recurrent states and of the decoder."""
+"""Type of a function that takes a step and returns loss [B] and the gradients of recurrent states and decoder."""
 
 
 def steps(depth: int) -> dict[str, Step]:
-    """Ours, theirs in all ways, and theirs on our path."""
+    """Return the steps by name: ours in two forms, torchsde's in four ways, and torchsde's on our Brownian path."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     config = VsdnSdeConfig(name="vsdn_sde", latent=Z, hidden=UNITS, width=UNITS, depth=depth, max_step=STEP)
@@ -190,8 +191,8 @@ def main() -> int:
         report("ours", ours, depth)
         for name, times in zip(OTHERS, others, strict=True):
             ratio, least = Ratio.of(ours, times), LEAST.get(name)
-            asked = f", at least {least:g} is asked" if least else ""
-            spread = f"{ratio.low:.1f} to {ratio.high:.1f}{asked}"
+            required = f"; required: at least {least:g}" if least else ""
+            spread = f"{ratio.low:.1f} to {ratio.high:.1f}{required}"
             report(name, times, depth, f"  ratio {ratio.median:5.1f} ({spread})")
             missed += least is not None and ratio.misses(least)
     return 1 if missed else 0

@@ -1,4 +1,4 @@
-"""A VSDN-VAE training step against the usual way of writing it: `python -m benchmarks.vsdn_step`.
+"""Compare a VSDN-VAE training step with the usual implementation: `python -m benchmarks.vsdn_step`.
 
 Both compute the same loss and gradients (checked first). One thread, 256 recurrent units, networks of 4 x 512, 300
 frames of which a quarter is observed at random.

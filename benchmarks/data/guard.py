@@ -1,12 +1,12 @@
-"""Compare building shards with raw files read in a limited child process and read in the writing process.
+"""Compare building shards from raw files that are read in a limited child process, or in the writing process itself.
 
     python -m benchmarks.data.guard              music21's chorales, joined to the length of songs, four times
     python -m benchmarks.data.guard timit DIR    a data set's own files
 
 Each repetition builds all shards once in either way, in turn. The time to start the child, once per worker, is printed
-separately; Ray's own start takes ten times as long. Processor time, of both processes, is what counts when all cores
-are busy: the exit code is 1 if its ratio is above 1.5 in every repetition. Wall-clock time depends on other load and is
-only printed.
+separately; Ray's own start takes ten times as long. The criterion is the processor time of both processes, since all
+cores are busy in practice: the exit code is 1 if its ratio is above 1.5 in every repetition. Wall-clock time depends on
+other load and is only printed.
 """
 
 import os
@@ -72,7 +72,7 @@ def main(name: str, source: Path) -> None:
         took = [np.median(way[i]) for way in (plain, guarded - start, start)]
         print(f"{measure}: unguarded {took[0]:.2f} s, guarded {took[1]:.2f} s, and {took[2]:.2f} s to start the child")
         low, ratio, high = np.quantile(ratios[i], (0, 0.5, 1))
-        print(f"ratio {ratio:.2f} ({low:.2f} to {high:.2f}), wanted at most {AT_MOST}")
+        print(f"ratio {ratio:.2f} ({low:.2f} to {high:.2f}); required: at most {AT_MOST}")
     raise SystemExit(int(ratios[0].min() > AT_MOST))
 
 

@@ -3,7 +3,7 @@
     python -m benchmarks.data.loader DATA [CONFIG]    a prepared data set, and a config that fits it
 
 An epoch of batches from the shards and a training step on one of them are measured in turn, in processor seconds of one
-thread. The ratio should be at least 20; if it is in no round, the exit code is 1.
+thread. The ratio should be at least 20; if it is below 20 in every round, the exit code is 1.
 """
 
 import statistics
@@ -45,8 +45,8 @@ def main(data: Path, path: str) -> None:
         ratios.append(reads[-1] / steps[-1])
     rate, pace, ratio = map(statistics.median, (reads, steps, ratios))
     print(
-        f"{data}: the loader reads {rate:,.0f} sequences/s, a step of {path} takes in {pace:,.0f}, ratio {ratio:.0f} "
-        f"({min(ratios):.0f} to {max(ratios):.0f}; medians of {ROUNDS}), wanted at least {AT_LEAST}"
+        f"{data}: the loader reads {rate:,.0f} sequences/s, a step of {path} processes {pace:,.0f}, ratio {ratio:.0f} "
+        f"({min(ratios):.0f} to {max(ratios):.0f}; medians of {ROUNDS}); required: at least {AT_LEAST}"
     )
     raise SystemExit(int(max(ratios) < AT_LEAST))
 

@@ -1,9 +1,9 @@
 """Measure the memory of preparing and loading a real sample at 1x, 10x and 100x its size, as copies of its files.
 
     python -m benchmarks.data.memory                     the chorales of music21
-    python -m benchmarks.data.memory timit DIR [1 10]    a data set's own files; how many times each
+    python -m benchmarks.data.memory timit DIR [1 10]    a data set's own files; numbers of copies of each
 
-Printed is the peak memory, in MiB, of any process of a kind: the driver, the Ray workers, the children that parse, and
+The peak memory, in MiB, of any process of a kind is printed: the driver, the Ray workers, the children that parse, and
 a process that reads one epoch as a rank does. Memory held before the first file is included.
 """
 
@@ -73,7 +73,7 @@ def reading(folder: Path):
 
 
 def main(name: str, source: Path, sizes: tuple[int, ...]) -> None:
-    print(f"{source}: MiB held at most\n{'size':>5} {'files':>8} {'sequences':>9}", end="")
+    print(f"{source}: peak memory, MiB\n{'size':>5} {'files':>8} {'sequences':>9}", end="")
     print("".join(f" {kind:>8}" for kind in (*KINDS, "loader")), flush=True)
     for times in sizes:
         with tempfile.TemporaryDirectory(dir=source.parent) as folder:

@@ -1,7 +1,7 @@
 """Compare reading a MIDI file to a piano roll with pretty_midi: `python -m benchmarks.data.midi [DIR]`.
 
 Both run in one process from a file name to the same bool [T, 128]. Without DIR music21's chorales are read, eight
-joined to a file: a chorale lasts half a minute, a song of the Lakh data set about four minutes.
+joined into each file: a chorale lasts half a minute, a song of the Lakh data set about four minutes.
 """
 
 import statistics
@@ -41,7 +41,7 @@ def theirs(path: Path) -> NDArray[np.bool_]:
 
 
 def join(chorales: list[Path], path: Path) -> None:
-    """Join pieces one after the other, track by track."""
+    """Concatenate pieces in time, track by track."""
     whole = mido.MidiFile(chorales[0])
     for chorale in chorales[1:]:
         ends = [sum(message.time for message in track) for track in whole.tracks]
@@ -80,7 +80,7 @@ def main(folder: Path) -> None:
     slow = statistics.median(seconds(theirs, path, 2) for path in paths)
     print(f"{len(paths)} MIDI files to rolls at {RATE:g} frames/s, one core; {agree} rolls are equal")
     print(f"driftwork {fast * 1e3:.2f} ms, pretty_midi {slow * 1e3:.2f} ms a file (medians)")
-    print(f"ratio {slow / fast:.0f}x, wanted {AT_LEAST:.0f}x")
+    print(f"ratio {slow / fast:.0f}x; required: at least {AT_LEAST:.0f}x")
     if slow / fast < AT_LEAST:
         raise SystemExit(1)
 

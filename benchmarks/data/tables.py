@@ -2,11 +2,11 @@
 
     python -m benchmarks.data.tables [GB ...]
 
-A long CSV of measurements of many series, 10 channels each, is written as four files to the folder for temporary
-files, once with the rows of each series together and once in the order of time, prepared by two workers and deleted.
-Five times the table's size must be free there. Printed are the seconds of preparing and the peak memory, in MiB, of any
-process of a kind: the driver, which gathers the series, the Ray workers, and the children that read files. The exit
-code is 1 if one is above 1024 MiB.
+A long CSV table of many series with 10 channels each is written as four files to the folder for temporary files, once
+with the rows of each series together and once in the order of time, prepared by two workers and deleted. Five times the
+table's size must be free there. The seconds of preparing are printed, and the peak memory, in MiB, of any process of a
+kind: the driver, which gathers the series, the Ray workers, and the children that read files. The exit code is 1 if one
+is above 1024 MiB.
 """
 
 import random
@@ -23,16 +23,17 @@ SIZES = (0.05, 0.5, 5.0)
 AT_MOST = 1024
 CHANNELS = 10
 TIMES = 340
-"""Times of a series, at each of which every channel is measured."""
+"""Number of times of a series; every channel is measured at each of them."""
 FILES = 4
 ROW = 29
-"""Bytes of a row, about."""
+"""Approximate size of a row, in bytes."""
 _DRAW = random.Random(0)
 
 
 def block(line: str, count: int) -> str:
-    """Return the rows of one series, or of one time: `count` times a value of each channel. `line` names the row's
-    number among the `count` as N; what all rows share stays as it is."""
+    """Return the rows of one series, or of one time: `count` times a value of each channel.
+
+    In `line`, the text of a row, N is replaced by the row's number among the `count`."""
     heads = (line.replace("N", str(number)) for number in range(count))
     return "".join(f"{head},channel {c},{_DRAW.gauss(0, 1):.7f}\n" for head in heads for c in range(CHANNELS))
 

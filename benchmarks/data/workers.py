@@ -1,11 +1,11 @@
-"""Preparing with one worker and with two, on one Ray that is up already.
+"""Compare preparing with one worker and with two, on a running Ray.
 
     python -m benchmarks.data.workers                the chorales of music21, ten times
-    python -m benchmarks.data.workers lakh DIR 10    a data set's own files; how many times each
+    python -m benchmarks.data.workers lakh DIR 10    a data set's own files; number of copies of each
 
-By turns, seconds of the clock from the call to the manifest. What two workers are short of twice one is divided: two
-processes without Ray that build half of the shards each share caches and memory, nothing else; the driver's own part is
-what it does before the first shard and after the last, alone. Needs two idle cores.
+Wall-clock seconds from the call to the manifest are measured, in turn. Two causes for less than twice the speed are
+measured separately. Two processes without Ray, which build half of the shards each, share only caches and memory. The
+driver works alone before the first shard and after the last. Two idle cores are needed.
 """
 
 import statistics
@@ -29,7 +29,7 @@ ROUNDS = 3
 
 
 def prepared(name: str, source: Path, workers: int) -> float:
-    """Prepare a data set, and return the seconds that it takes."""
+    """Prepare a data set and return the wall-clock seconds it took."""
     with tempfile.TemporaryDirectory() as out:
         words = [f"source={source}", f"out={out}/data", f"workers={workers}"]
         config = load(PrepareConfig, f"configs/prepare/{name}.yaml", words)
@@ -39,7 +39,7 @@ def prepared(name: str, source: Path, workers: int) -> float:
 
 
 def build(name: str, source: Path, parts: int, part: int) -> float:
-    """Seconds that one process takes for every `parts`-th shard, without Ray."""
+    """Build every `parts`-th shard in this process, without Ray, and return the seconds it took."""
     with tempfile.TemporaryDirectory() as out:
         config = load(PrepareConfig, f"configs/prepare/{name}.yaml", [f"source={source}", f"out={out}"])
         limits = Limits(config.seconds_per_file, config.mib_per_file)

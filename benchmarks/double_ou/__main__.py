@@ -1,11 +1,11 @@
-"""Score runs on the double Ornstein-Uhlenbeck process beside the limit.
+"""Compare the scores of runs on the double Ornstein-Uhlenbeck process with the best possible ones.
 
     python -m benchmarks.double_ou RUN...
 
-Every entry of the test split is predicted from all earlier frames. Printed are the negative log-likelihood in nats an
-entry (of a model with a latent its bound), how far it is above the first limit in % of that, and the mean square error,
-each with its standard error over sequences. There are two limits: a model that gives each channel of a frame a
-distribution of its own cannot pass the first, one that gives both a joint distribution not the second.
+Every entry of the test split is predicted from all earlier frames. Three scores are printed, each with its standard
+error over sequences: the negative log-likelihood in nats per entry (for a model with a latent its bound), its excess
+over the first limit in %, and the mean square error. There are two limits: no model with a separate distribution for
+each channel of a frame can pass the first, and none with a joint distribution of both can pass the second.
 """
 
 import sys
@@ -27,18 +27,18 @@ Array = NDArray[np.float64]
 
 
 class Scores(NamedTuple):
-    """Sums over the entries of each sequence."""
+    """Sums of the scores over the entries of each sequence."""
 
     nll: Array
-    """[N] nats."""
+    """[N] negative log-likelihood, in nats."""
     squares: Array
-    """[N] squared errors of the mean."""
+    """[N] sum of the squared errors of the mean."""
     entries: Array
     """[N] number of entries."""
 
 
 def of_limit(stream: Stream) -> tuple[Scores, Scores]:
-    """Return the scores of the exact filter, each channel by itself, and both channels of a frame together."""
+    """Return two scores of the exact filter: for each channel by itself, and for both channels of a frame jointly."""
     rows = []
     for batch in stream.epoch(0):
         assert batch.entries, "masks are of channels"
@@ -53,7 +53,7 @@ def of_limit(stream: Stream) -> tuple[Scores, Scores]:
 
 
 def of_run(folder: Path) -> tuple[Scores, Stream]:
-    """Return the scores of a run, and the test split as it reads it with all entries observed."""
+    """Return the scores of a run, and its test split with all entries observed."""
     config = run_folder.config_of(folder)
     manifest = read_manifest(config.data)
     every = config.observe.evaluate.model_copy(update={"pattern": "random", "ratios": (1.0,)})

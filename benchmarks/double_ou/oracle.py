@@ -1,9 +1,9 @@
-"""The limit on the double Ornstein-Uhlenbeck process: the exact distribution of an entry given all earlier frames.
+"""The best possible prediction of the double Ornstein-Uhlenbeck process: an entry's exact distribution given the past.
 
 Given the level r of a sequence the process is linear and Gaussian, so that a Kalman filter is exact. Its mean is affine
-in r and its variance free of r. The likelihood of r is therefore Gaussian, and its posterior that Gaussian cut off at
-the box of `LEVELS`. What is left is an integral over r: over r_y in closed form, over r_x by quadrature. The filter
-knows theta, sigma, rho and the box, and neither r nor the path between observations.
+in r and its variance does not depend on r. The likelihood of r is therefore Gaussian, and its posterior is this
+Gaussian truncated to the box of `LEVELS`. The remaining integral over r is computed in closed form over r_y, and by
+quadrature over r_x. The filter is given theta, sigma, rho and the box, but neither r nor the path between observations.
 
 T frames of a sequence, 2 channels, Q nodes.
 """
@@ -18,21 +18,21 @@ from pipeline.readers.simulated.double_ou import INTERVAL, LEVELS, RHO, SIGMA, T
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(256)
 _RIDGE = 1e-8
-"""Precision that is added to the level's likelihood, which is singular until both channels are observed. With levels up
-to 1.5 it changes a log density by at most ridge * 1.5**2."""
+"""Precision added to the level's likelihood, which is singular until both channels are observed. With levels up to 1.5
+it changes a log density by at most ridge * 1.5**2."""
 Array = NDArray[np.float64]
 
 
 class Limit(NamedTuple):
-    """What is known of each entry before its frame."""
+    """Exact predictions of the entries of a sequence, each given all earlier frames."""
 
     log_density: Array
     """[T, 2] log density of each entry given all earlier frames; 0 where it is not observed."""
     mean: Array
-    """[T, 2] its mean given all earlier frames."""
+    """[T, 2] mean of each entry given all earlier frames."""
     joint: float
-    """Log density of all observations of the sequence together, which also knows that both channels of a frame move
-    alike."""
+    """Joint log density of all observations of the sequence, which includes the correlation of the two channels of a
+    frame."""
 
 
 class _Level(NamedTuple):
@@ -42,8 +42,9 @@ class _Level(NamedTuple):
     shift: Array
 
     def nodes(self) -> tuple[Array, Array, float]:
-        """Return nodes r_x [Q] and their log weights [Q], which carry the density of r_x without its integral over r_y,
-        and the variance of r_y given r_x."""
+        """Return nodes r_x [Q], their log weights [Q] and the variance of r_y given r_x.
+
+        The weights include the density of r_x, but not the integral over r_y."""
         (a, b), (_, c) = self.precision + _RIDGE * np.eye(2)
         spread = (a - b * b / c) ** -0.5
         middle = (self.shift[0] - b * self.shift[1] / c) * spread**2
@@ -72,7 +73,7 @@ def _total(log: Array, factor: Array) -> float:
 
 
 def limit(times: Array, values: Array, observed: NDArray[np.bool_]) -> Limit:
-    """Filter one sequence.
+    """Filter one sequence and return the exact predictions.
 
     Args:
         times: [T], multiples of the process's step, from 0 on. values: [T, 2]. observed: [T, 2].

@@ -1,9 +1,8 @@
-"""Our loops over time against the same loops in JAX: `python -m benchmarks.jax_peers`, for which the `jax` extra is
-installed.
+"""Compare our loops over time with the same loops in JAX: `python -m benchmarks.jax_peers`. It needs the extra `jax`.
 
 Each loop runs forward and backward on the same numbers, and all outputs and gradients are compared first. JAX
-compiles the forms in `loops`, the fastest of which is taken. Everything runs on one thread; times are processor
-seconds, in turn within this process, and a ratio is JAX's time to ours.
+compiles the forms in `loops`, of which the fastest is taken. Everything runs on one thread. Times are processor
+seconds, measured in turn in this process. A ratio is JAX's time divided by ours.
 """
 
 import importlib.util
@@ -29,11 +28,11 @@ def main() -> int:
     for case in cases.ALL:
         ours, theirs, form = case.measure()
         ratio = Ratio.of(ours, theirs)
-        asked = f", at least {case.least:g} is asked" if case.least else ""
+        required = f"; required: at least {case.least:g}" if case.least else ""
         mine, other = (1e3 * statistics.median(times) for times in (ours, theirs))
         print(
             f"{case.name}: {mine:.1f} ms, JAX {other:.1f} ms ({form}), "
-            f"ratio {ratio.median:.2f} (medians of {len(ours)} pairs, {ratio.low:.2f} to {ratio.high:.2f}{asked})",
+            f"ratio {ratio.median:.2f} (medians of {len(ours)} pairs, {ratio.low:.2f} to {ratio.high:.2f}{required})",
             flush=True,
         )
         missed += case.least is not None and ratio.misses(case.least)

@@ -18,26 +18,26 @@ BOUND, LOW, HIGH = 2.0, 0.3, 1.1
 
 
 class Problem(NamedTuple):
-    """The arguments of a loop on both sides."""
+    """The arguments of a loop, for our implementation and JAX's."""
 
     leaves: list[Tensor]
     """Arguments that get gradients, in JAX's order."""
     data: list[Tensor]
-    """The other arguments in JAX's order."""
+    """Arguments without gradients, in JAX's order."""
     ours: Callable[[], tuple[Tensor, ...]]
-    """Runs our loop on the leaves and data."""
+    """Function that runs our loop on the leaves and data."""
     theirs: dict[str, Callable[..., tuple[jax.Array, ...]]]
-    """JAX's loop by form."""
+    """JAX's loops by the name of their form."""
 
 
 class Case(NamedTuple):
     name: str
     make: Callable[[], Problem]
     least: float | None = None
-    """Least ratio of JAX's time to ours."""
+    """Smallest ratio of JAX's time to ours that is accepted; None accepts any."""
 
     def measure(self) -> tuple[list[float], list[float], str]:
-        """Check values, then return our times, JAX's, and the form of JAX's loop."""
+        """Compare the values, then return our times, JAX's times, and the form of JAX's loop."""
         torch.set_num_threads(1)
         torch.manual_seed(0)
         problem = self.make()
@@ -63,7 +63,7 @@ class Case(NamedTuple):
 
 
 def check(ours: tuple[Tensor, ...], theirs: tuple[jax.Array, ...]) -> None:
-    """Compare norms: both sides round in single precision, in every one of some hundred steps."""
+    """Compare the norms of results, since both sides round in single precision at each of some hundred steps."""
     for a, b in zip(ours, theirs, strict=True):
         b = torch.from_numpy(jax.device_get(b).copy())
         difference = float((a.detach() - b).norm() / b.norm())
@@ -71,7 +71,7 @@ def check(ours: tuple[Tensor, ...], theirs: tuple[jax.Array, ...]) -> None:
 
 
 def flow_case(q: int, units: int, G: int = 13, M: int = 299) -> Problem:
-    """Return the flow of an ODE2VAE training step: G networks drawn from their posterior, a trajectory each."""
+    """Return the flow of an ODE2VAE training step: G networks drawn from their posterior, with a trajectory each."""
     Z, shapes = 2 * q, [(units, 2 * q), (units, units), (q, units)]
     weights = [x for out, n in shapes for x in (torch.randn(G, out, n) / n**0.5, torch.randn(G, 1, out) / n**0.5)]
     z0, dt = torch.randn(G, 1, Z), torch.full((M, G, 1, 1), 0.1)
@@ -83,7 +83,7 @@ def flow_case(q: int, units: int, G: int = 13, M: int = 299) -> Problem:
 
 
 def sde_case(depth: int, P: int = 32, Z: int = 8, units: int = 64, M: int = 100) -> Problem:
-    """Return the loop of a VSDN-SDE training step: prior and posterior, the posterior drives."""
+    """Return the loop of a VSDN-SDE training step: networks of prior and posterior, the posterior drives the path."""
     G, L = 2, depth - 1
 
     def uniform(*shape: int) -> Tensor:
@@ -105,7 +105,7 @@ def sde_case(depth: int, P: int = 32, Z: int = 8, units: int = 64, M: int = 100)
 
 
 def recurrence_case(B: int, H: int, M: int, share: float, R: int = 2) -> Problem:
-    """Return GRU-ODE's loop in R directions over B sequences with this share of steps observed."""
+    """Return GRU-ODE's loop in R directions over B sequences, with a fraction `share` of the steps observed."""
     shapes = [*GruFlow.shapes(R, H).values(), (R, 3 * H, H), (R, 1, 3 * H)]
     weights = [torch.empty(shape).uniform_(-(H**-0.5), H**-0.5) for shape in shapes]
     h0, x, dt = torch.zeros(R, B, H), torch.randn(M, R, B, 3 * H), torch.full((M, R, B, 1), 0.2)

@@ -1,6 +1,6 @@
 """The three loops over time in JAX: one `lax.scan` each, differentiated by JAX, with the arguments and layout of ours.
 
-`unroll` is the number of steps in a turn of the scan. A product of small matrices has two forms, `PRODUCTS`.
+`unroll` is the number of steps in an iteration of the scan. A product of small matrices has two forms, `PRODUCTS`.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax, nn
 
 Product = Callable[[Array, Array], Array]
-"""Multiplies x [..., P, n] by the transpose of a weight [..., out, n]."""
+"""Type of a function that multiplies x [..., P, n] by the transpose of a weight [..., out, n]."""
 
 # `dot` calls XLA's matrix product; `sum` is a sum that XLA fuses with the operations around it.
 PRODUCTS: dict[str, Product] = {
@@ -112,8 +112,10 @@ def recurrence(times: Product, unroll: int) -> Callable[..., tuple[Array, ...]]:
 
 
 def with_gradients(loop: Callable[..., tuple[Array, ...]], leaves: int) -> Callable[..., tuple[Array, ...]]:
-    """Return a compiled function of the loop's arguments, the first `leaves` of which get gradients, and of the
-    gradients of its two outputs. It returns the outputs and the gradients."""
+    """Return a compiled function that computes the loop's outputs and gradients.
+
+    Its arguments are those of the loop, of which the first `leaves` get gradients, and the gradients of the loop's two
+    outputs."""
 
     @jax.jit
     def run(arguments: tuple[Array, ...], incoming: tuple[Array, ...]) -> tuple[Array, ...]:

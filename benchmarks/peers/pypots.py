@@ -1,11 +1,11 @@
-"""Train SAITS or BRITS of PyPOTS on the sequences of a run's config, and write what it imputes.
+"""Train SAITS or BRITS of PyPOTS on the sequences of a run's config, and write the imputed values.
 
     python -m benchmarks.peers.pypots saits|brits CONFIG DATA SEED OUT.npz
 
-Called by `benchmarks.imputation`; needs the extra `pypots`. Both take each training sequence once at every rate of
-`observe.train`, and as many steps as the config's own model. SAITS is trained on the very task that is scored: to fill
-the frames that are not observed, whose values are its targets. Its own `fit` hides single entries instead, which would
-not show it a whole frame that is missing. BRITS learns from observed frames alone, by `fit`.
+`benchmarks.imputation` calls it; it needs the extra `pypots`. Both models read each training sequence once at every
+rate of `observe.train`, for as many steps as the config's own model. SAITS is trained on the task that is scored: to
+impute the frames that are not observed, with their values as targets. Its own `fit` masks single entries instead, so
+that it would never be trained on a whole missing frame. BRITS learns from observed frames alone, by `fit`.
 """
 
 import sys
@@ -24,7 +24,8 @@ from launch.runs.config import RunConfig
 
 
 def hidden(split: dict[str, Task]) -> tuple[Array, Array]:
-    """Return the sequences of a split at every rate, with NaN where a frame is not observed, and their whole values."""
+    """Return the sequences of a split at every rate, with NaN for frames that are not observed, and the complete
+    values."""
     given = [np.where(task.observed[..., None], task.values, np.nan) for task in split.values()]
     return np.concatenate(given), np.concatenate([task.values for task in split.values()])
 
