@@ -6,6 +6,7 @@ gradients: an all-reduce that nothing hides, 2 (N - 1) / N of their bytes throug
 a tree.
 """
 
+import re
 from math import ceil, log2
 from typing import NamedTuple
 
@@ -63,20 +64,25 @@ def memory(sizes: Sizes, gpus: int, sequences: int, stage: int, average: bool) -
 
 
 _NOMINAL = {  # bfloat16, TF32, float32
+    # NVIDIA's data sheets, read in copies that resellers and handbooks print: H100 (tensor figures with sparsity,
+    # of which dense products reach half: 1,979, 989 and 67 for SXM, 1,513, 756 and 51 for PCIe), H200 (as H100 SXM),
+    # A100 (nvidia-1758950-r4: 312, 156 and 19.5) and L40S (362.05, 183 and 91.6).
     "H100 PCIe": (756e12, 378e12, 51e12),
     "H100": (989e12, 495e12, 67e12),
     "H200": (989e12, 495e12, 67e12),
     "A100": (312e12, 156e12, 19.5e12),
     "L40S": (362e12, 183e12, 91.6e12),
-    "A10": (125e12, 62.5e12, 31.2e12),
-    "L4": (121e12, 60e12, 30.3e12),
 }
-"""Floating-point operations per second of dense matrix products, by the makers' data sheets."""
+"""Floating-point operations per second of dense matrix products, by a part of the name that torch reports."""
+
+_SLOWER = "NVL"
+"""Part of the names of H100 NVL and H200 NVL, whose rates are lower than those of the SXM boards."""
 
 
 def matrix_rate(name: str, *, autocast: bool, tf32: bool) -> float | None:
     """Return the nominal rate of a GPU's matrix products, or None for an unknown one."""
-    rates = next((rates for known, rates in _NOMINAL.items() if known in name), None)
-    if rates is None:
+    known = next((known for known in _NOMINAL if re.search(rf"\b{known}\b", name)), None)
+    if known is None or _SLOWER in name:
         return None
+    rates = _NOMINAL[known]
     return rates[0] if autocast else rates[1] if tf32 else rates[2]
