@@ -1,6 +1,7 @@
-"""Driftwork in Python: `driftwork.prepare`, `driftwork.train`, `driftwork.load`. The same code as the commands.
+"""Driftwork in Python: `driftwork.prepare`, `driftwork.train`, `driftwork.load`.
 
-A setting is a keyword, as in the command: `train={"max_epochs": 20}` is `train.max_epochs=20` there.
+They run the code of the commands. A setting is a keyword: `train={"max_epochs": 20}` is `train.max_epochs=20` in a
+command.
 """
 
 import json
@@ -58,7 +59,7 @@ def train(model: str | PathLike[str], data: str | PathLike[str], **settings: Any
 
 
 def load(run: str | PathLike[str]) -> "Run":
-    """Return a trained run by its folder, or by its id in the tracking store."""
+    """Return the trained run in this folder, or with this id in the tracking store."""
     return Run(run_folder.find(str(run)))
 
 
@@ -75,8 +76,8 @@ class Run:
         """Score the run and its trivial baselines on a split, as `driftwork evaluate`.
 
         Returns:
-            what `driftwork evaluate --json` prints: task -> observed share -> metric -> value, standard error and n,
-            for the model and each baseline.
+            the output of `driftwork evaluate --json`, for the model and each baseline: task -> rate in percent, or
+            horizon in frames -> metric -> value, standard error and n.
         """
         request = parse(EvaluateConfig, _words({"split": split, **settings}), where="evaluate")
         return read_results(self.folder, evaluate(self.folder, request))
@@ -100,7 +101,7 @@ class Run:
     def forecast(
         self, source: Any, until: Any, every: Any, out: str | PathLike[str] | None = None, **settings: Any
     ) -> Any:
-        """Return new rows behind each series of a table, as `driftwork forecast`.
+        """Return new rows after the end of each series of a table, as `driftwork forecast`.
 
         Args:
             source: a pandas DataFrame, an Arrow table, or a path.
@@ -121,7 +122,7 @@ class Run:
 
 @contextmanager
 def _as_path(source: Any) -> Iterator[Path]:
-    """Yield the path of a table; one in memory is a temporary file meanwhile."""
+    """Yield the path of a table; a table in memory is written to a temporary file."""
     if isinstance(source, str | PathLike):
         yield Path(source)
         return
@@ -133,9 +134,9 @@ def _as_path(source: Any) -> Iterator[Path]:
 
 @contextmanager
 def _answer(source: Any, out: str | PathLike[str] | None) -> Iterator[tuple[list[str], Callable[[], Any]]]:
-    """Yield `source` and `out` as words of a command, and a function that returns the answer afterwards."""
+    """Yield `source` and `out` as arguments of a command, and a function that returns the result afterwards."""
     if out is None and isinstance(source, str | PathLike):
-        raise DriftworkError(f"source={source}: a file is answered by a file; give out=FILE.parquet, or a table")
+        raise DriftworkError(f"source={source}: a file needs an output file; give out=FILE.parquet, or pass a table")
     with _as_path(source) as path, tempfile.TemporaryDirectory(prefix="driftwork-") as folder:
         written = Path(out) if out is not None else Path(folder, "answer.parquet")
         words = _words({"source": path, "out": written})
@@ -143,7 +144,7 @@ def _answer(source: Any, out: str | PathLike[str] | None) -> Iterator[tuple[list
 
 
 def _words(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return settings as the words of a command line."""
+    """Return settings as the arguments of a command line."""
     words: list[str] = []
     for key, value in settings.items():
         if isinstance(value, Mapping):

@@ -8,14 +8,14 @@ from driftwork.command import Command, home_provided, run
 
 COMMANDS = {
     "demo": "Prepare the Bach chorales, train two models, and write scores, a figure and MIDI files.",
-    "doctor": "Check this machine for what makes jobs hang or fail, with a cure for each problem.",
+    "doctor": "Check this machine for causes of hangs and failures, and print a cure for each problem.",
     "fetch": "Download an official archive and check its hash, or check your copy of TIMIT.",
     "prepare": "Convert raw files to shards and a manifest, on Ray.",
     "verify": "Check every shard of a prepared data set against its manifest.",
-    "plan": "Count what a training takes on N GPUs, and model its time.",
+    "plan": "Count the memory and operations of a training on N GPUs, and model its time.",
     "train": "Train a model on this machine or on several hosts, under DeepSpeed.",
     "evaluate": "Score a trained run and its trivial baselines on a split.",
-    "predict": "Write a trained run's answers about every frame of a split as a table, beside the truth.",
+    "predict": "Write a trained run's predictions of every frame of a split as a table, beside the truth.",
     "impute": "Fill the missing values of your own table by a trained run, with intervals.",
     "forecast": "Continue the series of your own table by a trained run, with intervals.",
     "compare": "Print evaluated runs side by side, with the difference of each to the first.",
@@ -45,7 +45,7 @@ def main() -> int:
         print("\n".join(f"  {name:9s} {does}" for name, does in COMMANDS.items()))
         return 0 if arguments else 2
     if arguments[0] in ("--version", "-V"):
-        from importlib import metadata  # loads much, and no command needs it
+        from importlib import metadata  # takes long to import, and no command needs it
 
         print(f"driftwork {metadata.version('driftwork')}")
         return 0
@@ -66,7 +66,7 @@ def main_of(name: str) -> Command:
 
 def _reference() -> str:
     """Return docs/config.md."""
-    from driftwork import help  # loads much, and no command needs it
+    from driftwork import help  # takes long to import, and no command needs it
 
     mains = {name: main_of(name) for name in COMMANDS}
     settings = {name: main.settings([]) if main.settings else [] for name, main in mains.items()}

@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
     ) as tracker:
         tracker.dataset(dataset.described(read_manifest(DATA), DATA))
         for i, name in enumerate(MODELS):
-            _stage(f"{3 + i}/5  {name}: training, then scoring on pieces that training never saw")
+            _stage(f"{3 + i}/5  {name}: training, then scoring on the test split")
             _must(train.main(_train_arguments(name, root / name, str(tracker.run_id))))
             _must(evaluate.main([str(root / name), "split=test"]))
         _stage("5/5  side by side")
@@ -70,17 +70,17 @@ def _table() -> int:
     folder = Path("runs") / f"demo-table-{datetime.now():%Y%m%d-%H%M%S}"
     _stage("1/4  shards: a week at a station is a series, on Ray")
     _must(prepare.main([str(CONFIGS / "prepare/weather.yaml"), f"source={WEATHER}", f"out={data}"]))
-    _stage("2/4  VSDN-VAE: training on entries that are hidden at random")
+    _stage("2/4  VSDN-VAE: training with entries held out at random")
     ranks = f"ranks={min(2, launcher.most_ranks())}"
     length = ["train.batch_size=16", "train.max_epochs=40", "train.validate_every=4"]
     _must(train.main([str(CONFIGS / "train/vsdn_vae_table.yaml"), f"data={data}", f"out={folder}", ranks, *length]))
-    _stage("3/4  scores on weeks that training never saw, a quarter of the entries held out")
+    _stage("3/4  scores on the test split, with a quarter of the entries held out")
     _must(evaluate.main([str(folder), "split=test"]))
     _stage("4/4  the table with its holes filled")
     _must(impute.main([str(folder), f"source={WEATHER}", f"out={folder}/filled.parquet"]))
     print(
         f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes.\n"
-        f"  table       {folder}/filled.parquet; examples/README.md says what it holds\n"
+        f"  table       {folder}/filled.parquet; examples/README.md describes it\n"
         f"  figure      {folder}/filled.png: the first series, with 90 % intervals\n"
         f"  dashboard   driftwork ui, then experiment '{data.name}'"
     )

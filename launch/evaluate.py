@@ -16,7 +16,7 @@ from launch.scoring.results import read_results, show
 
 USAGE = """usage: driftwork evaluate RUN [split=test] [key=value ...] [--json]
   RUN     Run folder, or the id of a run in the tracking store.
-  --json  Print the scores as JSON in the place of tables."""
+  --json  Print the scores as JSON instead of tables."""
 
 
 @command(USAGE, settings=settings_of(EvaluateConfig))

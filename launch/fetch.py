@@ -56,9 +56,12 @@ def _fetch(config: FetchConfig) -> int:
 
 
 def _timit(config: TimitConfig) -> int:
-    print(f"{config.title}\nlicence: {config.licence}, had at {config.url}")
+    print(f"{config.title}\nlicence: {config.licence}, available at {config.url}")
     if config.source is None:
-        print("It cannot be fetched. With the folder that holds TRAIN and TEST: driftwork fetch timit from=DIR")
+        print(
+            "It cannot be downloaded. To check your copy, give the folder that holds TRAIN and TEST: "
+            "driftwork fetch timit from=DIR"
+        )
         return 0
     for half, (speakers, sentences) in check_corpus(config.source).items():
         print(f"{half.upper()}: {sentences} sentences of {speakers} speakers")

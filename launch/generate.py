@@ -101,7 +101,9 @@ def generate(folder: Path, config: RunConfig, request: GenerateConfig) -> None:
     here = run_folder.at_hand(folder, config)
     manifest = run_folder.manifest_of(here)
     if manifest.spec.table is not None:
-        raise DriftworkError(f"{folder}: its data are a table, which has no file format of its own; take predict")
+        raise DriftworkError(
+            f"{folder}: its data are a table, which has no file format of its own; use driftwork predict"
+        )
     model = run_folder.model_for(config, manifest)
     weights.load_best(model, folder, alone().device)
     model.eval()
@@ -159,7 +161,9 @@ def _check(what: What, request: GenerateConfig, name: str, model: Model, binary:
             )
     if isinstance(model, Forecaster):
         if what == "interpolation":
-            raise DriftworkError(f"what=interpolation: {name} forecasts from first frames; take continuation or prior")
+            raise DriftworkError(
+                f"what=interpolation: {name} forecasts from the first frames; set what=continuation or what=prior"
+            )
         idle |= {"seconds_given", "ratio"} & request.model_fields_set
     if isinstance(model, Smoother) and what != "interpolation":
         raise DriftworkError(f"what={what}: {name} reads past and future and only interpolates; set what=interpolation")

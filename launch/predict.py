@@ -34,8 +34,9 @@ class PredictConfig(OfStore):
     split: Split = "test"
     """Split whose sequences are predicted."""
     task: Task | None = None
-    """Question about each frame: `interpolation` from all observed frames, `prediction` from those before it, or
-    `forecast` from the first frames. Null takes `forecast` for a run that forecasts, and otherwise `interpolation`."""
+    """Task of the predictions: `interpolation` from all observed frames, `prediction` from those before it, or
+    `forecast` from the first frames. Null takes `forecast` for a run that forecasts, and otherwise `interpolation`.
+    """
     ratio: Ratio | None = None
     """Fraction of the frames that are observed. Null takes the first ratio that the run is evaluated at."""
     quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()

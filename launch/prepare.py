@@ -19,7 +19,7 @@ USAGE = """usage: driftwork prepare CONFIG.yaml [source=PATH] [out=DIR|URL] [key
 
 
 def _job() -> ModuleType:
-    """Load the Ray job, which an installation that only trains has no packages for."""
+    """Load the Ray job. An installation that only trains lacks its packages."""
     try:
         from pipeline.prepare import prepare
     except ModuleNotFoundError as error:

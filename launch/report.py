@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
         groups, left_out = rows.read(uri, runs, folder / RUNS, request.split)
         if not groups:
             why = left_out[0] if left_out else "it has none"
-            raise DriftworkError(f"experiment '{experiment}': no finished run can stand in a table: {why}")
+            raise DriftworkError(f"experiment '{experiment}': no finished run can be reported: {why}")
         showcases = _showcases(uri, runs, folder / RUNS)
         made = contents.write(folder, experiment, request.split, command, groups, showcases, left_out)
     for table in made:

@@ -95,7 +95,7 @@ def main(argv: list[str]) -> int:
         print(failed, flush=True)
         return 1
     except (KeyboardInterrupt, SystemExit):
-        print(f"interrupted; runs in training were told to save. Go on with: {grid.command}", flush=True)
+        print(f"interrupted; runs in training were requested to save. Go on with: {grid.command}", flush=True)
         raise
     return 0
 
@@ -140,7 +140,7 @@ def _state(grid: Grid, trial: Trial) -> State:
     for key in sorted(there.keys() | here.keys()):
         if there.get(key) != here.get(key) and not key.startswith(_MAY_DIFFER):
             raise DriftworkError(
-                f"{trial.folder}: holds a run with {key}={there.get(key)}, and the grid says {here.get(key)}; "
+                f"{trial.folder}: holds a run with {key}={there.get(key)}, and the grid sets {here.get(key)}; "
                 "give the sweep another out, or delete this one"
             )
     record = run_folder.record_of(trial.folder)

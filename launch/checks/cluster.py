@@ -26,7 +26,7 @@ def token() -> Finding:
     if not path.is_file() or not path.stat().st_size:
         there = "empty" if path.is_file() else "absent"
         if mode == "token":
-            return error("ray token", f"{path} is {there}, and RAY_AUTH_MODE=token asks for it", _MAKE_TOKEN)
+            return error("ray token", f"{path} is {there}, and RAY_AUTH_MODE=token requires it", _MAKE_TOKEN)
         return warning("ray token", f"{path} is {there}: a cluster started here has no login", _MAKE_TOKEN)
     rights = stat.S_IMODE(path.stat().st_mode)
     if rights & 0o077:
@@ -39,7 +39,7 @@ def auth_mode() -> Finding:
     if mode == "token":
         return ok("ray login", "RAY_AUTH_MODE=token")
     if not mode:
-        message = "RAY_AUTH_MODE is not set: a cluster asks for a token only if it finds one when it starts"
+        message = "RAY_AUTH_MODE is not set: a cluster requires a token only if it finds one at its start"
         return warning("ray login", message, "export RAY_AUTH_MODE=token, on every node")
     message = f"RAY_AUTH_MODE={mode}: whoever reaches the dashboard can run code"
     return error("ray login", message, "export RAY_AUTH_MODE=token")
@@ -81,7 +81,7 @@ def upload(folder: Path) -> Finding:
     if not (folder / ".rayignore").exists():
         message, cure = (
             f"{folder} has no .rayignore",
-            "copy the one of driftwork: data, runs and environments stay here",
+            "copy driftwork's own, which excludes data, runs and environments",
         )
         missing = warning("upload", message, cure)
     else:
@@ -93,7 +93,7 @@ def upload(folder: Path) -> Finding:
     message = f"ray job submit --working-dir {folder} would pack {total / _MIB:.0f} MiB"
     cure = f"name it in .rayignore; the largest file is {largest[0]}, {largest[1] / _MIB:.0f} MiB"
     if total >= UPLOAD_MIB * _MIB:
-        return error("upload", f"{message}; Ray takes {UPLOAD_MIB}", cure)
+        return error("upload", f"{message}; Ray accepts {UPLOAD_MIB}", cure)
     if total >= UPLOAD_MIB * _MIB / 2:
         return warning("upload", f"{message}, of {UPLOAD_MIB}", cure)
     return missing or ok("upload", message)

@@ -58,7 +58,7 @@ def build_locks() -> Iterator[Finding]:
         else:
             yield error(
                 "build lock",
-                f"{lock} was left by a process that is gone: what needs {lock.parent.name} hangs",
+                f"{lock} was left by a process that has ended: loading {lock.parent.name} hangs",
                 f"rm {lock}",
             )
     if not locks:
@@ -82,7 +82,9 @@ def accelerator(devices: Path = Path("/dev")) -> Finding:
         count, version = answer.stdout.split()
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return warning(
-            "accelerator", f"{', '.join(there)} there, and torch does not load", "see what `import torch` says"
+            "accelerator",
+            f"{', '.join(there)} there, and torch does not load",
+            "see the error of python -c 'import torch'",
         )
     if int(count):
         return ok("accelerator", f"{count} GPU(s) by torch {version}")
@@ -90,14 +92,14 @@ def accelerator(devices: Path = Path("/dev")) -> Finding:
     return error(
         "accelerator",
         f"{', '.join(there)} there, and torch {version} cannot use it{': ' + why if why else ''}",
-        "a torch built for this driver's CUDA (nvidia-smi names it), or access to /dev/nvidia*",
+        "install a torch built for this driver's CUDA (see nvidia-smi), or allow access to /dev/nvidia*",
     )
 
 
 def numactl() -> Finding:
     if shutil.which("numactl") is None:
         return warning(
-            "numactl", "absent: deepspeed --bind_cores_to_rank fails", "leave that flag away, or apt install numactl"
+            "numactl", "absent: deepspeed --bind_cores_to_rank fails", "omit that flag, or apt install numactl"
         )
     return ok("numactl", str(shutil.which("numactl")))
 
@@ -115,7 +117,7 @@ def disk(folders: dict[str, Path]) -> Iterator[Finding]:
         free = shutil.disk_usage(here).free
         message = f"{free / _GB:.1f} GB free for {name} ({here})"
         if free < _GB:
-            yield error("disk", message, "delete old runs (checkpoints are the most), or give another folder")
+            yield error("disk", message, "delete old runs (checkpoints take the most space), or give another folder")
         elif free < 10 * _GB:
             yield warning(
                 "disk", message, "a checkpoint holds weights and optimizer, and several are kept: free space in time"
@@ -151,12 +153,10 @@ def home() -> Finding:
     """Check the home folder, which holds caches, logins and tokens."""
     folder = Path.home()
     if folder.name.startswith(TEMPORARY_HOME):
-        message = (
-            f"HOME is no folder and user {os.getuid()} has no other: nothing outlasts a command that is kept there"
-        )
+        message = f"HOME is no folder and user {os.getuid()} has no other: files kept there are lost after each command"
         return warning("home", message, "export HOME=FOLDER, for caches, logins and Ray's token")
     if not os.access(folder, os.W_OK):
-        return warning("home", f"{folder} may not be written: nothing is cached", "export HOME=FOLDER, one of your own")
+        return warning("home", f"{folder} is not writable: nothing is cached", "export HOME=FOLDER, one of your own")
     return ok("home", str(folder))
 
 

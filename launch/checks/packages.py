@@ -23,7 +23,7 @@ def python(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> Finding:
     running = ".".join(map(str, version))
     if not wanted.contains(running):
         cure = "make setup PYTHON=python3.11 makes another environment"
-        return error("python", f"{running}, driftwork runs on {_written(wanted)}", cure)
+        return error("python", f"{running}, driftwork requires {_written(wanted)}", cure)
     return ok("python", running)
 
 
@@ -43,10 +43,10 @@ def packages() -> Iterator[Finding]:
             continue
         if not wanted.contains(version, prereleases=True):
             cure = f"pip install -c constraints.txt '{name}{_written(wanted)}'"
-            yield error("packages", f"{name} {version}, driftwork is made for {_written(wanted)}", cure)
+            yield error("packages", f"{name} {version}, driftwork requires {_written(wanted)}", cure)
         else:
             good += 1
-    yield ok("packages", f"{good} of the versions that driftwork is made for")
+    yield ok("packages", f"{good} with a version that driftwork supports")
 
 
 def entry_point() -> Finding:

@@ -51,7 +51,9 @@ def _server(uri: str) -> Finding:
     except urllib.error.HTTPError as problem:
         if problem.code not in _REFUSED:
             return error(
-                _HERE, f"{uri} answers {problem.code}", "check that it is an MLflow server, and the proxy before it"
+                _HERE,
+                f"{uri} answers {problem.code}",
+                "check that it is an MLflow server, and any proxy in front of it",
             )
     except OSError as problem:
         return _silent(uri, problem)
@@ -78,10 +80,10 @@ def _ask(uri: str, path: str, patience_s: float) -> None:
 
 def _refused(uri: str, code: int) -> Finding:
     if code not in _REFUSED:
-        return error(_HERE, f"{uri} answers {code}", "check that it is an MLflow server, and the proxy before it")
+        return error(_HERE, f"{uri} answers {code}", "check that it is an MLflow server, and any proxy in front of it")
     if any(os.environ.get(name) for name in login.OTHERS):
-        return ok(_HERE, f"{uri} answers; MLflow alone knows how to log in")
-    message = "refuses the login" if login.headers(uri) else "asks for a login"
+        return ok(_HERE, f"{uri} answers; only MLflow can log in")
+    message = "refuses the login" if login.headers(uri) else "requires a login"
     return error(_HERE, f"{uri} {message} ({code})", f"export {login.USER} and {login.PASSWORD}, or {login.TOKEN}")
 
 
@@ -89,7 +91,7 @@ def _silent(uri: str, problem: OSError) -> Finding:
     reason = getattr(problem, "reason", None) or problem
     if isinstance(reason, ssl.SSLCertVerificationError):  # MLflow has its own list of certificates
         cure = "if MLflow refuses it too: export MLFLOW_TRACKING_SERVER_CERT_PATH=FILE"
-        return warning(_HERE, f"{uri} shows a certificate that is not known here", cure)
+        return warning(_HERE, f"{uri} presents a certificate that this machine does not trust", cure)
     cure = "start the server, or tracking.uri=sqlite:///runs/mlflow.db"
     return error(_HERE, f"{uri} does not answer: {reason}", cure)
 
@@ -101,15 +103,15 @@ def _new(file: Path) -> Finding:
     try:
         require_room(folder)
     except OSError as problem:
-        message = f"{file} cannot be made: {folder}: {problem.strerror}"
+        message = f"{file} cannot be created: {folder}: {problem.strerror}"
         return error(_HERE, message, "tracking.uri=sqlite:///FILE where you may write")
-    return ok(_HERE, f"{file} is made by the first run")
+    return ok(_HERE, f"{file} is created by the first run")
 
 
 def _file(file: Path) -> Finding:
     for path in (file, file.parent):  # SQLite writes a journal beside the file; it can read without write access
         if not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
-            return error(_HERE, f"{path} may not be written", "chmod u+w it, or tracking.uri=sqlite:///FILE")
+            return error(_HERE, f"{path} is not writable", "chmod u+w it, or tracking.uri=sqlite:///FILE")
     try:
         require_room(file.parent)
     except OSError as problem:
@@ -150,10 +152,12 @@ def _schema(file: Path, version: str | None) -> Finding:
     if version in known:
         return error(
             _HERE,
-            f"{file} is of an older MLflow",
+            f"{file} was written by an older MLflow",
             f"copy it, then: mlflow db upgrade {shlex.quote(f'sqlite:///{file}')}",
         )
-    return error(_HERE, f"{file} is of a newer MLflow (schema {version})", "install that MLflow, or take another file")
+    return error(
+        _HERE, f"{file} was written by a newer MLflow (schema {version})", "install that MLflow, or use another file"
+    )
 
 
 def _revisions() -> Iterator[tuple[str, str | None]]:

@@ -1,4 +1,4 @@
-"""The last collectives of a rank, from torch's flight recorder, which the launcher turns on."""
+"""The last collectives of a rank, from torch's flight recorder, which the launcher enables."""
 
 import json
 from collections.abc import Mapping

@@ -47,5 +47,5 @@ def read(file: Path) -> list[Host]:
             raise DriftworkError(f"hostfile={file}: line {number} names {found[1]} again; give one line all its slots")
         hosts[found[1]] = Host(found[1], int(found[2]))
     if not hosts:
-        raise DriftworkError(f"hostfile={file}: names no host")
+        raise DriftworkError(f"hostfile={file}: names no host; add a line NAME slots=N")
     return list(hosts.values())

@@ -82,14 +82,14 @@ def start(module: str, arguments: list[str], file: Path, config: HostsConfig, sh
         try:
             return _watched(connections)
         except (SystemExit, KeyboardInterrupt):
-            print(f"driftwork: all hosts are asked to save, for {_SAVING_S:.0f} s at most", file=sys.stderr, flush=True)
+            print(f"driftwork: all hosts save, which may take {_SAVING_S:.0f} s", file=sys.stderr, flush=True)
             with signals_ignored(signal.SIGTERM):  # launchers tend to send it twice; another Ctrl-C ends the wait
                 _leave(connections)
             raise
 
 
 def _refuse_to_stop(signum: int, frame: FrameType | None) -> None:
-    """Continue after Ctrl-Z: other hosts would take the silence of a stopped process for its end."""
+    """Continue after Ctrl-Z: other hosts would count a stopped process as lost."""
     os.write(2, b"\ndriftwork: Ctrl-Z cannot stop ranks on other hosts; Ctrl-C saves and ends them\n")
 
 
@@ -121,7 +121,7 @@ class _Connection:
     def say(self, what: str = "") -> None:
         """Send a line to the host; an empty line is a sign of life."""
         assert self.process.stdin is not None
-        with suppress(OSError):  # the process tells how the connection ended
+        with suppress(OSError):  # the exit code of the process shows how the connection ended
             self.process.stdin.write(f"{what}\n".encode())
 
     @property
@@ -135,7 +135,7 @@ class _Connection:
         return f"no sign of life for {silent:.0f} s" if silent > self.patience else ""
 
     def end(self) -> None:
-        """Tell the host to end its ranks."""
+        """Make the host end its ranks."""
         assert self.process.stdin is not None
         with suppress(OSError):
             self.process.stdin.close()
@@ -174,7 +174,7 @@ def _connected(hosts: list[Host], config: HostsConfig) -> Iterator[list[_Connect
         with signals_ignored():
             for connection in connections:
                 connection.end()
-                if connection.answer is None:  # ssh may still be looking for the host
+                if connection.answer is None:  # ssh may still be connecting
                     connection.process.terminate()
             deadline = time.monotonic() + _PATIENCE_S
             for connection in connections:

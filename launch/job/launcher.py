@@ -44,7 +44,7 @@ def start(module: str, arguments: list[str], ranks: int, stdout: TextIO | None =
     ours = command(module, arguments, {"localhost": _devices(ranks)}, 0, "127.0.0.1", free_port())
     with sigterm_exits(), ctrl_z_stops_all():
         process = subprocess.Popen(ours, env=variables, stdout=stdout, preexec_fn=end_with_parent, process_group=0)
-        # In a process group of its own, as Ctrl-C is this process's to hand on.
+        # The ranks are in another process group, since this process passes Ctrl-C on.
         try:
             return process.wait()
         except BaseException:
@@ -61,7 +61,7 @@ def environment(threads: int, *, gpus: bool, given: Mapping[str, str]) -> dict[s
         **given,
         **search_path(),
         "PYTHONUNBUFFERED": "1",
-        "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger",  # DeepSpeed must fix it
+        "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger",  # only DeepSpeed can fix the cause
         "DS_ACCELERATOR": "cuda" if gpus else "cpu",  # without it, detection warns from all ranks
     }
 

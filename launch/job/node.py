@@ -47,7 +47,7 @@ class Question(NamedTuple):
     first: bool
     """Whether the other hosts connect to this one."""
     address: str
-    """Address of the first host, as the others know it."""
+    """Address at which the other hosts reach the first one."""
     peer: str
     """Another host: the first one, or on the first host the second."""
     port: int | None
@@ -97,7 +97,7 @@ def answer(question: Question) -> Answer:
                 return Answer(f"{path} is not there; all hosts need one file system for data and runs")
         port = _free_port(question.port) if question.first else 0
         if not question.first and _resolved(question.address).startswith("127."):
-            return Answer(f"takes {question.address}, the first host, for itself; give hosts.address=ADDRESS")
+            return Answer(f"resolves {question.address}, the first host, to itself; give hosts.address=ADDRESS")
     except OSError as error:
         return Answer(f"{error.filename or ''}: {error.strerror}".removeprefix(": "))
     gpus, cores = 0, os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Load DeepSpeed without the packages that it would load in vain, which takes two seconds of each start."""
+"""Load DeepSpeed without packages that Driftwork does not use, which saves two seconds of each start."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ can."""
 
 @contextmanager
 def deepspeed_alone() -> Iterator[None]:
-    """Inside, MLflow cannot be imported, and functions that are decorated for torch's compiler stay uncompiled.
+    """Block the import of MLflow inside, and leave functions that are decorated for torch's compiler uncompiled.
 
     DeepSpeed's optimizer Muon has such functions. They would load the compiler, which is not used."""
     tracker = sys.modules.get("mlflow")

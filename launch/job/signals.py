@@ -47,7 +47,7 @@ def signals_noted() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def signals_ignored(*numbers: int) -> Iterator[None]:
-    """Ignore these signals inside, by default SIGTERM and Ctrl-C. What is inside must be bounded in time."""
+    """Ignore these signals inside, by default SIGTERM and Ctrl-C. The work inside must be bounded in time."""
     with handled(signal.SIG_IGN, *numbers):
         yield
 
@@ -74,7 +74,8 @@ def ctrl_z_stops_all() -> Iterator[None]:
 @contextmanager
 def handled(handler: Handler, *numbers: int) -> Iterator[None]:
     """Install a handler of these signals inside, by default of SIGTERM and Ctrl-C. A Ctrl-C that the caller's shell has
-    this process ignore, as a shell script does for what it starts with `&`, stays ignored."""
+    this process ignore, as a shell script does for its background jobs, stays ignored.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

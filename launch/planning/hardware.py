@@ -1,9 +1,9 @@
 """A model of the time of a training step on N GPUs, from counted sizes and assumed rates of the hardware.
 
-A step of a rank takes the longer of its arithmetic and of the launching of its kernels, which a loop over time makes
-one after another, for as many frames as its longest sequence has. The ranks wait for the slowest, then for the
-gradients: an all-reduce that nothing hides, 2 (N - 1) / N of their bytes through the slowest link, and the latency of
-a tree.
+The step of a rank takes the time of its arithmetic, or of its kernel launches if these take longer. A loop over time
+launches its kernels one after another, for each frame of the longest sequence. The ranks wait for the slowest rank,
+then for an all-reduce of the gradients, which nothing hides: 2 (N - 1) / N of their bytes through the slowest link, and
+the latency of a tree.
 """
 
 import re
@@ -51,7 +51,7 @@ def longest(frames: NDArray[np.int64], ranks: int, batch: int, rng: np.random.Ge
 
 
 def memory(sizes: Sizes, gpus: int, sequences: int, stage: int, average: bool) -> dict[str, float]:
-    """Return the bytes of a GPU at a ZeRO stage, for as many sequences at a time.
+    """Return the bytes of memory of a GPU at a ZeRO stage, for `sequences` sequences at a time.
 
     Weights and gradients take 4 bytes, Adam's moments 8, the average of the weights 4."""
     return {
@@ -73,7 +73,7 @@ _NOMINAL = {  # bfloat16, TF32, float32
     "A100": (312e12, 156e12, 19.5e12),
     "L40S": (362e12, 183e12, 91.6e12),
 }
-"""Floating-point operations per second of dense matrix products, by a part of the name that torch reports."""
+"""Floating-point operations per second of dense matrix products, by a word of the name that torch reports."""
 
 _SLOWER = "NVL"
 """Part of the names of H100 NVL and H200 NVL, whose rates are lower than those of the SXM boards."""

@@ -1,5 +1,7 @@
-"""`driftwork plan CONFIG.yaml data=DIR gpus=N [key=value ...]`: what a training takes on N GPUs, before anybody rents
-them. Memory, kernels and operations are counted on this machine; times follow from a model of the hardware."""
+"""`driftwork plan CONFIG.yaml data=DIR gpus=N [key=value ...]`: estimate the memory and time of a training on N GPUs,
+before any are rented. Memory, kernels and operations are counted on this machine; times follow from a model of the
+hardware.
+"""
 
 import sys
 from math import ceil
@@ -39,7 +41,7 @@ def main(argv: list[str]) -> int:
 
 
 def lines(config: RunConfig, manifest: Manifest, sizes: Sizes) -> list[tuple[str, str, str]]:
-    """Return name, figure, and whether it was counted or modelled."""
+    """Return rows of a name, a figure, and how it was found: counted or modelled."""
     assumed, gpus, batch = Hardware(), config.ranks, config.train.batch_size
     each = ceil(batch / gpus)
     parts = min(config.train.accumulate, each)
@@ -50,7 +52,7 @@ def lines(config: RunConfig, manifest: Manifest, sizes: Sizes) -> list[tuple[str
     return [
         ("weights", f"{sizes.weights:,}", "counted"),
         *((f"memory of {name}, a GPU", _bytes(size), "counted") for name, size in memory.items() if size),
-        ("memory in all, a GPU", _bytes(sum(memory.values())), "counted; the context and workspaces come on top"),
+        ("memory in all, a GPU", _bytes(sum(memory.values())), "counted, without the context and workspaces"),
         ("sequences a step", f"{batch:,}", f"{each} a GPU" + (f", in {parts} micro-batches" if parts > 1 else "")),
         ("kernel launches a step", f"{parts * sizes.calls:,}", "counted, at full length"),
         ("operations a step, a GPU", f"{each * sizes.operations / 1e9:,.1f} GFLOP", "counted, at full length"),
@@ -61,7 +63,7 @@ def lines(config: RunConfig, manifest: Manifest, sizes: Sizes) -> list[tuple[str
         (
             "loader processes a GPU",
             f"{batch / seconds / gpus / sizes.loader:.2f}",
-            "modelled, from what one reads",
+            "modelled, from the measured rate of one",
         ),
         ("steps an epoch", f"{steps:,}", "counted"),
         (f"{epochs} epochs", f"{epochs * steps * seconds / 3600:,.2f} h", "modelled, without validation"),

@@ -1,4 +1,4 @@
-"""What a training step of a model needs, counted on the CPU from one sequence of full length.
+"""Sizes of a training step of a model, counted on the CPU for one sequence of full length.
 
 Counting runs in double precision, in which the loops over time take their eager form, as they do on a GPU. Numbers of
 operations and of kernels do not depend on the precision; bytes are counted as in single precision.

@@ -197,10 +197,10 @@ class RunConfig(Plugged):
         if not self.observe.evaluate.forecasts:
             return self
         if model.name == "bi_gru_ode":
-            raise ValueError("observe.evaluate.pattern=prefix: bi_gru_ode knows past and future, and does not forecast")
+            raise ValueError("observe.evaluate.pattern=prefix: bi_gru_ode does not forecast; set another pattern")
         if isinstance(model, Ode2VaeConfig) and prefix != model.velocity_frames:
             raise ValueError(
-                f"observe.evaluate.frames={'null' if prefix is None else prefix}: a forecast of {model.name} sees "
+                f"observe.evaluate.frames={'null' if prefix is None else prefix}: a forecast of {model.name} uses "
                 f"model.velocity_frames={model.velocity_frames}; make them equal"
             )
         return self
@@ -214,7 +214,7 @@ class RunConfig(Plugged):
         ):
             raise ValueError(
                 "optim.zero_stage=3 with model.solver.trace=autograd: the trace's second-order graph reads weights "
-                "that stage 3 has released by then; take model.solver.trace=closed, or a stage up to 2"
+                "that stage 3 has released by then; set model.solver.trace=closed, or a stage up to 2"
             )
         return self
 
@@ -222,7 +222,7 @@ class RunConfig(Plugged):
     def _average_needs_whole_weights(self) -> "RunConfig":
         if self.optim.ema > 0 and self.optim.zero_stage == 3:
             raise ValueError(
-                "optim.ema with optim.zero_stage=3: no rank has all weights; take a stage up to 2, or optim.ema=0"
+                "optim.ema with optim.zero_stage=3: no rank has all weights; set a stage up to 2, or optim.ema=0"
             )
         return self
 

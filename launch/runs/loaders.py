@@ -31,8 +31,9 @@ def training(
 
 
 def room_to_read_ahead() -> int:
-    """Return the number of workers that each rank can be given without asking: 1, or 0 where the system has no room for
-    their sockets or batches."""
+    """Return the default number of workers of each rank: 1, or 0 where the system has no room for their sockets or
+    batches.
+    """
     shared = not _SHARED_MEMORY.is_dir() or shutil.disk_usage(_SHARED_MEMORY).free >= _ROOM
     return int(shared and problem_of_loaders() is None)
 

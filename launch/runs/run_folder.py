@@ -45,7 +45,9 @@ def create(config: RunConfig) -> Path:
     run already, or if there are no weights to start from."""
     folder = Path(str(config.out))
     if (folder / CONFIG_FILE).exists():
-        raise DriftworkError(f"out={folder} holds a run already; go on with resume={folder}, or choose another out")
+        raise DriftworkError(
+            f"out={folder} contains a run already; continue it with resume={folder}, or choose another out"
+        )
     source = None if config.init_from is None else find(str(config.init_from), config.tracking.uri)
     with writing(f"out={folder}"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,8 +61,9 @@ def create(config: RunConfig) -> Path:
 
 
 def withdraw_unbegun(folder: Path) -> None:
-    """Remove what `create` made, and what ranks left, of a run that has not begun: none of its ranks opened its run at
-    the tracker, or found that it has none. Other files stay, and the folder with them."""
+    """Remove the files of `create` and of the ranks if the run has not begun, that is, if no rank opened its run at the
+    tracker or found that it is not tracked. The folder is kept if it has other files.
+    """
     if "run_id" in record_of(folder):
         return
     for name in (CONFIG_FILE, _RECORD, _LOCK, weights.INITIAL):
@@ -89,7 +92,9 @@ def check_store_is_read(runs: Sequence[str], uri: str | None) -> None:
 
 
 def runs_of_sweep(folder: Path) -> list[Path]:
-    """Return the run folders directly below a folder that is none itself, as those of a sweep, by name."""
+    """Return the run folders directly below a folder that is not a run folder itself, such as a sweep's, sorted by
+    name.
+    """
     here = (folder / CONFIG_FILE).exists()
     return [] if here else sorted(config.parent for config in folder.glob(f"*/{CONFIG_FILE}"))
 
@@ -117,15 +122,17 @@ def written(folder: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def located(folder: Path, config: RunConfig) -> RunConfig:
-    """Return the config of the run with those relative paths made absolute that lead somewhere from where the run was
-    started, so that it can be opened from any folder."""
+    """Return the run's config with absolute paths, so that it can be opened from any folder. A relative path stays if
+    nothing is there from the folder in which the run was started.
+    """
     origin = _origin(folder, config)
     return config if origin is None or origin == Path.cwd() else _moved(config, origin)
 
 
 def _origin(folder: Path, config: RunConfig) -> Path | None:
-    """Return the folder that relative paths of the run's config start from. It may have been moved, runs and all: then
-    it is found by where the run folder lies in it."""
+    """Return the folder that relative paths of the run's config start from. If that folder was moved with the runs in
+    it, it is found from the run folder's place in it.
+    """
     ends = Path(os.path.normpath(config.out or ".")).parts
     here = folder.resolve().parts
     if config.out and not config.out.is_absolute() and ".." not in ends and here[-len(ends) :] == ends:
@@ -135,8 +142,9 @@ def _origin(folder: Path, config: RunConfig) -> Path | None:
 
 
 def _moved(config: RunConfig, origin: Path, given: Collection[str] | None = None) -> RunConfig:
-    """Return the config with relative paths made absolute from `origin`: those of the keys that are `given`, or those
-    under which something is there."""
+    """Return the config with relative paths made absolute from `origin`: those of the `given` keys, and those that
+    exist there.
+    """
 
     def moves(key: str, path: object) -> bool:
         if not isinstance(path, Path) or path.is_absolute():
@@ -181,7 +189,9 @@ def at_hand(folder: Path, config: RunConfig, *, thorough: bool = False) -> RunCo
     trained_on = record_of(folder).get("manifest")
     manifest = find_manifest(config.data, config.cache_dir, trained_on)
     if trained_on is not None and manifest.hash != trained_on:
-        raise DriftworkError(f"data={config.data} is not what {folder} was trained on (manifest {trained_on[:12]})")
+        raise DriftworkError(
+            f"data={config.data} is not the data set that {folder} was trained on (manifest {trained_on[:12]})"
+        )
     return config.model_copy(update={"data": local(config.data, config.cache_dir, manifest, thorough=thorough)})
 
 

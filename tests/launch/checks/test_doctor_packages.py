@@ -16,7 +16,7 @@ def test_wrong_versions_are_named(monkeypatch):
     monkeypatch.setattr(packages.metadata, "version", lambda name: "2.10.0+cpu" if name == "torch" else true(name))
     *bad, rest = packages.packages()
     assert [str(finding) for finding in bad] == [
-        "error    packages     torch 2.10.0+cpu, driftwork is made for >=2.11,<2.14; "
+        "error    packages     torch 2.10.0+cpu, driftwork requires >=2.11,<2.14; "
         "pip install -c constraints.txt 'torch>=2.11,<2.14'"
     ]
     assert level_of(rest) == "ok"

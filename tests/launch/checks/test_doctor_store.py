@@ -110,7 +110,7 @@ def test_unwritable_store_is_an_error(store):
         finally:
             os.seteuid(os.getuid())
     assert level_of(finding) == "error"
-    assert finding.message == f"{file} may not be written"
+    assert finding.message == f"{file} is not writable"
 
 
 @pytest.mark.network

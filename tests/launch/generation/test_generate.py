@@ -1,4 +1,4 @@
-"""What a run generates is held to the model and the data, and its music to an independent reader."""
+"""Generated outputs against the model, the data and, for music, an independent reader."""
 
 import re
 from contextlib import contextmanager
@@ -121,7 +121,7 @@ def test_music_that_follows_and_music_from_nothing(music, tmp_path, what):
         present = np.flatnonzero(sequences[truth["sequence"]].mask[:5])
         assert np.array_equal(rolls[0][present], roll(tmp_path / "a" / truth["file"], 5, T)[present])
     else:
-        # Every fourth frame is drawn from a model that knows little more than how often each pitch sounds.
+        # Every fourth frame is drawn from a model that has learnt little more than the frequency of each pitch.
         share = np.mean([played[::4].mean() for played in rolls])
         assert share == pytest.approx(0.1, abs=0.04)
     again = made(tmp_path / "b", run, *options)
@@ -152,12 +152,12 @@ def test_forecaster_writes_music(music, place, tmp_path):
         ("music", "keys=[a] sequences=2", "sequences has no effect with keys=; remove one of them"),
         ("music", "source=a.mid split=test", "split has no effect with source=; remove one of them"),
         ("music", "source=a.mid", "source=a.mid: no such file"),
-        ("pictures", "source=a.gif", "source=a.gif: data set 'bouncing_balls' does not read a file of its own"),
+        ("pictures", "source=a.gif", "source=a.gif: data set 'bouncing_balls' is not read file by file; use keys="),
         ("music", "seconds=9", "seconds has no effect with what=interpolation"),
         ("music", "what=continuation seconds=100000", "seconds=100000: must be from 0.4 to "),
         ("music", "split=tset", "split=tset: input should be 'train', 'val' or 'test'"),
-        ("speech", "rate=640", "rate=640: a frame of speech is 100 samples that follow on those before it"),
-        ("motion", "what=interpolation", "ode2vae forecasts from first frames; take continuation or prior"),
+        ("speech", "rate=640", "rate=640: the frames of speech are successive blocks of 100 samples"),
+        ("motion", "what=interpolation", "ode2vae forecasts from the first frames; set what=continuation or"),
         ("motion", "seconds_given=1", "seconds_given has no effect with what=continuation of ode2vae"),
         ("motion", "ratio=0.5", "ratio has no effect"),
         ("motion", "decision=0.5", "decision=0.5: these data are not binary; remove it"),

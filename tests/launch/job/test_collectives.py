@@ -1,4 +1,4 @@
-"""The last collectives of a rank that another one leaves waiting."""
+"""The last collectives of a rank that waits for another one."""
 
 import json
 import os

@@ -31,7 +31,7 @@ def test_hostfile_has_deepspeed_format(tmp_path):
         ("node1 slots=0\n", "line 1, 'node1 slots=0'"),
         ("\n-oProxyCommand=x slots=1\n", "line 2"),
         ("a slots=1\nb slots=1\na slots=1\n", "line 3 names a again"),
-        ("# nobody\n", "names no host"),
+        ("# nobody\n", "names no host; add a line"),
     ],
 )
 def test_wrong_hostfile_is_reported(tmp_path, text, said):
@@ -73,10 +73,10 @@ def test_two_hosts_train_as_one_and_recover(tmp_path):
         there.plug(False)
         said, errors = cut.communicate(timeout=200)
         assert cut.returncode == 1, errors
-        assert f"{here.address}: [" in said  # what a rank says, after its host
+        assert f"{here.address}: [" in said  # the line of a rank, after its host
         assert f"driftwork: host {there.address} is lost: no sign of life for 1" in errors
         deadline = time.monotonic() + 600
-        while len(there.processes()) > idle:  # nobody could tell them
+        while len(there.processes()) > idle:  # nothing could notify them
             assert time.monotonic() < deadline, there.processes()
             time.sleep(0.5)
 
@@ -91,10 +91,10 @@ def test_two_hosts_train_as_one_and_recover(tmp_path):
         rest = on_both("resume=runs/cut")
         said, errors = rest.communicate(timeout=300)
         assert rest.returncode == 0, errors
-        assert f"from step {int(latest.read_text().removeprefix('step-'))}" not in said  # it had not come to the end
+        assert f"from step {int(latest.read_text().removeprefix('step-'))}" not in said  # its training had not ended
     one = subprocess.run([*train, TINY, "data=rolls", "out=runs/one", *options], cwd=tmp_path, capture_output=True,
                          env={**os.environ, **environment})  # fmt: skip
     assert one.returncode == 0, one.stderr
-    assert hostile.executed(tmp_path) == []  # in which each host begins, and works
+    assert hostile.executed(tmp_path) == []  # in which each host starts, and trains
     cut_weights, one_weights = weights(tmp_path / "runs/cut"), weights(tmp_path / "runs/one")
     assert all((cut_weights[name] == one_weights[name]).all() for name in one_weights)

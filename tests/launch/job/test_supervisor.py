@@ -13,7 +13,7 @@ from launch.training import supervisor
 
 @pytest.fixture
 def pauses(monkeypatch):
-    """Provide the list of sleeps, in seconds, that are not slept."""
+    """Provide the list of pauses, in seconds, which are skipped."""
     slept = []
     monkeypatch.setattr(supervisor.time, "sleep", slept.append)
     return slept

@@ -1,4 +1,4 @@
-"""What a training takes, against closed forms."""
+"""The memory and time of a training, against closed forms."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def test_products_are_counted():
 
 @pytest.mark.parametrize("name", ["vsdn_vae", "vsdn_sde"])
 def test_eager_loops_are_counted(monkeypatch, name):
-    """The compiled ones, which run on a CPU alone, hide their operations."""
+    """The compiled loops, which run only on a CPU, hide their operations from the counter."""
     for module in (flow, sde_loop):
         monkeypatch.setattr(module, "run_compiled", lambda *arguments: pytest.fail("compiled"))
     batch = make_batch(irregular=True)
@@ -80,7 +80,7 @@ def test_micro_batches_repeat_the_launches():
 
 
 def test_longest_sequence_sets_the_pace():
-    """Of ten draws with frames 50 and 100, all are short with probability 2^-10."""
+    """Ten draws from lengths 50 and 100 are all short with probability 2^-10."""
     frames = np.array([50, 100])
     found = hardware.longest(frames, 2, 5, np.random.default_rng(0))
     assert found == pytest.approx(1 - 0.5 * 2.0**-10, abs=4 * 0.5 * (2.0**-10 / 1000) ** 0.5)

@@ -129,7 +129,7 @@ def test_tables_hold_the_scores_to_the_digit(out):
     assert f"**{tables.figure(one).replace('±', ' ± ')}**" in markdown
     value, _, error = tables.figure(both).partition("±")
     assert rf"\textbf{{{value} $\pm$ {error}}}" in tex
-    assert tex.count(r"\midrule") == 3  # under the head, over what costs nothing, over the published
+    assert tex.count(r"\midrule") == 3  # under the heading, above the trivial baselines and the published figures
     assert MANIFEST in markdown
 
 
@@ -224,8 +224,8 @@ def test_full_disk_keeps_the_old_report(uri, out, tmp_path, monkeypatch):
     ("arguments", "said"),
     [
         (["rulls", "out=new"], "has no experiment 'rulls'; there are Default, rolls"),
-        (["Default", "out=new"], "experiment 'Default': no finished run can stand in a table: it has none"),
-        (["rolls", "out=new", "split=val"], "no scores of single sequences; driftwork evaluate .* split=val"),
+        (["Default", "out=new"], "experiment 'Default': no finished run can be reported: it has none"),
+        (["rolls", "out=new", "split=val"], "no scores of single sequences; run driftwork evaluate .* split=val"),
         (["rolls", "out=full"], "out=.*full: holds other files"),
         (["rolls", "out=full/file"], "out=.*file: is a file"),
         (["rolls", "out=new", "tracking.uri=sqlite:///none.db"], "none.db: no tracking store here"),

@@ -18,7 +18,7 @@ from tests.launch.checks.findings import level_of
 from tests.places import ROOT
 
 WITHOUT = ["unshare", "--user", "--map-user=12345", "env", "-i", f"PATH={os.environ['PATH']}", f"PYTHONPATH={ROOT}"]
-"""A process of a user id that has no passwd entry, and no HOME."""
+"""Command line of a process whose user id has no passwd entry, without HOME."""
 
 
 @pytest.fixture

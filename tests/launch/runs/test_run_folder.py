@@ -107,7 +107,7 @@ COMMANDS = [
     ("export", ["ID"], "best.safetensors"),
     ("compare", ["ID"], "not evaluated yet"),
     ("train", ["resume=ID", "ranks=9000"], "batch_size must be at least ranks=9000"),
-    ("report", ["rolls", "out=report"], "no finished run can stand in a table"),
+    ("report", ["rolls", "out=report"], "no finished run can be reported"),
     ("ui", ["port=1"], "port=1 is taken"),
 ]
 
@@ -118,8 +118,9 @@ def taken(port):
 
 @pytest.mark.parametrize(("name", "argv", "said"), COMMANDS, ids=[name for name, *_ in COMMANDS])
 def test_every_command_takes_the_store(project, monkeypatch, name, argv, said):
-    """Runs are found by `tracking.uri=` and by the variable, but not without; each command then fails only at what this
-    run lacks."""
+    """Runs are found by `tracking.uri=` and by the variable, but not without either. Each command then fails only
+    because this run lacks something.
+    """
     folder = begun("runs/one")
     run_id = json.loads((folder / "run.json").read_text())["run_id"]
     argv = [word.replace("ID", run_id) for word in argv]
@@ -138,7 +139,7 @@ def test_every_command_takes_the_store(project, monkeypatch, name, argv, said):
     assert said in refused(f"tracking.uri={store}")
     monkeypatch.setenv(store_uri.VARIABLE, store)
     assert said in refused()
-    assert "no tracking store here" in refused("tracking.uri=sqlite:///none.db")  # what is given comes first
+    assert "no tracking store here" in refused("tracking.uri=sqlite:///none.db")  # it precedes the variable
     assert "tracking.experiment" in refused("tracking.experiment=x") or name in ("ui", "doctor")
 
 

@@ -104,7 +104,7 @@ def test_run_from_store_equals_run_from_folder(tmp_path, monkeypatch):
     store.start()
     try:
         elsewhere = config.model_copy(update={"cache_dir": Path("elsewhere")})
-        with pytest.raises(DriftworkError, match=f"data={URL} is not what runs/store was trained on"):
+        with pytest.raises(DriftworkError, match=f"data={URL} is not the data set that runs/store was trained on"):
             run_folder.check_data(Path("runs/store"), elsewhere)
     finally:
         store.stop()

@@ -1,4 +1,4 @@
-"""`import driftwork`: the answers of the commands, on tables in memory."""
+"""`import driftwork`: the results of the commands, for tables in memory."""
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,7 @@ def run(tmp_path_factory, rows, line):  # noqa: F811
 
 
 class Stream:
-    """A table that is known only by the Arrow stream that it exports."""
+    """A table that only exports an Arrow stream."""
 
     def __init__(self, table):
         self.table = table
@@ -43,7 +43,7 @@ def by_command(main, run, rows, place, *settings):
 
 
 def test_imputation_is_that_of_the_command(tmp_path, run, rows):
-    """The table has the kind of the one that was given."""
+    """The result is a table of the same kind as the given one."""
     expected = by_command(impute.main, run, rows, tmp_path)
     frame = pd.DataFrame(rows)
     table = pa.Table.from_pylist(rows)
@@ -76,7 +76,7 @@ def test_mistake_is_one_line(tmp_path, run, rows):
         driftwork.DriftworkError, match="a list is no table; give a path, a pandas DataFrame or an Arrow"
     ):
         run.impute(rows)
-    with pytest.raises(driftwork.DriftworkError, match="a file is answered by a file; give out"):
+    with pytest.raises(driftwork.DriftworkError, match="a file needs an output file; give out"):
         run.impute("ward.csv")
     with pytest.raises(driftwork.DriftworkError, match="quantile"):
         run.impute(pd.DataFrame(rows), quantile=0.5)

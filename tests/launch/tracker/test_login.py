@@ -1,4 +1,4 @@
-"""MLflow behind a login: its own basic-auth app on loopback, with a password that may appear nowhere."""
+"""MLflow behind a login: its own basic-auth app on loopback, with a password that must not be stored or printed."""
 
 import contextlib
 import http.server
@@ -209,10 +209,10 @@ def test_doctor_checks_the_login(place, here, monkeypatch):
     assert said(uri) == ("ok", f"{uri} answers")
     assert said(uri.replace("//", "//me:wrong@")) == ("error", f"{uri} refuses the login (401)")
     monkeypatch.delenv(login.PASSWORD)
-    assert said(uri) == ("error", f"{uri} asks for a login (401)")
+    assert said(uri) == ("error", f"{uri} requires a login (401)")
     code, _, err = here("train", TINY, "data=rolls", f"tracking.uri={uri}")
     assert (code, err.count("\n")) == (2, 1)
-    assert err.startswith(f"driftwork train: tracking store {uri} asks for a login (401); export {login.USER} and ")
+    assert err.startswith(f"driftwork train: tracking store {uri} requires a login (401); export {login.USER} and ")
     code, _, err = here("ui", f"tracking.uri={uri.replace('//', '//me:wrong@')}")
     assert (code, err) == (2, f"driftwork ui: {uri} is a server already: open it in a browser\n")
 
@@ -227,7 +227,7 @@ def test_refused_user_loses_no_results(place, here, monkeypatch, caplog):
     run = Path("runs/one")
     assert not any(key.startswith("val/interpolation") for key in tracked(uri).data.metrics)
     with run_folder.tracked(run, run_folder.config_of(run)):
-        pass  # whatever opens the run next sends what was kept
+        pass  # the next command that opens the run sends the kept messages
     assert any(key.startswith("val/interpolation_25") for key in tracked(uri).data.metrics)
 
 

@@ -37,7 +37,7 @@ def test_refused_sweep_writes_nothing(full, tmp_path, monkeypatch):
 
 
 def test_no_store_is_made(full, tmp_path):
-    with pytest.raises(DriftworkError, match=rf"mlflow\.db cannot be made: .*: {FULL}; ") as caught:
+    with pytest.raises(DriftworkError, match=rf"mlflow\.db cannot be created: .*: {FULL}; ") as caught:
         store.require(f"sqlite:///{tmp_path}/runs/mlflow.db")
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())

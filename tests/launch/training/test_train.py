@@ -52,7 +52,7 @@ def test_stale_build_lock_is_reported_without_waiting(place):
     """The lock is one that a killed build left."""
     folder, _ = place
     lock = folder / "extensions/py311_cpu/deepspeed_shm_comm/lock"
-    said = f"{lock} was left by a process that is gone: what needs deepspeed_shm_comm hangs; rm {lock}"
+    said = f"{lock} was left by a process that has ended: loading deepspeed_shm_comm hangs; rm {lock}"
     assert f"driftwork doctor: error    build lock   {said}" in (folder / "errors.txt").read_text().splitlines()
 
 
@@ -217,7 +217,7 @@ def test_each_sequence_is_scored_once(place, here, tmp_path):
     ("arguments", "said"),
     [
         (["train", TINY, "data=nowhere"], "nowhere: no manifest.json"),
-        (["train", TINY, "data=rolls", "out=runs/whole"], "out=runs/whole holds a run already"),
+        (["train", TINY, "data=rolls", "out=runs/whole"], "out=runs/whole contains a run already"),
         (["train", TINY, "data=rolls", "ranks=0"], "ranks=0: input should be greater than or equal to 1"),
         (
             ["train", TINY, "data=rolls", "observe.train.ratios=[1.5]"],
@@ -228,13 +228,13 @@ def test_each_sequence_is_scored_once(place, here, tmp_path):
         (["train", "resume=runs/none"], "runs/none: no run folder"),
         (["train", "resume=runs/whole", "model.hidden=9"], "resume=runs/whole: model cannot change in a run"),
         (["train", "resume=runs/whole", "out=x"], "resume=runs/whole: out cannot change in a run; remove it"),
-        (["train", "resume=runs/whole", "data=other"], "is not what runs/whole was trained on"),
+        (["train", "resume=runs/whole", "data=other"], "is not the data set that runs/whole was trained on"),
         (["train", TINY, "data=rolls", "ranks=9", "train.batch_size=8"], "batch_size must be at least ranks=9"),
         (["train", TINY, "data=rolls", "ranks=9000", *WIDE], "ranks=9000: this machine has"),
         (["evaluate", "runs/whole", "ranks=100000"], "ranks=100000: this machine has"),
         (["evaluate", "runs/none"], "runs/none: no run folder"),
         (["evaluate", "runs/whole", "split=tset"], "split=tset: input should be 'train', 'val' or 'test'"),
-        (["evaluate", "runs/whole", "data=other"], "is not what runs/whole was trained on"),
+        (["evaluate", "runs/whole", "data=other"], "is not the data set that runs/whole was trained on"),
         (["evaluate", "runs/whole", "ratios=[0.3]"], "evaluate: ratio 0.3 is not 1/n"),
         (["evaluate", "runs/whole", "ratios=[]"], "ratios=[]: tuple should have at least 1 item"),
         (["evaluate", "runs/whole", "samples=0"], "samples=0: input should be greater than or equal to 1"),
