@@ -50,7 +50,7 @@ def test_shipped_grid_expands_to_valid_configs(path):
 def test_new_run_without_kept_path_is_refused():
     """An earlier run with the same config can still be loaded and resumed."""
     config = load(RunConfig, CONFIGS / "train/vsdn_sde_timit.yaml", ["model.substeps=1"])
-    with pytest.raises(DriftworkError, match=r"a whole time_unit in one step.*take model.substeps=3"):
+    with pytest.raises(DriftworkError, match=r"a whole time_unit in one step.*set model.substeps=3"):
         setup.check_new(config)
     setup.check_new(load(RunConfig, CONFIGS / "train/vsdn_sde_timit.yaml"))
 
@@ -60,7 +60,7 @@ VSDN = [path for path in TRAIN if path.stem.startswith("vsdn")]
 
 @pytest.mark.parametrize("path", VSDN, ids=lambda path: path.stem)
 def test_vsdn_config_names_its_objective(path):
-    """All have our objective: the fraction is written out, not left to a default, with the published one beside it."""
+    """All have our objective: the fraction is written out, not left to a default, beside the published value."""
     config, text = load(RunConfig, path), path.read_text()
     assert f"held_out_fraction: {config.model.held_out_fraction}" in text
     assert config.model.held_out_fraction > 0

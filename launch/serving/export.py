@@ -44,7 +44,7 @@ def after_training(folder: Path, config: RunConfig, manifest: Manifest, tracker:
         tracker.model(write(folder, config, manifest), flatten(config.model))
     except Exception as error:
         reason = failures.one_line(error)
-        logger.warning("the run has no model to serve: %s; driftwork export %s tries again", reason, folder)
+        logger.warning("the run has no model to serve: %s; to try again, run driftwork export %s", reason, folder)
 
 
 def write(folder: Path, config: RunConfig, manifest: Manifest) -> Path:

@@ -161,7 +161,7 @@ class Served:
         if asked.decision == "probability":
             return filled.frames[0]
         notes = completed(*filled, "0.5" if asked.decision == "0.5" else "expected_score")
-        if asked.task != "prediction":  # which must not read the next given frame
+        if asked.task != "prediction":  # a prediction must not read the next given frame
             known, values = (torch.from_numpy(x).to(notes.device) for x in (given.times, given.values))
             ask = torch.from_numpy(given.ask).to(notes.device)
             notes = joined(notes, Neighbours.of(known, values[None], ask, self._description.interval))
@@ -231,7 +231,7 @@ class Served:
             first = np.arange(A) * about.interval
             if len(times) < A or not np.allclose(times[:A], first, rtol=0, atol=about.interval / 100):
                 needed = ", ".join(f"{time:g}" for time in first)
-                raise DriftworkError(f"{where}: a forecast sees the first {A} frames, at {needed} s")
+                raise DriftworkError(f"{where}: a forecast needs the first {A} frames, at {needed} s")
         return Given(times, values, ask)
 
 

@@ -6,7 +6,8 @@
     zip: {model.latent: [8, 32], model.width: [64, 256]}                 first with first, second with second
     runs: [{model.gamma: 1}, {model.variance: none}]                     one by one
 
-A trial takes one base, one combination, one row and one run, so that the number of trials is the product of these.
+A trial takes one base, one combination, one row and one run, so that the number of trials is the product of their
+numbers.
 """
 
 import itertools
@@ -221,7 +222,7 @@ def _check_keys(grid: Grid, overrides: list[str]) -> None:
     given = [override.partition("=")[0] for override in overrides]
     for key in (*first, *given):
         if key in ("out", "tracking.run_name", "tracking.parent", BASE):
-            raise DriftworkError(f"{grid.file}: {key} of a trial is the sweep's to set")
+            raise DriftworkError(f"{grid.file}: {key} of a trial is set by the sweep; remove it")
     uri = str(config.set.get("tracking.uri"))
     if without_login(uri) != uri:  # the file is copied to the tracker
         raise DriftworkError(f"{grid.file}: tracking.uri: a login does not belong in a grid; export {login.USER}=...")

@@ -96,7 +96,7 @@ def _watched(command: list[str], log: Path, threads: int, directory: Path, varia
         process = subprocess.Popen(
             command, cwd=directory, env={**os.environ, **search_path(), **variables, "OMP_NUM_THREADS": str(threads)},
             stdin=subprocess.DEVNULL, stdout=sink, stderr=sink,
-            start_new_session=True, preexec_fn=end_with_parent,  # Ctrl-C is the sweep's to hand on, once
+            start_new_session=True, preexec_fn=end_with_parent,  # the sweep passes Ctrl-C on, once
         )  # fmt: skip
     try:
         with ctrl_z_stops_all():
@@ -116,7 +116,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait(_PATIENCE_S)
     except (KeyboardInterrupt, subprocess.TimeoutExpired):
         with signals_ignored():
-            process.send_signal(signal.SIGINT)  # which it hands on to its ranks
+            process.send_signal(signal.SIGINT)  # which it passes on to its ranks
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_AT_ONCE_S)
             process.kill()

@@ -1,5 +1,6 @@
-"""What a rank did and held: a trace of some steps by torch.profiler, which Chrome and Perfetto show, and a snapshot of
-a GPU's memory where it runs out."""
+"""Profiles of a rank: a trace of some steps by torch.profiler, which Chrome and Perfetto show, and a snapshot of a
+GPU's memory when it runs out.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -67,7 +68,7 @@ def shortage_explained(config: RunConfig, folder: Path, ranks: Ranks, step: Call
         file = _snapshot(folder / f"memory-rank-{ranks.rank}.pickle")
         raise DriftworkError(
             f"rank {ranks.rank} ran out of GPU memory in step {step()}: {str(error).splitlines()[0].rstrip('.')}; "
-            f"give train.accumulate={2 * parts} (now {parts}), which halves what a step keeps, or a smaller "
+            f"give train.accumulate={2 * parts} (now {parts}), which halves the memory that a step keeps, or a smaller "
             f"train.batch_size (now {size})" + (f"; what was allocated: {file}" if file else "")
         ) from error
 

@@ -6,8 +6,9 @@ from typing import Any
 
 @dataclass
 class Progress:
-    """The progress of training: with weights, optimizer and schedule, all that the next step depends on. Order, masks
-    and noise are functions of the seed and of the progress; no generator has a state."""
+    """The state that the next step depends on, beside weights, optimizer and schedule. Order, masks and noise are
+    functions of the seed and of the progress; no generator has a state.
+    """
 
     epoch: int = 0
     epoch_step: int = 0

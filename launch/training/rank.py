@@ -140,7 +140,7 @@ def _train(
         if not trained:
             if ranks.rank == 0:
                 run_folder.remember(folder, **{INTERRUPTED: progress.step})
-            log.say(f"asked to leave: saved at step {progress.step}")
+            log.say(f"stop requested: saved at step {progress.step}")
             raise SystemExit(TERMINATED)
         watch.at("record")
         if ranks.rank == 0:
@@ -149,7 +149,9 @@ def _train(
 
 
 def _work(model: Model, config: RunConfig, manifest: Manifest, ranks: Ranks) -> Work | None:
-    """Return what the matrix rate is measured by, on rank 0 of GPUs whose nominal rate is known."""
+    """Return the work by which the log measures the matrix rate; None on other ranks than 0, and on devices of unknown
+    nominal rate.
+    """
     if ranks.rank != 0 or ranks.device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(ranks.device)

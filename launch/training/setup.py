@@ -109,8 +109,8 @@ def check_new(config: RunConfig) -> None:
     model = config.model
     if isinstance(model, VsdnSdeConfig) and model.kept <= 0:
         raise DriftworkError(
-            f"model.max_step={model.max_step} is a whole time_unit in one step, after which nothing of X is left; "
-            "take model.substeps=3, or a longer model.time_unit"
+            f"model.max_step={model.max_step} is a whole time_unit in one step, which makes the latent a chain "
+            "of independent draws; set model.substeps=3, or a longer model.time_unit"
         )
 
 
@@ -143,8 +143,8 @@ def steps(config: RunConfig, manifest: Manifest) -> int:
         run_folder.model_for(config, manifest)  # names channels and likelihoods that do not fit
     if isinstance(config.model, Ode2VaeConfig) and (spec.binary or spec.audio_rate is not None):
         raise DriftworkError(
-            f"model.name={config.model.name}: it makes a sequence of the state at its start, and music and speech "
-            f"do not follow from theirs; take vsdn_vae, vsdn_sde, gru_ode or ode_rnn for {config.data} (docs/models.md)"
+            f"model.name={config.model.name}: it generates a sequence from its initial state, which does not "
+            f"determine music or speech; use vsdn_vae, vsdn_sde, gru_ode or ode_rnn for {config.data} (docs/models.md)"
         )
     stream = loaders.training(config, manifest, alone())  # an empty split is found here, not on a rank
     loaders.evaluation(config, config.data, manifest, "val", alone())

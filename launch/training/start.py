@@ -13,7 +13,7 @@ from launch.training.checkpoint import last_step
 from launch.training.supervisor import LEFT, supervised
 
 _REFUSED = 2
-"""Exit code of ranks that met a mistake in config, data or tracking."""
+"""Exit code of ranks that found a mistake in config, data or tracking."""
 
 
 def start_new(folder: Path) -> int:

@@ -55,7 +55,7 @@ def _started(folder: Path, start: Callable[[], int]) -> int:
     try:
         with _signals_for_ranks(folder) as came:
             code = start()
-    except (SystemExit, KeyboardInterrupt):  # ranks on other hosts were asked to leave, and given the time to save
+    except (SystemExit, KeyboardInterrupt):  # ranks on other hosts were requested to stop, and given the time to save
         if not _has_left(folder):
             raise
         return LEFT

@@ -25,7 +25,7 @@ _CARRIED = ("taken", "steps", "data_seconds", "step_seconds", "grad_norm", "eval
 
 
 class Work(NamedTuple):
-    """What a frame takes, and what the GPUs can do."""
+    """The operations of a frame, and the nominal rate of the GPUs."""
 
     operations: float
     """Floating-point operations of a frame, forward and backward."""

@@ -136,8 +136,8 @@ class Watchdog:
             stacks = _path(self._folder, self.rank).with_suffix(".stacks")
             with suppress(OSError), stacks.open("w") as file:
                 faulthandler.dump_traceback(file)
-                parts.append(f"where it stands in the code: {stacks}")
-            with suppress(OSError, ValueError, KeyError, RuntimeError):  # what it was in must be said in any case
+                parts.append(f"stacks of its threads: {stacks}")
+            with suppress(OSError, ValueError, KeyError, RuntimeError):  # the place must be reported in any case
                 parts.append(collectives.written(stacks.with_suffix(".collectives.json")))
         self._note(_HUNG)
         print("; ".join(filter(None, parts)), file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Requests to a served model, and why the bad ones are refused."""
+"""Requests to a served model, and the errors for bad ones."""
 
 import numpy as np
 

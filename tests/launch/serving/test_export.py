@@ -148,7 +148,7 @@ def test_forecast_needs_the_encoder_frames(motion):
     batch, row = motion.sequence()
     for times in (row["times"][:2], [2 * seconds for seconds in row["times"]]):
         short = {"times": times, "values": row["values"][: len(times)], "ask": [0.1]}
-        with pytest.raises(MlflowException, match="a forecast sees the first 3 frames, at 0, "):
+        with pytest.raises(MlflowException, match="a forecast needs the first 3 frames, at 0, "):
             twin.predict(pd.DataFrame([short]))
 
 

@@ -1,4 +1,4 @@
-"""`driftwork sweep` in a process of its own, and what it leaves at the tracker and in the run folders."""
+"""`driftwork sweep` in a separate process, and its results at the tracker and in the run folders."""
 
 import json
 import os

@@ -47,7 +47,7 @@ def test_dry_run_lists_trials_and_steps(place, capsys, tmp_path):
          "trial ranks=9000: ranks=9000: this machine has"),
         ("grid: {train.seed: [0]}", ("tracking.uri=http://127.0.0.1:9",), "http://127.0.0.1:9 does not answer: "),
         ("grid: {model.substeps: [1]}", (f"base={ROOT}/configs/train/vsdn_sde_timit.yaml", "ranks=1"),
-         "is a whole time_unit in one step, after which nothing of X is left"),
+         "is a whole time_unit in one step, which makes the latent a chain of independent draws"),
         ("grid: {train.seed: [0]}", ("address=auto",), "address=auto has no effect without at_once=N"),
         ("grid: {train.seed: [0]}", ("out=/proc/out",), "out=/proc/out: cannot be written"),
         ("grid: {train.seed: [0]}", ("out=locked",), "out=locked: another sweep is at work there"),

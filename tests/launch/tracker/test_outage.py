@@ -80,14 +80,14 @@ def test_training_survives_its_tracker(tmp_path, free_port, empty_store):
         wait_until(lambda: "step     20 " in (tmp_path / "training.txt").read_text(), training)
         wait_until(lambda: len(steps("train/grad_norm")) > 1, training)
     wait_until(lambda: unsent.exists() and "train/grad_norm" in unsent.read_text(), training)
-    os.killpg(training.pid, signal.SIGSTOP)  # while the server starts; that it goes on meanwhile was just seen
+    os.killpg(training.pid, signal.SIGSTOP)  # while the server starts; that training goes on meanwhile was just checked
     with serving(tmp_path, free_port):
         os.killpg(training.pid, signal.SIGCONT)
         wait_until(lambda: not unsent.exists(), training)
     assert training.wait(PATIENCE_S) == 0, (tmp_path / "training.txt").read_text()
     said = (tmp_path / "training.txt").read_text()
     assert said.count("tracking fails, training goes on") == 2
-    assert client_of(store).get_run(run_id()).info.status == "RUNNING"  # what it knows
+    assert client_of(store).get_run(run_id()).info.status == "RUNNING"  # the last status that it got
     assert {"artifact", "metric", "status"} <= {line.split('"')[1] for line in unsent.read_text().split("\n") if line}
     with serving(tmp_path, free_port):
         evaluation = start(tmp_path, "launch.cli", "evaluate", "runs/outage")

@@ -139,7 +139,7 @@ def test_next_outbox_sends_kept_messages_first(tracker, tmp_path):
 
 
 def test_sent_messages_are_not_kept(tracker, tmp_path):
-    """A tracker that is down from the second request on."""
+    """The tracker is down from the second request on."""
     spool = tmp_path / "unsent.jsonl"
     spool.write_text("".join("\n" + json.dumps(["tags", body]) for body in "abc"))
     taken = []

@@ -98,8 +98,9 @@ def test_repeated_metrics_are_stored_once(open_, uri, tmp_path):
 
 
 def test_abandoned_steps_leave_no_points(open_, uri):
-    """What a killed training logged after its last checkpoint is no part of the run, whatever follows instead. What
-    that checkpoint covers is there, with its own time, though the process ended before it was sent."""
+    """Points that a killed training logged after its last checkpoint are not part of the run, whatever follows instead.
+    Points that the checkpoint covers are stored with their own times, although the process ended before they were sent.
+    """
     with open_(training=True) as tracker:
         pending = PendingMetrics(tracker)
         pending.metrics({"train/nll": 1.0}, 10)

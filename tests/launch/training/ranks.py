@@ -65,7 +65,7 @@ def main() -> None:
             if stage < 3 and name == "vsdn_vae":
                 averaged = optim.model_copy(update={"ema": EMA})
                 average(Engine(run_folder.model_for(config, manifest), averaged, ranks, 20), batches[:3])
-            if stage == 3:  # of the others test_resume.py tells more
+            if stage == 3:  # test_resume.py tests the others
                 go_on(engine, Engine(run_folder.model_for(config, manifest), optim, ranks, 20), batch, out / name)
     leave()
 
@@ -123,7 +123,7 @@ def autocast(model: Model, stage: int, ranks: Ranks, batch) -> dict[str, torch.T
         assert ((found - mean).abs() <= 4 * 2.0**-24 * size).all(), (stage, name)
         coarse += int((mean.bfloat16().double() != mean).sum())
         reduced |= {name: found, f"{name} at most": torch.stack([x.abs().max() for x in everyone]).max()}
-    assert coarse > 0, "bfloat16 could say the same"
+    assert coarse > 0, "bfloat16 could represent it too"
     return reduced
 
 

@@ -1,5 +1,6 @@
 """The program that test_resume.py starts: `python -m tests.launch.training.survivor DATA OUT` trains like `driftwork
-train`, in forked ranks, so that DeepSpeed is loaded once for all, which die, stop or fail according to a plan."""
+train`, in ranks that die, stop or fail according to a plan. They are forked, so that DeepSpeed is loaded once for all.
+"""
 
 import contextlib
 import json
@@ -30,7 +31,7 @@ GRACE_S = 5.0
 
 
 def plan(folder, *events):
-    """Plan that at these (step, rank) the ranks that train in the folder do these things, each once."""
+    """Plan actions for the ranks that train in the folder: each happens once, at its (step, rank)."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PLAN).write_text(json.dumps(events))
 
@@ -108,7 +109,7 @@ def forked(work):
     if child != 0:
         return child
     code = 1
-    for number in (signal.SIGTERM, signal.SIGINT):  # a process that is started anew has not the handlers of this one
+    for number in (signal.SIGTERM, signal.SIGINT):  # a newly started process does not have the handlers of this one
         signal.signal(number, signal.SIG_DFL)
     try:
         code = work()

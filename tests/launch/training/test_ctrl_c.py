@@ -18,7 +18,7 @@ TINY = str(tiny("vsdn_vae"))
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A working folder with data."""
+    """Provide a working folder with data."""
     made = tmp_path_factory.mktemp("ctrl-c")
     write_rolls(made / "rolls")
     return made
@@ -32,7 +32,7 @@ def in_terminal(folder, *arguments):
     started = subprocess.Popen(
         command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, process_group=0,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job behind `&` ignores it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores it
     )  # fmt: skip
     out = next(argument.removeprefix("out=") for argument in arguments if argument.startswith("out="))
     deadline = time.monotonic() + 600
@@ -61,7 +61,7 @@ def ctrl_z_and_fg(started, latest):
 
 @pytest.mark.slow
 def test_ctrl_c_saves_and_ctrl_z_stops(folder):
-    """It reaches all processes of the group, as from a terminal, and those that read batches ahead."""
+    """The signal reaches all processes of the group, as from a terminal, and those that read batches ahead."""
     started, ranks = in_terminal(folder, "out=runs/ctrl-c", "loader_workers=1")
     ctrl_z_and_fg(started, folder / "runs/ctrl-c/checkpoints/latest")
     os.killpg(started.pid, signal.SIGINT)
@@ -78,7 +78,7 @@ def test_ctrl_c_saves_and_ctrl_z_stops(folder):
 
 @pytest.mark.slow
 def test_second_ctrl_c_ends_at_once(folder):
-    """Also where the ranks stand still and cannot save."""
+    """This holds even if the ranks are stopped and cannot save."""
     started, ranks = in_terminal(folder, "out=runs/ctrl-c-twice")
     for rank in ranks:
         rank.suspend()

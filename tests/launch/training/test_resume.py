@@ -38,8 +38,10 @@ def said(folder):
 
 
 def metrics(folder, again=False):
-    """What the tracker got of each step, but for times and memory. What it got twice, as a checkpoint says again what
-    it covers, is the same to the last bit, the time of day included; unless steps were taken `again`."""
+    """Return the metrics of each step at the tracker, except times and memory. A point that was sent twice, as a
+    checkpoint sends the points that it covers, is the same to the last bit, including the time of day, unless steps
+    were taken `again`.
+    """
     records = {}
     for line in dict.fromkeys((folder / "metrics.jsonl").read_text().splitlines()):
         record = json.loads(line)
@@ -74,12 +76,12 @@ def test_run_killed_three_times_ends_equally(runs, stage):
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_saved_run_resumes_with_another_world_size(runs, stage):
-    """A run that was requested to leave saves first."""
+    """A run that is requested to stop saves first."""
     whole, moved = runs / f"whole-{stage}", runs / f"moved-{stage}"
     assert [line for line in said(moved).splitlines() if line.startswith("exit code")] == [
         "exit code 75", "exit code 75", "exit code 0",
     ]  # fmt: skip
-    assert "asked to leave: saved at step 6" in said(moved)
+    assert "stop requested: saved at step 6" in said(moved)
     assert "parameters, from step 6" in said(moved)
     assert "parameters, from step 12" in said(moved)
     assert json.loads((moved / "run.json").read_text())["interrupted"] is None

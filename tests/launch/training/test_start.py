@@ -1,4 +1,4 @@
-"""A launch that is refused leaves nothing; one that has begun keeps its folder."""
+"""Run folders of launches that are refused, and of launches that have begun."""
 
 import shlex
 import sys
@@ -17,7 +17,7 @@ from tests.places import tiny
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A working folder with data."""
+    """Provide a working folder with data."""
     write_rolls(tmp_path / "rolls")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -47,7 +47,7 @@ def test_missing_package_leaves_no_folder(place, monkeypatch, package):
 
 @pytest.mark.parametrize(("record", "stays"), [({}, False), ({"run_id": None}, True)])
 def test_refused_ranks_leave_no_folder_unless_begun(place, monkeypatch, record, stays):
-    """As by a parent run that the tracker does not know; what else lies in the folder is not touched."""
+    """Ranks refuse, for example, a parent run that the tracker lacks. Other files in the folder are not touched."""
     config = load(RunConfig, tiny("vsdn_vae"), ["data=rolls", "out=runs/new", "tracking.uri=null"])
 
     def supervised(folder, ranks, restarts):

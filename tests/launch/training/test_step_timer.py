@@ -1,4 +1,4 @@
-"""Seconds of phases, by a simulated clock; traces of steps, and what is said where the memory runs out."""
+"""Seconds of phases by a simulated clock, traces of steps, and the error when the memory runs out."""
 
 import gzip
 import json
@@ -18,7 +18,7 @@ from tests.places import tiny
 
 @pytest.fixture
 def turn(monkeypatch):
-    """A clock that a test advances."""
+    """Provide a clock that a test advances."""
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
 
@@ -80,7 +80,7 @@ def names(file):
 
 @pytest.mark.parametrize(("steps", "first", "last", "count"), [(range(2, 4), 0, 6, 2), (range(2, 9), 5, 7, 2)])
 def test_trace_holds_the_asked_steps(tmp_path, steps, first, last, count):
-    """A run that goes on inside the range records the rest, and one that ends inside it what there was."""
+    """A run that resumes inside the range records the rest of it, and one that ends inside it the steps until then."""
     done = []
     profile = StepProfile(steps, tmp_path / "profile", done.append)
     for step in range(first, last):
@@ -108,7 +108,7 @@ def test_wrong_range_is_refused(wrong):
 
 @pytest.mark.parametrize("snapshot", [True, False])
 def test_shortage_of_memory_names_the_cure(tmp_path, monkeypatch, snapshot):
-    """The snapshot may need memory that is not there either."""
+    """The snapshot itself may fail for lack of memory."""
 
     def dump(file):
         if not snapshot:
@@ -122,7 +122,7 @@ def test_shortage_of_memory_names_the_cure(tmp_path, monkeypatch, snapshot):
     file = tmp_path / "memory-rank-0.pickle"
     assert str(told.value) == (
         "rank 0 ran out of GPU memory in step 7: CUDA out of memory. Tried to allocate 2 GiB; give train.accumulate=4 "
-        "(now 2), which halves what a step keeps, or a smaller train.batch_size (now 8)"
+        "(now 2), which halves the memory that a step keeps, or a smaller train.batch_size (now 8)"
         + (f"; what was allocated: {file}" if snapshot else "")
     )
     assert file.exists() == snapshot

@@ -72,7 +72,7 @@ def test_share_of_the_matrix_rate(capsys):
 
 
 def test_record_of_an_earlier_version_is_restored():
-    """It has no frames."""
+    """Such a record has no number of frames."""
     kept = Kept()
     log = TrainingLog(kept, alone(), Clock(), latent=True)
     state = log.state()
