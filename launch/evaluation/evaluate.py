@@ -51,7 +51,7 @@ class EvaluateConfig(OfStore):
 
 
 def evaluate(folder: Path, request: EvaluateConfig) -> str:
-    """Score a run as `request` says, on so many ranks; returns the name that the results are written under.
+    """Score a run as requested, and return the name of its results.
 
     Raises:
         DriftworkError: the request has no effect on the model, the data are not the run's own, or a rank failed.

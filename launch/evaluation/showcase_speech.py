@@ -28,7 +28,7 @@ def write(
     """Interpolate a second of the first batch of `split` at the lowest rate; returns the files written.
 
     `interpolation.png` and `.pdf` show waveforms and spectrograms; `truth.wav`, `observed.wav` (silence elsewhere) and
-    `interpolation.wav` are what the spectrograms show.
+    `interpolation.wav` are the sounds of the spectrograms.
     """
     rate = manifest.spec.audio_rate
     assert rate is not None, "the data are speech"
@@ -68,7 +68,9 @@ def compare(
 
 
 def typical(batch: Batch) -> Batch:
-    """Return a batch of one sequence alone: of the longest, that of median loudness, so no pause and no outlier."""
+    """Return a batch of one sequence: the one of median loudness among the longest, which is neither a pause nor an
+    outlier.
+    """
     frames = batch.present.sum(1)
     longest = (frames == frames.max()).nonzero()[:, 0]
     loudness = batch.values[longest].square().sum((1, 2))

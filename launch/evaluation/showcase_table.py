@@ -1,4 +1,4 @@
-"""Some held-out series of a table: what was observed, what was held out, and the model's mean and 90 % interval."""
+"""Draw some held-out series of a table: observed and held-out values, and the model's mean and 90 % interval."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from pipeline.shards.manifest import Manifest
 SERIES = 4
 """Number of series that are drawn: the first of the split, not selected by quality."""
 CHANNELS = 4
-"""Most channels of a series that are drawn: those with the most observations in the training split."""
+"""Maximum number of drawn channels of a series: those with the most observations in the training split."""
 
 
 @rc_context(style.STYLE)
@@ -48,7 +48,7 @@ def compare(
 def _answers(
     config: RunConfig, manifest: Manifest, split: Split, model: Model, rows: slice
 ) -> tuple[list[Frames], Task, str]:
-    """Return what the model answers about the first series, its task, and a phrase about what is observed."""
+    """Return the model's predictions of the first series, their task, and a phrase about the observed fraction."""
     spec, observe = manifest.spec, config.observe.evaluate
     bernoulli, task = spec.likelihood == "bernoulli", tasks(model, observe.forecasts)[0]
     quantiles = () if bernoulli else (0.05, 0.95)

@@ -92,7 +92,8 @@ def stacked(path: Path, rows: Sequence[Roll], seen: np.ndarray, given: float, ti
     rest in grey.
 
     Args:
-        seen: `[K]` times of the observed frames, seconds. given: seconds up to which all was given, marked by a line.
+        seen: `[K]` times of the observed frames, seconds. given: end of the given beginning, in seconds, marked by a
+        line.
     """
     lows, highs = zip(*(_sounding([row.notes]) for row in rows), strict=True)
     low, high = min(lows), max(highs)
@@ -117,7 +118,7 @@ def stacked(path: Path, rows: Sequence[Roll], seen: np.ndarray, given: float, ti
     if len(seen):
         handles.append(Line2D([], [], color=INK, marker="|", linestyle="none", markersize=5, label="observed frame"))
     if given:
-        handles.append(Line2D([], [], color=FALSE, linewidth=1.2, label="end of what was given"))
+        handles.append(Line2D([], [], color=FALSE, linewidth=1.2, label="end of the given frames"))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, handlelength=1.0)
     return style.save(figure, path)
 

@@ -112,7 +112,7 @@ def waveforms(
     """Draw waveform and spectrogram of each row, on the scales of the first.
 
     Args:
-        rows: a label, samples `[N]` and a colour each. given: seconds up to which all was given, marked by a line.
+        rows: a label, samples `[N]` and a colour each. given: end of the given beginning, in seconds, marked by a line.
     """
     figure = style.page(10, 0.8 + 1.5 * len(rows), title)
     axes = figure.subplots(len(rows), 2, sharex=True, sharey="col", squeeze=False)
@@ -133,7 +133,7 @@ def waveforms(
             if given:
                 panel.axvline(given, color=VERMILLION, linewidth=1.0)
     for panel in axes[-1]:
-        panel.set_xlabel("time [s]; the line is the end of what was given" if given else "time [s]")
+        panel.set_xlabel("time [s]; the line is the end of the given samples" if given else "time [s]")
     return style.save(figure, path)
 
 
@@ -212,11 +212,11 @@ def decibels(samples: np.ndarray, rate: int) -> np.ndarray:
 
 def _legend(figure: Figure, speech: Speech) -> None:
     handles: list[Patch | Line2D] = [
-        Line2D([], [], color=INK, label="truth, observed; close up: all of it"),
+        Line2D([], [], color=INK, label="observed truth; in the close-up, all of it"),
         Line2D([], [], color=GREY, label="truth, not observed"),
         Line2D([], [], color=BLUE, label="interpolation, from all observations"),
-        Patch(color=HIDDEN, label="not observed, close up"),
-        Patch(color=ORANGE, alpha=0.4, linewidth=0, label="what is drawn close up"),
+        Patch(color=HIDDEN, label="not observed, in the close-up"),
+        Patch(color=ORANGE, alpha=0.4, linewidth=0, label="samples in the close-up"),
     ]
     if speech.predicted is not None:
         handles.insert(3, Line2D([], [], color=VERMILLION, linestyle="--", label="prediction, from earlier ones"))

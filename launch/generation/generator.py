@@ -137,7 +137,7 @@ class FrameGenerator(NamedTuple):
         )  # fmt: skip
 
     def _first(self, batch: Batch, own: int, given: float | None) -> int:
-        """Return the number of given frames, of the `own` ones of the sequence."""
+        """Return how many of the sequence's `own` frames are given."""
         T = batch.times.shape[1]
         if isinstance(self.model, Forecaster):
             first = self.model.given

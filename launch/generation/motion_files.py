@@ -20,10 +20,10 @@ _METRES = 0.0254 / UNIT
 
 class Take(NamedTuple):
     file: Path
-    """.amc"""
+    """File to write, in the .amc format."""
     label: str
     frames: NDArray[np.float32]
-    """[T, D]"""
+    """[T, D] frames of the motion."""
     finer: float = 1.0
     """Number of these frames per frame of the trial."""
 

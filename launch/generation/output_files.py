@@ -56,8 +56,8 @@ def writer(manifest: Manifest, rate: float) -> Write:
         )
     if spec.kind == "speech" and rate != own:
         raise DriftworkError(
-            f"rate={rate:g}: a frame of speech is {spec.dim} samples that follow on those before it; at another "
-            f"rate than the data's {own:g} frames would overlap or leave gaps"
+            f"rate={rate:g}: the frames of speech are successive blocks of {spec.dim} samples, which at another "
+            f"rate than the data's {own:g} would overlap or leave gaps; remove rate="
         )
     if spec.kind == "notes":
         try:

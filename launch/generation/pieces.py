@@ -62,7 +62,9 @@ def from_file(path: Path, manifest: Manifest) -> list[Sequence]:
     """
     own = reader(_Recipe.recorded(manifest).dataset)
     if not isinstance(own, FileReader):
-        raise DriftworkError(f"source={path}: data set '{manifest.dataset}' does not read a file of its own; use keys=")
+        raise DriftworkError(
+            f"source={path}: data set '{manifest.dataset}' is not read file by file; use keys= instead"
+        )
     if not path.is_file():
         raise DriftworkError(f"source={path}: no such file")
     try:

@@ -1,4 +1,4 @@
-"""Panels of a figure of a table's series, from what a model answers about them."""
+"""Panels of a figure of a table's series, from a model's predictions."""
 
 import numpy as np
 
@@ -17,7 +17,7 @@ def panel(frames: Frames, channel: int, name: str, label: str | None = None) -> 
     """Return the panel of a channel, called `name`, with its band between the outer quantiles.
 
     Args:
-        label: what stands before the name. None takes the series' own name.
+        label: text before the name. None takes the series' own name.
     """
     mean, *others = (values[:, channel] for values in frames.answers.values())
     low, high = (others[1], others[-1]) if len(others) > 2 else (mean, mean)

@@ -3,8 +3,8 @@
 index.html      the page; it needs no other file
 tables.md       all tables; each is there as .csv and .tex too
 *.pdf, *.png    the figures
-runs/RUN_ID/    config.yaml of each run, and what those shown made
-report.json     which runs these are, and which were left out
+runs/RUN_ID/    config.yaml of each run, and the outputs that the page shows
+report.json     the runs of the report, and those left out
 """
 
 import json
@@ -34,7 +34,7 @@ _CAPTIONS = {
     "latent": "Draws from the posterior: latent trajectories, and channels",
     "forecast-error": "Squared error of forecasts, frame by frame",
     "strips": "Forecasts of held-out sequences",
-    "reliability": "Calibration: how often what the model expects comes true",
+    "reliability": "Calibration: observed frequencies against predicted probabilities",
 }
 
 
@@ -43,7 +43,7 @@ def write(
     left_out: list[str],
 ) -> list[Table]:  # fmt: skip
     """Fill the folder, which contains the files fetched from the runs; returns the tables in the papers' form."""
-    sections = {name: Section(name, []) for name in ("Tables", "Figures", "What the models make", "Runs", "Left out")}
+    sections = {name: Section(name, []) for name in ("Tables", "Figures", "Outputs of the models", "Runs", "Left out")}
     pages, papers = [f"`{command}`\n"], []
     for group in groups:
         prefix = f"{group.manifest[:8]}-" if len(groups) > 1 else ""
@@ -56,7 +56,7 @@ def write(
             papers += [made.table] if made.name in ("table1", "table2") else []
         for drawn in paper_figures.draw(group, folder, prefix):
             sections["Figures"].parts.append(_figure(drawn, _evidence(group, drawn.kinds, split, more=True)))
-    sections["What the models make"].parts.extend(_made(folder, split, groups, showcases))
+    sections["Outputs of the models"].parts.extend(_made(folder, split, groups, showcases))
     sections["Runs"].parts.append(tables.html(_runs(groups)))
     if left_out:
         sections["Left out"].parts.append(page.listed(left_out))
@@ -84,7 +84,9 @@ def _figure(drawn: Drawn, found: Evidence) -> str:
 
 
 def _evidence(group: Group, kinds: list[Kind], split: str, more: bool = False) -> Evidence:
-    """Return data and commands of kinds of runs; with `more`, also evaluations at other rates than the runs' own."""
+    """Return the data and the commands of kinds of runs. With `more`, they include evaluations at other rates than the
+    runs' own.
+    """
     commands = [line for kind in kinds for member in kind.members for line in _commands(member, split, more)]
     return Evidence(group.data, group.manifest, list(dict.fromkeys(commands)))
 
@@ -156,7 +158,7 @@ def _runs(groups: list[Group]) -> Table:
 
 
 def _tidy(folder: Path, groups: list[Group], showcases: list[TrackedRun]) -> None:
-    """Delete fetched files but the configs of all used runs, and the outputs that are shown."""
+    """Delete fetched files except the configs of all used runs and the outputs that the page shows."""
     shown = {kind.members[0].tracked.run_id for group in groups for kind in group.chosen}
     counted = {m.tracked.run_id for group in groups for kind in group.kinds for m in kind.members}
     for path in folder.iterdir():

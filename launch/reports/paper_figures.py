@@ -55,7 +55,7 @@ def _observations(group: Group, path: Path) -> Drawn | None:
             panels.append(Panel(task, METRICS[columns[0].metric].label, lines))
     if not panels:
         return None
-    title = "Scores against the share of the frames that was observed"
+    title = "Scores against the fraction of observed frames"
     files = figures_scores.lines(path, [panels], "observed frames, %")
     return Drawn(files, f"Figure 2. {title}", "Bars: one standard error to either side.", kinds)
 
@@ -70,14 +70,16 @@ def _horizons(group: Group, path: Path) -> Drawn | None:
         return None
     if "persistence" in free:
         lines["last observed frame"] = _points(free["persistence"], columns)
-    title = "Error of forecasts of so many frames"
+    title = "Error of forecasts against their horizon in frames"
     files = figures_scores.lines(path, [[Panel("", METRICS[columns[0].metric].label, lines)]], "frames", doubling=True)
     caption = "Mean over all frames up to the horizon. Bars: one standard error to either side."
     return Drawn(files, title, caption, kinds)
 
 
 def _grid(kinds: list[Kind], path: Path) -> Drawn | None:
-    """Figure 4: scores against the number of latent dimensions, a line a beta, a column of panels a model."""
+    """Draw figure 4: scores against the number of latent dimensions, a line for each beta and a column of panels for
+    each model.
+    """
     families: dict[str, list[Kind]] = {}
     for kind in kinds:
         families.setdefault(kind.label + repr(sorted(_rest(kind).items(), key=str)), []).append(kind)

@@ -46,7 +46,7 @@ def of(group: Group, split: str) -> list[Tabled]:
             made.append(Tabled(f"{name}-further", further, chosen))
         if len(everything) > len(chosen):
             table = _figures(f"Table {number}, all settings", everything, {})
-            best = f"{table.caption} Of each model, table {number} has the settings with the best validation score."
+            best = f"{table.caption} Table {number} has each model's settings with the best validation score."
             made.append(Tabled(f"{name}-settings", table._replace(caption=best), everything))
     return made
 

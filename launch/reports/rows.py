@@ -125,7 +125,7 @@ def _member(run: TrackedRun, folder: Path, split: Split) -> Member:
             found[name[1]] = _scores(folder / OUTPUTS, name[1])
     if split not in found:
         again = run.tags.get(tags.RUN_FOLDER, "RUN")
-        raise UnusableError(f"no scores of single sequences; driftwork evaluate {again} split={split}")
+        raise UnusableError(f"no scores of single sequences; run driftwork evaluate {again} split={split}")
     more = {name: scored["model"] for name, scored in found.items() if name != split}
     return Member(run, Evaluated(folder, config, found[split]), more)
 
@@ -148,7 +148,9 @@ def _fits(member: Member, members: list[Member], left_out: list[str]) -> bool:
             return False
     if column is not None:
         name = first.tracked.run_id
-        left_out.append(f"{run.name} ({run.run_id}): {column.task} {column.name} is of other frames than in {name}")
+        left_out.append(
+            f"{run.name} ({run.run_id}): {column.task} {column.name} was scored on other frames than in {name}"
+        )
     return column is None
 
 

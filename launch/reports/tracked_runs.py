@@ -55,7 +55,7 @@ def fetch(uri: str, run_id: str, paths: tuple[str, ...], folder: Path) -> None:
     """Copy those of `paths`, files or folders, that are among the run's artifacts into `folder`, a new one.
 
     Raises:
-        DriftworkError: the store does not give them.
+        DriftworkError: the store does not return them.
         OSError: they cannot be written.
     """
     folder.mkdir(parents=True)

@@ -41,7 +41,7 @@ Found = dict[str, dict[str, dict[str, dict[str, list[Estimate]]]]]
 
 
 def estimated(scored: dict[str, OfChannels]) -> Found:
-    """Return the estimates of every contender, with the RMSE in the place of the MSE."""
+    """Return the estimates of every contender, with the RMSE instead of the MSE."""
     return {
         who: {
             task: {column: dict(map(_named, metrics.items())) for column, metrics in columns.items()}
@@ -66,8 +66,9 @@ def _root(x: Estimate) -> Estimate:
 
 
 def write(folder: Path, name: str, spec: TableSpec, found: Found) -> Path:
-    """Write `evaluation-NAME-channels.json`: the unit of each channel (`units`), and `scores`: who -> task -> column ->
-    metric -> channel -> value, stderr, n, groups."""
+    """Write `evaluation-NAME-channels.json`: the unit of each channel (`units`), and `scores`: contender -> task ->
+    column -> metric -> channel -> value, stderr, n, groups.
+    """
     path = _file(folder, name)
     units = dict(zip(spec.channels, spec.units or ("",) * len(spec.channels), strict=True))
     plain = {

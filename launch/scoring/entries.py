@@ -24,7 +24,7 @@ CHANNEL = "channel_"
 """Beginning of the names of scores of single channels."""
 
 Guess = Callable[[Batch], Tensor]
-"""Function from a batch to the frames [B, T, D] that a trivial baseline answers."""
+"""Function from a batch to the frames [B, T, D] that a trivial baseline predicts."""
 
 
 class Entries(NamedTuple):
@@ -143,7 +143,8 @@ class Entries(NamedTuple):
         self, answer: Predictive | Tensor, truth: Tensor, columns: Columns
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return the real-valued channels [D], and for each entry [B, T, D] its CRPS in units of the data and the level
-        of the central interval that ends at the truth, percent; None for what the answer does not give."""
+        of the central interval that ends at the truth, percent; None for a score that the answer does not allow.
+        """
         real = ~self.binary
         if isinstance(answer, Tensor):
             return real, (answer - truth).abs(), None

@@ -41,7 +41,7 @@ METRICS = {
         "accuracy at 0.5, %", "pred. and interp. accuracy in %, at the papers' threshold of 0.5", sign=1, beside=True
     ),
     "rmse": Metric("RMSE", "pred. and interp. RMSE"),
-    "mse": Metric("MSE", "MSE of forecasts over so many frames"),
+    "mse": Metric("MSE", "MSE of forecasts up to a horizon in frames"),
     "mse_of_mean_path": Metric("MSE of the mean path"),
     "mse_standardized": Metric("MSE, standardized", "MSE in units of each channel's variance"),
     "mse_of_mean_path_standardized": Metric("MSE of the mean path, standardized"),

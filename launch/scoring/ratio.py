@@ -1,4 +1,4 @@
-"""The score of every sequence as a ratio."""
+"""The score of each sequence, as a ratio."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class Ratio(NamedTuple):
-    """x / w is a sequence's score, and sum(x) / sum(w) that of many."""
+    """A ratio for each sequence: its score is x / w, and that of many sequences sum(x) / sum(w)."""
 
     x: Tensor
     """[B] numerators."""

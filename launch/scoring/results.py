@@ -88,7 +88,7 @@ def read_scores(folder: Path, split: str) -> dict[str, SplitScores]:
     """
     path = _sequences_file(folder, split)
     if not path.exists():
-        raise DriftworkError(f"{folder}: not evaluated yet; driftwork evaluate {folder} split={split}")
+        raise DriftworkError(f"{folder}: not evaluated yet; run driftwork evaluate {folder} split={split}")
     raw = json.loads(path.read_text())
     names = tuple(raw["keys"]), tuple(raw["groups"])
     known = _each(lambda found: {name: s for name, s in found.items() if name in METRICS}, raw["scores"], 3)

@@ -23,7 +23,7 @@ def test_help_begins_with_the_usage(name, capsys):
     assert printed[: len(printed) // 2] == printed[len(printed) // 2 :]
     assert printed.startswith(f"usage: driftwork {name}")
     assert (main.settings is None) == (name in ("demo", "verify"))
-    if name not in ("demo", "doctor", "ui"):  # which need no word
+    if name not in ("demo", "doctor", "ui"):  # commands that need no argument
         assert main([]) == 2
         usage = capsys.readouterr().out
         assert printed.startswith(usage)

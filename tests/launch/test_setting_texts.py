@@ -38,7 +38,7 @@ DANGLING = re.compile(r"(Of|Those|That|Which|As|Than|Below|Above|And|But|Where|W
 
 
 def faults(text, number):
-    """Yield what is wrong with a setting's text, as far as a program can tell."""
+    """Yield the faults of a setting's text that a program can find."""
     if not re.fullmatch(r"[A-Z].*[.]", text) or len(text.split()) < 4 or re.search(r"[.] [a-z]", text):
         yield "is not in full sentences"
     if DANGLING.match(text):

@@ -1,4 +1,4 @@
-"""`driftwork ui` as a process: it serves, prints one line for a mistake, and leaves nothing after Ctrl-C."""
+"""`driftwork ui` as a process: the dashboard, one line for each mistake, and no process left after Ctrl-C."""
 
 import json
 import os

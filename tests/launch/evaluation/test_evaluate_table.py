@@ -1,4 +1,4 @@
-"""A run on a table is scored by the command, compared with another, and predicted from."""
+"""Evaluation, comparison and predictions of runs on a table."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ from tests.launch.generation.generated import MODEL, untrained
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Two runs whose evaluation holds out entries, and one that forecasts."""
+    """Provide two runs whose evaluation holds out entries, and one that forecasts."""
     place = tmp_path_factory.mktemp("table")
     write_table(place / "data", D=3, T=8, count=5, binary=("c1",), static=True)
     model, entries = MODEL.format("gru_ode", 0.5), "observe.evaluate={pattern: entries, ratios: [0.5]}"

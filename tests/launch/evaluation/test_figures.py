@@ -1,4 +1,4 @@
-"""Figures against their data, by counting pixels of the colours that carry the meaning."""
+"""Figures against their data, by counting pixels of their colours."""
 
 import subprocess
 import sys

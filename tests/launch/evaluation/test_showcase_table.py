@@ -1,4 +1,4 @@
-"""The figure of a table's series shows what was observed and what was held out."""
+"""The figure of a table's series: observed and held-out values."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Runs that are asked to generate, and their sequences by key."""
+"""Runs to generate from, and their sequences by key."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Runs with untrained weights, what they generate, and independent readers of it."""
+"""Runs with untrained weights, their generated outputs, and independent readers of these."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Generated speech, motion and pictures are held to independent readers."""
+"""Generated speech, motion and pictures against independent readers."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def test_speech_has_its_rate_and_length(speech, tmp_path, what):
 
 
 def placed(path, bones):
-    """The joints [frames, bones, 3] by another reader's kinematics; it leaves out the last frame."""
+    """Return the joints [frames, bones, 3] by another reader's kinematics, without the last frame."""
     skeleton = pyacclaim.loadASF(str(bones), verbose=False)
     joints = []
     for pose in pyacclaim.loadAMC(skeleton, str(path)):

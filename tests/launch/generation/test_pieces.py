@@ -1,4 +1,4 @@
-"""Sequences chosen by key, files of one's own, and what goes on past the end."""
+"""Sequences chosen by key, the user's own files, and continuations past the end."""
 
 import numpy as np
 import pretty_midi
@@ -12,13 +12,13 @@ from tests.launch.generation.generated import HONEST, amc_frames, drawn, made, r
 
 
 def notes_of(path):
-    """(pitch, start, end) of every note, in thousandths of a second."""
+    """Return (pitch, start, end) of every note, in thousandths of a second."""
     notes = [note for instrument in pretty_midi.PrettyMIDI(str(path)).instruments for note in instrument.notes]
     return sorted((note.pitch, round(1000 * note.start), round(1000 * note.end)) for note in notes)
 
 
 def test_given_notes_stay_one_note_at_higher_rates(music, tmp_path):
-    """A file of one's own, all of whose frames are given: as many notes as went in, each within a frame of its own."""
+    """All frames of a user's file are given: as many notes come out, each within a frame of its original."""
     run, _ = music
     frames = np.random.default_rng(1).random((20, 128)) < 0.4
     frames[:, :40] = False
@@ -30,11 +30,11 @@ def test_given_notes_stay_one_note_at_higher_rates(music, tmp_path):
     assert [pitch for pitch, *_ in found] == [pitch for pitch, *_ in given]
     for (_, start, end), (_, ours, past) in zip(given, found, strict=True):
         assert start - 200 < ours <= start
-        assert end - 200 < past <= end or end == 4000  # the last frame that is asked for lies at 3.8 s
+        assert end - 200 < past <= end or end == 4000  # the last requested frame lies at 3.8 s
 
 
 def test_a_continuation_goes_past_the_end(music, tmp_path):
-    """From the sequence of that key, all of which is given."""
+    """All of the sequence with that key is given."""
     run, sequences = music
     key = sorted(key for key in sequences if key.startswith("test"))[2]
     record = made(tmp_path / "out", run, "what=continuation", f"keys=[{key}]", "seconds=6", "draws=1", "rate=5")

@@ -1,4 +1,4 @@
-"""The table of a run's answers is what the model answers, beside what the data set holds."""
+"""The table of a run's predictions against the model and the data set."""
 
 import csv
 import re
@@ -24,7 +24,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def speech(place):
-    """A run that filters, and its sequences by key."""
+    """Provide a run that filters, and its sequences by key."""
     _, sequences = write_speech(place / "sounds", counts=(3000, 2000))
     return untrained(place / "speech", "vsdn_vae", place / "sounds", MODEL.format("vsdn_sde", 0.0125)), sequences
 
@@ -48,7 +48,7 @@ def written(run, out, *options):
 
 
 def batches(run, split="test"):
-    """The model with the run's weights, its config, and the batches of a split."""
+    """Return the model with the run's weights, its config, and the batches of a split."""
     config = run_folder.config_of(run)
     manifest = read_manifest(config.data)
     model = run_folder.model_for(config, manifest).eval()
@@ -57,7 +57,7 @@ def batches(run, split="test"):
 
 
 def of(table, key):
-    """The frames of a sequence."""
+    """Return the frames of a sequence."""
     return table["sequence"] == list(table["keys"]).index(key)
 
 
@@ -72,7 +72,7 @@ def check_data(table, sequences, batch):
 
 
 def test_arrays_hold_data_and_answers(speech, tmp_path):
-    """To the last bit, for every sequence of the split."""
+    """They are equal to the last bit, for every sequence of the split."""
     run, sequences = speech
     table = np.load(written(run, tmp_path / "a.npz", "quantiles=[0.05,0.95]"))
     model, config, test = batches(run)
@@ -94,7 +94,7 @@ def test_arrays_hold_data_and_answers(speech, tmp_path):
 
 @pytest.mark.parametrize("ending", ["parquet", "csv"])
 def test_long_tables_hold_the_arrays(speech, tmp_path, ending):
-    """A row for each channel of each frame; a value that the data lack is null, or empty."""
+    """There is a row for each channel of each frame; a value that the data lack is null, or empty."""
     run, _ = speech
     arrays = np.load(written(run, tmp_path / "a.npz"))
     out = written(run, tmp_path / f"a.{ending}")

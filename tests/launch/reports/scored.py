@@ -1,4 +1,4 @@
-"""Scores of runs that nobody trained."""
+"""Invented scores of runs."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""A model of a table with four channels, one of them binary, whose answers are known."""
+"""A model of a table with four channels, one of them binary, whose predictions are known."""
 
 import torch
 from torch import nn
@@ -35,7 +35,7 @@ class Fixed:
 
 
 class FrameByFrame(LatentDynamics):
-    """Answers that depend on the time alone."""
+    """A model whose predictions depend on the time alone."""
 
     has_latent = False
 

@@ -22,7 +22,7 @@ NAMES = {"density": "nll_nats_per_frame", "prediction": "accuracy_percent", "int
 
 
 def scored(level, seed):
-    """Return scores of a model or a baseline that are all about `level`."""
+    """Return scores of a model or a baseline, all near `level`."""
     x = level + np.random.default_rng(seed).normal(size=24)
     w = (np.arange(24) != 5).astype(float)
     return Scores(KEYS, GROUPS, tuple((x * w).tolist()), tuple(w.tolist()))
@@ -33,7 +33,7 @@ def ran(folder, level, *overrides, config="tiny_vsdn_vae.yaml", manifest="a" * 6
     options = [f"out={folder}", "data=rolls", *overrides]
     run_folder.create(load(RunConfig, ROOT / "tests/launch" / config, options))
     run_folder.remember(folder, manifest=manifest)
-    rates = ("50", "25")  # the table sorts them
+    rates = ("50", "25")  # the table sorts the rows
     rivals = {"prediction": {r: {NAMES["prediction"]: scored(20, int(r))} for r in rates}}
     default = {
         "model": {t: {r: {m: scored(level, i + int(r))} for r in rates} for i, (t, m) in enumerate(NAMES.items())},
@@ -169,7 +169,8 @@ def test_further_scores_have_their_own_table(tmp_path):
     assert text.count("|  |  | pred. 25 % | interp. 25 % | interp. 50 % |") == 2
     at_half, brier = estimate(scored(33.0, 25)), estimate(scored(0.1, 3))
     assert f"| accuracy at 0.5, % | vsdn_vae (latent 3) | {figure(at_half).replace('±', ' ± ')} |" in text
-    assert f"| Brier score | vsdn_vae (latent 3) | **{figure(brier).replace('±', ' ± ')}** |" in text  # of equals all
+    # equal scores are all bold
+    assert f"| Brier score | vsdn_vae (latent 3) | **{figure(brier).replace('±', ' ± ')}** |" in text
     rows = [line.split(" | ")[1] for line in text.splitlines() if line.startswith("|") and "calibration error" in line]
     assert rows == ["vsdn_vae (latent 3)", "vsdn_vae (latent 4)"]  # the second is the difference
     assert "persistence" in text.partition("Brier score")[2].partition("calibration error")[0]
@@ -250,9 +251,9 @@ def test_forecasts_have_a_column_a_horizon(tmp_path):
     ("arguments", "said"),
     [
         (["a", "elsewhere"], "elsewhere: trained on other data than .*a .manifests bbbbbbbbbbbb and aaaaaaaaaaaa"),
-        (["a", "unscored"], "unscored: not evaluated yet; driftwork evaluate .*unscored split=test"),
+        (["a", "unscored"], "unscored: not evaluated yet; run driftwork evaluate .*unscored split=test"),
         (["a", "again"], "again: the same model, settings and seed as .*a$"),
-        (["a", "split=val"], "a: not evaluated yet; driftwork evaluate .*a split=val"),
+        (["a", "split=val"], "a: not evaluated yet; run driftwork evaluate .*a split=val"),
         (["a", "spilt=val"], "unknown key 'spilt'; did you mean 'split'"),
         (["a", "split=tset"], "split=tset: input should be"),
         (["a", "nowhere/run"], "nowhere/run: no run folder"),

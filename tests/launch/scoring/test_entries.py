@@ -49,7 +49,7 @@ def ratio(found, *path):
 
 
 def of_entries(table, shown, task):
-    """Return what is scored as lists of (channel, sequence, frame), sequence by sequence."""
+    """Return the scored entries as lists of (channel, sequence, frame), sequence by sequence."""
     _, _, written = table
     found = []
     for key, observed in shown.items():

@@ -103,7 +103,7 @@ def test_filter_scores_the_same_in_any_batch(rolls, batch_size):
 
 
 def test_state_space_model_is_scored_by_its_filter(rolls):
-    """Likelihood and prediction are the filter's; with `predict=rollout` they are by paths of the prior alone."""
+    """Likelihood and prediction are those of the filter; with `predict=rollout`, of paths of the prior alone."""
     config, manifest, model = untrained(rolls[0], SDE, "evaluate.particles=6", "evaluate.batch_size=7")
     stream = loaders.evaluation(config, rolls[0], manifest, "test", alone())["25"]
     batch = next(iter(stream.epoch(0)))
@@ -181,7 +181,7 @@ def test_linear_baseline_ends_with_observations():
 
 
 def test_nearest_frame_is_the_earlier_of_two():
-    times = [0.1 * i for i in range(30)]  # whose half-ways rounding would shift
+    times = [0.1 * i for i in range(30)]  # rounding would shift the half-way points of these times
     values = [float(i) for i in range(30)]
     batch = frames(times, values, [2, 4, 6, 11, 20, 28])
     found = nearest(batch)[0, :, 0].tolist()
@@ -263,8 +263,8 @@ def test_next_frame_models_forecast_from_a_prefix(tmp_path, model):
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        (SMOOTHER, "bi_gru_ode knows past and future, and does not forecast"),
-        ("model={name: ode2vae, velocity_frames: 3}", "frames=4: a forecast of ode2vae sees model.velocity_frames=3"),
+        (SMOOTHER, "bi_gru_ode does not forecast; set another pattern"),
+        ("model={name: ode2vae, velocity_frames: 3}", "frames=4: a forecast of ode2vae uses model.velocity_frames=3"),
         (
             "observe.evaluate.ratios=[0.5]",
             "observe.evaluate.ratios must be .. with observe.evaluate.pattern=prefix",

@@ -76,7 +76,7 @@ def test_tables_are_compared_by_standardized_error(table):
 
 
 def test_ranks_together_score_as_one(table, monkeypatch):
-    """Scores of entries and of channels, to the last bit for a baseline."""
+    """Scores of entries and of channels are equal, for a baseline to the last bit."""
     folder, manifest, _ = table
     config = load(RunConfig, tiny("vsdn_vae"), [f"data={folder}", "evaluate.batch_size=6", *ENTRIES])
     scoring, model, parts = Scoring.of(config, manifest, 1), FrameByFrame(), []

@@ -110,7 +110,7 @@ def test_unscored_data_have_no_curve(tmp_path):
 
 
 def small():
-    """The sequences have two and one scored frames, with two channels each."""
+    """Provide two sequences, with two and one scored frames of two channels each."""
     probability = torch.tensor([[[0.05, 0.2], [0.2, 0.9]], [[0.25, 0.3], [0.5, 0.5]]])
     truth = torch.tensor([[[0.0, 1.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 1.0]]])
     scored = torch.tensor([[True, True], [True, False]])
@@ -151,7 +151,7 @@ def test_true_probabilities_have_no_calibration_error():
     true, shifted = (estimate(calibration.metrics({"t": x})["t"]["100"]["ece_percent"]) for x in found)
     noise = 100 * 0.5 / (B * T * 50 / uncertainty.BINS) ** 0.5
     assert true.value < 2 * noise
-    assert abs(shifted.value - 9.5) < 4 * shifted.stderr  # 10 but for what was above 0.9: there 5 in the mean
+    assert abs(shifted.value - 9.5) < 4 * shifted.stderr  # 10, except above 0.9: there 5 on average
 
 
 def test_ece_standard_error_matches_new_data():

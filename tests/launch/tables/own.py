@@ -1,4 +1,4 @@
-"""A run on a small table whose model is a stand-in with known answers, without Ray and without child processes."""
+"""A run on a small table whose model is a stand-in with known predictions, without Ray and without child processes."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -69,7 +69,7 @@ def mean(channel, hours):
 
 
 class InProcess(NamedTuple):
-    """Reads in this process, as `pipeline.prepare.guard` does in a child."""
+    """A reader in this process, in place of the child process of `pipeline.prepare.guard`."""
 
     reader: Sheets
     source: Path

@@ -45,7 +45,7 @@ def single(number):
 
 @pytest.fixture(scope="module")
 def rows():
-    """A wide table with shuffled rows; in one of them nothing is observed, and one series has no value at all."""
+    """Provide a wide table with shuffled rows. One row has no observation, and one series no value at all."""
     made = ward(1)
     made[3] |= {"pulse": None, "heat": None}
     made += [{"series": "blank", "time": hours, "pulse": None, "heat": None} for hours in (1.0, 2.5)]
@@ -90,7 +90,7 @@ def test_every_hole_is_filled_and_nothing_else(tmp_path, run, rows, source, form
 
 
 def test_long_table_gets_a_row_for_each_hole(tmp_path, run, rows):
-    """An entry without a row gets one behind the last row of its time, and a row without a value is filled."""
+    """An entry without a row gets one after the last row of its time, and a row without a value is filled."""
     given = long(rows)
     given[0] = {**given[0], "value": None}
     source = write(tmp_path / "new.csv", [{**row, "note": f"n{number}"} for number, row in enumerate(given)])
@@ -115,7 +115,7 @@ def test_long_table_gets_a_row_for_each_hole(tmp_path, run, rows):
 
 
 def test_columns_types_and_other_columns_are_kept(tmp_path, run, rows):
-    """Dictionaries become text and whole numbers doubles, for a mean is seldom whole."""
+    """Dictionaries become text and whole numbers doubles, since a mean is seldom whole."""
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     table = pa.table(
         {
@@ -140,7 +140,7 @@ def test_columns_types_and_other_columns_are_kept(tmp_path, run, rows):
 
 
 def test_entry_observed_in_another_row_is_given(tmp_path, run):
-    """Two rows of one time: what the other row has is known, and has no deviation."""
+    """Where a time has two rows, a value of the other row is observed and has no deviation."""
     rows = [
         {"series": "a", "time": 1.0, "pulse": 70.5, "heat": None},
         {"series": "a", "time": 1.0, "pulse": None, "heat": 36.5},
@@ -150,7 +150,7 @@ def test_entry_observed_in_another_row_is_given(tmp_path, run):
 
 
 def test_windows_divide_a_long_series(tmp_path, rows):
-    """Each entry is answered once, in the window that it lies in, whose time starts at its first frame."""
+    """Each entry is imputed once, in its own window, whose time starts at the window's first frame."""
     source = write(tmp_path / "ward.csv", rows)
     windowed = run_on(
         tmp_path / "w", source, "dataset.layout=wide", "dataset.time_unit=h", "dataset.window=10", "dataset.stride=5"

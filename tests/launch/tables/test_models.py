@@ -1,4 +1,4 @@
-"""The answers in a table are those of the model's predictive distribution, computed directly."""
+"""Imputed and forecast tables against the model's predictive distribution, computed directly."""
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,7 @@ HOURS = 3600.0
 
 @pytest.fixture(scope="module")
 def rows():
-    """Patients with an age, a ward, and a rhythm that is 0 or 1."""
+    """Provide rows of patients with an age, a ward, and a rhythm that is 0 or 1."""
     random = np.random.default_rng(7)
     made = ward(6, patients=10)
     for row in made:
@@ -100,7 +100,7 @@ def check(back, times, mean, deviation, low, high, rows):
 
 @pytest.mark.parametrize("name", ["gru_ode", "vsdn_vae", "vsdn_sde", "bi_gru_ode"])
 def test_imputation_is_the_predictive_of_the_model(tmp_path, rows, data, name):
-    """Beside a binary channel, which has a probability alone, and static columns."""
+    """The table also has a binary channel, which has only a probability, and static columns."""
     run = untrained(tmp_path / "run", data, name)
     back = run.impute(pd.DataFrame(rows))
     assert [column for column in back if column.startswith("rhythm")] == ["rhythm"]

@@ -1,4 +1,4 @@
-"""What README and the notebook say about a table of one's own runs as it stands there; only training is left out."""
+"""The commands of README and of the notebook about a user's own table run as printed, without the training."""
 
 import json
 import re
@@ -37,7 +37,7 @@ def untrained(in_process, monkeypatch):  # noqa: F811
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A working folder with a table and the configs."""
+    """Provide a working folder with a table and the configs."""
     rows = [{**row, "time": str(pd.Timestamp("2024-05-01") + pd.Timedelta(row["time"], "h"))} for row in ward(8, 30)]
     write(tmp_path / "ward.csv", rows)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
@@ -66,8 +66,10 @@ def test_python_of_readme_fills_and_continues(place):
 
 
 @pytest.mark.slow
-def test_notebook_runs(tmp_path, monkeypatch):
-    """On every fifth week of its table, so that it is quick; its figures are those of the whole table."""
+def test_shipped_notebook_runs(tmp_path, monkeypatch):
+    """It runs on every fifth week of its table, so that it is quick; the figures in the notebook are of the whole
+    table.
+    """
     read = pd.read_csv
 
     def part(*arguments, **settings):
