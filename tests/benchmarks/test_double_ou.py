@@ -1,4 +1,4 @@
-"""The limit on the double Ornstein-Uhlenbeck process, held to Gaussian conditioning on a fine grid of levels."""
+"""The limit on the double Ornstein-Uhlenbeck process, against Gaussian conditioning on a fine grid of levels."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def direct(times, values, mask, grid):
 
 @pytest.mark.parametrize("number", range(2))
 def test_filter_equals_direct_conditioning(number):
-    """The midpoint rule's error falls with the square of the spacing: two grids tell how large it is."""
+    """The midpoint rule's error falls with the square of the spacing: two grids give an estimate of it."""
     reader = DoubleOu(DoubleOuConfig(seed=1))
     (sequence,) = reader.read(None, reader.find(None)[number])
     times, values, mask = (x[:6] for x in sequence[2:5])
@@ -67,7 +67,7 @@ def test_filter_equals_direct_conditioning(number):
 
 
 def test_joint_density_is_above_the_marginals():
-    """A frame of both channels tells more than each channel by itself, and alone a channel has one density."""
+    """A frame of both channels is more informative than each channel by itself; a single channel has one density."""
     reader = DoubleOu(DoubleOuConfig())
     gains = []
     for item in reader.find(None)[:10]:

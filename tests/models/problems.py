@@ -106,7 +106,7 @@ def kalman_log_likelihood(*problem) -> float:
 def dense_log_likelihood(
     x0: Tensor, dt: Tensor, R: float, y: Tensor, observed: Tensor, C: Tensor, d: Tensor, std: Tensor
 ) -> float:
-    """Return the same as `kalman_log_likelihood`, from the joint Gaussian of all observed rows."""
+    """Return log P(observed rows of y), from the joint Gaussian of all observed rows."""
     T, Z = len(y), len(x0)
     stay = torch.cumprod(1 - dt, 0)
     factor = torch.diag(R * dt.sqrt())  # contribution of increment k to x_n

@@ -90,8 +90,9 @@ def test_rule_of_the_papers_is_one_half():
 
 
 def test_known_neighbours_enclose_one_change_at_most():
-    """Against a count: as many notes begin at four times the rate as in the known frames; what does not lie between two
-    of them, one frame apart, stays as it was."""
+    """At four times the rate as many notes begin as in the known frames, by a count. A frame that does not lie between
+    two known frames, one apart, is unchanged.
+    """
     rng = np.random.default_rng(0)
     frames = torch.from_numpy(rng.random((3, 9, 50)) < 0.5)
     known = torch.tensor([0.0, 1, 2, 3, 4, 6, 7, 8, 9], dtype=torch.float64)  # 5 is missing

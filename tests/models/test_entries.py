@@ -19,7 +19,8 @@ def batch():
     g = torch.Generator().manual_seed(2)
     times = torch.rand(B, T, generator=g, dtype=torch.float64).cumsum(1)
     present = torch.rand(B, T, D, generator=g) < 0.8
-    observed = present & (torch.rand(B, T, D, generator=g) < torch.tensor([0.0, 0.4, 0.8]))  # channel 0 never
+    rates = torch.tensor([0.0, 0.4, 0.8])  # channel 0 is never observed
+    observed = present & (torch.rand(B, T, D, generator=g) < rates)
     values = torch.where(present, torch.randn(B, T, D, generator=g), 0)
     return Batch(times - times[:, :1], values, present, observed, torch.ones(B), torch.arange(B), tuple("abcd"))
 

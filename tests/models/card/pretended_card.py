@@ -1,8 +1,8 @@
-"""An accelerator that is not there: what a model would launch on it, and where it would wait for it.
+"""A simulated accelerator, which counts the operations that a model would launch and reports where it would wait.
 
 A Python backend of torch gives the device its name, and fake tensors have shapes but no data. An operation on tensors
-of two devices raises an error; so does whatever needs a number from the device, such as `item`, or a mask as an index.
-What remains was launched without waiting, and is counted.
+of two devices raises an error; so does an operation that needs a number from the device, such as `item`, or a mask as
+an index. All other operations are launched without waiting, and counted.
 
 The backend cannot be unloaded, so tests use this module in a process of its own.
 """
@@ -82,12 +82,12 @@ def _tensors(x):
 
 
 class _Backend(backend_registration._DummyBackendModule):
-    def get_amp_supported_dtype(self):  # torch.autocast asks for it
+    def get_amp_supported_dtype(self):  # torch.autocast calls it
         return [torch.bfloat16]
 
 
 def register():
-    """Give this process the pretended card."""
+    """Register the simulated accelerator in this process."""
     backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=_Backend())
 
 
@@ -154,7 +154,7 @@ def train(model, batch):
 
 @torch.no_grad()
 def evaluate(model, batch):
-    """Compute what scores are made of."""
+    """Compute the answers that scores are made of."""
     if isinstance(model, Forecaster):
         model.density(batch, 2)
         model.forecast(batch, 3).predictive.log_prob(batch.values)

@@ -1,4 +1,4 @@
-"""Grids that are computed where batches are made give what a model computes itself."""
+"""Grids that the loader computes, against those that a model computes itself."""
 
 import re
 from pathlib import Path
@@ -30,8 +30,9 @@ def test_planned_batch_changes_no_bit(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_padded_grids_leave_values(name, monkeypatch):
-    """As on a GPU: steps and events are padded to multiples of 16. Sums get longer by zeros, which may be added in
-    another order, so that only rounding differs."""
+    """Steps and events are padded to multiples of 16, as on a GPU. Sums get longer by zeros, which may be added in
+    another order, so that only rounding differs.
+    """
     model, batch = case(name)
     model, batch = model.double(), batch.double()
     expected = result(model, batch)

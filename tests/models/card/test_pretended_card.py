@@ -1,4 +1,4 @@
-"""Every model on a pretended accelerator: it runs there, waits for nothing, and is sent nothing inside a step."""
+"""Every model on a simulated accelerator: no step waits for the device, or copies anything to it."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ def test_model_never_waits_for_a_card(attempts, case, task):
     attempt = attempts[case, task]
     assert attempt["error"] is None
     assert attempt["copies"] == {}
-    assert sum(attempt["launches"].values()) > 50  # it did run there
+    assert sum(attempt["launches"].values()) > 50  # it ran on the accelerator
 
 
 @pytest.mark.process

@@ -128,8 +128,9 @@ def test_mixed_channels_equal_those_of_one_kind():
 
 @pytest.mark.parametrize("kind", [Gaussian, StudentT])
 def test_deviation_matches_samples(kind):
-    """Of 10^5 draws of the mixture the standard deviation lies within 4 percent: even for a t with three degrees of
-    freedom, whose fourth moment is infinite, the share of the 300 largest squares varies by less."""
+    """The standard deviation of 10^5 draws of the mixture lies within 4 percent: even for a t with three degrees of
+    freedom, whose fourth moment is infinite, the share of the 300 largest squares varies by less.
+    """
     likelihood = kind(Marginal(torch.zeros(1), 1.0)).double()
     found, parameters, weights = predictive(likelihood)
     rng, n = np.random.default_rng(0), 100_000

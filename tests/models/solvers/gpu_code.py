@@ -1,4 +1,4 @@
-"""Compile ODE2VAE's kernels for a GPU that is not there: `python -m tests.models.solvers.gpu_code ARCHITECTURE`."""
+"""Compile ODE2VAE's kernels without a GPU: `python -m tests.models.solvers.gpu_code ARCHITECTURE`."""
 
 import sys
 

@@ -102,7 +102,7 @@ def result(process):
 @pytest.mark.process
 @pytest.mark.slow
 def test_ranks_share_a_fresh_cache(tmp_path):
-    """Two processes compile at once; a third loads what they left. All compute the same."""
+    """Two processes compile at once; a third loads the result. All compute the same."""
     together = [child(NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2)]
     first = [result(process) for process in together]
     later = result(child(NUMBA_CACHE_DIR=str(tmp_path)))

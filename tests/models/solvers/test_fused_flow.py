@@ -41,7 +41,7 @@ def interpreted(monkeypatch):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("sizes", [(3, 1, 3, 30, 4, True), (1, 3, 3, 17, 4, False), (1, 2, 16, 100, 2, True)])
 def test_kernels_match_the_eager_form(interpreted, method, activation, sizes):
-    """Values and gradients; steps of length 0 and several trajectories of a network are among them."""
+    """Values and gradients match, with steps of length 0 and several trajectories of a network among them."""
     z0, weights, dt = problem(*sizes)
     expected = with_gradients(flow.run_eager, z0, weights, dt, method, activation)
     found = with_gradients(flow.run_fused, z0, weights, dt, method, activation)
@@ -64,8 +64,9 @@ def test_kernel_values_are_equal_without_gradients(interpreted):
 @pytest.mark.process
 @pytest.mark.parametrize("architecture", [80, 90])
 def test_kernels_compile_for_gpus(architecture, tmp_path):
-    """To machine code, by the assembler that the wheel brings; no GPU is needed. In a process of its own, since the
-    interpreter changes triton's language for good."""
+    """The assembler in Triton's wheel compiles them to machine code without a GPU. This needs a separate process, since
+    the interpreter changes triton's language for good.
+    """
     command = [sys.executable, "-m", "tests.models.solvers.gpu_code", str(architecture)]
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
     environment.pop("TRITON_INTERPRET", None)
@@ -76,7 +77,7 @@ def test_kernels_compile_for_gpus(architecture, tmp_path):
 
 
 def test_shapes_are_known_without_a_gpu():
-    """What torch derives from the registered shapes is what the eager form returns."""
+    """The shapes that torch derives are those that the eager form returns."""
     z0, weights, dt = problem(2, 3)
     expected = flow.run_eager(z0, weights, dt, "rk4", "tanh")
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -102,7 +103,7 @@ def on_cpu(monkeypatch):
 
 
 def nearly_eager(z0, weights, dt, method, activation):
-    """Return what a working kernel does: the eager form up to rounding."""
+    """Return the result of a working kernel: that of the eager form up to rounding."""
     found = flow.run_eager(z0, weights, dt, method, activation)
     return found._replace(states=(1 + 1e-6) * found.states)
 
@@ -149,7 +150,7 @@ def test_kernel_may_be_checked_in_inference(on_cpu, monkeypatch):
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 def test_non_finite_result_decides_nothing(value):
-    """Where the reference overflows, its other results are compared all the same."""
+    """If the reference overflows, its other results are compared all the same."""
     inputs = [torch.tensor([value, 1.0, 2.0])]
     assert first_use._problem(lambda x: [x[0] + 1e-6], lambda x: [x[0]], inputs) is None
     assert first_use._problem(lambda x: [x[0] + 0.1], lambda x: [x[0]], inputs) == (

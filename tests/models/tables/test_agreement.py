@@ -1,6 +1,6 @@
-"""Where all channels of a frame are observed together, a model of entries is the model of frames.
+"""A model of entries equals the model of frames if all channels of a frame are observed together.
 
-The weights for what a table has in addition, the masks and the gaps of single channels, are 0, and the time since the
+The weights of a table's additional inputs, the masks and the gaps of single channels, are 0, and the time since the
 last frame is that of any channel.
 """
 
@@ -15,7 +15,7 @@ from tests.models.tables.making import CONFIGS, D, T, make_batch
 NAMES = [name for name in CONFIGS if name != "ode_rnn"] + ["ode_rnn"]
 FRAMES = Marginal(torch.zeros(D), 1.0)
 ENTRIES = Marginal(torch.zeros(D), torch.ones(D), table=TableForm(("a", "b", "c", "d"), (False,) * D, 0))
-"""With mean 0 a channel that was never observed reads the same in both: the value 0."""
+"""Moments of a table. With mean 0 a channel that was never observed reads the same in both: the value 0."""
 
 
 def of_channels(x, layout):

@@ -35,7 +35,7 @@ def test_every_parameter_gets_a_gradient(name):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_unobserved_entries_change_nothing(name):
-    """Held-out entries are in the batch with their values: neither loss nor gradient nor any answer reads them."""
+    """A batch contains the values of held-out entries, but neither loss, gradient nor any prediction reads them."""
     model, batch = small(name), make_batch()
     changed = other_values(batch, ~batch.observed)
     objective, before = gradients(model, batch)
@@ -91,7 +91,7 @@ def test_smoother_reads_no_channel_of_the_same_time():
 
 
 @pytest.mark.parametrize("name", ["vsdn_vae", "vsdn_vae_res", "vsdn_sde", "vsdn_sde_res"])
-def test_posterior_of_a_missing_entry_reads_the_others_of_its_time(name):
+def test_posterior_reads_other_entries_of_its_time(name):
     model, batch = small(name).eval(), make_batch()
     b, n, channel = batch.observed[:, 1:].nonzero()[0].tolist()  # at time 0 VSDN-SDE's latent is a constant
     n, here = n + 1, torch.zeros(T, D, dtype=torch.bool)
@@ -136,7 +136,7 @@ def test_likelihood_counts_observed_entries_alone(name):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_static_covariates_reach_every_answer(name):
-    """They set the first state and reach the decoder: before anything is observed, answers differ."""
+    """They set the first state and reach the decoder: predictions differ before anything is observed."""
     model, batch = small(name).eval(), make_batch()
     other = batch._replace(static=batch.static + 1.0)
     with torch.no_grad():
