@@ -28,9 +28,9 @@ class Advisory(Config):
     id: str
     what: str
     fixed: tuple[str, ...]
-    """First good versions, one a release branch; none where none is known."""
+    """First good version of each release branch; empty if none is known."""
     accepted: str = ""
-    """Why an affected version may stay."""
+    """Reason why an affected version may stay; empty if it may not."""
 
 
 def advisories(path: Path = ROOT / "advisories.yaml") -> dict[str, list[Advisory]]:

@@ -1,4 +1,4 @@
-"""docs/extending.md as a newcomer follows it: its files in an empty folder, its commands, and what they leave."""
+"""The files and commands of docs/extending.md in an empty folder, as a newcomer would use them."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def _python(folder, *arguments, path, expect=0):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """The folder after the commands of the page, but with a short training and no tracker."""
+    """Provide the folder after the commands of the page, with a short training and no tracker."""
     folder = tmp_path_factory.mktemp("extending")
     for name, text in FILES.items():
         (folder / name).write_text(text)
@@ -62,7 +62,7 @@ class TestWholePath:
         assert [json.loads(line)["file"] for line in lines] == ["broken.txt"]
 
     def test_shipped_model_fits_the_data_set(self, place):
-        """A step of it in this process; the training loop is the same for all models."""
+        """It takes a step in this process; the training loop is the same for all models."""
         config = load(RunConfig, place / "my_gru_ode.yaml", [f"data={place / 'swings'}"])
         manifest = read_manifest(place / "swings")
         model = run_folder.model_for(config, manifest)

@@ -24,7 +24,8 @@ ROOMS = {  # each room imports from itself and from those before it; "" is the m
     ),
 }  # fmt: skip
 DOOR = ROOT / "driftwork/__init__.py"
-"""The public door, which imports `launch.api` when one of its names is first used, and nothing before."""
+"""The package file of `driftwork`, which imports `launch.api` when one of its names is first used, and nothing before.
+"""
 HEAVY = {
     "ray": {"pipeline/prepare/cluster.py"},
     "webdataset": {"pipeline/shards/shard_files.py"},

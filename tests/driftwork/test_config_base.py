@@ -1,4 +1,4 @@
-"""Earlier names of fields, and what an error says of a key."""
+"""Earlier names of fields, and the keys in error messages."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A filled folder replaces another, or leaves it as it was."""
+"""Replacing a folder by a filled one: the old folder is replaced as a whole or unchanged."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Registries that grow, and modules of the user's own that make them grow."""
+"""Registries, and the user's own modules that add to them."""
 
 import sys
 from importlib import metadata

@@ -1,4 +1,4 @@
-"""What a process that a command starts can import."""
+"""The import path of a process that a command starts."""
 
 import os
 

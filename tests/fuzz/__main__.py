@@ -1,8 +1,8 @@
 """Raw files, shards, manifests and configs damaged at random: `python -m tests.fuzz CASES SEED`.
 
-Whatever is in a file, it is read, or refused in one line that names it; the files beside it are read as ever. No
-traceback, no crash, no hang, nothing loaded that could run, and nothing written but where the result goes. MIDI files
-that are not damaged are read as other readers do.
+Every file is read, or refused in one line that names it, and the files beside it are read as usual. There is no
+traceback, crash or hang; nothing that could run is loaded, and nothing is written except the result. MIDI files that
+are not damaged are read as other readers read them.
 """
 
 import resource
@@ -24,7 +24,7 @@ OTHERS = (idx, shards, manifests, configs, grids, tables)
 
 
 def everything(folder: Path, cases: int, seed: int, real: bool) -> dict[str, Counter[str]]:
-    """`cases` of each kind. Raises `AssertionError`, or whatever escaped a reader."""
+    """Test `cases` of each kind. Raises `AssertionError`, or an error that a reader did not handle."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found = {kind: media(folder, Random(f"{seed} {kind}"), cases, kind, real) for kind in MEDIA}
     for fuzz in OTHERS:

@@ -1,4 +1,4 @@
-"""Raw files damaged at random: what the good ones beside them give is what they give alone."""
+"""Raw files damaged at random: good files beside them give the same sequences as alone."""
 
 import gzip
 import io
@@ -31,7 +31,7 @@ from tests.places import ROOT
 REAL = ROOT.parent / "shared" / "data"
 LIMITS = Limits(seconds=10, mib=1024)
 GOOD = 4
-"""Every so many files are left as they are."""
+"""One file in this number is left undamaged."""
 
 
 def midi_files(n: int, real: bool) -> dict[str, bytes]:
@@ -49,7 +49,7 @@ def speech_files(n: int, real: bool) -> dict[str, bytes]:
 
 
 def riff(n: int) -> bytes:
-    """Plain, extensible, or as a program writes it to a pipe."""
+    """Return a WAVE file: plain, extensible, or as a program writes it to a pipe."""
     file, form = io.BytesIO(), "WAVEX" if n % 3 == 1 else "WAV"
     soundfile.write(file, speech.voice(16000, seed=n), 16000, format=form, subtype="PCM_16")
     data = file.getvalue()
@@ -82,7 +82,7 @@ MEDIA: dict[str, tuple[Any, Callable[[int, bool], dict[str, bytes]]]] = {
 
 
 def media(folder: Path, random: Random, cases: int, kind: str, real: bool = False) -> Counter[str]:
-    """Files of a kind, three damaged to one good, in one shard: what the good ones give is what they give alone."""
+    """Read files of a kind into one shard, three damaged to one good: the good ones give the same samples as alone."""
     config, make = MEDIA[kind]
     raw, out = folder / kind, folder / f"{kind}-out"
     out.mkdir()
@@ -127,7 +127,7 @@ def build(config: Any, raw: Path, out: Path) -> tuple[Entry, list[Any]]:
 
 
 def samples(path: Path, shard: Shard) -> dict[str, bytes]:
-    """Key -> its bytes in the tar."""
+    """Map each key to its bytes in the tar."""
     data, found = path.read_bytes(), {}
     for index in range(shard.samples):
         offset, size = shard.span(index)
@@ -141,7 +141,7 @@ def contents(folder: Path, besides: Path) -> dict[Path, str]:
 
 
 def idx(folder: Path, random: Random, cases: int) -> Counter[str]:
-    """MNIST's format, gzipped or not."""
+    """Damage files of MNIST's format, gzipped or not."""
     outcome: Counter[str] = Counter()
     good = bytes([0, 0, 8, 3, 0, 0, 0, 5, 0, 0, 0, 28, 0, 0, 0, 28]) + bytes(5 * 28 * 28)
     for n in range(cases):

@@ -1,11 +1,11 @@
-"""Whether bad input is read, or refused in one line that names it."""
+"""A check that bad input is read, or refused in one line that names it."""
 
 from collections.abc import Callable
 from typing import Any
 
 
 def attempt(read: Callable[[], Any], refusal: type[Exception], name: str, lines: bool = False) -> str:
-    """`read`, or `refused`: in one line (one a file, with `lines`) that names it."""
+    """Return `read`, or `refused` for an error of one line that names the input, or one line a file with `lines`."""
     try:
         read()
     except refusal as error:

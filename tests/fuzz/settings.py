@@ -15,7 +15,7 @@ from tests.places import ROOT
 
 
 def configs(folder: Path, random: Random, cases: int) -> Counter[str]:
-    """Shipped configs with a line too many, or damaged: refused, or equal to what their dump reads back as."""
+    """Damage a shipped config, or add a line: it is refused, or it equals the config that its dump is read as."""
     from launch.runs.config import RunConfig
     from pipeline.prepare.prepare import PrepareConfig
 

@@ -25,11 +25,11 @@ from tests.pipeline.tables.making import long, ward, write
 LIMITS = Limits(seconds=20, mib=2048)
 FORMS = ["a.csv", "a.csv.gz", "a.parquet", "a.npz"]
 GOOD = 4
-"""Every so many files are left as they are."""
+"""One file in this number is left undamaged."""
 
 
 def cells(random: Random, row: list[str]) -> list[str]:
-    """Replace the time or a value of a row of a long table by what is no number."""
+    """Replace the time or a value of a row of a long table by text that is no number."""
     at = random.choice([1, 3])
     return [*row[:at], random.choice(["x", "1;5", "--1", "0x1f", "1e", "٣", "\0"]), *row[at + 1 :]]
 
@@ -70,8 +70,9 @@ def separated(random: Random, text: str) -> bytes:
 
 
 def tables(folder: Path, random: Random, cases: int) -> Counter[str]:
-    """Three damaged files to one good, in one folder: good ones give the observations that they give alone, and the
-    row of a bad file is named where the damage is in one row."""
+    """Read a folder with three damaged files to one good: good files give the same observations as alone, and the row
+    of a bad file is named if the damage is in one row.
+    """
     raw, scratch, alone = folder / "raw", folder / "scratch", folder / "alone"
     scratch.mkdir()
     alone.mkdir()
@@ -113,7 +114,9 @@ def tables(folder: Path, random: Random, cases: int) -> Counter[str]:
 
 
 def _series(config: TableConfig, found: Found, scratch: Path, unreadable: list[Unreadable]) -> Counter[str]:
-    """Read all series of the readable files, each or a reason in one line; or a contradiction of files, in one line."""
+    """Read all series of the readable files. A series that cannot be read gives a reason in one line, and so does a
+    contradiction between files.
+    """
     outcome: Counter[str] = Counter()
     made: list[Series] = []
     whole = attempt(lambda: made.append(gather(config, found, scratch, {}, unreadable).series), DriftworkError, "")

@@ -1,4 +1,4 @@
-"""The kind of a data set: what follows from an older description, and what a description may not say."""
+"""The kind of a data set: its value for older descriptions, and invalid descriptions."""
 
 import pytest
 

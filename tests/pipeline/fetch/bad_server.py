@@ -1,4 +1,6 @@
-"""A server on loopback that misbehaves as told: one answer a request, the last one over and over."""
+"""A server on loopback that misbehaves on request: each request gets the next of a list of answers, further ones the
+last.
+"""
 
 import hashlib
 import re
@@ -20,7 +22,7 @@ class BadServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def will(self, *answers):
-        """`answers` are functions of the handler, one for each of the next requests; afterwards files are served."""
+        """Set the `answers` to the next requests, functions of the handler; afterwards files are served."""
         self.script = list(answers)
 
 
@@ -63,7 +65,9 @@ def tag(body):
 
 
 def whole(*, send=None, length=True, etag=True, ranges=True):
-    """What an honest server answers; `send` bytes only, without a length, without an ETag, deaf to ranges."""
+    """Return the answer of a correct server, or one of only `send` bytes, without a length, without an ETag or without
+    ranges.
+    """
 
     def answer(handler):
         if handler.path.lstrip("/") not in handler.server.files:
@@ -96,7 +100,7 @@ def redirect(where, code=302):
 
 
 def claims(length, body):
-    """An answer whose Content-Length is a lie."""
+    """Return an answer with a false Content-Length."""
     return lambda handler: handler.answer(200, {"Content-Length": length}, body)
 
 
@@ -110,7 +114,7 @@ def stalls(seconds, after=0):
 
 
 def drips(count, pause):
-    """One byte at a time: never silent for long, never done."""
+    """Return an answer of one byte at a time, which is never silent for long and never ends."""
 
     def answer(handler):
         handler.answer(200, {"Content-Length": len(handler.body)})
@@ -123,7 +127,7 @@ def drips(count, pause):
 
 
 def endless(handler):
-    """No length, and no end."""
+    """Send an answer without a length and without an end."""
     handler.answer(200, {})
     for _ in range(10_000):
         handler.wfile.write(bytes(1 << 16))

@@ -1,4 +1,4 @@
-"""Hostile archives: whatever they hold, nothing is written but plain files in the folder that was asked for."""
+"""Hostile archives: only plain files are written, and only in the requested folder."""
 
 import gzip
 import io
@@ -20,7 +20,7 @@ NOISE = random.Random(0).randbytes(9_000)
 
 
 def tar(path, *members, end=True, wrap=gzip.compress):
-    """`members` are (name, bytes) or finished TarInfos."""
+    """Write a tar of `members`, which are (name, bytes) or finished TarInfos."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as out:
         for member in members:
@@ -60,7 +60,7 @@ def files(folder):
 
 @pytest.fixture
 def place(tmp_path):
-    """The folder to unpack into; beside it lies the archive, and above it must not change anything."""
+    """Provide the folder to unpack into. The archive lies beside it, and nothing above it may change."""
     (tmp_path / "in").mkdir()
     return tmp_path / "in/out"
 
@@ -161,7 +161,7 @@ def test_false_size_in_zip_is_refused(place):
 
 
 def test_members_that_share_bytes_count_each(place):
-    """A bomb by overlap (Fifield, 2019): many entries of the directory for one block of data."""
+    """In a bomb by overlap (Fifield, 2019), many entries of the directory share one block of data."""
     archive = zipped(place.parent / "a.zip", ("top/a.mid", bytes(90_000)))
     data = archive.read_bytes()
     at, end = data.index(b"PK\x01\x02"), data.index(b"PK\x05\x06")
@@ -284,7 +284,7 @@ def test_full_disk_leaves_no_files(place, monkeypatch):
 
 
 def refused(archive, place, said=".", limits=LIMITS):
-    """It raises one line, and leaves the archive alone in its folder."""
+    """Check that unpacking raises an error of one line, and leaves nothing but the archive in the folder."""
     others = {path.name for path in place.parent.iterdir()}
     with pytest.raises(DriftworkError, match=said) as caught:
         take(archive, place, limits)

@@ -1,4 +1,4 @@
-"""Against a server on loopback that stalls, truncates, redirects, lies about sizes and changes its mind."""
+"""Downloads from a server on loopback that stalls, truncates, redirects, and changes sizes and files."""
 
 import base64
 import email.utils
@@ -46,7 +46,7 @@ def get(server, target, **options):
 
 
 def only(target):
-    """Nothing but the finished file is left."""
+    """Check that nothing but the finished file is left."""
     assert [path.name for path in target.parent.iterdir()] == ["a.bin"]
     assert target.read_bytes() == BODY
 

@@ -56,7 +56,7 @@ def md5(data):
 
 
 def config(name, server, to, *overrides, sha256=None):
-    """The shipped config against the mirror; of its hashes, `sha256` stands for the first file's."""
+    """Return the shipped config with the address of the mirror; `sha256` replaces the hash of the first file."""
     raw = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
     files = [{**file, "sha256": sha256} for file in raw["files"]]
     return load(SOURCES[name], CONFIGS / f"{name}.yaml", [f"url={server.url}", f"to={to}", f"files={json.dumps(files)}",
@@ -164,7 +164,9 @@ def test_hash_in_config_must_match_the_lock(server, tmp_path):
 
 @pytest.mark.network
 def test_killed_fetch_resumes_at_every_stage(server, tmp_path, monkeypatch):
-    """Stopped while it downloads, unpacks, and just before the last rename: the next call ends in the same folder."""
+    """It is stopped while it downloads, while it unpacks, and just before the last rename; the next call ends in the
+    same folder.
+    """
     packed = archive("tar", **{f"clean_midi/{n}.mid": os.urandom(3000) for n in range(5)})
     server.files["clean_midi.tar.gz"] = packed
     wanted = config("lakh_clean", server, tmp_path)

@@ -116,7 +116,7 @@ def test_table_is_written_once_for_equal_files(server, tmp_path):
 
 @pytest.mark.network
 def test_killed_fetch_leaves_a_table_that_is_taken_up(server, tmp_path, monkeypatch):
-    """Once after the table is written, before this is noted; once while it is written again for other settings."""
+    """It is killed once the table is written but not recorded, and while it is written again for other settings."""
     server.files["us.txt.gz"] = gzip.compress(USHCN.encode())
 
     def killed(path, columns, rows):

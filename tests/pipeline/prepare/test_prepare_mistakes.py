@@ -34,7 +34,7 @@ def test_unreadable_files_are_listed_with_reasons(tmp_path, local_ray):
 
 @pytest.mark.ray
 def test_too_many_unreadable_files_fail(tmp_path, local_ray):
-    """Only the reasons are left."""
+    """Only the list of reasons is left."""
     raw, out = corpus(tmp_path / "raw", 20), tmp_path / "out"
     for number in range(3):
         (raw / f"bad {number}.mid").write_bytes(b"text")

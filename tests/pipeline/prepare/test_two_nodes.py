@@ -79,7 +79,7 @@ def cluster(tmp_path_factory):
 
 
 def start(cluster, place, options):
-    """Start a node of Ray. An attempt that ends is made again, without what is left of it."""
+    """Start a node of Ray. A failed attempt is repeated, after its processes are ended."""
     command = [Path(sys.executable).with_name("ray"), "start", "--block", "--num-cpus=1"]
     command += ["--object-store-memory=80000000", f"--node-ip-address={place.address}", *options]
     for _ in range(STARTS):

@@ -1,4 +1,4 @@
-"""MIDI files made byte by byte, so that no library stands between a test and what it means."""
+"""MIDI files made byte by byte, so that tests depend on no library's writer."""
 
 import struct
 from pathlib import Path
@@ -30,17 +30,17 @@ def tempo(microseconds: int) -> bytes:
 
 
 def sysex(data: bytes) -> bytes:
-    """A system exclusive message or its first packet; the last packet ends in F7."""
+    """Return a system exclusive message or its first packet; the last packet ends in F7."""
     return b"\xf0" + quantity(len(data)) + data
 
 
 def packet(data: bytes) -> bytes:
-    """A further packet of a system exclusive message, or an escape: any bytes to be sent."""
+    """Return a further packet of a system exclusive message, or an escape: any bytes to be sent."""
     return b"\xf7" + quantity(len(data)) + data
 
 
 def midi(*tracks: list[tuple[int, bytes]], division: int = 480, kind: int = 1) -> bytes:
-    """A file of tracks of (ticks since the last event, event)."""
+    """Return a file of tracks of (ticks since the last event, event)."""
     return header(len(tracks), division, kind) + b"".join(chunk(events(track)) for track in tracks)
 
 
@@ -53,12 +53,12 @@ def chunk(data: bytes, name: bytes = b"MTrk") -> bytes:
 
 
 def events(track: list[tuple[int, bytes]]) -> bytes:
-    """The data of a track, with its end."""
+    """Return the data of a track, with its end."""
     return b"".join(quantity(ticks) + event for ticks, event in [*track, (0, meta(0x2F, b""))])
 
 
 def riff(*chunks: tuple[bytes, bytes]) -> bytes:
-    """A RIFF file of type RMID."""
+    """Return a RIFF file of type RMID."""
     body = b"RMID" + b"".join(
         name + struct.pack("<I", len(data)) + data + bytes(len(data) % 2) for name, data in chunks
     )
@@ -66,7 +66,7 @@ def riff(*chunks: tuple[bytes, bytes]) -> bytes:
 
 
 def song(seed: int, notes: int = 60) -> bytes:
-    """A piece of `notes` eighth notes at 120 to the minute, another for each seed: 0.25 s a note."""
+    """Return a piece of `notes` eighth notes at 120 quarters a minute, 0.25 s a note, which differs for each seed."""
     track = [(0, tempo(500_000))]
     for step in range(notes):
         pitch = 40 + (seed * 7 + step * (seed % 5 + 1)) % 48
@@ -75,7 +75,7 @@ def song(seed: int, notes: int = 60) -> bytes:
 
 
 def corpus(folder: Path, songs: int) -> Path:
-    """`songs` pieces as Artist/Title.mid below `folder`."""
+    """Write `songs` pieces as Artist/Title.mid below `folder`."""
     for number in range(songs):
         path = folder / f"Artist {number % 3}" / f"Title {number}.mid"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def corpus(folder: Path, songs: int) -> Path:
 
 
 def piece(random: Random, tempos: bool = True) -> bytes:
-    """A file of all kinds of events. Releases are lost, and keys pressed while they are down.
+    """Return a file of all kinds of events, with lost releases and keys that are pressed while down.
 
     Without `tempos` it has 480 ticks a quarter.
     """
@@ -95,7 +95,7 @@ def piece(random: Random, tempos: bool = True) -> bytes:
 
 
 def _events(random: Random, tempos: bool) -> list[tuple[int, bytes]]:
-    """Of a track: few keys of few channels, so that many presses find their key down."""
+    """Return the events of a track: few keys of few channels, so that many keys are pressed while they are down."""
     track: list[tuple[int, bytes]] = []
     channels, pitches = random.sample([0, 1, 9, 15], 2), random.sample(range(128), 3)
     for _ in range(random.randint(0, 60)):
@@ -118,17 +118,17 @@ def _events(random: Random, tempos: bool) -> list[tuple[int, bytes]]:
 
 
 def _in_running_status(random: Random, track: list[tuple[int, bytes]]) -> bytes:
-    """The data of a track; most statuses that may be left out are."""
+    """Return the data of a track, in which most statuses that may be omitted are."""
     data, status = b"", 0
     for ticks, event in [*track, (0, meta(0x2F, b""))]:
         same = event[0] == status and event[0] < 0xF0 and random.random() < 0.8
         data += quantity(ticks) + event[same:]
-        status = status if event[0] == 0xFF else event[0]  # mido forgets it at F0 and F7, as the specification has it
+        status = status if event[0] == 0xFF else event[0]  # mido forgets it at F0 and F7, by the specification
     return data
 
 
 def quantity(number: int) -> bytes:
-    """MIDI's variable-length quantity."""
+    """Return MIDI's variable-length form of a number."""
     septets = [number & 127]
     while number := number >> 7:
         septets.append(128 | (number & 127))

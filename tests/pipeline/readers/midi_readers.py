@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 DRUMS = 9
 TICKS_PER_SECOND = 960
-"""At 480 ticks a quarter and the 120 quarters a minute of a file without tempos."""
+"""Ticks per second at 480 ticks a quarter and 120 quarters a minute, as in a file without tempos."""
 
 
 def mido_file(data: bytes) -> mido.MidiFile:
@@ -20,7 +20,7 @@ def mido_file(data: bytes) -> mido.MidiFile:
 
 
 def roll_by_mido(data: bytes, rate: float) -> NDArray[np.bool_]:
-    """The piano roll [T, 128] of the messages that mido reads."""
+    """Return the piano roll [T, 128] of the messages that mido reads."""
     file = mido_file(data)
     tempos, notes = [(0, 500_000)], []
     for track in file.tracks:
@@ -40,7 +40,7 @@ def roll_by_mido(data: bytes, rate: float) -> NDArray[np.bool_]:
     tempos.sort(key=lambda change: change[0])
 
     def frame(tick: int) -> int:
-        """The first at or after a tick."""
+        """Return the first frame at or after a tick."""
         micros, at, tempo = 0, 0, 0
         for start, following in tempos:
             micros += (min(start, tick) - at) * tempo
@@ -56,7 +56,9 @@ def roll_by_mido(data: bytes, rate: float) -> NDArray[np.bool_]:
 
 
 def roll_by_pretty_midi(data: bytes, rate: float) -> NDArray[np.bool_]:
-    """The piano roll [T, 128] of the notes that pretty_midi finds in a file of 480 ticks a quarter, without tempos."""
+    """Return the piano roll [T, 128] of the notes that pretty_midi finds in a file of 480 ticks a quarter, without
+    tempos.
+    """
     parts = [part for part in pretty_midi.PrettyMIDI(mido_object=mido_file(data)).instruments if not part.is_drum]
     times = np.array([(note.start, note.end) for part in parts for note in part.notes]) * TICKS_PER_SECOND
     ticks = np.rint(times).astype(np.int64)  # times are multiples of a tick, but for the rounding of their product
@@ -79,7 +81,7 @@ Found = tuple[list[tuple[int, int, bool]], list[tuple[int, int]]]
 
 
 def byte_by_byte(data: bytes, tracks: list[tuple[int, int]]) -> Found:
-    """The events of the tracks `data[begin:end]`, read one after the other. Raises `MalformedError`."""
+    """Read the events of the tracks `data[begin:end]` one after the other. Raises `MalformedError`."""
     notes: list[tuple[int, int, bool]] = []
     tempos: list[tuple[int, int]] = []
     for number, (begin, end) in enumerate(tracks):
@@ -117,7 +119,7 @@ def _read_track(data: bytes, number: int, notes: list[tuple[int, int, bool]], te
 
 
 def _size(status: int) -> int:
-    """Bytes of data."""
+    """Return the number of data bytes of a status."""
     if status < 0xF0:
         return 1 if status >> 4 in (0xC, 0xD) else 2
     sizes = {0xF1: 1, 0xF2: 2, 0xF3: 1, 0xF6: 0, 0xF8: 0, 0xFA: 0, 0xFB: 0, 0xFC: 0, 0xFE: 0}

@@ -50,7 +50,7 @@ _read: list[str] = []
 
 @dataclass(frozen=True)
 class KilledOnce(Midi):
-    """The MIDI reader, whose worker is killed from outside in the middle of the third file, once."""
+    """The MIDI reader, whose worker is killed once, in the middle of the third file."""
 
     def read(self, source: Path | None, item: Item) -> list[Sequence]:
         assert source is not None

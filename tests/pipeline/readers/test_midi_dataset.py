@@ -16,7 +16,7 @@ from tests.places import SAMPLES
 
 
 def sounding(data: bytes, rate: float = 5.0) -> dict[int, list[int]]:
-    """Pitch -> frames in which it sounds."""
+    """Map each pitch to the frames in which it sounds."""
     frames = roll(data, rate)
     return {int(pitch): np.flatnonzero(frames[:, pitch]).tolist() for pitch in np.flatnonzero(frames.any(axis=0))}
 
@@ -147,7 +147,7 @@ def test_windows_last_a_minute_but_the_tail(tmp_path):
 
 
 def lengths(folder, frames, **settings):
-    """Frames of each sequence that a piece of so many frames gives, at 5 a second."""
+    """Return the number of frames of each sequence of a piece of `frames` frames, at 5 a second."""
     (folder / "a.mid").write_bytes(midi([(0, on(60)), (192 * frames, off(60))]))
     lakh = Midi(MidiConfig(**settings))
     return [len(s.times) for s in lakh.read(folder, lakh.find(folder)[0])]

@@ -1,4 +1,4 @@
-"""What real MIDI files bring that a reader gets wrong. The right values are those of mido and pretty_midi."""
+"""Properties of real MIDI files that readers get wrong, against the values of mido and pretty_midi."""
 
 import struct
 from random import Random
@@ -37,7 +37,9 @@ LONGEST = 2**28 - 1
 
 
 def spans(data: bytes) -> dict[int, list[tuple[int, int]]]:
-    """Pitch -> [first, past) of each time it sounds, in frames at 5 a second: 192 ticks unless there is a tempo."""
+    """Map each pitch to [first, past) of each of its notes, in frames at 5 a second, of 192 ticks unless there is a
+    tempo.
+    """
     edges = np.diff(roll(data, 5.0).astype(np.int8), axis=0, prepend=0, append=0)
     return {
         int(pitch): list(
@@ -100,7 +102,7 @@ def test_first_release_ends_all_presses(case):
 
 
 def test_release_in_another_track_ends_nothing():
-    """As in pretty_midi: two tracks may share a channel, such as the two hands of a piano."""
+    """Two tracks may share a channel, such as the two hands of a piano; pretty_midi reads them alike."""
     assert spans(midi([(0, on(60)), (1920, off(60))], [(480, on(60)), (480, off(60))])) == {60: [(0, 10)]}
 
 
@@ -210,12 +212,12 @@ def test_unison_of_300_tracks_sounds():
 
 
 def test_random_files_equal_mido_and_pretty_midi():
-    """A few of what `python -m tests.fuzz` compares."""
+    """These are a few of the files that `python -m tests.fuzz` compares."""
     compare(Random(2026), 40)
 
 
 def test_reader_agrees_with_a_bytewise_one():
-    """Where the reader refuses a file, so does one that takes byte after byte, and the other way round."""
+    """Both this reader and one that reads byte by byte refuse the same files."""
     random, read = Random(2026), 0
     for number in range(300):
         data = piece(random)

@@ -73,7 +73,7 @@ def test_linked_folders_are_followed(tmp_path, reader, fill):
 
 
 @every_set
-def test_loops_end(tmp_path, reader, fill):
+def test_link_loops_end_the_search(tmp_path, reader, fill):
     raw = fill(tmp_path / "raw")
     expected = reader.find(raw)
     (raw / "deeper").mkdir()

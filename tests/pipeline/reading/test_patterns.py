@@ -98,7 +98,7 @@ def test_gap_over_everything_leaves_first_frame():
 
 
 def test_prefix_ends_at_its_time():
-    """Its end is not part of it, and its first frame always is."""
+    """The prefix contains the first frame in any case, and excludes its end."""
     times, present = np.array([3.0, 4.0, 4.5, 9.0, 13.0]), np.ones(5, bool)
     for length, count in (
         ({"seconds": 1.5}, 2),

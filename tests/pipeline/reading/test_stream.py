@@ -75,7 +75,7 @@ def same(found, expected):
 
 @pytest.mark.process
 def test_workers_stay_between_epochs(data):
-    """An epoch that was left in the middle, as by a run that is interrupted, leaves none of its batches to the next."""
+    """An epoch that ends in the middle, as in an interrupted run, passes no batch on to the next."""
     ours = psutil.Process()
     before = set(ours.children())
     with closing(stream(data, workers=2, keep=True)) as ahead:

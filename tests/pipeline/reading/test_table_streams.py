@@ -31,7 +31,7 @@ def test_static_numbers_have_unit_scale_in_training(tmp_path):
 
 
 def test_number_constant_in_training_is_zero(tmp_path):
-    """Another number elsewhere would be of no scale that a model knows."""
+    """A different number in another split would have no scale from training."""
     manifest, _ = write_table(tmp_path, static=True)
     stats = manifest.stats.model_copy(update={"static_mean": (50.0, 0.5, 0.5), "static_scale": (0.0, 0.5, 0.5)})
     covariates = Covariates(manifest.spec, stats, "data")
@@ -42,7 +42,7 @@ def test_data_without_static_columns_have_no_covariates(tmp_path):
     for name, write in (("table", write_table), ("rolls", write_rolls)):
         manifest, _ = write(tmp_path / name)
         assert manifest.stats.static_mean is None
-        assert b"static_mean" not in manifest.encode()  # the hash of earlier data holds
+        assert b"static_mean" not in manifest.encode()  # the hash of earlier data is the same
         batch = batch_of(tmp_path / name, manifest) if name == "table" else None
         assert batch is None or batch.static.shape == (4, 0)
 

@@ -1,4 +1,4 @@
-"""What tests of a data set in an object store share."""
+"""Shared helpers for tests of a data set in an object store."""
 
 from tests.standins.object_store import BUCKET
 

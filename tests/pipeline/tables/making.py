@@ -1,4 +1,4 @@
-"""Small tables in every format, and their series without Ray and without a child process."""
+"""Small tables in every format, and their series, without Ray and without a child process."""
 
 import gzip
 from pathlib import Path
@@ -22,7 +22,7 @@ WARD = {"layout": "wide", "time_unit": "h"}
 
 
 def ward(seed: int, patients: int = 7, times: int = 9) -> list[dict[str, Any]]:
-    """Rows of a wide table: patients with a pulse and a temperature at times in hours, each missing now and then."""
+    """Return rows of a wide table: patients with a pulse and a temperature at times in hours, some of them missing."""
     random, rows = np.random.default_rng(seed), []
     for patient in range(patients):
         for time in np.sort(random.choice(200, times, replace=False)) / 4:
@@ -46,7 +46,7 @@ def long(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    """Write rows in the format that the name of the file asks for."""
+    """Write rows in the format of the file's ending."""
     path.parent.mkdir(parents=True, exist_ok=True)
     columns: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in rows[0]}
     if path.suffix == ".parquet":
@@ -80,7 +80,7 @@ def sequences(source: Path, scratch: Path, **settings: Any) -> dict[str, Sequenc
 
 
 def equal(one: Sequence, other: Sequence) -> bool:
-    """Whether two sequences are equal to the last bit."""
+    """Return whether two sequences are equal to the last bit."""
     arrays = ("times", "values", "mask")
     return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in arrays) and (
         (one.key, one.group, one.about) == (other.key, other.group, other.about)

@@ -1,4 +1,4 @@
-"""Bad input is one line with the row, and costs no more than the file or the series that it is in."""
+"""Bad input gives an error of one line with the row, and loses only its own file or series."""
 
 import gzip
 
@@ -76,12 +76,12 @@ def test_bad_time_is_named(tmp_path, time, said):
 
 @pytest.mark.parametrize(("data", "name", "said"), FILES, ids=[said for *_, said in FILES])
 def test_bad_file_is_named(tmp_path, data, name, said):
-    """Among them a header of 10^6 channels."""
+    """One of the files has a header of 10^6 channels."""
     assert refused(tmp_path, data, name).startswith(said)
 
 
 def test_row_of_a_later_block_is_named(tmp_path):
-    """The row is found by halves, in a block of its own: 500,000 rows are 6 MB."""
+    """The row is found by bisection, in a later block: 500,000 rows are 6 MB."""
     lines = ["s,0,x,1"] * 500_000
     lines[432_100] = "s,0,x,?"
     said = refused(tmp_path, HEADER + "\n".join(lines))

@@ -1,4 +1,4 @@
-"""The same table in every layout and format gives the same sequences; times, zones and names come back."""
+"""The same table in every layout and format gives the same sequences, with its times, zones and names."""
 
 from datetime import UTC, date, datetime, timedelta, timezone
 from random import Random
@@ -18,7 +18,7 @@ FORMS = ["wide.csv", "wide.csv.gz", "wide.parquet", "wide.npz", "long.csv", "lon
 
 @pytest.fixture(scope="module")
 def oracle():
-    """The sequences of `ward`, put together by hand: times in seconds, values and mask [T, 2] (heat, pulse)."""
+    """Return the sequences of `ward`, assembled by hand: times in seconds, values and mask [T, 2] (heat, pulse)."""
     found = {}
     for row in ward(0):
         found.setdefault(row["series"], []).append((row["time"], row["heat"], row["pulse"]))
@@ -47,7 +47,7 @@ def test_every_format_gives_the_same_sequences(tmp_path, oracle, form):
 
 @pytest.mark.parametrize("order", ["sorted", "by time", "shuffled", "files"])
 def test_series_is_put_together_in_any_order(tmp_path, monkeypatch, order):
-    """Chunks of 16 observations, so that a small table is streamed and divided as a large one is."""
+    """Chunks have 16 observations, so that a small table is streamed and divided like a large one."""
     monkeypatch.setattr(settle, "CHUNK", 16)
     monkeypatch.setattr(settle, "_READ", 5)
     rows = long(ward(1))
@@ -79,7 +79,7 @@ def test_folder_glob_and_file_are_sources(tmp_path):
 
 
 def test_times_with_zones_come_back(tmp_path):
-    """Any offset from UTC, to the nanosecond, across three centuries."""
+    """This holds for any offset from UTC, to the nanosecond, across three centuries."""
     random = Random(3)
     zones = [timezone(timedelta(minutes=random.randrange(-14 * 60, 14 * 60))) for _ in range(50)]
     centuries = 86400 * 365 * 300
@@ -100,7 +100,7 @@ def test_times_with_zones_come_back(tmp_path):
 
 
 def test_times_after_the_first_come_back(tmp_path):
-    """A double holds nanoseconds for 104 days: start + times is the very time of the table."""
+    """A double represents nanoseconds for 104 days, so that start + times is exactly the time of the table."""
     random = Random(4)
     nanos = sorted(random.sample(range(10**15), 60))
     start = np.datetime64("1999-12-31T23:59:59.000000001", "ns")
@@ -183,14 +183,14 @@ def test_windows_cut_by_time(window, stride, cut):
 
 @pytest.mark.parametrize(("window", "step"), [(0.1, 0.1), (0.3, 0.1), (0.7, 0.01), (1.1, 0.2)])
 def test_windows_divide_all_times(window, step):
-    """Edges that no double holds exactly, too: each time is in one window."""
+    """Each time is in one window, even if no double represents the edges exactly."""
     times = np.arange(2000) * step
     cut = [range(len(times))[part] for part in windows(times, TableConfig(window=window))]
     assert np.array_equal(np.concatenate(cut), np.arange(len(times)))
 
 
 def test_three_centuries_in_nanoseconds(tmp_path):
-    """More than an int64 counts."""
+    """An int64 cannot count this many nanoseconds."""
     days = ["1700-01-01", "1850-01-01", "2008-01-01"]
     (tmp_path / "t.csv").write_text(HEADER + "".join(f"s,{day},x,1\n" for day in days))
     found = sequences(tmp_path / "t.csv", tmp_path / "scratch", time_unit="iso")["s-0000"]

@@ -62,7 +62,7 @@ def in_process(without_ray, monkeypatch):
 
 @pytest.fixture
 def table(tmp_path):
-    """A long table in two files, of which every second row is in the second."""
+    """Provide a long table in two files, with every second row in the second file."""
     rows = long(ward(2, patients=12))
     write(tmp_path / "raw" / "a.csv", rows[::2])
     write(tmp_path / "raw" / "b.csv", rows[1::2])
@@ -83,7 +83,7 @@ def test_every_format_gives_the_same_shards(tmp_path, table, local_ray):
 
 
 def test_statistics_are_of_the_observed_values(tmp_path, table, in_process):
-    """In float64, one after another and not merged: equal up to the rounding of some hundred additions."""
+    """The reference is in float64, in one pass: equal up to the rounding of some hundred additions."""
     manifest = prepare(config(table, tmp_path / "out"))
     train = [sequence for split, sequence in samples(tmp_path / "out") if split == "train"]
     assert {sequence.mask.shape[1:] for sequence in train} == {(2,)}
@@ -92,7 +92,7 @@ def test_statistics_are_of_the_observed_values(tmp_path, table, in_process):
         assert manifest.stats.observed[channel] == len(seen)
         bound = len(seen) * np.finfo(np.float64).eps
         assert manifest.stats.mean[channel] == pytest.approx(seen.mean(), rel=bound)
-        condition = np.square(seen).mean() / seen.var()  # what is lost where the mean is far from 0
+        condition = np.square(seen).mean() / seen.var()  # the digits that are lost if the mean is far from 0
         assert manifest.stats.scale[channel] == pytest.approx(seen.std(), rel=bound * condition)
     assert manifest.stats.frames == sum(len(sequence.times) for sequence in train)
     assert all((sequence.values[~sequence.mask] == 0).all() for sequence in train)

@@ -30,7 +30,7 @@ def sequences():
 
 
 def test_path_has_the_moments_of_its_equation():
-    """Means and covariances of Euler's scheme in closed form; within 5 standard errors of 4000 paths."""
+    """Means and covariances of 4000 paths are within 5 standard errors of Euler's scheme in closed form."""
     random = np.random.default_rng(0)
     paths = np.stack([simulate(random) for _ in range(4000)])
     keep = 1 - THETA * INTERVAL
@@ -46,7 +46,7 @@ def test_path_has_the_moments_of_its_equation():
 
 
 def test_entries_are_observed_now_and_then(sequences):
-    """40, 40 and 20 % within 5 standard errors; the first frame is at time 0 and empty."""
+    """The fractions are 40, 40 and 20 % within 5 standard errors; the first frame is at time 0 and empty."""
     counts = np.array([len(sequence.times) - 1 for sequence in sequences])
     assert {*counts.tolist()} == {*range(*OBSERVED)}
     mask = np.concatenate([sequence.mask[1:] for sequence in sequences])

@@ -1,4 +1,4 @@
-"""The hopper data set, on a stand-in of MuJoCo and, where it is installed, on the real one."""
+"""The hopper data set, on a stand-in for MuJoCo and, if it is installed, on MuJoCo itself."""
 
 import sys
 from contextlib import nullcontext
