@@ -1,4 +1,4 @@
-# What a user types. Needs Python 3.11 and make, nothing else; everything lands in .venv.
+# Targets for users. They need Python 3.11 and make, nothing else; everything is installed into .venv.
 PYTHON ?= python3.11
 BIN := .venv/bin
 
