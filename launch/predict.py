@@ -71,7 +71,9 @@ def predict(folder: Path, config: RunConfig, request: PredictConfig) -> int:
     model.eval()
     possible = answers.tasks(model, config.observe.evaluate.forecasts)
     if request.task is not None and request.task not in possible:
-        raise DriftworkError(f"task={request.task}: {config.model.name} of this run only has {' and '.join(possible)}")
+        raise DriftworkError(
+            f"task={request.task}: {config.model.name} of this run only has {' and '.join(possible)}; give one of these"
+        )
     if request.quantiles and spec.likelihood == "bernoulli":
         raise DriftworkError("quantiles: these data are not real-valued with a Gaussian likelihood; remove them")
     if request.ratio is not None and isinstance(model, Forecaster):

@@ -276,7 +276,9 @@ def _held(ranks: int, devices: int, largest: int, at_once: int) -> float:
     """Return the devices that a trial reserves, one per rank. If there are too few for `at_once` trials of one rank,
     they share; trials of several ranks wait instead, since Ray can divide only a single device."""
     if ranks > largest:
-        raise DriftworkError(f"ranks={ranks}: the largest machine of this cluster has {largest} devices")
+        raise DriftworkError(
+            f"ranks={ranks}: the largest machine of this cluster has {largest} devices; set ranks={largest}"
+        )
     return min(1.0, devices / at_once) if ranks == 1 else float(ranks)
 
 

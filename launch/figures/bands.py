@@ -21,7 +21,7 @@ class Panel(NamedTuple):
     series: str
     channel: str
     times: NDArray[np.float64]
-    """[T] seconds since the first."""
+    """[T] seconds since the first time."""
     observed: NDArray[np.float32]
     """[T] observed values, NaN elsewhere."""
     mean: NDArray[np.float32]

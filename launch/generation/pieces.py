@@ -66,7 +66,7 @@ def from_file(path: Path, manifest: Manifest) -> list[Sequence]:
             f"source={path}: data set '{manifest.dataset}' is not read file by file; use keys= instead"
         )
     if not path.is_file():
-        raise DriftworkError(f"source={path}: no such file")
+        raise DriftworkError(f"source={path}: no such file; give an existing one")
     try:
         return own.read_file(path)
     except UnreadableError as error:

@@ -30,7 +30,8 @@ def check_ranks(ranks: int) -> None:
     """Raise `DriftworkError` for more ranks than `most_ranks`."""
     if ranks > most_ranks():
         kind = "GPUs" if torch.cuda.is_available() else "cores"
-        raise DriftworkError(f"ranks={ranks}: this machine has {most_ranks()} {kind}, and a rank needs one")
+        most = most_ranks()
+        raise DriftworkError(f"ranks={ranks}: this machine has {most} {kind}, and a rank needs one; set ranks={most}")
 
 
 def start(module: str, arguments: list[str], ranks: int, stdout: TextIO | None = None) -> int:

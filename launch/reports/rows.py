@@ -134,7 +134,7 @@ def _scores(folder: Path, name: str) -> dict[str, SplitScores]:
     try:
         return read_scores(folder, name)
     except (json.JSONDecodeError, KeyError, TypeError):
-        raise UnusableError(f"evaluation-{name}-sequences.json is damaged") from None
+        raise UnusableError(f"evaluation-{name}-sequences.json is damaged; evaluate the run again") from None
 
 
 def _fits(member: Member, members: list[Member], left_out: list[str]) -> bool:

@@ -78,7 +78,7 @@ def find(run: str, uri: str | None = None) -> Path:
     folder = at_home(run)
     if not (folder / CONFIG_FILE).exists():
         if folder.exists() or "/" in run:
-            raise DriftworkError(f"{run}: no run folder (it has no {CONFIG_FILE})")
+            raise DriftworkError(f"{run}: no run folder (it has no {CONFIG_FILE}); give a run's folder or id")
         if (beside := Path("runs") / run / CONFIG_FILE).exists():
             raise DriftworkError(f"{run}: no run folder here; did you mean {beside.parent}?")
         folder = find_run_folder(uri or store_uri.default(), run)
@@ -190,7 +190,8 @@ def at_hand(folder: Path, config: RunConfig, *, thorough: bool = False) -> RunCo
     manifest = find_manifest(config.data, config.cache_dir, trained_on)
     if trained_on is not None and manifest.hash != trained_on:
         raise DriftworkError(
-            f"data={config.data} is not the data set that {folder} was trained on (manifest {trained_on[:12]})"
+            f"data={config.data} is not the data set that {folder} was trained on (manifest "
+            f"{trained_on[:12]}); give that data set by data="
         )
     return config.model_copy(update={"data": local(config.data, config.cache_dir, manifest, thorough=thorough)})
 

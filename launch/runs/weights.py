@@ -91,4 +91,6 @@ def _load(model: nn.Module, path: Path) -> None:
     except (OSError, SafetensorError) as error:
         raise DriftworkError(f"{path}: is damaged: {error}; copy the run folder again") from None
     except RuntimeError as error:
-        raise DriftworkError(f"{path}: does not fit the run's config: {str(error).splitlines()[1].strip()}") from None
+        raise DriftworkError(
+            f"{path}: does not fit the run's config: {str(error).splitlines()[1].strip()}; both must be of one run"
+        ) from None

@@ -68,7 +68,9 @@ def pooled(runs: list[Evaluated]) -> list[Evaluated]:
         # A run without folds stays alone.
         folds = whole.setdefault(str(number) if fold is None else json.dumps(model, sort_keys=True), {})
         if fold in folds:
-            raise DriftworkError(f"{x.folder}: the same model, settings, seed and fold as {folds[fold].folder}")
+            raise DriftworkError(
+                f"{x.folder}: the same model, settings, seed and fold as {folds[fold].folder}; name one"
+            )
         folds[fold] = x
     return [_together(list(folds.values())) for folds in whole.values()]
 
@@ -99,7 +101,7 @@ def rows_of(runs: list[Evaluated]) -> Rows:
             continue
         for old in same:
             if all(old.config[key] == new.config[key] for key in (_SEED, *_RATES)):
-                raise DriftworkError(f"{new.folder}: the same model, settings and seed as {old.folder}")
+                raise DriftworkError(f"{new.folder}: the same model, settings and seed as {old.folder}; name one")
         same.append(new)
     rows = {}
     for kind, same in kinds:
@@ -151,7 +153,8 @@ def _check_same_data(run: Evaluated, first: Evaluated) -> None:
     ours, theirs = (run_folder.record_of(x.folder).get("manifest") for x in (run, first))
     if ours != theirs:
         raise DriftworkError(
-            f"{run.folder}: trained on other data than {first.folder} (manifests {ours!s:.12} and {theirs!s:.12})"
+            f"{run.folder}: trained on other data than {first.folder} (manifests {ours!s:.12} and "
+            f"{theirs!s:.12}); compare runs on the same data"
         )
 
 
@@ -159,7 +162,8 @@ def _check_same_frames(run: Evaluated, first: Evaluated) -> None:
     column = of_other_frames(run, first)
     if column is not None:
         raise DriftworkError(
-            f"{run.folder}: {column.task} {column.name} was scored on other frames than in {first.folder}"
+            f"{run.folder}: {column.task} {column.name} was scored on other frames than in {first.folder}; "
+            "evaluate both with the same observe.evaluate"
         )
 
 

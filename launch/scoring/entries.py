@@ -159,7 +159,7 @@ class Entries(NamedTuple):
 
 
 def _by_channel(score: Score, mean: Tensor, truth: Tensor, scored: Tensor) -> Ratio:
-    """Return a score of frames, of which each channel is given as a sequence of its own, summed over the channels."""
+    """Apply a score of frames to each channel as a separate sequence, and return the sum over the channels."""
     B, T, D = mean.shape
     alone = (x.transpose(1, 2).reshape(B * D, T) for x in (mean, truth, scored))
     mean, truth, scored = alone

@@ -43,8 +43,8 @@ def estimate(scores: Scores) -> Estimate:
 def over_seeds(runs: Sequence[Scores]) -> Estimate:
     """Return the mean over runs of one model that differ in the seed, all scored on the same sequences.
 
-    Its variance is the sum of that over groups for these runs, and that over runs; for one run the latter is unknown
-    and left out.
+    Its variance is the clustered variance over groups for these runs, plus the variance over runs; for a single run the
+    latter is unknown and left out.
     """
     return _with_seeds(_combined([(1 / len(runs), run) for run in runs]), runs)
 

@@ -149,7 +149,7 @@ class Served:
             asked = self._asked(params or {})
             rows = [self._checked(row, number) for number, row in enumerate(model_input.to_dict("records"), 1)]
             if not rows:
-                raise DriftworkError("no sequence is given")
+                raise DriftworkError("no sequence is given; send a row for each")
             return [{"times": row.ask.tolist(), "values": self.answer(row, asked).tolist()} for row in rows]
         except DriftworkError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from None
@@ -184,7 +184,9 @@ class Served:
         known = tasks(self._model)
         task, seed = params.get("task") or known[0], int(params.get("seed") or 0)
         if task not in known:
-            raise DriftworkError(f"task={task}: {self._description.model.name} answers {' and '.join(known)}")
+            raise DriftworkError(
+                f"task={task}: {self._description.model.name} answers {' and '.join(known)}; request one of these"
+            )
         samples, particles = (self._number_of(name, params) for name in ("samples", "particles"))
         if seed < 0:
             raise DriftworkError(f"seed={seed}: must not be negative")
@@ -252,7 +254,7 @@ def _numbers(row: dict[str, Any], name: str, where: str, missing: bool = False) 
     except (KeyError, TypeError, ValueError):  # also for rows of unequal length
         raise DriftworkError(f"{where}: {name} must be numbers, and frames of equal length") from None
     if numbers.ndim == 0 or numbers.size == 0:
-        raise DriftworkError(f"{where}: {name} is empty")
+        raise DriftworkError(f"{where}: {name} is empty; give at least one")
     if not (np.isfinite(numbers) | (missing & np.isnan(numbers))).all():
         raise DriftworkError(f"{where}: {name} holds NaN or an infinite number; leave out a frame that is missing")
     return numbers

@@ -51,7 +51,7 @@ def _writable(values: dict[str, Any]) -> dict[str, Any]:
     """Return values in the form of overrides on a command line."""
     for key in values:
         if not _KEY.fullmatch(key):
-            raise ValueError(f"{key!a} is not a dotted key")
+            raise ValueError(f"{key!a} is not a dotted key, such as train.beta")
     try:
         json.dumps(values, default=str)
     except TypeError as error:  # for example a date as a key
@@ -160,7 +160,9 @@ def _trials(grid: Grid, overrides: list[str]) -> Iterator[Trial]:
         name, where = ", ".join(parts), f"{grid.file}: trial {number} ({', '.join(parts)})"
         folder = grid.out / ",".join(parts)
         if len(folder.name) > _LONGEST_NAME:
-            raise DriftworkError(f"{where[:200]}...: its values make a folder's name of {len(folder.name)} characters")
+            raise DriftworkError(
+                f"{where[:200]}...: its values make a folder's name of {len(folder.name)} characters; shorten them"
+            )
         own = {**grid.config.set, **{key: value for key, value in values.items() if key != BASE}}
         last = {"out": str(folder), "tracking.run_name": name}
         try:
@@ -172,7 +174,9 @@ def _trials(grid: Grid, overrides: list[str]) -> Iterator[Trial]:
         if twin != number:
             raise DriftworkError(f"{where}: the same run as trial {twin}; every trial must differ")
         if names.setdefault(folder.name, number) != number:
-            raise DriftworkError(f"{where}: its folder {folder} is that of trial {names[folder.name]} too")
+            raise DriftworkError(
+                f"{where}: its folder {folder} is that of trial {names[folder.name]} too; change a value"
+            )
         yield Trial(name, values, config)
 
 
@@ -185,7 +189,7 @@ def _combinations(grid: Grid, overrides: list[str]) -> Iterator[dict[str, Any]]:
         raise DriftworkError(f"{grid.file}: zip needs equally many values for each key, but {lengths}")
     for key, values in (*config.grid.items(), *config.zip.items(), (BASE, _bases(config))):
         if not values:
-            raise DriftworkError(f"{grid.file}: {key} has no values, so there is nothing to run")
+            raise DriftworkError(f"{grid.file}: {key} has no values, so there is nothing to run; list some")
     bases = [base.stem for base in _bases(config)]
     if len(set(bases)) < len(bases):
         raise DriftworkError(f"{grid.file}: base: list each train config only once")
@@ -205,7 +209,7 @@ def _check_size(grid: Grid) -> None:
         raise DriftworkError(f"{grid.file}: {len(keys)} keys vary; a sweep takes at most {_MOST_KEYS}")
     factors = (_bases(config), config.runs, next(iter(config.zip.values()), ()), *config.grid.values())
     if math.prod(max(1, len(values)) for values in factors) > _MOST_TRIALS:
-        raise DriftworkError(f"{grid.file}: more than {_MOST_TRIALS:,} trials, which is the most that a sweep takes")
+        raise DriftworkError(f"{grid.file}: more than {_MOST_TRIALS:,} trials, the maximum of a sweep; divide the grid")
 
 
 def _check_keys(grid: Grid, overrides: list[str]) -> None:
@@ -227,7 +231,9 @@ def _check_keys(grid: Grid, overrides: list[str]) -> None:
     if without_login(uri) != uri:  # the file is copied to the tracker
         raise DriftworkError(f"{grid.file}: tracking.uri: a login does not belong in a grid; export {login.USER}=...")
     if first.get("tracking.uri", "set") != "set":
-        raise DriftworkError(f"{grid.file}: tracking.uri cannot vary: all trials are in the store of the sweep")
+        raise DriftworkError(
+            f"{grid.file}: tracking.uri cannot vary: all trials are in the store of the sweep; set it once"
+        )
     for key in given:  # the command line may change only values that all trials share
         if first.get(key, "set") != "set":
             raise DriftworkError(f"{grid.file}: {key} varies from trial to trial; the file alone can change it")

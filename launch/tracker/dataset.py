@@ -13,7 +13,8 @@ _DIGITS = 12
 
 def described(manifest: Manifest, where: Place) -> dict[str, str]:
     """Return the fields of MLflow's `Dataset`. The dashboard shows name and digest in a column, by which runs can be
-    filtered, and the rest on demand: where the data lie, the arrays of a sequence, and how much there is."""
+    filtered, and the rest on demand: the place of the data, the arrays of a sequence, and the size of the data set.
+    """
     kind = "local" if isinstance(where, Path) else where.partition("://")[0]
     return {
         "name": name_of(where),

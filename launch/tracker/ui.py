@@ -121,7 +121,7 @@ def _listens(server: subprocess.Popen[bytes], port: int) -> bool:
 
 
 def _runs_page(address: str) -> str:
-    """Return the address of the newest experiment's runs; without it MLflow opens on pages for chat bots."""
+    """Return the address of the newest experiment's runs; MLflow's start page does not show runs."""
     newest = f"{address}/api/2.0/mlflow/experiments/search?max_results=1&order_by=creation_time+DESC"
     directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy cannot reach our loopback
     with directly.open(newest, timeout=START_S) as answer:

@@ -121,7 +121,8 @@ def _for_ranks(folder: Path, ranks: int) -> Path:
         return folder
     if about["zero_stage"] == 3:
         raise DriftworkError(
-            f"{folder}: saved by {about['ranks']} ranks at optim.zero_stage=3, which no other world size can load"
+            f"{folder}: saved by {about['ranks']} ranks at optim.zero_stage=3, which no other "
+            f"world size can load; set ranks={about['ranks']}"
         )
     universal = folder.with_suffix(".universal")
     if not universal.exists() or file_list.damage(universal):

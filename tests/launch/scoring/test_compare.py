@@ -142,7 +142,7 @@ def binary(level, decided):
     }
 
 
-def test_old_scores_meet_no_other_decisions(tmp_path):
+def test_old_scores_set_one_decision_rule(tmp_path):
     """One run that was scored only at 0.5 sets the rule for all rows, and the caption states it."""
     new, newer = (
         ran(tmp_path / n, 0, f"model.latent={x}", tables=binary(30.0 + x, True)) for n, x in (("a", 3), ("b", 4))
@@ -197,7 +197,7 @@ def test_seeds_share_a_row(tmp_path):
     assert differences["vsdn_vae_res"][0].startswith(figure(difference([scored(28.0, 25)], seeds)).replace("±", " ± "))
 
 
-def test_folds_are_put_together_before_seeds_are(tmp_path):
+def test_folds_are_pooled_before_seeds(tmp_path):
     """Six runs, of three folds and two seeds, score like two runs on all sequences."""
     cv, plain = [], []
     for seed in (0, 1):
@@ -219,11 +219,11 @@ def test_folds_are_put_together_before_seeds_are(tmp_path):
     assert list(lines(tmp_path / "cv.md")[0]) == ["vsdn_vae (2 seeds)", "persistence"]
     with pytest.raises(DriftworkError, match=r"0-2: fold 1 of this cross-validation is missing \(1 of 3 are\)"):
         compare.main([run for run in cv if not run.endswith("0-1")])
-    with pytest.raises(DriftworkError, match=r"the same model, settings, seed and fold as .*0-2$"):
+    with pytest.raises(DriftworkError, match=r"the same model, settings, seed and fold as .*0-2; name one$"):
         compare.main([*cv, ran(tmp_path / "again", 0, "train.seed=0", "folds={count: 3, fold: 2}", tables=part)])
 
 
-def test_differing_settings_are_named_shortly():
+def test_differing_settings_have_short_names():
     one = {"model.latent": 8, "observe.train.ratios": (0.1,), "observe.evaluate.ratios": (0.1, 0.5), "train.beta": 1}
     other = one | {"model.latent": 32, "observe.train.ratios": (0.5,), "observe.evaluate.ratios": (0.5,)}
     assert comparison.differing(one, [one, other]) == ["latent 8", "train.ratios (0.1,)", "evaluate.ratios (0.1, 0.5)"]
@@ -252,12 +252,12 @@ def test_forecasts_have_a_column_a_horizon(tmp_path):
     [
         (["a", "elsewhere"], "elsewhere: trained on other data than .*a .manifests bbbbbbbbbbbb and aaaaaaaaaaaa"),
         (["a", "unscored"], "unscored: not evaluated yet; run driftwork evaluate .*unscored split=test"),
-        (["a", "again"], "again: the same model, settings and seed as .*a$"),
+        (["a", "again"], "again: the same model, settings and seed as .*a; name one$"),
         (["a", "split=val"], "a: not evaluated yet; run driftwork evaluate .*a split=val"),
         (["a", "spilt=val"], "unknown key 'spilt'; did you mean 'split'"),
         (["a", "split=tset"], "split=tset: input should be"),
         (["a", "nowhere/run"], "nowhere/run: no run folder"),
-        (["a", "shifted"], "shifted: interpolation 25 was scored on other frames than in .*a$"),
+        (["a", "shifted"], "shifted: interpolation 25 was scored on other frames than in .*a; evaluate both"),
     ],
 )
 def test_mistake_is_one_line(tmp_path, monkeypatch, arguments, said):
