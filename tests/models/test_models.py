@@ -14,29 +14,15 @@ from models.batch import Batch
 from models.gru_ode import Events
 from models.parts.likelihoods import Marginal
 from tests.models.conftest import make_batch, small
-
-
-def gradients(model, batch):
-    model.zero_grad(set_to_none=True)
-    objective = model(batch, 0.7)
-    objective.loss.sum().backward()
-    return objective, {name: p.grad for name, p in model.named_parameters()}
+from tests.models.gradients import assert_all_reached, assert_same_training, with_noise_where_unobserved
 
 
 def test_every_parameter_gets_a_gradient(model, batch):
-    for name, gradient in gradients(model, batch)[1].items():
-        assert gradient is not None, name
-        assert gradient.isfinite().all(), name
-        assert gradient.abs().max() > 0, name
+    assert_all_reached(model, batch)
 
 
 def test_unobserved_frames_change_nothing(model, batch):
-    objective, before = gradients(model, batch)
-    noise = torch.where(batch.observed[..., None], 0.0, torch.randn_like(batch.values))
-    changed, after = gradients(model, batch._replace(values=batch.values + noise))
-    assert torch.equal(objective.loss, changed.loss)
-    for name in before:
-        assert torch.equal(before[name], after[name]), name
+    assert_same_training(model, batch, with_noise_where_unobserved(batch))
 
 
 def test_no_leak_to_the_last_bit(dynamics, batch):
@@ -224,7 +210,7 @@ class Scalar(nn.Module):
 
 
 def test_parameter_without_dimension_is_named(monkeypatch):
-    """DeepSpeed would end each rank with a traceback about the view of a tensor."""
+    """Without this check DeepSpeed would end each rank with a traceback about the view of a tensor."""
     monkeypatch.setattr(registry.MODELS, "make", Scalar)
     with pytest.raises(DriftworkError, match=r"model\.name=mine: parameter rate has no dimension"):
         registry.build_model(Named(name="mine"), "gaussian", Marginal(torch.zeros(2), 1.0))

@@ -13,6 +13,7 @@ from models.ode2vae import Ode2Vae, Ode2VaeConfig
 from models.parts.encoders import ConvDecoder, ConvEncoder, Encoder
 from models.parts.likelihoods import Marginal
 from models.solvers.ode import SolverConfig
+from tests.models.gradients import assert_all_reached, assert_same_training, gradients, with_noise_where_unobserved
 
 B, T, D = 3, 9, 5
 SMALL = {"latent": 2, "encoder_width": 6, "decoder_width": 6, "field_width": 6, "init_std": 0.1}
@@ -48,28 +49,13 @@ def model(request):
     return make(**VARIANTS[request.param])
 
 
-def gradients(model, batch):
-    model.zero_grad(set_to_none=True)
-    loss = model(batch, 0.7).loss
-    loss.sum().backward()
-    return loss.detach(), {name: p.grad for name, p in model.named_parameters()}
-
-
 def test_every_parameter_gets_a_gradient(model):
-    for name, gradient in gradients(model, make_batch())[1].items():
-        assert gradient is not None, name
-        assert gradient.isfinite().all(), name
-        assert gradient.abs().max() > 0, name
+    assert_all_reached(model, make_batch())
 
 
 def test_unobserved_frames_change_nothing(model):
     batch = make_batch()
-    loss, before = gradients(model, batch)
-    noise = torch.where(batch.observed[..., None], 0.0, torch.randn_like(batch.values))
-    changed, after = gradients(model, batch._replace(values=batch.values + noise))
-    assert torch.equal(loss, changed)
-    for name in before:
-        assert torch.equal(before[name], after[name]), name
+    assert_same_training(model, batch, with_noise_where_unobserved(batch))
 
 
 def test_gradient_matches_finite_differences(model):
@@ -248,7 +234,8 @@ def test_weight_kl_is_shared_among_sequences():
 def test_solvers_give_equal_loss():
     batch = make_batch()
     options = [{}, {"backend": "torchdiffeq"}, {"backend": "torchdiffeq", "trace": "autograd"}]
-    results = [gradients(make(solver=SolverConfig(**o)), batch) for o in options]
+    found = (gradients(make(solver=SolverConfig(**o)), batch) for o in options)
+    results = [(objective.loss, gradient) for objective, gradient in found]
     for other in results[1:]:
         torch.testing.assert_close(results[0], other, rtol=1e-10, atol=1e-10)
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import models.solvers
 from models.solvers import flow, ode
 from models.solvers.flow import ACTIVATIONS, TABLEAUS, Weights
-from tests import rounding
+from tests.models.solvers import forms
 
 FUNCTIONS = {
     "tanh": (torch.tanh, lambda a: 1 - a * a),
@@ -63,15 +63,7 @@ def with_gradients(form, z0, weights, dt, method, activation):
 )
 def test_both_forms_match_the_formula(method, activation, sizes):
     z0, weights, dt = problem(*sizes)
-
-    def reference():
-        return with_gradients(formula, z0, weights, dt, method, activation)
-
-    bounds, expected = rounding.bounds(reference), reference()
-    for form in (flow.run_eager, flow.run_compiled):
-        found = with_gradients(form, z0, weights, dt, method, activation)
-        for x, y, atol in zip(found, expected, bounds, strict=True):
-            torch.testing.assert_close(x, y, rtol=0, atol=atol)
+    forms.assert_both_match(flow, formula, lambda form: with_gradients(form, z0, weights, dt, method, activation))
 
 
 def test_compiled_values_are_equal_without_gradients():

@@ -12,6 +12,7 @@ from models.solvers.gru_flow import GruFlow
 from models.solvers.mlp_flow import MlpFlow
 from models.solvers.recurrence import run
 from tests import rounding
+from tests.models.solvers import forms
 
 DEEP = MlpFlow.sized(3, 5, "elu")
 FLOWS = {"gru": GruFlow, "mlp": MlpFlow, "deep": DEEP}
@@ -115,21 +116,11 @@ def with_gradients(form, case):
 
 
 def test_both_forms_match_the_formula_in_single_precision(single):
-    def reference():
-        return with_gradients(formula, single)
-
-    bounds, expected = rounding.bounds(reference), reference()
-    for form in (recurrence.run_eager, recurrence.run_compiled):
-        for x, y, atol in zip(with_gradients(form, single), expected, bounds, strict=True):
-            torch.testing.assert_close(x, y, rtol=0, atol=atol)
+    forms.assert_both_match(recurrence, formula, lambda form: with_gradients(form, single))
 
 
 def test_compiled_form_repeats_with_and_without_gradients(single):
-    first, again = (with_gradients(recurrence.run_compiled, single) for _ in range(2))
-    with torch.no_grad():
-        plain = recurrence.run_compiled(*single)
-    assert all(torch.equal(x, y) for x, y in zip(first, again, strict=True))
-    assert all(torch.equal(x, y) for x, y in zip(first, plain, strict=False))
+    forms.assert_repeats(recurrence, single, lambda form: with_gradients(form, single))
 
 
 def test_compiled_form_ignores_other_sequences(single):
@@ -150,14 +141,8 @@ def test_compiled_form_hides_no_non_finite_number(single, value):
     """The eager form also spoils the states after a sequence's end, by 0 times NaN."""
     h0, x, _, weights, update, _, observe = single
     alive = observe[..., 0] > 0
-    for changed in (h0, x, *weights, *update):
-        with torch.no_grad():
-            before = changed.view(-1)[0].item()
-            changed.view(-1)[0] = value
-            eager, compiled = (form(*single) for form in (recurrence.run_eager, recurrence.run_compiled))
-            changed.view(-1)[0] = before
-        for a, b in zip(eager, compiled, strict=True):
-            assert torch.equal(a.isfinite()[alive], b.isfinite()[alive])
+    for eager, compiled in forms.with_non_finite(recurrence, single, (h0, x, *weights, *update), value):
+        assert torch.equal(eager.isfinite()[alive], compiled.isfinite()[alive])
 
 
 def test_compiled_form_is_taken_where_it_is_faster(single):

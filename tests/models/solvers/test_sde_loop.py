@@ -21,6 +21,7 @@ from tests.models.problems import (
     sigma_points,
     zero_networks,
 )
+from tests.models.solvers import forms
 
 BOUND, LOW, HIGH = 2.0, 0.3, 1.1
 
@@ -112,35 +113,18 @@ def with_gradients(form, case):
 
 
 def test_both_forms_match_the_formula_in_single_precision(single):
-    def reference():
-        return with_gradients(formula, single)
-
-    bounds, expected = rounding.bounds(reference), reference()
-    for form in (sde_loop.run_eager, sde_loop.run_compiled):
-        for x, y, atol in zip(with_gradients(form, single), expected, bounds, strict=True):
-            torch.testing.assert_close(x, y, rtol=0, atol=atol)
+    forms.assert_both_match(sde_loop, formula, lambda form: with_gradients(form, single))
 
 
 def test_compiled_form_repeats_with_and_without_gradients(single):
-    first, again = (with_gradients(sde_loop.run_compiled, single) for _ in range(2))
-    with torch.no_grad():
-        plain = sde_loop.run_compiled(*single)
-    assert all(torch.equal(x, y) for x, y in zip(first, again, strict=True))
-    assert all(torch.equal(x, y) for x, y in zip(first, plain, strict=False))
+    first = forms.assert_repeats(sde_loop, single, lambda form: with_gradients(form, single))
     assert torch.equal(first[0][4:, 2], first[0][3, 2].expand(3, -1))  # a path that has ended
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_compiled_form_hides_no_non_finite_number(single, value):
-    x0, pre, weights, *rest = single
-    for changed in (x0, pre, weights.A, *weights.hidden, *weights.biases, weights.V, weights.c):
-        with torch.no_grad():
-            before = changed.view(-1)[0].item()
-            changed.view(-1)[0] = value
-            eager, compiled = (form(*single) for form in (sde_loop.run_eager, sde_loop.run_compiled))
-            changed.view(-1)[0] = before
-        for x, y in zip(eager, compiled, strict=True):
-            assert torch.equal(x.isfinite(), y.isfinite())
+    for eager, compiled in forms.with_non_finite(sde_loop, single, leaves_of(*single), value):
+        assert torch.equal(eager.isfinite(), compiled.isfinite())
 
 
 def test_compiled_form_is_taken_where_it_is_faster(single):

@@ -6,16 +6,10 @@ import torch
 from driftwork.errors import DriftworkError
 from models.base import LatentDynamics, Smoother, StateSpace
 from models.baseline import GruOdeModel
+from tests.models.gradients import assert_all_reached, assert_same_training
 from tests.models.tables.making import CONFIGS, MARGINAL, D, T, make_batch, small
 
 DYNAMICS = [name for name in CONFIGS if name != "bi_gru_ode"]
-
-
-def gradients(model, batch):
-    model.zero_grad(set_to_none=True)
-    objective = model(batch, 0.7)
-    objective.loss.sum().backward()
-    return objective, {name: p.grad for name, p in model.named_parameters()}
 
 
 def other_values(batch, where):
@@ -27,10 +21,7 @@ def other_values(batch, where):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_parameter_gets_a_gradient(name):
-    for parameter, gradient in gradients(small(name), make_batch())[1].items():
-        assert gradient is not None, parameter
-        assert gradient.isfinite().all(), parameter
-        assert gradient.abs().max() > 0, parameter
+    assert_all_reached(small(name), make_batch())
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -38,11 +29,7 @@ def test_unobserved_entries_change_nothing(name):
     """A batch contains the values of held-out entries, but neither loss, gradient nor any prediction reads them."""
     model, batch = small(name), make_batch()
     changed = other_values(batch, ~batch.observed)
-    objective, before = gradients(model, batch)
-    same, after = gradients(model, changed)
-    assert torch.equal(objective.loss, same.loss)
-    for parameter in before:
-        assert torch.equal(before[parameter], after[parameter]), parameter
+    assert_same_training(model, batch, changed)
     model.eval()
     with torch.no_grad():
         for answer in answers(model):
@@ -135,7 +122,7 @@ def test_likelihood_counts_observed_entries_alone(name):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_static_covariates_reach_every_answer(name):
+def test_static_covariates_reach_every_prediction(name):
     """They set the first state and reach the decoder: predictions differ before anything is observed."""
     model, batch = small(name).eval(), make_batch()
     other = batch._replace(static=batch.static + 1.0)
@@ -145,7 +132,7 @@ def test_static_covariates_reach_every_answer(name):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_answers_cover_times_without_observations(name):
+def test_predictions_cover_unobserved_times(name):
     """Every entry has a mean, a deviation and quantiles, at frames without any observation and in sequences without
     one too."""
     model, batch = small(name).eval(), make_batch()
@@ -168,7 +155,7 @@ def test_model_of_whole_frames_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["gru_ode", "vsdn_vae", "vsdn_sde"])
-def test_permuted_channels_permute_the_answer(name):
+def test_permuted_channels_permute_the_prediction(name):
     """Weights are permuted alike. A binary channel would make two parts of the decoder's outputs, so all are real."""
     real = MARGINAL._replace(table=MARGINAL.table._replace(binary=(False,) * D))
     order = torch.tensor([2, 0, 3, 1])
