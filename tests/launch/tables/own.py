@@ -1,8 +1,6 @@
 """A run on a small table whose model is a stand-in with known predictions, without Ray and without child processes."""
 
 from contextlib import nullcontext
-from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -15,7 +13,7 @@ from models.parts.networks import Normal
 from models.predictive import Predictive
 from pipeline.prepare.build import build_shard
 from pipeline.prepare.prepare import PrepareConfig, prepare
-from pipeline.readers.tables.sheets import Sheets
+from tests.pipeline.tables.making import InProcess, write
 from tests.places import ROOT, tiny
 
 DEVIATION = 0.25
@@ -68,20 +66,6 @@ def mean(channel, hours):
     return 100.0 * (channel + 1) + hours / 2
 
 
-class InProcess(NamedTuple):
-    """A reader in this process, in place of the child process of `pipeline.prepare.guard`."""
-
-    reader: Sheets
-    source: Path
-    limits: object
-
-    def read(self, item):
-        return self.reader.read(self.source, item)
-
-    def close(self):
-        pass
-
-
 @pytest.fixture(scope="module")
 def in_process():
     """Prepare and read tables in this process, and draw no figures, which takes seconds."""
@@ -118,3 +102,8 @@ def run_on(place, source, *settings):
     data = prepared(place, source, *settings)
     run_folder.create(load(RunConfig, tiny("vsdn_vae"), [f"data={data}", f"out={place / 'run'}", "tracking.uri=null"]))
     return place / "run"
+
+
+def run_on_hours(place, rows):
+    """Write a wide table with times in hours, and return a run folder on it as `run_on` does."""
+    return run_on(place, write(place / "ward.csv", rows), "dataset.layout=wide", "dataset.time_unit=h")

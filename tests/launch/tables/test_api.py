@@ -8,7 +8,7 @@ from pyarrow import parquet
 
 import driftwork
 from launch.tables import forecast, impute
-from tests.launch.tables.own import in_process, line, run_on  # noqa: F401
+from tests.launch.tables.own import in_process, line, run_on_hours  # noqa: F401
 from tests.pipeline.tables.making import ward, write
 
 pytestmark = pytest.mark.usefixtures("line")
@@ -21,9 +21,7 @@ def rows():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, rows, line):  # noqa: F811
-    place = tmp_path_factory.mktemp("api")
-    source = write(place / "ward.csv", rows)
-    return driftwork.load(run_on(place, source, "dataset.layout=wide", "dataset.time_unit=h"))
+    return driftwork.load(run_on_hours(tmp_path_factory.mktemp("api"), rows))
 
 
 class Stream:

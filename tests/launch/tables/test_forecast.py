@@ -12,7 +12,16 @@ from driftwork.errors import DriftworkError
 from launch.tables import forecast
 from pipeline.readers.tables import returned
 from pipeline.readers.tables.newtimes import horizon
-from tests.launch.tables.own import DEVIATION, HIGH, LOW, in_process, line, mean, run_on  # noqa: F401
+from tests.launch.tables.own import (  # noqa: F401
+    DEVIATION,
+    HIGH,
+    LOW,
+    in_process,
+    line,
+    mean,
+    run_on,
+    run_on_hours,
+)
 from tests.pipeline.tables.making import ward, write
 
 CHANNELS = ("heat", "pulse")
@@ -41,9 +50,7 @@ def rows():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, rows, line):  # noqa: F811
-    place = tmp_path_factory.mktemp("hours")
-    source = write(place / "ward.csv", rows)
-    return run_on(place, source, "dataset.layout=wide", "dataset.time_unit=h")
+    return run_on_hours(tmp_path_factory.mktemp("hours"), rows)
 
 
 @pytest.fixture(scope="module")

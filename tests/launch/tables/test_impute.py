@@ -10,7 +10,16 @@ from pyarrow import parquet
 
 from driftwork.errors import DriftworkError
 from launch.tables import impute
-from tests.launch.tables.own import DEVIATION, HIGH, LOW, in_process, line, mean, run_on  # noqa: F401
+from tests.launch.tables.own import (  # noqa: F401
+    DEVIATION,
+    HIGH,
+    LOW,
+    in_process,
+    line,
+    mean,
+    run_on,
+    run_on_hours,
+)
 from tests.pipeline.tables.making import long, ward, write
 
 CHANNELS = ("heat", "pulse")
@@ -54,8 +63,7 @@ def rows():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, rows, line):  # noqa: F811
-    place = tmp_path_factory.mktemp("run")
-    return run_on(place, write(place / "ward.csv", rows), "dataset.layout=wide", "dataset.time_unit=h")
+    return run_on_hours(tmp_path_factory.mktemp("run"), rows)
 
 
 def check_wide(given, back, first):
@@ -168,7 +176,7 @@ def test_windows_divide_a_long_series(tmp_path, rows):
                 assert np.isclose(float(row[name]), mean(channel, own["time"] - begin), rtol=4e-7, atol=0)
 
 
-def test_bad_series_is_named_and_given_back(tmp_path, run, rows, capsys):
+def test_bad_series_is_named_and_returned(tmp_path, run, rows, capsys):
     twice = [{"series": "twice", "time": 1.0, "pulse": pulse, "heat": None} for pulse in (70.0, 71.0)]
     source, out = write(tmp_path / "new.csv", [*rows, *twice]), tmp_path / "filled.csv"
     assert impute.main([str(run), f"source={source}", f"out={out}", "max_unreadable=0.2"]) == 0

@@ -2,12 +2,13 @@
 
 import gzip
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
+from pipeline.prepare.guard import Limits
 from pipeline.readers.tables.config import TableConfig
 from pipeline.readers.tables.files import find
 from pipeline.readers.tables.merge import merge
@@ -60,6 +61,20 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
         data = "".join(separator.join(line) + "\n" for line in lines).encode()
         path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
     return path
+
+
+class InProcess(NamedTuple):
+    """A reader in this process, in place of the child process of `pipeline.prepare.guard`."""
+
+    reader: Sheets
+    source: Path
+    limits: Limits
+
+    def read(self, item: Item) -> list[Sequence]:
+        return self.reader.read(self.source, item)
+
+    def close(self) -> None:
+        pass
 
 
 def gathered(source: Path, scratch: Path, **settings: Any) -> Series:

@@ -3,8 +3,6 @@
 import json
 import sqlite3
 import stat
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -12,17 +10,15 @@ import pytest
 from driftwork.config_base import load
 from driftwork.errors import DriftworkError
 from pipeline.prepare.gather import gather, scratch
-from pipeline.prepare.guard import Limits
 from pipeline.prepare.prepare import PrepareConfig, prepare
 from pipeline.readers.tables.config import TableConfig
 from pipeline.readers.tables.files import find
-from pipeline.readers.tables.sheets import Sheets
 from pipeline.shards.manifest import read_manifest
 from pipeline.shards.shard_files import read_sample
 from pipeline.shards.verify import verify
 from tests.datasets import quarantined
 from tests.pipeline.prepare.preparing import contents, stamps
-from tests.pipeline.tables.making import HEADER, long, ward, write
+from tests.pipeline.tables.making import HEADER, InProcess, long, ward, write
 from tests.places import ROOT
 
 CONFIG = ROOT / "configs" / "prepare" / "table.yaml"
@@ -45,18 +41,6 @@ def samples(folder):
 @pytest.fixture
 def in_process(without_ray, monkeypatch):
     """Let `prepare` read the files in this process too: a child takes seconds to start."""
-
-    class InProcess(NamedTuple):
-        reader: Sheets
-        source: Path
-        limits: Limits
-
-        def read(self, item):
-            return self.reader.read(self.source, item)
-
-        def close(self):
-            pass
-
     monkeypatch.setattr("pipeline.prepare.gather.Guard", InProcess)
 
 
@@ -176,7 +160,7 @@ def test_prepared_table_is_checked_and_repaired(tmp_path, table, in_process, cap
     assert contents(out) == before
 
 
-def test_killed_attempt_goes_on(tmp_path, table, in_process, monkeypatch):
+def test_killed_attempt_is_continued(tmp_path, table, in_process, monkeypatch):
     """Shards of the killed attempt are kept, its parts and chunks are made anew."""
     out = tmp_path / "out"
     wanted = prepare(config(table, tmp_path / "whole"))
