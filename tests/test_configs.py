@@ -196,7 +196,7 @@ def test_warmup_precedes_either_schedule():
     assert rates(3, *warm, "optim.schedule=cosine") == [0.5, 1.0, 1.5]
 
 
-def test_scores_settle_when_the_kl_has_its_weight():
+def test_scores_count_from_the_full_kl_weight():
     """A model without a KL does not wait for its warm-up."""
     assert load(RunConfig, SMALL).settles_at == 200
     assert load(RunConfig, CONFIGS / "train/gru_ode_lakh_small.yaml").settles_at == 0

@@ -51,7 +51,7 @@ def place(tmp_path_factory):
 @pytest.mark.ray
 @pytest.mark.process
 class TestWholePath:
-    def test_page_holds_all_its_files(self, place):
+    def test_page_contains_all_its_files(self, place):
         assert sorted(FILES) == sorted(
             [f"my_{name}.py" for name in ("data", "model", "likelihood", "metric", "figure")]
             + ["my_prepare.yaml", "my_gru_ode.yaml", "my_train.yaml", "record.py"]
@@ -78,14 +78,14 @@ class TestWholePath:
             assert 0 < found["mae"]["value"] < found["rmse"]["value"]  # Jensen
         assert "crps" not in scored["model"]["prediction"]["25"]  # a Laplace mixture has no closed form here
 
-    def test_own_figure_lies_beside_the_run(self, place):
+    def test_own_figure_is_in_the_run_folder(self, place):
         assert (place / "runs/echo/outputs/curves.png").read_bytes().startswith(b"\x89PNG")
 
-    def test_run_goes_on_by_its_own_plugins(self, place):
+    def test_run_resumes_with_its_plugins(self, place):
         said = driftwork(place, "train", "resume=runs/echo", "train.max_epochs=6")
         assert "trained" in said
 
-    def test_served_model_carries_its_code(self, place):
+    def test_served_model_contains_its_code(self, place):
         driftwork(place, "export", "runs/echo")
         code = place / "runs/echo/model/code"
         assert (code / "my_model.py").read_text() == FILES["my_model.py"]
@@ -102,7 +102,7 @@ class TestWholePath:
         assert "the model's likelihood has no method frame" in said
         assert not (place / "predictions.npz").exists()
 
-    def test_run_without_its_folder_says_what_to_do(self, place):
+    def test_missing_plugin_error_has_a_cure(self, place):
         said = _python(place, "-P", "-m", "launch.cli", "evaluate", "runs/echo", path=str(ROOT), expect=2)
         assert said.splitlines() == [
             "driftwork evaluate: plugins: there is no module my_model; put its folder into PYTHONPATH, as in "

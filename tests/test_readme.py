@@ -41,7 +41,7 @@ def test_diagram_names_files_that_exist():
     assert [file for file in files if not (ROOT / file).exists()] == []
 
 
-def test_main_path_is_short_and_what_commands_import():
+def test_main_path_is_short_and_imported():
     """Each of its files is imported by one of the three commands, directly or through others."""
     path = re.findall(r"(?m)^\d+\. `(.+\.py)`", ARCHITECTURE)
     assert 0 < len(path) <= 12
@@ -95,7 +95,7 @@ def test_every_shipped_file_is_documented(folder):
     assert [stem for stem in sorted(stems) if stem not in text] == []
 
 
-def test_config_page_is_what_the_code_prints(monkeypatch, capsys):
+def test_config_page_equals_the_printed_help(monkeypatch, capsys):
     """To renew it: `driftwork help --markdown > docs/config.md`."""
     monkeypatch.setattr(sys, "argv", ["driftwork", "help", "--markdown"])
     assert cli.main() == 0

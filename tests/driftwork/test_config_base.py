@@ -39,7 +39,7 @@ def test_other_ranks_do_not_repeat_the_warning(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize("low", ["pull", "tension"])
 @pytest.mark.parametrize("middle", ["pull", "tension"])
 @pytest.mark.parametrize("high", ["pull", "tension"])
-def test_upper_layer_wins_under_either_name(tmp_path, low, middle, high):
+def test_upper_layer_overrides_under_either_name(tmp_path, low, middle, high):
     (tmp_path / "base.yaml").write_text(f"out: x\nplayer: {{name: cello, {low}: 1, strings: 3}}\n")
     text = f"base: base.yaml\nplayer: {{{middle}: 2, name: cello}}\n"
     assert read(tmp_path, text).player == Cello(name="cello", strings=3, tension=2)

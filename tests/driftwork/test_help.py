@@ -134,7 +134,7 @@ def test_upper_layer_gives_value_and_origin(files, overrides, key, value, origin
     assert resolved.origin(key) == origin
 
 
-def test_values_of_several_configs_stand_side_by_side(files):
+def test_values_of_several_configs_are_listed(files):
     given = [{"player.strings": 3}, {"player.strings": 5}, {"player": {"name": "flute"}}]
     runs = [
         origins.resolve(Concert, layers(Path("c.yaml")), ("grid", list(values.items())), ("command line", ["out=a"]))
@@ -187,7 +187,7 @@ class Kinds(Config):
     numbers: tuple[int, ...] | None
 
 
-def test_kinds_of_values_are_said_in_words():
+def test_kinds_of_values_are_described():
     assert {name: help.kind(field) for name, field in Kinds.model_fields.items()} == {
         "flag": "true|false",
         "count": "integer >= 1 and < 9",

@@ -118,7 +118,7 @@ def test_plugins_can_be_typed_with_and_without_brackets(on_path, typed):
 
 
 @pytest.mark.parametrize("name", ["./my_paint", "my_paint.py/", "my-paint", ""])
-def test_path_is_no_plugin(name):
+def test_path_is_not_a_plugin(name):
     with pytest.raises(DriftworkError, match="is not a module name"):
         build(Plugged, {"plugins": [name]}, where="here")
 

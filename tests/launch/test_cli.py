@@ -115,7 +115,7 @@ def test_fetch_help_shows_the_archive(capsys):
 
 
 @pytest.mark.process
-def test_help_ends_well_with_its_reader():
+def test_help_ends_with_its_reader():
     command = f"{sys.executable} -m launch.cli train --help | head -n 1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout.splitlines()[-1] == "0"

@@ -41,10 +41,10 @@ def test_other_data_have_no_kind():
 
 
 @pytest.mark.parametrize("kind", ["notes", "speech", "pictures", "tables"])
-def test_kind_without_what_it_needs_is_refused(kind):
+def test_incomplete_kind_is_refused(kind):
     with pytest.raises(DriftworkError, match=rf"kind={kind}"):
         build(DataSpec, NUMBERS | {"kind": kind}, where="here")
 
 
-def test_midi_reader_goes_by_both_its_names():
+def test_midi_reader_has_both_names():
     assert [MidiConfig(name=name).name for name in ("midi", "lakh")] == ["midi", "lakh"]

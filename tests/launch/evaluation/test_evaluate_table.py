@@ -57,7 +57,7 @@ def test_forecast_of_a_table_is_scored(runs, capsys):
     assert list(scores["model"]) == ["forecast"]
 
 
-def test_predictions_of_a_table_stand_beside_its_values(runs, tmp_path):
+def test_table_predictions_are_beside_its_values(runs, tmp_path):
     assert predict.main([str(runs["a"]), f"out={tmp_path / 'p.csv'}", "quantiles=[0.5]"]) == 0
     rows = list(csv.DictReader((tmp_path / "p.csv").open()))
     assert len(rows) == 5 * 8 * 3

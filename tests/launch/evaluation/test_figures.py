@@ -71,7 +71,7 @@ def test_silence_and_extreme_pitches_are_drawn(tmp_path):
 
 
 @pytest.mark.process
-def test_matplotlib_state_is_left_alone(tmp_path):
+def test_matplotlib_state_is_unchanged(tmp_path):
     script = """
 import sys, numpy as np, matplotlib
 from pathlib import Path

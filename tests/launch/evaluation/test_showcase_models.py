@@ -39,7 +39,7 @@ def first_batch(config, manifest):
     return next(loaders.evaluation(config, config.data, manifest, "test", alone())["25"].epoch(0))
 
 
-def test_each_model_is_heard_and_drawn(tmp_path):
+def test_each_model_has_sound_and_drawing(tmp_path):
     write_speech(tmp_path / "data")
     config, manifest, vae = saved(tmp_path / "vae", tmp_path / "data", "model.max_step=0.00625")
     *_, gru = saved(tmp_path / "gru", tmp_path / "data", GRU)

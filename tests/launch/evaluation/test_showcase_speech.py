@@ -91,7 +91,7 @@ def test_model_without_latent_repeats_its_bytes(data, tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
 
-def test_shown_speech_is_a_typical_second(data):
+def test_drawn_speech_is_a_typical_second(data):
     """It is whole, and neither silent nor noise."""
     config, manifest, _ = run_on(data)
     batch = first_batch(config, manifest)

@@ -107,7 +107,7 @@ def test_forecast_keeps_given_frames_and_reads_no_later(kind, request):
 
 
 @pytest.mark.parametrize("what", ["continuation", "prior"])
-def test_music_that_follows_and_music_from_nothing(music, tmp_path, what):
+def test_music_of_continuations_and_the_prior(music, tmp_path, what):
     run, sequences = music
     options = [f"what={what}", "draws=2", *(["sequences=1", "seconds_given=1"] if what == "continuation" else [])]
     record = made(tmp_path / "a", run, *options)

@@ -33,7 +33,7 @@ def test_given_notes_stay_one_note_at_higher_rates(music, tmp_path):
         assert end - 200 < past <= end or end == 4000  # the last requested frame lies at 3.8 s
 
 
-def test_a_continuation_goes_past_the_end(music, tmp_path):
+def test_continuation_passes_the_end(music, tmp_path):
     """All of the sequence with that key is given."""
     run, sequences = music
     key = sorted(key for key in sequences if key.startswith("test"))[2]

@@ -26,7 +26,7 @@ def test_engine_loads_neither_mlflow_nor_compiler():
 
 
 @pytest.mark.parametrize("tracker", [None, sys])
-def test_everything_is_as_before_outside(monkeypatch, tracker):
+def test_patches_end_with_the_context(monkeypatch, tracker):
     if tracker is None:
         monkeypatch.delitem(sys.modules, "mlflow", raising=False)
     else:

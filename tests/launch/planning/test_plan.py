@@ -86,7 +86,7 @@ def test_longest_sequence_sets_the_pace():
     assert found == pytest.approx(1 - 0.5 * 2.0**-10, abs=4 * 0.5 * (2.0**-10 / 1000) ** 0.5)
 
 
-def test_plan_says_what_was_counted(tmp_path, capsys):
+def test_plan_marks_counted_figures(tmp_path, capsys):
     write_rolls(tmp_path / "rolls")
     config = str(tiny("vsdn_vae"))
     assert main_of("plan")([config, f"data={tmp_path / 'rolls'}", "gpus=4", "train.accumulate=2"]) == 0

@@ -71,7 +71,7 @@ def check_data(table, sequences, batch):
         assert np.array_equal(table["observed"][rows], observed.numpy())
 
 
-def test_arrays_hold_data_and_answers(speech, tmp_path):
+def test_arrays_contain_data_and_predictions(speech, tmp_path):
     """They are equal to the last bit, for every sequence of the split."""
     run, sequences = speech
     table = np.load(written(run, tmp_path / "a.npz", "quantiles=[0.05,0.95]"))
@@ -93,7 +93,7 @@ def test_arrays_hold_data_and_answers(speech, tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv"])
-def test_long_tables_hold_the_arrays(speech, tmp_path, ending):
+def test_long_tables_contain_the_arrays(speech, tmp_path, ending):
     """There is a row for each channel of each frame; a value that the data lack is null, or empty."""
     run, _ = speech
     arrays = np.load(written(run, tmp_path / "a.npz"))
@@ -132,7 +132,7 @@ def test_binary_data_get_probabilities(music, tmp_path, task):
         assert np.array_equal(table["probability"][of(table, key)], expected[b, : len(sequences[key].times)].numpy())
 
 
-def test_a_forecaster_has_seen_its_first_frames(motion, tmp_path):
+def test_forecaster_observes_its_first_frames(motion, tmp_path):
     run, sequences = motion
     table = np.load(written(run, tmp_path / "a.npz"))
     model, config, test = batches(run)
@@ -169,7 +169,7 @@ def test_mistakes_leave_no_file(kind, options, said, request, tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_interrupted_write_keeps_the_earlier_file(music, tmp_path, monkeypatch):
+def test_interrupted_write_keeps_earlier_file(music, tmp_path, monkeypatch):
     run, _ = music
     out = tmp_path / "a.parquet"
     out.write_text("earlier")

@@ -58,7 +58,7 @@ def test_latex_and_html_escape_what_they_print():
     assert tables.as_csv(table) == 'model,50 %,"50 %, standard error"\nx_1,1.0,0.1\n'
 
 
-def test_published_figures_stand_under_their_columns():
+def test_published_figures_are_in_their_columns():
     columns = [
         Column("density", "50", "rmse"),
         Column("interpolation", "25", "rmse"),

@@ -110,7 +110,7 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_tables_hold_the_scores_to_the_digit(out):
+def test_tables_have_the_exact_scores(out):
     found = rows(out / "table1.csv")
     names = ["VSDN-VAE", "VSDN-VAE (res)", "last observed frame"]
     assert list(found)[:3] == names

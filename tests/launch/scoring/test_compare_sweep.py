@@ -11,7 +11,7 @@ from tests.launch.scoring.test_compare import lines, ran
 from tests.places import ROOT
 
 
-def test_sweep_stands_for_its_evaluated_runs(tmp_path, capsys):
+def test_sweep_gives_its_evaluated_runs(tmp_path, capsys):
     for name, level in (("latent=2", 30.0), ("latent=3", 28.0)):
         ran(tmp_path / "sweep" / name, level, f"model.{name}")
     rest = load(

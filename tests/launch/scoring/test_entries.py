@@ -93,7 +93,7 @@ def test_scores_match_plain_numpy(table, task):
     assert of_model.channels[task][rate]["crps"].w[:, 2].sum() == 0  # a probability has no CRPS here
 
 
-def test_baselines_answer_by_channel(table):
+def test_baselines_predict_by_channel(table):
     found, rate, shown = scored(table, *ENTRIES)
     _, manifest, written = table
     squares = {"persistence": [], "nearest": [], "linear": []}
@@ -134,7 +134,7 @@ def test_same_entries_are_held_out_in_any_batch(table):
                 np.testing.assert_allclose(scores.x, other[who].scores[task][rate][metric].x, rtol=CLOSE, atol=CLOSE)
 
 
-def test_entries_seen_together_score_as_frames(tmp_path):
+def test_entries_observed_together_score_as_frames(tmp_path):
     """Whole frames of a table have the likelihood, CRPS and coverage that they have as frames."""
     manifest, _ = write_walks(tmp_path / "walks", lengths=(20, 14, 17))
     config = load(RunConfig, tiny("vsdn_vae"), [f"data={tmp_path / 'walks'}"])

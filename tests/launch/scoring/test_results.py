@@ -15,6 +15,6 @@ def test_metric_without_its_plugin_is_left_out(tmp_path):
     assert read_scores(tmp_path, "test") == {"model": {"prediction": {"25": {"rmse": scores}}}}
 
 
-def test_plugins_do_not_tell_runs_apart():
+def test_plugins_do_not_distinguish_runs():
     config = flatten(load(RunConfig, tiny("vsdn_vae")))
     assert comparison.settings(config | {"plugins": ["my_figure"]}) == comparison.settings(config)

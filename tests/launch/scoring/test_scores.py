@@ -133,7 +133,7 @@ def test_other_filter_settings_have_their_results(rolls):
 
 
 @pytest.mark.slow
-def test_two_ranks_write_what_one_does(rolls, tmp_path):
+def test_two_ranks_write_the_same_results(rolls, tmp_path):
     mp.spawn(rank, (rolls[0], tmp_path, tmp_path / "store"), nprocs=2)
     same(score(rolls[0], 4, alone()), results.read_scores(tmp_path, "test"))
     file = json.loads((tmp_path / "evaluation-test-sequences.json").read_text())

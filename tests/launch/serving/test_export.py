@@ -170,7 +170,7 @@ def test_export_has_no_pickle_and_few_requirements(music):
     assert wanted == {"mlflow", "numpy", "pydantic", "pyyaml", "safetensors", "torch"}
 
 
-def test_better_weights_leave_the_export_alone(place):
+def test_better_weights_do_not_change_the_export(place):
     """They are exported only by another export."""
     trained = Trained(place / "again", place / "rolls", "vsdn_vae")
     weights = export.write(trained.folder, trained.config, trained.manifest) / "data/driftwork" / served_model.WEIGHTS

@@ -60,7 +60,7 @@ def test_runs_are_found_by_their_data_set(open_, uri, tmp_path):
 
 
 @pytest.mark.process
-def test_pandas_is_not_loaded_for_it(open_, uri, tmp_path):
+def test_data_set_needs_no_pandas(open_, uri, tmp_path):
     with open_() as tracker:
         pass
     code = f"""

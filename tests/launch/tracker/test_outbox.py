@@ -61,7 +61,7 @@ def test_sends_by_itself_in_order(tracker, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_only_metrics_wait_for_company(tracker, tmp_path):
+def test_only_metrics_are_batched(tracker, tmp_path):
     outbox = outbox_to(tracker, tmp_path, period=60)
     outbox.add(*metrics(1))
     outbox.add(Message("params", "a"))
@@ -87,7 +87,7 @@ def test_metrics_are_sent_in_batches(tracker, tmp_path):
     ]  # fmt: skip
 
 
-def test_nobody_waits_for_a_stuck_tracker(tmp_path):
+def test_stuck_tracker_delays_no_caller(tmp_path):
     stuck, answer = threading.Event(), threading.Event()
 
     def deliver(kind, bodies):

@@ -84,7 +84,7 @@ def test_source_commit_is_a_tag(open_, uri):
     assert client_of(uri).get_run(tracker.run_id).data.tags["mlflow.source.git.commit"] == git.stdout.strip()
 
 
-def test_config_names_win_over_the_callers(open_, uri):
+def test_config_names_override_the_callers(open_, uri):
     with open_(experiment="ablation", run_name="beta=0.1") as tracker:
         pass
     run = client_of(uri).get_run(tracker.run_id)
@@ -107,7 +107,7 @@ def test_relative_store_stays_where_opened(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("error", "status"), [(RuntimeError("no"), "FAILED"), (SystemExit(1), "FAILED"), (KeyboardInterrupt(), "KILLED")]
 )
-def test_how_it_ended_is_the_status(open_, uri, error, status):
+def test_status_follows_the_end(open_, uri, error, status):
     run_id = interrupted(open_(), error, metrics={"loss": 1.0})
     run = client_of(uri).get_run(run_id)
     assert run.info.status == status

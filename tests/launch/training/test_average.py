@@ -31,7 +31,7 @@ def test_average_lags_by_its_time_constant():
     assert abs(float(average.mean[0]) - (400 - 0.8 / 0.2)) < 1e-9
 
 
-def test_weights_come_back_bit_for_bit():
+def test_weights_are_restored_bit_for_bit():
     module, average, _ = drifting(5, 0.8)
     before = module.weight.detach().clone()
     with average.in_place():

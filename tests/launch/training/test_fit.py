@@ -16,9 +16,7 @@ TINY = tiny("ode2vae")
 def test_ode2vae_refuses_music_and_speech(tmp_path, write):
     manifest, _ = write(tmp_path / "data")
     config = load(RunConfig, TINY, [f"data={tmp_path / 'data'}"])
-    with pytest.raises(
-        DriftworkError, match=r"does not determine music or speech; use vsdn_vae.*\(docs/models\.md\)"
-    ):
+    with pytest.raises(DriftworkError, match=r"does not determine music or speech; use vsdn_vae.*\(docs/models\.md\)"):
         setup.steps(config, manifest)
 
 

@@ -56,7 +56,7 @@ def test_validations_during_warmup_do_not_compete():
     assert (progress.best, progress.stale, progress.step) == (4.0, 2, 24)
 
 
-def test_earlier_run_keeps_its_own_rule():
+def test_earlier_run_counts_all_scores():
     """Its checkpoints do not store the step from which scores count, so all scores count."""
     progress, best = trained([1.0, 5.0, 6.0], "train.max_epochs=7", "train.patience=2")
     assert best == [True, False, False]

@@ -79,7 +79,7 @@ def names(file):
 
 
 @pytest.mark.parametrize(("steps", "first", "last", "count"), [(range(2, 4), 0, 6, 2), (range(2, 9), 5, 7, 2)])
-def test_trace_holds_the_asked_steps(tmp_path, steps, first, last, count):
+def test_trace_has_the_requested_steps(tmp_path, steps, first, last, count):
     """A run that resumes inside the range records the rest of it, and one that ends inside it the steps until then."""
     done = []
     profile = StepProfile(steps, tmp_path / "profile", done.append)
@@ -92,7 +92,7 @@ def test_trace_holds_the_asked_steps(tmp_path, steps, first, last, count):
     assert names(file).count("aten::cumsum") == count
 
 
-def test_no_trace_unless_asked(tmp_path):
+def test_no_trace_by_default(tmp_path):
     profile = StepProfile(range(0), tmp_path / "profile", pytest.fail)
     for step in range(3):
         profile.at(step)

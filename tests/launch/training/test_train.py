@@ -277,7 +277,7 @@ def test_separate_process_prints_the_line_too(place):
 
 @pytest.mark.slow
 def test_working_folder_files_are_not_executed(place):
-    """All tests of this file, with their ranks, run among such files."""
+    """All tests of this file, with their ranks, run in a folder with such files."""
     assert hostile.executed(place[0]) == []
 
 

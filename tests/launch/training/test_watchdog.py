@@ -84,7 +84,7 @@ def test_stopped_process_differs_from_waiting_one(tmp_path, start):
 
 
 @pytest.mark.parametrize(("late", "excused"), [(3600.0, 3600.0), (4.0, 0.0)])
-def test_stopped_time_counts_for_no_hang(late, excused):
+def test_stopped_time_is_not_a_hang(late, excused):
     """A process that Ctrl-Z has stopped is late as a whole; a busy machine delays it by a few seconds at most."""
     watch = Watchdog(0)
     watch.at("data", 7)
@@ -93,7 +93,7 @@ def test_stopped_time_counts_for_no_hang(late, excused):
     assert watch._place == (7, "data", since + excused)
 
 
-def test_progressing_rank_is_left_alone(start):
+def test_progressing_rank_is_not_ended(start):
     process = start(0, "validation", "moves")
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(3)

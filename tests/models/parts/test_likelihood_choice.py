@@ -39,7 +39,7 @@ def test_named_channels_take_their_likelihood():
 
 
 class Whole(Gaussian):
-    """A likelihood of whole frames, as those written before there were tables."""
+    """A likelihood of whole frames, in the form before tables existed."""
 
     def log_prob(self, parameters, y):
         return super().log_prob(parameters, y)

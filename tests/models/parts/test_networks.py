@@ -38,7 +38,7 @@ def test_likelihoods_match_torch_distributions():
     torch.testing.assert_close(gaussian.expectation(parameters), theirs.mean)
 
 
-def test_zero_output_stands_for_the_marginal():
+def test_zero_output_gives_the_marginal():
     mean = torch.tensor([0.1, 0.6, 0.0])
     expectation = Bernoulli(Marginal(mean, 1.0)).expectation(torch.zeros(3))
     torch.testing.assert_close(expectation, torch.tensor([0.1, 0.6, 1e-4]))

@@ -130,7 +130,7 @@ def test_file_that_shrank_is_downloaded_anew(server, target):
     assert ranges(server) == [None, "bytes=100000-", None]
 
 
-def test_retry_after_of_the_server_is_kept(server, target):
+def test_retry_after_of_the_server_is_obeyed(server, target):
     server.will(status(500), status(503, Retry_After=1))
     began = time.monotonic()
     assert get(server, target) == HASH
@@ -173,7 +173,7 @@ def test_absent_server_is_named(server, target):
         download(f"http://127.0.0.1:{free_port}/a", target, LIMIT, patience=QUICK)
 
 
-def test_silent_server_is_given_up(target):
+def test_silent_server_is_abandoned(target):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/a"
         began = time.monotonic()

@@ -115,7 +115,7 @@ def test_table_is_written_once_for_equal_files(server, tmp_path):
 
 
 @pytest.mark.network
-def test_killed_fetch_leaves_a_table_that_is_taken_up(server, tmp_path, monkeypatch):
+def test_killed_fetch_of_a_table_is_continued(server, tmp_path, monkeypatch):
     """It is killed once the table is written but not recorded, and while it is written again for other settings."""
     server.files["us.txt.gz"] = gzip.compress(USHCN.encode())
 

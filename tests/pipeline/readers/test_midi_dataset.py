@@ -107,7 +107,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("reason", BAD)
-def test_an_unusable_file_says_why(tmp_path, reason):
+def test_unusable_file_gives_its_reason(tmp_path, reason):
     (tmp_path / "bad.mid").write_bytes(BAD[reason])
     lakh = Midi(MidiConfig())
     (item,) = lakh.find(tmp_path)

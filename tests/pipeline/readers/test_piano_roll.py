@@ -200,7 +200,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("reason", BAD)
-def test_reason_of_an_unreadable_file_is_true(reason):
+def test_unreadable_file_has_the_right_reason(reason):
     with pytest.raises(UnreadableError, match=reason):
         roll(BAD[reason], 5.0)
 
@@ -245,7 +245,7 @@ def test_reader_agrees_with_a_bytewise_one():
     assert read > 100, "too many files are refused by both"
 
 
-def test_helpers_write_what_they_say():
+def test_helpers_write_valid_files():
     assert struct.unpack(">IHHH", FILE[4:14]) == (6, 1, 1, 480)
     assert (quantity(127), quantity(128), quantity(LONGEST)) == (b"\x7f", b"\x81\0", b"\xff\xff\xff\x7f")
     assert (tempo(500_000), pressure(3, 1)) == (b"\xff\x51\x03\x07\xa1\x20", b"\xd1\x03")

@@ -30,7 +30,7 @@ def holes(seed=0):
 
 
 @pytest.mark.parametrize("observation", PATTERNS)
-def test_frames_and_entries_agree_where_seen_together(observation):
+def test_frames_and_entries_agree_if_observed_together(observation):
     frames = np.random.default_rng(1).random(T) < 0.8
     together = np.repeat(frames[:, None], D, 1)
     for seed in SEEDS[:20]:

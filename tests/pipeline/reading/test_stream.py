@@ -158,7 +158,7 @@ def test_masks_and_seeds_do_not_depend_on_ranks(data):
     assert sum(one[key][0] != other[key] for key in one) > 20  # drawn anew each epoch
 
 
-def test_batch_holds_data_and_zeros(data):
+def test_batch_contains_data_and_zeros(data):
     for batch in stream(data).epoch(0):
         for b, key in enumerate(batch.keys):
             s = data[2][key]

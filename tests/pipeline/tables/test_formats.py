@@ -46,7 +46,7 @@ def test_every_format_gives_the_same_sequences(tmp_path, oracle, form):
 
 
 @pytest.mark.parametrize("order", ["sorted", "by time", "shuffled", "files"])
-def test_series_is_put_together_in_any_order(tmp_path, monkeypatch, order):
+def test_series_is_assembled_in_any_order(tmp_path, monkeypatch, order):
     """Chunks have 16 observations, so that a small table is streamed and divided like a large one."""
     monkeypatch.setattr(settle, "CHUNK", 16)
     monkeypatch.setattr(settle, "_READ", 5)
@@ -78,7 +78,7 @@ def test_folder_glob_and_file_are_sources(tmp_path):
     assert [found["s-0000"].times.tolist() for found in (folder, some, one)] == [[0, 86400, 172800], [0, 86400], [0]]
 
 
-def test_times_with_zones_come_back(tmp_path):
+def test_times_with_zones_are_restored(tmp_path):
     """This holds for any offset from UTC, to the nanosecond, across three centuries."""
     random = Random(3)
     zones = [timezone(timedelta(minutes=random.randrange(-14 * 60, 14 * 60))) for _ in range(50)]
@@ -99,7 +99,7 @@ def test_times_with_zones_come_back(tmp_path):
         assert sequence.about["start"] == f"{utc:%Y-%m-%dT%H:%M:%S}.{nanos[row]:09d}Z"
 
 
-def test_times_after_the_first_come_back(tmp_path):
+def test_times_after_the_first_are_restored(tmp_path):
     """A double represents nanoseconds for 104 days, so that start + times is exactly the time of the table."""
     random = Random(4)
     nanos = sorted(random.sample(range(10**15), 60))
