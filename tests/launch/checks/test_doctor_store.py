@@ -41,7 +41,7 @@ def test_schema_matches_mlflow(store, tmp_path):
 
 def test_store_is_new_or_fits_mlflow(home, store):
     assert level_of(doctor_store.tracking(None)) == "ok"
-    assert "made by the first run" in doctor_store.tracking(f"sqlite:///{home}/a/b/mlflow.db").message
+    assert "created by the first run" in doctor_store.tracking(f"sqlite:///{home}/a/b/mlflow.db").message
     assert not (home / "a").exists()
     before = store.read_bytes()
     finding = doctor_store.tracking(f"sqlite:///{store}")
@@ -66,7 +66,7 @@ def test_store_of_another_mlflow_is_an_error(home, store, version, said):
     database.close()
     finding = doctor_store.tracking(f"sqlite:///{file}")
     assert level_of(finding) == "error"
-    assert f"of a{'n' if said == 'older' else ''} {said} MLflow" in finding.message
+    assert f"written by a{'n' if said == 'older' else ''} {said} MLflow" in finding.message
 
 
 def test_locked_store_is_named_in_seconds(home, store):
