@@ -25,7 +25,7 @@ class Names(NamedTuple):
     def times(self, sequence: Sequence) -> NDArray[Any]:
         """Return the times [T] of a sequence as in the table: datetime64[ns], in UTC if they have a zone, or numbers in
         its unit, up to rounding."""
-        assert sequence.about is not None, "a sequence of a table says what it is about"
+        assert sequence.about is not None, "a sequence of a table has a description"
         start, seconds = sequence.about["start"], sequence.times
         if not self.dated:
             return np.asarray(float(start) + seconds / SECONDS[self.table.time_unit])

@@ -1,4 +1,4 @@
-"""Everything a training run depends on, in one frozen tree."""
+"""The config of a training run, a frozen tree of all its settings."""
 
 import math
 from datetime import datetime

@@ -1,6 +1,6 @@
-"""The rows of a user's table with answers: its own rows with their holes filled, or new rows behind its series.
+"""The rows of a user's table with predictions: its own rows with filled holes, or new rows after its series.
 
-All series are asked about first, and their answers kept on disk; then each file is read once more, from its first row
+All series are predicted first, and the predictions kept on disk; then each file is read once more, from its first row
 to its last.
 """
 
@@ -21,12 +21,12 @@ from pipeline.readers.tables.returned import filled_rows, schema_of
 
 
 class Answered(NamedTuple):
-    """A table with answers, of which only `rows` is not in memory."""
+    """A table with predictions; only `rows` are not in memory."""
 
     schema: Any
-    """Its columns."""
+    """Columns of the table."""
     rows: Iterator[Any]
-    """Its record batches, once."""
+    """Record batches of the table, which can be iterated once."""
     count: int
     """Number of filled entries, or of continued series."""
     ended: int
@@ -38,20 +38,20 @@ class Answered(NamedTuple):
 def check_fills(ready: Ready) -> None:
     """Raise `DriftworkError` if the model cannot fill holes."""
     if isinstance(ready.answerer.model, Forecaster):
-        raise DriftworkError(f"{ready.name} forecasts from first times and does not impute; take driftwork forecast")
+        raise DriftworkError(f"{ready.name} forecasts from first times and does not impute; use driftwork forecast")
 
 
 def horizon(ready: Ready, until: str, every: str) -> Horizon:
     """Return the new times of a forecast. Raises `DriftworkError` for texts that are no times, and if the model cannot
     forecast."""
     if isinstance(ready.answerer.model, Smoother):
-        raise DriftworkError(f"{ready.name} knows past and future, and does not forecast")
+        raise DriftworkError(f"{ready.name} does not forecast; use driftwork impute")
     assert ready.spec.table is not None
     return newtimes.horizon(until, every, ready.table.time_unit, ready.spec.table.zone is not None)
 
 
 def filled(ready: Ready, table: Table, scratch: Path) -> Answered:
-    """Return a table, read with its holes, with the holes filled."""
+    """Return a table with filled holes; `table` was read with its holes."""
     schema = schema_of(ready.layout, [path for _, path in table.files])
     answers = Answers(scratch, ready.spec.dim, len(ready.answerer.columns))
     entries = 0

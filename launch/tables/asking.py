@@ -1,4 +1,4 @@
-"""Ask a model about a user's table: the settings of the table, its series, and the answers, a batch at a time."""
+"""Predictions of a user's table, a batch at a time: its settings, its series, and the model's predictions."""
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -25,7 +25,7 @@ from pipeline.sequence import DataSpec, Sequence
 from pipeline.table_spec import TableSpec
 
 SHOWN = 3
-"""Number of series whose answers are kept for a figure."""
+"""Number of series whose predictions are kept for a figure."""
 
 
 class Ready(NamedTuple):
@@ -42,9 +42,9 @@ class Ready(NamedTuple):
     """Whether the run's channels were chosen among others, which are then left out of a table."""
     layout: Layout
     batch_size: int
-    """Number of sequences that the model answers about at a time."""
+    """Number of sequences in a batch of the model."""
     seed: int
-    """Seed of the noise behind the answers."""
+    """Seed of the noise of the predictions."""
 
     @classmethod
     def of(
@@ -65,8 +65,9 @@ class Ready(NamedTuple):
 
 
 def _settings(trained: TableConfig, table: TableSpec, given: TableConfig | None) -> TableConfig:
-    """Return the settings of the user's table: those of the run's data, and what is `given` instead. All channels are
-    named, and no column of groups or splits is needed."""
+    """Return the settings of the user's table: those of the run's data, replaced by those that are `given`. All
+    channels are named, and no column of groups or splits is needed.
+    """
     own = given.model_dump(include=given.model_fields_set) if given else {}
     known = dict(zip(table.channels, table.units, strict=True)) if table.units else {}
     for channel, unit in zip(own.get("channels", ()), own.get("units", ()), strict=False):
@@ -85,11 +86,11 @@ class Table:
 
     Args:
         read: writes the part of each file (`pipeline.readers.tables.sheets`) by the settings that it is given,
-            and returns why files cannot be read, by their names.
+            and returns the reason for each unreadable file, by name.
     """
 
     def __init__(self, ready: Ready, found: Found, folder: Path, read: Callable[[TableConfig], dict[str, str]]) -> None:
-        # A long table is read with all its channels, to find those that the run does not know.
+        # A long table is read with all its channels, to find those that the run lacks.
         every = ready.table.layout == "long" and not ready.chosen
         self.bad = read(ready.table.model_copy(update={"channels": (), "units": ()}) if every else ready.table)
         self.files = [(n, found.root / name) for n, name in enumerate(found.names) if printable(name) not in self.bad]
@@ -114,8 +115,9 @@ Q = TypeVar("Q", bound=_Question)
 
 
 def asked(ready: Ready, questions: Iterable[Q]) -> Iterator[tuple[Q, Frames, NDArray[np.float32]]]:
-    """Yield each question with the frames of its sequence and the answers [T, D, K] in the order of the columns.
-    Beside its probability a binary channel has none."""
+    """Yield each question with the frames of its sequence and the K predictions [T, D, K] in the order of the columns.
+    Of a binary channel, all but the probability are NaN.
+    """
     binary = np.isin(ready.table.channels, ready.layout.binary)
     waiting = iter(questions)
     while some := list(islice(waiting, ready.batch_size)):

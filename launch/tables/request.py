@@ -40,8 +40,9 @@ class TableRequest(OfStore):
     out: Path
     """File to write, and to replace where it exists. Its ending chooses the format: .parquet or .csv."""
     dataset: TableConfig | None = None
-    """Settings of this table that differ from those the run's data were prepared with, such as
-    `dataset.layout=wide`. Null takes all from there."""
+    """Settings of this table that differ from those of the run's data, such as `dataset.layout=wide`. Null takes the
+    settings of the run's data.
+    """
     quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.05, 0.95)
     """Quantiles beside mean and standard deviation of real-valued channels, each by its probability. The default gives
     the 90 % interval."""
@@ -60,7 +61,7 @@ R = TypeVar("R", bound=TableRequest)
 
 
 def requested(kind: type[R], argv: list[str], task: Task) -> tuple[R, Ready]:
-    """Return the request of a command line `RUN key=value ...`, and the run that is to answer it."""
+    """Return the request of a command line `RUN key=value ...`, and the run that answers it."""
     request = parse(kind, argv[1:])
     run_folder.check_store_is_read(argv[:1], request.tracking.uri)
     return request, ready(run_folder.find(argv[0], request.tracking.uri), request, task)
@@ -74,7 +75,7 @@ def ready(folder: Path, request: TableRequest, task: Task) -> Ready:
     manifest = run_folder.divided(config, read_manifest(request.data or config.data))
     spec = manifest.spec
     if spec.table is None:
-        raise DriftworkError(f"{folder}: was not trained on a table; driftwork predict answers about its data")
+        raise DriftworkError(f"{folder}: was not trained on a table; use driftwork predict")
     model = run_folder.model_for(config, manifest)
     weights.load_best(model, folder, alone().device)
     model.eval()
@@ -91,7 +92,7 @@ def opened(ready: Ready, request: TableRequest, *, holes: bool) -> Iterator[tupl
     """Yield the user's table and its scratch folder, beside `out`, which is removed.
 
     Args:
-        holes: keep missing values, to ask about them.
+        holes: whether to keep missing values, so that the model can impute them.
     """
     found = find(request.source)
     with writing(f"out={request.out}"):
@@ -121,7 +122,7 @@ def check(table: Table, request: TableRequest) -> None:
 
 
 def write(ready: Ready, request: TableRequest, answered: Answered) -> int:
-    """Write a table with answers to `request.out`; returns the number of its rows."""
+    """Write a table with predictions to `request.out`; returns the number of its rows."""
     with writing(f"out={request.out}"), aside(request.out) as temporary:
         if ready.layout.text:
             return csv_of(temporary, answered.schema, answered.rows, ready.table.separator)
@@ -129,7 +130,7 @@ def write(ready: Ready, request: TableRequest, answered: Answered) -> int:
 
 
 def draw(ready: Ready, request: TableRequest, answered: Answered, title: str) -> Path:
-    """Draw the figure beside the answers and return its path."""
+    """Draw the figure of the first series and return its path."""
     figure = request.figure or request.out.with_suffix(".png")
     shown.write(figure, answered.shown, ready.spec, title)
     return figure
@@ -138,4 +139,5 @@ def draw(ready: Ready, request: TableRequest, answered: Answered, title: str) ->
 def _check_share(request: TableRequest, bad: dict[str, str], total: int, what: str) -> None:
     if len(bad) > request.max_unreadable * total or (bad and len(bad) == total):
         first = "; ".join(f"{name}: {reason}" for name, reason in list(bad.items())[:3])
-        raise DriftworkError(f"{len(bad)} of {total} {what} cannot be used ({first})")
+        cure = "repair them" if len(bad) == total else "repair them, or raise max_unreadable"
+        raise DriftworkError(f"{len(bad)} of {total} {what} cannot be used ({first}); {cure}")

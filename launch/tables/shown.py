@@ -1,4 +1,4 @@
-"""The figure beside answers: the first series of a table."""
+"""The figure of `impute` and `forecast`: the first series of a table."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from launch.prediction.panels import labels, panel
 from pipeline.sequence import DataSpec
 
 _CHANNELS = 4
-"""Most channels of a figure."""
+"""Maximum number of channels in a figure."""
 
 
 def write(path: Path, sequences: Sequence[Frames], spec: DataSpec, title: str) -> None:

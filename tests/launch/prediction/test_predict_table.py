@@ -49,7 +49,7 @@ def entries(rows, series):
 
 
 def check(rows, back, same):
-    """Every entry of the table is among the predictions, with its value; `same` compares two times."""
+    """Check that every entry of the table is among the predictions, with its value; `same` compares two times."""
     table = entries(rows, {row["series"] for row in back})
     found = [row for row in back if row["truth"] not in (None, "")]
     assert len(found) == len(table) > 0
@@ -61,7 +61,9 @@ def check(rows, back, same):
 
 
 def test_numbers_are_in_the_unit_of_the_table(tmp_path):
-    """Of windows too, which begin later than their series. A quarter of an hour is exact in seconds and in hours."""
+    """This holds for windows too, which begin later than their series. A quarter of an hour is exact in seconds and in
+    hours.
+    """
     rows = ward(7)
     run = trained(tmp_path, rows, "dataset.time_unit=h", "dataset.window=20")
     for form in ("a.parquet", "a.csv"):

@@ -119,8 +119,9 @@ def test_long_table_is_continued_by_channel(tmp_path, run, rows):
 
 @pytest.mark.parametrize("patients", [3, 30])
 def test_each_file_is_read_once_for_any_number_of_series(tmp_path, run, monkeypatch, patients):
-    """Beside its first batch, which names the columns. The run answers about 4 series at a time; rows are in the order
-    of the last rows of the series."""
+    """Only the first batch, which names the columns, is read twice. The run predicts 4 series at a time; rows are in
+    the order of the last rows of the series.
+    """
     made = ward(6, patients=patients)
     files = {f"new/{n}.csv": made[n::2] for n in range(2)}
     for name, part in files.items():

@@ -1,7 +1,7 @@
 """A stand-in for CUDA graphs on a CPU: calls are recorded with their tensors, and repeated on the same memory.
 
-As in a graph, nothing but the recorded operations happens in a replay: what was not copied into a buffer is what an
-earlier call left there.
+As in a graph, a replay executes only the recorded operations: a buffer that was not written has the values of an
+earlier call.
 """
 
 from torch import Tensor
@@ -30,7 +30,7 @@ class Recorded(TorchDispatchMode):
 
 
 def _overwrite(out, again):
-    """Write the results of a repeated call where the first one left its own."""
+    """Write the results of a repeated call into the memory of the first one's."""
     if isinstance(out, Tensor) and again is not out:
         out.copy_(again)
     elif isinstance(out, list | tuple):

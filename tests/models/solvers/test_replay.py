@@ -63,19 +63,20 @@ def test_replayed_recurrence_equals_the_eager_one(flow, M):
 
 
 def test_batches_share_buffers_without_mixing():
-    """Two batches forward, then both backward; then one of another length, and one of another size."""
+    """Two batches go forward, then both backward; then one of another length, and one of another size."""
     first, second = recurrent(seed=0), recurrent(seed=1)
     outputs = [recurrence.run_replayed(*problem) for problem in (first, second)]
     for problem, found in zip((first, second), outputs, strict=True):
         rounding.assert_equal((*found, *gradients(found, problem)), lambda p=problem: eager(p))
     for problem in (recurrent(M=9, seed=2), recurrent(seed=3, B=2), first):
         rounding.assert_equal(with_gradients(recurrence.run_replayed, problem), lambda p=problem: eager(p))
-    assert len(replay._buckets) == 2  # one a batch size
+    assert len(replay._buckets) == 2  # one for each batch size
 
 
 def test_every_copy_into_a_buffer_is_needed(monkeypatch):
-    """With any one copy left out, a batch after another one is wrong. Biases are the exception: no gradient needs
-    them, so that the backward pass could do without."""
+    """With any one copy left out, the result of a second batch is wrong. Biases are the exception: no gradient needs
+    them, so that the backward pass does not need their copies.
+    """
     first, second = recurrent(seed=0), recurrent(seed=1)
     expected = eager(second)
     copy, made, omitted = torch._foreach_copy_, [0], [-1]
@@ -124,7 +125,7 @@ def test_least_used_buffers_are_dropped(monkeypatch):
 
 
 def test_replayed_recurrence_is_checked_at_its_first_use(monkeypatch):
-    """It is taken where graphs are to be had, unless it differs from the eager form."""
+    """It is used if graphs are available, unless it differs from the eager form."""
     problem = recurrent(M=4)
     monkeypatch.setattr(recurrence, "compiles", lambda *_: False)
     found = recurrence.run(*problem)
