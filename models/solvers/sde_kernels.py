@@ -5,11 +5,17 @@ Arrays are float32 and contiguous. G networks of L hidden layers drive P paths t
 and matrices are packed (`packing`).
 """
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
 
+from models.solvers.affine import weight_gradient
 from models.solvers.compiled import ELU, ROWS, Floats, activate, add_products, jit, sigmoid, slopes, spread, tanh
+from models.solvers.packing import arrays, pack, pad, padded
 
 
 class Networks(NamedTuple):
@@ -145,3 +151,57 @@ def backward(
         for i in range(count):
             for j in range(Z):
                 d_x0[first + i, j] = delta[i, j]
+
+
+class Compiled(torch.autograd.Function):
+    """The loop as one operation of torch. Its first arguments are the coefficients of `Steps`, in their order."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, stay: Tensor, driver: Sequence[int], gains: Tensor, low: Tensor, high: Tensor, x0: Tensor,
+        pre: Tensor, A: Tensor, V: Tensor, c: Tensor, *layers: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        (M, G, P, W), Z, L = pre.shape, x0.shape[1], len(layers) // 2 + 1
+        hidden, biases = layers[: L - 1], layers[L - 1 :]
+        states, u = x0.new_empty(M, P, Z), x0.new_empty(M, G, P, 2 * Z)
+        steps = M if any(ctx.needs_input_grad) else 1  # type: ignore[attr-defined]
+        blocks = -(-P // ROWS)
+        starts = x0.new_zeros(blocks, steps, ROWS, padded(Z))
+        kept = x0.new_empty(L, G, blocks, steps, ROWS, padded(W))
+        inner, inner_biases = (
+            _stacked(pack, [w.mT for w in hidden], A),
+            _stacked(pad, [b[:, 0] for b in biases], c[:, 0]),
+        )
+        net = Networks(*arrays(pack(A.mT), inner, inner_biases, pack(V.mT), pad(c[:, 0])))
+        taken = Steps(*arrays(stay[..., 0]), np.array(driver), *arrays(gains[..., 0], low, high))
+        forward(*arrays(x0, pre), net, taken, *arrays(states, u, starts, kept))
+        ctx.save_for_backward(A, V, u, starts, kept, *hidden)
+        ctx.steps = taken  # type: ignore[attr-defined]
+        return states, u
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, d_states: Tensor, d_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        A, V, u, starts, a, *hidden = ctx.saved_tensors  # type: ignore[attr-defined]
+        (M, G, P, _), (L, _, blocks, _, rows, _), (W, Z) = u.shape, a.shape, A.shape[1:]
+        net = Networks(*arrays(pack(A), _stacked(pack, hidden, A), a.new_zeros(0, G, 1), pack(V), a.new_zeros(G, 1)))
+        d_x0, d_a, d_u = a.new_empty(P, Z), torch.empty_like(a), a.new_empty(G, blocks, M, rows, padded(2 * Z))
+        backward(
+            net, ctx.steps,  # type: ignore[attr-defined]
+            *arrays(u, a, d_states.contiguous(), d_outputs.contiguous(), d_x0, d_a, d_u),
+        )  # fmt: skip
+        by_rows = [x.flatten(1, 3) for x in (*a, *d_a, d_u)]  # [G, all rows, n]
+        a_rows, d_rows = by_rows[:L], by_rows[L : 2 * L]
+        d_A, _ = weight_gradient(d_rows[0], starts.expand(G, *starts.shape).flatten(1, 3))
+        d_V, d_c = weight_gradient(by_rows[-1], a_rows[-1])
+        d_hidden = [weight_gradient(d_rows[i + 1], a_rows[i]) for i in range(L - 1)]
+        d_pre = d_a[0].permute(2, 0, 1, 3, 4).flatten(2, 3)[:, :, :P, :W]
+        return (
+            None, None, None, None, None, d_x0, d_pre, d_A[:, :W, :Z], d_V[:, : 2 * Z, :W], d_c[..., : 2 * Z],
+            *(w[:, :W, :W] for w, _ in d_hidden), *(b[..., :W] for _, b in d_hidden),
+        )  # fmt: skip
+
+
+def _stacked(form: Callable[[Tensor], Tensor], layers: Sequence[Tensor], like: Tensor) -> Tensor:
+    """Return the layers after the first as one tensor [L - 1, G, ...], each converted by `form`."""
+    return form(torch.stack(tuple(layers))) if layers else form(like)[None][:0]

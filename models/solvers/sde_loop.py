@@ -11,10 +11,11 @@ with p[m] the part of the first layer that does not depend on the state, compute
 or 1, whether network g drives the path in this step. The drift pulls towards a bounded target, so that no path
 diverges, whatever the networks' outputs; the diffusion is bounded away from 0.
 
-Two forms compute the same up to rounding (docs/loops.md). The eager one, operations of torch, is the reference.
+Three forms compute the same up to rounding (docs/loops.md). The eager one, operations of torch, is the reference.
 Autograd would record some thirty nodes a step; here the forward pass keeps the activations, and the backward pass
 computes all slopes at once, runs a loop of one matrix product a layer, and forms each weight gradient as one product
-after it. The compiled one (`sde_kernels`) takes a block of paths through all steps in machine code.
+after it. The compiled one (`sde_kernels`) takes a block of paths through all steps in machine code. On a GPU
+blocks of the eager one are captured and replayed (`gpu/replay`).
 """
 
 import functools
@@ -22,7 +23,6 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
@@ -30,7 +30,8 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from models.solvers.affine import weight_gradient
 from models.solvers.choice import faster_forms
 from models.solvers.flow import ACTIVATIONS
-from models.solvers.packing import arrays, pack, pad, padded
+from models.solvers.gpu import first_use, replay
+from models.solvers.gpu.replay import Tensors
 
 _ELU = ACTIVATIONS["elu"]
 COMPILED_WIDTH = 256
@@ -103,8 +104,14 @@ def run(
         dt: [M, P, 1] step lengths, 0 where a path has ended. noise: [M, P, Z] standard normal. Neither gets a gradient.
         informed: [M, P, 1] 1 where the posterior may drive a path, 0 where the prior replaces it; None means 1.
     """
-    form = run_compiled if faster_forms() and compiles(x0, pre, weights) else run_eager
     with torch.autocast(x0.device.type, enabled=False):  # solver state keeps its precision
+        form = run_eager
+        if faster_forms() and compiles(x0, pre, weights):
+            form = run_compiled
+        elif faster_forms() and replay.covers(x0):
+            forms = (functools.partial(_of_tensors, f, dt, noise, shape, informed) for f in (run_replayed, run_eager))
+            key, leaves = (x0.device, pre.shape[1::2], shape), (x0, pre, *_constants(weights))
+            form = run_replayed if first_use.trusted("replayed SDE loop", key, *forms, leaves) else run_eager
         return form(x0, pre, weights, dt, noise, shape, informed)
 
 
@@ -119,23 +126,46 @@ def run_eager(
     x0: Tensor, pre: Tensor, weights: Weights, dt: Tensor, noise: Tensor, shape: Shape, informed: Tensor | None = None
 ) -> Paths:
     """Solve in operations of torch, on any device and in any precision."""
-    return _apply(_Loop, x0, pre, weights, dt, noise, shape, informed)
+    return Paths(*_Eager.apply(shape, dt, noise, _known(informed, dt), x0, pre, *_constants(weights)))
 
 
 def run_compiled(
     x0: Tensor, pre: Tensor, weights: Weights, dt: Tensor, noise: Tensor, shape: Shape, informed: Tensor | None = None
 ) -> Paths:
     """Solve in machine code, in float32 on a CPU."""
-    return _apply(_Compiled, x0, pre, weights, dt, noise, shape, informed)
+    kernels = _kernels()
+    assert kernels is not None
+    stay, gains, low, high = _coefficients(dt, noise, shape, _known(informed, dt))
+    gain = torch.stack([gain.expand_as(dt) for _, gain in gains])
+    driver = [g for g, _ in gains]
+    return Paths(*kernels.Compiled.apply(stay, driver, gain, low, high, x0, pre, *_constants(weights)))
 
 
-def _apply(
-    form: type[torch.autograd.Function], x0: Tensor, pre: Tensor, weights: Weights, dt: Tensor, noise: Tensor,
-    shape: Shape, informed: Tensor | None,
+def run_replayed(
+    x0: Tensor, pre: Tensor, weights: Weights, dt: Tensor, noise: Tensor, shape: Shape, informed: Tensor | None = None
+) -> Paths:
+    """Solve in blocks of steps that are captured and replayed, on a GPU."""
+    data = dt, noise, _known(informed, dt).expand_as(dt)
+    return Paths(*replay.run(SdeLoop(shape), _constants(weights), x0, (pre,), data))
+
+
+def _of_tensors(
+    form: Callable[..., Paths], dt: Tensor, noise: Tensor, shape: Shape, informed: Tensor | None,
+    tensors: Sequence[Tensor],
 ) -> Paths:  # fmt: skip
-    informed = dt.new_ones(()) if informed is None else informed
-    layers = (weights.A, weights.V, weights.c, *weights.hidden, *weights.biases)
-    return Paths(*form.apply(shape, dt, noise, informed, x0, pre, *layers))
+    """Run a form on x0, pre and the weights, differentiable even if data were made in inference."""
+    x0, pre, A, V, c, *layers = tensors
+    L = len(layers) // 2
+    weights = Weights(A, tuple(layers[:L]), tuple(layers[L:]), V, c)
+    return form(x0, pre, weights, dt.clone(), noise.clone(), shape, None if informed is None else informed.clone())
+
+
+def _known(informed: Tensor | None, dt: Tensor) -> Tensor:
+    return dt.new_ones(()) if informed is None else informed
+
+
+def _constants(weights: Weights) -> tuple[Tensor, ...]:
+    return weights.A, weights.V, weights.c, *weights.hidden, *weights.biases
 
 
 @functools.cache
@@ -148,82 +178,33 @@ def _kernels() -> ModuleType | None:
     return sde_kernels
 
 
-class _Compiled(torch.autograd.Function):
-    @staticmethod
+class SdeLoop(NamedTuple):
+    """The loop in operations of torch, as a `replay.Loop` with constants A, V, c and the layers between, input pre, and
+    data dt, noise and informed."""
+
+    shape: Shape
+
+    @property
+    def state(self) -> int:
+        return 0
+
+    @property
+    def returned(self) -> int:
+        return 2
+
     def forward(
-        ctx: FunctionCtx, shape: Shape, dt: Tensor, noise: Tensor, informed: Tensor, x0: Tensor, pre: Tensor,
-        A: Tensor, V: Tensor, c: Tensor, *layers: Tensor,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        kernels = _kernels()
-        assert kernels is not None
-        (M, G, P, W), Z, L = pre.shape, x0.shape[1], len(layers) // 2 + 1
-        hidden, biases = layers[: L - 1], layers[L - 1 :]
-        states, u = x0.new_empty(M, P, Z), x0.new_empty(M, G, P, 2 * Z)
-        steps = M if any(ctx.needs_input_grad) else 1  # type: ignore[attr-defined]
-        blocks = -(-P // kernels.ROWS)
-        starts = x0.new_zeros(blocks, steps, kernels.ROWS, padded(Z))
-        kept = x0.new_empty(L, G, blocks, steps, kernels.ROWS, padded(W))
-        inner, inner_biases = (
-            _stacked(pack, [w.mT for w in hidden], A),
-            _stacked(pad, [b[:, 0] for b in biases], c[:, 0]),
-        )
-        net = kernels.Networks(*arrays(pack(A.mT), inner, inner_biases, pack(V.mT), pad(c[:, 0])))
-        stay, gains, low, high = _coefficients(dt, noise, shape, informed)
-        driver = np.array([g for g, _ in gains])
-        gain = torch.stack([gain.expand(M, P, 1)[..., 0] for _, gain in gains])
-        taken = kernels.Steps(*arrays(stay.expand(M, P, 1)[..., 0]), driver, *arrays(gain, low, high))
-        kernels.forward(*arrays(x0, pre), net, taken, *arrays(states, u, starts, kept))
-        ctx.save_for_backward(A, V, u, starts, kept, *hidden)
-        ctx.steps = taken  # type: ignore[attr-defined]
-        return states, u
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, d_states: Tensor, d_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        kernels = _kernels()
-        assert kernels is not None
-        A, V, u, starts, a, *hidden = ctx.saved_tensors  # type: ignore[attr-defined]
-        (M, G, P, _), (L, _, blocks, _, rows, _), (W, Z) = u.shape, a.shape, A.shape[1:]
-        net = kernels.Networks(
-            *arrays(pack(A), _stacked(pack, hidden, A), a.new_zeros(0, G, 1), pack(V), a.new_zeros(G, 1))
-        )
-        d_x0, d_a, d_u = a.new_empty(P, Z), torch.empty_like(a), a.new_empty(G, blocks, M, rows, padded(2 * Z))
-        kernels.backward(
-            net, ctx.steps,  # type: ignore[attr-defined]
-            *arrays(u, a, d_states.contiguous(), d_outputs.contiguous(), d_x0, d_a, d_u),
-        )  # fmt: skip
-        by_rows = [x.flatten(1, 3) for x in (*a, *d_a, d_u)]  # [G, all rows, n]
-        a_rows, d_rows = by_rows[:L], by_rows[L : 2 * L]
-        d_A, _ = weight_gradient(d_rows[0], starts.expand(G, *starts.shape).flatten(1, 3))
-        d_V, d_c = weight_gradient(by_rows[-1], a_rows[-1])
-        d_hidden = [weight_gradient(d_rows[i + 1], a_rows[i]) for i in range(L - 1)]
-        d_pre = d_a[0].permute(2, 0, 1, 3, 4).flatten(2, 3)[:, :, :P, :W]
-        return (
-            None, None, None, None, d_x0, d_pre, d_A[:, :W, :Z], d_V[:, : 2 * Z, :W], d_c[..., : 2 * Z],
-            *(w[:, :W, :W] for w, _ in d_hidden), *(b[..., :W] for _, b in d_hidden),
-        )  # fmt: skip
-
-
-def _stacked(form: Callable[[Tensor], Tensor], layers: Sequence[Tensor], like: Tensor) -> Tensor:
-    """Return the layers after the first as one tensor [L - 1, G, ...], each converted by `form`."""
-    return form(torch.stack(tuple(layers))) if layers else form(like)[None][:0]
-
-
-class _Loop(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: FunctionCtx, shape: Shape, dt: Tensor, noise: Tensor, informed: Tensor, x0: Tensor, pre: Tensor,
-        A: Tensor, V: Tensor, c: Tensor, *layers: Tensor,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        (M, G, P, W), Z, L = pre.shape, x0.shape[1], len(layers) // 2
+        self, constants: Tensors, x: Tensor, inputs: Tensors, data: Tensors, keep: bool = True
+    ) -> list[Tensor]:  # fmt: skip
+        """Without `keep`, what the backward pass needs is left of one step alone."""
+        (A, V, c, *layers), (pre,), (dt, noise, informed) = constants, inputs, data
+        (M, G, P, W), Z, L = pre.shape, x.shape[1], len(layers) // 2
         At, Vt, hidden = A.mT.contiguous(), V.mT.contiguous(), [w.mT.contiguous() for w in layers[:L]]
-        states, u = x0.new_empty(M, P, Z), x0.new_empty(M, G, P, 2 * Z)
-        kept = M if any(ctx.needs_input_grad) else 1  # type: ignore[attr-defined]
-        a = [x0.new_empty(kept, G, P, W) for _ in range(L + 1)]
-        target, s = x0.new_empty(kept, G, P, Z), x0.new_empty(kept, P, Z)
-        stay, gains, low, high = _coefficients(dt, noise, shape, informed)
+        states, u = x.new_empty(M, P, Z), x.new_empty(M, G, P, 2 * Z)
+        kept = M if keep else 1
+        a = [x.new_empty(kept, G, P, W) for _ in range(L + 1)]
+        target, s = x.new_empty(kept, G, P, Z), x.new_empty(kept, P, Z)
+        stay, gains, low, high = _coefficients(dt, noise, self.shape, informed)
         drift, spread = u[..., :Z], u[:, 0, :, Z:]
-        x = x0
         for m in range(M):
             k = m % kept
             y = _ELU.apply_(torch.baddbmm(pre[m], x.expand(G, P, Z), At, out=a[0][k]))
@@ -235,26 +216,21 @@ class _Loop(torch.autograd.Function):
             for g, gain in gains:
                 x.addcmul_(gain[m], target[k, g])
             x.addcmul_(high[m], torch.sigmoid(spread[m], out=s[k]))
-        if kept == M:
-            ctx.save_for_backward(A, V, dt, noise, informed, x0, states, target, s, *layers[:L], *a)
-            ctx.shape = shape  # type: ignore[attr-defined]
-        return states, u
+        return [states, u, target, s, *a]
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, d_states: Tensor, d_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        A, V, dt, noise, informed, x0, states, target, s, *rest = ctx.saved_tensors  # type: ignore[attr-defined]
-        L, shape = (len(rest) - 1) // 2, ctx.shape  # type: ignore[attr-defined]
-        hidden, a = rest[:L], rest[L:]
-        M, G, P, W = a[0].shape
-        Z = x0.shape[1]
-        stay, gains, _, high = _coefficients(dt, noise, shape, informed)
+    def backward(
+        self, constants: Tensors, start: Tensor, data: Tensors, results: Tensors, delta: Tensor, incoming: Tensors
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        (A, V, _, *layers), (dt, noise, informed), (d_states, d_outputs) = constants, data, incoming
+        states, _, target, s, *a = results
+        (M, G, P, _), Z, L = a[0].shape, start.shape[1], len(layers) // 2
+        hidden = layers[:L]
+        stay, gains, _, high = _coefficients(dt, noise, self.shape, informed)
         to_spread = high * s * (1 - s)
         to_drift = [(g, gain * (1 - target[:, g].square())) for g, gain in gains]
         d_a = [_ELU.slope(x) for x in a]  # times the gradient below: the gradient of the activations' arguments
         d_u = d_outputs.clone()
         d_drift, d_spread = d_u[..., :Z], d_u[:, 0, :, Z:]
-        delta = torch.zeros_like(x0)
         for m in reversed(range(M)):
             delta = delta + d_states[m]
             for g, slope in to_drift:
@@ -264,23 +240,36 @@ class _Loop(torch.autograd.Function):
             for layer in reversed(range(L)):
                 d = d_a[layer][m].mul_(torch.bmm(d, hidden[layer]))
             delta = torch.bmm(d, A).sum(0).addcmul_(stay[m], delta)
-        starts = torch.cat([x0[None], states[:-1]])[:, None].expand(M, G, P, Z)
+        starts = torch.cat([start[None], states[:-1]])[:, None].expand(M, G, P, Z)
         d_A, _ = weight_gradient(d_a[0], starts)
         d_V, d_c = weight_gradient(d_u, a[L])
         d_hidden = [weight_gradient(d_a[i + 1], a[i]) for i in range(L)]
-        return (
-            None,
-            None,
-            None,
-            None,
-            delta,
-            d_a[0],
-            d_A,
-            d_V,
-            d_c,
-            *(w for w, _ in d_hidden),
-            *(b for _, b in d_hidden),
+        return delta, [d_a[0]], [d_A, d_V, d_c, *(w for w, _ in d_hidden), *(b for _, b in d_hidden)]
+
+
+class _Eager(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, shape: Shape, dt: Tensor, noise: Tensor, informed: Tensor, x0: Tensor, pre: Tensor,
+        *constants: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        loop, keep = SdeLoop(shape), any(ctx.needs_input_grad)  # type: ignore[attr-defined]
+        states, u, *kept = loop.forward(constants, x0, (pre,), (dt, noise, informed), keep)
+        if keep:  # outputs are not needed again
+            ctx.save_for_backward(x0, dt, noise, informed, states, *kept, *constants)
+            ctx.loop, ctx.constants = loop, len(constants)  # type: ignore[attr-defined]
+        return states, u
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, d_states: Tensor, d_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        loop, split = ctx.loop, ctx.constants  # type: ignore[attr-defined]
+        x0, dt, noise, informed, states, *rest = ctx.saved_tensors  # type: ignore[attr-defined]
+        results, data = (states, d_outputs, *rest[:-split]), (dt, noise, informed)
+        delta, (d_pre,), gradients = loop.backward(
+            rest[-split:], x0, data, results, torch.zeros_like(x0), (d_states, d_outputs)
         )
+        return None, None, None, None, delta, d_pre, *gradients
 
 
 def _coefficients(

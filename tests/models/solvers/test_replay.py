@@ -6,11 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from models.solvers import recurrence
+from models.solvers import recurrence, sde_loop
 from models.solvers.gpu import first_use, graphs, replay
 from models.solvers.gru_flow import GruFlow
 from models.solvers.mlp_flow import MlpFlow
 from tests import rounding
+from tests.models.solvers import test_sde_loop
 from tests.models.solvers.recorded import Recorded
 
 LENGTHS = (11, 4, 1, 19)
@@ -26,7 +27,7 @@ def recorded(monkeypatch):
     monkeypatch.setattr(first_use, "_found", {})
 
 
-def recurrent(flow=GruFlow, M=11, seed=0, B=3):
+def recurrent(M=11, seed=0, B=3, flow=GruFlow):
     """Return arguments of `recurrence.run` in double precision."""
     g, R, H = torch.Generator().manual_seed(seed), 2, 4
 
@@ -39,11 +40,40 @@ def recurrent(flow=GruFlow, M=11, seed=0, B=3):
     return leaf(R, B, H), leaf(M, R, B, 3 * H), flow, weights, (leaf(R, 3 * H, H), leaf(R, 1, 3 * H)), dt, observe
 
 
+def stochastic(M=11, seed=0, B=4, networks=(2, (1,), 2)):
+    """Return arguments of `sde_loop.run` in double precision."""
+
+    def changed(x):
+        """Return other numbers of the same kind for each seed."""
+        if x is None or isinstance(x, sde_loop.Shape):
+            return x
+        if isinstance(x, tuple):
+            return x._make(map(changed, x)) if hasattr(x, "_fields") else tuple(map(changed, x))
+        found = x.detach().roll((seed, seed), (0, 1)) * (1.0 if x.unique().numel() == 2 else 0.9**seed)
+        return found.requires_grad_(x.requires_grad)
+
+    return tuple(map(changed, test_sde_loop.problem(*networks, M=M, P=B)))
+
+
+LOOPS = {"recurrence": (recurrence, recurrent, 3), "SDE loop": (sde_loop, stochastic, 4)}
+"""Module, problem, and copies of blocks of 8 and 4 steps that could be left out: biases, which no gradient needs, and
+the networks' outputs of each block."""
+
+
+def leaves_of(problem):
+    found = []
+    for part in problem:
+        if isinstance(part, torch.Tensor) and part.requires_grad:
+            found.append(part)
+        elif isinstance(part, tuple | list):
+            found += leaves_of(part)
+    return found
+
+
 def gradients(outputs, problem, seed=1):
-    h0, x, _, weights, update, *_ = problem
     g = torch.Generator().manual_seed(seed)
     incoming = [torch.randn(y.shape, generator=g, dtype=y.dtype) for y in outputs]
-    return torch.autograd.grad(outputs, [h0, x, *weights, *update], incoming)
+    return torch.autograd.grad(outputs, leaves_of(problem), incoming)
 
 
 def with_gradients(form, problem):
@@ -51,34 +81,43 @@ def with_gradients(form, problem):
     return *outputs, *gradients(outputs, problem)
 
 
-def eager(problem):
-    return with_gradients(recurrence.run_eager, problem)
+def assert_equal_to_eager(module, problem):
+    found = with_gradients(module.run_replayed, problem)
+    rounding.assert_equal(found, lambda: with_gradients(module.run_eager, problem))
 
 
 @pytest.mark.parametrize("flow", [GruFlow, MlpFlow, MlpFlow.sized(2, 5, "elu")])
 @pytest.mark.parametrize("M", LENGTHS)
 def test_replayed_recurrence_equals_the_eager_one(flow, M):
-    problem = recurrent(flow, M)
-    rounding.assert_equal(with_gradients(recurrence.run_replayed, problem), lambda: eager(problem))
+    assert_equal_to_eager(recurrence, recurrent(M, flow=flow))
 
 
-def test_batches_share_buffers_without_mixing():
+@pytest.mark.parametrize("networks", test_sde_loop.NETWORKS, ids=str)
+@pytest.mark.parametrize("M", LENGTHS)
+def test_replayed_sde_loop_equals_the_eager_one(networks, M):
+    assert_equal_to_eager(sde_loop, stochastic(M, networks=networks))
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_batches_share_buffers_without_mixing(loop):
     """Two batches go forward, then both backward; then one of another length, and one of another size."""
-    first, second = recurrent(seed=0), recurrent(seed=1)
-    outputs = [recurrence.run_replayed(*problem) for problem in (first, second)]
-    for problem, found in zip((first, second), outputs, strict=True):
-        rounding.assert_equal((*found, *gradients(found, problem)), lambda p=problem: eager(p))
-    for problem in (recurrent(M=9, seed=2), recurrent(seed=3, B=2), first):
-        rounding.assert_equal(with_gradients(recurrence.run_replayed, problem), lambda p=problem: eager(p))
+    module, make, _ = LOOPS[loop]
+    problems = make(seed=0), make(seed=1)
+    outputs = [module.run_replayed(*problem) for problem in problems]
+    for problem, found in zip(problems, outputs, strict=True):
+        expected = lambda p=problem: with_gradients(module.run_eager, p)  # noqa: E731
+        rounding.assert_equal((*found, *gradients(found, problem)), expected)
+    for problem in (make(M=9, seed=2), make(seed=3, B=5), make(seed=0)):
+        assert_equal_to_eager(module, problem)
     assert len(replay._buckets) == 2  # one for each batch size
 
 
-def test_every_copy_into_a_buffer_is_needed(monkeypatch):
-    """With any one copy left out, the result of a second batch is wrong. Biases are the exception: no gradient needs
-    them, so that the backward pass does not need their copies.
-    """
-    first, second = recurrent(seed=0), recurrent(seed=1)
-    expected = eager(second)
+@pytest.mark.parametrize("loop", LOOPS)
+def test_every_copy_into_a_buffer_is_needed(loop, monkeypatch):
+    """With any one copy left out, the result of a second batch is wrong."""
+    module, make, unneeded = LOOPS[loop]
+    first, second = make(seed=0), make(seed=1)
+    expected = with_gradients(module.run_eager, second)
     copy, made, omitted = torch._foreach_copy_, [0], [-1]
 
     def counted(to, source):
@@ -90,22 +129,23 @@ def test_every_copy_into_a_buffer_is_needed(monkeypatch):
 
     def second_is_right():
         """Compute both batches side by side, with the copies of the second counted from 0."""
-        recurrence.run_replayed(*first)
+        module.run_replayed(*first)
         made[0] = 0
-        outputs = recurrence.run_replayed(*second)
+        outputs = module.run_replayed(*second)
         until = made[0]
         made[0] = -(10**6)
-        gradients(recurrence.run_replayed(*first), first, seed=2)
+        gradients(module.run_replayed(*first), first, seed=2)
         made[0] = until
         found = *outputs, *gradients(outputs, second)
         return all(torch.allclose(x, y, rtol=1e-6, atol=1e-9) for x, y in zip(found, expected, strict=True))
 
     assert second_is_right()
+    copies = made[0]
     needless = []
-    for omitted[0] in range(made[0]):
+    for omitted[0] in range(copies):
         if second_is_right():
             needless.append(omitted[0])
-    assert len(needless) == 3
+    assert len(needless) == unneeded < copies / 8
 
 
 def test_inference_shares_the_blocks_of_training():
@@ -114,7 +154,8 @@ def test_inference_shares_the_blocks_of_training():
         plain = recurrence.run_replayed(*problem)
     found = recurrence.run_replayed(*problem)
     assert all(torch.equal(x, y) for x, y in zip(plain, found, strict=True))
-    rounding.assert_equal((*found, *gradients(found, problem)), lambda: eager(problem))
+    expected = with_gradients(recurrence.run_replayed, problem)
+    assert all(torch.equal(x, y) for x, y in zip((*found, *gradients(found, problem)), expected, strict=True))
 
 
 def test_least_used_buffers_are_dropped(monkeypatch):
@@ -124,15 +165,18 @@ def test_least_used_buffers_are_dropped(monkeypatch):
     assert [key[1][6][1] for key in replay._buckets] == [1, 3]  # the batch size in the state's shape
 
 
-def test_replayed_recurrence_is_checked_at_its_first_use(monkeypatch):
-    """It is used if graphs are available, unless it differs from the eager form."""
-    problem = recurrent(M=4)
-    monkeypatch.setattr(recurrence, "compiles", lambda *_: False)
-    found = recurrence.run(*problem)
+@pytest.mark.parametrize("loop", LOOPS)
+def test_replayed_loop_is_checked_at_its_first_use(loop, monkeypatch):
+    """It is taken where graphs are to be had, unless it differs from the eager form."""
+    module, make, _ = LOOPS[loop]
+    problem = make(M=4)
+    monkeypatch.setattr(module, "compiles", lambda *_: False)
+    found = module.run(*problem)
     assert len(replay._buckets) == 1
-    assert all(torch.equal(x, y) for x, y in zip(found, recurrence.run_replayed(*problem), strict=True))
+    assert all(torch.equal(x, y) for x, y in zip(found, module.run_replayed(*problem), strict=True))
     monkeypatch.setattr(first_use, "_found", {})
-    monkeypatch.setattr(recurrence, "run_replayed", lambda *p: [1.01 * x for x in recurrence.run_eager(*p)])
-    with pytest.warns(UserWarning, match="replayed recurrence is turned off, the eager form is taken: result 0"):
-        found = recurrence.run(*problem)
-    assert all(torch.equal(x, y) for x, y in zip(found, recurrence.run_eager(*problem), strict=True))
+    wrong = lambda *p: [1.01 * x for x in module.run_eager(*p)]  # noqa: E731
+    monkeypatch.setattr(module, "run_replayed", wrong)
+    with pytest.warns(UserWarning, match=f"replayed {loop} is turned off, the eager form is taken: result 0 differs"):
+        found = module.run(*problem)
+    assert all(torch.equal(x, y) for x, y in zip(found, module.run_eager(*problem), strict=True))
