@@ -19,8 +19,8 @@ ROOMS = {  # each room imports from itself and from those before it; "" is the m
     "models": ("solvers", "parts", ""),
     "pipeline": ("", "shards", "reading", "readers", "fetch", "prepare"),
     "launch": (
-        "job", "tracker", "checks", "runs", "scoring", "figures", "generation", "prediction", "evaluation", "serving",
-        "tables", "planning", "training", "sweeps", "reports", "",
+        "job", "tracker", "checks", "runs", "scoring", "figures", "generation", "prediction", "evaluation", "tables",
+        "serving", "planning", "training", "sweeps", "reports", "",
     ),
 }  # fmt: skip
 DOOR = ROOT / "driftwork/__init__.py"

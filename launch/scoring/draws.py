@@ -1,11 +1,13 @@
 """Number of latent draws, and the method of prediction that follows from it."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from launch.runs.config import EvalConfig
 from models.base import Forecast, Forecaster, LatentDynamics, Model, StateSpace
 from models.batch import Batch
 from models.predictive import Predictive
+
+if TYPE_CHECKING:  # a served model draws without the configs of runs
+    from launch.runs.config import EvalConfig
 
 
 class Draws(NamedTuple):
@@ -17,7 +19,7 @@ class Draws(NamedTuple):
     """Whether a model with a filter predicts without it, from `samples` draws."""
 
     @classmethod
-    def of(cls, config: EvalConfig) -> "Draws":
+    def of(cls, config: "EvalConfig") -> "Draws":
         return cls(config.samples, config.particles, config.predict == "rollout")
 
     def behind(self, model: Model) -> int:

@@ -1,7 +1,8 @@
 """Write the best weights of a run as a model that MLflow serves, into RUN/model and to the tracker.
 
 The folder contains all that serving needs: weights, description, and the code of `models`, `driftwork`, `served_model`
-and of the plugins that define the model. Neither the data nor the rest of Driftwork is needed there.
+and of the plugins that define the model. A model of a table, which answers about whole tables too, has `pipeline` and
+`launch` with it. Neither the data nor a checkout of Driftwork is needed there.
 """
 
 import logging
@@ -21,10 +22,11 @@ from driftwork.processes import ROOT
 from launch.runs import run_folder
 from launch.runs import weights as best
 from launch.runs.config import CONFIG_FILE, RunConfig
-from launch.serving import served_model
+from launch.serving import served_model, served_table
 from launch.tracker import failures, mlflow_store
 from launch.tracker.tracking import Tracker
 from models.parts.likelihood_choice import LIKELIHOODS
+from pipeline.readers.tables.config import TableConfig
 from pipeline.shards.manifest import Manifest
 
 FOLDER = "model"
@@ -32,6 +34,10 @@ FOLDER = "model"
 
 _NEEDED, _IF_NAMED = ("numpy", "pydantic", "pyyaml", "safetensors", "torch"), ("torchdiffeq", "torchsde")
 """Packages that every served model imports, and those that only some solvers need."""
+_FOR_TABLES = ("pandas", "pyarrow")
+"""Packages that a served model of a table imports too."""
+_CODE, _CODE_FOR_TABLES = ("models", "driftwork"), ("pipeline", "launch")
+"""Packages of this repository that are copied."""
 
 logger = logging.getLogger(__name__)
 
@@ -58,28 +64,34 @@ def write(folder: Path, config: RunConfig, manifest: Manifest) -> Path:
         raise DriftworkError(f"{folder}: no {best.BEST}; has the run finished its first epoch?")
     description = _describe(config, manifest)
     tasks = served_model.tasks(description.build())
+    table = manifest.spec.table is not None
+    loader = Path((served_table if table else served_model).__file__)
     packages = [*_NEEDED, *(name for name in _IF_NAMED if name in config.model.model_dump_json())]
+    packages += _FOR_TABLES if table else ()
     with writing(str(target)), replaced_folder(target) as temporary, tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch, "driftwork")
         data.mkdir()
         (data / served_model.DESCRIPTION).write_text(description.model_dump_json(indent=1), encoding="utf-8")
+        if table:
+            text = _describe_table(config, manifest).model_dump_json(indent=1)
+            (data / served_table.DESCRIPTION).write_text(text, encoding="utf-8")
         shutil.copy(folder / CONFIG_FILE, data)
         mlflow_store.save_model(
             temporary,
-            loader=Path(served_model.__file__),
+            loader=loader,
             code=[
-                ROOT / "models",
-                ROOT / "driftwork",
+                *(ROOT / name for name in (*_CODE, *(_CODE_FOR_TABLES if table else ()))),
                 *sorted({plugins.code_of(name) for name in description.plugins}),
             ],
             data=data,
-            columns=served_model.COLUMNS,
+            columns=None if table else served_model.COLUMNS,
             params={
                 "task": tasks[0],
                 "samples": description.samples,
                 "particles": description.particles,
                 "seed": 0,
                 "decision": "probability",
+                **({"until": "", "every": "", "quantiles": [0.05, 0.95]} if table else {}),
             },
             requirements=[f"{name}=={version(name).partition('+')[0]}" for name in packages],
         )
@@ -97,6 +109,16 @@ def _describe(config: RunConfig, manifest: Manifest) -> served_model.Description
         sequences=marginal.sequences, binary=spec.binary, units=spec.units, interval=spec.interval, length=spec.length,
         samples=config.evaluate.samples, particles=config.evaluate.particles,
     )  # fmt: skip
+
+
+def _describe_table(config: RunConfig, manifest: Manifest) -> served_table.TableDescription:
+    return served_table.TableDescription(
+        spec=manifest.spec,
+        stats=manifest.stats,
+        dataset=TableConfig.model_validate(manifest.recipe["dataset"]),
+        rollout=config.evaluate.predict == "rollout",
+        batch_size=config.evaluate.batch_size,
+    )
 
 
 def _plugins(config: RunConfig) -> tuple[str, ...]:

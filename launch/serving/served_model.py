@@ -4,6 +4,8 @@ MLflow copies this file and `models/` to the weights and imports it there as `se
 `models` and `driftwork`. Nothing is pickled: the description is JSON, the weights are safetensors.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -31,7 +33,7 @@ Task = Literal["interpolation", "prediction", "forecast"]
 DECISIONS = ("expected_score", "0.5", "probability")
 """Form of binary frames in a response: decided by one of the rules of `models.decisions`, or probabilities."""
 
-_MOST_FRAMES = 20_000
+MOST_FRAMES = 20_000
 """Maximum number of given and requested frames of a sequence, whose states a model holds all at once."""
 _DRAWS_AT_ONCE = 8
 
@@ -77,6 +79,11 @@ class Description(Config):
     """Form of a table. Null where masks are of whole frames."""
     particles: int = 32
     """Number of particles behind a prediction of a model that has a filter, where a request does not set it."""
+
+    @property
+    def seconds(self) -> float:
+        """Return the length of the longest sequence that is answered, in seconds."""
+        return 10 * self.interval * self.length
 
     def build(self) -> Model:
         mean = torch.tensor(self.mean, dtype=torch.float64).float()
@@ -128,14 +135,25 @@ class Given(NamedTuple):
         )  # fmt: skip
 
 
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Turn a `DriftworkError` inside into the error for which a server responds 400."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except DriftworkError as error:
+        raise MlflowException.invalid_parameter_value(str(error)) from None
+
+
 class Served:
     """The model object that MLflow calls."""
 
     def __init__(self, description: Description, weights: dict[str, Tensor]) -> None:
-        self._description = description
-        self._model = description.build()
-        self._model.load_state_dict(weights)
-        self._model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        self.description = description
+        self.model = description.build()
+        self.model.load_state_dict(weights)
+        self.model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """Return for each row of the data frame the requested `times` and `values` [Q][D].
@@ -143,16 +161,12 @@ class Served:
         Raises:
             MlflowException: INVALID_PARAMETER_VALUE, for which a server responds 400.
         """
-        from mlflow.exceptions import MlflowException
-
-        try:
-            asked = self._asked(params or {})
+        with refusing():
+            asked = self.asked(params or {})
             rows = [self._checked(row, number) for number, row in enumerate(model_input.to_dict("records"), 1)]
             if not rows:
                 raise DriftworkError("no sequence is given; send a row for each")
             return [{"times": row.ask.tolist(), "values": self.answer(row, asked).tolist()} for row in rows]
-        except DriftworkError as error:
-            raise MlflowException.invalid_parameter_value(str(error)) from None
 
     @torch.inference_mode()
     def answer(self, given: Given, asked: Asked) -> Tensor:
@@ -164,28 +178,29 @@ class Served:
         if asked.task != "prediction":  # a prediction must not read the next given frame
             known, values = (torch.from_numpy(x).to(notes.device) for x in (given.times, given.values))
             ask = torch.from_numpy(given.ask).to(notes.device)
-            notes = joined(notes, Neighbours.of(known, values[None], ask, self._description.interval))
+            notes = joined(notes, Neighbours.of(known, values[None], ask, self.description.interval))
         return notes[0].to(filled.frames)
 
     def _filled(self, given: Given, asked: Asked) -> FramesAtTimes:
-        device, samples = next(self._model.parameters()).device, asked.samples
+        device, samples = next(self.model.parameters()).device, asked.samples
         batch, ask = given.batch(asked.seed).to(device), torch.from_numpy(given.ask).to(device)
-        if asked.task == "interpolation" and not isinstance(self._model, Forecaster):
-            return interpolate_at(self._model, batch, ask, samples)
+        if asked.task == "interpolation" and not isinstance(self.model, Forecaster):
+            return interpolate_at(self.model, batch, ask, samples)
         nothing = torch.zeros(1, len(ask), dtype=torch.bool, device=device)
-        if isinstance(self._model, Forecaster):
-            return FramesAtTimes(_forecast(self._model, batch, ask, samples)[None], nothing)
-        assert not isinstance(self._model, Smoother), "a smoother only interpolates"
+        if isinstance(self.model, Forecaster):
+            return FramesAtTimes(_forecast(self.model, batch, ask, samples)[None], nothing)
+        assert not isinstance(self.model, Smoother), "a smoother only interpolates"
         extended = BatchAtTimes.of(batch, ask)
-        draws = asked.particles if isinstance(self._model, StateSpace) else samples
-        return FramesAtTimes(self._model.predict(extended.batch, draws).mean[:, extended.requested], nothing)
+        draws = asked.particles if isinstance(self.model, StateSpace) else samples
+        return FramesAtTimes(self.model.predict(extended.batch, draws).mean[:, extended.requested], nothing)
 
-    def _asked(self, params: dict[str, Any]) -> Asked:
-        known = tasks(self._model)
+    def asked(self, params: dict[str, Any]) -> Asked:
+        """Check the parameters of a request."""
+        known = tasks(self.model)
         task, seed = params.get("task") or known[0], int(params.get("seed") or 0)
         if task not in known:
             raise DriftworkError(
-                f"task={task}: {self._description.model.name} answers {' and '.join(known)}; request one of these"
+                f"task={task}: {self.description.model.name} answers {' and '.join(known)}; request one of these"
             )
         samples, particles = (self._number_of(name, params) for name in ("samples", "particles"))
         if seed < 0:
@@ -193,19 +208,19 @@ class Served:
         decision = str(params.get("decision") or "probability")
         if decision not in DECISIONS:
             raise DriftworkError(f"decision={decision}: it is one of {', '.join(DECISIONS)}")
-        if decision != "probability" and (not self._description.binary or self._description.table is not None):
+        if decision != "probability" and (not self.description.binary or self.description.table is not None):
             raise DriftworkError(f"decision={decision}: this model's data are not binary; leave it out")
         return Asked(task, samples, particles, seed, decision)
 
     def _number_of(self, name: str, params: dict[str, Any]) -> int:
-        number = int(getattr(self._description, name) if params.get(name) is None else params[name])
+        number = int(getattr(self.description, name) if params.get(name) is None else params[name])
         if not 1 <= number <= 1000:
             raise DriftworkError(f"{name}={number}: from 1 to 1000 are possible")
         return number
 
     def _checked(self, row: dict[str, Any], number: int) -> Given:
         """Check a row and return it as a sequence. Raises `DriftworkError` with the row's number."""
-        where, about = f"sequence {number}", self._description
+        where, about = f"sequence {number}", self.description
         times, ask = (_numbers(row, name, where) for name in ("times", "ask"))
         values = _numbers(row, "values", where, missing=about.table is not None)
         for name, x in (("times", times), ("ask", ask)):
@@ -221,15 +236,15 @@ class Served:
             raise DriftworkError(f"{where}: values are {shape}, not {len(times)} x {D}: one frame of {D} a time")
         if about.binary and not np.isin(values[np.isfinite(values)], (0, 1)).all():
             raise DriftworkError(f"{where}: values must be 0 or 1, as this model's data are")
-        last, most = max(times[-1], ask[-1]), 10 * about.interval * about.length
+        last, most = max(times[-1], ask[-1]), about.seconds
         if last > most:
             raise DriftworkError(f"{where}: goes on to {last:g} s; this model answers up to {most:g} s")
-        if len(times) + len(ask) > _MOST_FRAMES:
-            raise DriftworkError(f"{where}: has {len(times) + len(ask)} frames; {_MOST_FRAMES} are the most")
+        if len(times) + len(ask) > MOST_FRAMES:
+            raise DriftworkError(f"{where}: has {len(times) + len(ask)} frames; {MOST_FRAMES} are the most")
         if about.table is not None:
             return Given(times, values, ask, about.table.static)
-        if isinstance(self._model, Forecaster):
-            A = self._model.given
+        if isinstance(self.model, Forecaster):
+            A = self.model.given
             first = np.arange(A) * about.interval
             if len(times) < A or not np.allclose(times[:A], first, rtol=0, atol=about.interval / 100):
                 needed = ", ".join(f"{time:g}" for time in first)

@@ -16,6 +16,7 @@ from pipeline.observe import key_seed
 from pipeline.readers.tables.config import TableConfig
 from pipeline.readers.tables.files import Found
 from pipeline.readers.tables.merge import Merged, merge
+from pipeline.readers.tables.parts import shown
 from pipeline.readers.tables.questions import Own, check_fits, own_series
 from pipeline.readers.tables.returned import Layout
 from pipeline.readers.tables.series import window_unit
@@ -26,6 +27,21 @@ from pipeline.table_spec import TableSpec
 
 SHOWN = 3
 """Number of series whose predictions are kept for a figure."""
+
+
+class Limit(NamedTuple):
+    """The longest sequence that is answered."""
+
+    frames: int
+    seconds: float
+
+    def check(self, sequence: Sequence) -> None:
+        frames, seconds = len(sequence.times), float(sequence.times[-1] - sequence.times[0])
+        if frames > self.frames:
+            raise DriftworkError(f"series {shown(sequence.group)} has {frames} times; {self.frames} are the most")
+        if seconds > self.seconds:
+            spans = f"series {shown(sequence.group)} spans {seconds:g} s"
+            raise DriftworkError(f"{spans}; this model answers up to {self.seconds:g} s")
 
 
 class Ready(NamedTuple):
@@ -45,6 +61,8 @@ class Ready(NamedTuple):
     """Number of sequences in a batch of the model."""
     seed: int
     """Seed of the noise of the predictions."""
+    limit: Limit | None = None
+    """Longest sequence that the model predicts. None allows any."""
 
     @classmethod
     def of(
@@ -129,6 +147,9 @@ def asked(ready: Ready, questions: Iterable[Q]) -> Iterator[tuple[Q, Frames, NDA
 
 def _frames(ready: Ready, sequences: list[Sequence]) -> Iterator[Frames]:
     seeds = [key_seed(ready.seed, "noise", 0, sequence.key) for sequence in sequences]
+    for sequence in sequences:
+        if ready.limit is not None:
+            ready.limit.check(sequence)
     static = [ready.covariates.of(sequence.about) for sequence in sequences]
     batch = collate(sequences, [sequence.mask for sequence in sequences], [1.0] * len(sequences), seeds, static)
     yield from ready.answerer.frames(batch)

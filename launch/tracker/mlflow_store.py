@@ -239,14 +239,14 @@ def find_run_folder(uri: str, run_id: str) -> Path:
 
 
 def save_model(
-    target: Path, *, loader: Path, code: list[Path], data: Path, columns: Iterable[str],
-    params: Mapping[str, str | int], requirements: list[str],
+    target: Path, *, loader: Path, code: list[Path], data: Path, columns: Iterable[str] | None,
+    params: Mapping[str, str | int | list[float]], requirements: list[str],
 ) -> None:  # fmt: skip
     """Write a model that `mlflow models serve` and `mlflow.pyfunc.load_model` load, into an empty folder.
 
     `loader` is a module with `_load_pyfunc(path)`, which is called with the copy of the folder `data`; `code` are the
-    packages that it imports. A request has a list in each of `columns`, and may have `params`, given here with their
-    defaults. Nothing is pickled.
+    packages that it imports. A request has a list in each of `columns`, or where these are None any columns, and may
+    have `params`, given here with their defaults. Nothing is pickled.
     """
     os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")  # otherwise it copies lock files of the working directory
     from mlflow import pyfunc
@@ -254,15 +254,18 @@ def save_model(
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import AnyType, Array
 
-    # Of any type, since MLflow refuses 2 for a double; the loader's errors are also more specific.
-    inputs = Schema([ColSpec(Array(AnyType()), name) for name in columns])
-    outputs = Schema([ColSpec(Array("double"), "times"), ColSpec(Array(Array("double")), "values")])
-    known = [ParamSpec(key, "string" if isinstance(value, str) else "long", value) for key, value in params.items()]
+    schemas: list[Schema | None] = [None, None]  # MLflow drops columns that a schema does not have
+    if columns is not None:
+        # Of any type, since MLflow refuses 2 for a double; the loader's errors are also more specific.
+        inputs = Schema([ColSpec(Array(AnyType()), name) for name in columns])
+        schemas = [inputs, Schema([ColSpec(Array("double"), "times"), ColSpec(Array(Array("double")), "values")])]
+    kinds = {str: "string", int: "long", list: "double"}
+    known = [ParamSpec(k, kinds[type(v)], v, (-1,) if isinstance(v, list) else None) for k, v in params.items()]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # no example is given, since MLflow would run the model on it here
         pyfunc.save_model(
             str(target), loader_module=loader.stem, data_path=str(data), code_paths=[str(loader), *map(str, code)],
-            signature=ModelSignature(inputs, outputs, ParamSchema(known)), pip_requirements=requirements,
+            signature=ModelSignature(*schemas, ParamSchema(known)), pip_requirements=requirements,
         )  # fmt: skip
 
 

@@ -7,11 +7,16 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from driftwork.errors import DriftworkError
+from driftwork.files import printable
 
 
 def write(frame: Any, path: Path) -> None:
     """Write a table to a Parquet file. NaN of pandas is a missing value; named levels of an index become columns."""
-    pa.parquet.write_table(_arrow(frame), path)
+    try:
+        pa.parquet.write_table(_arrow(frame), path)
+    except pa.ArrowException as error:  # as for a column of both text and numbers
+        reason = printable(" ".join(": ".join(map(str, reversed(error.args))).split()))[:200]
+        raise DriftworkError(f"the table cannot be read: {reason}; give each column one type") from None
 
 
 def read(path: Path, like: Any) -> Any:

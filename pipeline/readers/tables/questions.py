@@ -138,6 +138,8 @@ class Horizon(NamedTuple):
     """Time between two frames, above 0, in the same unit."""
     relative: bool
     """Whether `until` is measured from the end of each series."""
+    most: int = MAX_STEPS
+    """Maximum number of new times of a series."""
 
     def ticks(self, last: Any) -> NDArray[Any]:
         """Return the new times of a series that ends at `last`; none if it ends after `until`.
@@ -148,8 +150,8 @@ class Horizon(NamedTuple):
         end = int(last) if exact else float(last)
         span = self.until if self.relative else self.until - end
         steps = span // self.every if exact else span / self.every + 1e-9  # 0.3 / 0.1 is below 3
-        if steps > MAX_STEPS:
-            raise DriftworkError(f"every: makes more than {MAX_STEPS} new times of a series; take a longer one")
+        if steps > self.most:
+            raise DriftworkError(f"every: makes more than {self.most} new times of a series; take a longer one")
         count = max(int(steps), 0)
         if exact and end + count * self.every > np.iinfo(np.int64).max:
             raise DriftworkError("until: is after the year 2262, up to which times are counted; take an earlier time")

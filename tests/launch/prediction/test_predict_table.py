@@ -7,13 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
-from safetensors.torch import save_file
 
 from launch import predict
-from launch.runs import run_folder
-from launch.runs.weights import BEST
-from pipeline.shards.manifest import read_manifest
-from tests.launch.tables.own import in_process, run_on  # noqa: F401
+from tests.launch.tables.own import in_process, untrained  # noqa: F401
 from tests.pipeline.tables.making import ward, write
 
 START = datetime(2024, 3, 30, 22, 0, 0, 250, tzinfo=UTC)
@@ -24,10 +20,7 @@ pytestmark = pytest.mark.usefixtures("in_process")
 
 def trained(place, rows, *settings):
     named = ["dataset.layout=wide", "dataset.channels=[heat,pulse]", "dataset.units=[C,bpm]"]
-    run = run_on(place, write(place / "ward.parquet", rows), *named, *settings)
-    config = run_folder.config_of(run)
-    save_file(run_folder.model_for(config, read_manifest(config.data)).state_dict(), run / BEST)
-    return run
+    return untrained(place, write(place / "ward.parquet", rows), *named, *settings)
 
 
 def predicted(run, out):

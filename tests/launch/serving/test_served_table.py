@@ -37,9 +37,9 @@ def test_served_table_matches_the_model(name):
     asked = batch._replace(seed=torch.tensor([0]))
     with torch.inference_mode():
         if name == "ode2vae":
-            torch.testing.assert_close(found, model._model.forecast(asked, 2).mean[0], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(found, model.model.forecast(asked, 2).mean[0], rtol=1e-5, atol=1e-5)
             return
-        expected = torch.where(batch.observed, batch.values, model._model.interpolate(asked, 2).mean)[0]
+        expected = torch.where(batch.observed, batch.values, model.model.interpolate(asked, 2).mean)[0]
     assert torch.equal(found, expected)
     times = sorted({*row["ask"], *(0.01 + 0.9 * t for t in row["ask"])})
     more = torch.tensor(model.predict(pd.DataFrame([{**row, "ask": times}]))[0]["values"])

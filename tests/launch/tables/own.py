@@ -4,15 +4,18 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from driftwork.config_base import load
 from launch.runs import run_folder
 from launch.runs.config import RunConfig
+from launch.runs.weights import BEST
 from models.base import LatentDynamics
 from models.parts.networks import Normal
 from models.predictive import Predictive
 from pipeline.prepare.build import build_shard
 from pipeline.prepare.prepare import PrepareConfig, prepare
+from pipeline.shards.manifest import read_manifest
 from tests.pipeline.tables.making import InProcess, write
 from tests.places import ROOT, tiny
 
@@ -97,10 +100,19 @@ def prepared(place, source, *settings):
     return data
 
 
+def untrained(place, source, *settings):
+    """Prepare a table and return a run folder on it, with the weights that training begins with."""
+    run = run_on(place, source, *settings)
+    config = run_folder.config_of(run)
+    save_file(run_folder.model_for(config, read_manifest(config.data)).state_dict(), run / BEST)
+    return run
+
+
 def run_on(place, source, *settings):
-    """Prepare a table and return a run folder on it, without weights."""
+    """Prepare a table and return a run folder on it, without weights. Steps of its solver follow the table's times."""
     data = prepared(place, source, *settings)
-    run_folder.create(load(RunConfig, tiny("vsdn_vae"), [f"data={data}", f"out={place / 'run'}", "tracking.uri=null"]))
+    own = [f"data={data}", f"out={place / 'run'}", "tracking.uri=null", "model.max_step=null", "model.time_unit=null"]
+    run_folder.create(load(RunConfig, tiny("vsdn_vae"), own).for_data(read_manifest(data).spec))
     return place / "run"
 
 
