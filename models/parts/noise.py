@@ -6,9 +6,13 @@ any padding, on every rank and device.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from models.solvers.choice import faster_forms
+from models.solvers.gpu import first_use, graphs, replay
 
 # SplitMix64 (Steele, Lea & Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014); int64 wraps.
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
@@ -40,6 +44,22 @@ def keyed_normal(seed: Tensor, steps: int, width: int, stream: int | Tensor = 0)
     Returns:
         [B, steps, width] float32.
     """
+    if not (faster_forms() and seed.device.type in graphs.CAPTURES):
+        return _drawn(seed, steps, width, stream)
+    streams = stream if isinstance(stream, Tensor) else torch.full_like(seed, stream)
+    arguments, key = (seed, streams), (_drawn, steps, width)
+
+    def plain(keys: Sequence[Tensor]) -> list[Tensor]:
+        return [_drawn(keys[0], steps, width, keys[1])]
+
+    def replayed(keys: Sequence[Tensor]) -> list[Tensor]:
+        return replay.call(plain, key, keys)
+
+    trusted = first_use.trusted("replayed noise", seed.device, replayed, plain, arguments)
+    return (replayed if trusted else plain)(arguments)[0]
+
+
+def _drawn(seed: Tensor, steps: int, width: int, stream: int | Tensor) -> Tensor:
     bits = _keyed_bits(seed, steps, width, stream)
     # Two 24-bit uniforms from one hash, then Box-Muller; the half keeps the logarithm finite.
     radius = ((bits & 0xFFFFFF).float() + 0.5) * 2.0**-24

@@ -93,9 +93,10 @@ class Equation(NamedTuple):
     def solve(self, x: Tensor, noise: Tensor, steps: slice = slice(None)) -> Solution:
         """Solve for paths from x [S, B, Z], at the start of the first of `steps`, with noise [steps, S, B, Z]."""
         (S, B, _), pre = x.shape, self.pre[steps]
+        pre = pre if S == 1 else pre.repeat(1, 1, S, 1)
         dt, informed = self.dt(steps).expand(-1, S, -1, -1).flatten(1, 2), self._informed(steps, S)
         paths = solve(
-            x.flatten(0, 1), pre.repeat(1, 1, S, 1), self.weights, dt, noise.flatten(1, 2), self.shape, self.solver,
+            x.flatten(0, 1), pre, self.weights, dt, noise.flatten(1, 2), self.shape, self.solver,
             informed,
         )  # fmt: skip
         states, diffusion = (y.unflatten(1, (S, B)) for y in (paths.states, self.shape.diffusion(paths.outputs)))

@@ -97,5 +97,5 @@ def locate(grid: TimeGrid, clock: Tensor) -> tuple[Tensor, Tensor]:
     step = torch.searchsorted(grid.end.contiguous(), clock.contiguous()).clamp_max(grid.end.shape[1] - 1)
     dt = grid.dt.gather(1, step)
     remaining = grid.end.gather(1, step) - clock
-    fraction = torch.where(dt > 0, 1.0 - remaining / dt.clamp_min(1e-12), 1.0).clamp(0.0, 1.0)
+    fraction = (1.0 - remaining / dt.clamp_min(1e-12)).masked_fill(dt <= 0, 1.0).clamp(0.0, 1.0)
     return step, fraction

@@ -37,7 +37,7 @@ def trusted(name: str, key: Hashable, fast: Form, reference: Form, inputs: Seque
     Args:
         name: name of the form, for the log.
         key: properties that the form is compiled for. The form is checked once per key.
-        inputs: tensors whose gradients are also compared.
+        inputs: arguments of the forms; gradients of those with floating-point numbers are also compared.
     """
     if (name, key) not in _found:
         problem = _problem(fast, reference, inputs)
@@ -65,7 +65,9 @@ def _problem(fast: Form, reference: Form, inputs: Sequence[Tensor]) -> str | Non
 @torch.inference_mode(False)  # the first use may be in an evaluation
 @torch.enable_grad()
 def _with_gradients(form: Form, inputs: Sequence[Tensor]) -> list[Tensor]:
-    leaves = [x.detach().clone().requires_grad_() for x in inputs]  # autograd refuses tensors of inference itself
-    outputs = form(leaves)
-    gradients = torch.autograd.grad([x.sum() for x in outputs], leaves)
+    leaves = [x.detach().clone().requires_grad_(x.is_floating_point()) for x in inputs]  # of inference, they could not
+    outputs, differentiable = form(leaves), [x for x in leaves if x.requires_grad]
+    if not differentiable:
+        return list(outputs)
+    gradients = torch.autograd.grad([x.sum() for x in outputs], differentiable)
     return [x.detach() for x in (*outputs, *gradients)]

@@ -7,7 +7,7 @@ block's inputs in. All lengths share the buffers of a batch size and of the netw
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,8 @@ from models.solvers.gpu import graphs
 SIZES = (64, 16)
 """Numbers of steps of a block, from the largest. Lengths are padded to multiples of the smallest."""
 MOST = 8
-"""Largest number of batch sizes and networks whose blocks are kept. The one that was unused for longest is dropped."""
+"""Largest number of batch sizes and networks whose blocks are kept, and of other functions. The one that was unused for
+longest is dropped."""
 DTYPES = {torch.float32}
 """Precisions that are replayed. A particle filter computes in double precision, in stretches of few steps."""
 
@@ -73,6 +74,20 @@ def run(loop: Loop, constants: Tensors, state: Tensor, inputs: Tensors, data: Te
         inputs, data = ([F.pad(x, (0, 0) * (x.ndim - 1) + (0, padding)) for x in group] for group in (inputs, data))
     results: tuple[Tensor, ...] = _Replayed.apply(loop, count, state, *constants, *inputs, *data)
     return tuple(x[:M] for x in results) if padding else results
+
+
+def call(function: Callable[[Tensors], Sequence[Tensor]], key: Hashable, arguments: Tensors) -> list[Tensor]:
+    """Return the results of a function without gradients, which is captured once.
+
+    Args:
+        key: identifies the function, beside its arguments' shapes.
+    """
+    key = key, *(x.shape for x in arguments), arguments[0].device
+    with torch.inference_mode(False), torch.no_grad():
+        block = _kept(_calls, key, lambda: _Block(function, arguments))
+    torch._foreach_copy_(block.arguments, list(arguments))
+    block.replay()
+    return [x.clone() for x in block.results]
 
 
 class _Block:
@@ -130,17 +145,25 @@ class _Bucket:
 
 
 _buckets: OrderedDict[Hashable, _Bucket] = OrderedDict()
+_calls: OrderedDict[Hashable, _Block] = OrderedDict()
+
+Kept = TypeVar("Kept")
+
+
+def _kept(cache: OrderedDict[Hashable, Kept], key: Hashable, make: Callable[[], Kept]) -> Kept:
+    """Return what a cache has under a key, or make it; the entry unused for longest is dropped."""
+    if key not in cache:
+        cache[key] = make()
+    cache.move_to_end(key)
+    while len(cache) > MOST:
+        cache.popitem(last=False)
+    return cache[key]
 
 
 def _bucket(loop: Loop, constants: Tensors, state: Tensor, inputs: Tensors, data: Tensors) -> _Bucket:
     shapes = *(x.shape for x in (*constants, state)), *(x.shape[1:] for x in (*inputs, *data))
     key = loop, shapes, state.device, state.dtype, torch.backends.cuda.matmul.allow_tf32
-    if key not in _buckets:
-        _buckets[key] = _Bucket(loop, constants)
-    _buckets.move_to_end(key)
-    while len(_buckets) > MOST:
-        _buckets.popitem(last=False)
-    return _buckets[key]
+    return _kept(_buckets, key, lambda: _Bucket(loop, constants))
 
 
 def _spans(steps: int) -> list[slice]:
@@ -199,8 +222,7 @@ class _Replayed(torch.autograd.Function):
         d_start, d_inputs = torch.empty_like(start), [start.new_empty(shape) for shape in shapes]
         d_constants = [torch.empty_like(x) for x in constants]
         first, delta, *rest = blocks[0].arguments
-        delta.zero_()
-        torch._foreach_zero_(bucket.gradients)
+        torch._foreach_zero_([delta, *bucket.gradients])
         torch._foreach_copy_([*bucket.constants, first, *rest], [*constants, *of[0]])
         for i, (block, span) in enumerate(zip(blocks, spans, strict=True)):
             block.replay()

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from models.parts.noise import keyed_normal
 from models.solvers import recurrence, sde_loop
 from models.solvers.gpu import first_use, graphs, replay
 from models.solvers.gru_flow import GruFlow
@@ -24,6 +25,7 @@ def recorded(monkeypatch):
     monkeypatch.setattr(replay, "SIZES", (8, 4))  # so that short loops have blocks of both sizes
     monkeypatch.setattr(replay, "DTYPES", {torch.float64, torch.float32})
     monkeypatch.setattr(replay, "_buckets", OrderedDict())
+    monkeypatch.setattr(replay, "_calls", OrderedDict())
     monkeypatch.setattr(first_use, "_found", {})
 
 
@@ -180,3 +182,12 @@ def test_replayed_loop_is_checked_at_its_first_use(loop, monkeypatch):
     with pytest.warns(UserWarning, match=f"replayed {loop} is turned off, the eager form is taken: result 0 differs"):
         found = module.run(*problem)
     assert all(torch.equal(x, y) for x, y in zip(found, module.run_eager(*problem), strict=True))
+
+
+def test_replayed_noise_equals_the_plain_one(monkeypatch):
+    """Two draws of the same shape, whose noise must be no view of the buffers, and one of another shape."""
+    keys = [(torch.arange(3), 5, 2, 0), (torch.arange(7, 10), 5, 2, 4), (torch.arange(3), 4, 2, torch.arange(3))]
+    found = [keyed_normal(*key) for key in keys]
+    assert len(replay._calls) == 2
+    monkeypatch.setattr(graphs, "CAPTURES", {})
+    assert all(torch.equal(x, keyed_normal(*key)) for x, key in zip(found, keys, strict=True))
