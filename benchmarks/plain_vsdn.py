@@ -23,7 +23,7 @@ def objective(model: VsdnVae, batch: Batch, kl_weight: float) -> Objective:
     for t in range(T):
         shown = batch.observed[:, t].to(h[t].dtype)
         eps = noise[torch.arange(B), order[:, t].clamp_min(0)]  # noise is keyed by the number of the observation
-        prior = model._prior(h[t])
+        prior = model._prior(h[t], past[:, t])
         posterior = model._posterior(prior, h[t], seen[t], taken_in[:, t])
         blind = model._posterior(prior, h[t], unseen[t], ahead[:, t])
         kl = posterior.kl(prior)

@@ -1,4 +1,4 @@
-"""Interfaces of models of irregularly observed sequences, and helpers to look up observed frames."""
+"""Interfaces of models of irregularly observed sequences."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -204,80 +204,3 @@ Model = LatentDynamics | Smoother | Forecaster
 def per_sequence(values: Tensor, valid: Tensor) -> Tensor:
     """Sum values [B, K] over the valid events: [B]."""
     return torch.where(valid, values, 0.0).sum(1)
-
-
-def last_observed(batch: Batch) -> Tensor:
-    """Return the values last observed strictly before each time, [B, T, D]; 0 before the first observation.
-
-    They come from one frame or, if masks are of entries, from a frame per channel."""
-    before, _ = observed_around(batch)
-    return frames_at(batch, _earlier(before))
-
-
-def next_observed(batch: Batch, *, own: bool) -> Tensor:
-    """Return the values first observed after each time, or at it if `own` is set, [B, T, D]; 0 after the last one.
-
-    They come from one frame or, if masks are of entries, from a frame per channel."""
-    _, after = observed_around(batch)
-    return frames_at(batch, after if own else _later(after))
-
-
-def time_since(batch: Batch, unit: float) -> Tensor:
-    """Return log(1 + x), x the time since the last observation strictly before each time, in units of `unit` seconds.
-
-    The shape is [B, T, 1] or, if masks are of entries, [B, T, D] with the time of each channel. Before the first
-    observation x is the time since the start of the sequence."""
-    before, _ = observed_around(batch)
-    number, times = _earlier(before), _times(batch)
-    last = torch.where(number >= 0, times.gather(1, number.clamp_min(0)), times[:, :1])
-    return _by_channel(((times - last) / unit).log1p()).to(batch.values.dtype)
-
-
-def time_until(batch: Batch, unit: float, *, own: bool) -> Tensor:
-    """Return log(1 + x), x the time until the first observation after each time, in units of `unit` seconds.
-
-    If `own` is set, an observation at the time itself counts. The shape is [B, T, 1] or, if masks are of entries,
-    [B, T, D] with the time of each channel. After the last observation x is the time until the end of the sequence."""
-    _, after = observed_around(batch)
-    number, times = after if own else _later(after), _times(batch)
-    following = torch.where(number >= 0, times.gather(1, number.clamp_min(0)), times[:, -1:])
-    return _by_channel(((following - times) / unit).log1p()).to(batch.values.dtype)
-
-
-def observed_around(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return the indices of the last frame observed up to each time, and of the first frame observed from it on.
-
-    An index is -1 if there is no such frame. At an observed frame both are its own index. Each tensor is [B, T] or, if
-    masks are of entries, [B, T, D] with an index per channel."""
-    T = batch.observed.shape[1]
-    at = torch.arange(T, device=batch.observed.device)
-    at = at[:, None] if batch.entries else at
-    before = torch.where(batch.observed, at, -1).cummax(1).values
-    after = torch.where(batch.observed, at, T).flip(1).cummin(1).values.flip(1)
-    return before, torch.where(after < T, after, -1)
-
-
-def frames_at(batch: Batch, number: Tensor) -> Tensor:
-    """Return the values [B, T, D] of the frames with indices [B, T], or [B, T, D] with one per channel; 0 for -1."""
-    number = _by_channel(number)
-    return torch.where(number >= 0, batch.values.gather(1, number.clamp_min(0).expand_as(batch.values)), 0.0)
-
-
-def _earlier(before: Tensor) -> Tensor:
-    """Return the index of the last frame strictly before each time, given that up to each time; -1 if there is none."""
-    return torch.cat([torch.full_like(before[:, :1], -1), before[:, :-1]], 1)
-
-
-def _later(after: Tensor) -> Tensor:
-    """Return the index of the first frame strictly after each time, given that at or after it; -1 if there is none."""
-    return torch.cat([after[:, 1:], torch.full_like(after[:, :1], -1)], 1)
-
-
-def _times(batch: Batch) -> Tensor:
-    """Return the times in the shape of the masks."""
-    return batch.times[..., None].expand_as(batch.observed) if batch.entries else batch.times
-
-
-def _by_channel(x: Tensor) -> Tensor:
-    """Return `x` [B, T] as [B, T, 1], and `x` [B, T, D] unchanged."""
-    return x if x.ndim == 3 else x[..., None]

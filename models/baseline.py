@@ -9,8 +9,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from models.base import LatentDynamics, Objective, Smoother, Terms, per_sequence, time_until
-from models.batch import Batch, Planner
+from models.base import LatentDynamics, Objective, Smoother, Terms, per_sequence
+from models.batch import Batch, Planner, time_until
 from models.decoder import Decoder
 from models.gru_ode import DrivenConfig, Events, GruOde
 from models.parts.entries import Widths
@@ -67,7 +67,8 @@ class GruOdeModel(LatentDynamics):
         network = MlpFlow.sized(c.flow_depth, c.flow_width, c.flow_activation)
         flow = network if c.name == "ode_rnn" else GruFlow
         self.gru_ode = GruOde(marginal, c.hidden, 1, c.step, c.unit, flow, c.gain_shape, c.dropout)
-        self.features = mlp(c.hidden, c.width, c.depth, c.latent)
+        self.read = Widths(marginal, c.gain_shape).past(c.see_last, c.see_gaps) * c.from_neighbours
+        self.features = mlp(c.hidden + self.read, c.width, c.depth, c.latent)
         self.decoder = Decoder(c.latent + c.hidden, likelihood, marginal, c)
 
     def planner(self) -> Planner | None:
@@ -84,8 +85,9 @@ class GruOdeModel(LatentDynamics):
 
     @once
     def predict(self, batch: Batch, samples: int) -> Predictive:
-        state = self._read(self.gru_ode(batch, Events.of(batch)).at(0, batch, after=False))
-        return self.decoder.predictive(lambda _: state, self.decoder.past(batch))
+        past = self.decoder.past(batch)
+        state = self._read(self.gru_ode(batch, Events.of(batch)).at(0, batch, after=False), past)
+        return self.decoder.predictive(lambda _: state, past)
 
     def interpolate(self, batch: Batch, samples: int) -> Predictive:
         return self.predict(batch, samples)
@@ -94,12 +96,12 @@ class GruOdeModel(LatentDynamics):
         events = Events.of(batch)
         h = self.gru_ode(batch, events).at_events(0)[0]
         past = events.take(self.decoder.past(batch))
-        log_likelihood = self.decoder.log_prob(self._read(h), past, events.values, events.observed)
+        log_likelihood = self.decoder.log_prob(self._read(h, past), past, events.values, events.observed)
         total = per_sequence(log_likelihood, events.valid)
         return Terms(total, torch.zeros_like(total), events.valid.sum(1))
 
-    def _read(self, h: Tensor) -> Tensor:
-        return torch.cat([self.features(h), h], -1)
+    def _read(self, h: Tensor, past: Tensor) -> Tensor:
+        return torch.cat([self.features(torch.cat([h, past[..., : self.read]], -1)), h], -1)
 
 
 class BiGruOdeModel(Smoother):
@@ -118,8 +120,11 @@ class BiGruOdeModel(Smoother):
         c = config
         self.gru_ode = GruOde(marginal, c.hidden, 2, c.step, c.unit, gain_shape=c.gain_shape, dropout=c.dropout)
         self.see_gaps, self.time_unit = c.see_gaps, c.unit
-        gaps = Widths(marginal, c.gain_shape).gap * c.see_gaps
-        self.features = mlp(2 * c.hidden + gaps, c.width, c.depth, c.latent)
+        widths = Widths(marginal, c.gain_shape)
+        around = widths.gap * c.see_gaps
+        if c.from_neighbours:
+            around += widths.past(c.see_last, c.see_gaps) + widths.frame + len(marginal.mean)
+        self.features = mlp(2 * c.hidden + around, c.width, c.depth, c.latent)
         self.decoder = Decoder(c.latent + 2 * c.hidden, likelihood, marginal, c)
 
     def planner(self) -> Planner | None:
@@ -134,8 +139,8 @@ class BiGruOdeModel(Smoother):
         events = Events.of(batch)
         trajectory = self.gru_ode(batch, events)
         ahead, back = (trajectory.at_events(direction)[0] for direction in (0, 1))
-        state = self._read(ahead, back, events.take(self._until(batch)))
-        past = events.take(self.decoder.past(batch))
+        past = self.decoder.past(batch, smoothed=True)
+        state, past = self._read(ahead, back, events.take(self._around(batch, past))), events.take(past)
         log_likelihood = self.decoder.log_prob(state, past, events.values, events.observed)
         total = per_sequence(log_likelihood, events.valid)
         return Terms(total, torch.zeros_like(total), events.valid.sum(1))
@@ -143,13 +148,21 @@ class BiGruOdeModel(Smoother):
     def interpolate(self, batch: Batch, samples: int) -> Predictive:
         trajectory = self.gru_ode(batch, Events.of(batch))
         ahead, back = (trajectory.at(direction, batch, after=False) for direction in (0, 1))
-        state = self._read(ahead, back, self._until(batch))
-        return self.decoder.predictive(lambda _: state, self.decoder.past(batch))
+        past = self.decoder.past(batch, smoothed=True)
+        state = self._read(ahead, back, self._around(batch, past))
+        return self.decoder.predictive(lambda _: state, past)
 
-    def _until(self, batch: Batch) -> Tensor:
-        """Return the layers' inputs for the time until the next observation after each frame, [B, T, C]."""
-        return time_until(batch, self.time_unit, own=False) if self.see_gaps else batch.values[..., :0]
+    def _around(self, batch: Batch, past: Tensor) -> Tensor:
+        """Return the layers' inputs from the observations around each frame, beside the states, [B, T, C].
 
-    def _read(self, ahead: Tensor, back: Tensor, until: Tensor) -> Tensor:
+        These are the time until the next observation and, with `from_neighbours`, what the decoder reads of the past,
+        the next observed frame, and the difference of the straight line from the last value."""
+        parts = [time_until(batch, self.time_unit, own=False) if self.see_gaps else batch.values[..., :0]]
+        if self.decoder.from_neighbours:
+            context, line = past[..., : self.decoder.context], past[..., self.decoder.context :]
+            parts += [context, self.decoder.following(batch, own=False), line - self.decoder.last(batch)]
+        return torch.cat(parts, -1)
+
+    def _read(self, ahead: Tensor, back: Tensor, around: Tensor) -> Tensor:
         h = torch.cat([ahead, back], -1)
-        return torch.cat([self.features(torch.cat([h, until], -1)), h], -1)
+        return torch.cat([self.features(torch.cat([h, around], -1)), h], -1)

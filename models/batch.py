@@ -147,3 +147,107 @@ def moved(fields: Any, device: torch.device) -> Any:
     if hasattr(fields, "_fields"):
         return type(fields)._make(moved(x, device) for x in fields)
     return fields
+
+
+def last_observed(batch: Batch) -> Tensor:
+    """Return the values last observed strictly before each time, [B, T, D]; 0 before the first observation.
+
+    They come from one frame or, if masks are of entries, from a frame per channel."""
+    return frames_at(batch, _earlier(observed_around(batch)[0]))
+
+
+def next_observed(batch: Batch, *, own: bool) -> Tensor:
+    """Return the values first observed after each time, or at it if `own` is set, [B, T, D]; 0 after the last one.
+
+    They come from one frame or, if masks are of entries, from a frame per channel."""
+    _, after = observed_around(batch)
+    return frames_at(batch, after if own else _later(after))
+
+
+class Between(NamedTuple):
+    """The values observed strictly before each time, and after it (or at it, with `own`); of a table by channel."""
+
+    left: Tensor
+    """[B, T, D] values last observed before each time, or `right` if there are none yet; 0 if there is neither."""
+    right: Tensor
+    """[B, T, D] values first observed after it, or `left` if there are none."""
+    share: Tensor
+    """[B, T, 1] or [B, T, D] fraction of the way from the left to the right ones."""
+    known: Tensor
+    """Bool of the shape of `share`: there is one of the two."""
+
+    @property
+    def line(self) -> Tensor:
+        """[B, T, D] the straight line between both, constant before the first and after the last observed value."""
+        return torch.lerp(self.left, self.right, self.share)
+
+    @classmethod
+    def of(cls, batch: Batch, *, own: bool) -> "Between":
+        at, after = observed_around(batch)
+        before, after = _earlier(at), after if own else _later(after)
+        first, last = torch.where(before < 0, after, before), torch.where(after < 0, before, after)
+        times = _times(batch)
+        start, end = (times.gather(1, number.clamp_min(0)) for number in (first, last))
+        share = torch.where(end > start, (times - start) / (end - start), 0.0).float()  # half-way is 0.5 exactly
+        share = _by_channel(share).to(batch.values)
+        return cls(frames_at(batch, first), frames_at(batch, last), share, _by_channel(first >= 0))
+
+
+def time_since(batch: Batch, unit: float) -> Tensor:
+    """Return log(1 + x), x the time since the last observation strictly before each time, in units of `unit` seconds.
+
+    The shape is [B, T, 1] or, if masks are of entries, [B, T, D] with the time of each channel. Before the first
+    observation x is the time since the start of the sequence."""
+    before, _ = observed_around(batch)
+    number, times = _earlier(before), _times(batch)
+    last = torch.where(number >= 0, times.gather(1, number.clamp_min(0)), times[:, :1])
+    return _by_channel(((times - last) / unit).log1p()).to(batch.values.dtype)
+
+
+def time_until(batch: Batch, unit: float, *, own: bool) -> Tensor:
+    """Return log(1 + x), x the time until the first observation after each time, in units of `unit` seconds.
+
+    If `own` is set, an observation at the time itself counts. The shape is [B, T, 1] or, if masks are of entries,
+    [B, T, D] with the time of each channel. After the last observation x is the time until the end of the sequence."""
+    _, after = observed_around(batch)
+    number, times = after if own else _later(after), _times(batch)
+    following = torch.where(number >= 0, times.gather(1, number.clamp_min(0)), times[:, -1:])
+    return _by_channel(((following - times) / unit).log1p()).to(batch.values.dtype)
+
+
+def observed_around(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return the indices of the last frame observed up to each time, and of the first frame observed from it on.
+
+    An index is -1 if there is no such frame. At an observed frame both are its own index. Each tensor is [B, T] or, if
+    masks are of entries, [B, T, D] with an index per channel."""
+    T = batch.observed.shape[1]
+    at = torch.arange(T, device=batch.observed.device).view(-1, *[1] * batch.entries)
+    before = torch.where(batch.observed, at, -1).cummax(1).values
+    after = torch.where(batch.observed, at, T).flip(1).cummin(1).values.flip(1)
+    return before, torch.where(after < T, after, -1)
+
+
+def frames_at(batch: Batch, number: Tensor) -> Tensor:
+    """Return the values [B, T, D] of the frames with indices [B, T], or [B, T, D] with one per channel; 0 for -1."""
+    number = _by_channel(number)
+    return torch.where(number >= 0, batch.values.gather(1, number.clamp_min(0).expand_as(batch.values)), 0.0)
+
+
+def _earlier(before: Tensor) -> Tensor:
+    """Return the index of the last frame strictly before each time, given that up to each time; -1 if there is none."""
+    return torch.cat([torch.full_like(before[:, :1], -1), before[:, :-1]], 1)
+
+
+def _later(after: Tensor) -> Tensor:
+    """Return the index of the first frame strictly after each time, given that at or after it; -1 if there is none."""
+    return torch.cat([after[:, 1:], torch.full_like(after[:, :1], -1)], 1)
+
+
+def _times(batch: Batch) -> Tensor:
+    """Return the times in the shape of the masks."""
+    return batch.times[..., None].expand_as(batch.observed) if batch.entries else batch.times
+
+
+def _by_channel(x: Tensor) -> Tensor:
+    """Return `x` [B, T] as [B, T, 1], and `x` [B, T, D] unchanged."""
+    return x if x.ndim == 3 else x[..., None]

@@ -10,15 +10,14 @@ since each was last observed in the direction of the pass. Static covariates set
 from collections.abc import Callable
 from functools import partial
 from statistics import NormalDist
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, Self
 
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor, nn
 
 from driftwork.registry import Named
-from models.base import time_since, time_until
-from models.batch import Batch, moved
+from models.batch import Batch, moved, time_since, time_until
 from models.grids import Grids, clock_of, frames_of, grids_of
 from models.parts.entries import EntryReader, LinearByPass
 from models.parts.gain_shape import reader
@@ -49,6 +48,11 @@ class DrivenConfig(Named):
     see_gaps: bool = False
     """Whether the decoder also reads the time since the last observed frame, and networks that read the future also
     read the time until the next one. A time enters as log(1 + time / `time_unit`), in a table for each channel."""
+    from_neighbours: bool = False
+    """Whether predicted means are differences from observed neighbours: from the last observed value of each channel,
+    and where the future is known (`bi_gru_ode`, the posterior of VSDN-VAE) from the straight line to the next. The
+    networks before the decoder then also read these neighbours. False takes differences from the mean of the train
+    split."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Probability, in training, that a component of the recurrent states is dropped (read as 0) for a whole sequence.
     The recurrence itself keeps it. 0 drops none."""
@@ -60,6 +64,12 @@ class DrivenConfig(Named):
     other channels take the one of `likelihood`; empty means all channels do."""
     gain_shape: bool = False
     """Whether frames are read and modelled as a gain and a shape, which suits waveforms. Off by default."""
+
+    @model_validator(mode="after")
+    def _gains_have_no_line(self) -> Self:
+        if self.from_neighbours and self.gain_shape:
+            raise ValueError("from_neighbours=true has no meaning with gain_shape=true; remove one of them")
+        return self
 
     @property
     def unit(self) -> float:

@@ -29,13 +29,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.base import LatentDynamics, Objective, Terms, per_sequence, time_since, time_until
-from models.batch import Batch, Planner
+from models.base import LatentDynamics, Objective, Terms, per_sequence
+from models.batch import Batch, Planner, time_since, time_until
 from models.decoder import Decoder
 from models.gru_ode import DrivenConfig, Events, GruOde
 from models.parts.entries import Widths
 from models.parts.likelihoods import LikelihoodName, Marginal
-from models.parts.networks import Normal, mlp
+from models.parts.networks import Normal, mlp, small
 from models.parts.noise import antithetic_draw, keyed_normal
 from models.predictive import Predictive
 
@@ -88,16 +88,21 @@ class VsdnVae(LatentDynamics):
         super().__init__()
         c = config
         self.latent, self.free_nats, self.of_table = c.latent, c.free_nats, marginal.table is not None
+        self.dim = len(marginal.mean)
         self.held_out_fraction, self.held_out_beta = c.held_out_fraction, c.held_out_beta
         self.prior_fraction = c.prior_fraction
         self.residual = c.name == "vsdn_vae_res"
         self.gru_ode = GruOde(marginal, c.hidden, 2, c.step, c.unit, gain_shape=c.gain_shape, dropout=c.dropout)
-        self.prior_net = mlp(c.hidden, c.width, c.depth, 2 * c.latent)
-        self.see_next, self.see_gaps, self.time_unit = c.see_next, c.see_gaps, c.unit
         widths = Widths(marginal, c.gain_shape)
-        around = widths.frame * c.see_next + 2 * widths.gap * c.see_gaps
+        self.read = widths.past(c.see_last, c.see_gaps) * c.from_neighbours
+        self.prior_net = mlp(c.hidden + self.read, c.width, c.depth, 2 * c.latent)
+        self.see_next, self.see_gaps, self.time_unit = c.see_next, c.see_gaps, c.unit
+        around = widths.frame * c.see_next + 2 * widths.gap * c.see_gaps + 2 * self.dim * c.from_neighbours
         self.posterior_net = mlp(2 * c.hidden + around, c.width, c.depth, 2 * c.latent)
-        self.decoder = Decoder(c.latent + c.hidden, likelihood, marginal, c)
+        self.decoder = Decoder(c.latent + c.hidden, likelihood, marginal, c, carried=c.latent)
+        if c.from_neighbours:
+            for network in (self.prior_net, self.posterior_net):
+                small(network[-1])
 
     def planner(self) -> Planner | None:
         return self.gru_ode.planner(self.multiple(), keeping(self.held_out_fraction if self.of_table else 0.0))
@@ -111,7 +116,7 @@ class VsdnVae(LatentDynamics):
         h = trajectory.at_events(0)[0]
         before, after = trajectory.at_events(1)
         past = events.take(self.decoder.past(batch))
-        prior = self._prior(h)
+        prior = self._prior(h, past)
         noise = keyed_normal(batch.seed, h.shape[1], self.latent)
         posterior = self._posterior(prior, h, after, events.take(self._around(batch, own=True)))
         log_likelihood = self._log_likelihood(posterior.sample(noise), h, past, events)
@@ -134,7 +139,7 @@ class VsdnVae(LatentDynamics):
         trajectory = self.gru_ode(kept, Events.of(kept))
         h, later = (events.take(trajectory.at(d, kept, after=d == 1)) for d in (0, 1))
         past = events.take(self.decoder.past(kept))
-        prior, noise = self._prior(h), keyed_normal(batch.seed, h.shape[1], self.latent)
+        prior, noise = self._prior(h, past), keyed_normal(batch.seed, h.shape[1], self.latent)
         posterior = self._posterior(prior, h, later, events.take(self._around(kept, own=True)))
         x, kl = posterior.sample(noise), posterior.kl(prior)
         log_likelihood = per_sequence(self._log_likelihood(x, h, past, events), events.valid)
@@ -154,7 +159,7 @@ class VsdnVae(LatentDynamics):
         trajectory = self.gru_ode(batch, events)
         h = trajectory.at_events(0)[0]
         past = events.take(self.decoder.past(batch))
-        prior = self._prior(h)
+        prior = self._prior(h, past)
         around = events.take(self._around(batch, own=True))
         posterior = self._posterior(prior, h, trajectory.at_events(1)[1], around)
         log_likelihoods, log_weights = [], []
@@ -171,33 +176,40 @@ class VsdnVae(LatentDynamics):
         return terms, per_sequence(weighted, events.valid)
 
     def predict(self, batch: Batch, samples: int) -> Predictive:
-        h = self.gru_ode(batch, Events.of(batch)).at(0, batch, after=False)
-        return self._predictive(self._prior(h), h, batch, samples)
+        h, past = self.gru_ode(batch, Events.of(batch)).at(0, batch, after=False), self.decoder.past(batch)
+        return self._predictive(self._prior(h, past), h, past, batch.seed, samples)
 
     def interpolate(self, batch: Batch, samples: int) -> Predictive:
         trajectory = self.gru_ode(batch, Events.of(batch))
-        h = trajectory.at(0, batch, after=False)
+        h, past = trajectory.at(0, batch, after=False), self.decoder.past(batch)
         around = self._around(batch, own=True)
-        posterior = self._posterior(self._prior(h), h, trajectory.at(1, batch, after=True), around)
-        return self._predictive(posterior, h, batch, samples)
+        posterior = self._posterior(self._prior(h, past), h, trajectory.at(1, batch, after=True), around)
+        return self._predictive(posterior, h, past, batch.seed, samples)
 
-    def _prior(self, h: Tensor) -> Normal:
-        return Normal.of(self.prior_net(h))
+    def _prior(self, h: Tensor, past: Tensor) -> Normal:
+        return Normal.of(self.prior_net(torch.cat([h, past[..., : self.read]], -1)))
 
     def _around(self, batch: Batch, *, own: bool) -> Tensor:
         """Return N2's inputs from the observations around each frame, [B, T, C], without the states.
 
         These are the next observed frame (the frame itself if `own` is set and it is observed), the time since the
-        last observation, and the time until the next."""
+        last observation, and the time until the next; with `from_neighbours` also the last values, and the difference
+        of the straight line from these."""
         parts = [batch.values[..., :0]]
         if self.see_next:
             parts.append(self.decoder.following(batch, own=own))
         if self.see_gaps:
             parts += [time_since(batch, self.time_unit), time_until(batch, self.time_unit, own=own)]
+        if self.decoder.from_neighbours:
+            last = self.decoder.last(batch)
+            parts += [last, self.decoder.line(batch, own=own) - last]
         return torch.cat(parts, -1)
 
     def _posterior(self, prior: Normal, h: Tensor, later: Tensor, around: Tensor) -> Normal:
         posterior = Normal.of(self.posterior_net(torch.cat([h, later, around], -1)))
+        if self.decoder.from_neighbours:
+            line = self.decoder.carried(around[..., -self.dim :], self.latent)
+            posterior = posterior._replace(mean=posterior.mean + line)
         return posterior._replace(mean=prior.mean + posterior.mean) if self.residual else posterior
 
     def _log_likelihood(self, x: Tensor, h: Tensor, past: Tensor, events: Events) -> Tensor:
@@ -207,14 +219,14 @@ class VsdnVae(LatentDynamics):
         state = torch.cat([x, h], -1)
         return self.decoder.beta_log_prob(state, past, events.values, events.observed, beta=self.held_out_beta)
 
-    def _predictive(self, latent: Normal, h: Tensor, batch: Batch, samples: int) -> Predictive:
+    def _predictive(self, latent: Normal, h: Tensor, past: Tensor, seed: Tensor, samples: int) -> Predictive:
         """Return P(Y_t) under the distribution `latent`, as a mixture of `samples` draws."""
 
         def state(s: int) -> Tensor:
-            x = latent.sample(antithetic_draw(batch.seed, h.shape[1], self.latent, s))
+            x = latent.sample(antithetic_draw(seed, h.shape[1], self.latent, s))
             return torch.cat([x, h], -1)
 
-        return self.decoder.predictive(state, self.decoder.past(batch), samples)
+        return self.decoder.predictive(state, past, samples)
 
 
 def without_held_out(batch: Batch, share: float) -> Batch:

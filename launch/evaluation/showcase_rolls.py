@@ -12,8 +12,8 @@ from launch.figures.rolls import Guess
 from launch.runs import loaders
 from launch.runs.config import RunConfig
 from launch.runs.distributed import alone
-from models.base import LatentDynamics, Smoother, last_observed
-from models.batch import Batch
+from models.base import LatentDynamics, Smoother
+from models.batch import Batch, last_observed
 from models.decisions import completed
 from pipeline.readers.piano_roll import write_midi
 from pipeline.sequence import Split

@@ -14,8 +14,8 @@ from launch.scoring.baselines import nearest, straight
 from launch.scoring.metrics import ADDED, Score
 from launch.scoring.ratio import Ratio
 from launch.scoring.uncertainty import LEVELS, Columns, Found, bins, brier
-from models.base import Forecast, last_observed
-from models.batch import Batch
+from models.base import Forecast
+from models.batch import Batch, last_observed
 from models.parts.likelihoods import WithFrame
 from models.predictive import Predictive
 from pipeline.shards.manifest import Manifest

@@ -19,8 +19,8 @@ from launch.scoring.entries import Entries, Guess
 from launch.scoring.estimates import Scores
 from launch.scoring.metrics import ADDED
 from launch.scoring.ratio import Ratio
-from models.base import Forecaster, LatentDynamics, Model, Smoother, StateSpace, Terms, last_observed
-from models.batch import Batch
+from models.base import Forecaster, LatentDynamics, Model, Smoother, StateSpace, Terms
+from models.batch import Batch, last_observed
 from models.decisions import Rule, decided
 from models.metrics import accuracy, rmse
 from models.parts.likelihoods import WithFrame

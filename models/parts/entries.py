@@ -52,3 +52,7 @@ class Widths:
         """Number of inputs for the time since or until that frame; in a table, one per channel."""
         self.static = 0 if table is None else table.static
         """Number of inputs for the static covariates."""
+
+    def past(self, see_last: bool, see_gaps: bool) -> int:
+        """Return the number of inputs of a decoder that describe the past, beside the state."""
+        return self.frame * see_last + self.gap * see_gaps + self.static

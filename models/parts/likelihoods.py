@@ -99,6 +99,11 @@ class Likelihood(Density, Protocol):
         """Return the parameters [width] of the marginal, from which a decoder starts."""
         ...
 
+    def locations(self) -> list[int]:
+        """Return, for each channel, the number of the parameter that moves its mean by as much as it grows, in units of
+        the marginal's scale; -1 for a channel without one. A config with `from_neighbours` needs it."""
+        ...
+
     def beta_log_prob(self, parameters: Tensor, y: Tensor, beta: float, observed: Tensor | None = None) -> Tensor:
         """Return the weighted `log_prob` [...] for training.
 
@@ -120,6 +125,9 @@ class Bernoulli(nn.Module):
 
     def of_marginal(self) -> Tensor:
         return torch.zeros(self.width)
+
+    def locations(self) -> list[int]:
+        return [-1] * self.width
 
     def log_prob(self, parameters: Tensor, y: Tensor, observed: Tensor | None = None) -> Tensor:
         logits = full_precision(parameters) + self.marginal
@@ -151,6 +159,9 @@ class LocationScale(nn.Module):
     def of_marginal(self) -> Tensor:
         D = len(self.mean)
         return torch.cat([torch.zeros(self.width - D), torch.full((D,), UNIT_STD)])
+
+    def locations(self) -> list[int]:
+        return list(range(len(self.mean)))
 
     def normal(self, parameters: Tensor) -> Normal:
         """Return mean and log standard deviation of a frame, in units of the marginal's scale."""

@@ -16,6 +16,13 @@ def mlp(inputs: int, width: int, depth: int, outputs: int, activation: type[nn.M
     return nn.Sequential(*layers)
 
 
+def small(layer: nn.Linear) -> None:
+    """Scale a layer's initial weights and biases by 0.01, so that its outputs start near 0 and still pass gradients."""
+    with torch.no_grad():
+        layer.weight.mul_(0.01)
+        layer.bias.mul_(0.01)
+
+
 def full_precision(x: Tensor) -> Tensor:
     """Convert autocast's half precision to float32, which densities and KL need."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -67,6 +67,14 @@ class LikelihoodByChannel(nn.Module):
     def of_marginal(self) -> Tensor:
         return torch.cat([part.of_marginal() for part in self._parts()])
 
+    def locations(self) -> list[int]:
+        found, begin = [-1] * sum(map(len, self.channels)), 0
+        for channels, part, width in zip(self.channels, self._parts(), self.widths, strict=True):
+            for channel, place in zip(channels.tolist(), part.locations(), strict=True):
+                found[channel] = begin + place if place >= 0 else -1
+            begin += width
+        return found
+
     def log_prob(self, parameters: Tensor, y: Tensor, observed: Tensor | None = None) -> Tensor:
         return self._sum(parameters, y, observed, lambda part, *arguments: part.log_prob(*arguments))
 

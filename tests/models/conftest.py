@@ -56,6 +56,20 @@ CONFIGS = {
         name="ode_rnn", latent=3, hidden=6, width=8, depth=1, flow_depth=2, flow_width=5, flow_activation="elu"
     ),
     "bi_gru_ode": GruOdeConfig(name="bi_gru_ode", latent=3, hidden=6, width=8, depth=2, see_last=True, see_gaps=True),
+    "vsdn_vae from neighbours": VsdnVaeConfig(
+        name="vsdn_vae",
+        latent=7,
+        hidden=6,
+        width=8,
+        depth=1,
+        see_gaps=True,
+        see_next=True,
+        held_out_fraction=0.5,
+        from_neighbours=True,
+    ),
+    "bi_gru_ode from neighbours": GruOdeConfig(
+        name="bi_gru_ode", latent=3, hidden=6, width=8, depth=1, from_neighbours=True
+    ),
 }
 D = 5
 
@@ -66,7 +80,7 @@ def model(request):
     return small(request.param)
 
 
-@pytest.fixture(params=[name for name in CONFIGS if name != "bi_gru_ode"])
+@pytest.fixture(params=[name for name in CONFIGS if not name.startswith("bi_gru_ode")])
 def dynamics(request):
     """Provide each model that predicts and has a density."""
     return small(request.param)
@@ -74,7 +88,8 @@ def dynamics(request):
 
 def small(name):
     torch.manual_seed(1)
-    likelihood = "gaussian" if CONFIGS[name].gain_shape else "bernoulli"
+    real = CONFIGS[name].gain_shape or CONFIGS[name].from_neighbours
+    likelihood = "gaussian" if real else "bernoulli"
     return build_model(CONFIGS[name], likelihood, Marginal(torch.full((D,), 0.3), 0.45)).double()
 
 

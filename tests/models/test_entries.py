@@ -4,14 +4,13 @@ import pytest
 import torch
 
 from launch.scoring.baselines import nearest, straight
-from models.base import last_observed, next_observed, time_since, time_until
-from models.batch import Batch
+from models.batch import Batch, Between, last_observed, next_observed, time_since, time_until
 
 B, T, D = 4, 13, 3
 READERS = [
     last_observed, lambda x: next_observed(x, own=True), lambda x: next_observed(x, own=False), straight, nearest,
     lambda x: time_since(x, 0.5).expand_as(x.values), lambda x: time_until(x, 0.5, own=True).expand_as(x.values),
-    lambda x: time_until(x, 0.5, own=False).expand_as(x.values),
+    lambda x: time_until(x, 0.5, own=False).expand_as(x.values), lambda x: Between.of(x, own=False).line,
 ]  # fmt: skip
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from models.base import last_observed
+from models.batch import last_observed
 from models.generation import BatchAtTimes, ancestral, interpolate_at, times_at_rate
 from models.ode2vae import Ode2VaeConfig
 from models.parts.likelihoods import Bernoulli, Marginal

@@ -9,8 +9,8 @@ from torch import nn
 from driftwork.errors import DriftworkError
 from driftwork.registry import Named
 from models import registry
-from models.base import Smoother, last_observed, time_since
-from models.batch import Batch
+from models.base import Smoother
+from models.batch import Batch, last_observed, time_since
 from models.gru_ode import Events
 from models.parts.likelihoods import Marginal
 from tests.models.conftest import make_batch, small

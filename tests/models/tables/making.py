@@ -22,6 +22,12 @@ CONFIGS = {
     "vsdn_vae_res": VsdnVaeConfig(name="vsdn_vae_res", **SEEING, prior_fraction=0.2, free_nats=0.1),
     "vsdn_sde": VsdnSdeConfig(name="vsdn_sde", **SEEING, see_next=True, held_out_fraction=0.5, substeps=2),
     "vsdn_sde_res": VsdnSdeConfig(name="vsdn_sde_res", **SEEING, prior_fraction=0.2),
+    "gru_ode from neighbours": GruOdeConfig(name="gru_ode", **SEEING, from_neighbours=True),
+    "bi_gru_ode from neighbours": GruOdeConfig(name="bi_gru_ode", **SEEING, from_neighbours=True),
+    "vsdn_vae from neighbours": VsdnVaeConfig(
+        name="vsdn_vae", **SEEING, see_next=True, held_out_fraction=0.5, from_neighbours=True
+    ),
+    "vsdn_sde from neighbours": VsdnSdeConfig(name="vsdn_sde", **SEEING, see_next=True, from_neighbours=True),
 }
 FORECASTERS = {
     "ode2vae": Ode2VaeConfig(

@@ -20,11 +20,12 @@ ENTRIES = Marginal(torch.zeros(D), torch.ones(D), table=TableForm(("a", "b", "c"
 
 def of_channels(x, layout):
     """Return weights [..., n] with the columns that `layout` describes from the end: `value` is D columns and becomes
-    these and D zeros for the flags, `gap` is one and becomes itself and D - 1 zeros."""
+    these and D zeros for the flags, `gap` is one and becomes itself and D - 1 zeros, `line` is D columns and stays."""
     parts, end = [], x.shape[-1]
     for kind in reversed(layout):
-        width = D if kind == "value" else 1
-        parts += [x.new_zeros(*x.shape[:-1], D if kind == "value" else D - 1), x[..., end - width : end]]
+        width = 1 if kind == "gap" else D
+        zeros = {"value": D, "gap": D - 1, "line": 0}[kind]
+        parts += [x.new_zeros(*x.shape[:-1], zeros), x[..., end - width : end]]
         end -= width
     return torch.cat([x[..., :end], *reversed(parts)], -1)
 
@@ -32,6 +33,7 @@ def of_channels(x, layout):
 def transferred(key, x, config):
     """Return a weight of the model of frames as one of the model of entries."""
     gaps, R = config.see_gaps, 1 if config.name in ("gru_ode", "ode_rnn") else 2
+    past = (["value"] * config.see_last + ["gap"] * gaps) * config.from_neighbours
     if key == "gru_ode.project.1.weight":
         x = x.view(R, -1, D)
         return torch.cat([x, torch.zeros_like(x), torch.zeros_like(x)], -1)
@@ -42,9 +44,12 @@ def transferred(key, x, config):
     if key == "decoder.linear.weight":
         return of_channels(x, ["value"] * config.see_last + ["gap"] * gaps)
     if key == "features.0.weight" and config.name == "bi_gru_ode":
-        return of_channels(x, ["gap"] * gaps)
+        return of_channels(x, ["gap"] * gaps + [*past, "value", "line"] * config.from_neighbours)
+    if key in ("features.0.weight", "prior_net.0.weight"):
+        return of_channels(x, past)
     if key == "posterior_net.0.weight":
-        return of_channels(x, ["value"] * config.see_next + ["gap", "gap"] * gaps)
+        lines = ["line", "line"] * config.from_neighbours
+        return of_channels(x, ["value"] * config.see_next + ["gap", "gap"] * gaps + lines)
     if key == "drifts.read_all.weight":
         return of_channels(x, ["value"] * config.see_next + ["gap"] * gaps)
     return x

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from models.base import last_observed, next_observed, time_since, time_until
-from models.batch import Batch
+from models.batch import Batch, last_observed, next_observed, time_since, time_until
 from models.gru_ode import Events
 from models.solvers import timegrid
 from models.vsdn_sde import _next_at_steps

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.base import last_observed
+from models.batch import last_observed
 from models.gru_ode import Events
 from models.parts.noise import keyed_normal
 from tests.models.conftest import CONFIGS, make_batch, small
