@@ -8,6 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from models.batch import Batch, Planner, moved
+from models.batch import last_observed as last_observed  # a model of one's own may import these four from here
+from models.batch import next_observed as next_observed
+from models.batch import time_since as time_since
+from models.batch import time_until as time_until
 from models.particle_filter import FilterState
 from models.predictive import Predictive
 
