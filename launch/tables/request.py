@@ -139,5 +139,7 @@ def draw(ready: Ready, request: TableRequest, answered: Answered, title: str) ->
 def _check_share(request: TableRequest, bad: dict[str, str], total: int, what: str) -> None:
     if len(bad) > request.max_unreadable * total or (bad and len(bad) == total):
         first = "; ".join(f"{name}: {reason}" for name, reason in list(bad.items())[:3])
+        if total == 1:
+            raise DriftworkError(first)
         cure = "repair them" if len(bad) == total else "repair them, or raise max_unreadable"
         raise DriftworkError(f"{len(bad)} of {total} {what} cannot be used ({first}); {cure}")

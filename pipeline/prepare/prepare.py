@@ -243,6 +243,8 @@ def _too_little(
 def _too_many(config: PrepareConfig, output: _Output, unreadable: list[Unreadable], total: int, what: str) -> str:
     first = "; ".join(f"{bad.file}: {bad.reason}" for bad in unreadable[:3])
     limit = f"more than max_unreadable={config.max_unreadable:g}" if len(unreadable) < total else "all of them"
+    if total == 1:
+        return f"{first}; see {output.reasons}"
     return (
         f"{len(unreadable)} of {total} {what} are unreadable, {len(unreadable) / total:.1%}, {limit} ({first}); "
         f"see {output.reasons}"

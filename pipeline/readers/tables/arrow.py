@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from driftwork.files import printable
 from pipeline.readers.tables.config import ARRAYS, PARQUET, TableConfig
-from pipeline.readers.tables.parts import shown
+from pipeline.readers.tables.parts import cure_of_instant, cure_of_number, cure_of_time, shown
 from pipeline.sequence import UnreadableError
 from pipeline.table_spec import SECONDS
 
@@ -73,7 +73,8 @@ class Batch:
             array = self._without_missing(pc.utf8_trim_whitespace(array))
             if exact:
                 self._check_integers(array, column)
-            array = self._cast(array, column, lambda part: pc.cast(part, pa.float64()), "is no number")
+            cure = cure_of_instant if column == self.config.time else cure_of_number
+            array = self._cast(array, column, lambda part: pc.cast(part, pa.float64()), "is no number", cure)
         elif pa.types.is_integer(array.type) or pa.types.is_floating(array.type) or pa.types.is_boolean(array.type):
             what = "is an integer that no double holds"
             array = self._cast(array, column, lambda part: pc.cast(part, pa.float64(), safe=exact), what)
@@ -129,7 +130,8 @@ class Batch:
         elif not pa.types.is_date(array.type):
             raise UnreadableError(f"column '{name}' is of type {array.type}; set dataset.time_unit to its unit")
         target = pa.timestamp("ns", tz="UTC" if zoned else None)
-        array = self._cast(array, column, lambda part: pc.cast(part, target), "is no time by ISO 8601 of 1678 to 2261")
+        what = "is no time by ISO 8601 of 1678 to 2261"
+        array = self._cast(array, column, lambda part: pc.cast(part, target), what, cure_of_time)
         self._none_missing(np.asarray(array.is_null()))
         return np.asarray(pc.cast(array, pa.int64()), np.int64), zoned
 
@@ -152,7 +154,10 @@ class Batch:
         standing = pc.is_in(array, value_set=pa.array(self.config.missing, pa.string()))
         return pc.if_else(standing, pa.scalar(None, pa.string()), array)
 
-    def _cast(self, array: Any, column: str, cast: Callable[[Any], Any], what: str) -> Any:
+    def _cast(
+        self, array: Any, column: str, cast: Callable[[Any], Any], what: str,
+        cure: Callable[[str], str] = lambda text: "",
+    ) -> Any:  # fmt: skip
         """Cast an array. If that fails, find the first bad row by bisection."""
         try:
             return cast(array)
@@ -167,7 +172,7 @@ class Batch:
                 high = middle
         cell = array[low].as_py() if not pa.types.is_temporal(array.type) else array[low]
         text = cell.decode("latin-1") if isinstance(cell, bytes) else str(cell)
-        raise self.bad(low, f"column '{printable(column)}' {what}: {shown(text)}")
+        raise self.bad(low, f"column '{printable(column)}' {what}: {shown(text)}{cure(text)}")
 
 
 class _File(NamedTuple):
@@ -202,7 +207,9 @@ def batches(path: Path, config: TableConfig, wanted: Callable[[list[str]], list[
     except (pa.ArrowException, OSError, ValueError, EOFError) as error:
         ragged = _RAGGED.search(str(error))
         if ragged:  # pyarrow counts the header as a row
-            raise UnreadableError(f"row {int(ragged[1]) - 1}: {ragged[3]} columns, {ragged[2]} in the header") from None
+            cure = "; set dataset.separator to the character between columns" if ragged[2] == "1" else ""
+            where = f"row {int(ragged[1]) - 1}: {ragged[3]} columns"
+            raise UnreadableError(f"{where}, {ragged[2]} in the header{cure}") from None
         where = f"after row {row}: " if row else ""
         raise UnreadableError(f"{where}{_reason(error)}") from None
 

@@ -114,9 +114,15 @@ class _Sheet:
             raise UnreadableError("has no column for a channel; set dataset.layout or dataset.separator to the file's")
         if lacking:
             listed = ", ".join(shown(name) for name in names[:8]) + (", ..." if len(names) > 8 else "")
+            between = next((char for char in ";\t|" if len(names) == 1 and char in names[0]), None)
+            if between is not None:
+                raise UnreadableError(f"has no '{config.separator}' in {listed}; set dataset.separator='{between}'")
+            keys = ("series", "time", "channel", "value", "group", "split")
+            named = [f"dataset.{key}" for key in keys if getattr(config, key) == lacking[0]]
+            setting = named[0] if named else "the names of columns"
             raise UnreadableError(
-                f"has no column {shown(lacking[0])}, but {listed}; set dataset.layout, the names of columns or "
-                "dataset.separator to those of the file"
+                f"has no column {shown(lacking[0])}, but {listed}; set {setting}, dataset.layout or dataset.separator "
+                "to what the file has"
             )
         return columns
 

@@ -191,7 +191,7 @@ def test_bad_series_is_named_and_returned(tmp_path, run, rows, capsys):
 @pytest.mark.parametrize(
     ("change", "settings", "reason"),
     [
-        ({"pulse": "fast"}, [], r"1 of 1 files cannot be used \(new.csv: row 1: column 'pulse' is no number: 'fast'\)"),
+        ({"pulse": "fast"}, [], "^new.csv: row 1: column 'pulse' is no number: 'fast'; add it to dataset.missing"),
         ({"pulse_deviation": 1}, [], "column 'pulse_deviation' is the name of a new column; rename it in the table"),
         ({}, ["out=filled.xlsx"], r"out=filled.xlsx: must be a file that ends in .parquet or .csv"),
         (

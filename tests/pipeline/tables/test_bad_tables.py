@@ -15,15 +15,18 @@ from pipeline.sequence import UnreadableError
 from tests.pipeline.tables.making import HEADER, gathered, sequences
 
 OTHER_ZONE = "column 'time' has times with a zone and without; write all alike"
-NAMES = "set dataset.layout, the names of columns or dataset.separator to those of the file"
+MISSING = "add it to dataset.missing if it means a missing value"
+WRITE = "write times as 2024-12-31T23:59"
 ROWS = [
-    ("s,1,x,abc", {}, "row 2: column 'value' is no number: 'abc'"),
-    ("s,1,x,1_0", {}, "row 2: column 'value' is no number: '1_0'"),
+    ("s,1,x,abc", {}, f"row 2: column 'value' is no number: 'abc'; {MISSING}"),
+    ("s,1,x,1_0", {}, f"row 2: column 'value' is no number: '1_0'; {MISSING}"),
+    ('s,1,x,"70,5"', {}, "row 2: column 'value' is no number: '70,5'; write decimals with a point"),
     ("s,1,x,nan", {}, "row 2: column 'value' is NaN; add NaN to dataset.missing if it means a missing value"),
     ("s,1,x,-inf", {}, "row 2: column 'value' is infinite"),
     ("s,1,x,1e39", {}, "row 2: column 'value' is 1e+39, beyond float32"),
     ("s,1,x,0.5", {"likelihood": "bernoulli"}, "row 2: column 'value' is 0.5, but likelihood=bernoulli takes 0 and 1"),
     ("s,noon,x,1", {}, "row 2: column 'time' is no number: 'noon'"),
+    ("s,2024-05-01,x,1", {}, "row 2: column 'time' is no number: '2024-05-01'; set dataset.time_unit=iso for dates"),
     ("s,,x,1", {}, "row 2: column 'time' is empty"),
     ("s,-1e16,x,1", {}, "row 2: column 'time' is -1e+16, beyond 1e+15 seconds"),
     (",1,x,1", {}, "row 2: column 'series' is empty"),
@@ -31,14 +34,18 @@ ROWS = [
     ("s,1,x", {}, "row 2: 3 columns, 4 in the header"),
     ("s,1,x,1,1", {}, "row 2: 5 columns, 4 in the header"),
     ("s,1,\udcff,1", {}, "row 2: column 'channel' is not in UTF-8: 'ÿ'"),
-    ('s,1,x,"1', {}, "row 2: column 'value' is no number: '1\\ns,2,x,1'"),
+    ('s,1,x,"1', {}, "row 2: column 'value' is no number: '1\\ns,2,x,1'; " + MISSING),
 ]
 TIMES = [
-    ("2024-02-30", "row 2: column 'time' is no time by ISO 8601 of 1678 to 2261: '2024-02-30'"),
-    ("1500-01-01", "row 2: column 'time' is no time by ISO 8601 of 1678 to 2261: '1500-01-01'"),
+    ("2024-02-30", "row 2: column 'time' is no time by ISO 8601 of 1678 to 2261: '2024-02-30'; " + WRITE),
+    ("1500-01-01", "row 2: column 'time' is no time by ISO 8601 of 1678 to 2261: '1500-01-01'; " + WRITE),
     ("2024-01-02T00:00Z", f"row 2: {OTHER_ZONE}"),
     ("2024-01-02T00:00:00.5-0330", f"row 2: {OTHER_ZONE}"),
-    ("12.5", "row 2: column 'time' is no time by ISO 8601 of 1678 to 2261: '12.5'"),
+    (
+        "12.5",
+        "row 2: column 'time' is no time by ISO 8601 of 1678 to 2261: '12.5'; set dataset.time_unit to the unit of "
+        "the numbers",
+    ),
 ]
 FILES = [
     (b"", "t.csv", "empty CSV file"),
@@ -47,7 +54,22 @@ FILES = [
     (b"PAR1" + bytes(100), "t.csv", "is a Parquet file; name it .parquet"),
     (gzip.compress(HEADER.encode())[:-9], "t.csv.gz", "truncated compressed stream"),
     (HEADER.encode(), "t.csv.gz", "zlib inflate failed: incorrect header check"),
-    (HEADER.replace(",", ";").encode(), "t.csv", f"has no column 'series', but 'series;time;channel;value'; {NAMES}"),
+    (
+        HEADER.replace(",", ";").encode(),
+        "t.csv",
+        "has no ',' in 'series;time;channel;value'; set dataset.separator=';'",
+    ),
+    (
+        HEADER.replace("series", "id").encode(),
+        "t.csv",
+        "has no column 'series', but 'id', 'time', 'channel', 'value'; set "
+        "dataset.series, dataset.layout or dataset.separator to what the file has",
+    ),
+    (
+        b"series;time;channel;value\ns;0;x;1,5\n",
+        "t.csv",
+        "row 1: 2 columns, 1 in the header; set dataset.separator to the character between columns",
+    ),
     (b"series,series,time,channel,value\na,b,0,x,1\n", "t.csv", "two columns are named 'series'; rename one"),
     (HEADER.encode(), "t.npz", "is no .npz file"),
     (HEADER.encode() + b's,0,x,"' + b"\n1" * 5 * 2**20, "t.csv", "a row is longer than 4 MiB, perhaps for a quote"),
@@ -85,7 +107,7 @@ def test_row_of_a_later_block_is_named(tmp_path):
     lines = ["s,0,x,1"] * 500_000
     lines[432_100] = "s,0,x,?"
     said = refused(tmp_path, HEADER + "\n".join(lines))
-    assert said == "row 432101: column 'value' is no number: '?'"
+    assert said == f"row 432101: column 'value' is no number: '?'; {MISSING}"
 
 
 def test_row_of_a_later_row_group_is_named(tmp_path):
