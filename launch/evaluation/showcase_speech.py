@@ -89,7 +89,7 @@ def answers(model: LatentDynamics | Smoother, batch: Batch, rate: int) -> Speech
         interpolated = interpolated[:1]
     D = batch.values.shape[2]
     return Speech(
-        truth=_samples(batch.values)[0], shown=batch.observed[0].numpy().repeat(D),
+        truth=_samples(batch.values)[0], observed=batch.observed[0].numpy().repeat(D),
         interpolated=interpolated, predicted=predicted, rate=rate,
     )  # fmt: skip
 

@@ -51,8 +51,8 @@ def interpolation(
     figure = style.page(10, 1.0 + 1.55 * (2 + len(rows)), title)
     axes = list(figure.subplots(2 + len(rows), 1, sharex=True, sharey=True))
     extent = (0.0, len(truth) / rate, low - 0.5, high + 0.5)
-    seen = np.where(observed[:, None, None], _ink(truth), np.array(to_rgb(HIDDEN)))
-    pictures = [("truth", _ink(truth)), (f"observed, {100 * observed.mean():.0f} % of the frames", seen)]
+    samples = np.where(observed[:, None, None], _ink(truth), np.array(to_rgb(HIDDEN)))
+    pictures = [("truth", _ink(truth)), (f"observed, {100 * observed.mean():.0f} % of the frames", samples)]
     pictures += [(row.label, _scored(truth, row)) for row in rows]
     for panel, (label, picture) in zip(axes, pictures, strict=True):
         panel.imshow(
@@ -87,13 +87,13 @@ class Roll(NamedTuple):
 
 
 @rc_context(style.STYLE)
-def stacked(path: Path, rows: Sequence[Roll], seen: np.ndarray, given: float, title: str) -> list[Path]:
+def stacked(path: Path, rows: Sequence[Roll], observed: np.ndarray, given: float, title: str) -> list[Path]:
     """Draw piano rolls over one time axis, each at its own rate: notes in the row's colour, and the probability of the
     rest in grey.
 
     Args:
-        seen: `[K]` times of the observed frames, seconds. given: end of the given beginning, in seconds, marked by a
-        line.
+        observed: `[K]` times of the observed frames, seconds.
+        given: end of the given beginning, in seconds, marked by a line.
     """
     lows, highs = zip(*(_sounding([row.notes]) for row in rows), strict=True)
     low, high = min(lows), max(highs)
@@ -107,7 +107,9 @@ def stacked(path: Path, rows: Sequence[Roll], seen: np.ndarray, given: float, ti
             origin="lower", aspect="auto", interpolation="nearest",
         )  # fmt: skip
         panel.set_title(row.label, loc="left", pad=7)
-        panel.vlines(seen, 1.01, 1.04, transform=panel.get_xaxis_transform(), color=INK, linewidth=0.8, clip_on=False)
+        panel.vlines(
+            observed, 1.01, 1.04, transform=panel.get_xaxis_transform(), color=INK, linewidth=0.8, clip_on=False
+        )
         if given:
             panel.axvline(given, color=FALSE, linewidth=1.2)
         _pitch_axis(panel, low, high)
@@ -115,7 +117,7 @@ def stacked(path: Path, rows: Sequence[Roll], seen: np.ndarray, given: float, ti
         panel.tick_params(axis="x", length=0)
     axes[-1].set_xlabel("time [s]")
     handles: list[Patch | Line2D] = [_rest()]
-    if len(seen):
+    if len(observed):
         handles.append(Line2D([], [], color=INK, marker="|", linestyle="none", markersize=5, label="observed frame"))
     if given:
         handles.append(Line2D([], [], color=FALSE, linewidth=1.2, label="end of the given frames"))

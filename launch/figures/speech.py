@@ -33,7 +33,7 @@ class Speech(NamedTuple):
 
     truth: NDArray[np.float32]
     """[N] true samples."""
-    shown: NDArray[np.bool_]
+    observed: NDArray[np.bool_]
     """[N] whether the sample belongs to an observed frame."""
     interpolated: NDArray[np.float32]
     """[S, N] interpolations, one per draw; a single one for a model without a latent."""
@@ -45,12 +45,12 @@ class Speech(NamedTuple):
     @property
     def filled(self) -> NDArray[np.float32]:
         """Return the observed samples [N], with the mean of the interpolation elsewhere."""
-        return np.where(self.shown, self.truth, self.interpolated.mean(0))
+        return np.where(self.observed, self.truth, self.interpolated.mean(0))
 
     @property
     def kept(self) -> NDArray[np.float32]:
         """Return the observed samples [N], with silence elsewhere."""
-        return np.where(self.shown, self.truth, np.float32(0))
+        return np.where(self.observed, self.truth, np.float32(0))
 
 
 @rc_context(style.STYLE)
@@ -60,7 +60,7 @@ def interpolation(path: Path, speech: Speech, title: str) -> list[Path]:
     heights = (1, 1, 1.5, 1, 1, 1)
     whole, filled, close, *spectrograms = figure.subplots(6, 1, height_ratios=heights)
     time = np.arange(len(speech.truth)) / speech.rate
-    _wave(whole, time, speech, speech.truth, GREY, f"truth; {100 * speech.shown.mean():.0f} % of it was observed")
+    _wave(whole, time, speech, speech.truth, GREY, f"truth; {100 * speech.observed.mean():.0f} % of it was observed")
     _wave(filled, time, speech, speech.filled, BLUE, "interpolation, mean")
     bottom, top = whole.get_ylim()
     filled.set_ylim(bottom, top)
@@ -91,11 +91,11 @@ def together(path: Path, speeches: Mapping[str, Speech], title: str) -> list[Pat
     first = next(iter(speeches.values()))
     part = loudest(first.truth, min(len(first.truth), round(CLOSE * first.rate)))
     at = np.arange(len(first.truth))[part] / first.rate
-    _hidden(panel, at, first.shown[part], first.rate)
+    _hidden(panel, at, first.observed[part], first.rate)
     panel.plot(at, first.truth[part], color=INK, linewidth=1.6, label="truth")
     for (name, speech), (colour, _) in zip(speeches.items(), cycle(LOOKS[1:]), strict=False):
         panel.plot(
-            at, np.where(speech.shown[part], np.nan, speech.filled[part]), color=colour, linewidth=1.1, label=name
+            at, np.where(speech.observed[part], np.nan, speech.filled[part]), color=colour, linewidth=1.1, label=name
         )
     panel.set_xlim(at[0], at[0] + len(at) / first.rate)
     panel.set_xlabel("time [s]")
@@ -139,8 +139,8 @@ def waveforms(
 
 def _wave(panel: Axes, time: np.ndarray, speech: Speech, rest: np.ndarray, colour: str, label: str) -> None:
     """Draw the observed samples in ink, and the `rest` in its colour."""
-    panel.plot(time, np.where(speech.shown, np.nan, rest), color=colour, linewidth=0.5)
-    panel.plot(time, np.where(speech.shown, speech.truth, np.nan), color=INK, linewidth=0.5)
+    panel.plot(time, np.where(speech.observed, np.nan, rest), color=colour, linewidth=0.5)
+    panel.plot(time, np.where(speech.observed, speech.truth, np.nan), color=INK, linewidth=0.5)
     panel.set_title(label, loc="left")
     panel.set_xlim(0, len(time) / speech.rate)
     _bare(panel)
@@ -150,7 +150,7 @@ def _close_up(panel: Axes, time: np.ndarray, speech: Speech) -> None:
     """Draw truth, interpolation, prediction and the band of the draws, with unobserved frames shaded."""
     part = loudest(speech.truth, min(len(time), round(CLOSE * speech.rate)))
     at, truth = time[part], speech.truth[part]
-    _hidden(panel, at, speech.shown[part], speech.rate)
+    _hidden(panel, at, speech.observed[part], speech.rate)
     panel.plot(at, truth, color=INK, linewidth=0.9)
     if len(speech.interpolated) > 1:
         low, high = np.percentile(speech.interpolated[:, part], BAND, axis=0)
@@ -163,9 +163,9 @@ def _close_up(panel: Axes, time: np.ndarray, speech: Speech) -> None:
     _bare(panel)
 
 
-def _hidden(panel: Axes, at: np.ndarray, shown: np.ndarray, rate: int) -> None:
+def _hidden(panel: Axes, at: np.ndarray, observed: np.ndarray, rate: int) -> None:
     """Shade the samples that were not observed."""
-    hidden = np.concatenate([[0], ~shown, [0]]).astype(np.int8)
+    hidden = np.concatenate([[0], ~observed, [0]]).astype(np.int8)
     for start, end in zip(np.flatnonzero(np.diff(hidden) > 0), np.flatnonzero(np.diff(hidden) < 0), strict=True):
         panel.axvspan(at[0] + start / rate, at[0] + end / rate, color=HIDDEN, linewidth=0, zorder=0)
 

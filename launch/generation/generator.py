@@ -32,7 +32,7 @@ class Generated(NamedTuple):
     """[S, Q, D] notes decided from `draws`; None for data that are not binary."""
     truth: NDArray[np.float32] | None
     """[T, D] true frames at the data's own rate."""
-    seen: NDArray[np.float64]
+    observed: NDArray[np.float64]
     """[K] times of the observed frames of `truth`, seconds."""
     given: float
     """Length of the given beginning, seconds: time of the first frame that was not given."""
@@ -85,10 +85,10 @@ class FrameGenerator(NamedTuple):
             batch = batch if length is None else self._extended(batch, length)
             times = times_at_rate(batch.times[0], self.rate)
             first = self._first(batch, own, given)
-            shown = torch.arange(batch.times.shape[1], device=batch.times.device) < first
+            given_frames = torch.arange(batch.times.shape[1], device=batch.times.device) < first
             batch = batch.changed(
-                values=torch.where(shown[:, None], batch.values, 0.0), present=batch.present & shown,
-                observed=batch.present & shown,
+                values=torch.where(given_frames[:, None], batch.values, 0.0), present=batch.present & given_frames,
+                observed=batch.present & given_frames,
             )  # fmt: skip
             known = batch
             if isinstance(self.model, Forecaster):
@@ -170,10 +170,10 @@ class FrameGenerator(NamedTuple):
             at = known.observed[0]
             neighbours = Neighbours.of(known.times[0, at], known.values[:, at], times, self.spec.interval)
             notes = joined(completed(*filled, self.decision), neighbours).cpu().numpy()
-        seen = batch.times[0][batch.observed[0]].cpu().numpy()
+        observed = batch.times[0][batch.observed[0]].cpu().numpy()
         truth = sequence.values.astype(np.float32)
         draws = filled.frames.float().cpu().numpy()
-        return Generated(sequence.key, draws, notes, truth, seen, 0.0, sequence.about)
+        return Generated(sequence.key, draws, notes, truth, observed, 0.0, sequence.about)
 
 
 def _forecast(model: Forecaster, batch: Batch, times: Tensor) -> FramesAtTimes:

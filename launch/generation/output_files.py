@@ -95,7 +95,7 @@ def _music(
         write_midi(file, film.notes, film.rate)
         entries.append(film.entry(file))
         rows.append(Roll(film.label, film.frames, film.notes, film.rate, _colour(film)))
-    rolls.stacked(folder / stem, rows, made.seen, made.given, title)
+    rolls.stacked(folder / stem, rows, made.observed, made.given, title)
     return entries
 
 

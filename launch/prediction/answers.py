@@ -54,7 +54,7 @@ class Answerer(NamedTuple):
     @torch.inference_mode()
     def frames(self, batch: Batch) -> Iterator[Frames]:
         """Yield the sequences of a batch, without the padding at their ends and without padding sequences."""
-        batch = self._seen(batch.to(next(self.model.parameters()).device))
+        batch = self._as_given(batch.to(next(self.model.parameters()).device))
         answers = dict(zip(self.columns, self._answers(self._predictive(batch)), strict=True))
         for b, key in enumerate(batch.keys):
             if batch.weight[b] > 0:
@@ -66,7 +66,7 @@ class Answerer(NamedTuple):
                     {name: answer[b, :T].float().cpu().numpy() for name, answer in answers.items()},
                 )  # fmt: skip
 
-    def _seen(self, batch: Batch) -> Batch:
+    def _as_given(self, batch: Batch) -> Batch:
         """Return the batch with the frames given to the model as observed: for a forecaster, its first frames."""
         if not isinstance(self.model, Forecaster):
             return batch

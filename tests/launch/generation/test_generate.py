@@ -47,7 +47,7 @@ def test_generated_frames_match_the_model(music):
     T = batch.times.shape[1]
     assert answer.draws.shape == (1, int((T - 1) / 5 * 7.5 + 1e-9) + 1, 128)
     assert np.array_equal(answer.draws[0, ::3], expected[0, ::2][: len(answer.draws[0, ::3])].numpy())
-    assert np.array_equal(answer.seen, batch.times[0, batch.observed[0]].numpy())
+    assert np.array_equal(answer.observed, batch.times[0, batch.observed[0]].numpy())
 
 
 @pytest.mark.parametrize("decision", ["expected_score", "0.5"])
@@ -60,7 +60,8 @@ def test_notes_follow_the_decision_rule(music, tmp_path, decision):
     with torch.inference_mode():
         (answer,) = maker_of(run, rate=10.0).interpolations(pieces.longest(stream_of(run), 1))
     truth = sequences[answer.key]
-    known = np.isin(np.arange(entry["frames"]), 2 * np.flatnonzero(np.isin(truth.times - truth.times[0], answer.seen)))
+    given = np.flatnonzero(np.isin(truth.times - truth.times[0], answer.observed))
+    known = np.isin(np.arange(entry["frames"]), 2 * given)
     probability = torch.from_numpy(answer.draws[0, ~known])[None]
     notes = decided(probability, torch.ones(probability.shape[:2], dtype=torch.bool), decision)[0].numpy()
     played = roll(tmp_path / "out" / entry["file"], 10, entry["frames"])

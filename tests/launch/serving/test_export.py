@@ -79,7 +79,7 @@ def test_served_interpolation_matches_generate(music, loaded):
     with torch.inference_mode():
         made = next(maker.interpolations(sequences))
     seen = batch.observed[0]
-    row = {"times": made.seen.tolist(), "values": batch.values[0, seen].tolist(), "ask": batch.times[0].tolist()}
+    row = {"times": made.observed.tolist(), "values": batch.values[0, seen].tolist(), "ask": batch.times[0].tolist()}
     found = loaded(music, row, seed=key_seed(0, "generate", made.key, 0))
     assert np.array_equal(found.numpy(), made.draws[0])
 
@@ -94,7 +94,7 @@ def test_served_notes_are_joined_as_generated(music):
     batch = maker._batch(sequences[0], 1)
     seen = batch.observed[0]
     row = {
-        "times": made.seen.tolist(),
+        "times": made.observed.tolist(),
         "values": batch.values[0, seen].tolist(),
         "ask": times_at_rate(batch.times[0], 20.0).tolist(),
     }
