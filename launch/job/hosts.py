@@ -68,7 +68,7 @@ def start(module: str, arguments: list[str], file: Path, config: HostsConfig, sh
             peer = address if other == hosts[0] else other.name.rpartition("@")[2]
             first, paths = connection.host == hosts[0], [str(path.absolute()) for path in shared]
             question = Question(str(Path.cwd()), paths, first, address, peer, config.port)
-            connection.say(json.dumps(question._asdict()))
+            connection.send(json.dumps(question._asdict()))
         answers = _answers(connections, file)
         world = {host.name: answer.devices[: host.slots] for host, answer in zip(hosts, answers, strict=True)}
         for number, (connection, answer) in enumerate(zip(connections, answers, strict=True)):
@@ -78,7 +78,7 @@ def start(module: str, arguments: list[str], file: Path, config: HostsConfig, sh
                 **({"GLOO_SOCKET_IFNAME": answer.interface} if answer.interface else {}),
                 **launcher.environment(threads, gpus=answer.gpus, given=_traveling()),
             }
-            connection.say(json.dumps({"command": command, "environment": variables}))
+            connection.send(json.dumps({"command": command, "environment": variables}))
         try:
             return _watched(connections)
         except (SystemExit, KeyboardInterrupt):
@@ -118,7 +118,7 @@ class _Connection:
         for thread in self.threads:
             thread.start()
 
-    def say(self, what: str = "") -> None:
+    def send(self, what: str = "") -> None:
         """Send a line to the host; an empty line is a sign of life."""
         assert self.process.stdin is not None
         with suppress(OSError):  # the exit code of the process shows how the connection ended
@@ -196,7 +196,7 @@ def _answers(connections: list[_Connection], file: Path) -> list[Answer]:
     while waiting:
         time.sleep(0.1)
         for connection in connections:
-            connection.say()
+            connection.send()
         for connection in list(waiting):
             late = f"no answer for {_ANSWER_S:.0f} s" if time.monotonic() > deadline else ""
             problem = connection.lost or late if connection.answer is None else connection.answer.problem
@@ -222,7 +222,7 @@ def _answers(connections: list[_Connection], file: Path) -> list[Answer]:
 def _watched(connections: list[_Connection]) -> int:
     while True:
         for connection in connections:
-            connection.say()
+            connection.send()
             ended = connection.process.poll()
             if ended == 0:
                 continue
@@ -240,11 +240,11 @@ def _watched(connections: list[_Connection]) -> int:
 def _leave(connections: list[_Connection]) -> None:
     """Request all ranks to save and end, and wait for them."""
     for connection in connections:
-        connection.say(node.LEAVE)
+        connection.send(node.LEAVE)
     deadline = time.monotonic() + _SAVING_S
     while time.monotonic() < deadline and not any(connection.lost for connection in connections):
         for connection in connections:
-            connection.say()
+            connection.send()
         time.sleep(0.5)
 
 

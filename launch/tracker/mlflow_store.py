@@ -68,7 +68,7 @@ class StoredRun:
 
         last = self._last
         if self._onwards:
-            points, last = self._unsaid(points)
+            points, last = self._beyond_store(points)
         metrics = [
             Metric(key, value, timestamp, step, model_id=self._model_id) for key, value, step, timestamp in points
         ]
@@ -76,7 +76,7 @@ class StoredRun:
             self._client.log_batch(self.run_id, metrics=metrics)
         self._last = last
 
-    def _unsaid(self, points: list[list[Any]]) -> tuple[list[list[Any]], dict[str, int]]:
+    def _beyond_store(self, points: list[list[Any]]) -> tuple[list[list[Any]], dict[str, int]]:
         """Return the points of steps beyond those in the store, and the resulting last steps. A resumed training
         repeats the metrics since its last checkpoint bit for bit, and MLflow would keep both."""
         last = self._last

@@ -98,7 +98,7 @@ def save_best(engine: "Engine", run_folder: Path) -> None:
 
 
 def _commit(incomplete: Path, final: Path, about: dict[str, Any], hashes: dict[str, str]) -> None:
-    with _told(incomplete):
+    with _as_one_line(incomplete):
         sync(incomplete / _ENGINE)
         with aside(incomplete / _STATE) as temporary:
             temporary.write_text(json.dumps(about, indent=1) + "\n")
@@ -130,7 +130,7 @@ def _for_ranks(folder: Path, ranks: int) -> Path:
 
         shutil.rmtree(universal, ignore_errors=True)
         incomplete = universal.with_suffix(".universal.incomplete")
-        with _told(incomplete):
+        with _as_one_line(incomplete):
             to_universal(folder / _ENGINE, incomplete / _ENGINE)
             shutil.copy2(folder / _STATE, incomplete)
             made = [path for path in incomplete.rglob("*") if path.is_file()]
@@ -141,7 +141,7 @@ def _for_ranks(folder: Path, ranks: int) -> Path:
 
 
 @contextmanager
-def _told(incomplete: Path) -> Iterator[None]:
+def _as_one_line(incomplete: Path) -> Iterator[None]:
     """Turn errors of the disk into one line, and delete an unfinished checkpoint."""
     try:
         yield

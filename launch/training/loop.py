@@ -28,7 +28,7 @@ class Around(NamedTuple):
     """Save weights and progress, and the weights also as the best ones if the argument is true."""
     report: Callable[[int, Batch, Step], str]
     """Record a step that was not finite, and return a message about it."""
-    asked_to_leave: Callable[[], bool]
+    stop_requested: Callable[[], bool]
     before: Callable[[int], None] = lambda step: None
     """Called before each step with its number."""
 
@@ -53,14 +53,14 @@ def train(
             around.before(progress.step)
             kl_weight = run.kl_weight(progress.step)
             lr = run.lr(progress.step - progress.skipped, stream.steps * run.train.max_epochs)
-            shown = batch if horizon is None else batch.first(horizon)
-            step = engine.step(shown, kl_weight, lr, around.asked_to_leave())
+            visible = batch if horizon is None else batch.first(horizon)
+            step = engine.step(visible, kl_weight, lr, around.stop_requested())
             progress.took(step.applied)
             ended = time.perf_counter()
             watch.at("record", progress.step)
             if not step.applied:
-                _report_nonfinite(progress, around.report(progress.step, shown, step), log)
-            log.step(progress, shown, step, kl_weight, lr, data_seconds=loaded - started, step_seconds=ended - loaded)
+                _report_nonfinite(progress, around.report(progress.step, visible, step), log)
+            log.step(progress, visible, step, kl_weight, lr, data_seconds=loaded - started, step_seconds=ended - loaded)
             if step.leave or (progress.step % run.train.save_every == 0 and progress.epoch_step < stream.steps):
                 around.save(False)
             if step.leave:
@@ -82,7 +82,7 @@ def _report_nonfinite(progress: Progress, reason: str, log: TrainingLog) -> None
             f"{_MAX_BAD_STEPS} steps in a row were not finite, the last at step {progress.step} ({reason}; all are in "
             f"{nonfinite.FILE} of the run folder); a smaller optim.lr may help"
         )
-    log.say(f"step {progress.step} is skipped: {reason} not finite, see {nonfinite.FILE} in the run folder")
+    log.write(f"step {progress.step} is skipped: {reason} not finite, see {nonfinite.FILE} in the run folder")
 
 
 def _validate(

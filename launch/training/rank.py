@@ -52,21 +52,21 @@ class Configs(NamedTuple):
     """The config with the data in a folder on this host instead of their URL."""
 
 
-def rank(folder_asked_for: Callable[[], Path]) -> int:
-    """Run one rank from start to end and return the exit code. Only rank 0 calls `folder_asked_for`, which checks the
+def rank(folder_of_run: Callable[[], Path]) -> int:
+    """Run one rank from start to end and return the exit code. Only rank 0 calls `folder_of_run`, which checks the
     arguments."""
     end_with_parent()  # in case the launcher, which otherwise ends it, is killed
-    with signals_noted() as asked_to_leave, Watchdog(int(os.environ["RANK"])) as watch:
+    with signals_noted() as stop_requested, Watchdog(int(os.environ["RANK"])) as watch:
         ranks = join_ranks(timedelta(days=1))  # the watchdog's limit is shorter and reports the place
         with watch.unhurried():  # rank 0 reads all bytes of the data, and may copy them first
-            folder: Path = on_rank_0(ranks, folder_asked_for)
+            folder: Path = on_rank_0(ranks, folder_of_run)
         written = run_folder.written(folder)
         located = run_folder.located(folder, written)
         watch.settle(folder)
         try:
             with run_folder.alone(folder) if ranks.rank == 0 else nullcontext():
                 configs = Configs(written, located, _with_data_here(located, folder, watch))
-                _train(configs, folder, ranks, watch, asked_to_leave)
+                _train(configs, folder, ranks, watch, stop_requested)
         except SystemExit:
             barrier()  # the launcher ends all ranks when one has ended
             leave()
@@ -86,7 +86,7 @@ def _with_data_here(config: RunConfig, folder: Path, watch: Watchdog) -> RunConf
 
 
 def _train(
-    configs: Configs, folder: Path, ranks: Ranks, watch: Watchdog, asked_to_leave: Callable[[], bool]
+    configs: Configs, folder: Path, ranks: Ranks, watch: Watchdog, stop_requested: Callable[[], bool]
 ) -> None:  # fmt: skip
     """Train to the end. Raises SystemExit(TERMINATED) if a rank was requested to save and stop, so that the tracker
     marks the run as killed."""
@@ -113,7 +113,7 @@ def _train(
             pending.restore(known.get("metrics", []))
         if ranks.rank == 0:
             first_use.report_to(partial(_turned_off, log, tracker))
-        log.say(f"{engine.size:,} parameters, from step {progress.step}")
+        log.write(f"{engine.size:,} parameters, from step {progress.step}")
 
         def validate(step: int) -> tuple[float, str]:
             with engine.open():
@@ -131,7 +131,7 @@ def _train(
         profiled = config.profiled if ranks.rank == 0 else range(0)
         profile = StepProfile(profiled, folder / "profile", partial(tracker.artifact, folder="profile"))
         report = partial(nonfinite.report, folder, ranks)
-        around = loop.Around(validate, save, report, asked_to_leave, before=profile.at)
+        around = loop.Around(validate, save, report, stop_requested, before=profile.at)
         ahead = loaders.room_to_read_ahead()
         batches = closing(loaders.training(config, manifest, ranks, engine.planner, ahead=ahead))
         with batches as stream, shortage_explained(config, folder, ranks, lambda: progress.step):
@@ -140,7 +140,7 @@ def _train(
         if not trained:
             if ranks.rank == 0:
                 run_folder.remember(folder, **{INTERRUPTED: progress.step})
-            log.say(f"stop requested: saved at step {progress.step}")
+            log.write(f"stop requested: saved at step {progress.step}")
             raise SystemExit(TERMINATED)
         watch.at("record")
         if ranks.rank == 0:
@@ -161,7 +161,7 @@ def _work(model: Model, config: RunConfig, manifest: Manifest, ranks: Ranks) -> 
 
 def _turned_off(log: TrainingLog, tracker: Tracker, name: str, problem: str) -> None:
     """Log and tag a fast form of a loop that does not work on this device."""
-    log.say(f"{name} is turned off, the eager form is taken: {problem}")
+    log.write(f"{name} is turned off, the eager form is taken: {problem}")
     tracker.tags({f"{tags.TURNED_OFF}.{name.replace(' ', '_')}": problem})
 
 

@@ -118,7 +118,7 @@ class TrainingLog:
         if self.evaluations is not None:
             metrics["train/solver_evaluations_per_step"] = self.evaluations / self.steps
         self.tracker.metrics({key: value for key, value in metrics.items() if math.isfinite(value)}, progress.step)
-        self.say(
+        self.write(
             f"step {progress.step:6d}  epoch {progress.epoch:3d}  nll {metrics['train/nll_nats_per_frame']:8.3f}  "
             + (f"kl {kl / frames:6.3f} nats/frame  beta {kl_weight:.2f}  " if self.latent else "nats/frame  ")
             + f"grad {metrics['train/grad_norm']:.3f}  {metrics['time/sequences_per_second']:.0f} seq/s  "
@@ -133,12 +133,12 @@ class TrainingLog:
     def validated(self, progress: Progress, found: str, is_best: bool) -> None:
         if self.ranks.rank == 0 and math.isfinite(progress.best):  # not while the horizon still grows
             self.tracker.metrics({"val/best_score": progress.best}, progress.step)
-        self.say(
+        self.write(
             f"epoch {progress.epoch:3d} ends: validation {found}"
             + (" (best so far)" if is_best else f" (best {progress.best:.4g}, {progress.stale} validations ago)")
         )
 
-    def say(self, line: str) -> None:
+    def write(self, line: str) -> None:
         if self.ranks.rank == 0:
             print(f"[{time.strftime('%H:%M:%S')}] {line}", flush=True)
 

@@ -40,7 +40,7 @@ def trained(scores, *overrides, **state):
     run = load(RunConfig, tiny("vsdn_vae"), ["data=x", *overrides])
     progress, best, left = Progress(**state), [], iter(scores)
     around = loop.Around(
-        validate=lambda step: (next(left), ""), save=best.append, report=lambda *args: "", asked_to_leave=lambda: False
+        validate=lambda step: (next(left), ""), save=best.append, report=lambda *args: "", stop_requested=lambda: False
     )
     assert loop.train(run, Engine(), Stream(), TrainingLog(), progress, Watchdog(0), around)
     return progress, best
@@ -75,7 +75,7 @@ def test_checkpoints_are_written_at_intervals(every, saved):
     progress = Progress()
     around = loop.Around(
         validate=lambda step: (1.0, ""), save=lambda is_best: found.append(progress.step),
-        report=lambda *args: "", asked_to_leave=lambda: False,
+        report=lambda *args: "", stop_requested=lambda: False,
     )  # fmt: skip
     assert loop.train(run, Engine(), Stream(), TrainingLog(), progress, Watchdog(0), around)
     assert found == sorted({*saved, 16})
