@@ -1,8 +1,8 @@
 """Write the best weights of a run as a model that MLflow serves, into RUN/model and to the tracker.
 
 The folder contains all that serving needs: weights, description, and the code of `models`, `driftwork`, `served_model`
-and of the plugins that define the model. A model of a table, which answers about whole tables too, has `pipeline` and
-`launch` with it. Neither the data nor a checkout of Driftwork is needed there.
+and of the plugins that define the model. For a model of a table, which also predicts whole tables, it contains
+`pipeline` and `launch` too. Neither the data nor a checkout of Driftwork is needed there.
 """
 
 import logging

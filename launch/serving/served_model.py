@@ -72,7 +72,7 @@ class Description(Config):
     interval: float
     """Time between frames of the data, in seconds."""
     length: int
-    """Number of frames of the longest sequence of the data. Requests up to ten times as long are answered."""
+    """Number of frames of the longest sequence of the data. A request may be up to ten times as long."""
     samples: int
     """Number of latent draws behind an answer, where a request does not set it."""
     table: TableSettings | None = None
@@ -82,7 +82,7 @@ class Description(Config):
 
     @property
     def seconds(self) -> float:
-        """Return the length of the longest sequence that is answered, in seconds."""
+        """Return the maximum length of a requested sequence, in seconds."""
         return 10 * self.interval * self.length
 
     def build(self) -> Model:

@@ -1,4 +1,5 @@
-"""A model of a table as served by MLflow: the user's whole table in, the same with its holes filled or continued out.
+"""A model of a table as served by MLflow: it gets the user's whole table, and returns it with filled holes or
+continued.
 
 MLflow copies this file and the packages that it imports to the weights. The answers are those of `driftwork impute` and
 `driftwork forecast`. A request about single sequences is answered by `launch.serving.served_model`.
@@ -31,7 +32,7 @@ _NAME = "table.parquet"
 
 
 class TableDescription(Config):
-    """Settings to answer about whole tables, beside the description of the model."""
+    """Settings for predictions of whole tables, beside the description of the model."""
 
     spec: DataSpec
     """Form of the sequences, with the names of columns, channels and categories."""
@@ -42,7 +43,7 @@ class TableDescription(Config):
     rollout: bool
     """Whether a model with a filter predicts without it."""
     batch_size: int
-    """Number of sequences that the model answers about at a time."""
+    """Number of sequences in a batch of the model."""
 
 
 class Times(NamedTuple):
@@ -65,7 +66,7 @@ class ServedTable:
         self._covariates = Covariates(table.spec, table.stats, "the model")
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-        """Return the rows of the table with answers; or for sequences, one a row, what `Served.predict` does.
+        """Return the rows of the table with predictions or, if each row is a sequence, the result of `Served.predict`.
 
         Raises:
             MlflowException: INVALID_PARAMETER_VALUE, for which a server responds 400.

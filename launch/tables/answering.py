@@ -27,7 +27,7 @@ class Answered(NamedTuple):
     """Columns of the table."""
     rows: Iterator[Any]
     """Record batches of the table, which can be iterated once."""
-    count: int
+    number: int
     """Number of filled entries, or of continued series."""
     ended: int
     """Number of series that have no new row, because they end later."""
@@ -102,5 +102,5 @@ def continued(ready: Ready, table: Table, scratch: Path, times: Horizon) -> Answ
 
 def check_goes_on(answered: Answered, until: str) -> None:
     """Raise `DriftworkError` if no series has a new row."""
-    if not answered.count:
+    if not answered.number:
         raise DriftworkError(f"until={until}: is not after the end of any series; take a later time")

@@ -30,7 +30,7 @@ SHOWN = 3
 
 
 class Limit(NamedTuple):
-    """The longest sequence that is answered."""
+    """The longest sequence that the model predicts."""
 
     frames: int
     seconds: float

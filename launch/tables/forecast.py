@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
     figure = draw(prepared, request, answered, "Forecast")
     if answered.ended:
         print(f"{answered.ended} series end at until={request.until} or later, and have no new row", flush=True)
-    print(f"{request.out}: {rows} rows of {answered.count} series; figure {figure}")
+    print(f"{request.out}: {rows} rows of {answered.number} series; figure {figure}")
     return 0
 
 

@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
     request, prepared = requested(ImputeConfig, argv, "interpolation")
     rows, answered = impute(prepared, request)
     figure = draw(prepared, request, answered, "Imputation")
-    print(f"{request.out}: {rows} rows, {answered.count} entries filled; figure {figure}")
+    print(f"{request.out}: {rows} rows, {answered.number} entries filled; figure {figure}")
     return 0
 
 

@@ -101,9 +101,9 @@ def run(
         if faster_forms() and compiles(h0, x, flow, weights, update):
             form = run_compiled
         elif faster_forms() and replay.covers(h0):
-            forms = (functools.partial(_of_tensors, f, flow, dt, observe) for f in (run_replayed, run_eager))
+            fast, eager = (functools.partial(_of_tensors, f, flow, dt, observe) for f in (run_replayed, run_eager))
             key, leaves = (h0.device, h0.shape[2], flow), (h0, x, *update, *weights)
-            form = run_replayed if first_use.trusted("replayed recurrence", key, *forms, leaves) else run_eager
+            form = run_replayed if first_use.trusted("replayed recurrence", key, fast, eager, leaves) else run_eager
         return form(h0, x, flow, weights, update, dt, observe)
 
 

@@ -1,4 +1,4 @@
-"""A served model of a table takes whole tables, and answers as `driftwork impute` and `driftwork forecast` do."""
+"""Whole tables to a served model, against `driftwork impute` and `driftwork forecast`."""
 
 import json
 import sys
@@ -31,7 +31,7 @@ def exported(place, rows, *settings):
 
 @pytest.fixture(scope="module")
 def rows():
-    """Patients with an age and a ward, at times in hours."""
+    """Provide rows of patients with an age and a ward, at times in hours."""
     return [{**row, "age": 50 + int(row["series"][-1]), "note": f"n{n}"} for n, row in enumerate(ward(9))]
 
 
@@ -55,7 +55,7 @@ def sent(monkeypatch):
 
 
 def test_holes_of_a_table_are_filled_as_by_the_command(wide, rows, sent):
-    """Static columns count, and columns that the model does not know come back."""
+    """Static columns are used, and columns that the model lacks are returned."""
     run, folder = wide
     frame = pd.DataFrame(rows)
     found = sent(folder, frame, quantiles=[0.25])

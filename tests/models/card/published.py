@@ -1,4 +1,5 @@
-"""Launches and kernels of a training step of published size, forward and backward, counted on the pretended card.
+"""Launches and kernels of a training step of published size, forward and backward, counted on the simulated
+accelerator.
 
 `python -m tests.models.card.published` prints the table of docs/loops.md: the eager form of the loops against that of a
 GPU. The replay of a captured block is one launch of many kernels; every other operation is one launch of one kernel.

@@ -1,4 +1,4 @@
-"""Launches of a training step of published size, as counted on the pretended card."""
+"""Launches of a training step of published size, as counted on the simulated accelerator."""
 
 import json
 import subprocess

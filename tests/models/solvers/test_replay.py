@@ -169,7 +169,7 @@ def test_least_used_buffers_are_dropped(monkeypatch):
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_replayed_loop_is_checked_at_its_first_use(loop, monkeypatch):
-    """It is taken where graphs are to be had, unless it differs from the eager form."""
+    """It is used if graphs are available, unless it differs from the eager form."""
     module, make, _ = LOOPS[loop]
     problem = make(M=4)
     monkeypatch.setattr(module, "compiles", lambda *_: False)
@@ -185,7 +185,7 @@ def test_replayed_loop_is_checked_at_its_first_use(loop, monkeypatch):
 
 
 def test_replayed_noise_equals_the_plain_one(monkeypatch):
-    """Two draws of the same shape, whose noise must be no view of the buffers, and one of another shape."""
+    """Two draws have the same shape, and their noise must not be a view of the buffers; one has another shape."""
     keys = [(torch.arange(3), 5, 2, 0), (torch.arange(7, 10), 5, 2, 4), (torch.arange(3), 4, 2, torch.arange(3))]
     found = [keyed_normal(*key) for key in keys]
     assert len(replay._calls) == 2
