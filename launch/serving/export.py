@@ -65,7 +65,7 @@ def write(folder: Path, config: RunConfig, manifest: Manifest) -> Path:
     description = _describe(config, manifest)
     tasks = served_model.tasks(description.build())
     table = manifest.spec.table is not None
-    loader = Path((served_table if table else served_model).__file__)
+    loader = Path(str((served_table if table else served_model).__file__))
     packages = [*_NEEDED, *(name for name in _IF_NAMED if name in config.model.model_dump_json())]
     packages += _FOR_TABLES if table else ()
     with writing(str(target)), replaced_folder(target) as temporary, tempfile.TemporaryDirectory() as scratch:

@@ -173,8 +173,10 @@ class Compiled(torch.autograd.Function):
             _stacked(pad, [b[:, 0] for b in biases], c[:, 0]),
         )
         net = Networks(*arrays(pack(A.mT), inner, inner_biases, pack(V.mT), pad(c[:, 0])))
-        taken = Steps(*arrays(stay[..., 0]), np.array(driver), *arrays(gains[..., 0], low, high))
-        forward(*arrays(x0, pre), net, taken, *arrays(states, u, starts, kept))
+        stays, *scales = arrays(stay[..., 0], gains[..., 0], low, high)
+        taken = Steps(stays, np.array(driver), *scales)
+        start, inputs = arrays(x0, pre)
+        forward(start, inputs, net, taken, *arrays(states, u, starts, kept))
         ctx.save_for_backward(A, V, u, starts, kept, *hidden)
         ctx.steps = taken  # type: ignore[attr-defined]
         return states, u

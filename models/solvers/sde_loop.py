@@ -109,9 +109,10 @@ def run(
         if faster_forms() and compiles(x0, pre, weights):
             form = run_compiled
         elif faster_forms() and replay.covers(x0):
-            forms = (functools.partial(_of_tensors, f, dt, noise, shape, informed) for f in (run_replayed, run_eager))
+            loops = (run_replayed, run_eager)
+            fast, eager = (functools.partial(_of_tensors, f, dt, noise, shape, informed) for f in loops)
             key, leaves = (x0.device, pre.shape[1::2], shape), (x0, pre, *_constants(weights))
-            form = run_replayed if first_use.trusted("replayed SDE loop", key, *forms, leaves) else run_eager
+            form = run_replayed if first_use.trusted("replayed SDE loop", key, fast, eager, leaves) else run_eager
         return form(x0, pre, weights, dt, noise, shape, informed)
 
 
