@@ -16,8 +16,9 @@ def mlp(inputs: int, width: int, depth: int, outputs: int, activation: type[nn.M
     return nn.Sequential(*layers)
 
 
-def small(layer: nn.Linear) -> None:
+def small(layer: nn.Module) -> None:
     """Scale a layer's initial weights and biases by 0.01, so that its outputs start near 0 and still pass gradients."""
+    assert isinstance(layer, nn.Linear)
     with torch.no_grad():
         layer.weight.mul_(0.01)
         layer.bias.mul_(0.01)
