@@ -73,7 +73,7 @@ class Batch:
             array = self._without_missing(pc.utf8_trim_whitespace(array))
             if exact:
                 self._check_integers(array, column)
-            cure = cure_of_instant if column == self.config.time else cure_of_number
+            cure = cure_of_instant if column == self.config.time else self._cure
             array = self._cast(array, column, lambda part: pc.cast(part, pa.float64()), "is no number", cure)
         elif pa.types.is_integer(array.type) or pa.types.is_floating(array.type) or pa.types.is_boolean(array.type):
             what = "is an integer that no double holds"
@@ -92,6 +92,11 @@ class Batch:
         if not np.isfinite(values).all():
             raise self.bad(np.argmax(~np.isfinite(values)), f"column '{printable(column)}' is infinite")
         return values, missing
+
+    def _cure(self, text: str) -> str:
+        """Return what to do about a cell that is no number, as the end of an error message."""
+        every = self.config.layout == "wide" and not self.config.channels
+        return cure_of_number(text) + (", or list the columns with values in dataset.channels" if every else "")
 
     def _check_integers(self, array: Any, column: str) -> None:
         """Raise `UnreadableError` for an integer in text that a double cannot hold."""

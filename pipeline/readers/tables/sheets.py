@@ -21,6 +21,8 @@ from pipeline.sequence import SPLITS, DataSpec, Item, Sequence, UnreadableError,
 
 DISK = "observations cannot be written to"
 """Beginning of the message of a disk error, for which the file that is read is not to blame."""
+_INDEX = frozenset(["", "Unnamed: 0", "__index_level_0__"])
+"""Names of a column of row numbers, as pandas writes it."""
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -104,6 +106,10 @@ class _Sheet:
             columns += [config.channel, config.value]
         else:
             channels = config.channels or tuple(sorted(there - set(columns)))
+            index = _INDEX.intersection(() if config.channels else channels)
+            if index:
+                cure = "write the table with index=False, or list the columns with values in dataset.channels"
+                raise UnreadableError(f"column {shown(min(index))} looks like row numbers of pandas; {cure}")
             if len(channels) > MAX_CHANNELS:
                 raise UnreadableError(_too_many(f"{len(channels)}"))
             for name in channels:

@@ -229,6 +229,19 @@ def test_wide_table_without_channels_is_refused(tmp_path):
     assert said == "has no column for a channel; set dataset.layout or dataset.separator to the file's"
 
 
+def test_other_columns_of_a_wide_table_are_named(tmp_path):
+    listed = "list the columns with values in dataset.channels"
+    said = refused(tmp_path, "series,time,x,note\ns,0,1,well\n", layout="wide")
+    assert said == f"row 1: column 'note' is no number: 'well'; {MISSING}, or {listed}"
+    (tmp_path / "index").mkdir()
+    said = refused(tmp_path / "index", ",series,time,x\n0,s,0,1\n", layout="wide")
+    assert said == f"column '' looks like row numbers of pandas; write the table with index=False, or {listed}"
+    (tmp_path / "t.csv").write_text(",series,time,x,note\n0,s,0,1,well\n1,s,1,2,ill\n")
+    assert (
+        gathered(tmp_path / "t.csv", tmp_path / "kept", layout="wide", time_unit="s", channels=("x",)).spec().dim == 1
+    )
+
+
 @pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
 def test_time_that_no_double_holds_is_refused(tmp_path, name):
     columns = {"series": ["s", "s"], "time": [2**53, 2**53 + 1], "channel": ["x", "x"], "value": [1.0, 2.0]}
