@@ -134,20 +134,6 @@ def spread(rows: Floats, vector: Floats) -> None:
 
 
 @jit
-def logistic(x: Floats) -> None:
-    """Apply the logistic function to the vector x in place."""
-    for j in range(len(x)):
-        x[j] = sigmoid(x[j])
-
-
-@jit
-def multiply(out: Floats, x: Floats, y: Floats) -> None:
-    """Write the entries of x times those of y to out."""
-    for j in range(len(out)):
-        out[j] = x[j] * y[j]
-
-
-@jit
 def add(out: Floats, x: Floats) -> None:
     """Add x to the first entries of out."""
     for j in range(len(x)):

@@ -120,7 +120,7 @@ def backward(
     a, b, kind, Z, O = scheme  # noqa: E741
     R, lead = len(b), Z - O
     delta, d_k, d_stage = np.empty_like(d_z0[0, 0]), np.zeros_like(d_z0[0, 0]), np.zeros((R, d_z0.shape[2]), np.float32)
-    s1, s2, back = np.empty_like(net.b1[0]), np.empty_like(net.b1[0]), np.empty_like(net.b1[0])
+    s, d_s = np.empty_like(net.b1[0]), np.empty_like(net.b1[0])
     for g in range(G):
         for p in range(P):
             fill(delta)
@@ -138,32 +138,19 @@ def backward(
                         fill(d_u2)
                         fill(d_t)
                         continue
-                    for i in range(len(d_k)):
-                        d_k[i] = b[r] * delta[i]
-                        for later in range(r + 1, R):
-                            d_k[i] += a[later, r] * d_stage[later, i]
-                        d_k[i] *= h
+                    slope_back(d_k, h, delta, a, b, d_stage, r)
                     for i in range(O):
                         d_f[i] = d_k[lead + i]
-                    slopes(a1, s1, kind)
-                    slopes(a2, s2, kind)
+                    slopes(a2, s, kind)
                     weight = d_trace[m, g, p] * h * b[r]
-                    for i in range(len(s2)):
-                        d_t[i] = weight * s2[i]
-                    curves(a2, d_u2, kind)
-                    for i in range(len(s2)):
-                        d_u2[i] *= weight * t[i]
-                    add_product(d_u2, net.W3[g], d_f)
-                    for i in range(len(s2)):
-                        d_u2[i] *= s2[i]
-                    fill(back)
-                    add_product(back, net.K[g], d_t)
-                    curves(a1, d_u1, kind)
-                    for i in range(len(s1)):
-                        d_u1[i] *= back[i]
-                    add_product(d_u1, net.W2[g], d_u2)
-                    for i in range(len(s1)):
-                        d_u1[i] *= s1[i]
+                    for i in range(len(s)):
+                        d_t[i] = weight * s[i]
+                        d_s[i] = weight * t[i]
+                    layer_back(d_u2, a2, s, d_s, net.W3[g], d_f, kind)
+                    fill(d_s)
+                    add_product(d_s, net.K[g], d_t)
+                    slopes(a1, s, kind)
+                    layer_back(d_u1, a1, s, d_s, net.W2[g], d_u2, kind)
                     fill(d_stage[r])
                     add_product(d_stage[r], net.W1[g], d_u1)
                     for i in range(lead):
@@ -173,6 +160,32 @@ def backward(
                         for i in range(len(delta)):
                             delta[i] += d_stage[r, i]
             copy(d_z0[g, p], delta)
+
+
+@jit
+def slope_back(
+    d_k: Floats, h: np.float32, delta: Floats, a: Floats, b: Floats, d_stage: Floats, r: int
+) -> None:  # fmt: skip
+    """Write the gradient of stage r's derivative, given that of the step's end and those of later stages."""
+    for i in range(len(d_k)):
+        d_k[i] = b[r] * delta[i]
+        for later in range(r + 1, len(b)):
+            d_k[i] += a[later, r] * d_stage[later, i]
+        d_k[i] *= h
+
+
+@jit
+def layer_back(d_u: Floats, a: Floats, s: Floats, d_s: Floats, W: Floats, d_next: Floats, kind: int) -> None:
+    """Write the gradient of a layer's argument u, where its value is a and its slope s.
+
+    It is s (act''/act' d_s + W d_next), with the gradients d_s of s and d_next of the argument of the next layer.
+    """
+    curves(a, d_u, kind)
+    for i in range(len(s)):
+        d_u[i] *= d_s[i]
+    add_product(d_u, W, d_next)
+    for i in range(len(s)):
+        d_u[i] *= s[i]
 
 
 @jit

@@ -12,22 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.solvers.compiled import (
-    ROWS,
-    TANH,
-    Floats,
-    activate,
-    add,
-    add_products,
-    copy,
-    fill,
-    jit,
-    logistic,
-    multiply,
-    sigmoid,
-    spread,
-    tanh,
-)  # fmt: skip
+from models.solvers.compiled import ROWS, TANH, Floats, activate, add, add_products, copy, jit, sigmoid, spread, tanh
 
 Integers = NDArray[np.int64]
 
@@ -108,17 +93,8 @@ def forward(
             count = plan.left[r, m]
             for block in range(-(-count // ROWS)):
                 state, p = h[block], t if keep else 0
-                start, zr, rh, g = kept.start[p], kept.zr[p], kept.rh[p], kept.g[p]
-                for i in range(ROWS):
-                    copy(start[i], state[i])
-                spread(zr, net.b[r])
-                add_products(zr, net.W[r], start)
-                logistic(zr.reshape(-1))
-                for i in range(ROWS):
-                    multiply(rh[i], zr[i, width:], start[i])
-                spread(g, net.c[r])
-                add_products(g, net.V[r], rh)
-                activate(g.reshape(-1), TANH)
+                zr, g = kept.zr[p], kept.g[p]
+                flow_gates(state, kept.start[p], zr, kept.rh[p], g, net.W[r], net.b[r], net.V[r], net.c[r])
                 for i in range(min(ROWS, count - block * ROWS)):
                     advance(state[i], zr[i], g[i], plan.dt[m, r, order[block * ROWS + i]])
                 t += 1
@@ -135,10 +111,10 @@ def forward(
                         if i < found:
                             copy(start[i], h[which[i] // ROWS, which[i] % ROWS])
                         else:
-                            fill(start[i])
+                            start[i] = 0
                     spread(u, net.d[r])
                     add_products(u, net.U[r], start)
-                    fill(n.reshape(-1))
+                    n[:] = 0
                     for i in range(ROWS):
                         if i < found:
                             gates(u[i], n[i], x[m, r, order[which[i]]], H)
@@ -181,20 +157,12 @@ def backward(
                     found += 1
                 if found == ROWS or (j == B - 1 and found > 0):
                     d_u = d.u[p]
-                    for i in range(ROWS):
-                        if i < found:
-                            at = delta[which[i] // ROWS, which[i] % ROWS]
-                            jump_back(at, back[i], d_u[i], d_n[i], kept.u[p, i], kept.n[p, i], kept.before[p, i])
-                            target = d_x[m, r, order[which[i]]]
-                            copy(target[:H], d_u[i])
-                            copy(target[H : 2 * H], d_u[i, width:])
-                            copy(target[2 * H :], d_n[i])
-                        else:
-                            fill(d_u[i])
-                            fill(back[i])
-                    add_products(back, net.U[r], d_u)
+                    updates_back(delta, which, found, back, d_u, d_n, kept.u[p], kept.n[p], kept.before[p], net.U[r])
                     for i in range(found):
-                        copy(delta[which[i] // ROWS, which[i] % ROWS], back[i])
+                        target = d_x[m, r, order[which[i]]]
+                        copy(target[:H], d_u[i])
+                        copy(target[H : 2 * H], d_u[i, width:])
+                        copy(target[2 * H :], d_n[i])
                     p += 1
                     found = 0
             for j in range(B):
@@ -202,17 +170,13 @@ def backward(
             blocks = -(-count // ROWS)
             t -= blocks
             for block in range(blocks):
-                p, at = t + block, delta[block]
-                start, zr, g, d_zr, d_g = kept.start[p], kept.zr[p], kept.g[p], d.zr[p], d.g[p]
+                p = t + block
+                d_zr, d_g = d.zr[p], d.g[p]
                 for i in range(ROWS):
                     j = block * ROWS + i
                     length = plan.dt[m, r, order[j]] if j < count else np.float32(0)
-                    step_back(at[i], d_zr[i], d_g[i], zr[i], g[i], start[i], length)
-                back[:] = 0
-                add_products(back, net.V[r], d_g)
-                for i in range(ROWS):
-                    reset_back(at[i], d_zr[i], back[i], zr[i], kept.rh[p, i])
-                add_products(at, net.W[r], d_zr)
+                    step_back(delta[block, i], d_zr[i], d_g[i], kept.zr[p, i], kept.g[p, i], kept.start[p, i], length)
+                gates_back(delta[block], back, d_zr, d_g, kept.zr[p], kept.rh[p], net.W[r], net.V[r])
         for j in range(B):
             copy(d_h0[r, order[j]], delta[j // ROWS, j % ROWS])
         t, s = last_t, last_s
@@ -225,6 +189,26 @@ def updates(plan: Plan, m: int, r: int) -> int:
     for b in range(plan.observe.shape[2]):
         found += plan.observe[m, r, b] != 0
     return -(-found // ROWS)
+
+
+@jit
+def flow_gates(
+    state: Floats, start: Floats, zr: Floats, rh: Floats, g: Floats, W: Floats, b: Floats, V: Floats, c: Floats
+) -> None:  # fmt: skip
+    """Write the gates z and r, r h and the candidate g of a block of states, and keep these states in `start`."""
+    width = start.shape[1]
+    for i in range(ROWS):
+        copy(start[i], state[i])
+    spread(zr, b)
+    add_products(zr, W, start)
+    for i in range(ROWS):
+        for j in range(zr.shape[1]):
+            zr[i, j] = sigmoid(zr[i, j])
+        for j in range(width):
+            rh[i, j] = zr[i, width + j] * start[i, j]
+    spread(g, c)
+    add_products(g, V, rh)
+    activate(g.reshape(-1), TANH)
 
 
 @jit
@@ -255,19 +239,30 @@ def jump(h: Floats, u: Floats, n: Floats) -> None:
 
 
 @jit
-def jump_back(
-    delta: Floats, back: Floats, d_u: Floats, d_n: Floats, u: Floats, n: Floats, before: Floats
+def updates_back(
+    delta: Floats, which: Integers, found: int, back: Floats, d_u: Floats, d_n: Floats, u: Floats, n: Floats,
+    before: Floats, U: Floats,
 ) -> None:  # fmt: skip
-    """Write the gradients of the arguments of r, z and n, of the recurrent part of n, and of h other than through u."""
-    one, width = np.float32(1), len(n)
-    for j in range(width):
-        r, z, un = u[j], u[width + j], u[2 * width + j]
-        slope = delta[j] * (one - z) * (one - n[j] * n[j])
-        d_n[j] = slope
-        d_u[j] = slope * un * r * (one - r)
-        d_u[width + j] = delta[j] * (before[j] - n[j]) * z * (one - z)
-        d_u[2 * width + j] = slope * r
-        back[j] = delta[j] * z
+    """Turn delta into the gradient before the updates of the first `found` rows `which`; `back` is scratch.
+
+    Write the gradients of the arguments of r and z and of the recurrent part of n, and those of the argument of n."""
+    one, width = np.float32(1), n.shape[1]
+    for i in range(ROWS):
+        if i >= found:
+            d_u[i], back[i] = 0, 0
+            continue
+        at = delta[which[i] // ROWS, which[i] % ROWS]
+        for j in range(width):
+            r, z, un = u[i, j], u[i, width + j], u[i, 2 * width + j]
+            slope = at[j] * (one - z) * (one - n[i, j] * n[i, j])
+            d_n[i, j] = slope
+            d_u[i, j] = slope * un * r * (one - r)
+            d_u[i, width + j] = at[j] * (before[i, j] - n[i, j]) * z * (one - z)
+            d_u[i, 2 * width + j] = slope * r
+            back[i, j] = at[j] * z
+    add_products(back, U, d_u)
+    for i in range(found):
+        copy(delta[which[i] // ROWS, which[i] % ROWS], back[i])
 
 
 @jit
@@ -285,10 +280,16 @@ def step_back(
 
 
 @jit
-def reset_back(delta: Floats, d_zr: Floats, d_rh: Floats, zr: Floats, rh: Floats) -> None:
-    """Write the gradient of the argument of r, and add to delta the gradient of h through r h."""
-    width = len(delta)
-    for j in range(width):
-        r = zr[width + j]
-        d_zr[width + j] = d_rh[j] * rh[j] * (np.float32(1) - r)
-        delta[j] += d_rh[j] * r
+def gates_back(
+    delta: Floats, d_rh: Floats, d_zr: Floats, d_g: Floats, zr: Floats, rh: Floats, W: Floats, V: Floats
+) -> None:  # fmt: skip
+    """Write the gradient of the argument of r, and add to delta those of h through z, r and g; `d_rh` is scratch."""
+    width = delta.shape[1]
+    d_rh[:] = 0
+    add_products(d_rh, V, d_g)
+    for i in range(ROWS):
+        for j in range(width):
+            r = zr[i, width + j]
+            d_zr[i, width + j] = d_rh[i, j] * rh[i, j] * (np.float32(1) - r)
+            delta[i, j] += d_rh[i, j] * r
+    add_products(delta, W, d_zr)
