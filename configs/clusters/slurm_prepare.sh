@@ -21,7 +21,7 @@ for argument in "$@"; do
   case $argument in out=*) out=${argument#out=} ;; esac
 done
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
-# Ray on all nodes, the command on the first, and the end of Ray with the end of the command.
+# Start Ray on all nodes and the command on the first; Ray ends with the command.
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" \
   ray symmetric-run --address "$head:6379" --min-nodes "$SLURM_JOB_NUM_NODES" --num-cpus "$SLURM_CPUS_ON_NODE" \
   -- driftwork prepare "$@" address=auto

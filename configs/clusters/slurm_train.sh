@@ -8,8 +8,8 @@
 #SBATCH --signal=B:TERM@300
 #SBATCH --requeue
 # Training on the nodes of a Slurm job: sbatch configs/clusters/slurm_train.sh CONFIG data=DIR out=RUN [key=value ...].
-# Submit it in the repository, whose file system the nodes share; set the lines above to your cluster. Slurm tells it 300
-# seconds before the end: the ranks save, and the job is queued again and goes on from there. With data=s3://BUCKET/FOLDER,
+# Submit it in the repository, whose file system the nodes share; set the lines above to your cluster. Slurm sends a
+# signal 300 seconds before the end: the ranks save, and the job is queued again and continues from there. With data=s3://BUCKET/FOLDER,
 # or a file system that is slow, cache_dir=DIR on a disk of the node keeps a copy there.
 set -uo pipefail
 config=$1
@@ -29,7 +29,7 @@ hostfile=$run/hostfile
 slots=${SLURM_GPUS_ON_NODE:-$SLURM_CPUS_ON_NODE} # without GPUs a rank a core
 scontrol show hostnames "$SLURM_JOB_NODELIST" | sed "s/\$/ slots=$slots/" > "$hostfile"
 
-# srun in the place of ssh: what it starts belongs to the job, and ends with it.
+# srun instead of ssh: its processes belong to the job, and end with it.
 wide=("hostfile=$hostfile" "hosts.ssh=srun --overlap --nodes=1 --ntasks=1 --export=ALL --nodelist")
 if [ -e "$run/config.yaml" ]; then
   driftwork train "resume=$run" "${wide[@]}" &
