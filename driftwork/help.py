@@ -19,7 +19,7 @@ from driftwork.settings import Computed, Section, Setting, sections
 from driftwork.values import union_members
 
 WIDTH = 100
-"""Columns of the text."""
+"""Width of the text, in characters."""
 
 _LONGEST = 200
 """Maximum number of printed characters of a list or a mapping."""

@@ -24,9 +24,9 @@ class Terms(NamedTuple):
     nats."""
 
     log_likelihood: Tensor
-    """[B] E_Q log P(Y_n | X_n, past)."""
+    """[B] expected log-likelihood E_Q log P(Y_n | X_n, past)."""
     kl: Tensor
-    """[B] KL(Q || P); 0 for a model without a latent."""
+    """[B] divergence KL(Q || P); 0 for a model without a latent."""
     frames: Tensor
     """[B] number of scored frames."""
 

@@ -174,7 +174,7 @@ class Between(NamedTuple):
     share: Tensor
     """[B, T, 1] or [B, T, D] fraction of the way from the left to the right ones."""
     known: Tensor
-    """Bool of the shape of `share`: there is one of the two."""
+    """Whether any value was observed before or after the time: bool, of the shape of `share`."""
 
     @property
     def line(self) -> Tensor:

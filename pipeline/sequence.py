@@ -40,9 +40,9 @@ class Sequence(NamedTuple):
     group: str
     """Name of the song, speaker or trial, which must not be divided between splits."""
     times: NDArray[np.float64]
-    """[T] seconds, strictly increasing."""
+    """[T] times of the frames, in seconds, strictly increasing."""
     values: NDArray[np.generic]
-    """[T, D]; bool for binary data, float32 for real-valued data and pictures."""
+    """[T, D] values of the frames: bool for binary data, float32 for real-valued data and pictures."""
     mask: NDArray[np.bool_]
     """[T] True where the frame is present; in a table [T, D], True where the channel has a value."""
     about: dict[str, Any] | None = None

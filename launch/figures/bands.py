@@ -21,15 +21,15 @@ class Panel(NamedTuple):
     series: str
     channel: str
     times: NDArray[np.float64]
-    """[T] seconds since the first time."""
+    """[T] times, in seconds since the first."""
     observed: NDArray[np.float32]
     """[T] observed values, NaN elsewhere."""
     mean: NDArray[np.float32]
-    """[T] mean, or probability."""
+    """[T] predicted mean, or probability of a 1."""
     low: NDArray[np.float32]
     """[T] lower end of the interval; the mean where there is none."""
     high: NDArray[np.float32]
-    """[T] upper end."""
+    """[T] upper end of the interval; the mean where there is none."""
     held_out: NDArray[np.float32] | None = None
     """[T] values that the model did not observe, NaN elsewhere. None where they are unknown."""
 

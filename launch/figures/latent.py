@@ -22,9 +22,9 @@ class Trial(NamedTuple):
     latent: np.ndarray
     """[S, T, 2] latent paths in a plane."""
     truth: np.ndarray
-    """[T, C] true channels."""
+    """[T, C] true values of the channels."""
     draws: np.ndarray
-    """[S, T, C] drawn channels."""
+    """[S, T, C] drawn values of the channels."""
 
 
 @rc_context(style.STYLE)

@@ -23,9 +23,9 @@ class Frames(NamedTuple):
 
     key: str
     times: NDArray[np.float64]
-    """[T] seconds from the first frame."""
+    """[T] times, in seconds from the first frame."""
     truth: NDArray[np.float32]
-    """[T, D] in units of the data; NaN where the data have no value."""
+    """[T, D] true values, in units of the data; NaN where the data have no value."""
     observed: NDArray[np.bool_]
     """[T, D] whether the model observed the value."""
     answers: dict[str, NDArray[np.float32]]

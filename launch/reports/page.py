@@ -48,7 +48,7 @@ class Evidence(NamedTuple):
 class Section(NamedTuple):
     heading: str
     parts: list[str]
-    """HTML."""
+    """Pieces of HTML, in the order of the page."""
 
 
 def page(title: str, facts: Iterable[str], sections: Iterable[Section]) -> str:

@@ -23,7 +23,7 @@ class ChannelScores(NamedTuple):
     keys: tuple[str, ...]
     groups: tuple[str, ...]
     x: NDArray[np.float64]
-    """[N, D]"""
+    """[N, D] sums of the metric over the scored entries."""
     w: NDArray[np.float64]
     """[N, D] numbers of scored entries."""
 

@@ -31,7 +31,7 @@ class Entries(NamedTuple):
     """Statistics of the channels of a table on its training split."""
 
     mean: Tensor
-    """[D] in units of the data."""
+    """[D] mean of each channel, in units of the data."""
     scale: Tensor
     """[D] standard deviation, in units of the data; 1 for a channel that never changes."""
     binary: Tensor

@@ -113,11 +113,11 @@ class Given(NamedTuple):
     """One checked sequence of a request."""
 
     times: NDArray[np.float64]
-    """[K] seconds from the beginning of the sequence, strictly increasing."""
+    """[K] times of the observed frames, in seconds from the beginning of the sequence, strictly increasing."""
     values: NDArray[np.float64]
-    """[K, D]; of a table NaN where a channel is not observed."""
+    """[K, D] observed values; of a table NaN where a channel is not observed."""
     ask: NDArray[np.float64]
-    """[Q] seconds, strictly increasing."""
+    """[Q] requested times, in seconds from the beginning of the sequence, strictly increasing."""
     static: int | None = None
     """Number of static covariates of a table, which are at their means; None where masks are of whole frames."""
 

@@ -97,7 +97,7 @@ class Trial(NamedTuple):
     name: str
     """Name by its differing values, as in `beta=0.1, latent=8`."""
     values: dict[str, Any]
-    """Values by dotted key."""
+    """Value of each setting that the grid sets, by dotted key."""
     config: RunConfig
 
     @property

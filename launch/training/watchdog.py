@@ -41,7 +41,7 @@ class Note(NamedTuple):
     step: int
     phase: str
     seconds: float
-    """Seconds at this place."""
+    """Time spent in this phase of this step so far, in seconds."""
     beats: int
     """Number of notes so far; if it stays the same, the whole process has stopped."""
     ended: str = ""

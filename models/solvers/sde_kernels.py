@@ -37,15 +37,15 @@ class Steps(NamedTuple):
     """Coefficients of x' = stay x + sum_d gains_d tanh(u_d[:Z]) + low + high sigmoid(u_0[Z:])."""
 
     stay: Floats
-    """[M, P]"""
+    """[M, P] factor of x."""
     driver: Floats
     """[D] index of each network d that drives the state."""
     gains: Floats
-    """[D, M, P]"""
+    """[D, M, P] factor of each drift."""
     low: Floats
-    """[M, P, Z]"""
+    """[M, P, Z] noise of the smallest diffusion."""
     high: Floats
-    """[M, P, Z]"""
+    """[M, P, Z] noise of the rest of the diffusion, at its largest."""
 
 
 @jit

@@ -29,7 +29,7 @@ class Events(NamedTuple):
     division: int
     """Ticks per quarter note."""
     key: Integers
-    """(track * 16 + channel) * 128 + pitch."""
+    """Number of each event's key: (track * 16 + channel) * 128 + pitch."""
     tick: Integers
     """Ticks since the start of the piece."""
     press: Booleans

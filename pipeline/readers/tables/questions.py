@@ -54,7 +54,7 @@ class Question(NamedTuple):
 
     sequence: Example
     cells: NDArray[Any]
-    """[N] of type `CELL`."""
+    """[N] entries to fill, of type `CELL`."""
 
 
 class Ahead(NamedTuple):

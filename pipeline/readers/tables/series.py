@@ -135,7 +135,7 @@ class Frames(NamedTuple):
     ticks: NDArray[Any]
     """[T] times as in the table: nanoseconds since 1970, or numbers in its unit."""
     times: NDArray[np.float64]
-    """[T] seconds since the first."""
+    """[T] times, in seconds since the first."""
     values: NDArray[Any]
     """[T, D] float32 or bool, 0 where nothing is observed."""
     mask: NDArray[np.bool_]
