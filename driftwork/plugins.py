@@ -69,10 +69,11 @@ def _import(name: str, origin: str = "plugins: ") -> None:
                 f"{origin}there is no module {name}; put its folder into PYTHONPATH, as in "
                 "`PYTHONPATH=FOLDER driftwork ...`, or install its package"
             ) from None
-        raise DriftworkError(f"{origin}{name} needs {error.name}, which is not installed{_line(error)}") from None
+        missing = f"{name} needs {error.name}, which is not installed{_line(error)}"
+        raise DriftworkError(f"{origin}{missing}; install it") from None
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise DriftworkError(f"{origin}{name} cannot be imported: {reason}{_line(error)}") from None
+        raise DriftworkError(f"{origin}{name} cannot be imported: {reason}{_line(error)}; correct it") from None
 
 
 def code_of(module: str) -> Path:

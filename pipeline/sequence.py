@@ -201,6 +201,5 @@ def folder(source: Path | None) -> Path:
         return source
     if source.is_file():
         return source.parent
-    raise DriftworkError(
-        f"source={source}: {'is neither folder nor file' if source.exists() else 'no such folder or file'}"
-    )
+    problem = "is neither folder nor file" if source.exists() else "no such folder or file"
+    raise DriftworkError(f"source={source}: {problem}; give another source")

@@ -8,7 +8,7 @@ _loops: Loops = "auto"
 
 
 def set_loops(loops: Loops) -> None:
-    """Choose for this process: `auto`, the fastest form that covers a loop, or `eager`, the reference."""
+    """Choose the form of the loops in this process: `auto`, the fastest that supports a loop, or `eager`."""
     global _loops
     _loops = loops
 

@@ -57,7 +57,7 @@ class GruFlow:
 
 
 class GruUpdate:
-    """The GRU cell of `recurrence` at an observation; a `recurrence.Flow` but for its further inputs and outputs."""
+    """The GRU cell of `recurrence` at an observation: a `recurrence.Flow` with additional inputs and outputs."""
 
     def __init__(
         self, U: Tensor, d: Tensor, observe: Tensor, everywhere: bool = True, kept: tuple[Tensor, ...] = ()

@@ -41,7 +41,7 @@ class Patience(NamedTuple):
     slowest: float = 100.0
     """Bytes per second, averaged over `timeout` seconds, below which an answer counts as stalled."""
     attempts: int = 6
-    """Maximum requests in a row without progress."""
+    """Maximum number of consecutive requests without progress."""
     wait: float = 1.0
     """Wait after the first failed request, in seconds; it doubles with each further failure."""
     longest_wait: float = 60.0

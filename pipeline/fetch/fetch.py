@@ -64,7 +64,7 @@ class _Book:
         try:
             self._files: dict[str, dict[str, Any]] = json.loads(path.read_text())["files"] if path.exists() else {}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DriftworkError(f"{path}: cannot be read: {error}") from None
+            raise DriftworkError(f"{path}: cannot be read: {error}; delete it") from None
 
     def get(self, file: Remote, key: str, default: Any = None) -> Any:
         return self._files.get(file.path, {}).get(key, default)

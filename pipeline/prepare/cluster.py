@@ -94,8 +94,13 @@ def _init(address: str, options: dict[str, Any]) -> None:
             if address == "local" and "timed out" in str(error) and attempt < _STARTS:
                 continue
             reason = " ".join(str(error).split())
-            what = "Ray does not start" if address == "local" else "no Ray cluster answers, or it refuses our token"
-            raise DriftworkError(f"address={address}: {what}: {reason}") from error
+            if address == "local":
+                raise DriftworkError(f"address=local: Ray does not start: {reason}") from error
+            what, cure = (
+                "no Ray cluster answers, or it refuses our token",
+                "start it, or copy its token to this machine",
+            )
+            raise DriftworkError(f"address={address}: {what}: {reason}; {cure}") from error
 
 
 def share(value: object) -> ray.ObjectRef:

@@ -44,7 +44,9 @@ class MidiConfig(Named):
         if self.min_seconds is not None and self.min_seconds > self.seconds:
             raise ValueError(f"min_seconds={self.min_seconds:g} is above seconds={self.seconds:g}; lower min_seconds")
         if self.length < 2 or self.length != self.seconds * self.rate:
-            raise ValueError(f"seconds={self.seconds} at rate={self.rate} is not a whole number of frames, 2 or more")
+            raise ValueError(
+                f"seconds={self.seconds} at rate={self.rate} is no whole number of frames from 2 up; change one"
+            )
         return self
 
     @property

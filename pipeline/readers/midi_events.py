@@ -31,7 +31,7 @@ class Events(NamedTuple):
     key: Integers
     """Number of each event's key: (track * 16 + channel) * 128 + pitch."""
     tick: Integers
-    """Ticks since the start of the piece."""
+    """Time of each event, in ticks since the start of the piece."""
     press: Booleans
     """Whether the event is a press of the key; otherwise it is a release. A press of velocity 0 is a release."""
     tempo_tick: Integers

@@ -27,7 +27,7 @@ class Pcm(NamedTuple):
     """Samples of uncompressed sound."""
 
     rate: int
-    """Samples per second."""
+    """Sampling rate, in samples per second."""
     samples: NDArray[np.int16]
     """[N, channels] samples."""
 

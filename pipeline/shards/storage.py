@@ -146,7 +146,7 @@ class Store(NamedTuple):
             cure = f"-e '.[{_EXTRAS[protocol]}]'" if protocol in _EXTRAS else _package(protocol)
             raise DriftworkError(f"{self.where}: support for {protocol} is not installed: pip install {cure}") from None
         except Exception as error:  # an unknown protocol, or any error of an implementation
-            raise DriftworkError(f"{self.where}: {_reason(error)}") from None
+            raise DriftworkError(f"{self.where}: {_reason(error)}; check the URL") from None
         if protocol in _OPTIONS:
             system.retries = 1  # the total number of attempts of s3fs
         return system, root.rstrip("/")

@@ -1,7 +1,7 @@
-"""Capture of a function's kernels, so that they are launched together again and again.
+"""Capture a function's kernels once, so that later calls launch all of them together.
 
-A captured function reads and writes fixed places in memory: what changes between calls is copied there before a replay,
-and results are valid until the next one.
+A captured function reads and writes fixed addresses. Arguments that change are copied there before a replay, and
+results are valid until the next one.
 """
 
 from collections.abc import Callable
@@ -12,12 +12,12 @@ import torch
 
 class Capture(Protocol):
     def __call__(self, work: Callable[[], None], device: torch.device) -> Callable[[], None]:
-        """Run `work`, which waits for nothing, and return a function that repeats what it did on the device."""
+        """Run `work`, which must not wait for the device, and return a function that repeats its kernels."""
         ...
 
 
 def cuda_graph(work: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """Capture a CUDA graph."""
+    """Capture `work` as a CUDA graph and return the replay."""
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
@@ -30,4 +30,4 @@ def cuda_graph(work: Callable[[], None], device: torch.device) -> Callable[[], N
 
 
 CAPTURES: dict[str, Capture] = {"cuda": cuda_graph}
-"""How to capture on each type of device."""
+"""Capture function by type of device."""

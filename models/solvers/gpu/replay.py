@@ -1,6 +1,6 @@
 """Loops over time on a GPU in few launches: blocks of steps, captured once and replayed.
 
-A block is the loop's own arithmetic over 64 or 16 steps, forward or backward, on buffers that stay where they are. A
+A block is the loop's own arithmetic over 64 or 16 steps, forward or backward, on buffers with fixed addresses. A
 loop of any length is a chain of blocks. After a block is replayed, one operation copies its results out and the next
 block's inputs in. All lengths share the buffers of a batch size and of the networks' shapes.
 """
@@ -19,8 +19,8 @@ from models.solvers.gpu import graphs
 SIZES = (64, 16)
 """Numbers of steps of a block, from the largest. Lengths are padded to multiples of the smallest."""
 MOST = 8
-"""Largest number of batch sizes and networks whose blocks are kept, and of other functions. The one that was unused for
-longest is dropped."""
+"""Maximum number of batch sizes and networks whose blocks are kept, and of other functions that are kept. The least
+recently used one is dropped."""
 DTYPES = {torch.float32}
 """Precisions that are replayed. A particle filter computes in double precision, in stretches of few steps."""
 
@@ -32,7 +32,7 @@ class Loop(Hashable, Protocol):
 
     @property
     def returned(self) -> int:
-        """Number of the results that the loop is run for; only the backward pass needs the others."""
+        """Number of results that the caller needs; the others serve only the backward pass."""
         ...
 
     @property
@@ -44,8 +44,8 @@ class Loop(Hashable, Protocol):
         """Return the results of all steps from a state.
 
         Args:
-            constants: the same in every step, such as weights; differentiable. inputs: of each step, differentiable.
-            data: of each step.
+            constants: tensors that are the same in every step, such as weights; differentiable.
+            inputs: tensors of each step, differentiable. data: tensors of each step, without gradients.
         """
         ...
 
@@ -55,8 +55,8 @@ class Loop(Hashable, Protocol):
         """Return the gradients of the state before the steps, of the inputs, and of the constants.
 
         Args:
-            start: the state before the steps. results: of `forward`.
-            delta: gradient of the state after the steps, from later ones. incoming: of the returned results.
+            start: the state before the steps. results: the results of `forward`.
+            delta: gradient of the state after the steps, from later steps. incoming: gradients of the returned results.
         """
         ...
 
@@ -67,7 +67,7 @@ def covers(state: Tensor) -> bool:
 
 
 def run(loop: Loop, constants: Tensors, state: Tensor, inputs: Tensors, data: Tensors) -> tuple[Tensor, ...]:
-    """Return the results of all steps that are `returned`, differentiable by state, inputs and constants."""
+    """Return the `returned` results of all steps, differentiable with respect to state, inputs and constants."""
     M, count = len(data[0]), (len(constants), len(inputs))
     padding = -M % SIZES[-1]
     if padding:  # by steps that change nothing
@@ -77,10 +77,10 @@ def run(loop: Loop, constants: Tensors, state: Tensor, inputs: Tensors, data: Te
 
 
 def call(function: Callable[[Tensors], Sequence[Tensor]], key: Hashable, arguments: Tensors) -> list[Tensor]:
-    """Return the results of a function without gradients, which is captured once.
+    """Call a function without gradients, which is captured once, and return its results.
 
     Args:
-        key: identifies the function, beside its arguments' shapes.
+        key: identifier of the function, in addition to the shapes of its arguments.
     """
     key = key, *(x.shape for x in arguments), arguments[0].device
     with torch.inference_mode(False), torch.no_grad():
@@ -151,7 +151,7 @@ Kept = TypeVar("Kept")
 
 
 def _kept(cache: OrderedDict[Hashable, Kept], key: Hashable, make: Callable[[], Kept]) -> Kept:
-    """Return what a cache has under a key, or make it; the entry unused for longest is dropped."""
+    """Return the entry of a cache, or make it. The least recently used entry is dropped."""
     if key not in cache:
         cache[key] = make()
     cache.move_to_end(key)
@@ -167,7 +167,7 @@ def _bucket(loop: Loop, constants: Tensors, state: Tensor, inputs: Tensors, data
 
 
 def _spans(steps: int) -> list[slice]:
-    """Return the blocks of a loop, the largest first."""
+    """Return the steps of each block of a loop, the largest block first."""
     spans: list[slice] = []
     for size in SIZES:
         while spans[-1].stop + size <= steps if spans else size <= steps:

@@ -32,7 +32,7 @@ def horizon(until: str, every: str, unit: TimeUnit, zoned: bool) -> Horizon:
     """
     step = _span(every, unit, "every=")
     if step <= 0:
-        raise DriftworkError(f"every={every}: must be above 0")
+        raise DriftworkError(f"every={every}: must be above 0; give a number, or one with a unit, as in 6h")
     if until.startswith("+"):
         return Horizon(_span(until[1:], unit, "until=+"), step, True)
     return Horizon(_instant(until, unit, zoned), step, False)

@@ -82,7 +82,7 @@ def schema_of(layout: Layout, paths: Sequence[Path]) -> pa.Schema:
             differ = set(map(str, own)) ^ set(map(str, schema))
             raise DriftworkError(
                 f"{path.name}: its columns or their order differ from those of {paths[0].name} "
-                f"({printable(min(differ, default='order'))}); give one table a call"
+                f"({printable(min(differ, default='order'))}); give one table per call"
             )
         schema = own
     if schema is None:

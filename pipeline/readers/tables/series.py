@@ -137,13 +137,13 @@ class Frames(NamedTuple):
     times: NDArray[np.float64]
     """[T] times, in seconds since the first."""
     values: NDArray[Any]
-    """[T, D] float32 or bool, 0 where nothing is observed."""
+    """[T, D] values, float32 or bool; 0 where nothing is observed."""
     mask: NDArray[np.bool_]
     """[T, D] whether the channel is observed."""
 
 
 def frames(records: NDArray[Any], spec: DataSpec, unit: TimeUnit) -> Frames:
-    """Return the frames of a series, which must not have duplicate entries. A value of NaN adds a time without it.
+    """Return the frames of a series, which must not have duplicate entries. A value of NaN adds its time only.
 
     Raises `UnreadableError` if two times are too close for a double.
     """

@@ -128,7 +128,7 @@ guard.read(item("sleep.mid"))
 
 def test_child_that_cannot_start_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_name", lambda thing: "pipeline.nowhere:Reader")
-    with pytest.raises(DriftworkError, match=r"does not start: .*\(code 1\)$"):
+    with pytest.raises(DriftworkError, match=r"does not start: .*\(code 1\); free memory, or"):
         Guard(Midi(MidiConfig()), tmp_path, LIMITS).read(item("a.mid"))
 
 
