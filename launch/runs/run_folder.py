@@ -36,7 +36,7 @@ INIT_FROM = "init_from"
 """Key of the record: id or folder of the run whose weights the run starts from, and their SHA-256."""
 _LOCK = "train.lock"
 RANKS = "ranks"
-"""Folder in which each rank notes where it is."""
+"""Folder in which each rank writes its place."""
 _PATIENCE_S = 60.0
 
 
