@@ -47,7 +47,7 @@ class TableDescription(Config):
 
 
 class Times(NamedTuple):
-    """Times of a forecast as in the command; both empty to fill holes."""
+    """Times of a forecast as in the command. Both are empty where holes are to be filled."""
 
     until: str
     every: str
@@ -57,8 +57,8 @@ class ServedTable:
     """The model object that MLflow calls.
 
     Args:
-        model: answers about single sequences.
-        table: the form of the table.
+        model: the served model of single sequences.
+        table: settings of the table.
     """
 
     def __init__(self, model: Served, table: TableDescription) -> None:
@@ -107,7 +107,7 @@ class ServedTable:
         return answered
 
     def _ready(self, params: dict[str, Any], times: Times) -> Ready:
-        """Check the parameters of a request."""
+        """Check the parameters of a request, and return the model with them."""
         model, table, name = self._model.model, self._table, self._model.description.model.name
         asked: Asked = self._model.asked(params)
         if asked.task != served_model.tasks(model)[0]:
