@@ -86,8 +86,8 @@ class Batch:
         values = np.asarray(pc.fill_null(array, 0.0), np.float64).copy()
         nan = np.isnan(values)
         if nan.any() and not self.nan:
-            cure = "add NaN to dataset.missing if it means a missing value"
-            raise self.bad(np.argmax(nan), f"column '{printable(column)}' is NaN; {cure}")
+            what = "is NaN; add NaN to dataset.missing if it means a missing value"
+            raise self.bad(np.argmax(nan), f"column '{printable(column)}' {what}")
         missing, values = missing | nan, np.where(nan, 0.0, values)
         if not np.isfinite(values).all():
             raise self.bad(np.argmax(~np.isfinite(values)), f"column '{printable(column)}' is infinite")
