@@ -44,8 +44,8 @@ class GruFlow:
         self.stay = 1 - toward
         self.d_zr, self.d_g = torch.empty_like(zr), torch.empty_like(g)
 
-    def backward(self, i: int, delta: Tensor) -> Tensor:
-        d_zr = self.d_zr[i]
+    def backward(self, i: int, delta: Tensor, incoming: Tensor) -> Tensor:
+        delta, d_zr = delta + incoming, self.d_zr[i]
         d_rh = self.candidate.back(torch.mul(delta, self.g_slope[i], out=self.d_g[i]))
         torch.mul(delta, self.z_slope[i], out=d_zr[..., : self.H])
         torch.mul(d_rh, self.r_slope[i], out=d_zr[..., self.H :])
@@ -90,7 +90,8 @@ class GruUpdate:
         )
         self.d_u, self.d_n = torch.empty_like(self.u_slope), torch.empty_like(n)
 
-    def backward(self, i: int, delta: Tensor, observed: bool) -> Tensor:
+    def backward(self, i: int, delta: Tensor, incoming: Tensor, observed: bool) -> Tensor:
+        delta = delta + incoming
         torch.mul(delta, self.n_slope[i], out=self.d_n[i])
         d_u = torch.mul(delta[..., None, :], self.u_slope[i], out=self.d_u[i])
         return self.recurrent.back_onto(delta * self.stay[i], d_u.flatten(-2)) if observed else delta

@@ -60,13 +60,14 @@ class MlpFlow:
         self.slopes = [self.slope(a) for a in self.active]
         self.d_a, self.d_rate = [torch.empty_like(a) for a in self.active], torch.empty_like(start)
 
-    def backward(self, i: int, delta: Tensor) -> Tensor:
+    def backward(self, i: int, delta: Tensor, incoming: Tensor) -> Tensor:
+        delta = delta + incoming
         d = self.rate.back(torch.mul(delta, self.length[i], out=self.d_rate[i]))
         for n in reversed(range(len(self.hidden))):
             d = torch.mul(d, self.slopes[n][i], out=self.d_a[n][i])
             if n > 0:
                 d = self.hidden[n].back(d)
-        return self.hidden[0].back_onto(delta.clone(), d)
+        return self.hidden[0].back_onto(delta, d)
 
     def close(self) -> None:
         for layer, d_out, inputs in zip((*self.hidden, self.rate), (*self.d_a, self.d_rate), self.inputs, strict=True):

@@ -28,6 +28,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from models.solvers.choice import faster_forms
 from models.solvers.gpu import first_use, replay
+from models.solvers.gpu.fused_gru import FusedGruFlow, FusedGruUpdate
 from models.solvers.gpu.replay import Tensors
 from models.solvers.gru_flow import GruFlow, GruUpdate
 from models.solvers.packing import arrays, by_gate, pack, padded
@@ -66,8 +67,8 @@ class Flow(Protocol):
         """Compute the local slopes of a block of steps, which begin at the states `start` [K, R, B, H]."""
         ...
 
-    def backward(self, i: int, delta: Tensor) -> Tensor:
-        """Return the gradient [R, B, H] before the block's i-th step, given the gradient `delta` after it."""
+    def backward(self, i: int, delta: Tensor, incoming: Tensor) -> Tensor:
+        """Return the gradient [R, B, H] before the block's i-th step. The one after it is `delta + incoming`."""
         ...
 
     def close(self) -> None:
@@ -138,7 +139,8 @@ def run_replayed(
     observe: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Compute in blocks of steps that are captured and replayed, on a GPU."""
-    before, after = replay.run(GruLoop(flow), (*update, *weights), h0, (x,), (dt, observe))
+    loop = GruLoop(FusedGruFlow if flow is GruFlow else flow, FusedGruUpdate)
+    before, after = replay.run(loop, (*update, *weights), h0, (x,), (dt, observe))
     return before, after
 
 
@@ -231,6 +233,7 @@ class GruLoop(NamedTuple):
     dt and observe. Where `updates` is false, no sequence observes anything."""
 
     kind: type[Flow]
+    update: type[GruUpdate] = GruUpdate
 
     @property
     def state(self) -> int:
@@ -244,10 +247,9 @@ class GruLoop(NamedTuple):
         self, constants: Tensors, h: Tensor, inputs: Tensors, data: Tensors, updates: list[bool] | None = None
     ) -> list[Tensor]:  # fmt: skip
         (U, d, *weights), (x,), (dt, observe) = constants, inputs, data
-        M, (R, B, H) = len(dt), h.shape
-        before, after = (h.new_empty(M, R, B, H) for _ in range(2))
-        flow, update = self.kind(weights, dt), GruUpdate(U, d, observe, updates is None or all(updates))
-        for m in range(M):
+        before, after = (h.new_empty(len(dt), *h.shape) for _ in range(2))
+        flow, update = self.kind(weights, dt), self.update(U, d, observe, updates is None or all(updates))
+        for m in range(len(dt)):
             h = flow.forward(m, h, before[m])
             h = update.forward(m, h, x[m], after[m]) if updates is None or updates[m] else after[m].copy_(h)
         return [before, after, *update.kept, *flow.kept]
@@ -258,7 +260,7 @@ class GruLoop(NamedTuple):
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:  # fmt: skip
         (U, d, *weights), (dt, observe), (d_before, d_after) = constants, data, incoming
         before, after, rzu, n, *kept = results
-        flow, update = self.kind(weights, dt, kept), GruUpdate(U, d, observe, kept=(rzu, n))
+        flow, update = self.kind(weights, dt, kept), self.update(U, d, observe, kept=(rzu, n))
         d_x = torch.empty_like(rzu)
         for end in range(len(dt), 0, -_BLOCK):
             block = slice(max(end - _BLOCK, 0), end)
@@ -267,8 +269,8 @@ class GruLoop(NamedTuple):
             update.open(block, before[block])
             for m in reversed(range(block.start, end)):
                 i = m - block.start
-                delta = update.backward(i, delta + d_after[m], updates is None or updates[m])
-                delta = flow.backward(i, delta + d_before[m])
+                delta = update.backward(i, delta, d_after[m], updates is None or updates[m])
+                delta = flow.backward(i, delta, d_before[m])
             flow.close()
             update.close(d_x[block])
         return delta, [d_x], [*update.recurrent.gradients, *flow.gradients]

@@ -5,7 +5,6 @@ is launched in between. Vectors and matrices are padded to powers of two: padded
 stored. Row (m R + r) N + n of a kept array belongs to stage r of step m of trajectory n, of N = G P.
 
 A state is (s, v), Q components each, with ds/dt = v and dv/dt = f(s, v) (`SECOND`), or v alone with dv/dt = f(v).
-The only module that imports triton.
 """
 
 from collections.abc import Sequence

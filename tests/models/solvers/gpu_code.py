@@ -1,4 +1,4 @@
-"""Compile ODE2VAE's kernels without a GPU: `python -m tests.models.solvers.gpu_code ARCHITECTURE`."""
+"""Compile the kernels without a GPU: `python -m tests.models.solvers.gpu_code ARCHITECTURE`."""
 
 import sys
 
@@ -7,24 +7,31 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from models.solvers.flow import TABLEAUS
-from models.solvers.gpu import flow_triton, fused_flow
+from models.solvers.gpu import flow_triton, fused_flow, gru_triton
 
 H, Q, Z = 30, 3, 6
 
 
 def compiled(kernel, architecture, **options):
-    """Return the machine code of a kernel for the published sizes."""
+    """Return the machine code of a kernel of ODE2VAE for the published sizes."""
     scheme = TABLEAUS["rk4"]
     coefficients = fused_flow.coefficients_of(scheme)
     fixed = {**flow_triton.constants(H, Q, Z, len(scheme.b), coefficients, "tanh"), **options}
     kinds = dict.fromkeys("MNPQHZ", "i32") | dict.fromkeys(fixed, "constexpr")
+    return code(kernel, architecture, kinds, fixed, flow_triton.warps(H))
+
+
+def code(kernel, architecture, kinds, fixed, warps):
+    """Return the machine code of a kernel; arguments without a kind are pointers to single precision."""
     signature = {argument: kinds.get(argument, "*fp32") for argument in kernel.arg_names}
     source = ASTSource(kernel, signature=signature, constexprs=fixed)
     target = GPUTarget("cuda", architecture, 32)
-    return triton.compile(source, target=target, options={"num_warps": flow_triton.warps(H)}).asm["cubin"]
+    return triton.compile(source, target=target, options={"num_warps": warps}).asm["cubin"]
 
 
 if __name__ == "__main__":
     architecture = int(sys.argv[1])
     print("forward", len(compiled(flow_triton.forward, architecture, KEEP=True)))
     print("backward", len(compiled(flow_triton.backward, architecture)))
+    for name, kernel in gru_triton.KERNELS.items():  # 512 units
+        print(name, len(code(kernel, architecture, {"H": "i32", "BLOCK": "constexpr"}, {"BLOCK": 512}, 4)))

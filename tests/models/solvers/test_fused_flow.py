@@ -15,6 +15,7 @@ from models.solvers import flow
 from models.solvers.flow import ACTIVATIONS, TABLEAUS
 from models.solvers.gpu import first_use, fused_flow
 from tests.models.solvers.test_flow import problem, with_gradients
+from tests.models.solvers.test_fused_gru import ARGUMENTS
 
 ROOT = Path(__file__).parents[3]
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="pip install -e '.[triton]'")
@@ -72,8 +73,9 @@ def test_kernels_compile_for_gpus(architecture, tmp_path):
     environment.pop("TRITON_INTERPRET", None)
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    assert {line.split()[0] for line in done.stdout.splitlines()} == {"forward", "backward"}
-    assert all(int(line.split()[1]) > 10_000 for line in done.stdout.splitlines())  # bytes
+    found = {name: int(size) for name, size in map(str.split, done.stdout.splitlines())}  # bytes
+    assert set(found) == {"forward", "backward", *ARGUMENTS}
+    assert all(size > (10_000 if name in ("forward", "backward") else 2_000) for name, size in found.items())
 
 
 def test_shapes_are_known_without_a_gpu():
