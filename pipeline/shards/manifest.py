@@ -112,6 +112,11 @@ def read_manifest(where: Place) -> Manifest:
     try:
         raw = json.loads(Store(where).read(MANIFEST) if isinstance(where, str) else Path(path).read_bytes())
     except (FileNotFoundError, NotADirectoryError, MissingError) as error:
+        if isinstance(error, NotADirectoryError):
+            raise DriftworkError(
+                f"{where}: is a file, not a prepared data set; make one with `driftwork prepare CONFIG source={where} "
+                "out=FOLDER`"
+            ) from None
         why = f" ({error.reason})" if isinstance(error, MissingError) else ""
         raise DriftworkError(
             f"{where}: no {MANIFEST}{why}, so the data set is missing or incomplete; make it with "

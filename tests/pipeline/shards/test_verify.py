@@ -40,6 +40,12 @@ def test_manifest_reads_back_with_its_hash(prepared):
     assert [shard.file for shard in manifest.of("val")] == ["val-000000.tar"]
 
 
+def test_file_in_the_place_of_a_data_set_is_refused(tmp_path):
+    (tmp_path / "ward.csv").write_text("series,time,channel,value\n")
+    with pytest.raises(DriftworkError, match=r"ward.csv: is a file, not a prepared data set; make one with"):
+        read_manifest(tmp_path / "ward.csv")
+
+
 def test_missing_or_foreign_manifest_is_refused(prepared):
     path = prepared / MANIFEST
     raw = json.loads(path.read_text())
