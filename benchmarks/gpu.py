@@ -1,7 +1,7 @@
 """Check and time every model on a GPU: `python -m benchmarks.gpu`. It prints a page of Markdown.
 
 Each model of published size takes a step on the GPU and on the CPU, on the same batch: loss and gradients must agree.
-Then steps are timed in single precision and under bfloat16 autocast, and ODE2VAE's fused loop against its eager one.
+Then steps are timed in single precision, under bfloat16 autocast, and with the eager loops.
 """
 
 import math
@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from models.base import Model
 from models.batch import Batch
 from models.parts.likelihoods import Marginal
 from models.registry import build_model
-from models.solvers.gpu import fused_flow
+from models.solvers.choice import set_loops
 
 CONFIGS = ("ode2vae_mocap", "neural_ode_mocap", "gru_ode_lakh", "ode_rnn_lakh", "bi_gru_ode_lakh", "vsdn_vae_lakh",
            "vsdn_sde_lakh")  # fmt: skip
@@ -51,9 +50,9 @@ def print_row(name: str, device: torch.device) -> float:
     print(f"- **{name}**: {B} sequences of {T} frames; largest difference from the CPU {largest:.1e}")
     print(f"  - float32: {timed(step(model, there), device)}")
     print(f"  - bfloat16 autocast: {timed(step(model, there, autocast=True), device)}")
-    if name.startswith(("ode2vae", "neural_ode")):
-        with patch.object(fused_flow, "DEVICES", set()):
-            print(f"  - float32, eager loop: {timed(step(model, there), device)}", flush=True)
+    set_loops("eager")
+    print(f"  - float32, eager loop: {timed(step(model, there), device)}", flush=True)
+    set_loops("auto")
     return largest
 
 
