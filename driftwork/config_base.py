@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from driftwork.errors import DriftworkError
 from driftwork.explain import explain
+from driftwork.processes import ROOT
 from driftwork.values import Text, expanded, holds_paths, paths_at_home, read_yaml, resolved
 
 
@@ -94,7 +95,7 @@ def load(cls: type[ConfigT], path: str | Path, overrides: Sequence[Override] = (
     Raises:
         DriftworkError: the file is missing or malformed, a key is unknown or a value is not allowed.
     """
-    path = at_home(path)
+    path = config_file(path)
     raw: dict[str, Any] = {}
     for _, layer in layers(path):
         raw = merge(raw, layer)
@@ -162,6 +163,13 @@ def layers(path: Path) -> list[tuple[str, dict[str, Any]]]:
     if "base" in below:
         raise DriftworkError(f"{path}: base {base} has a base itself; one level is the limit, so merge the two bases")
     return [(os.path.normpath(file), below), (str(path), raw)]
+
+
+def config_file(path: str | Path) -> Path:
+    """Return the path of a config as it was typed. `configs/...` that the working folder lacks is the shipped file."""
+    typed = at_home(path)
+    shipped = ROOT / typed
+    return shipped if typed.parts[:1] == ("configs",) and not typed.exists() and shipped.exists() else typed
 
 
 def at_home(path: str | Path) -> Path:

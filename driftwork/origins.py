@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from driftwork.config_base import Config, Override, apply, at_home, build, layers, merge, with_names_of_today
+from driftwork.config_base import Config, Override, apply, build, config_file, layers, merge, with_names_of_today
 from driftwork.settings import sections
 from driftwork.values import holds_paths, read_yaml, union_members
 
@@ -32,7 +32,7 @@ class Resolved(NamedTuple):
 
 def read(cls: type[Config], path: str, *overrides: str) -> Resolved:
     """Read a config as `config_base.load` does, but allow missing texts and paths."""
-    return resolve(cls, layers(at_home(path)), (COMMAND_LINE, overrides))
+    return resolve(cls, layers(config_file(path)), (COMMAND_LINE, overrides))
 
 
 def resolve(

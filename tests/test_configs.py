@@ -6,12 +6,13 @@ import pytest
 import torch
 import yaml
 
-from driftwork.config_base import Config, build, dump, flatten, load
+from driftwork.config_base import Config, build, config_file, dump, flatten, load
 from driftwork.errors import DriftworkError
 from launch.runs.config import RunConfig, parse
 from launch.sweeps import grid as grids
 from launch.training import setup
 from pipeline.prepare.prepare import PrepareConfig
+from tests.places import ROOT
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 TRAIN = sorted(path for path in (CONFIGS / "train").glob("*.yaml") if "model" in yaml.safe_load(path.read_text()))
@@ -154,6 +155,15 @@ def test_unusable_file_is_reported(tmp_path, text, said):
     with pytest.raises(DriftworkError, match=said) as caught:
         load(RunConfig, tmp_path / "x.yaml")
     assert "\n" not in str(caught.value)
+
+
+def test_shipped_config_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    typed = Path("configs/prepare/table.yaml")
+    assert config_file(typed) == ROOT / typed
+    typed.parent.mkdir(parents=True)
+    typed.touch()
+    assert config_file(typed) == typed  # the user's own
 
 
 def test_missing_config_argument_is_reported():

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import AfterValidator, Field
 
 from driftwork.command import typed
-from driftwork.config_base import Config, apply, at_home, build, load, read_mapping, shortened
+from driftwork.config_base import Config, apply, build, config_file, load, read_mapping, shortened
 from driftwork.errors import DriftworkError, without_login
 from launch.runs.config import RunConfig
 from launch.tracker import login
@@ -129,7 +129,7 @@ def parsed(argv: list[str]) -> tuple[Grid, list[str]]:
     """Return a grid without its trials, and the words of the command line that hold for every trial."""
     if not argv or ("=" in argv[0] and not Path(argv[0]).exists()):
         raise DriftworkError("the first argument is a grid, as in configs/grids/vsdn_lakh_small.yaml data=DIR")
-    file = at_home(argv[0])
+    file = config_file(argv[0])
     raw = read_mapping(file)
     own = [argument for argument in argv[1:] if argument.partition("=")[0] in OWN]
     for argument in own:
