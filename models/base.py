@@ -93,6 +93,10 @@ class TrainableModel(nn.Module, ABC):
         assert planner is not None, "the model has no grids"
         return moved(planner(batch.to(torch.device("cpu"))), batch.times.device)
 
+    def on_device(self, batch: Batch) -> Batch:
+        """Return a batch of the host with its plan, on the model's device."""
+        return batch.planned(self.planner()).to(next(self.parameters()).device)
+
     def multiple(self) -> int:
         """Return the number to a multiple of which a plan pads its lengths.
 
@@ -194,11 +198,12 @@ class Forecaster(TrainableModel):
         """Return the draws of a forecast with these `numbers`: latent states [S, B, T, Z] and E[Y_t | state],
         [S, B, T, D].
 
-        Times are the batch's unless `times` [B, T] are given."""
+        Times are the batch's unless `times` [B, T] are given, on the host."""
 
     @abstractmethod
     def prior_draws(self, times: Tensor, seed: Tensor, numbers: range) -> tuple[Tensor, Tensor]:
-        """Return draws from the prior, without observations, at `times` [B, T] for seeds [B]; shapes as in `draws`."""
+        """Return draws from the prior, without any observation, at `times` [B, T] on the host for seeds [B]; shapes as
+        `draws`."""
 
 
 Model = LatentDynamics | Smoother | Forecaster

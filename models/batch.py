@@ -131,6 +131,13 @@ class Batch(NamedTuple):
         )
         return Batch._make([*repeated, None])._replace(seed=seed)
 
+    def of_host(self) -> "Batch":
+        """Return the batch with times and observed masks on the host, where its plan has them; for a batch without a
+        plan, the host waits for a device."""
+        if self.plan is None:
+            return self.to(torch.device("cpu"))
+        return self.changed(times=torch.from_numpy(self.plan.times), observed=torch.from_numpy(self.plan.observed))
+
     def double(self) -> "Batch":
         """Return the same sequences with values in double precision."""
         return self._replace(values=self.values.double(), static=self.static.double())

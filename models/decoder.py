@@ -6,6 +6,7 @@ straight line to the next.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -133,12 +134,13 @@ class Decoder(nn.Module):
         return self.likelihood.beta_log_prob(self(state, past), y, beta, *only(observed))
 
     def predictive(
-        self, state: Callable[[int], Tensor], past: Tensor, draws: int = 1, log_weights: Tensor | None = None
+        self, state: Callable[[Any], Tensor], past: Tensor, draws: int = 1, log_weights: Tensor | None = None
     ) -> Predictive:
         """Return the mixture of P(Y | state, past) over draws of the state.
 
         Args:
-            state: function from the number of a draw to its states [B, T, inputs].
+            state: function from the number of a draw, or from one for each row, to states [B, T, inputs]; as the
+                `parameters` of `Predictive`.
             past: [B, T, C], see `past`.
             log_weights: [S, B, T], see `Predictive`.
         """

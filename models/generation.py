@@ -66,15 +66,17 @@ class FramesAtTimes(NamedTuple):
 def interpolate_at(model: LatentDynamics | Smoother, batch: Batch, times: Tensor, samples: int) -> FramesAtTimes:
     """Return E[Y_t | all observations] at `times` [Q], which lie within the batch's times.
 
+    Batch and times are on the host, and so is the result; the model may be on a device.
     At a time of the batch the result equals that of `model.interpolate(batch)` to the last bit, whatever other times
     are requested.
     """
     extended = BatchAtTimes.of(batch, times)
     observed = extended.batch.observed[:, extended.requested]
-    known = torch.where(batch.entries_observed, batch.values, model.interpolate(batch, samples).mean)
+    answer = model.interpolate(model.on_device(batch), samples).mean.cpu()
+    known = torch.where(batch.entries_observed, batch.values, answer)
     if len(extended.batch.times[0]) == len(extended.own):
         return FramesAtTimes(known[:, extended.requested], observed)
-    answer = model.interpolate(extended.batch, samples).mean
+    answer = model.interpolate(model.on_device(extended.batch), samples).mean.cpu()
     return FramesAtTimes(answer.index_copy(1, extended.own, known)[:, extended.requested], observed)
 
 
@@ -85,6 +87,9 @@ def ancestral(model: LatentDynamics, batch: Batch, frames: list[int], binary: bo
     selected by their weights. If frames are `binary`, Y_n is drawn from P(Y_n | X_n, past), channel by channel;
     otherwise it is the expectation, without observation noise. Every row draws independently.
 
+    The batch is on the host, and so is the result. Which frames are drawn is known beforehand, so that a device goes
+    from one to the next without waiting.
+
     Args:
         frames: indices in increasing order, later than all observed frames.
 
@@ -92,12 +97,13 @@ def ancestral(model: LatentDynamics, batch: Batch, frames: list[int], binary: bo
         The batch with these frames observed. Values that were not observed are not read.
     """
     T, D = batch.values.shape[1:]
-    coins = torch.special.ndtr(keyed_normal(batch.seed, T, D, stream=_COINS)).to(batch.values)
-    picks = keyed_uniform(batch.seed, T, stream=_PICKS)
-    values, present, observed = batch.values.clone(), batch.present.clone(), batch.observed.clone()
+    present, observed = batch.present.clone(), batch.observed.clone()
+    values, seed = (x.to(next(model.parameters()).device) for x in (batch.values.clone(), batch.seed))
+    coins = torch.special.ndtr(keyed_normal(seed, T, D, stream=_COINS)).to(values)
+    picks = keyed_uniform(seed, T, stream=_PICKS)
     carried = None
     for n in frames:
-        past = batch.changed(values=values, present=present, observed=observed).first(n + 1)
+        past = model.on_device(batch.changed(values=values, present=present, observed=observed).first(n + 1))
         if isinstance(model, StateSpace):
             found = model.filter(past, particles, carried)
             predictive, carried = found.predictive, found.carried
@@ -106,4 +112,4 @@ def ancestral(model: LatentDynamics, batch: Batch, frames: list[int], binary: bo
         mean = predictive.likelihood.expectation(predictive.component(n, picks[:, n]))
         values[:, n] = (coins[:, n] < mean).to(mean) if binary else mean
         present[:, n] = observed[:, n] = True
-    return batch.changed(values=values, present=present, observed=observed)
+    return batch.changed(values=values.cpu(), present=present, observed=observed)

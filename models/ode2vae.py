@@ -177,13 +177,14 @@ class Ode2Vae(Forecaster):
     def draws(self, batch: Batch, numbers: range, times: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Draw from the posterior given the first A frames: states [S, B, T, 2 q], and E[x_t | s_t] [S, B, T, D].
 
-        Draw n does not depend on which other draws are requested. `times` [B, T], the first of them 0, replace the
-        batch's times."""
+        Draw n does not depend on which other draws are requested. `times` [B, T] on the host, the first of them 0,
+        replace the batch's times."""
         grid = self.grids(batch) if times is None else self._grid_of(times)
         return self._draws(self._posterior(batch), grid, batch.seed, numbers, batch.static)
 
     def prior_draws(self, times: Tensor, seed: Tensor, numbers: range) -> tuple[Tensor, Tensor]:
-        """Draw from z_0 ~ N(0, I) and W ~ q(W), without observations, at `times` [B, T], the first of them 0.
+        """Draw from z_0 ~ N(0, I) and W ~ q(W), without observations, at `times` [B, T] on the host, the first of them
+        0.
 
         Shapes are those of `draws`. Static covariates of a table are at their means."""
         z0 = self.weights.mean.new_zeros(len(seed), 2 * self.config.latent)
@@ -194,8 +195,8 @@ class Ode2Vae(Forecaster):
         return partial(_grids, unit=self.config.unit, max_step=max_step, multiple=multiple)
 
     def _grid_of(self, times: Tensor) -> TimeGrid:
-        """Return the grids of requested times [B, T]. If these are on a device, the host waits for it."""
-        grid = ode.grid_of(times.cpu() / self.config.unit, self.config.solver.max_step, self.multiple())
+        """Return the grids, on the model's device, of requested times [B, T] of the host."""
+        grid = ode.grid_of(times / self.config.unit, self.config.solver.max_step, self.multiple())
         moved_grid: TimeGrid = moved(grid, self.weights.mean.device)
         return moved_grid
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from models.parts.noise import keyed_uniform
+from models.solvers import timegrid
 from models.solvers.timegrid import TimeGrid
 
 _RESAMPLING = 1 << 22
@@ -104,8 +105,19 @@ def uniforms(seed: Tensor, events: int) -> Tensor:
     return keyed_uniform(seed, events, _RESAMPLING)
 
 
-def stretches_of(grid: TimeGrid, first: int) -> list[slice]:
-    """Divide the steps from `first` on into stretches, each of which ends where any sequence has an event."""
-    K, M = grid.stop.shape[1], grid.dt.shape[1]
-    stops = {*(1 + (grid.event < K).any(0).nonzero()[:, 0]).tolist(), M}
-    return [slice(*ends) for ends in itertools.pairwise([first, *sorted(stop for stop in stops if stop > first)])]
+def stretches_of(grid: TimeGrid, clock: Tensor, substeps: int, first: int, count: int) -> list[tuple[slice, slice]]:
+    """Divide a filter's steps into stretches that end wherever any sequence has an event. All tensors are on the host.
+
+    Args:
+        grid: grids whose every step the filter takes in `substeps`.
+        clock: [B, T] times at which the particles are read.
+        first: the first step of the filter. count: the number of its steps from 0 on.
+
+    Returns:
+        For each stretch its steps, and which of all B * T times lie in them, in the order of their steps.
+    """
+    ends = ((1 + (grid.event < grid.stop.shape[1]).any(0).nonzero()[:, 0]) * substeps).tolist()
+    stops = torch.tensor([first, *(end for end in ends if first < end < count), count])
+    step = timegrid.locate(grid, clock)[0].flatten().sort().values * substeps
+    pairs = itertools.pairwise(stops.tolist()), itertools.pairwise(torch.searchsorted(step, stops).tolist())
+    return [(slice(*steps), slice(*times)) for steps, times in zip(*pairs, strict=True)]

@@ -22,7 +22,7 @@ class Predictive:
     def __init__(
         self,
         likelihood: Density,
-        parameters: Callable[[int], Tensor],
+        parameters: Callable[[Any], Tensor],
         draws: int,
         log_weights: Tensor | None = None,
     ) -> None:
@@ -30,7 +30,8 @@ class Predictive:
 
         Args:
             likelihood: distribution of a frame given its parameters.
-            parameters: function from the number of a draw to the likelihood's parameters [B, T, width].
+            parameters: function from the number of a draw to the likelihood's parameters [B, T, width]. Where draws
+                have weights it also takes the numbers [B] of a draw for each row, see `component`.
             draws: S.
             log_weights: [S, B, T], whose exponentials sum to 1 over S; None gives all draws the same weight.
         """
@@ -51,19 +52,19 @@ class Predictive:
             yield parameters, equal if self._log_weights is None else self._log_weights[s]
 
     def component(self, frame: int, uniform: Tensor) -> Tensor:
-        """Return the parameters [B, width] of a frame under one draw per row, selected by the weights at the frame.
+        """Return the parameters [B, width] of a frame under the only draw or, where draws have weights, under one that
+        is picked in each row by the weights at the frame.
 
         Args:
             uniform: [B], in (0, 1).
         """
-        rows, last = range(len(uniform)), self.draws - 1
         if self._log_weights is None:
-            picked = (uniform * self.draws).long().clamp_max(last)
-        else:
-            total = self._log_weights[:, :, frame].T.double().exp().cumsum(1)
-            points = uniform.double()[:, None].contiguous()
-            picked = torch.searchsorted(total / total[:, -1:], points)[:, 0].clamp_max(last)
-        return torch.stack([self._parameters(s)[row, frame] for row, s in zip(rows, picked.tolist(), strict=True)])
+            assert self.draws == 1, "which of several draws is not known without weights"
+            return self._parameters(0)[:, frame]
+        total = self._log_weights[:, :, frame].T.double().exp().cumsum(1)
+        points = uniform.double()[:, None].contiguous()
+        picked = torch.searchsorted(total / total[:, -1:], points)[:, 0].clamp_max(self.draws - 1)
+        return self._parameters(picked)[:, frame]
 
     @cached_property
     def mean(self) -> Tensor:

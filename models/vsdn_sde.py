@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from models.base import Filtered, Objective, StateSpace, Terms, per_sequence
 from models.batch import Batch, Planner
 from models.decoder import Decoder
-from models.grids import clock_of
+from models.grids import clock_of, grids_of
 from models.gru_ode import Events, GruOde, Trajectory
 from models.particle_filter import Cloud, FilterState, stretches_of, uniforms
 from models.parts.drifts import Drifts
@@ -101,6 +101,8 @@ class Stretch(NamedTuple):
     """Consecutive steps of a filter, with observations only at the end of the last."""
 
     steps: slice
+    frames: slice
+    """Frames within these steps, in the order of all frames by their steps."""
     paths: sde.Solution
     before: Cloud
     """Particles at the start of the first step."""
@@ -158,14 +160,16 @@ class VsdnSde(StateSpace):
         equation, h = exact._equation(double, Events.of(double), PRIOR)
         frames = exact._frames(double, equation.grid, S)
         x, log_weights = h.new_zeros(B * T, S, len(self.x0)), h.new_full((B * T, S), -math.log(S))
+        row, by_step = torch.arange(B, device=h.device), frames.step.argsort(stable=True)
         for stretch in exact._stretches(double, equation, h, S, carried):
-            here = frames.within(stretch.steps)
+            here = by_step[stretch.frames]
             x[here] = stretch.paths.read(frames.take(here), stretch.steps.start)
             log_weights[here] = stretch.before.log_weights[frames.row[here]]
         x, log_weights, h = (y.to(batch.values) for y in (x.view(B, T, S, -1), log_weights.view(B, T, S), h))
         predictive = self.decoder.predictive(
-            lambda s: torch.cat([x[:, :, s], h], -1), self.decoder.past(batch), S, log_weights.permute(2, 0, 1)
-        )
+            lambda s: torch.cat([x[:, :, s] if isinstance(s, int) else x[row, :, s], h], -1),
+            self.decoder.past(batch), S, log_weights.permute(2, 0, 1),
+        )  # fmt: skip
         log_evidence, effective = (y.to(h) for y in (stretch.after.log_evidence, stretch.after.effective))
         return Filtered(predictive, log_evidence, effective, FilterState(stretch.steps.start, stretch.before))
 
@@ -212,7 +216,9 @@ class VsdnSde(StateSpace):
         known = events.take(h), events.take(self.decoder.past(batch)), events.values
         row = torch.arange(B, device=h.device)
         first, cloud = carried or FilterState(0, Cloud.at(self.x0.expand(S, B, -1)))
-        for steps in stretches_of(equation.grid, first):
+        c, host = self.config, batch.of_host()
+        grid, clock = grids_of(host, 1, c.step, c.unit).steps, clock_of(host, 0, c.unit)
+        for steps, frames in stretches_of(grid, clock, c.substeps, first, len(equation.pre)):
             paths = equation.solve(cloud.x, noise[steps], steps)
             event = equation.grid.event[:, steps.stop - 1]
             number = event.clamp_max(K - 1)
@@ -221,7 +227,7 @@ class VsdnSde(StateSpace):
             observed = None if events.observed is None else events.observed[row, number].expand(S, -1, -1)
             log_likelihood = self.decoder.log_prob(torch.cat([x, h_n], -1), past, y, observed)
             after = cloud.moved(x, -kl - martingale).observe(log_likelihood, event < K, uniform[row, number])
-            yield Stretch(steps, paths, cloud, after)
+            yield Stretch(steps, frames, paths, cloud, after)
             cloud = after
 
     def _equation(self, batch: Batch, events: Events, driver: tuple[int, ...]) -> tuple[sde.Equation, Tensor]:

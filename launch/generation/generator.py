@@ -106,8 +106,9 @@ class FrameGenerator(NamedTuple):
         batch = batch.changed(values=torch.zeros_like(batch.values), present=nothing, observed=nothing)
         times, known = times_at_rate(batch.times[0], self.rate), batch
         if isinstance(self.model, Forecaster):
-            frames = self.model.prior_draws(times.expand(draws, -1), batch.seed, range(1))[1][0]
-            filled = FramesAtTimes(frames, torch.zeros(frames.shape[:2], dtype=torch.bool, device=frames.device))
+            seed = batch.seed.to(next(self.model.parameters()).device)
+            frames = self.model.prior_draws(times.expand(draws, -1), seed, range(1))[1][0].cpu()
+            filled = FramesAtTimes(frames, torch.zeros(frames.shape[:2], dtype=torch.bool))
         else:
             known, filled = self._follow(batch, times, range(0, batch.times.shape[1], self.every))
         yield self._made(like, batch, known, times, filled)._replace(key=None, truth=None)
@@ -117,7 +118,7 @@ class FrameGenerator(NamedTuple):
         observed = mask(self.observation, sequence.times, sequence.mask, key_seed(0, "mask", 0, sequence.key))
         batch = collate([sequence], [observed], [1.0], [0], [np.zeros(0, np.float32)])
         seeds = [key_seed(self.seed, "generate", name or sequence.key, draw) for draw in range(draws)]
-        return batch.draws(torch.tensor(seeds)).to(next(self.model.parameters()).device)
+        return batch.draws(torch.tensor(seeds))
 
     def _extended(self, batch: Batch, length: float) -> Batch:
         """Return the batch cut to `length` seconds, or extended to it with absent frames."""
@@ -169,18 +170,19 @@ class FrameGenerator(NamedTuple):
         if self.spec.binary:
             at = known.observed[0]
             neighbours = Neighbours.of(known.times[0, at], known.values[:, at], times, self.spec.interval)
-            notes = joined(completed(*filled, self.decision), neighbours).cpu().numpy()
-        observed = batch.times[0][batch.observed[0]].cpu().numpy()
+            notes = joined(completed(*filled, self.decision), neighbours).numpy()
+        observed = batch.times[0][batch.observed[0]].numpy()
         truth = sequence.values.astype(np.float32)
-        draws = filled.frames.float().cpu().numpy()
+        draws = filled.frames.float().numpy()
         return Generated(sequence.key, draws, notes, truth, observed, 0.0, sequence.about)
 
 
 def _forecast(model: Forecaster, batch: Batch, times: Tensor) -> FramesAtTimes:
-    """Return the draws of a forecast, in which given frames are unchanged."""
-    drawn = model.draws(batch, range(1), times.expand(len(batch.seed), -1))[1][0]
+    """Return the draws of a forecast, in which given frames are unchanged; all tensors are on the host."""
+    there = batch.to(next(model.parameters()).device)
+    drawn = model.draws(there, range(1), times.expand(len(batch.seed), -1))[1][0].cpu()
     at = torch.searchsorted(times, batch.times[0].contiguous()).clamp_max(len(times) - 1)
     kept = batch.observed[0] & (times[at] == batch.times[0])
-    known = torch.zeros(drawn.shape[:2], dtype=torch.bool, device=drawn.device)
+    known = torch.zeros(drawn.shape[:2], dtype=torch.bool)
     known[:, at[kept]] = True
     return FramesAtTimes(drawn.index_copy(1, at[kept], batch.values[:, kept]), known)

@@ -176,23 +176,22 @@ class Served:
             return filled.frames[0]
         notes = completed(*filled, "0.5" if asked.decision == "0.5" else "expected_score")
         if asked.task != "prediction":  # a prediction must not read the next given frame
-            known, values = (torch.from_numpy(x).to(notes.device) for x in (given.times, given.values))
-            ask = torch.from_numpy(given.ask).to(notes.device)
+            known, values, ask = (torch.from_numpy(x) for x in (given.times, given.values, given.ask))
             notes = joined(notes, Neighbours.of(known, values[None], ask, self.description.interval))
         return notes[0].to(filled.frames)
 
     def _filled(self, given: Given, asked: Asked) -> FramesAtTimes:
-        device, samples = next(self.model.parameters()).device, asked.samples
-        batch, ask = given.batch(asked.seed).to(device), torch.from_numpy(given.ask).to(device)
+        batch, ask, samples = given.batch(asked.seed), torch.from_numpy(given.ask), asked.samples
         if asked.task == "interpolation" and not isinstance(self.model, Forecaster):
             return interpolate_at(self.model, batch, ask, samples)
-        nothing = torch.zeros(1, len(ask), dtype=torch.bool, device=device)
+        nothing = torch.zeros(1, len(ask), dtype=torch.bool)
         if isinstance(self.model, Forecaster):
             return FramesAtTimes(_forecast(self.model, batch, ask, samples)[None], nothing)
         assert not isinstance(self.model, Smoother), "a smoother only interpolates"
         extended = BatchAtTimes.of(batch, ask)
         draws = asked.particles if isinstance(self.model, StateSpace) else samples
-        return FramesAtTimes(self.model.predict(extended.batch, draws).mean[:, extended.requested], nothing)
+        mean = self.model.predict(self.model.on_device(extended.batch), draws).mean.cpu()
+        return FramesAtTimes(mean[:, extended.requested], nothing)
 
     def asked(self, params: dict[str, Any]) -> Asked:
         """Check the parameters of a request."""
@@ -255,10 +254,11 @@ class Served:
 def _forecast(model: Forecaster, batch: Batch, ask: Tensor, samples: int) -> Tensor:
     """Return the mean of the draws [Q, D], a few at a time, since each holds all of its states."""
     times = torch.cat([ask.new_zeros(1), ask]).unique()
-    total = torch.zeros(len(times), batch.values.shape[2], device=ask.device)
+    total = torch.zeros(len(times), batch.values.shape[2])
+    first = batch.first(model.given).to(next(model.parameters()).device)
     for n in range(0, samples, _DRAWS_AT_ONCE):
         numbers = range(n, min(n + _DRAWS_AT_ONCE, samples))
-        total += model.draws(batch.first(model.given), numbers, times[None])[1].sum(0)[0]
+        total += model.draws(first, numbers, times[None])[1].sum(0)[0].cpu()
     return (total / samples)[torch.searchsorted(times, ask)]
 
 

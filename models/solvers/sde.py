@@ -35,10 +35,6 @@ class Frames(NamedTuple):
     noise: Tensor
     """[N, S, Z] standard normal noise of the Brownian bridge within the step."""
 
-    def within(self, steps: slice) -> Tensor:
-        """Return the indices of the times that lie in these steps."""
-        return ((self.step >= steps.start) & (self.step < steps.stop)).nonzero()[:, 0]
-
     def take(self, which: Tensor) -> "Frames":
         """Return the times with these indices."""
         return Frames._make(x[which] for x in self)

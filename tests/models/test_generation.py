@@ -23,13 +23,16 @@ def one(irregular=False, rows=1):
 def hand(share=0.4, level=0.8):
     """Return a model whose P(Y_n = 1) is `level` where the last frame is 1, and `share` elsewhere."""
 
-    class Sticky:
+    class Sticky(torch.nn.Linear):
+        def on_device(self, batch):
+            return batch
+
         def predict(self, batch, samples):
             assert samples == 1
             logits = torch.logit(share + (level - share) * last_observed(batch))
             return Predictive(Bernoulli(Marginal(torch.full((D,), 0.5), 0.5)), lambda _: logits, 1)
 
-    return Sticky()
+    return Sticky(1, 1)
 
 
 def test_requested_times_reuse_the_data_times():
