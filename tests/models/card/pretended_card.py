@@ -11,18 +11,23 @@ import json
 import traceback
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 from driftwork.config_base import load
+from launch.generation.generator import FrameGenerator, Generated
 from launch.runs.config import RunConfig
+from models import base
 from models.base import Forecaster, Objective, Smoother, StateSpace
 from models.batch import Batch
 from models.ode2vae import Ode2VaeConfig
 from models.parts.likelihoods import Marginal
+from models.parts.once import shared
 from models.registry import build_model
 from models.solvers.gpu import first_use, fused_flow
 from models.solvers.ode import SolverConfig
@@ -50,25 +55,38 @@ _VIEWS = {
 }  # fmt: skip
 
 
+class _Pretence(FakeTensorMode):
+    def __deepcopy__(self, memo):  # copies of a tensor stay in the same mode
+        return self
+
+
 class Launches(TorchDispatchMode):
-    """Counts operations on the card, and copies to and from it."""
+    """Counts operations on the card, and copies to and from it. What does not involve the card runs on the host."""
 
     def __init__(self):
         super().__init__()
         self.count, self.copies = Counter(), Counter()
+        self.fake = _Pretence()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function.__name__.split(".")[0]
-        if name == "_local_scalar_dense" and args[0].device.type == "cpu":
-            return 1.0  # a number on the host, such as Adam's count of steps, is not waited for
-        out = function(*args, **(kwargs or {}))
-        devices = {x.device.type for x in (*_tensors((args, kwargs or {})), *_tensors(out))}
+        name, kwargs = function.__name__.split(".")[0], kwargs or {}
+        inputs = list(_tensors((args, kwargs)))
+        if any(isinstance(x, FakeTensor) for x in inputs) or NAME in str(kwargs.get("device")):
+            args, kwargs = tree_map_only(torch.Tensor, self._pretended, (args, kwargs))
+            with self.fake:
+                out = function(*args, **kwargs)
+        else:
+            out = function(*args, **kwargs)
+        devices = {x.device.type for x in (*inputs, *_tensors(out))}
         if devices == {NAME, "cpu"} and name in ("copy_", "_to_copy"):
             source = next(_tensors(args if name == "_to_copy" else args[1:]))
             self.copies[("from" if source.device.type == NAME else "to") + " the card"] += 1
         elif NAME in devices and name not in _VIEWS:
             self.count[name] += 1
         return out
+
+    def _pretended(self, x):
+        return x if isinstance(x, FakeTensor) else self.fake.from_tensor(x)
 
 
 def _tensors(x):
@@ -94,18 +112,22 @@ def register():
 def moved(x):
     """Return tensors of the same shapes on the card, in named tuples and modules as they were."""
     if isinstance(x, torch.nn.Module):
-        for module in x.modules():
-            for own in (module._parameters, module._buffers):
-                for name, value in own.items():
-                    if value is not None:
-                        like = moved(value)
-                        own[name] = torch.nn.Parameter(like) if own is module._parameters else like
-        return x
+        return _changed(x, moved)
     if isinstance(x, torch.Tensor):
         return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=NAME)
     if hasattr(x, "_fields"):
         return type(x)._make(moved(y) for y in x)
     return x
+
+
+def _changed(module, change):
+    """Change all parameters and buffers of a module in place; `torch.nn.Module` cannot where tensors are fake."""
+    for part in module.modules():
+        for own in (part._parameters, part._buffers):
+            for name, value in own.items():
+                if value is not None:
+                    own[name] = torch.nn.Parameter(change(value)) if own is part._parameters else change(value)
+    return module
 
 
 def case(name):
@@ -153,6 +175,7 @@ def train(model, batch):
 
 
 @torch.no_grad()
+@shared()
 def evaluate(model, batch):
     """Compute the answers that scores are made of."""
     if isinstance(model, Forecaster):
@@ -163,24 +186,46 @@ def evaluate(model, batch):
         model.interpolate(batch, 2).mean  # noqa: B018
     else:
         model.density(batch, 2)
-        # A filter waits for each stretch of steps between observations, and is left out.
-        predict = model.rollout if isinstance(model, StateSpace) else model.predict
-        predict(batch, 2).log_prob(batch.values)
+        model.predict(batch, 2).log_prob(batch.values)  # of a state-space model, by a filter
         model.interpolate(batch, 2).mean  # noqa: B018
+        if isinstance(model, StateSpace):
+            model.rollout(batch, 2).log_prob(batch.values)
 
 
-TASKS = {"train": train, "evaluate": evaluate}
+class Drawing(FrameGenerator):
+    """A generator whose sequences are batches, and which leaves the frames that it made."""
+
+    def _batch(self, sequence, draws, name=""):
+        return sequence.draws(torch.arange(draws))
+
+    def _made(self, *_):
+        return Generated(None, None, None, None, None, 0.0, None)
+
+
+@torch.no_grad()
+def generate(model, batch):
+    """Make frames in every way that the model can, of batches that are on the host."""
+    spec = SimpleNamespace(binary=False, interval=0.2, length=batch.times.shape[1])
+    generator = Drawing(model, None, spec, rate=7.0, every=4, samples=2, particles=2, seed=0)
+    one = batch.rows(slice(1)).first(5)
+    one = one.changed(times=one.times / 4)  # few steps
+    if not isinstance(model, Forecaster):
+        list(generator.interpolations([one]))
+    if not isinstance(model, Smoother):
+        list(generator.continuations([one], 2, None))
+        list(generator.priors(one, 2))
+
+
+TASKS = {"train": train, "evaluate": evaluate, "generate": generate}
+ATTEMPTS = [(name, task) for name in CASES for task in TASKS if task == "train" or name != "vsdn_sde, held out"]
 
 
 def attempt(model, batch, task):
     """Run a task on the card. Returns the launches by operation, the copies, and the error with its place, if any."""
     launches, error = Launches(), None
-    fake = FakeTensorMode()
-    with fake:
+    with launches:
         there = moved(model).train(task == "train")
-    host = batch.planned(there.planner())
-    with fake, launches:
-        given = moved(host)
+        given = batch if task == "generate" else moved(batch.planned(there.planner()))
         launches.count.clear()
         try:
             TASKS[task](there, given)
@@ -209,12 +254,12 @@ def published_ode2vae():
 def main():
     """Print a line of JSON for each case and task: their names, and the result of `attempt`."""
     register()
+    torch.nn.Module.double = lambda module: _changed(module, torch.Tensor.double)
     fused_flow.DEVICES, first_use.trusted = {NAME}, lambda *_: True
     print(json.dumps({"case": "fused", "task": "train", **attempt(*published_ode2vae(), "train")}), flush=True)
-    fused_flow.DEVICES = set()
-    for name in CASES:
-        for task in TASKS:
-            print(json.dumps({"case": name, "task": task, **attempt(*case(name), task)}), flush=True)
+    fused_flow.DEVICES, base.BLOCK = set(), 4
+    for name, task in ATTEMPTS:
+        print(json.dumps({"case": name, "task": task, **attempt(*case(name), task)}), flush=True)
     for fault in ("waits", "copies", "is on two devices"):
         print(
             json.dumps({"case": fault, "task": "train", **attempt(Faulty(fault), conftest.make_batch(), "train")}),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.models.card.pretended_card import CASES, TASKS
+from tests.models.card.pretended_card import ATTEMPTS
 
 
 @pytest.fixture(scope="module")
@@ -19,13 +19,20 @@ def attempts():
     return {(attempt["case"], attempt["task"]): attempt for attempt in found}
 
 
+RESULTS = 8
+"""Largest number of tensors that `generate` reads: two of each of three interpolations, one of each of two drawings,
+however many frames they draw."""
+
+
 @pytest.mark.process
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "task"), ATTEMPTS)
 def test_model_never_waits_for_a_card(attempts, case, task):
     attempt = attempts[case, task]
     assert attempt["error"] is None
-    assert attempt["copies"] == {}
+    if task == "generate":  # it gets batches of the host
+        assert 0 < attempt["copies"]["from the card"] <= RESULTS
+    else:
+        assert attempt["copies"] == {}
     assert sum(attempt["launches"].values()) > 50  # it ran on the accelerator
 
 
