@@ -35,7 +35,7 @@ from models.batch import Batch, Planner, moved
 from models.parts.bnn import BayesianMlp, Variance
 from models.parts.encoders import NetworkKind, decoder, encoder
 from models.parts.likelihoods import LikelihoodName, Marginal, Noise, only
-from models.parts.networks import Normal
+from models.parts.networks import Normal, standard_log_prob
 from models.parts.noise import keyed_normal
 from models.parts.table_likelihoods import with_noise as likelihood_of
 from models.predictive import Predictive
@@ -130,8 +130,8 @@ class Ode2Vae(Forecaster):
         observed, later = batch.frames_observed, batch.frames_observed.clone()
         later[:, 0] = False
         log_likelihood = self._log_likelihood(path.z, batch)
-        prior_gap = path.log_q - _standard(path.z).log_prob(path.z)
-        kl_z0, kl_w = posterior.kl(_standard(posterior.mean)), self.weights.kl()
+        prior_gap = path.log_q - standard_log_prob(path.z)
+        kl_z0, kl_w = posterior.standard_kl(), self.weights.kl()
         terms = Terms(log_likelihood, kl_z0 + kl_w / self.sequences, observed.sum(1))
         if published:
             # The entropy that the authors' log q(z_0) lacks is a constant along the flow.
@@ -153,13 +153,12 @@ class Ode2Vae(Forecaster):
         grid = self.grids(batch)
         log_likelihoods, log_weights = [], []
         for n in range(samples):
-            z0 = posterior.sample(self._noise_of_z(batch.seed, n))
-            log_q0 = posterior.log_prob(z0)
+            z0, log_q0 = posterior.draw(self._noise_of_z(batch.seed, n))
             path = self._solve(z0, log_q0, weights, grid)
             log_likelihoods.append(self._log_likelihood(path.z, batch))
-            log_weights.append(log_likelihoods[-1] + _standard(z0).log_prob(z0) - log_q0)
+            log_weights.append(log_likelihoods[-1] + standard_log_prob(z0) - log_q0)
         kl_w = self.weights.kl() / self.sequences
-        kl = posterior.kl(_standard(posterior.mean)) + kl_w
+        kl = posterior.standard_kl() + kl_w
         terms = Terms(torch.stack(log_likelihoods).mean(0), kl, batch.frames_observed.sum(1))
         return terms, torch.stack(log_weights).logsumexp(0) - math.log(samples) - kl_w
 
@@ -228,9 +227,8 @@ class Ode2Vae(Forecaster):
         return keyed_normal(seed, 1, 2 * self.config.latent, 2 * n + _NOISE_OF_Z)[:, 0].to(self.weights.mean)
 
     def _draw_path(self, posterior: Normal, grid: TimeGrid, seed: Tensor, n: int | Tensor) -> Path:
-        z0 = posterior.sample(self._noise_of_z(seed, n))
-        weights = self.weights.draw(seed, 2 * n + _NOISE_OF_W)
-        return self._solve(z0, posterior.log_prob(z0), weights, grid)
+        z0, log_q0 = posterior.draw(self._noise_of_z(seed, n))
+        return self._solve(z0, log_q0, self.weights.draw(seed, 2 * n + _NOISE_OF_W), grid)
 
     def _solve(self, z0: Tensor, log_q0: Tensor, weights: Weights, grid: TimeGrid) -> Path:
         return ode.solve(z0, log_q0, weights, grid, self.config.solver, self.config.activation)

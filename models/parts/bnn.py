@@ -1,5 +1,6 @@
 """q(W): a diagonal Gaussian over the weights of the differential function f (ODE2VAE, Yildiz et al., 2019)."""
 
+import math
 from typing import Literal
 
 import torch
@@ -56,8 +57,7 @@ class BayesianMlp(nn.Module):
         """Return KL(q(W) || p(W)), a scalar in nats; 0 for a point estimate."""
         if self.log_std is None:
             return self.mean.new_zeros(())
-        prior = torch.full_like(self.mean, self.prior_std).log()
-        return Normal(self.mean, self.log_std.expand_as(self.mean)).kl(Normal(torch.zeros_like(prior), prior))
+        return Normal(self.mean / self.prior_std, self.log_std - math.log(self.prior_std)).standard_kl()
 
     def _split(self, flat: Tensor) -> Weights:
         layers = zip(flat.split(self.sizes, 1), self.shapes, strict=True)

@@ -28,11 +28,14 @@ class Encoder(nn.Module):
         kind, width, activation: form of both networks, see `network`.
     """
 
+    distances: Tensor
+
     def __init__(
         self, marginal: Marginal, frames: int, latent: int, kind: NetworkKind, width: int, activation: ActivationName
     ) -> None:
         super().__init__()
         self.frames = frames
+        self.register_buffer("distances", _distances(frames), persistent=False)
         self.standardize = Standardize(marginal)
         D = len(marginal.mean)
         self.position = network(1, D, frames, kind, width, 2 * latent, activation)
@@ -40,7 +43,7 @@ class Encoder(nn.Module):
 
     def forward(self, window: Tensor, observed: Tensor) -> Normal:
         """Encode the first A frames [..., A, D], of which `observed` [..., A] bool are observed, to [..., 2 q]."""
-        x = self.standardize(_fill(window, observed))
+        x = self.standardize(_fill(window, observed, self.distances))
         flags = observed.to(x.dtype)
         s_mean, s_raw = self.position(_input(x[..., :1, :], flags)).chunk(2, -1)
         v_mean, v_raw = self.velocity(_input(x, flags)).chunk(2, -1)
@@ -59,12 +62,15 @@ class EntryEncoder(nn.Module):
         unit: length of one unit of time, seconds.
     """
 
+    distances: Tensor
+
     def __init__(
         self, marginal: Marginal, frames: int, latent: int, width: int, activation: ActivationName, unit: float
     ) -> None:
         super().__init__()
         assert marginal.table is not None, "the data are a table"
         self.unit = unit
+        self.register_buffer("distances", _distances(frames), persistent=False)
         self.standardize = Standardize(marginal)
         inputs = frames * (2 * len(marginal.mean) + 1) + marginal.table.static
         self.position, self.velocity = (mlp(inputs, width, 2, 2 * latent, _MODULES[activation]) for _ in range(2))
@@ -74,7 +80,7 @@ class EntryEncoder(nn.Module):
 
         `observed` [..., A, D] bool are the observed entries, `times` [..., A] are in seconds, `static` [..., S] are the
         covariates."""
-        filled = _fill(window.mT[..., None], observed.mT)[..., 0].mT
+        filled = _fill(window.mT[..., None], observed.mT, self.distances)[..., 0].mT
         x = self.standardize(filled) * observed.any(-2, keepdim=True)
         gaps = ((times - times[..., :1]) / self.unit).log1p().to(x.dtype)
         inputs = torch.cat([x.flatten(-2), observed.to(x.dtype).flatten(-2), gaps, static], -1)
@@ -94,11 +100,16 @@ def encoder(
     return EntryEncoder(marginal, frames, latent, width, activation, unit)
 
 
-def _fill(window: Tensor, observed: Tensor) -> Tensor:
+def _distances(frames: int) -> Tensor:
+    """Return the distance of each frame from each of A frames, [A, A]; of two as near, the earlier is nearer."""
+    at = torch.arange(frames)
+    return 2 * (at[:, None] - at).abs() + (at > at[:, None])
+
+
+def _fill(window: Tensor, observed: Tensor, distances: Tensor) -> Tensor:
     """Replace each frame that is not observed by the nearest observed one (the earlier of two); 0 if there is none."""
     A = observed.shape[-1]
-    at = torch.arange(A, device=observed.device)
-    distance = (2 * (at[:, None] - at).abs() + (at > at[:, None])).expand(*observed.shape, A)  # [..., A, of A]
+    distance = distances.expand(*observed.shape, A)  # [..., A, of A]
     nearest = torch.where(observed[..., None, :], distance, 2 * A).argmin(-1)
     filled = window.gather(-2, nearest[..., None].expand_as(window))
     return torch.where(observed.any(-1)[..., None, None], filled, 0.0)

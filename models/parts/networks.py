@@ -33,6 +33,10 @@ UNIT_STD = 4.0 * math.atanh(0.5)
 """Network output that `Normal.of` maps to a standard deviation of 1."""
 
 
+_HALF_LOG_TURN = 0.9189385332046727
+"""log(2 pi) / 2."""
+
+
 class Normal(NamedTuple):
     """A diagonal Gaussian over the last axis."""
 
@@ -51,6 +55,10 @@ class Normal(NamedTuple):
     def sample(self, noise: Tensor) -> Tensor:
         return self.mean + self.log_std.exp() * noise
 
+    def draw(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sample of this noise, and its log density [...], in nats."""
+        return self.sample(noise), standard_log_prob(noise) - self.log_std.sum(-1)
+
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log density [...], in nats, summed over the last axis."""
         return self.log_probs(x).sum(-1)
@@ -66,10 +74,20 @@ class Normal(NamedTuple):
     def log_probs(self, x: Tensor) -> Tensor:
         """Return the log density of each component, in nats."""
         scaled = (x - self.mean) * (-self.log_std).exp()
-        return -0.5 * scaled.square() - self.log_std - 0.9189385332046727  # log(2 pi) / 2
+        return -0.5 * scaled.square() - self.log_std - _HALF_LOG_TURN
 
     def kl(self, other: "Normal") -> Tensor:
         """Return KL(self || other) [...], in nats, summed over the last axis."""
         ratio = 2.0 * (self.log_std - other.log_std)
         distance = ((self.mean - other.mean) * (-other.log_std).exp()).square()
         return 0.5 * (ratio.exp() + distance - 1.0 - ratio).sum(-1)
+
+    def standard_kl(self) -> Tensor:
+        """Return KL(self || N(0, I)) [...], in nats, summed over the last axis."""
+        ratio = 2.0 * self.log_std
+        return 0.5 * (ratio.exp() + self.mean.square() - 1.0 - ratio).sum(-1)
+
+
+def standard_log_prob(x: Tensor) -> Tensor:
+    """Return the log density [...] of N(0, I) at x [..., Z], in nats."""
+    return (-0.5 * x.square() - _HALF_LOG_TURN).sum(-1)
