@@ -13,6 +13,11 @@ from torch import Tensor
 
 from models.solvers.choice import faster_forms
 from models.solvers.gpu import first_use, graphs, replay
+from models.solvers.timegrid import padded_to
+
+_ROWS = 64
+"""Noise of several steps is captured for a multiple of this number, so that sequences of many lengths, such as those
+that grow while they are generated, share few graphs."""
 
 # SplitMix64 (Steele, Lea & Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014); int64 wraps.
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
@@ -47,16 +52,17 @@ def keyed_normal(seed: Tensor, steps: int, width: int, stream: int | Tensor = 0)
     if not (faster_forms() and seed.device.type in graphs.CAPTURES):
         return _drawn(seed, steps, width, stream)
     streams = stream if isinstance(stream, Tensor) else torch.full_like(seed, stream)
-    arguments, key = (seed, streams), (_drawn, steps, width)
+    most = steps if steps == 1 else padded_to(steps, _ROWS)
+    arguments, key = (seed, streams), (_drawn, most, width)
 
     def plain(keys: Sequence[Tensor]) -> list[Tensor]:
-        return [_drawn(keys[0], steps, width, keys[1])]
+        return [_drawn(keys[0], most, width, keys[1])]
 
     def replayed(keys: Sequence[Tensor]) -> list[Tensor]:
         return replay.call(plain, key, keys)
 
     trusted = first_use.trusted("replayed noise", seed.device, replayed, plain, arguments)
-    return (replayed if trusted else plain)(arguments)[0]
+    return (replayed if trusted else plain)(arguments)[0][:, :steps]
 
 
 def _drawn(seed: Tensor, steps: int, width: int, stream: int | Tensor) -> Tensor:

@@ -19,17 +19,13 @@ from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from driftwork.config_base import load
 from launch.generation.generator import FrameGenerator, Generated
-from launch.runs.config import RunConfig
 from models import base
 from models.base import Forecaster, Objective, Smoother, StateSpace
-from models.batch import Batch
 from models.ode2vae import Ode2VaeConfig
 from models.parts.likelihoods import Marginal
 from models.parts.once import shared
 from models.registry import build_model
-from models.solvers.gpu import first_use, fused_flow
 from models.solvers.ode import SolverConfig
 from tests.models import conftest
 
@@ -242,22 +238,11 @@ def _place(problem):
     return "{}:{}: ".format(*ours[-1]) if ours else ""
 
 
-def published_ode2vae():
-    """Return ODE2VAE of walks in the published size, and a whole batch."""
-    config = load(RunConfig, Path(__file__).parents[3] / "configs/train/ode2vae_mocap.yaml").model
-    times = (torch.arange(300, dtype=torch.float64) / 10).expand(20, 300).contiguous()
-    whole = torch.ones(20, 300, dtype=torch.bool)
-    batch = Batch(times, torch.zeros(20, 300, 50), whole, whole, torch.ones(20), torch.arange(20), ("",) * 20)
-    return build_model(config, "gaussian", Marginal(torch.zeros(50), 1.0)), batch
-
-
 def main():
     """Print a line of JSON for each case and task: their names, and the result of `attempt`."""
     register()
     torch.nn.Module.double = lambda module: _changed(module, torch.Tensor.double)
-    fused_flow.DEVICES, first_use.trusted = {NAME}, lambda *_: True
-    print(json.dumps({"case": "fused", "task": "train", **attempt(*published_ode2vae(), "train")}), flush=True)
-    fused_flow.DEVICES, base.BLOCK = set(), 4
+    base.BLOCK = 4  # fewer steps
     for name, task in ATTEMPTS:
         print(json.dumps({"case": name, "task": task, **attempt(*case(name), task)}), flush=True)
     for fault in ("waits", "copies", "is on two devices"):

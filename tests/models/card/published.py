@@ -13,7 +13,6 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from driftwork.config_base import load
 from launch.runs.config import RunConfig
@@ -69,17 +68,14 @@ def counted(model, batch, loops="auto"):
         patch.object(replay, "_buckets", OrderedDict()),
         patch.object(replay, "_calls", OrderedDict()),
         patch.object(first_use, "trusted", lambda *_: True),
-        FakeTensorMode(),
+        launches,
     ):
         there = moved(model).train()
-        with torch.utils._python_dispatch._disable_current_modes():
-            host = batch.planned(there.planner())
-        with launches:
-            for _ in range(2 if loops == "auto" else 1):  # the first step captures
-                given = moved(host)
-                launches.count.clear()
-                inside.clear()
-                (there(given, 0.5).loss * given.weight).sum().backward()
+        given = moved(batch.planned(there.planner()))
+        for _ in range(2 if loops == "auto" else 1):  # the first step captures
+            launches.count.clear()
+            inside.clear()
+            (there(given, 0.5).loss * given.weight).sum().backward()
     set_loops("auto")
     total = sum(launches.count.values())
     return total, total - launches.count["replay"] + sum(inside.values())

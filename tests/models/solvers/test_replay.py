@@ -196,6 +196,6 @@ def test_replayed_noise_equals_the_plain_one(monkeypatch):
     """Two draws have the same shape, and their noise must not be a view of the buffers; one has another shape."""
     keys = [(torch.arange(3), 5, 2, 0), (torch.arange(7, 10), 5, 2, 4), (torch.arange(3), 4, 2, torch.arange(3))]
     found = [keyed_normal(*key) for key in keys]
-    assert len(replay._calls) == 2
+    assert len(replay._calls) == 1
     monkeypatch.setattr(graphs, "CAPTURES", {})
     assert all(torch.equal(x, keyed_normal(*key)) for x, key in zip(found, keys, strict=True))
