@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from models.parts.noise import keyed_uniform
-from models.solvers import timegrid
+from models.solvers import sde, timegrid
 from models.solvers.timegrid import TimeGrid
 
 _RESAMPLING = 1 << 22
@@ -83,6 +83,19 @@ class FilterState(NamedTuple):
     step: int
     """First step of the grid after the last observation."""
     cloud: Cloud
+
+
+class Stretch(NamedTuple):
+    """Consecutive steps of a filter, with observations only at the end of the last."""
+
+    steps: slice
+    frames: slice
+    """Frames within these steps, in the order of all frames by their steps."""
+    paths: sde.Solution
+    before: Cloud
+    """Particles at the start of the first step."""
+    after: Cloud
+    """Particles after the observations at the end of the last step."""
 
 
 def systematic(weights: Tensor, uniform: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from models.batch import Batch, Planner
 from models.decoder import Decoder
 from models.grids import clock_of, grids_of
 from models.gru_ode import Events, GruOde, Trajectory
-from models.particle_filter import Cloud, FilterState, stretches_of, uniforms
+from models.particle_filter import Cloud, FilterState, Stretch, stretches_of, uniforms
 from models.parts.drifts import Drifts
 from models.parts.entries import Widths
 from models.parts.likelihoods import LikelihoodName, Marginal
@@ -95,19 +95,6 @@ class Latent(NamedTuple):
     the steps after the last observation."""
     martingale: Tensor
     """[S, B] sum over steps of u epsilon: log dP/dQ of a path is -(kl + martingale)."""
-
-
-class Stretch(NamedTuple):
-    """Consecutive steps of a filter, with observations only at the end of the last."""
-
-    steps: slice
-    frames: slice
-    """Frames within these steps, in the order of all frames by their steps."""
-    paths: sde.Solution
-    before: Cloud
-    """Particles at the start of the first step."""
-    after: Cloud
-    """Particles after the observations at the end of the last step."""
 
 
 class VsdnSde(StateSpace):
