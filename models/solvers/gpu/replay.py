@@ -72,7 +72,8 @@ def run(loop: Loop, constants: Tensors, state: Tensor, inputs: Tensors, data: Te
     padding = -M % SIZES[-1]
     if padding:  # by steps that change nothing
         inputs, data = ([F.pad(x, (0, 0) * (x.ndim - 1) + (0, padding)) for x in group] for group in (inputs, data))
-    results: tuple[Tensor, ...] = _Replayed.apply(loop, count, state, *constants, *inputs, *data)
+    keep = torch.is_grad_enabled() and any(x.requires_grad for x in (state, *constants, *inputs))
+    results: tuple[Tensor, ...] = _Replayed.apply(loop, count, keep, state, *constants, *inputs, *data)
     return tuple(x[:M] for x in results) if padding else results
 
 
@@ -179,9 +180,8 @@ def _spans(steps: int) -> list[slice]:
 class _Replayed(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx, loop: Loop, count: tuple[int, int], start: Tensor, *tensors: Tensor
+        ctx: FunctionCtx, loop: Loop, count: tuple[int, int], keep: bool, start: Tensor, *tensors: Tensor
     ) -> tuple[Tensor, ...]:  # fmt: skip
-        keep = any(ctx.needs_input_grad)  # type: ignore[attr-defined]
         tensors = tuple(x.contiguous() for x in tensors)
         constants, steps = tensors[: count[0]], tensors[count[0] :]
         inputs, data = steps[: count[1]], steps[count[1] :]
@@ -235,4 +235,4 @@ class _Replayed(torch.autograd.Function):
                 to += [d_start, *d_constants]
                 source += [block.results[0], *bucket.gradients]
             torch._foreach_copy_(to, source)
-        return None, None, d_start, *d_constants, *d_inputs, *[None] * len(data)
+        return None, None, None, d_start, *d_constants, *d_inputs, *[None] * len(data)

@@ -162,6 +162,8 @@ def test_inference_shares_the_blocks_of_training():
     problem = recurrent()
     with torch.inference_mode():
         plain = recurrence.run_replayed(*problem)
+    (bucket,) = replay._buckets.values()
+    assert {name for name, _ in bucket.blocks} == {"forward"}  # nothing is captured in vain
     found = recurrence.run_replayed(*problem)
     assert all(torch.equal(x, y) for x, y in zip(plain, found, strict=True))
     expected = with_gradients(recurrence.run_replayed, problem)
