@@ -14,11 +14,10 @@ APART = {"slow", "ray", "process", "network"}
 @pytest.fixture(scope="session")
 def local_ray():
     """Start one Ray for all tests of a session, since that takes 10 to 20 s. `prepare` uses a running one."""
-    import ray
+    from pipeline.prepare.cluster import connected
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
+    with connected("local", cpus=2):
+        yield
 
 
 @pytest.fixture
