@@ -1,11 +1,15 @@
 """Fixtures of several folders, and the distribution of tests over processes by pytest-xdist."""
 
 import functools
+import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+
+os.environ["TRITON_INTERPRET"] = "1"
+"""Triton reads it at its first import, whichever test that is in, and then interprets kernels on the CPU."""
 
 APART = {"slow", "ray", "process", "network"}
 """Markers of tests that `make test-fast` leaves out."""

@@ -44,8 +44,8 @@ def metrics(scored: SplitScores) -> SplitScores:
 
 
 def curves(scored: SplitScores) -> Curves:
-    """Return the calibration curves of the scores; empty without predictive distributions. Of a table with real-valued
-    and binary channels they are those of the former."""
+    """Return the calibration curves of the scores; empty without predictive distributions. For a table with
+    real-valued and binary channels, they are those of its real-valued channels."""
     found: Curves = {}
     for task, columns in scored.items():
         for column, scores in columns.items():

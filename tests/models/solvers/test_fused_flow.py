@@ -1,6 +1,5 @@
 """The GPU kernels of ODE2VAE's loop: run by Triton's interpreter on a CPU, and compiled for two generations of GPUs."""
 
-import importlib
 import os
 import subprocess
 import sys
@@ -21,27 +20,11 @@ ROOT = Path(__file__).parents[3]
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="no Triton on this platform")
 
 
-def kernels():
-    """Return the kernels, made anew: triton decides when it decorates them whether it interprets or compiles."""
-    from models.solvers.gpu import flow_triton
-
-    return importlib.reload(flow_triton)
-
-
-@pytest.fixture
-def interpreted(monkeypatch):
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    kernels()
-    yield
-    monkeypatch.undo()
-    kernels()
-
-
 @needs_triton
 @pytest.mark.parametrize("method", TABLEAUS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("sizes", [(2, 1, 3, 30, 4, True), (1, 2, 3, 17, 4, False), (1, 2, 16, 100, 2, True)])
-def test_kernels_match_the_eager_form(interpreted, method, activation, sizes):
+def test_kernels_match_the_eager_form(method, activation, sizes):
     """Values and gradients match, with steps of length 0 and several trajectories of a network among them."""
     z0, weights, dt = problem(*sizes)
     expected = with_gradients(flow.run_eager, z0, weights, dt, method, activation)
@@ -52,7 +35,7 @@ def test_kernels_match_the_eager_form(interpreted, method, activation, sizes):
 
 
 @needs_triton
-def test_kernel_values_are_equal_without_gradients(interpreted):
+def test_kernel_values_are_equal_without_gradients():
     z0, weights, dt = problem()
     found = flow.run_fused(z0, weights, dt, "rk4", "tanh")
     with torch.no_grad():

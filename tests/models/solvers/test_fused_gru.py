@@ -2,7 +2,6 @@
 
 `test_replay` compares their formulas with the eager form, and `test_fused_flow` compiles them for GPUs."""
 
-import importlib
 from importlib.util import find_spec
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 
 from models.solvers.gpu import fused_gru
 
-needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="pip install -e '.[triton]'")
+needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="pip install -e '.[dev]'")
 
 ARGUMENTS = {
     "gru_gates": (2, 1, 1),
@@ -23,36 +22,27 @@ ARGUMENTS = {
 """Numbers in a row of each argument, as multiples of H; 0 for a single one."""
 
 
-def kernels():
-    """Return the kernels, made anew: triton decides when it decorates them whether it interprets or compiles."""
-    from models.solvers.gpu import flow_triton, gru_triton
-
-    importlib.reload(flow_triton)
-    return importlib.reload(gru_triton)
-
-
 @pytest.fixture
-def interpreted(monkeypatch):
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    yield kernels()
-    monkeypatch.undo()
-    kernels()
+def kernels():
+    from models.solvers.gpu import gru_triton
+
+    return gru_triton
 
 
 @needs_triton
 @pytest.mark.parametrize("H", [20, 64])
 @pytest.mark.parametrize("name", ARGUMENTS)
-def test_kernel_equals_its_formula(interpreted, name, H):
+def test_kernel_equals_its_formula(kernels, name, H):
     """What is read, what is written in place, and what is written anew."""
     g = torch.Generator().manual_seed(0)
     expected = [torch.randn(2, 3, width * H or 1, generator=g) for width in ARGUMENTS[name]]
     found = [x.clone() for x in expected]
     getattr(fused_gru, name)(*expected)
-    interpreted.launch(name, tuple(found))
+    kernels.launch(name, tuple(found))
     for x, y in zip(found, expected, strict=True):
         torch.testing.assert_close(x, y, rtol=0, atol=1e-5 * float(y.abs().max()))
 
 
 @needs_triton
-def test_each_operation_has_a_kernel(interpreted):
-    assert set(interpreted.KERNELS) == set(ARGUMENTS)
+def test_each_operation_has_a_kernel(kernels):
+    assert set(kernels.KERNELS) == set(ARGUMENTS)
