@@ -58,7 +58,7 @@ def test_only_unreadable_files_always_fail(tmp_path, local_ray):
     """A preparation without readable files fails at any limit."""
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "a.mid").write_bytes(song(1)[:60])
-    with pytest.raises(DriftworkError, match=r"^a.mid: truncated .*; see .*quarantine.jsonl$"):
+    with pytest.raises(DriftworkError, match=r"^a\.mid: truncated: .*; see .*quarantine\.jsonl$"):
         prepare(config(tmp_path / "raw", tmp_path / "out", "max_unreadable=1"))
     assert not (tmp_path / "out").exists()
 
