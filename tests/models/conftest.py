@@ -8,68 +8,29 @@ from models.registry import build_model
 from models.vsdn import VsdnVaeConfig
 from models.vsdn_sde import VsdnSdeConfig
 
+SIZES = {"latent": 3, "hidden": 6, "width": 8, "depth": 1}
+DEEP = SIZES | {"depth": 2}
+WIDE = SIZES | {"latent": 7}
+WAVES = SIZES | {"see_last": True, "see_next": True, "gain_shape": True}
 CONFIGS = {
-    "vsdn_vae": VsdnVaeConfig(
-        name="vsdn_vae", latent=3, hidden=6, width=8, depth=2, see_last=True, free_nats=0.5, held_out_fraction=0.5
-    ),
+    "vsdn_vae": VsdnVaeConfig(name="vsdn_vae", **DEEP, see_last=True, free_nats=0.5, held_out_fraction=0.5),
     "vsdn_vae_res": VsdnVaeConfig(
-        name="vsdn_vae_res",
-        latent=3,
-        hidden=6,
-        width=8,
-        depth=1,
-        max_step=0.15,
-        held_out_fraction=0.5,
-        prior_fraction=0.2,
-        see_gaps=True,
+        name="vsdn_vae_res", **SIZES, max_step=0.15, held_out_fraction=0.5, prior_fraction=0.2, see_gaps=True
     ),
-    "vsdn_sde": VsdnSdeConfig(name="vsdn_sde", latent=3, hidden=6, width=8, depth=2, see_last=True, free_nats=0.1),
+    "vsdn_sde": VsdnSdeConfig(name="vsdn_sde", **DEEP, see_last=True, free_nats=0.1),
     "vsdn_sde_res": VsdnSdeConfig(
-        name="vsdn_sde_res",
-        latent=3,
-        hidden=6,
-        width=8,
-        depth=1,
-        max_step=0.15,
-        samples=2,
-        prior_fraction=0.2,
-        see_gaps=True,
+        name="vsdn_sde_res", **SIZES, max_step=0.15, samples=2, prior_fraction=0.2, see_gaps=True
     ),
-    "vsdn_vae of waves": VsdnVaeConfig(
-        name="vsdn_vae",
-        latent=3,
-        hidden=6,
-        width=8,
-        depth=1,
-        see_last=True,
-        see_next=True,
-        gain_shape=True,
-        held_out_fraction=0.5,
-        held_out_beta=0.5,
-    ),
-    "vsdn_sde of waves": VsdnSdeConfig(
-        name="vsdn_sde", latent=3, hidden=6, width=8, depth=1, see_last=True, see_next=True, gain_shape=True
-    ),
-    "gru_ode": GruOdeConfig(name="gru_ode", latent=3, hidden=6, width=8, depth=2, see_last=True),
-    "ode_rnn": GruOdeConfig(name="ode_rnn", latent=3, hidden=6, width=8, depth=1, max_step=0.15, see_gaps=True),
-    "ode_rnn, deep": GruOdeConfig(
-        name="ode_rnn", latent=3, hidden=6, width=8, depth=1, flow_depth=2, flow_width=5, flow_activation="elu"
-    ),
-    "bi_gru_ode": GruOdeConfig(name="bi_gru_ode", latent=3, hidden=6, width=8, depth=2, see_last=True, see_gaps=True),
+    "vsdn_vae of waves": VsdnVaeConfig(name="vsdn_vae", **WAVES, held_out_fraction=0.5, held_out_beta=0.5),
+    "vsdn_sde of waves": VsdnSdeConfig(name="vsdn_sde", **WAVES),
+    "gru_ode": GruOdeConfig(name="gru_ode", **DEEP, see_last=True),
+    "ode_rnn": GruOdeConfig(name="ode_rnn", **SIZES, max_step=0.15, see_gaps=True),
+    "ode_rnn, deep": GruOdeConfig(name="ode_rnn", **SIZES, flow_depth=2, flow_width=5, flow_activation="elu"),
+    "bi_gru_ode": GruOdeConfig(name="bi_gru_ode", **DEEP, see_last=True, see_gaps=True),
     "vsdn_vae from neighbours": VsdnVaeConfig(
-        name="vsdn_vae",
-        latent=7,
-        hidden=6,
-        width=8,
-        depth=1,
-        see_gaps=True,
-        see_next=True,
-        held_out_fraction=0.5,
-        from_neighbours=True,
+        name="vsdn_vae", **WIDE, see_gaps=True, see_next=True, held_out_fraction=0.5, from_neighbours=True
     ),
-    "bi_gru_ode from neighbours": GruOdeConfig(
-        name="bi_gru_ode", latent=3, hidden=6, width=8, depth=1, from_neighbours=True
-    ),
+    "bi_gru_ode from neighbours": GruOdeConfig(name="bi_gru_ode", **SIZES, from_neighbours=True),
 }
 D = 5
 
