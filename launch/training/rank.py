@@ -95,9 +95,7 @@ def _train(
     set_loops(config.loops)
     whole = read_manifest(config.data)
     manifest = run_folder.divided(config, whole)
-    model = run_folder.model_for(config, manifest)
-    if config.init_from is not None:
-        weights.load_initial(model, folder)
+    model = _initial_model(config, manifest, folder)
     work = _work(model, config, manifest, ranks)
     engine = Engine(model, config.optim, ranks, frame_scale=manifest.spec.length, accumulate=config.train.accumulate)
     watch.within = lambda: engine.clock.phase
@@ -146,6 +144,14 @@ def _train(
         if ranks.rank == 0:
             tracker.artifact(folder / weights.BEST, "weights")
             export.after_training(folder, config, manifest, tracker)
+
+
+def _initial_model(config: RunConfig, manifest: Manifest, folder: Path) -> Model:
+    """Return the model with the weights that training starts from."""
+    model = run_folder.model_for(config, manifest)
+    if config.init_from is not None:
+        weights.load_initial(model, folder)
+    return model
 
 
 def _work(model: Model, config: RunConfig, manifest: Manifest, ranks: Ranks) -> Work | None:
