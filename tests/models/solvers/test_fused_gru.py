@@ -33,7 +33,7 @@ def kernels():
 @pytest.mark.parametrize("H", [20, 64])
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_kernel_equals_its_formula(kernels, name, H):
-    """What is read, what is written in place, and what is written anew."""
+    """All tensors are compared: inputs, which stay as they are, and outputs, written in place or anew."""
     g = torch.Generator().manual_seed(0)
     expected = [torch.randn(2, 3, width * H or 1, generator=g) for width in ARGUMENTS[name]]
     found = [x.clone() for x in expected]

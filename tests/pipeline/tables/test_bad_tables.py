@@ -98,7 +98,7 @@ def test_bad_time_is_named(tmp_path, time, said):
 
 @pytest.mark.parametrize(("data", "name", "said"), FILES, ids=[said for *_, said in FILES])
 def test_bad_file_is_named(tmp_path, data, name, said):
-    """One of the files has a header of 10^6 channels."""
+    """Each file is refused with its reason, also one whose header names 10^6 channels."""
     assert refused(tmp_path, data, name).startswith(said)
 
 

@@ -1,4 +1,4 @@
-"""The same table in every layout and format gives the same sequences, with its times, zones and names."""
+"""Sequences, times, zones and names do not depend on the layout and format of a table."""
 
 from datetime import UTC, date, datetime, timedelta, timezone
 from random import Random
