@@ -1,4 +1,5 @@
 import socket
+from contextlib import nullcontext
 
 import pytest
 
@@ -61,3 +62,30 @@ def open_(uri, tmp_path):
         )  # fmt: skip
 
     return opened
+
+
+@pytest.fixture(scope="module")
+def in_process():
+    """Prepare and read tables in this process, without Ray, and draw no figures, which takes seconds."""
+    from pipeline.prepare.build import build_shard
+    from tests.pipeline.tables.making import InProcess
+
+    def workers(config):
+        return nullcontext(lambda job, plans: [build_shard(job, plan) for plan in plans])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.prepare.gather.Guard", InProcess)
+        patch.setattr("launch.figures.bands.write", lambda path, rows, title: path.touch())
+        patch.setattr("pipeline.prepare.prepare._workers", workers)
+        yield
+
+
+@pytest.fixture(scope="module")
+def line(in_process):
+    """Let every run on a table have the stand-in as its model."""
+    from tests.launch.tables.own import Line
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("launch.runs.run_folder.model_for", lambda config, manifest: Line(manifest.spec.dim))
+        patch.setattr("launch.runs.weights.load_best", lambda model, folder, device: None)
+        yield

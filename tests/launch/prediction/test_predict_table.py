@@ -9,7 +9,7 @@ import pytest
 from pyarrow import parquet
 
 from launch import predict
-from tests.launch.tables.own import in_process, untrained  # noqa: F401
+from tests.launch.tables.own import untrained
 from tests.pipeline.tables.making import ward, write
 
 START = datetime(2024, 3, 30, 22, 0, 0, 250, tzinfo=UTC)

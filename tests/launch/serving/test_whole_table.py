@@ -13,7 +13,7 @@ import driftwork
 from launch.runs import run_folder
 from launch.serving import export, served_table
 from pipeline.shards.manifest import read_manifest
-from tests.launch.tables.own import in_process, untrained  # noqa: F401
+from tests.launch.tables.own import untrained
 from tests.pipeline.tables.making import long, ward, write
 
 START = datetime(2024, 3, 30, 22, 0, tzinfo=UTC)
@@ -36,7 +36,7 @@ def rows():
 
 
 @pytest.fixture(scope="module")
-def wide(tmp_path_factory, rows, in_process):  # noqa: F811
+def wide(tmp_path_factory, rows, in_process):
     settings = ["dataset.layout=wide", "dataset.channels=[pulse,heat]", "dataset.time_unit=h"]
     return exported(tmp_path_factory.mktemp("wide"), rows, *settings, "dataset.static_numbers=[age]")
 

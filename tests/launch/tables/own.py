@@ -1,8 +1,5 @@
-"""A run on a small table whose model is a stand-in with known predictions, without Ray and without child processes."""
+"""A run on a small table, and a stand-in for its model with known predictions, which the fixture `line` uses."""
 
-from contextlib import nullcontext
-
-import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -13,10 +10,9 @@ from launch.runs.weights import BEST
 from models.base import LatentDynamics
 from models.parts.networks import Normal
 from models.predictive import Predictive
-from pipeline.prepare.build import build_shard
 from pipeline.prepare.prepare import PrepareConfig, prepare
 from pipeline.shards.manifest import read_manifest
-from tests.pipeline.tables.making import InProcess, write
+from tests.pipeline.tables.making import write
 from tests.places import ROOT, tiny
 
 DEVIATION = 0.25
@@ -67,29 +63,6 @@ class Line(LatentDynamics):
 
 def mean(channel, hours):
     return 100.0 * (channel + 1) + hours / 2
-
-
-@pytest.fixture(scope="module")
-def in_process():
-    """Prepare and read tables in this process, and draw no figures, which takes seconds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.prepare.gather.Guard", InProcess)
-        patch.setattr("launch.figures.bands.write", lambda path, rows, title: path.touch())
-        patch.setattr("pipeline.prepare.prepare._workers", lambda config: nullcontext(_build))
-        yield
-
-
-@pytest.fixture(scope="module")
-def line(in_process):
-    """Let every run have the stand-in as its model."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("launch.runs.run_folder.model_for", lambda config, manifest: Line(manifest.spec.dim))
-        patch.setattr("launch.runs.weights.load_best", lambda model, folder, device: None)
-        yield
-
-
-def _build(job, plans):
-    return [build_shard(job, plan) for plan in plans]
 
 
 def prepared(place, source, *settings):

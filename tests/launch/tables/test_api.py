@@ -8,7 +8,7 @@ from pyarrow import parquet
 
 import driftwork
 from launch.tables import forecast, impute
-from tests.launch.tables.own import in_process, line, run_on_hours  # noqa: F401
+from tests.launch.tables.own import run_on_hours
 from tests.pipeline.tables.making import ward, write
 
 pytestmark = pytest.mark.usefixtures("line")
@@ -20,7 +20,7 @@ def rows():
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, rows, line):  # noqa: F811
+def run(tmp_path_factory, rows, line):
     return driftwork.load(run_on_hours(tmp_path_factory.mktemp("api"), rows))
 
 

@@ -12,16 +12,7 @@ from driftwork.errors import DriftworkError
 from launch.tables import forecast
 from pipeline.readers.tables import returned
 from pipeline.readers.tables.newtimes import horizon
-from tests.launch.tables.own import (  # noqa: F401
-    DEVIATION,
-    HIGH,
-    LOW,
-    in_process,
-    line,
-    mean,
-    run_on,
-    run_on_hours,
-)
+from tests.launch.tables.own import DEVIATION, HIGH, LOW, mean, run_on, run_on_hours
 from tests.pipeline.tables.making import ward, write
 
 CHANNELS = ("heat", "pulse")
@@ -49,12 +40,12 @@ def rows():
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, rows, line):  # noqa: F811
+def run(tmp_path_factory, rows, line):
     return run_on_hours(tmp_path_factory.mktemp("hours"), rows)
 
 
 @pytest.fixture(scope="module")
-def zoned(tmp_path_factory, rows, line):  # noqa: F811
+def zoned(tmp_path_factory, rows, line):
     place = tmp_path_factory.mktemp("zoned")
     source = write(place / "ward.csv", dated(rows, datetime.isoformat))
     return run_on(place, source, "dataset.layout=wide")
@@ -159,7 +150,7 @@ def test_times_are_written_as_the_user_writes_them(tmp_path, zoned, rows, form):
     assert [row["time"] for row in back] == expected
 
 
-def test_dates_stay_dates(tmp_path, rows, line):  # noqa: F811
+def test_dates_stay_dates(tmp_path, rows, line):
     days = [{**row, "time": f"{START + timedelta(days=4 * row['time']):%Y-%m-%d}"} for row in rows]
     run = run_on(tmp_path, write(tmp_path / "days.csv", days), "dataset.layout=wide")
     back = continued(run, tmp_path / "days.csv", tmp_path / "ahead.csv", "until=+3d", "every=1d")

@@ -10,16 +10,7 @@ from pyarrow import parquet
 
 from driftwork.errors import DriftworkError
 from launch.tables import impute
-from tests.launch.tables.own import (  # noqa: F401
-    DEVIATION,
-    HIGH,
-    LOW,
-    in_process,
-    line,
-    mean,
-    run_on,
-    run_on_hours,
-)
+from tests.launch.tables.own import DEVIATION, HIGH, LOW, mean, run_on, run_on_hours
 from tests.pipeline.tables.making import long, ward, write
 
 CHANNELS = ("heat", "pulse")
@@ -62,7 +53,7 @@ def rows():
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, rows, line):  # noqa: F811
+def run(tmp_path_factory, rows, line):
     return run_on_hours(tmp_path_factory.mktemp("run"), rows)
 
 
@@ -148,7 +139,7 @@ def test_columns_types_and_other_columns_are_kept(tmp_path, run, rows):
 
 
 def test_entry_observed_in_another_row_is_given(tmp_path, run):
-    """Where a time has two rows, a value of the other row is observed and has no deviation."""
+    """A value that another row of the same time has counts as observed and gets no deviation."""
     rows = [
         {"series": "a", "time": 1.0, "pulse": 70.5, "heat": None},
         {"series": "a", "time": 1.0, "pulse": None, "heat": 36.5},

@@ -16,7 +16,7 @@ from models.batch import Batch
 from pipeline.observe import key_seed
 from pipeline.readers.tables.series import key
 from pipeline.shards.manifest import read_manifest
-from tests.launch.tables.own import in_process, prepared  # noqa: F401
+from tests.launch.tables.own import prepared
 from tests.pipeline.tables.making import ward, write
 from tests.places import ROOT
 
@@ -38,7 +38,7 @@ def rows():
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory, rows, in_process):  # noqa: F811
+def data(tmp_path_factory, rows, in_process):
     place = tmp_path_factory.mktemp("real")
     own = [
         "dataset.layout=wide",

@@ -13,7 +13,6 @@ from launch import cli
 from launch.runs import run_folder
 from launch.runs.weights import BEST
 from pipeline.shards.manifest import read_manifest
-from tests.launch.tables.own import in_process  # noqa: F401
 from tests.pipeline.tables.making import ward, write
 from tests.places import ROOT
 
@@ -22,7 +21,7 @@ SECTION = (ROOT / "README.md").read_text().partition("## Your own table\n")[2].p
 
 
 @pytest.fixture(autouse=True)
-def untrained(in_process, monkeypatch):  # noqa: F811
+def untrained(in_process, monkeypatch):
     """Let a run have its initial weights, without tracking."""
 
     def begin(folder):
