@@ -13,6 +13,11 @@ setup: .venv/.ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[prepare,train,s3,demo,dev]'
 	@touch $@
 
+.venv/.triton: .venv/.ready
+	@echo "== installing Triton, for the tests of GPU kernels"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[triton]'
+	@touch $@
+
 demo: setup
 	$(BIN)/driftwork demo
 
@@ -22,7 +27,7 @@ demo-table: setup
 # Two processes of one thread each; pytest exits 5 where it finds no test.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test: setup
+test: setup .venv/.triton
 	$(PYTEST)
 
 test-fast: setup

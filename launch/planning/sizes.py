@@ -11,7 +11,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from launch.runs.config import RunConfig
 from launch.runs.distributed import alone
@@ -86,6 +85,8 @@ def operations_per_frame(model: TrainableModel, config: RunConfig, manifest: Man
 def count(model: TrainableModel, batch: Batch) -> tuple[int, int, int]:
     """Return kernel calls, floating-point operations and kept bytes of forward and backward; the model stays in double
     precision."""
+    from torch.utils.flop_counter import FlopCounterMode  # it imports triton, which prints at the end of a process
+
     model, batch = model.double(), batch._replace(values=batch.values.double())
     with FlopCounterMode(display=False) as flops, _Calls() as calls:
         model(batch, 1.0).loss.mean().backward()

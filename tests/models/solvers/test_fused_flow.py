@@ -17,7 +17,7 @@ from tests.models.solvers.test_flow import problem, with_gradients
 from tests.models.solvers.test_fused_gru import ARGUMENTS
 
 ROOT = Path(__file__).parents[3]
-needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="no Triton on this platform")
+needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="pip install -e '.[triton]'")
 
 
 @needs_triton

@@ -9,7 +9,7 @@ import torch
 
 from models.solvers.gpu import fused_gru
 
-needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="pip install -e '.[dev]'")
+needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="pip install -e '.[triton]'")
 
 ARGUMENTS = {
     "gru_gates": (2, 1, 1),
