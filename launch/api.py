@@ -1,7 +1,7 @@
 """Driftwork in Python: `driftwork.prepare`, `driftwork.train`, `driftwork.load`.
 
-They run the code of the commands. A setting is a keyword: `train={"max_epochs": 20}` is `train.max_epochs=20` in a
-command.
+These functions run the same code as the commands. A setting is a keyword: `train={"max_epochs": 20}` is
+`train.max_epochs=20` in a command.
 """
 
 import json
@@ -30,7 +30,7 @@ CONFIGS = ROOT / "configs"
 
 
 def prepare(source: Any, out: str | PathLike[str], **settings: Any) -> Path:
-    """Prepare a table for training and return its folder, as `driftwork prepare configs/prepare/table.yaml`.
+    """Prepare a table for training and return its folder, as `driftwork prepare configs/prepare/table.yaml` does.
 
     Args:
         source: a pandas DataFrame, an Arrow table, or the path of a file, a folder or a glob.
@@ -45,7 +45,7 @@ def prepare(source: Any, out: str | PathLike[str], **settings: Any) -> Path:
 
 
 def train(model: str | PathLike[str], data: str | PathLike[str], **settings: Any) -> "Run":
-    """Train a model and return its run, as `driftwork train`.
+    """Train a model and return its run, as `driftwork train` does.
 
     Args:
         model: name of a model, whose config is `configs/train/MODEL_table.yaml`, or the path of a config.
@@ -73,7 +73,7 @@ class Run:
         return f"Run('{self.folder}')"
 
     def evaluate(self, split: str = "test", **settings: Any) -> dict[str, Any]:
-        """Score the run and its trivial baselines on a split, as `driftwork evaluate`.
+        """Score the run and its trivial baselines on a split, as `driftwork evaluate` does.
 
         Returns:
             the output of `driftwork evaluate --json`, for the model and each baseline: task -> rate in percent, or
@@ -83,15 +83,15 @@ class Run:
         return read_results(self.folder, evaluate(self.folder, request))
 
     def impute(self, source: Any, out: str | PathLike[str] | None = None, **settings: Any) -> Any:
-        """Return a table with its holes filled, as `driftwork impute`.
+        """Return a table with its missing values imputed, as `driftwork impute` does.
 
         Args:
             source: a pandas DataFrame, an Arrow table, or a path.
-            out: file to write, `.parquet` or `.csv`; a path as `source` needs one.
+            out: file to write, `.parquet` or `.csv`; required if `source` is a path.
             settings: settings of the command, such as `quantiles=(0.1, 0.9)`.
 
         Returns:
-            a table of the kind of `source`, or the path `out` where it is given.
+            a table of the same type as `source`, or the path `out` if it is given.
         """
         with _answer(source, out) as (words, found):
             request = parse(impute.ImputeConfig, [*words, *_words(settings)])
@@ -101,17 +101,17 @@ class Run:
     def forecast(
         self, source: Any, until: Any, every: Any, out: str | PathLike[str] | None = None, **settings: Any
     ) -> Any:
-        """Return new rows after the end of each series of a table, as `driftwork forecast`.
+        """Return new rows after the end of each series of a table, as `driftwork forecast` does.
 
         Args:
             source: a pandas DataFrame, an Arrow table, or a path.
             until: last time, or a span after the end of each series, as in "+2d".
             every: time between two rows, as in "6h".
-            out: file to write, `.parquet` or `.csv`; a path as `source` needs one.
+            out: file to write, `.parquet` or `.csv`; required if `source` is a path.
             settings: settings of the command.
 
         Returns:
-            a table of the kind of `source`, or the path `out` where it is given.
+            a table of the same type as `source`, or the path `out` if it is given.
         """
         with _answer(source, out) as (words, found):
             times = _words({"until": str(until), "every": str(every), **settings})
@@ -144,7 +144,7 @@ def _answer(source: Any, out: str | PathLike[str] | None) -> Iterator[tuple[list
 
 
 def _words(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return settings as the arguments of a command line."""
+    """Convert settings to the arguments of a command line."""
     words: list[str] = []
     for key, value in settings.items():
         if isinstance(value, Mapping):

@@ -51,7 +51,7 @@ def main() -> int:
         return 0
     name = arguments[0]
     if name not in COMMANDS:
-        print(f"driftwork: no command '{name}'; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        print(f"driftwork: no command '{name}'; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     os.environ.setdefault("WDS_SECURE", "1")  # otherwise webdataset would unpickle members of a shard
     with home_provided():  # some libraries read it when they are imported
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def main_of(name: str) -> Command:
-    """Import a command."""
+    """Import the module of a command and return its `main`."""
     main: Command = importlib.import_module(IN_ROOMS.get(name, f"launch.{name}")).main
     return main
 

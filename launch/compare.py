@@ -1,4 +1,4 @@
-"""`driftwork compare RUN RUN ...`: print evaluated runs, or those of a sweep, in tables of the papers' form, with the
+"""`driftwork compare RUN RUN ...`: compare evaluated runs, or those of a sweep, in tables like the papers', with the
 trivial baselines and the differences to the first run. Runs that differ only in the seed share a row, and so do runs of
 a model that was trained for each rate of observation; the folds of a cross-validation are pooled first."""
 

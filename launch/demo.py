@@ -1,4 +1,4 @@
-"""`driftwork demo`: the main job from end to end, on data that come with the packages.
+"""`driftwork demo`: run the full workflow on data that come with the packages.
 
 Bach chorales -> MIDI files -> shards (Ray) -> GRU-ODE and VSDN-VAE (DeepSpeed, two CPU ranks) -> scores, a figure, a
 playable file, all of it in the tracker. Every stage calls the commands that a user would call.
@@ -96,7 +96,7 @@ def _train_arguments(name: str, folder: Path, parent: str) -> list[str]:
 
 
 def _compare(root: Path) -> list[Path]:
-    """Write the tables and the figure of both models; returns the files."""
+    """Write the tables and the figure of both models, and return the files."""
     table = root / "table.md"
     _must(compare.main([*(str(root / name) for name in MODELS), f"out={table}"]))
     return [table, *showcase_models.write(root / "outputs", [root / name for name in MODELS], "test")]

@@ -1,5 +1,5 @@
 """`driftwork fetch NAME to=DIR [key=value ...]`: download an official archive and check its hash; `fetch timit
-from=DIR` checks a copy.
+from=DIR` checks your copy of TIMIT.
 
 Addresses and files are listed in `configs/fetch/NAME.yaml`; `url=` selects a mirror of the same layout.
 """
@@ -31,7 +31,7 @@ def _settings(words: list[str]) -> list[Part]:
 
 def _check(name: str) -> None:
     if name not in SOURCES:
-        raise DriftworkError(f"no data set '{name}' to fetch; there are {', '.join(SOURCES)}")
+        raise DriftworkError(f"no data set '{name}' to fetch; choose one of {', '.join(SOURCES)}")
 
 
 @command(USAGE, settings=_settings)
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
 def _fetch(config: FetchConfig) -> int:
     print(f"{config.title}: {config.url} -> {config.to}\nlicence: {config.licence}", flush=True)
     done = fetch(config)
-    print(f"{done.new} files fetched, {done.files - done.new} were here; hashes in {config.to / LOCK}")
+    print(f"{done.new} files fetched, {done.files - done.new} existed already; hashes in {config.to / LOCK}")
     if done.table is not None:
         print(f"driftwork prepare configs/prepare/{config.name}.yaml source={done.table} out=DIR")
         return 0

@@ -134,7 +134,7 @@ def generate(folder: Path, config: RunConfig, request: GenerateConfig) -> None:
         record |= ({"decision": request.decision} if manifest.spec.binary else {}) | {"files": files}
         (temporary / "generated.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     print(
-        f"{request.out}: {what}, {len(files)} files at {rate:g} frames a second, {rate / own:g} times the data's rate"
+        f"{request.out}: {what}, {len(files)} files at {rate:g} frames per second, {rate / own:g} times the data's rate"
     )
     with run_folder.tracked(folder, config) as tracker:
         tracker.artifact(request.out, "generated")

@@ -40,8 +40,8 @@ class PredictConfig(OfStore):
     ratio: Ratio | None = None
     """Fraction of the frames that are observed. Null takes the first ratio that the run is evaluated at."""
     quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
-    """Quantiles that are written beside mean and standard deviation of real-valued data, each by its probability. The
-    default writes none."""
+    """Quantiles that are written beside mean and standard deviation of real-valued data, each given by its probability
+    between 0 and 1. The default writes none."""
     data: Place | None = None
     """Folder or URL where the prepared data lie now. Null takes it from the run's config."""
     cache_dir: Path | None = None
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
 
 
 def predict(folder: Path, config: RunConfig, request: PredictConfig) -> int:
-    """Write the file `request.out`; returns the number of sequences."""
+    """Write the file `request.out` and return the number of sequences."""
     here = run_folder.at_hand(folder, config)
     manifest, ranks = run_folder.manifest_of(here), alone()
     spec = manifest.spec
@@ -72,7 +72,8 @@ def predict(folder: Path, config: RunConfig, request: PredictConfig) -> int:
     possible = answers.tasks(model, config.observe.evaluate.forecasts)
     if request.task is not None and request.task not in possible:
         raise DriftworkError(
-            f"task={request.task}: {config.model.name} of this run only has {' and '.join(possible)}; give one of these"
+            f"task={request.task}: {config.model.name} of this run supports only {' and '.join(possible)}; "
+            "give one of these"
         )
     if request.quantiles and spec.likelihood == "bernoulli":
         raise DriftworkError("quantiles: these data are not real-valued with a Gaussian likelihood; remove them")

@@ -1,7 +1,7 @@
 """`driftwork sweep GRID.yaml [--dry-run] [key=value ...]`: train and score the trials of a grid under one parent run.
 
-Everything is checked before the first trial starts. A trial that fails is reported and the others go on. Called again,
-the command skips finished trials and continues the others, according to the records in the run folders.
+Everything is checked before the first trial starts. A trial that fails is reported and the others continue. Called
+again, the command skips finished trials and continues the others, according to the records in the run folders.
 """
 
 import os
@@ -85,7 +85,7 @@ def main(argv: list[str]) -> int:
     if dry:
         return 0
     try:
-        print("Ctrl-C lets what runs save, and ends the sweep; a second one ends it at once", flush=True)
+        print("Ctrl-C ends the sweep once the running trials have saved; a second Ctrl-C ends it at once", flush=True)
         with sigterm_exits(), locked(grid.out / _LOCK, f"out={grid.out}", "sweep"):
             with writing(f"out={grid.out}"):
                 require_room(grid.out)
@@ -95,7 +95,7 @@ def main(argv: list[str]) -> int:
         print(failed, flush=True)
         return 1
     except (KeyboardInterrupt, SystemExit):
-        print(f"interrupted; runs in training were requested to save. Go on with: {grid.command}", flush=True)
+        print(f"interrupted; running trials were signalled to save. Continue with: {grid.command}", flush=True)
         raise
     return 0
 
@@ -218,7 +218,7 @@ def _show(grid: Grid) -> None:
 
 
 def _figure(grid: Grid) -> list[Path]:
-    """Draw the first trial of each model side by side; returns the files, none for a single model."""
+    """Draw the first trial of each model side by side, and return the files; none for a single model."""
     first: dict[str, Trial] = {}
     for trial in grid.trials:
         first.setdefault(trial.config.model.name, trial)

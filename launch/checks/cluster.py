@@ -1,4 +1,4 @@
-"""Checks of Ray: who may run code here, and the size of an upload by `ray job submit --working-dir .`."""
+"""Checks of Ray: access by token and open ports, and the size of an upload by `ray job submit --working-dir .`."""
 
 import os
 import socket
@@ -46,7 +46,7 @@ def auth_mode() -> Finding:
 
 
 def open_ports(services: dict[int, str]) -> Iterator[Finding]:
-    """Report services of this machine, by port, that any other machine can reach."""
+    """Report each service of this machine, with its port, that any other machine can reach."""
     found = list(listening())
     for port, name in services.items():
         addresses = {address for address, where in found if where == port}
@@ -60,7 +60,7 @@ def open_ports(services: dict[int, str]) -> Iterator[Finding]:
 
 
 def listening(tables: tuple[str, ...] = ("/proc/net/tcp", "/proc/net/tcp6")) -> Iterator[tuple[str, int]]:
-    """Yield (address, port) of the sockets that listen for connections; nothing without /proc."""
+    """Yield (address, port) of each socket that listens for connections. Without /proc nothing is yielded."""
     for table in tables:
         try:
             lines = Path(table).read_text().splitlines()[1:]
@@ -77,7 +77,8 @@ def listening(tables: tuple[str, ...] = ("/proc/net/tcp", "/proc/net/tcp6")) -> 
 
 
 def upload(folder: Path) -> Finding:
-    """Check the size of the working directory before it is packed, without files named in .gitignore and .rayignore."""
+    """Check the size of the working directory that Ray would upload, without files named in .gitignore and
+    .rayignore."""
     if not (folder / ".rayignore").exists():
         message, cure = (
             f"{folder} has no .rayignore",
@@ -93,9 +94,9 @@ def upload(folder: Path) -> Finding:
     message = f"ray job submit --working-dir {folder} would pack {total / _MIB:.0f} MiB"
     cure = f"name it in .rayignore; the largest file is {largest[0]}, {largest[1] / _MIB:.0f} MiB"
     if total >= UPLOAD_MIB * _MIB:
-        return error("upload", f"{message}; Ray accepts {UPLOAD_MIB}", cure)
+        return error("upload", f"{message}; Ray accepts at most {UPLOAD_MIB} MiB", cure)
     if total >= UPLOAD_MIB * _MIB / 2:
-        return warning("upload", f"{message}, of {UPLOAD_MIB}", cure)
+        return warning("upload", f"{message}, and Ray accepts at most {UPLOAD_MIB} MiB", cure)
     return missing or ok("upload", message)
 
 

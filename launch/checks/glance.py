@@ -22,7 +22,7 @@ def before_training(ranks: int, uri: str | None, out: Path) -> None:
 
 
 def before_preparing(out: Path) -> None:
-    """Print warnings about obstacles to a preparation."""
+    """Print warnings about obstacles to preparing data."""
     token = cluster.token()
     _print([
         *([token] if token.level == "error" else []),  # a missing token only matters to a cluster

@@ -83,7 +83,7 @@ def accelerator(devices: Path = Path("/dev")) -> Finding:
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return warning(
             "accelerator",
-            f"{', '.join(there)} there, and torch does not load",
+            f"{', '.join(there)} found, but torch cannot be imported",
             "see the error of python -c 'import torch'",
         )
     if int(count):
@@ -91,7 +91,7 @@ def accelerator(devices: Path = Path("/dev")) -> Finding:
     why = " ".join(answer.stderr.split())[-200:]
     return error(
         "accelerator",
-        f"{', '.join(there)} there, and torch {version} cannot use it{': ' + why if why else ''}",
+        f"{', '.join(there)} found, but torch {version} cannot use it{': ' + why if why else ''}",
         "install a torch built for this driver's CUDA (see nvidia-smi), or allow access to /dev/nvidia*",
     )
 
@@ -99,7 +99,9 @@ def accelerator(devices: Path = Path("/dev")) -> Finding:
 def numactl() -> Finding:
     if shutil.which("numactl") is None:
         return warning(
-            "numactl", "absent: deepspeed --bind_cores_to_rank fails", "omit that flag, or apt install numactl"
+            "numactl",
+            "absent: deepspeed --bind_cores_to_rank fails",
+            "omit --bind_cores_to_rank, or apt install numactl",
         )
     return ok("numactl", str(shutil.which("numactl")))
 
@@ -134,7 +136,9 @@ def shared_memory(path: Path = Path("/dev/shm")) -> Finding:
     message = f"{size.free / _GB:.1f} of {size.total / _GB:.1f} GB free"
     if size.free < _GB:
         cure = "docker run --shm-size=8g, or in Kubernetes an emptyDir of medium Memory; else loader_workers=0"
-        return warning("/dev/shm", f"{message}: loader workers may die of a bus error, Ray goes to /tmp", cure)
+        return warning(
+            "/dev/shm", f"{message}: loader workers may die of a bus error, and Ray keeps its objects in /tmp", cure
+        )
     return ok("/dev/shm", message)
 
 
@@ -156,7 +160,9 @@ def home() -> Finding:
         message = f"HOME is no folder and user {os.getuid()} has no other: files kept there are lost after each command"
         return warning("home", message, "export HOME=FOLDER, for caches, logins and Ray's token")
     if not os.access(folder, os.W_OK):
-        return warning("home", f"{folder} is not writable: nothing is cached", "export HOME=FOLDER, one of your own")
+        return warning(
+            "home", f"{folder} is not writable: nothing is cached", "export HOME=FOLDER, a folder that you can write to"
+        )
     return ok("home", str(folder))
 
 
@@ -169,7 +175,7 @@ def threads(ranks: int, quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> Finding
     if ranks * wanted > max(cores, ranks):
         return warning("threads", message, f"OMP_NUM_THREADS={max(1, cores // ranks)}")
     if ranks > cores:
-        return warning("threads", message, f"ranks={cores} at most")
+        return warning("threads", message, f"set ranks={cores} or fewer")
     return ok("threads", message)
 
 

@@ -23,7 +23,7 @@ def python(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> Finding:
     running = ".".join(map(str, version))
     if not wanted.contains(running):
         cure = "make setup PYTHON=python3.11 makes another environment"
-        return error("python", f"{running}, driftwork requires {_written(wanted)}", cure)
+        return error("python", f"{running}; driftwork requires {_written(wanted)}", cure)
     return ok("python", running)
 
 
@@ -43,7 +43,7 @@ def packages() -> Iterator[Finding]:
             continue
         if not wanted.contains(version, prereleases=True):
             cure = f"pip install -c constraints.txt '{name}{_written(wanted)}'"
-            yield error("packages", f"{name} {version}, driftwork requires {_written(wanted)}", cure)
+            yield error("packages", f"{name} {version}; driftwork requires {_written(wanted)}", cure)
         else:
             good += 1
     yield ok("packages", f"{good} with a version that driftwork supports")
@@ -57,7 +57,7 @@ def entry_point() -> Finding:
     if found is None:
         return warning("entry point", "PATH has no `python`, which job scripts start", cure)
     if Path(found).absolute().parent != here:
-        return warning("entry point", f"`python` is {found}, and this is {sys.executable}", cure)
+        return warning("entry point", f"`python` in PATH is {found}, but this command runs in {sys.executable}", cure)
     return ok("entry point", f"`python` is {found}")
 
 
@@ -67,7 +67,7 @@ def _project() -> dict[str, Any]:
 
 
 def _requirements() -> Iterator[tuple[str, Requirement]]:
-    """Yield (extra or an empty string, requirement)."""
+    """Yield each (extra, requirement); the extra is empty for a package that is always required."""
     project = _project()
     wanted = dict.fromkeys(project["dependencies"], "")
     for extra in _EXTRAS:
@@ -78,5 +78,5 @@ def _requirements() -> Iterator[tuple[str, Requirement]]:
 
 
 def _written(wanted: SpecifierSet) -> str:
-    """Write the versions as in pyproject.toml, with the lower bound first."""
+    """Return the allowed versions as text, as in pyproject.toml with the lower bound first."""
     return ",".join(sorted(map(str, wanted), reverse=True))

@@ -104,19 +104,19 @@ def _new(file: Path) -> Finding:
         require_room(folder)
     except OSError as problem:
         message = f"{file} cannot be created: {folder}: {problem.strerror}"
-        return error(_HERE, message, "tracking.uri=sqlite:///FILE where you may write")
+        return error(_HERE, message, "set tracking.uri=sqlite:///FILE to a file that you can write to")
     return ok(_HERE, f"{file} is created by the first run")
 
 
 def _file(file: Path) -> Finding:
     for path in (file, file.parent):  # SQLite writes a journal beside the file; it can read without write access
         if not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
-            return error(_HERE, f"{path} is not writable", "chmod u+w it, or tracking.uri=sqlite:///FILE")
+            return error(_HERE, f"{path} is not writable", "chmod u+w it, or set tracking.uri=sqlite:///FILE")
     try:
         require_room(file.parent)
     except OSError as problem:
         return error(
-            _HERE, f"{file} cannot grow: {problem.strerror}", "free some space, or tracking.uri=sqlite:///FILE"
+            _HERE, f"{file} cannot grow: {problem.strerror}", "free some space, or set tracking.uri=sqlite:///FILE"
         )
     try:
         with closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True, timeout=_PATIENCE_S)) as database:
@@ -140,7 +140,7 @@ def _unusable(file: Path, problem: str) -> Finding:
     if "locked" in problem:
         cure = "end the process that holds it (fuser shows which), or let runs share an MLflow server"
         return warning(_HERE, f"{file} has been locked for {_PATIENCE_S:g} s", cure)
-    return error(_HERE, f"{file}: {problem}", "move it away: the next run makes a new one")
+    return error(_HERE, f"{file}: {problem}", "move it away; the next run creates a new one")
 
 
 def _schema(file: Path, version: str | None) -> Finding:
@@ -161,7 +161,7 @@ def _schema(file: Path, version: str | None) -> Finding:
 
 
 def _revisions() -> Iterator[tuple[str, str | None]]:
-    """Yield (revision, the one before it) of the installed MLflow."""
+    """Yield each schema revision of the installed MLflow, with the revision before it."""
     found = importlib.util.find_spec("mlflow")
     for folder in (found.submodule_search_locations or []) if found else []:
         for path in Path(folder, "store/db_migrations/versions").glob("*.py"):

@@ -37,7 +37,7 @@ class EvaluateConfig(OfStore):
     cache_dir: Path | None = None
     """Folder where this machine keeps its copy of the data. Null takes it from the run's config."""
     ranks: int | None = Field(None, ge=1)
-    """World size: number of processes that share the work, one a GPU or a group of CPU cores. Null takes all GPUs of
+    """World size: number of processes that share the work, one per GPU or group of CPU cores. Null takes all GPUs of
     this machine, and 1 without GPUs."""
     ratios: tuple[Ratio, ...] | None = Field(None, min_length=1)
     """Fractions of the frames that are observed, scored one after another. Null takes those of the run's config."""
@@ -141,7 +141,7 @@ def _track(folder: Path, config: RunConfig, name: str, scored: dict[str, SplitSc
 
 
 def main(argv: list[str]) -> int:
-    """Run a rank: `python -m launch.evaluation.evaluate FOLDER REQUEST`, the second as JSON."""
+    """Run a rank: `python -m launch.evaluation.evaluate FOLDER REQUEST`, with REQUEST as JSON."""
     return rank(Path(argv[0]), EvaluateConfig.model_validate_json(argv[1]))
 
 

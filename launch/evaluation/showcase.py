@@ -19,19 +19,18 @@ ADDED: dict[str, Draw] = {}
 
 
 def add(name: str, draw: Draw) -> None:
-    """Add figures, or other files, that each evaluation writes into the run's `outputs/`.
+    """Register a function that writes figures, or other files, into the run's `outputs/` in each evaluation.
 
     Raises:
         DriftworkError: the name is taken.
     """
     if name in ADDED and source_of(ADDED[name]) != source_of(draw):
-        raise DriftworkError(f"there is a figure '{name}' already, {source_of(ADDED[name])}; take another name")
+        raise DriftworkError(f"figure '{name}' exists already, from {source_of(ADDED[name])}; choose another name")
     ADDED[name] = draw
 
 
 def write(folder: Path, config: RunConfig, manifest: Manifest, split: Split, model: Model) -> list[Path]:
-    """Write into `folder` the outputs for this kind of model and data, and the figures of plugins; returns the
-    files."""
+    """Write the outputs for this kind of model and data, and the figures of plugins, and return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     written = _for_kind(folder, config, manifest, split, model)
     for draw in ADDED.values():

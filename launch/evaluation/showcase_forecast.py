@@ -25,7 +25,7 @@ SHOWN = 4
 
 
 def write(folder: Path, config: RunConfig, manifest: Manifest, split: Split, model: Model) -> list[Path]:
-    """Forecast the sequences of `split`; returns the files written.
+    """Forecast the sequences of `split`, and return the files written.
 
     `forecast-error` as PNG and PDF shows the error over time. For pictures there are also `strips`; for motion see
     `showcase_motion.write`.

@@ -12,7 +12,7 @@ from pipeline.sequence import Split
 
 
 def write(folder: Path, runs: Sequence[Path], split: Split) -> list[Path]:
-    """Interpolate one sequence of `split` with the best weights of each run; returns the files written into `folder`.
+    """Interpolate one sequence of `split` with the best weights of each run, and return the files written.
 
     The sequence is observed at the lowest rate of the first run. There are no files if a model only forecasts, or if
     the data are neither piano rolls nor sound nor a table.

@@ -27,11 +27,11 @@ CHANNELS = {"right hip": ("rfemur", "rx"), "right knee": ("rtibia", "rx"), "left
 def write(
     folder: Path, trials: Many[Sequence], batch: Batch, forecaster: Forecaster, samples: int, title: str
 ) -> list[Path]:
-    """Forecast the `trials`, which are those of `batch`; returns the files written.
+    """Forecast the `trials`, whose frames are in `batch`, and return the files written.
 
-    `latent` as PNG and PDF shows draws of the latent path and of some channels. `skeleton.gif` is the first trial
-    beside the mean of its draws, and `truth.amc` and `forecast.amc`, which `skeleton.asf` goes with, are the same two
-    motions. The arrays of a .mat file have no skeleton.
+    `latent` as PNG and PDF shows draws of the latent path and of some channels. `skeleton.gif` shows the first trial
+    beside the mean of its draws. `truth.amc` and `forecast.amc` contain the same two motions, and `skeleton.asf` their
+    skeleton. The arrays of a .mat file have no skeleton.
     """
     written = latent.draws(
         folder / "latent", _draws(trials, batch, forecaster), tuple(CHANNELS), forecaster.given, title

@@ -23,10 +23,11 @@ from pipeline.shards.manifest import Manifest
 def write(
     folder: Path, config: RunConfig, manifest: Manifest, split: Split, models: Mapping[str, LatentDynamics | Smoother]
 ) -> list[Path]:
-    """Interpolate one piece of `split` at the lowest rate with each of `models`; returns the files written.
+    """Interpolate one piece of `split` at the lowest rate with each of `models`, and return the files written.
 
-    `interpolation.png` and `.pdf` show truth, observed frames and every reconstruction, `NAME.mid` plays one, and
-    `truth.mid` and `copied.mid` (the last observed frame held) are for comparison.
+    `interpolation.png` and `.pdf` show truth, observed frames and every reconstruction. `NAME.mid` is the
+    reconstruction of a model; `truth.mid` and `copied.mid` (each observed frame held until the next) are for
+    comparison.
     """
     rate = 1 / manifest.spec.interval
     percent, stream = next(iter(loaders.evaluation(config, config.data, manifest, split, alone()).items()))

@@ -25,7 +25,7 @@ DRAWS = 50
 def write(
     folder: Path, config: RunConfig, manifest: Manifest, split: Split, model: LatentDynamics | Smoother
 ) -> list[Path]:
-    """Interpolate a second of the first batch of `split` at the lowest rate; returns the files written.
+    """Interpolate a second of the first batch of `split` at the lowest rate, and return the files written.
 
     `interpolation.png` and `.pdf` show waveforms and spectrograms; `truth.wav`, `observed.wav` (silence elsewhere) and
     `interpolation.wav` are the sounds of the spectrograms.
@@ -47,10 +47,10 @@ def write(
 def compare(
     folder: Path, config: RunConfig, manifest: Manifest, split: Split, models: Mapping[str, LatentDynamics | Smoother]
 ) -> list[Path]:
-    """Interpolate the same second with each of `models`; returns the files written.
+    """Interpolate the same second with each of `models`, and return the files written.
 
-    `interpolation.png` and `.pdf` show all of them on one panel around the loudest instant, `NAME.wav` plays one, and
-    `truth.wav` is for comparison.
+    `interpolation.png` and `.pdf` show all models on one panel around the loudest instant. `NAME.wav` is the
+    interpolation of a model; `truth.wav` is for comparison.
     """
     rate = manifest.spec.audio_rate
     assert rate is not None, "the data are speech"
@@ -80,8 +80,8 @@ def typical(batch: Batch) -> Batch:
 
 @torch.inference_mode()
 def answers(model: LatentDynamics | Smoother, batch: Batch, rate: int) -> Speech:
-    """Return interpolation and prediction of the only sequence of `batch`, by `DRAWS` draws with noise from its
-    seed."""
+    """Return the interpolation and the prediction of the only sequence of `batch`, from `DRAWS` draws with noise from
+    its seed."""
     one = batch.to(next(model.parameters()).device)
     interpolated = _samples(model.interpolate(one.draws(one.seed + torch.arange(DRAWS).to(one.seed)), 1).mean)
     predicted = None if isinstance(model, Smoother) else _samples(model.predict(one, DRAWS).mean)[0]

@@ -24,7 +24,7 @@ CHANNELS = 4
 
 @rc_context(style.STYLE)
 def write(folder: Path, config: RunConfig, manifest: Manifest, split: Split, model: Model) -> list[Path]:
-    """Draw `series` as PNG and PDF, a row for each series; returns the files."""
+    """Draw `series` as PNG and PDF, a row for each series, and return the files."""
     sequences, task, rate = _answers(config, manifest, split, model, slice(SERIES))
     chosen = _channels(manifest)
     rows = [[panel(frames, *channel) for channel in chosen] for frames in sequences]
@@ -36,7 +36,7 @@ def write(folder: Path, config: RunConfig, manifest: Manifest, split: Split, mod
 def compare(
     folder: Path, config: RunConfig, manifest: Manifest, split: Split, models: dict[str, LatentDynamics | Smoother]
 ) -> list[Path]:
-    """Draw `series` as PNG and PDF, the first series of the split with a row for each model; returns the files."""
+    """Draw the first series of the split as `series`, PNG and PDF, with a row for each model, and return the files."""
     rows, rate, task = [], "", ""
     for name, model in models.items():
         (frames,), task, rate = _answers(config, manifest, split, model, slice(1))

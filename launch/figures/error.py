@@ -17,8 +17,8 @@ def over_time(path: Path, errors: Mapping[str, np.ndarray], given: int, title: s
     """Draw the mean over sequences of the squared error, with a band of one standard error to either side.
 
     Args:
-        errors: of up to three kinds of forecast, `[N, T]`, sequences and the frames after the `given` ones; NaN where
-            there was none.
+        errors: squared errors `[N, T]` of up to three kinds of forecast, for N sequences and the T frames after the
+            `given` ones; NaN for a missing frame.
     """
     figure = style.page(6.4, 3.8, f"{title}, {_count(next(iter(errors.values())))}")
     panel = figure.subplots()

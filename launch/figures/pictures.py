@@ -1,4 +1,4 @@
-"""Films as strips of frames, truth above forecast or a row each, and as animations."""
+"""Films as strips of frames, with truth above forecast or a row per film, and as animations."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +29,8 @@ def strips(
     """Draw a pair of rows per sequence: its frames, and their forecasts. Given frames are outlined.
 
     Args:
-        truth, forecast: `[N, T, D]`, grey in [0, 1], drawn as ink on paper. present: `[N, T]`, existing frames.
+        truth, forecast: `[N, T, D]`, grey in [0, 1], drawn as ink on paper. present: bool `[N, T]`, True for existing
+            frames.
         image: height and width of a frame.
     """
     N, T = present.shape
@@ -80,7 +81,7 @@ def films(
 
 
 def animate(path: Path, film: np.ndarray, image: tuple[int, int], rate: float) -> None:
-    """Write the film `[T, D]` as a GIF at its own speed, to the hundredth of a second, the unit of GIF. Beyond 50
+    """Write the film `[T, D]` as a GIF at its own speed, rounded to GIF's unit of a hundredth of a second. Beyond 50
     frames per second some are left out, since viewers show shorter frames for much longer."""
     times = np.arange(0, len(film), -(-rate // 50)) / rate
     ends = np.rint(100 * np.append(times, len(film) / rate)).astype(int)

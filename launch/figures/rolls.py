@@ -145,7 +145,8 @@ def _scored(truth: np.ndarray, guess: Guess) -> np.ndarray:
 
 
 def _sounding(rolls: Sequence[np.ndarray]) -> tuple[int, int]:
-    """Return the lowest and highest pitch to show: all notes of the rolls and a tone of margin, at least an octave."""
+    """Return the lowest and highest pitch to show: the range of all notes with a margin of a tone, at least an
+    octave."""
     sounds = np.any([roll.any(axis=0) for roll in rolls], axis=0)
     pitches = np.flatnonzero(sounds)
     low, high = (int(pitches[0]) - 2, int(pitches[-1]) + 2) if len(pitches) else (54, 66)

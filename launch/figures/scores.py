@@ -35,7 +35,7 @@ def lines(path: Path, panels: Sequence[Sequence[Panel]], xlabel: str, doubling: 
     """Draw rows of panels; a name has the same colour in all of them.
 
     Args:
-        doubling: whether equal steps along x are equal ratios.
+        doubling: whether the x axis is logarithmic, with base 2.
     """
     figure = style.page(max(4.5, 0.6 + 2.9 * len(panels[0])), 0.9 + 2.4 * len(panels), "")  # a paper has captions
     alike = all(len({panel.label for panel in row}) == 1 for row in panels)

@@ -78,8 +78,8 @@ def _seen(joints: np.ndarray, along: np.ndarray) -> np.ndarray:
 
 
 def _size(points: Sequence[np.ndarray]) -> tuple[float, float, float]:
-    """Return the ground at the start of the first walk [T, J, 2], the largest height of a body, and its largest
-    distance from the root along the ground."""
+    """Return the height of the ground at the start of the first walk [T, J, 2], the largest height of a body, and its
+    largest distance from the root along the ground."""
     tall = max(float(np.ptp(at[..., 1], axis=1).max()) for at in points)
     reach = max(float(np.abs(at[..., 0] - at[:, :1, 0]).max()) for at in points)
     return float(points[0][0, :, 1].min()), tall, 1.1 * max(reach, tall / 2)

@@ -37,7 +37,7 @@ def page(width: float, height: float, title: str) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> list[Path]:
-    """Write the figure as PNG and as PDF, for any suffix of `path`; returns the two files."""
+    """Write the figure as PNG and as PDF, for any suffix of `path`, and return the two files."""
     png, pdf = path.with_suffix(".png"), path.with_suffix(".pdf")
     figure.savefig(png, dpi=150)
     figure.savefig(pdf, metadata={"CreationDate": None})

@@ -45,7 +45,7 @@ class FrameGenerator(NamedTuple):
 
     model: Model
     observation: ObservationConfig
-    """Pattern of observed frames of an interpolation, which is that of evaluation."""
+    """Pattern of observed frames in an interpolation, the same as in evaluation."""
     spec: DataSpec
     rate: float
     """Frames per second."""
@@ -138,7 +138,7 @@ class FrameGenerator(NamedTuple):
         )  # fmt: skip
 
     def _first(self, batch: Batch, own: int, given: float | None) -> int:
-        """Return how many of the sequence's `own` frames are given."""
+        """Return the number of the sequence's `own` frames that are given."""
         T = batch.times.shape[1]
         if isinstance(self.model, Forecaster):
             first = self.model.given

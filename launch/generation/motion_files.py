@@ -25,12 +25,12 @@ class Take(NamedTuple):
     frames: NDArray[np.float32]
     """[T, D] frames of the motion."""
     finer: float = 1.0
-    """Number of these frames per frame of the trial."""
+    """Number of frames of the motion per frame of the trial."""
 
 
 def write(asf: Path, about: dict[str, Any], takes: Iterable[Take]) -> tuple[Skeleton, list[Walk]]:
-    """Write each of `takes` (at least one) of the trial that `about` describes, and their skeleton; returns the
-    skeleton and a walk for each take."""
+    """Write each of `takes` (at least one) of the trial that `about` describes, and their skeleton. Return the skeleton
+    and a walk for each take."""
     walks = []
     for take in takes:
         skeleton, motion = restore(take.frames, about, take.finer)

@@ -138,7 +138,7 @@ def _motion(
 ) -> list[dict[str, Any]]:
     if made.about is None:
         raise DriftworkError(
-            "trials of a .mat file have no skeleton, and so there is no .amc of them; prepare the .asf and .amc files"
+            "trials of a .mat file have no skeleton, which an .amc file needs; prepare the .asf and .amc files instead"
         )
     asf, own = folder / f"{stem}.asf", own_rate(spec)
     takes = [Take(folder / f"{film.stem}.amc", film.label, film.frames, film.rate / own) for film in films]
@@ -158,7 +158,7 @@ def _beside(truth: Walk, own: Film, film: Film) -> Walk:
 
 
 def _held(frames: np.ndarray, rate: float, other: float, count: int) -> np.ndarray:
-    """Return `count` frames at the rate `other`, each the one of `frames` that began last."""
+    """Return `count` frames at the rate `other`, each equal to the frame of `frames` that began last."""
     at = np.floor(np.arange(count) * rate / other + 1e-6).astype(int)
     held: np.ndarray = frames[np.minimum(at, len(frames) - 1)]
     return held

@@ -26,13 +26,14 @@ class _Recipe(Config):
 
     @classmethod
     def recorded(cls, manifest: Manifest) -> Self:
-        """Return the recipe of a data set, with the values that fields had before the recipe recorded them."""
+        """Return the recipe of a data set. A field that an older recipe lacks gets the value that was fixed at that
+        time."""
         earlier = EARLIER.get(manifest.dataset, {})
         return build(cls, {"dataset": earlier | manifest.recipe["dataset"]}, where="manifest.json")
 
 
 def longest(stream: Stream, count: int) -> list[Sequence]:
-    """Return the `count` longest sequences of the split; the first ones of equal length."""
+    """Return the `count` longest sequences of the split; of sequences of equal length, the first."""
     frames = np.array([frames for shard in stream.dataset.shards for frames in shard.frames])
     positions = np.argsort(-frames, kind="stable")[:count]
     return [stream.dataset.read(int(position)) for position in positions]

@@ -26,7 +26,7 @@ class HostsConfig(Config):
 class Host(NamedTuple):
     name: str
     slots: int
-    """Number of ranks that run there."""
+    """Number of ranks that run on this host."""
 
 
 def read(file: Path) -> list[Host]:

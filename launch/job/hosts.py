@@ -1,4 +1,5 @@
-"""Run ranks on the hosts of DeepSpeed's hostfile: start each host through ssh, watch it, and end it with the others.
+"""Run ranks on the hosts of DeepSpeed's hostfile: start the ranks of each host through ssh, watch them, and end all
+together.
 
 Each host runs `launch.job.node`, in the same folder of a file system that all hosts share.
 """
@@ -126,7 +127,7 @@ class _Connection:
 
     @property
     def lost(self) -> str:
-        """Return why the host is lost, or an empty string."""
+        """Return the reason why the host counts as lost, or an empty string."""
         if self.process.poll() is not None:
             for thread in self.threads:
                 thread.join(5)
@@ -168,7 +169,7 @@ def _connected(hosts: list[Host], config: HostsConfig) -> Iterator[list[_Connect
             try:
                 connections.append(_Connection(host, config))
             except OSError as error:
-                raise DriftworkError(f"hosts.ssh={config.ssh}: {error.strerror}") from None
+                raise DriftworkError(f"hosts.ssh={config.ssh}: {error.strerror}; give another command") from None
         yield connections
     finally:
         with signals_ignored():
@@ -238,7 +239,7 @@ def _watched(connections: list[_Connection]) -> int:
 
 
 def _leave(connections: list[_Connection]) -> None:
-    """Request all ranks to save and end, and wait for them."""
+    """Make all ranks save and end, and wait for them."""
     for connection in connections:
         connection.send(node.LEAVE)
     deadline = time.monotonic() + _SAVING_S

@@ -35,7 +35,7 @@ def check_ranks(ranks: int) -> None:
 
 
 def start(module: str, arguments: list[str], ranks: int, stdout: TextIO | None = None) -> int:
-    """Run `python -m module arguments` on every rank and wait; returns the exit code of the first that failed, or 0.
+    """Run `python -m module arguments` on every rank and return the exit code of the first that failed, or 0.
 
     Each rank gets its share of the cores unless OMP_NUM_THREADS is set: with small tensors, threads that compete for
     cores are ten times slower. The ranks end with this process, for any reason.

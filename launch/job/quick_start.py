@@ -21,7 +21,7 @@ can."""
 
 @contextmanager
 def deepspeed_alone() -> Iterator[None]:
-    """Block the import of MLflow inside, and leave functions that are decorated for torch's compiler uncompiled.
+    """Block the import of MLflow within the context, and leave functions decorated for torch's compiler uncompiled.
 
     DeepSpeed's optimizer Muon has such functions. They would load the compiler, which is not used."""
     tracker = sys.modules.get("mlflow")

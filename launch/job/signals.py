@@ -15,14 +15,14 @@ INTERRUPTED = 128 + signal.SIGINT
 """Exit code of a process ended by Ctrl-C."""
 
 LEAVE = (signal.SIGTERM, signal.SIGINT)
-"""Signals that request a process to end."""
+"""Signals that make a process save and end."""
 
 Handler = Callable[[int, FrameType | None], object] | signal.Handlers
 
 
 @contextmanager
 def sigterm_exits() -> Iterator[None]:
-    """Let SIGTERM raise SystemExit(TERMINATED) inside, unless the caller already has its own handler."""
+    """Let SIGTERM raise SystemExit(TERMINATED) within the context, unless the caller already has its own handler."""
 
     def leave(signum: int, frame: FrameType | None) -> None:
         raise SystemExit(TERMINATED)
@@ -39,7 +39,8 @@ def sigterm_exits() -> Iterator[None]:
 
 @contextmanager
 def signals_noted() -> Iterator[Callable[[], bool]]:
-    """Only note SIGTERM and Ctrl-C inside; yields a function that returns whether one has come."""
+    """Record SIGTERM and Ctrl-C within the context without acting on them. Yield a function that returns whether one
+    came."""
     came: list[int] = []
     with handled(lambda signum, frame: came.append(signum)):
         yield lambda: bool(came)
@@ -47,15 +48,15 @@ def signals_noted() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def signals_ignored(*numbers: int) -> Iterator[None]:
-    """Ignore these signals inside, by default SIGTERM and Ctrl-C. The work inside must be bounded in time."""
+    """Ignore these signals within the context, by default SIGTERM and Ctrl-C. Work in it must be bounded in time."""
     with handled(signal.SIG_IGN, *numbers):
         yield
 
 
 @contextmanager
 def ctrl_z_stops_all() -> Iterator[None]:
-    """Let Ctrl-Z inside stop the processes below this one too, which are in process groups of their own; `fg` and `bg`
-    continue them with this one."""
+    """Let Ctrl-Z within the context stop the processes below this one too, which are in process groups of their own;
+    `fg` and `bg` continue them with this one."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
         below = psutil.Process().children(recursive=True)
@@ -73,8 +74,8 @@ def ctrl_z_stops_all() -> Iterator[None]:
 
 @contextmanager
 def handled(handler: Handler, *numbers: int) -> Iterator[None]:
-    """Install a handler of these signals inside, by default of SIGTERM and Ctrl-C. A Ctrl-C that the caller's shell has
-    this process ignore, as a shell script does for its background jobs, stays ignored.
+    """Install a handler of these signals within the context, by default of SIGTERM and Ctrl-C. If the caller's shell
+    makes this process ignore Ctrl-C, as a shell script does for its background jobs, Ctrl-C stays ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

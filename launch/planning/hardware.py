@@ -2,8 +2,8 @@
 
 The step of a rank takes the time of its arithmetic, or of its kernel launches if these take longer. A loop over time
 launches its kernels one after another, for each frame of the longest sequence. The ranks wait for the slowest rank,
-then for an all-reduce of the gradients, which nothing hides: 2 (N - 1) / N of their bytes through the slowest link, and
-the latency of a tree.
+then for an all-reduce of the gradients, which does not overlap with computation: 2 (N - 1) / N of their bytes through
+the slowest link, and the latency of a tree.
 """
 
 import re

@@ -1,6 +1,5 @@
-"""`driftwork plan CONFIG.yaml data=DIR gpus=N [key=value ...]`: estimate the memory and time of a training on N GPUs,
-before any are rented. Memory, kernels and operations are counted on this machine; times follow from a model of the
-hardware.
+"""`driftwork plan CONFIG.yaml data=DIR gpus=N [key=value ...]`: estimate memory and time of training on N GPUs, before
+any are rented. Memory, kernels and operations are counted on this machine; times follow from a model of the hardware.
 """
 
 import sys
@@ -41,7 +40,7 @@ def main(argv: list[str]) -> int:
 
 
 def lines(config: RunConfig, manifest: Manifest, sizes: Sizes) -> list[tuple[str, str, str]]:
-    """Return rows of a name, a figure, and how it was found: counted or modelled."""
+    """Return rows of (name, value, source of the value), where the source is counted or modelled."""
     assumed, gpus, batch = Hardware(), config.ranks, config.train.batch_size
     each = ceil(batch / gpus)
     parts = min(config.train.accumulate, each)

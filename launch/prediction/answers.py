@@ -19,7 +19,7 @@ Task = Literal["interpolation", "prediction", "forecast"]
 
 
 class Frames(NamedTuple):
-    """The frames of one sequence, T of D channels."""
+    """The T frames of one sequence, with D channels."""
 
     key: str
     times: NDArray[np.float64]
@@ -41,7 +41,8 @@ class Answerer(NamedTuple):
     binary: bool
     """Whether values are 0 or 1, and predictions are probabilities."""
     bernoulli: bool
-    """Whether values have a Bernoulli likelihood: those of binary frames, and greys, which have no deviation."""
+    """Whether values have a Bernoulli likelihood, as binary frames and grey levels do. No deviation is then
+    predicted."""
     quantiles: tuple[float, ...] = ()
 
     @property

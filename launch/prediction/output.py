@@ -48,8 +48,8 @@ def checked(out: Path) -> Path:
 
 def _npz(path: Path, columns: Sequence[str], sequences: Iterable[Frames], names: Names | None) -> None:
     """Write arrays over the F frames of all sequences, one after the other: `sequence` [F], an index into `keys` [N],
-    `time` [F], and `truth`, `observed` and each prediction [F, D]; of a table `series` [N], `channels` and `units` [D]
-    too."""
+    `time` [F], and `truth`, `observed` and each prediction [F, D]. For a table, `series` [N], `channels` and `units`
+    [D] are written too."""
     keys: list[str] = []
     series: list[str] = []
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.name}.") as folder:

@@ -42,7 +42,7 @@ def write(
     folder: Path, experiment: str, split: str, command: str, groups: list[Group], showcases: list[TrackedRun],
     left_out: list[str],
 ) -> list[Table]:  # fmt: skip
-    """Fill the folder, which contains the files fetched from the runs; returns the tables in the papers' form."""
+    """Fill the folder, which contains the files fetched from the runs, and return the tables in the papers' form."""
     sections = {name: Section(name, []) for name in ("Tables", "Figures", "Outputs of the models", "Runs", "Left out")}
     pages, papers = [f"`{command}`\n"], []
     for group in groups:
@@ -84,8 +84,8 @@ def _figure(drawn: Drawn, found: Evidence) -> str:
 
 
 def _evidence(group: Group, kinds: list[Kind], split: str, more: bool = False) -> Evidence:
-    """Return the data and the commands of kinds of runs. With `more`, they include evaluations at other rates than the
-    runs' own.
+    """Return the data and the commands of these kinds of runs. With `more`, they include evaluations at other rates
+    than the runs' own.
     """
     commands = [line for kind in kinds for member in kind.members for line in _commands(member, split, more)]
     return Evidence(group.data, group.manifest, list(dict.fromkeys(commands)))

@@ -71,7 +71,7 @@ def page(title: str, facts: Iterable[str], sections: Iterable[Section]) -> str:
 
 
 def evidence(found: Evidence) -> str:
-    """Return the data with their hash, and the commands, which are expanded if they are few."""
+    """Return HTML with the data, their hash and the commands, which are expanded if they are few."""
     commands = escape("\n".join(found.commands))
     data = (
         f'<p class="facts">Data {escape(found.data)}, manifest <code>{escape(found.manifest or "unknown")}</code></p>'
@@ -89,7 +89,7 @@ def picture(path: Path, caption: str) -> str:
 
 
 def media(paths: Iterable[Path]) -> str:
-    """Return animations, sounds and files to save, each with its name."""
+    """Return HTML with animations, sounds and links to save the other files, each with its name."""
     shown, saved = [], []
     for path in paths:
         if path.suffix == ".wav":

@@ -18,7 +18,7 @@ _RATES = tuple((task, rate) for task in ("density", "prediction", "interpolation
 
 class Published(NamedTuple):
     paper: str
-    """Reference, and in what its figures differ from ours."""
+    """Reference, with the differences between its figures and ours."""
     figures: dict[str, tuple[str, ...]]
     """Printed figures by model: NLL, prediction and interpolation at 25 and 50 %, or the MSE of a forecast."""
 

@@ -52,7 +52,7 @@ def finished(uri: str, experiment: str) -> list[TrackedRun]:
 
 
 def fetch(uri: str, run_id: str, paths: tuple[str, ...], folder: Path) -> None:
-    """Copy those of `paths`, files or folders, that are among the run's artifacts into `folder`, a new one.
+    """Copy a run's artifacts at `paths`, files or folders, into the new folder `folder`. Missing ones are left out.
 
     Raises:
         DriftworkError: the store does not return them.

@@ -32,8 +32,8 @@ class OptimConfig(Config):
     """Learning rate of Adam, per update, after the warm-up and before any decay."""
     schedule: Literal["step", "cosine"] = "step"
     """Decay of the learning rate. `step` multiplies it by `lr_decay` every `lr_decay_steps` updates. `cosine` lowers it
-    along half a cosine from the end of the warm-up to 0 after `train.max_epochs`, so training should be likely to reach
-    these."""
+    along half a cosine from the end of the warm-up to 0 after `train.max_epochs`, so choose it where training is likely
+    to reach these."""
     lr_decay: float = Field(1.0, gt=0, le=1)
     """Factor of the learning rate every `lr_decay_steps` updates, with `schedule: step`. 1 keeps the rate constant."""
     lr_decay_steps: int = Field(200, ge=1)
@@ -154,7 +154,7 @@ class RunConfig(Plugged):
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     """MLflow store and run that record the training."""
     ranks: int = Field(1, ge=1)
-    """World size: number of processes, one a GPU or a group of CPU cores. With a hostfile it counts the processes of
+    """World size: number of processes, one per GPU or group of CPU cores. With a hostfile it counts the processes of
     all hosts."""
     hostfile: Path | None = None
     """File of the hosts to train on, in DeepSpeed's form: a line `NAME slots=N` for each. Null trains on this machine
@@ -227,7 +227,8 @@ class RunConfig(Plugged):
         return self
 
     def for_data(self, spec: DataSpec) -> "RunConfig":
-        """Return the config with data in place of null: `model.time_unit` is the mean time between frames."""
+        """Return the config with values from the data in place of null: `model.time_unit` is the mean time between
+        frames."""
         if getattr(self.model, "time_unit", 1.0) is not None:
             return self
         raw = self.model_dump(mode="json")
@@ -260,7 +261,7 @@ class RunConfig(Plugged):
         return rate * min(1.0, (update + 1) / warmup) if warmup else rate
 
     def kl_weight(self, step: int) -> float:
-        """Return beta at a step, counted from 0."""
+        """Return the weight of the KL at a step, counted from 0."""
         warmup = self.train.kl_warmup_steps
         return self.train.beta * min(1.0, (step + 1) / warmup) if warmup else self.train.beta
 

@@ -221,7 +221,7 @@ def alone(folder: Path) -> AbstractContextManager[None]:
 
 @contextmanager
 def tracked(folder: Path, config: RunConfig) -> Iterator[Tracker]:
-    """Open the run at the tracker again; a null tracker if it was trained without one."""
+    """Open the run at the tracker again. Yield a null tracker if it was trained without one."""
     run_id = record_of(folder).get("run_id")
     if run_id is None:
         yield NullTracker()

@@ -14,7 +14,7 @@ from driftwork.files import aside, sha256, write_error_reason
 
 BEST = "best.safetensors"
 INITIAL = "initial.safetensors"
-"""A copy of the other run's best weights, so that the run can begin again although that one has changed."""
+"""A copy of the other run's best weights, so that this run can begin again even if the other run has changed."""
 
 
 def write(weights: dict[str, torch.Tensor], run_folder: Path) -> None:
@@ -38,7 +38,7 @@ def load_best(model: nn.Module, run_folder: Path, device: torch.device) -> None:
 
 
 def copy_initial(source: Path, run_folder: Path) -> str:
-    """Copy the best weights of the run `source` into a new run's folder; returns their SHA-256."""
+    """Copy the best weights of the run `source` into a new run's folder, and return their SHA-256."""
     with aside(run_folder / INITIAL) as temporary:
         shutil.copyfile(_best_of(source), temporary)
     return sha256(run_folder / INITIAL)

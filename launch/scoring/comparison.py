@@ -69,7 +69,7 @@ def pooled(runs: list[Evaluated]) -> list[Evaluated]:
         folds = whole.setdefault(str(number) if fold is None else json.dumps(model, sort_keys=True), {})
         if fold in folds:
             raise DriftworkError(
-                f"{x.folder}: the same model, settings, seed and fold as {folds[fold].folder}; name one"
+                f"{x.folder}: the same model, settings, seed and fold as {folds[fold].folder}; name only one of them"
             )
         folds[fold] = x
     return [_together(list(folds.values())) for folds in whole.values()]
@@ -101,7 +101,9 @@ def rows_of(runs: list[Evaluated]) -> Rows:
             continue
         for old in same:
             if all(old.config[key] == new.config[key] for key in (_SEED, *_RATES)):
-                raise DriftworkError(f"{new.folder}: the same model, settings and seed as {old.folder}; name one")
+                raise DriftworkError(
+                    f"{new.folder}: the same model, settings and seed as {old.folder}; name only one of them"
+                )
         same.append(new)
     rows = {}
     for kind, same in kinds:
@@ -131,8 +133,8 @@ def free(runs: list[Evaluated]) -> Rows:
 
 
 def settings(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a run's flat config that define its kind. Seeds are of one kind, and so are runs that were
-    each trained and scored at one rate of observation."""
+    """Return the settings of a run's flat config that define its kind. Runs that differ only in the seed are of one
+    kind, and so are runs that were each trained and scored at one rate of observation."""
     trained, scored = (config.get(key) for key in _RATES)
     one_rate = trained == scored and trained is not None and len(trained) == 1
     shared = _MAY_DIFFER + _RATES * one_rate
@@ -168,8 +170,8 @@ def _check_same_frames(run: Evaluated, first: Evaluated) -> None:
 
 
 def of_other_frames(run: Evaluated, first: Evaluated) -> Column | None:
-    """Return a column in which the two were scored on other frames, or None. Persistence has equal scores exactly if
-    the observed and the scored frames are equal."""
+    """Return a column in which the two runs were scored on different frames, or None. Persistence has equal scores
+    exactly if the observed and the scored frames are equal."""
     copied, before = run.scored["persistence"], first.scored["persistence"]
     for column in columns_of([copied, before]):
         one, other = column.of(copied), column.of(before)

@@ -33,7 +33,7 @@ class Draws(NamedTuple):
         return model.predict(batch, self.behind(model))
 
     def forecast(self, model: Model, batch: Batch) -> Forecast:
-        """Forecast the frames after the given ones. A model of each frame given the past is given all observed
+        """Forecast the frames after the given ones. A model that predicts each frame from the past gets all observed
         frames."""
         if isinstance(model, Forecaster):
             return model.forecast(batch, self.samples)

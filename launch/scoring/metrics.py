@@ -54,8 +54,8 @@ METRICS = {
 }
 
 Score = Callable[[Tensor, Tensor, Tensor], Ratio]
-"""Function from (expectation [B, T, D], truth [B, T, D], scored frames [B, T]) to the score of each sequence. Of a
-table it is given each channel as a sequence of its own."""
+"""Function from (expectation [B, T, D], truth [B, T, D], scored frames [B, T]) to the score of each sequence. For a
+table it gets each channel as a separate sequence."""
 
 ADDED: dict[str, Score] = {}
 """Scores of plugins by name, beside those that `scores` computes."""
@@ -69,5 +69,5 @@ def add(name: str, metric: Metric, score: Score) -> None:
     """
     known = source_of(ADDED[name]) if name in ADDED else "one of Driftwork's"
     if name in METRICS and known != source_of(score):
-        raise DriftworkError(f"there is a metric '{name}' already, {known}; take another name")
+        raise DriftworkError(f"metric '{name}' exists already, from {known}; choose another name")
     METRICS[name], ADDED[name] = metric, score

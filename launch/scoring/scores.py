@@ -58,7 +58,7 @@ class Scoring(NamedTuple):
     """Number of observed first frames if every model forecasts the rest; None for the other tasks, and where a prefix
     has another length in each sequence. A `Forecaster` always forecasts."""
     forecasts: bool = False
-    """Whether every model forecasts what follows a prefix."""
+    """Whether every model forecasts the frames after a prefix."""
     table: Entries | None = None
     """Channels of a table, whose scores are counted by entry; None for data whose masks are of whole frames."""
 
@@ -79,8 +79,8 @@ class Scoring(NamedTuple):
 
     def density(self, model: LatentDynamics | Forecaster, batch: Batch, rate: str, whole: bool = False) -> BatchScores:
         """Return the negative ELBO and IWAE bound per observed frame (binary data), entry (tables) or dimension
-        (others), nats, and its KL; the negative log-likelihood alone of a model without a latent. With `whole`, also
-        the estimate of a filter, which takes longer."""
+        (others), in nats, and the KL. For a model without a latent, return the negative log-likelihood alone. With
+        `whole`, also the estimate of a filter, which takes longer."""
         terms, weighted = model.density(batch, self.draws.samples)
         per = {"nll": terms.kl - terms.log_likelihood}
         if model.has_latent:

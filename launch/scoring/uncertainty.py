@@ -1,7 +1,7 @@
 """Scores of predictive distributions: their distance from the truth, and their calibration.
 
-Each is a ratio of sums over the scored frames of a sequence. The values for calibration curves are scored beside them,
-under names that are not metrics: `coverage_L` for intervals of further levels, and `bin_K_confidence` and
+Each score is a ratio of sums over the scored frames of a sequence. The values for calibration curves are scored beside
+them, under names that are not metrics: `coverage_L` for intervals of further levels, and `bin_K_confidence` and
 `bin_K_frequency` for probabilities in bins. `calibration` reads them.
 """
 

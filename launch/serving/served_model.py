@@ -61,8 +61,7 @@ class Description(Config):
     mean: tuple[float, ...]
     """Mean of each of the D channels of the training data, in their units."""
     scale: float | tuple[float, ...]
-    """Standard deviation of the training data, one for all channels, in their units; of a table one for each
-    channel."""
+    """Standard deviation of the training data, in their units: one for all channels, or for a table one per channel."""
     sequences: int
     """Number of training sequences."""
     binary: bool
@@ -199,14 +198,14 @@ class Served:
         task, seed = params.get("task") or known[0], int(params.get("seed") or 0)
         if task not in known:
             raise DriftworkError(
-                f"task={task}: {self.description.model.name} answers {' and '.join(known)}; request one of these"
+                f"task={task}: {self.description.model.name} supports {' and '.join(known)}; request one of these"
             )
         samples, particles = (self._number_of(name, params) for name in ("samples", "particles"))
         if seed < 0:
             raise DriftworkError(f"seed={seed}: must not be negative")
         decision = str(params.get("decision") or "probability")
         if decision not in DECISIONS:
-            raise DriftworkError(f"decision={decision}: it is one of {', '.join(DECISIONS)}")
+            raise DriftworkError(f"decision={decision}: must be one of {', '.join(DECISIONS)}")
         if decision != "probability" and (not self.description.binary or self.description.table is not None):
             raise DriftworkError(f"decision={decision}: this model's data are not binary; leave it out")
         return Asked(task, samples, particles, seed, decision)
@@ -214,7 +213,7 @@ class Served:
     def _number_of(self, name: str, params: dict[str, Any]) -> int:
         number = int(getattr(self.description, name) if params.get(name) is None else params[name])
         if not 1 <= number <= 1000:
-            raise DriftworkError(f"{name}={number}: from 1 to 1000 are possible")
+            raise DriftworkError(f"{name}={number}: must be from 1 to 1000")
         return number
 
     def _checked(self, row: dict[str, Any], number: int) -> Given:
@@ -237,9 +236,9 @@ class Served:
             raise DriftworkError(f"{where}: values must be 0 or 1, as this model's data are")
         last, most = max(times[-1], ask[-1]), about.seconds
         if last > most:
-            raise DriftworkError(f"{where}: goes on to {last:g} s; this model answers up to {most:g} s")
+            raise DriftworkError(f"{where}: extends to {last:g} s; request times up to {most:g} s")
         if len(times) + len(ask) > MOST_FRAMES:
-            raise DriftworkError(f"{where}: has {len(times) + len(ask)} frames; {MOST_FRAMES} are the most")
+            raise DriftworkError(f"{where}: has {len(times) + len(ask)} frames; send at most {MOST_FRAMES}")
         if about.table is not None:
             return Given(times, values, ask, about.table.static)
         if isinstance(self.model, Forecaster):

@@ -68,10 +68,10 @@ Rows = Annotated[dict[str, tuple[Any, ...]], AfterValidator(_writable)]
 
 class GridConfig(Config):
     base: Path | tuple[Path, ...]
-    """Train config that all runs start from, relative to the grid file. A list of them trains each, as one more thing
-    that varies."""
+    """Train config that all runs start from, relative to the grid file. With a list, each config starts its own
+    runs."""
     set: Overrides = Field({})
-    """Overrides that hold for every run, by dotted key."""
+    """Overrides that apply to every run, by dotted key."""
     grid: Rows = Field({})
     """Lists of values by dotted key; every combination of them is a run."""
     zip: Rows = Field({})
@@ -126,7 +126,7 @@ def read(argv: list[str]) -> Grid:
 
 
 def parsed(argv: list[str]) -> tuple[Grid, list[str]]:
-    """Return a grid without its trials, and the words of the command line that hold for every trial."""
+    """Return a grid without its trials, and the words of the command line that apply to every trial."""
     if not argv or ("=" in argv[0] and not Path(argv[0]).exists()):
         raise DriftworkError("the first argument is a grid, as in configs/grids/vsdn_lakh_small.yaml data=DIR")
     file = config_file(argv[0])

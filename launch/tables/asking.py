@@ -38,10 +38,12 @@ class Limit(NamedTuple):
     def check(self, sequence: Sequence) -> None:
         frames, seconds = len(sequence.times), float(sequence.times[-1] - sequence.times[0])
         if frames > self.frames:
-            raise DriftworkError(f"series {shown(sequence.group)} has {frames} times; {self.frames} are the most")
+            raise DriftworkError(
+                f"series {shown(sequence.group)} has {frames} times; divide it into series of at most {self.frames}"
+            )
         if seconds > self.seconds:
             spans = f"series {shown(sequence.group)} spans {seconds:g} s"
-            raise DriftworkError(f"{spans}; this model answers up to {self.seconds:g} s")
+            raise DriftworkError(f"{spans}; divide it into series of at most {self.seconds:g} s")
 
 
 class Ready(NamedTuple):
@@ -120,7 +122,7 @@ class Table:
         self._own = own_series(ready.table, ready.spec, folder, self.merged, found.names, self.refused)
 
     def series(self) -> Iterator[Own]:
-        """Yield its series, once."""
+        """Yield the series of the table. This can be called only once."""
         yield from self._own
 
 

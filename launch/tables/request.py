@@ -44,8 +44,8 @@ class TableRequest(OfStore):
     settings of the run's data.
     """
     quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.05, 0.95)
-    """Quantiles beside mean and standard deviation of real-valued channels, each by its probability. The default gives
-    the 90 % interval."""
+    """Quantiles beside mean and standard deviation of real-valued channels, each given by its probability. The default
+    gives the 90 % interval."""
     figure: Path | None = None
     """Figure of the first series, with bands between the outer quantiles. Null draws it beside `out`, with the ending
     .png."""
@@ -89,7 +89,7 @@ def ready(folder: Path, request: TableRequest, task: Task) -> Ready:
 
 @contextmanager
 def opened(ready: Ready, request: TableRequest, *, holes: bool) -> Iterator[tuple[Table, Path]]:
-    """Yield the user's table and its scratch folder, beside `out`, which is removed.
+    """Yield the user's table and its scratch folder beside `out`. The folder is removed at the end.
 
     Args:
         holes: whether to keep missing values, so that the model can impute them.
@@ -122,7 +122,7 @@ def check(table: Table, request: TableRequest) -> None:
 
 
 def write(ready: Ready, request: TableRequest, answered: Answered) -> int:
-    """Write a table with predictions to `request.out`; returns the number of its rows."""
+    """Write a table with predictions to `request.out`, and return the number of its rows."""
     with writing(f"out={request.out}"), aside(request.out) as temporary:
         if ready.layout.text:
             return csv_of(temporary, answered.schema, answered.rows, ready.table.separator)

@@ -31,8 +31,9 @@ logger = logging.getLogger(__name__)
 class StoredRun:
     """A run in a store.
 
-    `known` is the store's description of the run, None if it did not answer. With `onwards`, metrics of steps that the
-    store already has are dropped, and the run gets a new end; otherwise a finished run keeps its end."""
+    `known` is the store's description of the run, None if the store did not answer. With `onwards`, metrics of steps
+    that the store already has are dropped, and the run gets a new end time. Otherwise a finished run keeps its end
+    time."""
 
     def __init__(
         self, client: "MlflowClient", uri: str, run_id: str, known: "Run | None", onwards: bool = False
@@ -179,7 +180,7 @@ def begin(uri: str, experiment: str, name: str, parent: str | None, about: Mappi
 def found(uri: str, run_id: str, *, onwards: bool) -> tuple[StoredRun, dict[str, str]]:
     """Return an existing run (see `StoredRun` for `onwards`), and tags of what has changed since it began.
 
-    A server that does not answer now may do so later; then there are no such tags.
+    If the server does not answer now, no such tags are returned, and messages are sent later.
 
     Raises:
         DriftworkError: the store does not have the run, or is a file that cannot be read.

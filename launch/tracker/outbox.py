@@ -45,7 +45,7 @@ class RefusedError(Exception):
 class Outbox:
     """A queue that delivers metrics every `period` seconds, and other messages at once with all earlier ones.
 
-    No method raises if the tracker fails: training goes on, and one warning names the file with the messages.
+    No method raises if the tracker fails: training continues, and one warning names the file with the messages.
     """
 
     def __init__(self, deliver: Deliver, spool: Path, *, period: float = 1.0, longest_wait: float = 30.0) -> None:
@@ -103,7 +103,7 @@ class Outbox:
                 self._send([], messages)
 
     def _send(self, late: list[Message], messages: list[Message]) -> bool:
-        """Send the `late` messages of the spool and the new ones; returns whether all are sent."""
+        """Send the `late` messages of the spool and the new ones, and return whether all are sent."""
         unsent = sorted(late + messages, key=lambda message: message.kind in _FILES)  # files come last
         sent = 0
         try:
@@ -149,7 +149,7 @@ class Outbox:
     def _back_off(self, error: Exception) -> None:
         if not self._wait:
             reason = " ".join(str(error).split())[:200]
-            logger.warning("tracking fails, training goes on; messages are kept in %s: %s", self._spool, reason)
+            logger.warning("tracking fails, training continues; messages are kept in %s: %s", self._spool, reason)
         self._wait = min(max(2 * self._wait, self._period), self._longest_wait)
         self._next_try = time.monotonic() + self._wait
 

@@ -49,8 +49,8 @@ class DefaultStore(Config):
     """Tracking store of a command about no run in particular."""
 
     uri: StoreUri | None = Field(default_factory=default)
-    """Tracking store, as `sqlite:///FILE` or `http://HOST:PORT`. By default it is the store of new runs: what
-    MLFLOW_TRACKING_URI names, or `sqlite:///runs/mlflow.db`. Null takes none."""
+    """Tracking store, as `sqlite:///FILE` or `http://HOST:PORT`. By default it is the store of new runs: the one that
+    MLFLOW_TRACKING_URI names, or else `sqlite:///runs/mlflow.db`. Null uses no store."""
 
 
 def database(uri: str) -> Path | None:

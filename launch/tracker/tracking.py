@@ -27,14 +27,14 @@ UNSENT = "unsent.jsonl"
 
 class TrackingConfig(Config):
     uri: StoreUri | None = Field(default_factory=store_uri.default)
-    """Tracking store: `sqlite:///FILE`, relative to the working folder, or `http://HOST:PORT`. By default it is what
-    MLFLOW_TRACKING_URI names, or `sqlite:///runs/mlflow.db`. Null tracks nothing."""
+    """Tracking store: `sqlite:///FILE`, relative to the working folder, or `http://HOST:PORT`. By default it is the one
+    that MLFLOW_TRACKING_URI names, or else `sqlite:///runs/mlflow.db`. Null tracks nothing."""
 
     experiment: str | None = None
     """MLflow experiment that holds the run. Null takes the name of the data folder."""
 
     run_name: str | None = None
-    """Name of the run in the dashboard. Null makes one of the model and the seed."""
+    """Name of the run in the dashboard. Null builds a name from the model and the seed."""
 
     parent: str | None = None
     """MLflow id of the run that this run is nested under. Null nests it under none."""
@@ -61,7 +61,8 @@ class Tracker(Protocol):
     def run_id(self) -> str | None: ...
 
     def params(self, params: Mapping[str, Any]) -> None:
-        """Log once; a param that the run already has with another value becomes the tag `param_drift.<key>`."""
+        """Log parameters once. A param that the run already has with another value becomes the tag
+        `param_drift.<key>`."""
 
     def tags(self, tags: Mapping[str, str]) -> None: ...
 
@@ -160,7 +161,7 @@ def open_run(
 
     Raises:
         DriftworkError: the store cannot be reached or created, or does not have `run_id` or `cfg.parent`. With `run_id`
-            a server may be unreachable: the run goes on, and messages are sent later.
+            a server may be unreachable: the run continues, and messages are sent later.
     """
     if cfg.uri is None or rank != 0:
         yield NullTracker()

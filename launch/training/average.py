@@ -34,7 +34,7 @@ class WeightAverage:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Replace the weights by the average inside, and restore them afterwards bit for bit."""
+        """Replace the weights by the average within the context, and restore them afterwards bit for bit."""
         kept = [w.detach().clone() for w in self.weights]
         self._put(self.mean)
         try:

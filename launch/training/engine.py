@@ -49,7 +49,7 @@ class Step(NamedTuple):
     grad_norm: float
     """Norm of the gradient before clipping."""
     leave: bool = False
-    """Whether a rank was requested to save and stop; all ranks know it in the same step."""
+    """Whether any rank was requested to save and stop. All ranks get the same value in the same step."""
 
 
 class Engine:
@@ -149,8 +149,8 @@ class Engine:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Prepare the model for scoring inside: with the average of the weights if one is kept, and for calls of other
-        methods than `forward`. Every rank makes the same calls.
+        """Prepare the model for scoring within the context: with the average of the weights if one is kept, and for
+        calls of other methods than `forward`. Every rank makes the same calls.
 
         At stage 3 DeepSpeed gathers a module's weights only during calls of its `forward`, which training uses."""
         averaged = nullcontext() if self.average is None else self.average.in_place()
@@ -240,8 +240,8 @@ def to_universal(source: Path, target: Path) -> None:
 
 @contextmanager
 def _without_pickle() -> Iterator[None]:
-    """Restrict torch.load inside, which DeepSpeed calls with `weights_only=False`, to tensors, plain values and three
-    of DeepSpeed's own classes of these; anything else is an error."""
+    """Restrict torch.load within the context, although DeepSpeed calls it with `weights_only=False`, to tensors, plain
+    values and three of DeepSpeed's own classes of these. Anything else is an error."""
     before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     try:

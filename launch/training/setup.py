@@ -115,7 +115,8 @@ def check_new(config: RunConfig) -> None:
 
 
 def check_solver_steps(config: RunConfig, manifest: Manifest) -> None:
-    """Raise `DriftworkError` for a new run with so many solver steps a frame that `max_step` must be for other data."""
+    """Raise `DriftworkError` for a new run with so many solver steps per frame that `max_step` must be meant for other
+    data."""
     longest, interval = getattr(config.model, "max_step", None), manifest.spec.interval
     if isinstance(longest, float) and interval / longest > _MOST_SOLVER_STEPS:
         raise DriftworkError(

@@ -29,7 +29,7 @@ def start_new(folder: Path) -> int:
 
 
 def start(folder: Path) -> int:
-    """Train the run in `folder` on all its ranks, and again after a crash; returns the exit code."""
+    """Train the run in `folder` on all its ranks, and again after a crash, and return the exit code."""
     config, again = run_folder.config_of(folder), typed("train", [f"resume={folder}"])
     glance.before_training(1 if config.hostfile else config.ranks, config.tracking.uri, folder)
     print(f"training {config.model.name} on {config.data}, {config.ranks} rank(s), run folder {folder}", flush=True)
@@ -39,10 +39,10 @@ def start(folder: Path) -> int:
     try:
         code = supervised(folder, partial(_ranks, folder, config), config.restarts)
     except (KeyboardInterrupt, SystemExit):
-        print(f"ended without saving. Go on from step {last_step(folder)} with: {again}", flush=True)
+        print(f"ended without saving. Continue from step {last_step(folder)} with: {again}", flush=True)
         raise
     if code == LEFT:
-        print(f"interrupted, and saved. Go on with: {again}", flush=True)
+        print(f"interrupted, and saved. Continue with: {again}", flush=True)
     if code == 0:
         print(f"trained. Score it with: driftwork evaluate {folder} split=test", flush=True)
     return code

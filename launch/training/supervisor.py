@@ -34,7 +34,7 @@ _FINAL = (0, 2, LEFT, signals.INTERRUPTED, TERMINATED)
 
 
 def supervised(folder: Path, start: Callable[[], int], restarts: int) -> int:
-    """Call `start`, and again while it returns the exit code of a job that died; returns the last exit code.
+    """Call `start`, and again while it returns the exit code of a job that died. Return the last exit code.
 
     Raises:
         AwayError: a host was unreachable at the first start, or stayed unreachable after the job had died.

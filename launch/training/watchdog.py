@@ -91,7 +91,7 @@ class Watchdog:
 
     @contextmanager
     def unhurried(self) -> Iterator[None]:
-        """Suspend the time limit inside."""
+        """Suspend the time limit within the context."""
         self.patience, usual = math.inf, self.patience
         try:
             yield

@@ -69,7 +69,7 @@ def test_threads_that_compete_are_counted(home, monkeypatch):
     assert machine.threads(1, quota).cure == f"OMP_NUM_THREADS={cores}"
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert level_of(machine.threads(cores, quota)) == "ok"
-    assert machine.threads(cores + 1, quota).cure == f"ranks={cores} at most"
+    assert machine.threads(cores + 1, quota).cure == f"set ranks={cores} or fewer"
     quota.write_text("100000 100000\n")  # a container of one core on a larger machine
     monkeypatch.delenv("OMP_NUM_THREADS")
     assert level_of(machine.threads(1, quota)) == ("ok" if cores == 1 else "warning")

@@ -16,7 +16,7 @@ def test_wrong_versions_are_named(monkeypatch):
     monkeypatch.setattr(packages.metadata, "version", lambda name: "2.10.0+cpu" if name == "torch" else true(name))
     *bad, rest = packages.packages()
     assert [str(finding) for finding in bad] == [
-        "error    packages     torch 2.10.0+cpu, driftwork requires >=2.11,<2.14; "
+        "error    packages     torch 2.10.0+cpu; driftwork requires >=2.11,<2.14; "
         "pip install -c constraints.txt 'torch>=2.11,<2.14'"
     ]
     assert level_of(rest) == "ok"
@@ -27,7 +27,7 @@ def test_python_of_another_environment_is_named(home, monkeypatch):
     assert level_of(packages.entry_point()) == "ok"
     program(home / "bin", "python")
     monkeypatch.setenv("PATH", f"{home}/bin:{Path(sys.executable).parent}")
-    assert f"`python` is {home}/bin/python" in packages.entry_point().message
+    assert f"`python` in PATH is {home}/bin/python" in packages.entry_point().message
     monkeypatch.setenv("PATH", str(home / "empty"))
     assert "has no `python`" in packages.entry_point().message
     assert level_of(packages.entry_point()) == "warning"

@@ -153,9 +153,13 @@ def test_forecaster_observes_its_first_frames(motion, tmp_path):
         (
             "music",
             ["out=a.npz", "task=forecast"],
-            "task=forecast: vsdn_vae of this run only has interpolation and pred",
+            "task=forecast: vsdn_vae of this run supports only interpolation and pred",
         ),
-        ("motion", ["out=a.npz", "task=interpolation"], "task=interpolation: ode2vae of this run only has forecast"),
+        (
+            "motion",
+            ["out=a.npz", "task=interpolation"],
+            "task=interpolation: ode2vae of this run supports only forecast",
+        ),
         ("motion", ["out=a.npz", "ratio=0.5"], "ratio=0.5: "),
         ("music", ["out=none/a.csv"], "out=none/a.csv: cannot be written: No such file"),
         ("music", ["out=a.npz", "tracking.uri=sqlite:///x.db"], "tracking.uri=sqlite:///x.db has no effect"),

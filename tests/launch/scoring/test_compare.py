@@ -219,7 +219,9 @@ def test_folds_are_pooled_before_seeds(tmp_path):
     assert list(lines(tmp_path / "cv.md")[0]) == ["vsdn_vae (2 seeds)", "persistence"]
     with pytest.raises(DriftworkError, match=r"0-2: fold 1 of this cross-validation is missing \(1 of 3 are\)"):
         compare.main([run for run in cv if not run.endswith("0-1")])
-    with pytest.raises(DriftworkError, match=r"the same model, settings, seed and fold as .*0-2; name one$"):
+    with pytest.raises(
+        DriftworkError, match=r"the same model, settings, seed and fold as .*0-2; name only one of them$"
+    ):
         compare.main([*cv, ran(tmp_path / "again", 0, "train.seed=0", "folds={count: 3, fold: 2}", tables=part)])
 
 
@@ -252,7 +254,7 @@ def test_forecasts_have_a_column_a_horizon(tmp_path):
     [
         (["a", "elsewhere"], "elsewhere: trained on other data than .*a .manifests bbbbbbbbbbbb and aaaaaaaaaaaa"),
         (["a", "unscored"], "unscored: not evaluated yet; run driftwork evaluate .*unscored split=test"),
-        (["a", "again"], "again: the same model, settings and seed as .*a; name one$"),
+        (["a", "again"], "again: the same model, settings and seed as .*a; name only one of them$"),
         (["a", "split=val"], "a: not evaluated yet; run driftwork evaluate .*a split=val"),
         (["a", "spilt=val"], "unknown key 'spilt'; did you mean 'split'"),
         (["a", "split=tset"], "split=tset: input should be"),

@@ -109,10 +109,10 @@ def test_bad_table_is_reported_in_one_line(wide, rows, reason):
         ({"until": "60", "every": "0"}, "every=0: must be above 0"),
         ({"until": "0", "every": "1"}, "until=0: is not after the end of any series"),
         ({"until": "+1e9", "every": "1"}, "every: makes more than 20000 new times"),
-        ({"until": "+15000", "every": "1"}, "series 'p .' spans .* s; this model answers up to"),
+        ({"until": "+15000", "every": "1"}, "series 'p .' spans .* s; divide it into series of at most"),
         ({"task": "prediction"}, "task=prediction: has no effect on a table"),
         ({"quantiles": [1.5]}, r"quantiles=\[1.5\]: must be between 0 and 1"),
-        ({"samples": 0}, "samples=0: from 1 to 1000"),
+        ({"samples": 0}, "samples=0: must be from 1 to 1000"),
     ],
 )
 def test_bad_parameter_is_reported_in_one_line(wide, rows, params, reason):

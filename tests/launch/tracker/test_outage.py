@@ -86,7 +86,7 @@ def test_training_survives_its_tracker(tmp_path, free_port, empty_store):
         wait_until(lambda: not unsent.exists(), training)
     assert training.wait(PATIENCE_S) == 0, (tmp_path / "training.txt").read_text()
     said = (tmp_path / "training.txt").read_text()
-    assert said.count("tracking fails, training goes on") == 2
+    assert said.count("tracking fails, training continues") == 2
     assert client_of(store).get_run(run_id()).info.status == "RUNNING"  # the last status that it got
     assert {"artifact", "metric", "status"} <= {line.split('"')[1] for line in unsent.read_text().split("\n") if line}
     with serving(tmp_path, free_port):

@@ -116,7 +116,7 @@ def test_outage_loses_nothing_and_warns_once(tracker, tmp_path, caplog):
     outbox.close()
     assert not (tmp_path / "unsent.jsonl").exists()
     assert [record.message.split(";")[0] for record in caplog.records] == [
-        "tracking fails, training goes on", "tracking works again",
+        "tracking fails, training continues", "tracking works again",
     ]  # fmt: skip
     assert "connection refused" in caplog.records[0].message
 

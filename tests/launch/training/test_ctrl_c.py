@@ -70,7 +70,7 @@ def test_ctrl_c_saves_and_ctrl_z_stops(folder):
     assert "Ctrl-C: the ranks finish the step and save" in errors
     assert "[ERROR]" not in said + errors
     assert "Traceback" not in said + errors
-    assert said.splitlines()[-1] == "interrupted, and saved. Go on with: driftwork train resume=runs/ctrl-c"
+    assert said.splitlines()[-1] == "interrupted, and saved. Continue with: driftwork train resume=runs/ctrl-c"
     step = json.loads((folder / "runs/ctrl-c/run.json").read_text())["interrupted"]
     assert (folder / "runs/ctrl-c/checkpoints/latest").read_text() == f"step-{step:07d}"
     assert not psutil.wait_procs(ranks, timeout=30)[1]
@@ -89,7 +89,7 @@ def test_second_ctrl_c_ends_at_once(folder):
     said, errors = started.communicate(timeout=20)
     assert started.returncode == 130
     step = int((folder / "runs/ctrl-c-twice/checkpoints/latest").read_text().removeprefix("step-"))
-    again = f"Go on from step {step} with: driftwork train resume=runs/ctrl-c-twice"
+    again = f"Continue from step {step} with: driftwork train resume=runs/ctrl-c-twice"
     assert said.splitlines()[-1] == f"ended without saving. {again}"
     assert "[ERROR]" not in errors
     assert not psutil.wait_procs(ranks, timeout=10)[1]

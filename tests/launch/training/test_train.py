@@ -245,7 +245,7 @@ def test_each_sequence_is_scored_once(place, here, tmp_path):
         (["compare", "runs/whole", "runs/none"], "runs/none: no run folder"),
         (["train", TINY, "data=damaged"], "train-000001.tar"),
         (["train", TINY, "data=rolls", "tracking.uri=http://127.0.0.1:9"], "http://127.0.0.1:9 does not answer: "),
-        (["trian"], "no command 'trian'; there are demo, doctor, fetch, prepare"),
+        (["trian"], "no command 'trian'; choose one of demo, doctor, fetch, prepare"),
     ],
 )
 def test_mistake_is_one_line_without_files(place, here, arguments, said):

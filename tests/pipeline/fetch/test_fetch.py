@@ -278,4 +278,4 @@ def test_configured_paths_stay_below_the_folder(server, tmp_path):
 def test_command_names_the_folder_to_prepare(server, tmp_path, capsys):
     server.files["subjects/35/35.asf"] = server.files["subjects/35/35_01.amc"] = b"x"
     assert command.main(["cmu", f"to={tmp_path}", f"url={server.url}", "trials={35: 1}"]) == 0
-    assert f"2 files fetched, 0 were here; hashes in {tmp_path}/fetch.lock.json" in capsys.readouterr().out
+    assert f"2 files fetched, 0 existed already; hashes in {tmp_path}/fetch.lock.json" in capsys.readouterr().out
