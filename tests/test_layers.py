@@ -147,7 +147,7 @@ def test_launch_package_file_imports_nothing():
     [
         (  # in one process, since torch takes seconds to load
             "launch.train, launch.evaluate, launch.sweep, pipeline.reading.stream",
-            ["ray", "deepspeed", "mlflow", "fsspec"],
+            ["ray", "deepspeed", "mlflow", "fsspec", "triton"],
         ),
         ("pipeline.prepare.prepare", ["torch", "deepspeed", "mlflow", "fsspec"]),
         ("models.registry", ["ray", "deepspeed", "mlflow", "webdataset"]),

@@ -5,8 +5,11 @@ operations and of kernels do not depend on the precision; bytes are counted as i
 """
 
 import copy
+import sys
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from types import ModuleType, NoneType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,16 +46,41 @@ class Sizes(NamedTuple):
     """Sequences per second that one process reads on this machine."""
 
 
-class _Calls(TorchDispatchMode):
-    """A counter of operations that are kernels: all but views."""
+class _Counter(TorchDispatchMode):
+    """A counter of operations that are kernels, which are all but views, and of their floating-point operations."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.number = 0
+        self.formulas = _formulas()
+        self.calls, self.operations = 0, 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # otherwise torch imports its compiler here, which imports Triton
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        self.number += not func.is_view
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        self.calls += not func.is_view
+        if func.overloadpacket in self.formulas:
+            self.operations += self.formulas[func.overloadpacket](*args, **kwargs, out_val=result)
+        return result
+
+
+def _formulas() -> dict[Any, Callable[..., int]]:
+    """Return torch's formulas of floating-point operations, by operation.
+
+    Their module needs one class of Triton, to recognize its kernels, of which there are none here. It gets a stand-in,
+    because Triton prints 40 lines at the end of a process."""
+    name, stand_in = "triton.runtime.jit", ModuleType("jit")
+    stand_in.__dict__["JITFunction"] = NoneType
+    stands_in = sys.modules.setdefault(name, stand_in) is stand_in
+    try:
+        from torch.utils.flop_counter import flop_registry
+    finally:
+        if stands_in:
+            del sys.modules[name]
+    return flop_registry
 
 
 def measure(config: RunConfig, manifest: Manifest) -> Sizes:
@@ -85,12 +113,10 @@ def operations_per_frame(model: TrainableModel, config: RunConfig, manifest: Man
 def count(model: TrainableModel, batch: Batch) -> tuple[int, int, int]:
     """Return kernel calls, floating-point operations and kept bytes of forward and backward; the model stays in double
     precision."""
-    from torch.utils.flop_counter import FlopCounterMode  # it imports triton, which prints at the end of a process
-
     model, batch = model.double(), batch._replace(values=batch.values.double())
-    with FlopCounterMode(display=False) as flops, _Calls() as calls:
+    with _Counter() as counter:
         model(batch, 1.0).loss.mean().backward()
-    return calls.number, flops.get_total_flops(), bytes_kept(model, batch)
+    return counter.calls, counter.operations, bytes_kept(model, batch)
 
 
 def bytes_kept(model: TrainableModel, batch: Batch) -> int:
