@@ -95,7 +95,7 @@ def trained(command: list[str]) -> tuple[float, float]:
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise SystemExit(f"failed: {' '.join(command)}")
+        raise SystemExit(f"failed: {' '.join(command)}; see its output above")
     return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 

@@ -5,7 +5,7 @@
     run = driftwork.train("vsdn_vae", data)
     filled = run.impute(frame)
 
-`import driftwork` loads nothing; the first use of a name loads what it needs.
+`import driftwork` loads no other module; the first use of a name loads the modules that it needs.
 """
 
 TYPE_CHECKING = False

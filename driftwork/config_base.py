@@ -227,7 +227,9 @@ def apply(raw: dict[str, Any], override: Override) -> None:
         if isinstance(child, Text):  # a whole section, given before one of its keys
             child = node[parent] = _section(child)
         if not isinstance(child, dict):
-            raise DriftworkError(_one_line(f"override of '{key}': '{parent}' is a value, not a section; set it whole"))
+            raise DriftworkError(
+                _one_line(f"override of '{key}': '{parent}' is a value, not a section; set it as a whole")
+            )
         node = child
     node.pop(last, None)  # the order of keys shows the layer of a value
     node[last] = value

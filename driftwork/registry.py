@@ -25,13 +25,13 @@ class Named(Config):
 
 
 class Registry(Generic[MadeT]):
-    """The choices of one field, by name."""
+    """The choices of one field, by name.
+
+    Args:
+        what: name of the choice for errors, as in "data set".
+    """
 
     def __init__(self, what: str) -> None:
-        """
-        Args:
-            what: name of the choice for errors, as in "data set".
-        """
         self.what = what
         self.makers: dict[str, Callable[..., MadeT]] = {}
         """Constructor of each choice by name; its first argument is the config."""
@@ -53,7 +53,9 @@ class Registry(Generic[MadeT]):
         for name in get_args(annotation):
             other = self._configs.get(name)
             if other is not None and source_of(other) != source_of(config):
-                raise DriftworkError(f"there is a {self.what} '{name}' already, {source_of(other)}; take another name")
+                raise DriftworkError(
+                    f"{self.what} '{name}' exists already, from {source_of(other)}; choose another name"
+                )
             self._configs[name], self.makers[name] = config, make
         self._adapter = None
 

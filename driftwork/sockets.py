@@ -39,5 +39,5 @@ def _problem(who: str, variable: str, folder: str, path: str) -> tuple[str, str]
     needed = len(os.fsencode(os.path.abspath(folder) + path))
     if needed <= _MOST:
         return None
-    problem = f"sockets of {who} in {folder} would have paths of {needed} bytes, and the system takes {_MOST}"
+    problem = f"sockets of {who} in {folder} would have paths of {needed} bytes, but the system allows {_MOST}"
     return problem, f"choose a shorter folder, as in: export {variable}=/tmp"

@@ -24,8 +24,8 @@ from pipeline.fetch.chorales import write_chorales
 from pipeline.shards.manifest import read_manifest
 
 USAGE = """usage: driftwork demo [table]
-  table  Fill the holes of a table of weather, in place of modelling music.
-It writes below data_shards/ and runs/."""
+  table  Impute missing values in a table of weather, instead of modelling music.
+The command writes to data_shards/ and runs/."""
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"

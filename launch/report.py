@@ -22,12 +22,12 @@ from launch.tracker.tracking import OfStore, TrackingConfig, open_run
 from pipeline.sequence import Split
 
 USAGE = """usage: driftwork report EXPERIMENT out=DIR [key=value ...]
-  EXPERIMENT  Name of an MLflow experiment, as `driftwork ui` lists it. By default it is the data's."""
+  EXPERIMENT  Name of an MLflow experiment, as in `driftwork ui`; by default the data's name."""
 
 
 class ReportConfig(OfStore):
     out: Path
-    """Folder that the report is written to. A report that is there already is replaced."""
+    """Folder that the report is written to. An existing report is replaced."""
     split: Split = "test"
     """Split whose scores are reported."""
 

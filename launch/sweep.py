@@ -44,7 +44,7 @@ from pipeline.shards.verify import verify
 
 USAGE = """usage: driftwork sweep GRID.yaml [key=value ...] [--dry-run]
   GRID.yaml  Grid of runs, as in configs/grids. With --help its values are shown.
-  --dry-run  Check the grid and list its runs, and start none."""
+  --dry-run  Check the grid and list its runs without starting any."""
 
 _LOCK = "sweep.lock"
 _MAY_DIFFER = ("out", "tracking.", "loader_workers", "cache_dir")
@@ -154,7 +154,7 @@ def _list(grid: Grid, steps: list[int], states: list[State]) -> None:
     widest = max(len(trial.name) for trial in grid.trials)
     print(f"{grid.name}: {len(grid.trials)} trials in {grid.out}, at most {sum(left):,} steps to go")
     for number, (trial, n, state) in enumerate(zip(grid.trials, steps, states, strict=True), 1):
-        about = "done" if state.done else f"goes on from step {state.step:,}" if state.step else ""
+        about = "done" if state.done else f"continues from step {state.step:,}" if state.step else ""
         print(f"{number:4d}  {trial.name:{widest}s}  {n:8,d} steps  {about}".rstrip(), flush=True)
 
 
@@ -189,7 +189,7 @@ def _sweep(grid: Grid, todo: list[Trial], at_once: int, manifests: dict[Place, M
                     failed.append(trial.name)
         _show(grid)
         if failed:
-            again = "called again, this command goes on with them"
+            again = "call this command again to continue them"
             raise TrialsFailedError(f"{len(failed)} of {len(grid.trials)} trials failed, {'; '.join(failed)}: {again}")
         for file in _figure(grid):
             tracker.artifact(file, "outputs")

@@ -100,7 +100,7 @@ class TrainableModel(nn.Module, ABC):
     def multiple(self) -> int:
         """Return the number to a multiple of which a plan pads its lengths.
 
-        It is 1 on a CPU, which so computes nothing in vain. On an accelerator it is larger: batches then share few
+        The number is 1 on a CPU, so that no padding is computed. On an accelerator it is larger: batches then share few
         shapes, for which buffers, kernels and graphs are kept."""
         return 1 if next(self.parameters()).device.type == "cpu" else BLOCK
 
@@ -202,8 +202,8 @@ class Forecaster(TrainableModel):
 
     @abstractmethod
     def prior_draws(self, times: Tensor, seed: Tensor, numbers: range) -> tuple[Tensor, Tensor]:
-        """Return draws from the prior, without any observation, at `times` [B, T] on the host for seeds [B]; shapes as
-        `draws`."""
+        """Return draws from the prior, without any observation, at `times` [B, T] on the host for seeds [B], in the
+        shapes of `draws`."""
 
 
 Model = LatentDynamics | Smoother | Forecaster

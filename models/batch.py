@@ -35,7 +35,8 @@ class Plan(NamedTuple):
         return cls(grids, batch.times.numpy().copy(), batch.observed.numpy().copy())
 
     def check(self, batch: "Batch") -> None:
-        """Raise an error if the batch has changed since. Checked only on a CPU, where the host need not wait."""
+        """Raise an error if the batch has changed since the plan was computed. This is checked only on a CPU, where the
+        host need not wait."""
         if batch.times.device.type == "cpu":
             fits = np.array_equal(self.times, batch.times.numpy()) and np.array_equal(
                 self.observed, batch.observed.numpy()
@@ -172,14 +173,15 @@ def next_observed(batch: Batch, *, own: bool) -> Tensor:
 
 
 class Between(NamedTuple):
-    """The values observed strictly before each time, and after it (or at it, with `own`); of a table by channel."""
+    """The values observed last before each time, and first after it (or at it, with `own`); in a table, of each
+    channel."""
 
     left: Tensor
     """[B, T, D] values last observed before each time, or `right` if there are none yet; 0 if there is neither."""
     right: Tensor
     """[B, T, D] values first observed after it, or `left` if there are none."""
     share: Tensor
-    """[B, T, 1] or [B, T, D] fraction of the way from the left to the right ones."""
+    """[B, T, 1] or [B, T, D] fraction of the way from the left to the right values."""
     known: Tensor
     """Whether any value was observed before or after the time: bool, of the shape of `share`."""
 
@@ -201,7 +203,8 @@ class Between(NamedTuple):
 
 
 def time_since(batch: Batch, unit: float) -> Tensor:
-    """Return log(1 + x), x the time since the last observation strictly before each time, in units of `unit` seconds.
+    """Return log(1 + x), where x is the time since the last observation strictly before each time, in units of `unit`
+    seconds.
 
     The shape is [B, T, 1] or, if masks are of entries, [B, T, D] with the time of each channel. Before the first
     observation x is the time since the start of the sequence."""
@@ -212,7 +215,7 @@ def time_since(batch: Batch, unit: float) -> Tensor:
 
 
 def time_until(batch: Batch, unit: float, *, own: bool) -> Tensor:
-    """Return log(1 + x), x the time until the first observation after each time, in units of `unit` seconds.
+    """Return log(1 + x), where x is the time until the first observation after each time, in units of `unit` seconds.
 
     If `own` is set, an observation at the time itself counts. The shape is [B, T, 1] or, if masks are of entries,
     [B, T, D] with the time of each channel. After the last observation x is the time until the end of the sequence."""
@@ -241,12 +244,13 @@ def frames_at(batch: Batch, number: Tensor) -> Tensor:
 
 
 def _earlier(before: Tensor) -> Tensor:
-    """Return the index of the last frame strictly before each time, given that up to each time; -1 if there is none."""
+    """Shift indices of the last frame up to each time to those of the last frame strictly before; -1 if there is
+    none."""
     return torch.cat([torch.full_like(before[:, :1], -1), before[:, :-1]], 1)
 
 
 def _later(after: Tensor) -> Tensor:
-    """Return the index of the first frame strictly after each time, given that at or after it; -1 if there is none."""
+    """Shift indices of the first frame from each time on to those of the first strictly after; -1 if there is none."""
     return torch.cat([after[:, 1:], torch.full_like(after[:, :1], -1)], 1)
 
 

@@ -30,8 +30,8 @@ class Decoder(nn.Module):
         inputs: width of the input: the latent, the recurrent state, or both.
         config: the model's config. With `see_last` and `see_gaps` the decoder also reads the last observed frame and
             the time since then, so that every model can copy that frame equally easily.
-        carried: number of first inputs that stand for differences of the channels' means from the base, of one channel
-            each, with `from_neighbours`.
+        carried: number of first inputs that are differences of means from the base, one channel each, with
+            `from_neighbours`.
     """
 
     places: Tensor
@@ -157,7 +157,7 @@ def _locations(likelihood: Likelihood) -> list[int]:
     """Return the likelihood's `locations`. Raises `DriftworkError` where it has none."""
     if not hasattr(likelihood, "locations"):
         raise DriftworkError(
-            f"model.from_neighbours=true: the likelihood {type(likelihood).__name__} has no method locations; add it "
-            "as docs/extending.md says, or remove the setting"
+            f"model.from_neighbours=true: the likelihood {type(likelihood).__name__} has no method locations; add it, "
+            "as in docs/extending.md, or remove the setting"
         )
     return likelihood.locations()

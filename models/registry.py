@@ -45,6 +45,6 @@ def build_model(config: Named, likelihood: LikelihoodName, marginal: Marginal) -
     if marginal.table is not None and not model.reads_entries:
         raise DriftworkError(
             f"model.name={config.name}: it reads whole frames, and these data are a table, whose channels are observed "
-            "separately; take a model that configs/train/MODEL_table.yaml names"
+            "separately; choose a model with a config configs/train/MODEL_table.yaml"
         )
     return model

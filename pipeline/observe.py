@@ -62,8 +62,8 @@ class ObservationConfig(Config):
         """Raise `DriftworkError` for a pattern that the data do not allow; `where` names the data set."""
         if self.pattern in ("entries", "channels") and spec.table is None:
             raise DriftworkError(
-                f"pattern={self.pattern}: masks of {where} are of whole frames, those of tables alone of single "
-                "entries; take pattern=random, regular or block"
+                f"pattern={self.pattern}: masks of {where} are of whole frames, and only tables have masks of "
+                "single entries; set pattern=random, regular or block"
             )
         if (self.seconds is not None or self.fraction is not None) and spec.table is None:
             raise DriftworkError(f"pattern=prefix: {where} is no table, so its frames are at equal times; set frames")

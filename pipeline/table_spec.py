@@ -31,7 +31,8 @@ class TableSpec(Config):
     units: tuple[str, ...]
     """Unit of each channel, as in the config. Empty where none was given."""
     binary: tuple[str, ...] = ()
-    """Names of the channels whose values are all 0 or 1, both of them. Models take a Bernoulli likelihood for these."""
+    """Names of the channels with both of the values 0 and 1 and no others. Models use a Bernoulli likelihood for
+    these."""
     layout: Literal["long", "wide"]
     """Layout of the user's table."""
     series: str

@@ -62,7 +62,7 @@ def main(sizes: tuple[float, ...]) -> None:
             with tempfile.TemporaryDirectory() as folder:
                 source, out = Path(folder, "raw"), Path(folder, "out")
                 if 5 * size * 1e9 > shutil.disk_usage(folder).free:
-                    raise SystemExit(f"{folder}: less than {5 * size:g} GB are free")
+                    raise SystemExit(f"{folder}: less than {5 * size:g} GB are free; set TMPDIR to a larger disk")
                 count = write(source, size * 1e9, by)
                 started = time.monotonic()
                 held = preparing("table", source, out, "dataset.time_unit=s", "workers=2")

@@ -157,7 +157,9 @@ def home() -> Finding:
     """Check the home folder, which holds caches, logins and tokens."""
     folder = Path.home()
     if folder.name.startswith(TEMPORARY_HOME):
-        message = f"HOME is no folder and user {os.getuid()} has no other: files kept there are lost after each command"
+        message = (
+            f"HOME is not a folder and user {os.getuid()} has no other: files kept there are lost after each command"
+        )
         return warning("home", message, "export HOME=FOLDER, for caches, logins and Ray's token")
     if not os.access(folder, os.W_OK):
         return warning(

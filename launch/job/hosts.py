@@ -210,7 +210,7 @@ def _answers(connections: list[_Connection], file: Path) -> list[Answer]:
         answer, slots = connection.answer, connection.host.slots
         if answer is not None and not answer.problem and slots > len(answer.devices):
             kind = "GPUs" if answer.gpus else "cores"
-            wrong[connection.host.name] = f"slots={slots}, and it has {len(answer.devices)} {kind}"
+            wrong[connection.host.name] = f"slots={slots}, but it has {len(answer.devices)} {kind}"
     if not wrong and len({answer.gpus for answer in answers}) > 1:
         without = [c.host.name for c in connections if c.answer is not None and not c.answer.gpus]
         wrong = dict.fromkeys(without, "has no GPU, and others have")

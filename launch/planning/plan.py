@@ -50,21 +50,21 @@ def lines(config: RunConfig, manifest: Manifest, sizes: Sizes) -> list[tuple[str
     seconds, steps, epochs = took + reduced, ceil(len(frames) / batch), config.train.max_epochs
     return [
         ("weights", f"{sizes.weights:,}", "counted"),
-        *((f"memory of {name}, a GPU", _bytes(size), "counted") for name, size in memory.items() if size),
-        ("memory in all, a GPU", _bytes(sum(memory.values())), "counted, without the context and workspaces"),
-        ("sequences a step", f"{batch:,}", f"{each} a GPU" + (f", in {parts} micro-batches" if parts > 1 else "")),
-        ("kernel launches a step", f"{parts * sizes.calls:,}", "counted, at full length"),
-        ("operations a step, a GPU", f"{each * sizes.operations / 1e9:,.1f} GFLOP", "counted, at full length"),
+        *((f"memory of {name} per GPU", _bytes(size), "counted") for name, size in memory.items() if size),
+        ("total memory per GPU", _bytes(sum(memory.values())), "counted, without the context and workspaces"),
+        ("sequences per step", f"{batch:,}", f"{each} per GPU" + (f", in {parts} micro-batches" if parts > 1 else "")),
+        ("kernel launches per step", f"{parts * sizes.calls:,}", "counted, at full length"),
+        ("operations per step and GPU", f"{each * sizes.operations / 1e9:,.1f} GFLOP", "counted, at full length"),
         ("step", f"{1e3 * seconds:,.1f} ms", "modelled"),
-        ("of it all-reduce", f"{1e3 * reduced:,.2f} ms", "modelled"),
+        ("all-reduce in a step", f"{1e3 * reduced:,.2f} ms", "modelled"),
         ("efficiency", f"{alone / seconds:.2f}", "modelled; 1 is one GPU with its part of the batch"),
-        ("sequences a second", f"{batch / seconds:,.0f}", "modelled"),
+        ("sequences per second", f"{batch / seconds:,.0f}", "modelled"),
         (
-            "loader processes a GPU",
+            "loader processes per GPU",
             f"{batch / seconds / gpus / sizes.loader:.2f}",
             "modelled, from the measured rate of one",
         ),
-        ("steps an epoch", f"{steps:,}", "counted"),
+        ("steps per epoch", f"{steps:,}", "counted"),
         (f"{epochs} epochs", f"{epochs * steps * seconds / 3600:,.2f} h", "modelled, without validation"),
     ]
 

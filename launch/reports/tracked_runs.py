@@ -34,7 +34,7 @@ def finished(uri: str, experiment: str) -> list[TrackedRun]:
         known = client.get_experiment_by_name(experiment)
         if known is None or known.lifecycle_stage != "active":
             names = sorted(each.name for each in client.search_experiments())
-            raise DriftworkError(f"{uri} has no experiment '{experiment}'; there are {', '.join(names)}")
+            raise DriftworkError(f"{uri} has no experiment '{experiment}'; choose one of {', '.join(names)}")
         runs: list[TrackedRun] = []
         token = None
         while True:

@@ -103,4 +103,4 @@ def continued(ready: Ready, table: Table, scratch: Path, times: Horizon) -> Answ
 def check_goes_on(answered: Answered, until: str) -> None:
     """Raise `DriftworkError` if no series has a new row."""
     if not answered.number:
-        raise DriftworkError(f"until={until}: is not after the end of any series; take a later time")
+        raise DriftworkError(f"until={until}: is not after the end of any series; give a later time")

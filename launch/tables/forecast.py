@@ -10,7 +10,7 @@ from launch.tables.asking import Ready
 from launch.tables.request import TableRequest, check, draw, opened, requested, write
 
 USAGE = """usage: driftwork forecast RUN source=FILE until=TIME every=SPAN out=FILE [key=value ...]
-  RUN  Run folder, or the id of a run in the tracking store. It was trained on a table."""
+  RUN  Folder of a run that was trained on a table, or its id in the tracking store."""
 
 
 class ForecastConfig(TableRequest):

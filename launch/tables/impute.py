@@ -1,4 +1,4 @@
-"""`driftwork impute RUN source=FILE out=FILE`: fill the holes of a user's table by a trained run."""
+"""`driftwork impute RUN source=FILE out=FILE`: fill the holes of a user's table with a trained run."""
 
 import sys
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from launch.tables.asking import Ready
 from launch.tables.request import TableRequest, check, draw, opened, requested, write
 
 USAGE = """usage: driftwork impute RUN source=FILE out=FILE.parquet|.csv [key=value ...]
-  RUN  Run folder, or the id of a run in the tracking store. It was trained on a table."""
+  RUN  Folder of a run that was trained on a table, or its id in the tracking store."""
 
 
 class ImputeConfig(TableRequest):

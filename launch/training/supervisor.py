@@ -27,7 +27,7 @@ INTERRUPTED = "interrupted"
 _PAUSES_S = (10, 20, 40, 80, 160, *[300] * 5)
 """Pauses between tries to reach a host that took part before: half an hour in total, plus ssh's own timeouts."""
 
-_SAVING = "\ndriftwork train: Ctrl-C: the ranks finish the step and save; press it again to end at once\n"
+_SAVING = "\ndriftwork train: Ctrl-C: the ranks finish the step and save; press Ctrl-C again to end at once\n"
 
 _FINAL = (0, 2, LEFT, signals.INTERRUPTED, TERMINATED)
 """Exit codes after which there is no restart: done, a mistake or an impossible training, saved and stopped, ended."""

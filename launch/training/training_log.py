@@ -34,16 +34,16 @@ class Work(NamedTuple):
 
 
 class TrainingLog:
-    """Sums over ranks and steps; every rank calls every method, and rank 0 prints and logs."""
+    """Sums over ranks and steps. Every rank calls every method; rank 0 prints and logs.
+
+    Args:
+        latent: whether the model has a latent, and so a KL to report.
+        work: operations that the matrix rate is computed from; given on rank 0, if it runs on a known GPU.
+    """
 
     def __init__(
         self, tracker: PendingMetrics, ranks: Ranks, clock: StepTimer, *, latent: bool, work: Work | None = None
     ) -> None:  # fmt: skip
-        """
-        Args:
-            latent: whether the model has one, and so a KL to report.
-            work: of rank 0, where it runs on a known GPU.
-        """
         self.tracker, self.ranks, self.clock, self.latent, self.work = tracker, ranks, clock, latent, work
         self.skipped = 0
         self._reset()

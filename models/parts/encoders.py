@@ -96,7 +96,7 @@ def encoder(
     if marginal.table is None:
         return Encoder(marginal, frames, latent, kind, width, activation)
     if kind != "dense":
-        raise DriftworkError(f"model.networks={kind}: a row of a table is no picture; take model.networks=dense")
+        raise DriftworkError(f"model.networks={kind}: a row of a table is not a picture; set model.networks=dense")
     return EntryEncoder(marginal, frames, latent, width, activation, unit)
 
 

@@ -39,14 +39,14 @@ def add(name: str, make: Callable[[Marginal], Likelihood], data: LikelihoodName)
     """
     other = LIKELIHOODS.get(name)
     if other is not None and source_of(other.make) != source_of(make):
-        raise DriftworkError(f"there is a likelihood '{name}' already, {source_of(other.make)}; take another name")
+        raise DriftworkError(f"likelihood '{name}' exists already, from {source_of(other.make)}; choose another name")
     LIKELIHOODS[name] = Choice(make, data)
 
 
 def known(name: str | None) -> str | None:
     """Return the name. Raises `ValueError` if no likelihood has it."""
     if name is not None and name not in LIKELIHOODS:
-        raise ValueError(f"there is no such likelihood; take one of {', '.join(LIKELIHOODS)}")
+        raise ValueError(f"there is no such likelihood; choose one of {', '.join(LIKELIHOODS)}")
     return name
 
 
@@ -72,7 +72,7 @@ def likelihood(
     choice = LIKELIHOODS[name or data]
     if choice.data != data:
         raise DriftworkError(
-            f"model.likelihood={name}: it is for {choice.data} data, and these are {data}; leave it out"
+            f"model.likelihood={name}: it is for {choice.data} data, but these are {data}; leave it out"
         )
     if gain_shape and (marginal.table is not None or (name or data) != "gaussian"):
         what = "a table" if marginal.table is not None else f"a {name or data} likelihood"
@@ -93,7 +93,9 @@ def _of_table(
         for channel in some:
             if channel not in table.channels:
                 near = ", ".join(table.channels[:20])
-                raise DriftworkError(f"model.likelihoods.{chosen}: there is no channel '{channel}'; there are {near}")
+                raise DriftworkError(
+                    f"model.likelihoods.{chosen}: there is no channel '{channel}'; choose among {near}"
+                )
             at = table.channels.index(channel)
             if LIKELIHOODS[chosen].data == "bernoulli" and not binary[at]:
                 raise DriftworkError(

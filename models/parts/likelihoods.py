@@ -100,8 +100,8 @@ class Likelihood(Density, Protocol):
         ...
 
     def locations(self) -> list[int]:
-        """Return, for each channel, the number of the parameter that moves its mean by as much as it grows, in units of
-        the marginal's scale; -1 for a channel without one. A config with `from_neighbours` needs it."""
+        """Return for each channel the index of the parameter that is added to its mean, in units of the marginal's
+        scale; -1 for a channel without one. A config with `from_neighbours` needs it."""
         ...
 
     def beta_log_prob(self, parameters: Tensor, y: Tensor, beta: float, observed: Tensor | None = None) -> Tensor:

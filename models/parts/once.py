@@ -19,7 +19,7 @@ _KEPT: ContextVar[dict[Any, tuple[Any, Any]] | None] = ContextVar("kept", defaul
 def shared() -> Iterator[None]:
     """Keep the results of functions marked with `once` until the end of the block.
 
-    Neither weights nor batches may change inside, and no result may be differentiated."""
+    Neither weights nor batches may change within the block, and no result may be differentiated."""
     token = _KEPT.set({})
     try:
         yield

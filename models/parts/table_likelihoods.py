@@ -117,7 +117,7 @@ def with_noise(data: LikelihoodName, marginal: Marginal, noise: Noise) -> WithFr
     if marginal.table is None:
         return NoisyMean(marginal, noise)
     if noise != "channel":
-        raise DriftworkError(f"model.noise={noise}: channels of a table differ in scale; take model.noise=channel")
+        raise DriftworkError(f"model.noise={noise}: channels of a table differ in scale; set model.noise=channel")
     binary = torch.tensor(marginal.table.binary)
     channels = [at for at in ((~binary).nonzero()[:, 0], binary.nonzero()[:, 0]) if len(at)]
     parts = [Bernoulli(marginal.of(at)) if binary[at[0]] else NoisyMean(marginal.of(at), noise) for at in channels]

@@ -1,4 +1,4 @@
-"""The setting `loops`: whether the loops over time may take a faster form than the eager one."""
+"""The setting `loops`: whether the loops over time may use a faster form than the eager one."""
 
 from typing import Literal
 
@@ -14,5 +14,5 @@ def set_loops(loops: Loops) -> None:
 
 
 def faster_forms() -> bool:
-    """Return whether faster forms may be taken."""
+    """Return whether faster forms may be used."""
     return _loops == "auto"

@@ -1,4 +1,4 @@
-"""Compile loops by numba, and the vector functions inside them. The only module that imports numba.
+"""Compile loops by numba, and the vector functions inside them. This is the only module that imports numba.
 
 numba compiles a function at its first call, for the processor it runs on, and keeps the machine code on disk. The only
 fast-math flag allows fused multiply-adds, so that NaN and infinity propagate as in torch.

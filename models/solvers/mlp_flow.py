@@ -13,7 +13,7 @@ class MlpFlow:
     """The `recurrence.Flow` a_1 = f(W_1 h + b_1),  a_l = f(W_l a_(l-1) + b_l),  h' = h + dt (V a_L + c).
 
     The default has one hidden layer of tanh units, as wide as the state. With tanh units the rate of change is bounded,
-    |V a + c| <= |V|_1 + |c|, so that a state cannot diverge within a gap; with ELU units it is not.
+    |V a + c| <= |V|_1 + |c|, so that a state cannot diverge within a gap. With ELU units the rate is unbounded.
     """
 
     depth = 1

@@ -269,7 +269,8 @@ def updates_back(
 def step_back(
     delta: Floats, d_zr: Floats, d_g: Floats, zr: Floats, g: Floats, start: Floats, length: np.float32
 ) -> None:  # fmt: skip
-    """Write the gradients of the arguments of z and g, and replace delta by that of h other than through z, r and g."""
+    """Write the gradients of the arguments of z and g, and replace delta by the gradient of h without its parts through
+    z, r and g."""
     one = np.float32(1)
     for j in range(len(g)):
         z = zr[j]

@@ -196,7 +196,7 @@ class SdeLoop(NamedTuple):
     def forward(
         self, constants: Tensors, x: Tensor, inputs: Tensors, data: Tensors, keep: bool = True
     ) -> list[Tensor]:  # fmt: skip
-        """Without `keep`, what the backward pass needs is left of one step alone."""
+        """Return the results of all steps. Without `keep`, the tensors for the backward pass have one step alone."""
         (A, V, c, *layers), (pre,), (dt, noise, informed) = constants, inputs, data
         (M, G, P, W), Z, L = pre.shape, x.shape[1], len(layers) // 2
         At, Vt, hidden = A.mT.contiguous(), V.mT.contiguous(), [w.mT.contiguous() for w in layers[:L]]

@@ -77,8 +77,8 @@ def unpack(
     of them. The rest of a killed attempt is removed first.
 
     Raises:
-        DriftworkError: the archive is broken, cut short, hostile or over a limit, holds nothing to take, or fills the
-            disk.
+        DriftworkError: the archive is broken, cut short, hostile or over a limit, contains nothing to unpack, or fills
+            the disk.
     """
     temporary = folder.with_name(f".{folder.name}.unpacking")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -104,7 +104,7 @@ def _fill(archive: Path, root: Path, below: str, suffixes: tuple[str, ...], limi
         for member in _within(read(archive, limits), limits, archive.stat().st_size):
             path = _checked(member.name)
             if str(path) in known:
-                raise _RefusedError(f"{printable(member.name)}: is there twice")
+                raise _RefusedError(f"{printable(member.name)}: occurs twice")
             known.add(str(path))
             if not path.is_relative_to(below) or path.suffix.lower() not in suffixes:
                 continue
@@ -155,7 +155,7 @@ def _write(member: _Member, target: Path) -> None:
                 break
             handle.write(piece)
     if written != member.size:
-        raise _RefusedError(f"{printable(member.name)}: its size is other than the {member.size} bytes in its header")
+        raise _RefusedError(f"{printable(member.name)}: its size differs from the {member.size} bytes in its header")
 
 
 class _RefusedError(Exception):
@@ -177,7 +177,7 @@ def _readable(archive: Path) -> Iterator[None]:
         IsADirectoryError,
     ) as error:  # one name to this file system
         raise DriftworkError(
-            f"{archive}: {Path(error.filename).name}: is there twice; delete the archive and fetch it again"
+            f"{archive}: {Path(error.filename).name}: occurs twice; delete the archive and fetch it again"
         ) from None
     except _BROKEN as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -279,4 +279,4 @@ def _check_directory(archive: Path, limits: Limits) -> None:
             handle.seek(struct.unpack_from("<Q", tail, at - 12)[0])
             count, size = struct.unpack_from("<32xQQ", handle.read(56))
     if count > 2 * limits.max_files or size > 2 * limits.max_files * _DIRECTORY_ENTRY:
-        raise _RefusedError(f"a directory of {count} members and {size} bytes; max_files={limits.max_files}")
+        raise _RefusedError(f"{count} members, and a directory of {size} bytes, over max_files={limits.max_files}")

@@ -1,7 +1,7 @@
-"""The Bach chorales of music21's corpus as MIDI files: real music for users who have none at hand.
+"""The Bach chorales of music21's corpus as MIDI files: real music for users without files of their own.
 
 Files keep music21's names, `bwv227.3.mid`. The MIDI reader treats the part after the last dot as a version, so that all
-chorales of one work are one song: a motet sets the same tune several times, and that must not cross the splits.
+chorales of one work are one song: a motet sets the same tune several times, and a tune must not be in two splits.
 """
 
 import os

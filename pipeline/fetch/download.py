@@ -1,7 +1,7 @@
 """Download one file over HTTP, whole or not at all: resumed, retried, checked against its limits and its hash.
 
-NAME.part         bytes received so far
-NAME.part.json    the answer that they belong to: address, validator (ETag or date), length
+NAME.part         bytes received so far NAME.part.json    the response that they belong to: address, validator (ETag or
+date), length
 """
 
 import json
@@ -37,9 +37,9 @@ _PROGRESS = 2**20
 
 class Patience(NamedTuple):
     timeout: float = 30.0
-    """Maximum seconds to connect, and between two pieces of an answer."""
+    """Maximum time to connect, and between two pieces of a response, in seconds."""
     slowest: float = 100.0
-    """Bytes per second, averaged over `timeout` seconds, below which an answer counts as stalled."""
+    """Bytes per second, averaged over `timeout` seconds, below which a response counts as stalled."""
     attempts: int = 6
     """Maximum number of consecutive requests without progress."""
     wait: float = 1.0
@@ -49,7 +49,7 @@ class Patience(NamedTuple):
 
 
 class _BrokenOffError(Exception):
-    """Error for an answer after which another attempt may succeed. `failed` counts failed requests, with this one."""
+    """Error for a response after which another attempt may succeed. `failed` counts failed requests, with this one."""
 
     def __init__(self, reason: str, failed: int = 1) -> None:
         super().__init__(reason)
@@ -66,11 +66,11 @@ def download(
 ) -> str:
     """Fetch `url` to `target`, which appears when it is complete, and return its SHA-256.
 
-    A killed download resumes if the server confirms that the file is still the same. `seen` is called with the numbers
-    of received and of all bytes; the second is 0 if the server does not give it.
+    A killed download resumes if the server confirms that the file is still the same. `seen` is called with the number
+    of received bytes and that of all bytes, which is 0 if the server does not give it.
 
     Raises:
-        DriftworkError: an answer over `max_bytes`, a hash that is not `expected`, no room, a redirect that leads in
+        DriftworkError: a response over `max_bytes`, a hash that is not `expected`, no room, a redirect that leads in
             circles or away from HTTP, a refusal, or no success in `patience.attempts` attempts without progress.
     """
     part = _Part(target)
@@ -89,23 +89,23 @@ def download(
         furthest = max(furthest, part.size)
         if failed < patience.attempts:
             time.sleep(min(patience.wait * 2**failed / 2, patience.longest_wait))
-    kept = f"; {part.size} bytes are kept, and another call goes on from them" if part.size else ""
+    kept = f"; {part.size} bytes are kept; call again to continue from them" if part.size else ""
     raise DriftworkError(f"{url}: {reason}; given up after {failed} attempts{kept}")
 
 
 def _reason(error: Exception | None, patience: Patience) -> str:
-    """Return the reason for a missing or unfinished answer, in one line."""
+    """Return the reason for a missing or unfinished response, in one line."""
     if isinstance(error, ReadTimeoutError):
-        return f"no answer for {patience.timeout:g} s"
+        return f"no response for {patience.timeout:g} s"
     if isinstance(error, ResponseError | _BrokenOffError):
         return str(error)
     if isinstance(error, ConnectTimeoutError | ProxyError):
         return f"cannot be reached: {error.__cause__ or error}"
-    return f"the answer broke off: {error}"
+    return f"the response broke off: {error}"
 
 
 class _Part:
-    """The unfinished file, and the note on the answer that it belongs to."""
+    """The unfinished file, and the note on the response that it belongs to."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -145,7 +145,7 @@ def _attempt(
     retries: Retries,
     seen: Callable[[int, int], None],
 ) -> None:
-    """Append the body of one answer to the part, and return once the file is complete."""
+    """Append the body of one response to the part, and return once the file is complete."""
     note = part.note()
     start = part.size if note.get("url") == url and note.get("validator") else 0
     if start and start == note.get("total"):
@@ -171,7 +171,7 @@ def _attempt(
 def _begin(
     url: str, answer: urllib3.BaseHTTPResponse, part: _Part, start: int, note: dict[str, Any]
 ) -> tuple[int, int]:
-    """Return the byte that the answer begins at, and the length of the file or 0."""
+    """Return the byte that the response begins at, and the length of the file, or 0 if it is not known."""
     if answer.status in (206, 416) and start:
         total = _resumed(answer.headers, start, note) if answer.status == 206 else None
         if total is not None:
@@ -179,7 +179,7 @@ def _begin(
         part.discard()
         raise _BrokenOffError("the file has changed since the download began")
     if answer.status != 200:
-        raise DriftworkError(f"{url}: the server answers {answer.status} {answer.reason} and sends no file; check url")
+        raise DriftworkError(f"{url}: the server responded {answer.status} {answer.reason} and sent no file; check url")
     total = _length(answer.headers)  # the whole file: it changed, or the server knows no ranges
     part.begin(url, _validator(answer.headers), total)
     return 0, total
@@ -214,7 +214,7 @@ def _copy(
                 began, at_began = now, done
         _to_disk(handle)
     if total and done < total:
-        raise _BrokenOffError(f"the answer ended after {done} of {total} bytes")
+        raise _BrokenOffError(f"the response ended after {done} of {total} bytes")
 
 
 def _finish(url: str, part: _Part, expected: str | None) -> str:
@@ -222,8 +222,8 @@ def _finish(url: str, part: _Part, expected: str | None) -> str:
     if expected is not None and found != expected:
         part.discard()
         raise DriftworkError(
-            f"{url}: sha256 {found}, expected {expected}: altered on its way, or changed by the publisher "
-            "; try again, or correct the hash in configs/fetch or fetch.lock.json"
+            f"{url}: sha256 {found}, expected {expected}: altered on its way, or changed by the publisher; "
+            "try again, or correct the hash in configs/fetch or fetch.lock.json"
         )
     part.publish()
     return found

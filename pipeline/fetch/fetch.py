@@ -113,7 +113,7 @@ def _file(config: FetchConfig, file: Remote, book: _Book, patience: Patience, se
 def _is_unpacked(config: FetchConfig, file: Remote, into: Unpack, book: _Book) -> bool:
     folder = config.to / into.into
     if folder.exists() and into.into not in book.get(file, "unpacked", {}):
-        raise DriftworkError(f"{folder}: is there already, and was not unpacked from {file.path}; give another to=")
+        raise DriftworkError(f"{folder}: exists already, and was not unpacked from {file.path}; give another to=")
     return folder.exists()
 
 
@@ -142,7 +142,7 @@ def _table(config: TableSource, folders: list[Path], book: _Book) -> Path:
     made = {"from": [book.get(file, "sha256") for file in config.files], "settings": settings}
     before = book.get(first, "table")
     if path.exists() and before is None:
-        raise DriftworkError(f"{path}: is there already, and was not written from {first.path}; give another to=")
+        raise DriftworkError(f"{path}: exists already, and was not written from {first.path}; give another to=")
     if not path.exists() or before != made:
         print(f"writing {path}", flush=True)
         book.put(first, table={})  # a call that is killed from here on leaves a table that the next one writes again

@@ -51,20 +51,20 @@ class Retries(urllib3.Retry):
             return None
         if seconds is not None and seconds > float(self.backoff_max):
             raise _LongWaitError(
-                f"the server answers {response.status}, and asks to come back in {seconds:.0f} s; fetch again then"
+                f"the server responded {response.status} and requires a wait of {seconds:.0f} s; fetch again after that"
             )
         return seconds
 
 
 def get(url: str, headers: dict[str, str], timeout: float, retries: Retries) -> urllib3.BaseHTTPResponse:
-    """Request `url` and return the answer, of any status, with its body unread.
+    """Request `url` and return the response, of any status, with its body unread.
 
     Proxies are those of the environment, as in urllib.
 
     Raises:
         DriftworkError: a redirect that is circular or not allowed, a certificate that cannot be trusted, a server that
             requires too long a wait.
-        urllib3.exceptions.MaxRetryError: no answer, with the last reason.
+        urllib3.exceptions.MaxRetryError: no response, with the last reason.
     """
     try:
         return _manager(url).request(
@@ -84,7 +84,7 @@ def get(url: str, headers: dict[str, str], timeout: float, retries: Retries) -> 
 
 
 def failures(answer: urllib3.BaseHTTPResponse) -> int:
-    """Return the number of requests that failed before this answer."""
+    """Return the number of requests that failed before this response."""
     return sum(request.redirect_location is None for request in answer.retries.history) if answer.retries else 0
 
 

@@ -32,11 +32,11 @@ Below = Annotated[str, AfterValidator(_relative)]
 
 class Unpack(Limits):
     below: Below
-    """Folder in the archive whose files are taken."""
+    """Folder in the archive whose files are unpacked."""
     into: Below
     """Folder below `to` that the files are unpacked to."""
     suffixes: tuple[str, ...]
-    """Endings, in lower case, of the names of the files that are taken."""
+    """Endings, in lower case, of the names of the files that are unpacked."""
 
 
 class Remote(Config):

@@ -33,7 +33,7 @@ def check_corpus(root: Path) -> dict[str, Half]:
         halves[half] = Half(len(speakers), len(here))
         if halves[half] != Half(SPEAKERS[half], sentences):
             raise DriftworkError(
-                f"from={root}: {half.upper()} has {len(here)} sentences of {len(speakers)} speakers, and TIMIT has "
+                f"from={root}: {half.upper()} has {len(here)} sentences of {len(speakers)} speakers, but TIMIT has "
                 f"{sentences} of {SPEAKERS[half]}; give the whole corpus, or run `prepare` on this part"
             )
     for match in found:

@@ -74,7 +74,7 @@ def _stay(path: Path) -> Iterator[Row]:
             time, parameter, text = cells
             hours, _, minutes = time.partition(":")
             if not (hours.isdigit() and minutes.isdigit() and int(minutes) < 60):
-                raise DriftworkError(f"{where}: {printable(time)} is no time in hours and minutes; {_AGAIN}")
+                raise DriftworkError(f"{where}: {printable(time)} is not a time in hours and minutes; {_AGAIN}")
             minute = 60 * int(hours) + int(minutes)
             if parameter in ("", "RecordID"):
                 continue
@@ -129,5 +129,5 @@ def _number(text: str, where: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise DriftworkError(f"{where}: {printable(text)[:40]} is no number; {_AGAIN}")
+        raise DriftworkError(f"{where}: {printable(text)[:40]} is not a number; {_AGAIN}")
     return number

@@ -1,4 +1,5 @@
-"""Build one shard: hash its inputs, read them, and write the tar file and its entry. A task does this; it needs no Ray.
+"""Build one shard: hash its inputs, read them, and write the tar file and its entry. Each Ray task runs this code,
+which does not import Ray.
 
 A worker may die at any point and another build its shard again: the tar is written first and its entry last, both
 atomically. An entry with the right fingerprint beside an intact tar is a finished shard. For a store both are built
@@ -53,7 +54,7 @@ class Entry(Config):
     fingerprint: str
     """Hash of everything that decides the bytes of the shard."""
     shard: Shard | None
-    """Shard's entry of the manifest. None if no item could be read."""
+    """The shard's entry in the manifest. None if no item could be read."""
     inputs: dict[str, str | None]
     """SHA-256 of each raw file by its path below the source folder. None for a file that could not be opened."""
     contents: tuple[str | None, ...]

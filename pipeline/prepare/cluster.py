@@ -1,4 +1,4 @@
-"""Run tasks on Ray, on this machine or on a cluster. The only module that imports Ray."""
+"""Run tasks on Ray, on this machine or on a cluster. This is the only module that imports Ray."""
 
 import os
 import secrets
@@ -38,7 +38,7 @@ class Task(NamedTuple):
     key: int
     arguments: tuple[Any, ...]
     cpus: float = 1.0
-    """Number of CPUs reserved for the task, as are `gpus`; less than one shares a device."""
+    """Number of CPUs that are reserved for the task, beside `gpus` GPUs. A number below 1 shares a device."""
     gpus: float = 0.0
 
 
@@ -95,7 +95,8 @@ def _init(address: str, options: dict[str, Any]) -> None:
                 continue
             reason = " ".join(str(error).split())
             if address == "local":
-                raise DriftworkError(f"address=local: Ray does not start: {reason}") from error
+                cure = "end Ray processes that are left over, or free memory"
+                raise DriftworkError(f"address=local: Ray does not start: {reason}; {cure}") from error
             what, cure = (
                 "no Ray cluster answers, or it refuses our token",
                 "start it, or copy its token to this machine",
@@ -152,7 +153,8 @@ def _result(ref: ray.ObjectRef) -> Any:
     except RayTaskError as error:
         raise error.cause from error
     except RayError as error:  # the cluster failed, for example its head is gone
-        raise DriftworkError(f"Ray: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split())
+        raise DriftworkError(f"Ray failed: {reason}; check the cluster with ray status") from error
 
 
 def _nodes() -> Nodes:

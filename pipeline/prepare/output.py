@@ -3,7 +3,8 @@
     FOLDER/.incomplete/   unfinished shards and entries, from which a later attempt continues
     FOLDER/*.tar, quarantine.jsonl, DATACARD.md, and last of all manifest.json
 
-Without the manifest the folder is not a data set; with it, nothing but the repair of a damaged shard changes it.
+A folder without the manifest is not a data set. Once the manifest exists, only the repair of a damaged shard changes
+the folder.
 """
 
 import json
@@ -141,7 +142,7 @@ def inputs_of(plans: list[ShardPlan], source: Path | None) -> dict[str, str | No
 
 def check_inputs(manifest: Manifest, now: dict[str, str | None], out: Place) -> None:
     """Raise `DriftworkError` if the raw files, with hashes `now`, differ from those that the data set at `out` was made
-    of."""
+    from."""
     then = manifest.inputs
     changes = {
         "new": sorted(now.keys() - then.keys()),

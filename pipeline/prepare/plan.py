@@ -79,7 +79,7 @@ def make_plan(items: list[Item], recipe: Recipe, joins: Mapping[str, str]) -> li
 
 
 def fingerprint(recipe: Recipe, plan: ShardPlan, inputs: dict[str, str | None], limits: Limits) -> str:
-    """Return a hash that is equal if and only if the shard would come out the same."""
+    """Return a hash that is equal if and only if the shard would have the same bytes."""
     items = [(item.name, item.group) for item in plan.items]
     parts = [SCHEMA, recipe.model_dump(mode="json"), plan.file, items, sorted(inputs.items()), limits]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

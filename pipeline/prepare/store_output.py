@@ -98,7 +98,7 @@ class StoreOutput(NamedTuple):
         self.clean()
 
     def clean(self) -> None:
-        """Remove objects that are not needed once the manifest exists; the recipe last."""
+        """Remove objects that are not needed once the manifest exists, the recipe last."""
         self.staging.remove(sorted(_below_incomplete(self.staging.names()), key=lambda name: name == _RECIPE))
 
     def discard(self, unreadable: Iterable[Unreadable]) -> None:

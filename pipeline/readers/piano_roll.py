@@ -53,7 +53,7 @@ def check_rate(rate: float) -> None:
     """Raise `ValueError` for a rate in frames per second that no MIDI tempo gives exactly."""
     frames, micros = _clock(rate)
     if frames > 10_000 or micros >= 2**24:  # beyond, int64 overflows, or no MIDI tempo can say it
-        raise ValueError(f"rate={rate:g} has no exact MIDI tempo; take one such as 5, 7.5, 10, 24 or 50")
+        raise ValueError(f"rate={rate:g} has no exact MIDI tempo; give one such as 5, 7.5, 10, 24 or 50")
 
 
 def write_midi(path: Path, frames: NDArray[np.bool_], rate: float) -> None:
@@ -131,8 +131,8 @@ def _released_first(key: Integers, tick: Integers, press: NDArray[np.bool_]) -> 
 def _frames(ticks: Integers, events: Events, rate: float) -> Integers:
     """Return the first frame at or after each tick.
 
-    Exact: microseconds x ticks per quarter are summed as integers. They stay below 2^62 before the check of the length
-    and, times the at most 10,000 frames of `_clock`, below 2^63 after it.
+    The result is exact: microseconds x ticks per quarter are summed as integers. They stay below 2^62 before the check
+    of the length and, times the at most 10,000 frames of `_clock`, below 2^63 after it.
     """
     longest = f"longer than {MAX_HOURS} hours"
     if ticks.max() >= MAX_TICK:

@@ -74,7 +74,7 @@ def parse_asf(text: str) -> Skeleton:
     names = ["root", *((block.get("name") or ["(no name)"])[0] for block in blocks)]
     for name in names:
         if names.count(name) > 1:
-            raise UnreadableError(f"skeleton: bone '{name}' is there twice")
+            raise UnreadableError(f"skeleton: bone '{name}' occurs twice")
     parents = _parents(sections["hierarchy"], names)
     bones = [_root(root, radians)]
     bones += [_bone(name, parents[name], block, radians) for name, block in zip(names[1:], blocks, strict=True)]
@@ -267,7 +267,7 @@ def _take(frame: dict[str, list[float]], name: str, words: list[str], sizes: dic
     if name not in sizes:
         raise UnreadableError(f"{where} is not in the skeleton")
     if name in frame:
-        raise UnreadableError(f"{where} is there twice")
+        raise UnreadableError(f"{where} occurs twice")
     frame[name] = _numbers(words, sizes[name], where).tolist()
 
 

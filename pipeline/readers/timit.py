@@ -112,9 +112,9 @@ def _seconds(key: str, group: str, samples: NDArray[np.int16]) -> list[Sequence]
 def _samples(path: Path) -> NDArray[np.int16]:
     pcm = _parse(read_raw(path, MAX_BYTES, "a sentence"))
     if pcm.samples.shape[1] != 1:
-        raise UnreadableError(f"{pcm.samples.shape[1]} channels; speech here is mono")
+        raise UnreadableError(f"{pcm.samples.shape[1]} channels; only mono is read")
     if pcm.rate != RATE:
-        raise UnreadableError(f"{pcm.rate} samples a second, not {RATE}")
+        raise UnreadableError(f"{pcm.rate} samples per second, not {RATE}")
     if not len(pcm.samples):
         raise UnreadableError("holds no samples")
     if len(pcm.samples) < MIN_FRAMES * FRAME:

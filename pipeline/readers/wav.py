@@ -64,7 +64,8 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _form(content: bytes) -> _Form:
-    """Parse a `fmt ` chunk. In WAVE_FORMAT_EXTENSIBLE, which some programs always write, the coding follows it."""
+    """Parse a `fmt ` chunk. In WAVE_FORMAT_EXTENSIBLE, which some programs always write, the coding is in a later
+    field."""
     if len(content) < 16:
         raise UnreadableError("RIFF WAVE: truncated or damaged before the samples")
     coding, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", content)

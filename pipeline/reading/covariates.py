@@ -35,6 +35,6 @@ class Covariates:
     def of(self, about: dict[str, Any] | None) -> NDArray[np.float32]:
         if self.width == 0:
             return np.zeros(0, np.float32)
-        assert about is not None, "a sequence of a table says what it is about"
+        assert about is not None, "a sequence of a table has a description"
         numbers = (np.array(about["static"], np.float64) - self.mean) / self.scale
         return np.nan_to_num(numbers, nan=0.0).astype(np.float32)

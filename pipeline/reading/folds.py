@@ -32,7 +32,9 @@ class FoldConfig(Config):
     @model_validator(mode="after")
     def _is_a_part(self) -> Self:
         if self.fold >= self.count:
-            raise ValueError(f"fold={self.fold}: {self.count} parts are numbered 0 to {self.count - 1}; take one")
+            raise ValueError(
+                f"fold={self.fold}: {self.count} parts are numbered 0 to {self.count - 1}; give one of these"
+            )
         return self
 
 

@@ -80,7 +80,7 @@ def test_taken_name_is_refused():
     class Imposter(Named):
         name: Literal["blue"] = "blue"
 
-    with pytest.raises(DriftworkError, match=r"a colour 'blue' already, .*BlueConfig; take another name"):
+    with pytest.raises(DriftworkError, match=r"colour 'blue' exists already, from .*BlueConfig; choose another name"):
         grown(RedConfig, BlueConfig, Imposter)
     assert grown(RedConfig, BlueConfig, BlueConfig).configs == (RedConfig, BlueConfig)
 

@@ -29,7 +29,7 @@ GOOD = 4
 
 
 def cells(random: Random, row: list[str]) -> list[str]:
-    """Replace the time or a value of a row of a long table by text that is no number."""
+    """Replace the time or a value of a row of a long table by text that is not a number."""
     at = random.choice([1, 3])
     return [*row[:at], random.choice(["x", "1;5", "--1", "0x1f", "1e", "٣", "\0"]), *row[at + 1 :]]
 

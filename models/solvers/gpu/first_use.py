@@ -19,7 +19,7 @@ _found: dict[Hashable, bool] = {}
 
 
 def _warn(name: str, problem: str) -> None:
-    warnings.warn(f"{name} is turned off, the eager form is taken: {problem}", stacklevel=4)
+    warnings.warn(f"{name} is turned off, and the eager form is used: {problem}", stacklevel=4)
 
 
 _report: Callable[[str, str], None] = _warn

@@ -1,4 +1,4 @@
-"""The loop of `flow` for Triton: one kernel takes each trajectory through all steps forward, one takes it back.
+"""The loop of `flow` for Triton: one kernel takes each trajectory through all steps forward, and one goes backward.
 
 A program holds the weights of its trajectory's network in registers and goes through all steps of all stages; nothing
 is launched in between. Vectors and matrices are padded to powers of two: padded entries are loaded as 0 and never

@@ -1,8 +1,8 @@
 """The recurrent loop with the pointwise arithmetic between two matrix products as one kernel, for `replay`.
 
 Each function below is an operation of torch that writes to its last arguments. On a GPU a Triton kernel of the same
-name carries it out (`gru_triton`); elsewhere the function itself does, which tests hold to the eager form. Letters are
-those of `recurrence` and `gru_flow`.
+name carries it out (`gru_triton`); elsewhere the function itself does, and tests compare it with the eager form.
+Letters are those of `recurrence` and `gru_flow`.
 """
 
 import functools

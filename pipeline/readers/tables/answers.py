@@ -1,6 +1,6 @@
 """A model's outputs for missing entries and new times of a table, kept on disk until the table is written.
 
-They are sorted by file and row; memory is bounded."""
+The outputs are sorted by file and row, and memory is bounded."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,7 +64,7 @@ class Answers:
 class Continuations:
     """New times of series with the answers for them, by file and row of the last time of the series.
 
-    Only their positions on disk are in memory.
+    Only the positions of the answers on disk are in memory.
 
     Args:
         folder: folder of the file on disk.

@@ -1,4 +1,4 @@
-"""Read CSV, Parquet and .npz files as batches of columns in numpy. The only module that reads by pyarrow.
+"""Read CSV, Parquet and .npz files as batches of columns in numpy. This is the only module that reads by pyarrow.
 
 A batch is a block of a CSV file or a part of a row group, so that memory does not grow with the file. Rows are numbered
 from 1, without the header and blank lines of a CSV file.
@@ -74,9 +74,9 @@ class Batch:
             if exact:
                 self._check_integers(array, column)
             cure = cure_of_instant if column == self.config.time else self._cure
-            array = self._cast(array, column, lambda part: pc.cast(part, pa.float64()), "is no number", cure)
+            array = self._cast(array, column, lambda part: pc.cast(part, pa.float64()), "is not a number", cure)
         elif pa.types.is_integer(array.type) or pa.types.is_floating(array.type) or pa.types.is_boolean(array.type):
-            what = "is an integer that no double holds"
+            what = "is an integer that no double can represent"
             array = self._cast(array, column, lambda part: pc.cast(part, pa.float64(), safe=exact), what)
         elif pa.types.is_decimal(array.type) or pa.types.is_null(array.type):
             array = pc.cast(array, pa.float64())
@@ -94,7 +94,7 @@ class Batch:
         return values, missing
 
     def _cure(self, text: str) -> str:
-        """Return what to do about a cell that is no number, as the end of an error message."""
+        """Return the cure for a cell that is not a number, as the end of an error message."""
         every = self.config.layout == "wide" and not self.config.channels
         return cure_of_number(text) + (", or list the columns with values in dataset.channels" if every else "")
 
@@ -104,7 +104,7 @@ class Batch:
         for at in np.flatnonzero(np.asarray(long)):
             text = array[int(at)].as_py()
             if abs(int(text)) > 2**53:  # as pyarrow refuses an integer column
-                what = "is an integer that no double holds"
+                what = "is an integer that no double can represent"
                 raise self.bad(at, f"column '{printable(column)}' {what}: {shown(text)}")
 
     def time(self) -> tuple[NDArray[Any], bool | None]:
@@ -129,13 +129,13 @@ class Batch:
             zoned = bool(zones[:1].any())
             if (zones != zoned).any():
                 at = np.argmax(zones != zoned)
-                raise self.bad(at, f"column '{name}' has times with a zone and without; write all alike")
+                raise self.bad(at, f"column '{name}' has times with and without a zone; write all times alike")
         elif pa.types.is_timestamp(array.type):
             zoned = array.type.tz is not None
         elif not pa.types.is_date(array.type):
             raise UnreadableError(f"column '{name}' is of type {array.type}; set dataset.time_unit to its unit")
         target = pa.timestamp("ns", tz="UTC" if zoned else None)
-        what = "is no time by ISO 8601 of 1678 to 2261"
+        what = "is not a time by ISO 8601 of 1678 to 2261"
         array = self._cast(array, column, lambda part: pc.cast(part, target), what, cure_of_time)
         self._none_missing(np.asarray(array.is_null()))
         return np.asarray(pc.cast(array, pa.int64()), np.int64), zoned
@@ -255,12 +255,12 @@ def _parquet(path: Path, config: TableConfig) -> _File:
 def _npz(path: Path, config: TableConfig) -> _File:
     """Open a file of arrays, one per column; a two-dimensional array has a column per channel."""
     if path.open("rb").read(2) != b"PK":
-        raise UnreadableError("is no .npz file")
+        raise UnreadableError("is not an .npz file")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             columns = {name: arrays[name] for name in arrays.files}
     except (zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError, RuntimeError, AttributeError) as error:
-        raise UnreadableError(f"is no file of arrays: {_reason(error)}") from None
+        raise UnreadableError(f"is not a file of arrays: {_reason(error)}") from None
     block = columns.pop(config.value, None) if config.layout == "wide" else None
     if block is not None:
         names = config.channels or tuple(map(str, range(block.shape[-1] if block.ndim else 0)))

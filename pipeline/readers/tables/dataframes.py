@@ -20,7 +20,7 @@ def write(frame: Any, path: Path) -> None:
 
 
 def read(path: Path, like: Any) -> Any:
-    """Return a Parquet file as a table of the kind of `like`: a pandas DataFrame, or else a pyarrow Table."""
+    """Return a Parquet file as a table of the type of `like`: a pandas DataFrame, or else a pyarrow Table."""
     table = pa.parquet.read_table(path)
     return table.to_pandas() if _is_pandas(like) else table
 
@@ -31,7 +31,7 @@ def _arrow(frame: Any) -> pa.Table:
         return pa.Table.from_pandas(frame.reset_index(named) if named else frame, preserve_index=False)
     if hasattr(frame, "__arrow_c_stream__"):
         return pa.table(frame)
-    raise DriftworkError(f"a {type(frame).__name__} is no table; give a path, a pandas DataFrame or an Arrow table")
+    raise DriftworkError(f"a {type(frame).__name__} is not a table; give a path, a pandas DataFrame or an Arrow table")
 
 
 def _is_pandas(frame: Any) -> bool:

@@ -67,7 +67,7 @@ def merge(config: TableConfig, folder: Path, files: Iterable[int], names: Sequen
     if len(zones) > 1:
         raise DriftworkError(
             f"{printable(names[zones[True]])} has times with a zone and {printable(names[zones[False]])} without; "
-            "write all alike"
+            "write all times alike"
         )
     series = sorted(known)
     order = list(channels) if config.channels else sorted(channels)

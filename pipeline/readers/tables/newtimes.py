@@ -68,7 +68,9 @@ def _instant(text: str, unit: TimeUnit, zoned: bool) -> int | float:
     except ValueError:
         raise DriftworkError(f"until={text}: must be a time by ISO 8601, or a span as in +2d") from None
     if (found.tzinfo is not None) != zoned:
-        raise DriftworkError(f"until={text}: the times of the table have {'a' if zoned else 'no'} zone; write it alike")
+        raise DriftworkError(
+            f"until={text}: the times of the table have {'a' if zoned else 'no'} zone; write until in the same way"
+        )
     since = (found if zoned else found.replace(tzinfo=UTC)) - datetime(1970, 1, 1, tzinfo=UTC)
     return (since.days * 86400 + since.seconds) * 10**9 + since.microseconds * 1000
 
@@ -131,7 +133,7 @@ def times_like(own: pa.Scalar, ticks: NDArray[Any], config: TableConfig) -> pa.A
         return pc.cast(instants, kind if not pa.types.is_timestamp(kind) else pa.timestamp(kind.unit, None)).cast(kind)
     except pa.ArrowInvalid:
         raise DriftworkError(
-            f"every: column '{config.time}' is of type {kind}, which holds no {_iso(ticks[0], 9)}; take whole units"
+            f"every: column '{config.time}' is of type {kind}, which holds no {_iso(ticks[0], 9)}; give whole units"
         ) from None
 
 
@@ -141,7 +143,7 @@ def _numbers_like(own: pa.Scalar, ticks: NDArray[np.float64]) -> pa.Array:
         plain = whole and re.fullmatch(r"\s*[+-]?\d+\s*", own.as_py())
         return pa.array([str(int(tick)) if plain else repr(float(tick)) for tick in ticks], own.type)
     if pa.types.is_integer(own.type) and not whole:
-        raise DriftworkError("every: the times of the table are whole numbers; take a whole number")
+        raise DriftworkError("every: the times of the table are whole numbers; give a whole number")
     return pa.array(ticks, pa.float64()).cast(own.type)
 
 

@@ -26,20 +26,20 @@ def shown(text: str) -> str:
 
 
 def cure_of_number(text: str) -> str:
-    """Return what to do about a cell that is no number, as the end of an error message."""
+    """Return the cure for a cell that is not a number, as the end of an error message."""
     if re.fullmatch(r"[+-]?\d[\d.]*,\d+", text):
         return "; write decimals with a point"
     return "; add it to dataset.missing if it means a missing value"
 
 
 def cure_of_time(text: str) -> str:
-    """Return what to do about a cell that is no time by ISO 8601, as the end of an error message."""
+    """Return the cure for a cell that is not a time by ISO 8601, as the end of an error message."""
     number = re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?", text)
     return "; set dataset.time_unit to the unit of the numbers" if number else "; write times as 2024-12-31T23:59"
 
 
 def cure_of_instant(text: str) -> str:
-    """Return what to do about a time that is no number, as the end of an error message."""
+    """Return the cure for a time that is not a number, as the end of an error message."""
     return "; set dataset.time_unit=iso for dates" if re.match(r"\d{4}-\d\d-\d\d", text) else ""
 
 

@@ -151,10 +151,10 @@ class Horizon(NamedTuple):
         span = self.until if self.relative else self.until - end
         steps = span // self.every if exact else span / self.every + 1e-9  # 0.3 / 0.1 is below 3
         if steps > self.most:
-            raise DriftworkError(f"every: makes more than {self.most} new times of a series; take a longer one")
+            raise DriftworkError(f"every: makes more than {self.most} new times of a series; give a longer span")
         count = max(int(steps), 0)
         if exact and end + count * self.every > np.iinfo(np.int64).max:
-            raise DriftworkError("until: is after the year 2262, up to which times are counted; take an earlier time")
+            raise DriftworkError("until: is after the year 2262, up to which times are counted; give an earlier time")
         return last + np.arange(1, count + 1) * np.asarray(self.every)
 
 

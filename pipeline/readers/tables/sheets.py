@@ -190,7 +190,7 @@ class _Sheet:
         if self.config.likelihood == "bernoulli":
             other = (values != 0) & (values != 1)
             if other.any():
-                what = f"is {values[other][0]:g}, but likelihood=bernoulli takes 0 and 1"
+                what = f"is {values[other][0]:g}, but likelihood=bernoulli allows only 0 and 1"
                 raise batch.bad(np.argmax(other), f"column '{printable(column)}' {what}")
         return values, missing
 

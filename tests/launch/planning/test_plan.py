@@ -112,11 +112,11 @@ def test_plan_marks_counted_figures(tmp_path, capsys):
     assert main_of("plan")([config, f"data={tmp_path / 'rolls'}", "gpus=4", "train.accumulate=2"]) == 0
     lines = {line[2:].split("  ")[0]: line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")}
     assert "25,952  counted" in lines["weights"]
-    assert lines["sequences a step"].endswith("8  2 a GPU, in 2 micro-batches")
-    assert lines["steps an epoch"].split() == ["steps", "an", "epoch", "4", "counted"]
-    for name in ("step", "of it all-reduce", "efficiency", "sequences a second", "4 epochs"):
+    assert lines["sequences per step"].endswith("8  2 per GPU, in 2 micro-batches")
+    assert lines["steps per epoch"].split() == ["steps", "per", "epoch", "4", "counted"]
+    for name in ("step", "all-reduce in a step", "efficiency", "sequences per second", "4 epochs"):
         assert "modelled" in lines[name], name
-    for name in ("memory in all, a GPU", "kernel launches a step", "operations a step, a GPU"):
+    for name in ("total memory per GPU", "kernel launches per step", "operations per step and GPU"):
         assert "counted" in lines[name], name
 
 

@@ -223,7 +223,7 @@ def test_full_disk_keeps_the_old_report(uri, out, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["rulls", "out=new"], "has no experiment 'rulls'; there are Default, rolls"),
+        (["rulls", "out=new"], "has no experiment 'rulls'; choose one of Default, rolls"),
         (["Default", "out=new"], "experiment 'Default': no finished run can be reported: it has none"),
         (["rolls", "out=new", "split=val"], "no scores of single sequences; run driftwork evaluate .* split=val"),
         (["rolls", "out=full"], "out=.*full: holds other files"),

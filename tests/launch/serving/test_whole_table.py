@@ -89,7 +89,7 @@ def test_long_table_has_its_times_as_text(tmp_path, rows, sent):
 BAD = {
     "column 'pulse' is missing; a table of this model has series, time, age, p": lambda f: f.drop(columns="pulse"),
     "the table has no rows": lambda f: f[:0],
-    "row 1: column 'pulse' is no number: '7O'": lambda f: f.assign(pulse="7O"),
+    "row 1: column 'pulse' is not a number: '7O'": lambda f: f.assign(pulse="7O"),
     "the table cannot be read: .*; give each column one type": lambda f: f.assign(pulse=["7O", *[1.0] * (len(f) - 1)]),
     "series 'p 0': channel '.*' has two values at one time": lambda f: pd.concat([f, f[:9]]),
     "series 'p 0' spans 3.5997e.08 s; this model": lambda f: f.assign(time=f["time"] + 1e5 * (f.index == 0)),

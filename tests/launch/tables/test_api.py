@@ -71,7 +71,7 @@ def test_table_in_memory_is_prepared_as_its_file(tmp_path, rows):
 
 def test_mistake_is_one_line(tmp_path, run, rows):
     with pytest.raises(
-        driftwork.DriftworkError, match="a list is no table; give a path, a pandas DataFrame or an Arrow"
+        driftwork.DriftworkError, match="a list is not a table; give a path, a pandas DataFrame or an Arrow"
     ):
         run.impute(rows)
     with pytest.raises(driftwork.DriftworkError, match="a file needs an output file; give out"):

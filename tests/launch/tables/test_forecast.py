@@ -185,7 +185,7 @@ def test_timestamps_keep_type_and_zone(tmp_path, zoned, rows):
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        (["until=0", "every=1"], "until=0: is not after the end of any series; take a later time"),
+        (["until=0", "every=1"], "until=0: is not after the end of any series; give a later time"),
         (["until=60", "every=0"], "every=0: must be above 0"),
         (["until=tomorrow", "every=1"], "until=tomorrow: must be a number of h, as in the table, or . a span"),
         (
@@ -209,7 +209,9 @@ def test_zone_must_be_that_of_the_run(tmp_path, zoned, rows):
     with pytest.raises(DriftworkError, match=reason):
         forecast.main([str(zoned), f"source={naive}", f"out={tmp_path / 'a.csv'}", "until=+1d", "every=1h"])
     aware = write(tmp_path / "new.csv", dated(rows, FORMS["zulu"]))
-    with pytest.raises(DriftworkError, match="until=2024-05-01: the times of the table have a zone; write it alike"):
+    with pytest.raises(
+        DriftworkError, match="until=2024-05-01: the times of the table have a zone; write until in the same way"
+    ):
         forecast.main([str(zoned), f"source={aware}", f"out={tmp_path / 'a.csv'}", "until=2024-05-01", "every=1h"])
 
 

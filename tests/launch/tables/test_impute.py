@@ -182,7 +182,7 @@ def test_bad_series_is_named_and_returned(tmp_path, run, rows, capsys):
 @pytest.mark.parametrize(
     ("change", "settings", "reason"),
     [
-        ({"pulse": "fast"}, [], "^new.csv: row 1: column 'pulse' is no number: 'fast'; add it to dataset.missing"),
+        ({"pulse": "fast"}, [], "^new.csv: row 1: column 'pulse' is not a number: 'fast'; add it to dataset.missing"),
         ({"pulse_deviation": 1}, [], "column 'pulse_deviation' is the name of a new column; rename it in the table"),
         ({}, ["out=filled.xlsx"], r"out=filled.xlsx: must be a file that ends in .parquet or .csv"),
         (

@@ -28,7 +28,7 @@ def test_misfit_of_a_table_is_found_before_training(tmp_path):
     data = f"data={tmp_path / 'data'}"
     assert setup.steps(load(RunConfig, TABLE, [data, "train.max_epochs=3"]), manifest) == 3
     for override, error in (
-        ("model.likelihoods={student_t: [c9]}", "there is no channel 'c9'; there are c0, c1, c2"),
+        ("model.likelihoods={student_t: [c9]}", "there is no channel 'c9'; choose among c0, c1, c2"),
         ("model.gain_shape=true", "frames of a table have no gain"),
     ):
         with pytest.raises(DriftworkError, match=error):

@@ -48,7 +48,7 @@ class Whole(Gaussian):
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        ({"student_t": ("puls",)}, "no channel 'puls'; there are on, pulse, died, ph"),
+        ({"student_t": ("puls",)}, "no channel 'puls'; choose among on, pulse, died, ph"),
         ({"bernoulli": ("pulse",)}, "channel 'pulse' has other values than 0 and 1"),
         ({"gain_shape": True}, "frames of a table have no gain"),
         ({"student_t": ("ph",), "marginal": FRAMES}, "no table with named channels"),

@@ -189,7 +189,9 @@ def test_replayed_loop_is_checked_at_its_first_use(loop, monkeypatch):
     monkeypatch.setattr(first_use, "_found", {})
     wrong = lambda *p: [1.01 * x for x in module.run_eager(*p)]  # noqa: E731
     monkeypatch.setattr(module, "run_replayed", wrong)
-    with pytest.warns(UserWarning, match=f"replayed {loop} is turned off, the eager form is taken: result 0 differs"):
+    with pytest.warns(
+        UserWarning, match=f"replayed {loop} is turned off, and the eager form is used: result 0 differs"
+    ):
         found = module.run(*problem)
     assert all(torch.equal(x, y) for x, y in zip(found, module.run_eager(*problem), strict=True))
 

@@ -73,6 +73,9 @@ def test_series_may_be_shorter_than_the_window(name):
 
 
 def test_settings_of_pictures_are_refused(name):
-    for update, error in (({"networks": "conv"}, "a row of a table is no picture"), ({"noise": "frame"}, "in scale")):
+    for update, error in (
+        ({"networks": "conv"}, "a row of a table is not a picture"),
+        ({"noise": "frame"}, "in scale"),
+    ):
         with pytest.raises(DriftworkError, match=error):
             build_model(FORECASTERS[name].model_copy(update=update), "gaussian", MARGINAL)

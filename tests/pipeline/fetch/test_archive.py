@@ -120,11 +120,11 @@ def test_zipped_link_and_encrypted_member_are_refused(place):
 def test_duplicate_name_is_refused(place, kind):
     members = [("top/a.mid", b"1"), ("top/./a.mid", b"2")]
     archive = tar(place.parent / "a.tar.gz", *members) if kind == "tar" else zipped(place.parent / "a.zip", *members)
-    refused(archive, place, "there twice")
+    refused(archive, place, "occurs twice")
 
 
 def test_file_that_is_also_folder_is_refused(place):
-    refused(tar(place.parent / "a.tar.gz", ("top/a.mid", b"1"), ("top/a.mid/b.mid", b"2")), place, "there twice")
+    refused(tar(place.parent / "a.tar.gz", ("top/a.mid", b"1"), ("top/a.mid/b.mid", b"2")), place, "occurs twice")
 
 
 @pytest.mark.parametrize("kind", ["tar", "zip"])
@@ -152,7 +152,7 @@ def test_bomb_is_refused_by_its_ratio(place, kind):
 
 
 def test_false_size_in_zip_is_refused(place):
-    for lie, said in ((5, "broken"), (5000, "broken|other than")):
+    for lie, said in ((5, "broken"), (5000, "broken|size differs")):
         archive = zipped(place.parent / "a.zip", ("top/a.mid", NOISE[:1000]))
         data = bytearray(archive.read_bytes())
         struct.pack_into("<I", data, data.index(b"PK\x01\x02") + 24, lie)
@@ -175,11 +175,11 @@ def test_members_that_share_bytes_count_each(place):
 def test_huge_directory_is_refused_unread(place):
     archive = place.parent / "a.zip"
     archive.write_bytes(struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 60_000, 60_000, 2**31, 0, 0))
-    refused(archive, place, "a directory of 60000 members")
+    refused(archive, place, "60000 members")
     far = struct.pack("<4sQ2H2I4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, 10**9, 10**9, 10**11, 0)
     locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, 0, 1)
     archive.write_bytes(far + locator + struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 65535, 65535, 2**32 - 1, 0, 0))
-    refused(archive, place, "a directory of 1000000000 members")
+    refused(archive, place, "1000000000 members")
 
 
 @pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.XGLTYPE])

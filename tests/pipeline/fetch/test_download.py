@@ -153,7 +153,7 @@ def test_attempts_and_waiting_are_bounded(server, target):
         get(server, target)
     assert len(server.asked) == 3
     server.will(status(503, Retry_After=3600))
-    with pytest.raises(DriftworkError, match="asks to come back in 3600 s"):
+    with pytest.raises(DriftworkError, match="requires a wait of 3600 s"):
         get(server, target)
     assert list(target.parent.iterdir()) == []
 
@@ -161,7 +161,7 @@ def test_attempts_and_waiting_are_bounded(server, target):
 @pytest.mark.parametrize("code", [401, 403, 404, 410])
 def test_refused_request_is_not_repeated(server, target, code):
     server.will(status(code))
-    with pytest.raises(DriftworkError, match=f"answers {code}"):
+    with pytest.raises(DriftworkError, match=f"responded {code}"):
         get(server, target)
     assert len(server.asked) == 1
 
@@ -177,7 +177,7 @@ def test_silent_server_is_abandoned(target):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/a"
         began = time.monotonic()
-        with pytest.raises(DriftworkError, match=r"no answer for 0.5 s|cannot be reached: timed out"):
+        with pytest.raises(DriftworkError, match=r"no response for 0.5 s|cannot be reached: timed out"):
             download(url, target, LIMIT, patience=HASTY)
         assert time.monotonic() - began < 10
 

@@ -129,7 +129,7 @@ def test_subjects_come_singly_or_from_the_archive(server, tmp_path):
     server.files["allasfamc.zip"] = archive("zip", **members, **{"all_asfamc/README": b"x"})
     assert fetch(config("cmu", server, to, "subject=2"), QUICK).folders == (to / "subjects/02",)
     assert sorted(path.name for path in (to / "subjects/02").iterdir()) == ["02.asf", "02_01.amc"]
-    with pytest.raises(DriftworkError, match=r"subjects: is there already, and was not unpacked from allasfamc.zip"):
+    with pytest.raises(DriftworkError, match=r"subjects: exists already, and was not unpacked from allasfamc.zip"):
         fetch(config("cmu", server, to, "subject=all"), QUICK)
     fetch(config("cmu", server, tmp_path / "all", "subject=all"), QUICK)
     assert {path.name for path in (tmp_path / "all/subjects").rglob("*.amc")} == {"02_01.amc", "35_01.amc"}
@@ -225,7 +225,7 @@ def test_foreign_folder_is_not_touched(server, tmp_path):
     server.files["clean_midi.tar.gz"] = archive("tar", **{"clean_midi/a.mid": b"1"})
     (tmp_path / "clean_midi").mkdir()
     (tmp_path / "clean_midi/mine").write_bytes(b"mine")
-    with pytest.raises(DriftworkError, match=r"is there already, and was not unpacked from clean_midi.tar.gz"):
+    with pytest.raises(DriftworkError, match=r"exists already, and was not unpacked from clean_midi.tar.gz"):
         fetch(config("lakh_clean", server, tmp_path), QUICK)
     assert (tmp_path / "clean_midi/mine").read_bytes() == b"mine"
 
@@ -251,7 +251,7 @@ def test_room_for_unpacking_is_checked_first(server, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["lahk"], "there are lakh_clean, lakh_full, cmu, mnist, physionet2012, ushcn, timit"),
+        (["lahk"], "choose one of lakh_clean, lakh_full, cmu, mnist, physionet2012, ushcn, timit"),
         (["mnist"], "'to' is missing"),
         (["mnist", "to=x", "url=file:///etc"], "must be http"),
         (["mnist", "to=x", "url=http://u:p@host/"], "holds a user name or a password"),

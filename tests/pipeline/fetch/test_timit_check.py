@@ -39,7 +39,7 @@ def test_lower_case_timit_is_accepted(timit, tmp_path):
 def test_missing_or_damaged_sentence_is_named(timit):
     one = timit / "TEST/DR1/FTE0/SX3.WAV"
     one.rename(one.with_suffix(".gone"))
-    with pytest.raises(DriftworkError, match="TEST has 1679 sentences of 168 speakers, and TIMIT has 1680 of 168"):
+    with pytest.raises(DriftworkError, match="TEST has 1679 sentences of 168 speakers, but TIMIT has 1680 of 168"):
         command.main(["timit", f"from={timit}"])
     one.write_bytes(b"<html>")
     with pytest.raises(DriftworkError, match=r"TEST/DR1/FTE0/SX3.WAV is neither NIST SPHERE nor RIFF WAVE"):

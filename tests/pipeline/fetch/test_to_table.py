@@ -136,7 +136,7 @@ def test_killed_fetch_of_a_table_is_continued(server, tmp_path, monkeypatch):
 def test_users_own_table_is_not_touched(server, tmp_path):
     server.files["us.txt.gz"] = gzip.compress(USHCN.encode())
     (tmp_path / "ushcn.csv").write_text("mine")
-    with pytest.raises(DriftworkError, match=r"ushcn\.csv: is there already, and was not written from us\.txt\.gz"):
+    with pytest.raises(DriftworkError, match=r"ushcn\.csv: exists already, and was not written from us\.txt\.gz"):
         fetch(config("ushcn", server, tmp_path), QUICK)
     assert (tmp_path / "ushcn.csv").read_text() == "mine"
 
@@ -154,9 +154,9 @@ def test_command_names_the_next_command(server, tmp_path, capsys):
     [
         ("Time;Parameter;Value\n", "line 1: Time;Parameter;Value is not Time,Parameter,Value"),
         ("Time,Parameter,Value\n00:07,GCS\n", "line 2: 2 cells, not three"),
-        ("Time,Parameter,Value\n00:61,GCS,15\n", "line 2: 00:61 is no time in hours and minutes"),
-        ("Time,Parameter,Value\n00:01,GCS,high\n", "line 2: high is no number"),
-        ("Time,Parameter,Value\n00:01,GCS,nan\n", "line 2: nan is no number"),
+        ("Time,Parameter,Value\n00:61,GCS,15\n", "line 2: 00:61 is not a time in hours and minutes"),
+        ("Time,Parameter,Value\n00:01,GCS,high\n", "line 2: high is not a number"),
+        ("Time,Parameter,Value\n00:01,GCS,nan\n", "line 2: nan is not a number"),
         (f"Time,Parameter,Value\n00:01,GCS,{'1' * 200_000}\n", "line 2: 1111"),
     ],
 )
@@ -172,7 +172,7 @@ def test_stay_of_another_format_is_named(tmp_path, text, said):
     [
         ("<html>\n", "line 1: is not a month of the daily data: <html>"),
         (USHCN.replace("TMAX", "WIND"), "line 1: is not a month of the daily data: 0110841995"),
-        (USHCN.replace("   61", "   6x"), "line 2: day 28:    6x is no number"),
+        (USHCN.replace("   61", "   6x"), "line 2: day 28:    6x is not a number"),
         (month("011084", 1996, 2, "TMAX", {30: (1, " ")}), "line 1: day 30 of month 2 holds a value"),
     ],
 )

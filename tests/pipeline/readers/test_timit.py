@@ -162,9 +162,9 @@ BAD = {
     "sx12.wav": (sphere(voice(20000), line=b"    512\n"), "header size '512' is not a multiple of 1024"),
     "sx13.wav": (
         sphere(voice(20000), channel_count="-i 2", sample_count="-i 10000"),
-        "2 channels; speech here is mono",
+        "2 channels; only mono is read",
     ),
-    "sx14.wav": (sphere(voice(20000), sample_rate="-i 8000"), "8000 samples a second, not 16000"),
+    "sx14.wav": (sphere(voice(20000), sample_rate="-i 8000"), "8000 samples per second, not 16000"),
     "sx15.wav": (sphere(voice(20000))[:9000], "truncated: 3988 of 20000 samples are there"),
     "sx16.wav": (b"", "an empty file"),
     "sx17.wav": (sphere(voice(0)), "holds no samples"),
@@ -184,8 +184,8 @@ def test_bad_files_are_quarantined_with_reasons(tmp_path, local_ray):
     riff(raw / "noises" / "door.wav", voice(20000))
     riff(raw / "dr1-f0000" / "si23.wav", voice(20000))
     expected = {f"dr1-f0000/{name}": reason for name, (_, reason) in BAD.items()}
-    expected["dr1-f0000/sx21.wav"] = "2 channels; speech here is mono"
-    expected["dr1-f0000/sx22.wav"] = "8000 samples a second, not 16000"
+    expected["dr1-f0000/sx21.wav"] = "2 channels; only mono is read"
+    expected["dr1-f0000/sx22.wav"] = "8000 samples per second, not 16000"
     expected["noises/door.wav"] = "does not lie as TRAIN|TEST/DRn/SPEAKER/*.WAV or drn-speaker/*.wav"
     with pytest.raises(DriftworkError, match=r"more than max_unreadable=0\.1"):
         prepared(raw, out, "max_unreadable=0.1")

@@ -14,19 +14,23 @@ from pipeline.readers.tables.parts import MAX_CHANNELS
 from pipeline.sequence import UnreadableError
 from tests.pipeline.tables.making import HEADER, gathered, sequences
 
-OTHER_ZONE = "column 'time' has times with a zone and without; write all alike"
+OTHER_ZONE = "column 'time' has times with and without a zone; write all times alike"
 MISSING = "add it to dataset.missing if it means a missing value"
 WRITE = "write times as 2024-12-31T23:59"
 ROWS = [
-    ("s,1,x,abc", {}, f"row 2: column 'value' is no number: 'abc'; {MISSING}"),
-    ("s,1,x,1_0", {}, f"row 2: column 'value' is no number: '1_0'; {MISSING}"),
-    ('s,1,x,"70,5"', {}, "row 2: column 'value' is no number: '70,5'; write decimals with a point"),
+    ("s,1,x,abc", {}, f"row 2: column 'value' is not a number: 'abc'; {MISSING}"),
+    ("s,1,x,1_0", {}, f"row 2: column 'value' is not a number: '1_0'; {MISSING}"),
+    ('s,1,x,"70,5"', {}, "row 2: column 'value' is not a number: '70,5'; write decimals with a point"),
     ("s,1,x,nan", {}, "row 2: column 'value' is NaN; add NaN to dataset.missing if it means a missing value"),
     ("s,1,x,-inf", {}, "row 2: column 'value' is infinite"),
     ("s,1,x,1e39", {}, "row 2: column 'value' is 1e+39, beyond float32"),
-    ("s,1,x,0.5", {"likelihood": "bernoulli"}, "row 2: column 'value' is 0.5, but likelihood=bernoulli takes 0 and 1"),
-    ("s,noon,x,1", {}, "row 2: column 'time' is no number: 'noon'"),
-    ("s,2024-05-01,x,1", {}, "row 2: column 'time' is no number: '2024-05-01'; set dataset.time_unit=iso for dates"),
+    (
+        "s,1,x,0.5",
+        {"likelihood": "bernoulli"},
+        "row 2: column 'value' is 0.5, but likelihood=bernoulli allows only 0 and 1",
+    ),
+    ("s,noon,x,1", {}, "row 2: column 'time' is not a number: 'noon'"),
+    ("s,2024-05-01,x,1", {}, "row 2: column 'time' is not a number: '2024-05-01'; set dataset.time_unit=iso for dates"),
     ("s,,x,1", {}, "row 2: column 'time' is empty"),
     ("s,-1e16,x,1", {}, "row 2: column 'time' is -1e+16, beyond 1e+15 seconds"),
     (",1,x,1", {}, "row 2: column 'series' is empty"),
@@ -34,16 +38,16 @@ ROWS = [
     ("s,1,x", {}, "row 2: 3 columns, 4 in the header"),
     ("s,1,x,1,1", {}, "row 2: 5 columns, 4 in the header"),
     ("s,1,\udcff,1", {}, "row 2: column 'channel' is not in UTF-8: 'ÿ'"),
-    ('s,1,x,"1', {}, "row 2: column 'value' is no number: '1\\ns,2,x,1'; " + MISSING),
+    ('s,1,x,"1', {}, "row 2: column 'value' is not a number: '1\\ns,2,x,1'; " + MISSING),
 ]
 TIMES = [
-    ("2024-02-30", "row 2: column 'time' is no time by ISO 8601 of 1678 to 2261: '2024-02-30'; " + WRITE),
-    ("1500-01-01", "row 2: column 'time' is no time by ISO 8601 of 1678 to 2261: '1500-01-01'; " + WRITE),
+    ("2024-02-30", "row 2: column 'time' is not a time by ISO 8601 of 1678 to 2261: '2024-02-30'; " + WRITE),
+    ("1500-01-01", "row 2: column 'time' is not a time by ISO 8601 of 1678 to 2261: '1500-01-01'; " + WRITE),
     ("2024-01-02T00:00Z", f"row 2: {OTHER_ZONE}"),
     ("2024-01-02T00:00:00.5-0330", f"row 2: {OTHER_ZONE}"),
     (
         "12.5",
-        "row 2: column 'time' is no time by ISO 8601 of 1678 to 2261: '12.5'; set dataset.time_unit to the unit of "
+        "row 2: column 'time' is not a time by ISO 8601 of 1678 to 2261: '12.5'; set dataset.time_unit to the unit of "
         "the numbers",
     ),
 ]
@@ -71,7 +75,7 @@ FILES = [
         "row 1: 2 columns, 1 in the header; set dataset.separator to the character between columns",
     ),
     (b"series,series,time,channel,value\na,b,0,x,1\n", "t.csv", "two columns are named 'series'; rename one"),
-    (HEADER.encode(), "t.npz", "is no .npz file"),
+    (HEADER.encode(), "t.npz", "is not an .npz file"),
     (HEADER.encode() + b's,0,x,"' + b"\n1" * 5 * 2**20, "t.csv", "a row is longer than 4 MiB, perhaps for a quote"),
 ]
 
@@ -107,7 +111,7 @@ def test_row_of_a_later_block_is_named(tmp_path):
     lines = ["s,0,x,1"] * 500_000
     lines[432_100] = "s,0,x,?"
     said = refused(tmp_path, HEADER + "\n".join(lines))
-    assert said == f"row 432101: column 'value' is no number: '?'; {MISSING}"
+    assert said == f"row 432101: column 'value' is not a number: '?'; {MISSING}"
 
 
 def test_row_of_a_later_row_group_is_named(tmp_path):
@@ -192,7 +196,7 @@ def test_contradicting_files_are_named(tmp_path, one, other, settings, said):
 def test_files_with_and_without_zones_are_named(tmp_path):
     (tmp_path / "a.csv").write_text(f"{HEADER}s,2024-01-01,x,1\n")
     (tmp_path / "b.csv").write_text(f"{HEADER}s,2024-01-01T00:00Z,x,1\n")
-    with pytest.raises(DriftworkError, match=r"b\.csv has times with a zone and a\.csv without; write all alike"):
+    with pytest.raises(DriftworkError, match=r"b\.csv has times with a zone and a\.csv without; write all times alike"):
         gathered(tmp_path, tmp_path / "scratch")
 
 
@@ -232,7 +236,7 @@ def test_wide_table_without_channels_is_refused(tmp_path):
 def test_other_columns_of_a_wide_table_are_named(tmp_path):
     listed = "list the columns with values in dataset.channels"
     said = refused(tmp_path, "series,time,x,note\ns,0,1,well\n", layout="wide")
-    assert said == f"row 1: column 'note' is no number: 'well'; {MISSING}, or {listed}"
+    assert said == f"row 1: column 'note' is not a number: 'well'; {MISSING}, or {listed}"
     (tmp_path / "index").mkdir()
     said = refused(tmp_path / "index", ",series,time,x\n0,s,0,1\n", layout="wide")
     assert said == f"column '' looks like row numbers of pandas; write the table with index=False, or {listed}"
@@ -249,4 +253,4 @@ def test_time_that_no_double_holds_is_refused(tmp_path, name):
     pa.parquet.write_table(pa.table(columns), tmp_path / "p")
     data = text if name == "t.csv" else (tmp_path / "p").read_bytes()
     said = refused(tmp_path, data, name, time_unit="ns")
-    assert said == f"row 2: column 'time' is an integer that no double holds: '{2**53 + 1}'"
+    assert said == f"row 2: column 'time' is an integer that no double can represent: '{2**53 + 1}'"

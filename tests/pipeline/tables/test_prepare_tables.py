@@ -114,7 +114,7 @@ def test_bad_file_and_bad_series_are_quarantined(tmp_path, table, in_process):
     (table / "d.csv").write_text(f"{HEADER}twice,1,heat,1\ntwice,1,heat,2\n")
     manifest = prepare(config(table, tmp_path / "out", "max_unreadable=0.25"))
     assert quarantined(tmp_path / "out") == {
-        "c.csv": "row 2: column 'value' is no number: '?'; add it to dataset.missing if it means a missing value",
+        "c.csv": "row 2: column 'value' is not a number: '?'; add it to dataset.missing if it means a missing value",
         "twice": "channel 'heat' has two values at one time, in d.csv: row 1 and d.csv: row 2; keep one of them",
     }
     assert (manifest.items, manifest.unreadable) == (14, 2)
@@ -129,7 +129,7 @@ def test_too_many_bad_files_fail(tmp_path, table, without_ray):
     reasons = tmp_path / "out.quarantine.jsonl"
     assert str(caught.value) == (
         "1 of 3 files are unreadable, 33.3%, more than max_unreadable=0.1 "
-        "(c.csv: row 1: column 'value' is no number: '?'; add it to dataset.missing if it means a missing value); "
+        "(c.csv: row 1: column 'value' is not a number: '?'; add it to dataset.missing if it means a missing value); "
         f"see {reasons}"
     )
     assert json.loads(reasons.read_text())["file"] == "c.csv"
