@@ -42,7 +42,8 @@ def advisories(path: Path = ROOT / "advisories.yaml") -> dict[str, list[Advisory
 
 
 def affected(version: str, fixed: tuple[str, ...]) -> bool:
-    """Return whether a version is older than the fix of its branch (major.minor), or, without one, than the newest."""
+    """Return whether a version is older than the fix of its branch (major.minor), or than the newest fix if it has
+    none."""
     good = [Version(text) for text in fixed]
     branch = [fix for fix in good if fix.release[:2] == Version(version).release[:2]]
     return not good or Version(version) < (branch or [max(good)])[0]

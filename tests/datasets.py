@@ -32,7 +32,8 @@ def write_rolls(folder, *, D=128, T=20, interval=0.2, seed=0, train=(10, 1, 18),
 
 
 def write_films(folder, *, side=8, T=7, count=6):
-    """Write films of noise in which a tenth of the frames is missing; returns as `write_rolls`."""
+    """Write films of noise in which a tenth of the frames is missing. Returns the same kinds of values as
+    `write_rolls`."""
     spec = DataSpec.of_pictures(side, T, 0.1)
     rng = np.random.default_rng(0)
     shards = []
@@ -48,7 +49,8 @@ def write_films(folder, *, side=8, T=7, count=6):
 
 
 def write_walks(folder, *, lengths=(20, 14), skeleton=True):
-    """Write walks of noise with an invented skeleton, or without one as from a .mat file; returns as `write_rolls`."""
+    """Write walks of noise with an invented skeleton, or without one as from a .mat file. Returns the same kinds of
+    values as `write_rolls`."""
     reader = Mocap(MocapConfig(frames=max(lengths)))
     raw = folder.with_name(f"{folder.name}-raw")
     raw.mkdir(parents=True)
@@ -64,7 +66,8 @@ def write_walks(folder, *, lengths=(20, 14), skeleton=True):
 
 
 def write_speech(folder, *, counts=(16000, 9900, 16000, 16000)):
-    """Write sounds with these counts of samples, from silence to noise, like TIMIT; returns as `write_rolls`."""
+    """Write sounds with these counts of samples, from silence to noise, like TIMIT. Returns the same kinds of values as
+    `write_rolls`."""
     rng, shards = np.random.default_rng(0), []
     for split in SPLITS:
         sounds = []
@@ -77,8 +80,9 @@ def write_speech(folder, *, counts=(16000, 9900, 16000, 16000)):
 
 
 def write_table(folder, *, D=3, T=8, count=4, static=False, share=0.5, likelihood="gaussian", binary=()):
-    """Write a table of D channels, each observed at about a `share` of the irregular times of a series; with a number
-    and a category a series if `static` is set, the number missing in every fourth. Channels in `binary` are 0 or 1."""
+    """Write a table of D channels, each observed at about a `share` of the irregular times of a series. If `static` is
+    set, each series has a number and a category; every fourth series lacks the number. Channels in `binary` are 0 or
+    1."""
     names = tuple(f"c{d}" for d in range(D))
     statics = (Static(column="age", categories=None), Static(column="sex", categories=("f", "m"))) if static else ()
     table = TableSpec(
@@ -116,7 +120,7 @@ def quarantined(folder):
 
 
 def _store(folder, name, spec, splits):
-    """Write a shard for each pair of (split, sequences); returns the manifest and the sequences by key."""
+    """Write a shard for each pair of (split, sequences), and return the manifest and the sequences by key."""
     folder.mkdir(parents=True, exist_ok=True)
     shards, written, moments = [], {}, Moments.empty(spec.dim)
     for k, (split, sequences) in enumerate(splits):

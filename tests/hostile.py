@@ -1,4 +1,4 @@
-"""Files in a working folder with the names of modules, which note when one of them is executed."""
+"""Files in a working folder with the names of modules, each of which records that it was executed."""
 
 from pathlib import Path
 

@@ -61,7 +61,8 @@ VSDN = [path for path in TRAIN if path.stem.startswith("vsdn")]
 
 @pytest.mark.parametrize("path", VSDN, ids=lambda path: path.stem)
 def test_vsdn_config_names_its_objective(path):
-    """All have our objective: the fraction is written out, not left to a default, beside the published value."""
+    """All VSDN configs have our objective: the fraction is written out, not left to a default, beside the published
+    value."""
     config, text = load(RunConfig, path), path.read_text()
     assert f"held_out_fraction: {config.model.held_out_fraction}" in text
     assert config.model.held_out_fraction > 0

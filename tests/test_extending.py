@@ -20,7 +20,7 @@ FILES = dict(re.findall(r"```(?:python|yaml)\n# (\w+\.(?:py|yaml))\n(.*?)```", P
 
 
 def driftwork(folder, *arguments, expect=0):
-    """Run a command as the console script does, with the folder (as ".") in PYTHONPATH; returns what it printed."""
+    """Run a command as the console script does, with the folder (as ".") in PYTHONPATH, and return its output."""
     return _python(folder, "-P", "-m", "launch.cli", *arguments, path=f"{ROOT}{os.pathsep}.", expect=expect)
 
 
@@ -62,7 +62,7 @@ class TestWholePath:
         assert [json.loads(line)["file"] for line in lines] == ["broken.txt"]
 
     def test_shipped_model_fits_the_data_set(self, place):
-        """It takes a step in this process; the training loop is the same for all models."""
+        """The model takes a step in this process; the training loop is the same for all models."""
         config = load(RunConfig, place / "my_gru_ode.yaml", [f"data={place / 'swings'}"])
         manifest = read_manifest(place / "swings")
         model = run_folder.model_for(config, manifest)

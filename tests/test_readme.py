@@ -42,7 +42,7 @@ def test_diagram_names_files_that_exist():
 
 
 def test_main_path_is_short_and_imported():
-    """Each of its files is imported by one of the three commands, directly or through others."""
+    """Each file of the main path is imported by one of the three commands, directly or through others."""
     path = re.findall(r"(?m)^\d+\. `(.+\.py)`", ARCHITECTURE)
     assert 0 < len(path) <= 12
     files = {module(ROOT / file) for file in path}
@@ -96,7 +96,7 @@ def test_every_shipped_file_is_documented(folder):
 
 
 def test_config_page_equals_the_printed_help(monkeypatch, capsys):
-    """To renew it: `driftwork help --markdown > docs/config.md`."""
+    """To renew the page, run `driftwork help --markdown > docs/config.md`."""
     monkeypatch.setattr(sys, "argv", ["driftwork", "help", "--markdown"])
     assert cli.main() == 0
     assert capsys.readouterr().out == (ROOT / "docs/config.md").read_text()

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def attempt(read: Callable[[], Any], refusal: type[Exception], name: str, lines: bool = False) -> str:
-    """Return `read`, or `refused` for an error of one line that names the input, or one line a file with `lines`."""
+    """Return `read`, or `refused` for an error of one line that names the input; with `lines`, of one line per file."""
     try:
         read()
     except refusal as error:

@@ -35,7 +35,7 @@ def template(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def empty_store(template):
-    """Make an empty store at a path; returns its URI."""
+    """Make an empty store at a path, and return its URI."""
 
     def make(file):
         file.parent.mkdir(exist_ok=True)

@@ -18,7 +18,7 @@ from tests.places import tiny
     [(0, {}, 8, 1), (1, {}, 8, 1), (4, {}, 8, 4), (4, {"ranks": 2}, 8, 2), (4, {}, 3, 3)],
 )
 def test_evaluation_takes_all_gpus(tmp_path, monkeypatch, gpus, asked, batch, ranks):
-    """All are used unless a number of ranks is given, or a batch has fewer sequences."""
+    """All GPUs are used unless a number of ranks is given, or a batch has fewer sequences."""
     write_rolls(tmp_path / "rolls")
     overrides = [f"data={tmp_path / 'rolls'}", f"out={tmp_path / 'run'}", f"evaluate.batch_size={batch}", "ranks=1"]
     folder = run_folder.create(load(RunConfig, tiny("vsdn_vae"), [*overrides, "tracking.uri=null"]))

@@ -48,7 +48,7 @@ def test_hits_and_errors_have_their_colours(tmp_path, roll):
 
 
 def test_undecided_note_counts_as_missed(tmp_path, roll):
-    """Its probability does not matter."""
+    """The probability of such a note does not matter."""
     silent = draw(tmp_path / "silent.png", roll, 0.9 * roll, notes=np.zeros_like(roll))
     bold = draw(tmp_path / "bold.png", roll, 0.2 * roll, notes=roll)
     assert pixels(silent, figures.MISSED) > 5 * pixels(bold, figures.MISSED)

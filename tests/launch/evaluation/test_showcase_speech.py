@@ -82,7 +82,7 @@ def test_smoother_has_its_sound_files(data, tmp_path):
 
 @pytest.mark.slow
 def test_model_without_latent_repeats_its_bytes(data, tmp_path):
-    """It has all files, although its draws do not differ."""
+    """All files are written, although the draws do not differ."""
     config, manifest, model = run_on(data, GRU_ODE)
     for place in ("a", "b"):
         showcase.write(tmp_path / place, config, manifest, "test", model)
@@ -92,7 +92,7 @@ def test_model_without_latent_repeats_its_bytes(data, tmp_path):
 
 
 def test_drawn_speech_is_a_typical_second(data):
-    """It is whole, and neither silent nor noise."""
+    """The second is complete, and neither silence nor noise."""
     config, manifest, _ = run_on(data)
     batch = first_batch(config, manifest)
     assert batch.keys == ("test-0", "test-1", "test-2", "test-3")  # 1 is short; 0 is the most silent, 3 the loudest

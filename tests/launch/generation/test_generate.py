@@ -35,8 +35,8 @@ def test_fine_music_contains_the_data_rate(music, tmp_path):
 
 
 def test_generated_frames_match_the_model(music):
-    """They are equal to the last bit with observed frames unchanged, at a rate that shares every other frame with the
-    data."""
+    """Frames equal the model's to the last bit, and observed ones are unchanged, at a rate that shares every other
+    frame with the data."""
     run, _ = music
     maker = maker_of(run, rate=7.5)
     with torch.inference_mode():

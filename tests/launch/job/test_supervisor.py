@@ -48,7 +48,7 @@ def test_rebooting_host_costs_one_restart(tmp_path, pauses, capsys):
 
 
 def test_lost_host_ends_the_job_eventually(tmp_path, pauses):
-    """It does so after half an hour."""
+    """The job ends after half an hour."""
     start = job(1, *away(100))
     with pytest.raises(AwayError, match="node2: no route"):
         supervisor.supervised(tmp_path, start, restarts=2)

@@ -39,8 +39,8 @@ class Linear(TrainableModel):
 
 
 def test_products_are_counted():
-    """A product takes 2 operations for each pair of numbers; its gradients take as many each. The first has no
-    gradient of its input. Kept are the inputs of both, in single precision."""
+    """A product takes 2 operations for each pair of numbers; its gradients take as many each. The first product has no
+    gradient of its input. The inputs of both are kept, in single precision."""
     batch = make_batch(irregular=True)
     rows = batch.values[..., 0].numel()
     calls, operations, kept = sizes.count(Linear(), batch)
@@ -85,7 +85,7 @@ def test_zero_stage_divides_memory(stage, weights, gradients, state):
 
 
 def test_step_takes_the_longer_of_launches_and_arithmetic():
-    """4,000 launches of 10 us take 40 ms, and so do 20 sequences of 2e9 operations at 1e12 a second."""
+    """4,000 launches of 10 us take 40 ms, and so do 20 sequences of 2e9 operations at 1e12 per second."""
     for batch, seconds in ((1, 0.04), (20, 0.04), (40, 0.08)):
         assert hardware.step(FOUND, ASSUMED, 1, batch, 1.0) == (pytest.approx(seconds), 0.0)
     reduced = hardware.step(FOUND, ASSUMED, 4, 1, 1.0)[1]

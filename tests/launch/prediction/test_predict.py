@@ -72,7 +72,7 @@ def check_data(table, sequences, batch):
 
 
 def test_arrays_contain_data_and_predictions(speech, tmp_path):
-    """They are equal to the last bit, for every sequence of the split."""
+    """Arrays equal data and predictions to the last bit, for every sequence of the split."""
     run, sequences = speech
     table = np.load(written(run, tmp_path / "a.npz", "quantiles=[0.05,0.95]"))
     model, config, test = batches(run)

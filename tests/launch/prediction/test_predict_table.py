@@ -54,8 +54,8 @@ def check(rows, back, same):
 
 
 def test_numbers_are_in_the_unit_of_the_table(tmp_path):
-    """This holds for windows too, which begin later than their series. A quarter of an hour is exact in seconds and in
-    hours.
+    """Windows, which begin later than their series, are in that unit too. A quarter of an hour is exact in seconds and
+    in hours.
     """
     rows = ward(7)
     run = trained(tmp_path, rows, "dataset.time_unit=h", "dataset.window=20")

@@ -149,7 +149,7 @@ def test_figures_are_pdf_and_png(out):
 
 
 def test_page_is_self_contained_and_documented(out):
-    """It needs no other file and shows the commands behind its tables."""
+    """The page needs no other file and shows the commands behind its tables."""
     text = (out / "index.html").read_text()
     page = Page(text)
     kinds = set()

@@ -76,7 +76,7 @@ def rolls(tmp_path_factory):
 
 
 def same(one, other):
-    """Baselines are equal to the last bit, the model up to the rounding of products of other shapes."""
+    """Check that baselines are equal to the last bit, and the model up to the rounding of products of other shapes."""
     for who, tasks in one.items():
         for task, columns in tasks.items():
             for column, metrics in columns.items():
@@ -189,7 +189,7 @@ def test_nearest_frame_is_the_earlier_of_two():
 
 
 def test_linear_baseline_only_interpolates(tmp_path):
-    """For real-valued data it has neither density nor prediction."""
+    """For real-valued data the baseline has neither density nor prediction."""
     write_walks(tmp_path / "walks", lengths=(20, 14))
     scored = score(tmp_path / "walks", 4, alone())
     assert list(scored) == ["model", "persistence", "linear"]

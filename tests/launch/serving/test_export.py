@@ -158,7 +158,7 @@ def test_served_smoother_only_interpolates(place):
 
 
 def test_export_has_no_pickle_and_few_requirements(music):
-    """It lists only the packages that the model needs."""
+    """The export lists only the packages that the model needs."""
     folder = music.folder / export.FOLDER
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert {"MLmodel", "requirements.txt", "code/served_model.py", "code/models/registry.py"} <= files
@@ -171,7 +171,7 @@ def test_export_has_no_pickle_and_few_requirements(music):
 
 
 def test_better_weights_do_not_change_the_export(place):
-    """They are exported only by another export."""
+    """Better weights are exported only by another export."""
     trained = Trained(place / "again", place / "rolls", "vsdn_vae")
     weights = export.write(trained.folder, trained.config, trained.manifest) / "data/driftwork" / served_model.WEIGHTS
     before = weights.read_bytes()

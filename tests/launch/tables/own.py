@@ -37,7 +37,8 @@ class Exact:
 
 
 class Line(LatentDynamics):
-    """Mean 100 (d + 1) plus half the hours since the sequence's first frame, for channel d; a constant deviation."""
+    """A model whose mean for channel d is 100 (d + 1) plus half the hours since the first frame; its deviation is
+    constant."""
 
     def __init__(self, dim):
         super().__init__()

@@ -161,7 +161,7 @@ def test_dates_stay_dates(tmp_path, rows, line):
 
 
 def test_timestamps_keep_type_and_zone(tmp_path, zoned, rows):
-    """They do so over the hour that Berlin skips on 31 March 2024."""
+    """The times include the hour that Berlin skips on 31 March 2024."""
     kind = pa.timestamp("ms", "Europe/Berlin")
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     times = [START + timedelta(hours=hours) for hours in columns["time"]]

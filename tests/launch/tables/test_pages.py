@@ -66,7 +66,7 @@ def test_python_of_readme_fills_and_continues(place):
 
 @pytest.mark.slow
 def test_shipped_notebook_runs(tmp_path, monkeypatch):
-    """It runs on every fifth week of its table, so that it is quick; the figures in the notebook are of the whole
+    """The notebook runs on every fifth week of its table, so that it is quick; its shipped figures are of the whole
     table.
     """
     read = pd.read_csv

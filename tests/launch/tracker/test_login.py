@@ -163,7 +163,7 @@ def place(tmp_path_factory, empty_store):
 
 @pytest.fixture
 def here(place, unknown, monkeypatch, capsys):
-    """Run commands in that folder and in this process, with the login in variables; returns their output."""
+    """Run commands in that folder and in this process, with the login in variables, and return their output."""
     monkeypatch.chdir(place[0])
     monkeypatch.setenv(login.USER, "me")
     monkeypatch.setenv(login.PASSWORD, PASSWORD)
@@ -233,8 +233,8 @@ def test_refused_user_loses_no_results(place, here, monkeypatch, caplog):
 
 @pytest.mark.slow
 def test_password_is_in_no_file(place):
-    """It is not in files of the run, the commands' output, the store or its artifacts. This test runs after those
-    above."""
+    """The password is not in files of the run, the commands' output, the store or its artifacts. This test runs after
+    those above."""
     folder, _ = place
     secrets = [PASSWORD.encode(), quote(PASSWORD).encode(), quote(PASSWORD, safe="").encode(), b"s:w@rd", b"s%3Aw"]
     files = [path for path in folder.rglob("*") if path.is_file()]

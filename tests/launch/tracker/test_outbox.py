@@ -122,7 +122,7 @@ def test_outage_loses_nothing_and_warns_once(tracker, tmp_path, caplog):
 
 
 def test_next_outbox_sends_kept_messages_first(tracker, tmp_path):
-    """New messages follow."""
+    """New messages are sent after the kept ones."""
     tracker.down = True
     first = outbox_to(tracker, tmp_path, period=60)
     first.add(Message("params", {"lr": "0.1"}), *metrics(["loss", float("nan"), 7]), Message("status", ["KILLED", 1]))

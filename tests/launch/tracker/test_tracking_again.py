@@ -77,7 +77,8 @@ def test_kept_messages_arrive_when_run_reopens(open_, uri, tmp_path):
 
 
 def test_repeated_metrics_are_stored_once(open_, uri, tmp_path):
-    """This holds even if part of them had not reached the store; repeated metrics of an evaluation are new points."""
+    """Repeats have no effect even if part of the metrics had not reached the store. Repeated metrics of an evaluation
+    are new points."""
     with open_(training=True) as tracker:
         for step in (10, 20, 30):
             tracker.metrics({"train/nll": float(step), "time/step_s": 1.0}, step)
@@ -119,7 +120,8 @@ def test_abandoned_steps_leave_no_points(open_, uri):
 
 
 def test_run_has_one_model_with_metrics(open_, uri, tmp_path):
-    """This holds for any number of sends: a response may be lost, and `driftwork export` writes the model anew."""
+    """The model may be sent any number of times: a response may be lost, and `driftwork export` writes the model
+    anew."""
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "MLmodel").write_text("first")

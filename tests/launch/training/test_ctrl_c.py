@@ -25,8 +25,8 @@ def folder(tmp_path_factory):
 
 
 def in_terminal(folder, *arguments):
-    """Start a training without end that leads a process group, as a shell starts it, and wait for a checkpoint; returns
-    it and its ranks."""
+    """Start a training without end that leads a process group, as a shell starts it, and wait for a checkpoint. Returns
+    the process and its ranks."""
     endless = ["train.max_epochs=50000", "train.patience=50000", "tracking.uri=null"]
     command = [sys.executable, "-P", "-m", "launch.cli", "train", TINY, "data=rolls", *arguments, *endless]
     started = subprocess.Popen(
@@ -78,7 +78,7 @@ def test_ctrl_c_saves_and_ctrl_z_stops(folder):
 
 @pytest.mark.slow
 def test_second_ctrl_c_ends_at_once(folder):
-    """This holds even if the ranks are stopped and cannot save."""
+    """The training ends even if the ranks are stopped and cannot save."""
     started, ranks = in_terminal(folder, "out=runs/ctrl-c-twice")
     for rank in ranks:
         rank.suspend()

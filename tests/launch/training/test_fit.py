@@ -37,7 +37,7 @@ def test_misfit_of_a_table_is_found_before_training(tmp_path):
 
 
 def test_time_unit_comes_from_the_data(tmp_path):
-    """It is the mean time between frames, and a longer step is refused when the data are read."""
+    """The unit is the mean time between frames, and a longer step is refused when the data are read."""
     manifest, _ = write_table(tmp_path / "data")
     config = load(RunConfig, TABLE, [f"data={tmp_path / 'data'}"])
     spec = manifest.spec.model_copy(update={"interval": 0.123456})
@@ -56,7 +56,7 @@ def test_ode2vae_is_trained_on_motion(tmp_path):
 
 
 def test_step_far_below_a_frame_is_refused(tmp_path):
-    """Settings for music on hourly data would need such steps; a thousand steps a frame are allowed."""
+    """Settings for music on hourly data would need such steps; a thousand steps per frame are allowed."""
     manifest, _ = write_rolls(tmp_path / "data", interval=1800.0)
     config = load(RunConfig, tiny("vsdn_vae"), ["data=tides", "model.max_step=0.2"])
     with pytest.raises(DriftworkError, match=r"max_step=0\.2 s: 9,000 solver steps for each frame of tides, "):

@@ -57,7 +57,7 @@ def test_validations_during_warmup_do_not_compete():
 
 
 def test_earlier_run_counts_all_scores():
-    """Its checkpoints do not store the step from which scores count, so all scores count."""
+    """Checkpoints of an earlier version do not store the step from which scores count, so all scores count."""
     progress, best = trained([1.0, 5.0, 6.0], "train.max_epochs=7", "train.patience=2")
     assert best == [True, False, False]
     assert (progress.best, progress.score_beta) == (1.0, 1.0)

@@ -184,7 +184,7 @@ def test_any_changed_byte_is_found(tmp_path, capsys, name):
 
 
 def test_interrupted_save_is_cleaned_up(tmp_path):
-    """A run without intact checkpoints has none."""
+    """A run without any finished checkpoint starts from the beginning."""
     assert checkpoint.ready(tmp_path, 2) is None
     (tmp_path / "checkpoints/step-0000009.incomplete/state").mkdir(parents=True)
     assert checkpoint.ready(tmp_path, 2) is None

@@ -64,7 +64,7 @@ def test_record_is_the_mean_over_steps(capsys):
 
 
 def test_share_of_the_matrix_rate(capsys):
-    """20 frames a second of 3e9 operations each are 30 % of 2e11."""
+    """20 frames per second of 3e9 operations each are 30 % of 2e11."""
     found = record(lambda step: None, work=Work(3e9, 2e11))
     assert abs(found["time/matrix_rate_percent"] - 30.0) < 1e-6
     assert "30.0 % of the matrix rate" in capsys.readouterr().out
@@ -72,7 +72,7 @@ def test_share_of_the_matrix_rate(capsys):
 
 
 def test_record_of_an_earlier_version_is_restored():
-    """Such a record has no number of frames."""
+    """A record of an earlier version has no number of frames."""
     kept = Kept()
     log = TrainingLog(kept, alone(), Clock(), latent=True)
     state = log.state()

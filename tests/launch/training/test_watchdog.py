@@ -58,7 +58,7 @@ def start(tmp_path):
 
 
 def test_unhurried_phases_have_no_limit(start):
-    """They may take three times the patience; afterwards the limit counts again from their end."""
+    """Such phases may take three times the patience; afterwards the limit counts again from their end."""
     copies = start(0, "copies")
     said = copies.communicate(timeout=60)[1]
     assert copies.returncode == HUNG

@@ -57,7 +57,8 @@ class _Pretence(FakeTensorMode):
 
 
 class Launches(TorchDispatchMode):
-    """Counts operations on the card, and copies to and from it. What does not involve the card runs on the host."""
+    """A counter of operations on the card, and of copies to and from it. Operations without the card run on the
+    host."""
 
     def __init__(self):
         super().__init__()
@@ -189,7 +190,7 @@ def evaluate(model, batch):
 
 
 class Drawing(FrameGenerator):
-    """A generator whose sequences are batches, and which leaves the frames that it made."""
+    """A generator whose sequences are batches, and which discards the frames that it generates."""
 
     def _batch(self, sequence, draws, name=""):
         return sequence.draws(torch.arange(draws))

@@ -28,7 +28,7 @@ MOCAP = ("ode2vae_mocap", "neural_ode_mocap")
 
 
 class Counted:
-    """A stand-in for CUDA graphs: counts the kernels of a captured function, and adds them with each replay."""
+    """A stand-in for CUDA graphs that counts the kernels of a captured function, and adds them with each replay."""
 
     def __init__(self, launches, inside, work, device):
         self.launches, self.inside = launches, inside

@@ -27,7 +27,7 @@ def marginal_and_frames():
 
 @pytest.mark.parametrize("gain_shape", [False, True])
 def test_decoder_starts_from_the_marginal(gain_shape):
-    """It does so up to float32 rounding of a log density of about 10 nats; other weights change it."""
+    """The densities are equal up to float32 rounding of a log density of about 10 nats."""
     marginal, y = marginal_and_frames()
     likelihood = gain_shape_or_not(None, "gaussian", marginal, gain_shape)
     expected = torch.distributions.Normal(marginal.mean, 3.0).log_prob(y).sum(-1)
@@ -39,7 +39,7 @@ def test_decoder_starts_from_the_marginal(gain_shape):
 
 @pytest.mark.parametrize("gain_shape", [False, True])
 def test_untrained_decoder_scores_like_the_marginal(gain_shape):
-    """Its 64 inputs in [-1, 1], with weights below 1/8, change an output by less than about 1."""
+    """The decoder's 64 inputs in [-1, 1], with weights below 1/8, change an output by less than about 1."""
     marginal, y = marginal_and_frames()
     torch.manual_seed(0)
     config = DrivenConfig(name="gru_ode", gain_shape=gain_shape)

@@ -14,7 +14,7 @@ def assert_both_match(loop, formula, results):
 
 
 def assert_repeats(loop, case, results):
-    """Assert that the compiled form repeats bit for bit, with and without gradients; returns its results."""
+    """Assert that the compiled form repeats bit for bit, with and without gradients, and return its results."""
     first, again = (results(loop.run_compiled) for _ in range(2))
     with torch.no_grad():
         plain = loop.run_compiled(*case)

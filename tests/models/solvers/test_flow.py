@@ -123,7 +123,7 @@ def test_missing_numba_falls_back_to_torch(monkeypatch):
 
 
 def test_solver_takes_the_compiled_form():
-    """This is so in single precision on a CPU, as in training."""
+    """The compiled form is used in single precision on a CPU, as in training."""
     z0, weights, _ = problem()
     times = torch.arange(4, dtype=torch.float64).expand(3, 4) * 0.1
     grid = ode.grid_of(times, 0.1)

@@ -124,7 +124,7 @@ def test_compiled_form_repeats_with_and_without_gradients(single):
 
 
 def test_compiled_form_ignores_other_sequences(single):
-    """Neither their number, nor their lengths, nor what they observe changes a bit."""
+    """Neither the number, nor the lengths, nor the observations of other sequences change a bit."""
     h0, x, flow, weights, update, dt, observe = (
         y if isinstance(y, type | list | tuple) else y.detach() for y in single
     )

@@ -179,7 +179,7 @@ def test_least_used_buffers_are_dropped(monkeypatch):
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_replayed_loop_is_checked_at_its_first_use(loop, monkeypatch):
-    """It is used if graphs are available, unless it differs from the eager form."""
+    """The replayed loop is used if graphs are available, unless it differs from the eager form."""
     module, make, _ = LOOPS[loop]
     problem = make(M=4)
     monkeypatch.setattr(module, "compiles", lambda *_: False)

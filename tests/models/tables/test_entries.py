@@ -124,7 +124,7 @@ def test_likelihood_counts_observed_entries_alone(name):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_static_covariates_reach_every_prediction(name):
-    """They set the first state and reach the decoder: predictions differ before anything is observed."""
+    """The covariates set the first state and reach the decoder: predictions differ before anything is observed."""
     model, batch = small(name).eval(), make_batch()
     other = batch._replace(static=batch.static + 1.0)
     with torch.no_grad():

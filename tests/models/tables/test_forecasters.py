@@ -27,7 +27,7 @@ def test_unobserved_entries_change_nothing(name):
 
 
 def test_forecast_reads_first_frames_alone(name):
-    """It reads their values, their times and their masks, and nothing of what follows."""
+    """The forecast reads values, times and masks of the first frames, and nothing of later frames."""
     model, batch = small(name).eval(), make_batch()
     A, at = model.given, torch.arange(T)[:, None]
     with torch.no_grad():

@@ -76,7 +76,7 @@ def test_prediction_starts_at_the_last_value(name, form):
 
 @pytest.mark.parametrize("form", ["entries", "frames"])
 def test_posterior_starts_at_straight_lines(form):
-    """It reads the channels of the same time too, so that an observed entry is itself."""
+    """The posterior reads the channels of the same time too, so that an observed entry is its own reconstruction."""
     model, batch, marginal = case("vsdn_vae from neighbours", form)
     with torch.no_grad():
         found = quiet(model).interpolate(batch, 2).mean

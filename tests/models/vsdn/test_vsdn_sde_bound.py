@@ -23,7 +23,7 @@ def test_kalman_oracle_matches_dense_gaussian(untrained):
 
 @pytest.mark.slow
 def test_elbo_is_below_exact_log_likelihood(untrained, trained):
-    """After training the posterior it is also close to it."""
+    """With a trained posterior the ELBO is also close to the log-likelihood."""
     exact, per_frame = untrained.exact(), untrained.batch.observed.sum()
     gaps = []
     for problem in (untrained, trained):

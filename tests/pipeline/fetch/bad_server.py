@@ -65,8 +65,8 @@ def tag(body):
 
 
 def whole(*, send=None, length=True, etag=True, ranges=True):
-    """Return the answer of a correct server, or one of only `send` bytes, without a length, without an ETag or without
-    ranges.
+    """Return the response of a correct server, or one of only `send` bytes, without a length, without an ETag or
+    without ranges.
     """
 
     def answer(handler):

@@ -164,8 +164,8 @@ def test_hash_in_config_must_match_the_lock(server, tmp_path):
 
 @pytest.mark.network
 def test_killed_fetch_resumes_at_every_stage(server, tmp_path, monkeypatch):
-    """It is stopped while it downloads, while it unpacks, and just before the last rename; the next call ends in the
-    same folder.
+    """The fetch is stopped while it downloads, while it unpacks, and just before the last rename; the next call ends in
+    the same folder.
     """
     packed = archive("tar", **{f"clean_midi/{n}.mid": os.urandom(3000) for n in range(5)})
     server.files["clean_midi.tar.gz"] = packed

@@ -116,7 +116,8 @@ def test_table_is_written_once_for_equal_files(server, tmp_path):
 
 @pytest.mark.network
 def test_killed_fetch_of_a_table_is_continued(server, tmp_path, monkeypatch):
-    """It is killed once the table is written but not recorded, and while it is written again for other settings."""
+    """The fetch is killed once the table is written but not recorded, and while the table is written again for other
+    settings."""
     server.files["us.txt.gz"] = gzip.compress(USHCN.encode())
 
     def killed(path, columns, rows):

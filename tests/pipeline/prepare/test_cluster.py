@@ -38,7 +38,7 @@ def endless(folder):
 
 
 def test_results_come_by_key(local_ray):
-    """This includes tasks that are added while others run."""
+    """Tasks that are added while others run have results too."""
     waiting = deque(cluster.Task(x, (x,), cpus=0.5) for x in range(4))
     found = {}
     with cluster.connected("local"), closing(cluster.work(half, waiting, 2, retries=0)) as ended:

@@ -212,7 +212,7 @@ def test_unison_of_300_tracks_sounds():
 
 
 def test_random_files_equal_mido_and_pretty_midi():
-    """These are a few of the files that `python -m tests.fuzz` compares."""
+    """The files are a few of those that `python -m tests.fuzz` compares."""
     compare(Random(2026), 40)
 
 

@@ -33,7 +33,7 @@ def writes(store):
 
 @pytest.mark.usefixtures("without_ray")
 def test_broken_preparation_is_continued(store, raw, tmp_path, capsys):
-    """It ends in the same bytes as in a folder."""
+    """The preparation ends in the same bytes as one into a folder."""
     ours = prepare(config(raw, tmp_path / "out"))
 
     def breaks_off(method, key):
@@ -78,7 +78,7 @@ def test_broken_preparation_is_continued(store, raw, tmp_path, capsys):
 
 @pytest.mark.usefixtures("without_ray")
 def test_failed_preparation_leaves_only_reasons(store, tmp_path):
-    """They are written beside the data set's URL."""
+    """The reasons are written beside the data set's URL."""
     raw = corpus(tmp_path / "raw", 10)
     for number in range(3):
         (raw / f"bad {number}.mid").write_bytes(b"text")

@@ -79,7 +79,7 @@ def test_folder_glob_and_file_are_sources(tmp_path):
 
 
 def test_times_with_zones_are_restored(tmp_path):
-    """This holds for any offset from UTC, to the nanosecond, across three centuries."""
+    """Times are restored for any offset from UTC, to the nanosecond, across three centuries."""
     random = Random(3)
     zones = [timezone(timedelta(minutes=random.randrange(-14 * 60, 14 * 60))) for _ in range(50)]
     centuries = 86400 * 365 * 300
