@@ -16,6 +16,11 @@ class AgreedError(DriftworkError):
     """An error that all ranks raise alike, so that only rank 0 prints it."""
 
 
+def unwritable(where: object, reason: object) -> DriftworkError:
+    """Return the error for a file or folder that cannot be written."""
+    return DriftworkError(f"{where}: cannot be written: {reason}; free space there, or make it writable")
+
+
 def without_login(text: str) -> str:
     """Return `text` with addresses such as `http://USER:PASSWORD@HOST` shortened to `http://HOST`."""
     import re  # half of the time that the entry of a command takes to load

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from driftwork.errors import DriftworkError
+from driftwork.errors import unwritable
 
 
 @contextmanager
@@ -71,9 +71,9 @@ def writing(where: str) -> Iterator[None]:
     try:
         yield
     except shutil.Error as error:  # copying a tree failed, with a reason for each file
-        raise DriftworkError(f"{where}: cannot be written: {error.args[0][0][-1]}") from None
+        raise unwritable(where, error.args[0][0][-1]) from None
     except OSError as error:
-        raise DriftworkError(f"{where}: cannot be written: {error.strerror or error}") from None
+        raise unwritable(where, error.strerror or error) from None
 
 
 def require_room(folder: Path) -> None:

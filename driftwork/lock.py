@@ -7,7 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from driftwork.errors import DriftworkError
+from driftwork.errors import DriftworkError, unwritable
 
 _SOON_S = 2.0
 """Seconds of waiting before a notice is printed."""
@@ -31,7 +31,7 @@ def locked(file: Path, where: str, command: str, patience: float = 0.0) -> Itera
     except Timeout:
         raise DriftworkError(f"{where}: another {command} is at work there; wait until it has ended") from None
     except OSError as error:
-        raise DriftworkError(f"{where}: cannot be written: {error.strerror}") from None
+        raise unwritable(where, error.strerror) from None
     with lock:
         yield
 
@@ -49,7 +49,7 @@ def in_turn(file: Path, where: str, notice: str) -> Iterator[None]:
             print(f"driftwork: {notice}", file=sys.stderr, flush=True)
             lock.acquire()
     except OSError as error:
-        raise DriftworkError(f"{where}: cannot be written: {error.strerror}") from None
+        raise unwritable(where, error.strerror) from None
     try:
         yield
     finally:

@@ -56,9 +56,9 @@ class Batch(NamedTuple):
     values: Tensor
     """[B, T, D] float32; 0 where a frame or entry is not present."""
     present: Tensor
-    """[B, T] bool: the frame exists (neither missing in the data nor padding); in a table [B, T, D]: the entry does."""
+    """[B, T] bool: True where the frame exists (neither missing in the data nor padding); in a table [B, T, D]."""
     observed: Tensor
-    """Bool of the shape of `present`: the model observes the frame or entry; a subset of `present`."""
+    """Bool of the shape of `present`: True where the model observes the frame or entry; a subset of `present`."""
     weight: Tensor
     """[B] float32 weights, such that the mean over ranks of the weighted sums is the mean over all sequences of the
     step. They are 0 for sequences that only pad a rank to the size of the others."""

@@ -71,4 +71,4 @@ def from_file(path: Path, manifest: Manifest) -> list[Sequence]:
     try:
         return own.read_file(path)
     except UnreadableError as error:
-        raise DriftworkError(f"source={printable(str(path))}: {error}") from None
+        raise DriftworkError(f"source={printable(str(path))}: {error}; give another file") from None

@@ -34,7 +34,9 @@ def read(file: Path) -> list[Host]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DriftworkError(f"hostfile={file}: cannot be read: {getattr(error, 'strerror', error)}") from None
+        raise DriftworkError(
+            f"hostfile={file}: cannot be read: {getattr(error, 'strerror', error)}; give a readable file"
+        ) from None
     hosts: dict[str, Host] = {}
     for number, line in enumerate(lines, 1):
         text = line.partition("#")[0].strip()
@@ -42,7 +44,9 @@ def read(file: Path) -> list[Host]:
             continue
         found = _LINE.fullmatch(text)
         if found is None or text.startswith("-"):  # ssh would read the name as an option
-            raise DriftworkError(f"hostfile={file}: line {number}, '{text}', is not of the form NAME slots=N")
+            raise DriftworkError(
+                f"hostfile={file}: line {number}, '{text}', is not of the form NAME slots=N; correct it"
+            )
         if found[1] in hosts:
             raise DriftworkError(f"hostfile={file}: line {number} names {found[1]} again; give one line all its slots")
         hosts[found[1]] = Host(found[1], int(found[2]))

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from driftwork.errors import DriftworkError
+from driftwork.errors import DriftworkError, unwritable
 from driftwork.files import aside, sha256, write_error_reason
 
 BEST = "best.safetensors"
@@ -24,7 +24,7 @@ def write(weights: dict[str, torch.Tensor], run_folder: Path) -> None:
         with aside(path) as temporary:
             save_file(weights, temporary)
     except (OSError, SafetensorError) as error:
-        raise DriftworkError(f"{path}: cannot be written: {write_error_reason(error)}") from None
+        raise unwritable(path, write_error_reason(error)) from None
 
 
 def load_best(model: nn.Module, run_folder: Path, device: torch.device) -> None:

@@ -231,7 +231,9 @@ class Served:
         D = len(about.mean)
         if values.shape != (len(times), D):
             shape = " x ".join(map(str, values.shape))
-            raise DriftworkError(f"{where}: values are {shape}, not {len(times)} x {D}: one frame of {D} a time")
+            raise DriftworkError(
+                f"{where}: values are {shape}, not {len(times)} x {D}; send a frame of {D} numbers for each time"
+            )
         if about.binary and not np.isin(values[np.isfinite(values)], (0, 1)).all():
             raise DriftworkError(f"{where}: values must be 0 or 1, as this model's data are")
         last, most = max(times[-1], ask[-1]), about.seconds
@@ -246,7 +248,7 @@ class Served:
             first = np.arange(A) * about.interval
             if len(times) < A or not np.allclose(times[:A], first, rtol=0, atol=about.interval / 100):
                 needed = ", ".join(f"{time:g}" for time in first)
-                raise DriftworkError(f"{where}: a forecast needs the first {A} frames, at {needed} s")
+                raise DriftworkError(f"{where}: a forecast needs the first {A} frames, at {needed} s; send them")
         return Given(times, values, ask)
 
 

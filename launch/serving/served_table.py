@@ -144,7 +144,7 @@ class ServedTable:
         if lacking:
             raise DriftworkError(f"column '{lacking[0]}' is missing; a table of this model has {', '.join(wanted)}")
         if len(frame) == 0:
-            raise DriftworkError("the table has no rows")
+            raise DriftworkError("the table has no rows; send at least one")
         if spec.time_unit == "iso" and frame[config.time].dtype.kind in "iuf":
             cure = "write times by ISO 8601, as pandas does with to_json(date_format='iso')"
             raise DriftworkError(f"column '{config.time}' holds numbers; {cure}")

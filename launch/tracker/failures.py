@@ -15,7 +15,9 @@ def as_user_error(uri: str) -> Iterator[None]:
     except DriftworkError:
         raise
     except Exception as error:
-        raise DriftworkError(f"tracking store {uri}: {one_line(error)}") from error
+        raise DriftworkError(
+            f"tracking store {uri}: {one_line(error)}; check the store and the settings of tracking"
+        ) from error
 
 
 def one_line(error: Exception) -> str:

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from driftwork.errors import DriftworkError
+from driftwork.errors import DriftworkError, unwritable
 from driftwork.files import aside, sha256, sync, write_error_reason
 from launch.runs import weights
 from launch.runs.distributed import on_rank_0
@@ -147,7 +147,7 @@ def _as_one_line(incomplete: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:  # torch's writer raises a RuntimeError on a full disk
         shutil.rmtree(incomplete, ignore_errors=True)
-        raise DriftworkError(f"{incomplete}: cannot be written: {write_error_reason(error)}") from None
+        raise unwritable(incomplete, write_error_reason(error)) from None
 
 
 def _about(folder: Path) -> dict[str, Any]:

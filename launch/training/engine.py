@@ -168,7 +168,7 @@ class Engine:
         everyone = all_gathered((self.files.written, self.files.problem))
         problems = [f"{problem} (rank {rank})" for rank, (_, problem) in enumerate(everyone) if problem]
         if problems:
-            raise AgreedError(f"{folder.parent}: cannot be written: {problems[0]}")
+            raise AgreedError(f"{folder.parent}: cannot be written: {problems[0]}; free space there")
         return {name: sha for written, _ in everyone for name, sha in written.items()}
 
     def load(self, folder: Path) -> None:

@@ -23,7 +23,7 @@ from typing import IO, NamedTuple
 from pydantic import Field
 
 from driftwork.config_base import Config
-from driftwork.errors import DriftworkError
+from driftwork.errors import DriftworkError, unwritable
 from driftwork.files import printable
 
 _PIECE = 1 << 20
@@ -90,7 +90,7 @@ def unpack(
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, OSError):
-            raise DriftworkError(f"{folder}: cannot be written: {error.strerror or error}") from None
+            raise unwritable(folder, error.strerror or error) from None
         raise
     os.replace(temporary, folder)
     return done

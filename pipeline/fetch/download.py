@@ -23,7 +23,7 @@ from urllib3.exceptions import (
     ResponseError,
 )  # fmt: skip
 
-from driftwork.errors import DriftworkError
+from driftwork.errors import DriftworkError, unwritable
 from driftwork.files import sha256
 from pipeline.fetch.http_get import Retries, failures, get
 
@@ -165,7 +165,7 @@ def _attempt(
         except (HTTPError, _BrokenOffError) as error:
             raise _BrokenOffError(_reason(error, patience), 1 + failures(answer)) from None
         except OSError as error:
-            raise DriftworkError(f"{part.file}: cannot be written: {error.strerror or error}") from None
+            raise unwritable(part.file, error.strerror or error) from None
 
 
 def _begin(

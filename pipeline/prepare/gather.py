@@ -18,7 +18,7 @@ from pathlib import Path
 from threading import local
 from typing import NamedTuple
 
-from driftwork.errors import DriftworkError
+from driftwork.errors import DriftworkError, unwritable
 from driftwork.files import printable
 from pipeline.prepare.build import Unreadable
 from pipeline.prepare.guard import Guard, Limits
@@ -115,7 +115,7 @@ def gather(
         series = survey(config, folder, merge(config, folder, files, found.names), found.names)
     except (OSError, sqlite3.Error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise DriftworkError(f"{folder}: cannot be written: {reason}") from None
+        raise unwritable(folder, reason) from None
     return Gathered(series, inputs, unreadable)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from driftwork.config_base import flatten
-from driftwork.errors import DriftworkError
+from driftwork.errors import DriftworkError, unwritable
 from driftwork.files import aside
 from driftwork.lock import locked
 from pipeline.prepare.build import INCOMPLETE, Unreadable, hash_inputs, intact
@@ -67,7 +67,7 @@ class Output(NamedTuple):
             try:
                 self._begin(lock)
             except OSError as error:
-                raise DriftworkError(f"out={self.folder}: cannot be written: {error.strerror}") from None
+                raise unwritable(f"out={self.folder}", error.strerror) from None
             try:
                 yield
             except DriftworkError:

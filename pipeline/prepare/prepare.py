@@ -274,7 +274,9 @@ def _run(config: PrepareConfig, at_once: int, job: Job, plans: list[ShardPlan]) 
                         "smaller files_per_shard, or fewer workers"
                     ) from None
                 except OSError as error:
-                    raise DriftworkError(f"{config.out}: {plans[index].file} cannot be written: {error}") from None
+                    raise DriftworkError(
+                        f"{config.out}: {plans[index].file} cannot be written: {error}; free space there"
+                    ) from None
                 else:
                     advance()
     return [entries[index] for index in range(len(plans))]

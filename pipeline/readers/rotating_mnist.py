@@ -77,7 +77,7 @@ class RotatingMnist:
             try:
                 count = int((read_idx(source / files[1], dimensions=1) == DIGIT).sum())
             except UnreadableError as error:
-                raise DriftworkError(f"source={source}: {error}") from None
+                raise DriftworkError(f"source={source}: {error}; give another folder") from None
         count = min(count, self.config.digits)
         if count < 3:
             raise DriftworkError(

@@ -77,7 +77,10 @@ class Timit:
         names = [name for name in names if not (name[:-4].lower().endswith(".wav") and name[:-4] in there)]
         sentences = {name: found for name in names if (found := CORPUS.fullmatch(name) or FLAT.fullmatch(name))}
         if not sentences:
-            raise DriftworkError(f"source={root}: no file lies as {LAYOUTS}; the first is {printable(names[0])}")
+            raise DriftworkError(
+                f"source={root}: no file lies as {LAYOUTS} (the first is {printable(names[0])}); "
+                "give the folder of the corpus"
+            )
         _check(root, sentences)
         return [_item(name, sentences.get(name)) for name in names]
 

@@ -26,7 +26,9 @@ class Covariates:
         if spec.table is None or self.width == 0:
             return
         if stats.static_mean is None or stats.static_scale is None:
-            raise DriftworkError(f"{where}: has no statistics of its static columns; prepare it again, in another out")
+            raise DriftworkError(
+                f"{where}: has no statistics of its static columns; prepare the data again, with another out"
+            )
         numbers = np.repeat([s.categories is None for s in spec.table.static], [s.width for s in spec.table.static])
         scale = np.array(stats.static_scale)[numbers]
         self.mean[numbers] = np.array(stats.static_mean)[numbers]

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import PlainValidator
 
-from driftwork.errors import DriftworkError
+from driftwork.errors import DriftworkError, unwritable
 from driftwork.files import printable
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)")
@@ -129,7 +129,7 @@ class Store(NamedTuple):
                 raise DriftworkError(f"{url}: refused: {_reason(error)}; check the credentials") from None
             except Exception as error:  # each implementation raises its own errors
                 if isinstance(error, OSError) and error.errno in _DISK:
-                    raise DriftworkError(f"{file}: cannot be written: {error.strerror}") from None
+                    raise unwritable(file, error.strerror) from None
                 if attempt == _ATTEMPTS:
                     raise DriftworkError(f"{url}: {_reason(error)}; given up after {attempt} attempts") from None
                 time.sleep(_WAIT_S * 2 ** (attempt - 1))

@@ -140,7 +140,10 @@ class _Sheet:
         times, zoned = batch.time()
         if batch.rows:
             if self.zoned not in (None, zoned):
-                raise batch.bad(0, f"column '{printable(self.config.time)}' has times with a zone and without")
+                raise batch.bad(
+                    0,
+                    f"column '{printable(self.config.time)}' has times with and without a zone; write all times alike",
+                )
             self.zoned = zoned
         self._note_order(series)
         for column in self.attributes:

@@ -187,7 +187,9 @@ def test_full_disk_keeps_the_old_export(music, monkeypatch):
         raise shutil.Error([("a", "b", "[Errno 28] No space left on device")] * 30)
 
     monkeypatch.setattr(export.mlflow_store, "save_model", full)
-    with pytest.raises(DriftworkError, match=r"/model: cannot be written: \[Errno 28\] No space left on device$"):
+    with pytest.raises(
+        DriftworkError, match=r"/model: cannot be written: \[Errno 28\] No space left on device; free space"
+    ):
         export.write(music.folder, music.config, music.manifest)
     assert (music.folder / export.FOLDER / "MLmodel").exists()
     assert not [path for path in music.folder.iterdir() if path.name.startswith(".")]

@@ -31,7 +31,7 @@ def test_refused_sweep_writes_nothing(full, tmp_path, monkeypatch):
     base = tiny("vsdn_vae")
     settings = {"base": str(base), "set": {"data": "rolls", "tracking.uri": None}, "grid": {"train.beta": [2, 3]}}
     Path("some.yaml").write_text(json.dumps(settings))
-    with pytest.raises(DriftworkError, match=rf"^out=runs/some: cannot be written: {FULL}$"):
+    with pytest.raises(DriftworkError, match=rf"^out=runs/some: cannot be written: {FULL}; free space"):
         sweep.main(["some.yaml"])
     assert [path.name for path in Path("runs/some").iterdir()] == ["sweep.lock"]
 

@@ -239,7 +239,7 @@ def test_folder_without_corpus_is_refused(tmp_path):
     refused(tmp_path, "no .wav file in it or below it")
     corpus(tmp_path / "a", test=0)
     refused(tmp_path / "a", "holds TRAIN but no TEST; give the folder that holds both")
-    refused(tmp_path / "a" / "TRAIN", "no file lies as TRAIN|TEST/DRn/SPEAKER/*.WAV or drn-speaker/*.wav; the first is")
+    refused(tmp_path / "a" / "TRAIN", "no file lies as TRAIN|TEST/DRn/SPEAKER/*.WAV or drn-speaker/*.wav (the first is")
     corpus(tmp_path / "b", train=0, upper=False)
     refused(tmp_path / "b", "holds TEST but no TRAIN")
     flat(corpus(tmp_path / "c", train=1, test=1), 1)

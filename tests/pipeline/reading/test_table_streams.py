@@ -50,7 +50,7 @@ def test_data_without_static_columns_have_no_covariates(tmp_path):
 def test_table_without_static_statistics_is_refused(tmp_path):
     manifest, _ = write_table(tmp_path, static=True)
     stats = manifest.stats.model_copy(update={"static_mean": None})
-    with pytest.raises(DriftworkError, match="no statistics of its static columns; prepare it again"):
+    with pytest.raises(DriftworkError, match="no statistics of its static columns; prepare the data again"):
         batch_of(tmp_path, manifest.model_copy(update={"stats": stats}))
 
 

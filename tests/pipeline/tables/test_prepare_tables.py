@@ -205,5 +205,5 @@ def test_full_disk_under_the_index_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.prepare.gather.survey", full)
     (tmp_path / "t.csv").write_text("series,time,channel,value\n")
     monkeypatch.setattr("pipeline.prepare.gather.merge", lambda *arguments: None)
-    with pytest.raises(DriftworkError, match=f"^{tmp_path}: cannot be written: database or disk is full$"):
+    with pytest.raises(DriftworkError, match=f"^{tmp_path}: cannot be written: database or disk is full; free space"):
         gather(TableConfig(), find(tmp_path / "t.csv"), tmp_path, {}, [])
