@@ -19,14 +19,14 @@ from pipeline.prepare import cluster
 from pipeline.prepare.build import Entry, Job, Unreadable, build_shard
 from pipeline.prepare.data_card import LeftOut, data_card
 from pipeline.prepare.duplicates import joined
-from pipeline.prepare.gather import Gathered, gather, read_files, scratch
+from pipeline.prepare.gather import Gathered, gather, keep, kept, made_of, read_files, scratch
 from pipeline.prepare.guard import Limits
 from pipeline.prepare.output import CARD, QUARANTINE, Output, check_inputs, inputs_of, quarantine
 from pipeline.prepare.plan import Recipe, ShardPlan, make_plan
 from pipeline.prepare.store_output import StoreOutput
 from pipeline.readers.registry import reader
 from pipeline.readers.tables.config import TableConfig
-from pipeline.readers.tables.files import Table, find
+from pipeline.readers.tables.files import Found, Table, find
 from pipeline.sequence import SPLITS, Item, folder
 from pipeline.shards.manifest import MANIFEST, SCHEMA, Manifest
 from pipeline.shards.stats import Moments
@@ -106,11 +106,13 @@ def _prepare_table(config: PrepareConfig, table: Table, output: _Output) -> Mani
     limits = Limits(config.seconds_per_file, config.mib_per_file)
     staging = output.staging.absolute() if isinstance(output, Output) else output.staging
     with output.opened(), scratch(staging if isinstance(staging, Path) else None, config.address) as place:
-        unreadable = read_files(table.config, found, place, limits, config.workers)
-        if len(unreadable) > config.max_unreadable * len(inputs) or len(unreadable) == len(inputs):
-            output.discard(unreadable)
-            raise DriftworkError(_too_many(config, output, unreadable, len(inputs), "files"))
-        gathered = gather(table.config, found, place, inputs, unreadable)
+        mark = made_of(table.config, inputs, limits)
+        gathered = kept(place, mark, inputs)
+        if gathered is not None:
+            print(f"{config.out}: goes on with the series that an earlier attempt gathered", flush=True)
+        else:
+            gathered = _gathered(config, table, output, found, inputs, place, limits)
+            keep(place, mark, gathered)
         job = Job(config.recipe, gathered.series, None, staging, limits, gathered.hash)
         items = gathered.series.find(None)
         if finished is None:
@@ -118,6 +120,18 @@ def _prepare_table(config: PrepareConfig, table: Table, output: _Output) -> Mani
         plans = make_plan(items, config.recipe, finished.joined)
         _repair(config, job, output, finished, [plan for plan in plans if plan.file in bad])
     return finished
+
+
+def _gathered(
+    config: PrepareConfig, table: Table, output: _Output, found: Found, inputs: dict[str, str | None], place: Path,
+    limits: Limits,
+) -> Gathered:  # fmt: skip
+    """Gather the series of a table in the folder `place`. Raises `DriftworkError` if too few files are readable."""
+    unreadable = read_files(table.config, found, place, limits, config.workers)
+    if len(unreadable) > config.max_unreadable * len(inputs) or len(unreadable) == len(inputs):
+        output.discard(unreadable)
+        raise DriftworkError(_too_many(config, output, unreadable, len(inputs), "files"))
+    return gather(table.config, found, place, inputs, unreadable)
 
 
 def _nothing_to_do(config: PrepareConfig, output: _Output) -> None:

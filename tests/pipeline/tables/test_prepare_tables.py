@@ -9,7 +9,7 @@ import pytest
 
 from driftwork.config_base import load
 from driftwork.errors import DriftworkError
-from pipeline.prepare.gather import gather, scratch
+from pipeline.prepare.gather import gather, read_files, scratch
 from pipeline.prepare.prepare import PrepareConfig, prepare
 from pipeline.readers.tables.config import TableConfig
 from pipeline.readers.tables.files import find
@@ -161,20 +161,70 @@ def test_prepared_table_is_checked_and_repaired(tmp_path, table, in_process, cap
     assert contents(out) == before
 
 
+def killed(patched, *arguments):
+    """End a preparation before its last step."""
+    patched.setattr("pipeline.prepare.prepare.data_card", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        prepare(config(*arguments))
+
+
 def test_killed_attempt_is_continued(tmp_path, table, in_process, monkeypatch):
-    """Shards of the killed attempt are kept, its parts and chunks are made anew."""
+    """Shards and gathered series of the killed attempt are used."""
     out = tmp_path / "out"
     wanted = prepare(config(table, tmp_path / "whole"))
     with monkeypatch.context() as patched:
-        patched.setattr("pipeline.prepare.prepare.data_card", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            prepare(config(table, out))
-    (out / ".incomplete" / "table").mkdir()
-    (out / ".incomplete" / "table" / "part-00000.rows").write_bytes(b"of the killed attempt")
+        killed(patched, table, out)
     built = (out / ".incomplete" / "train-000000.tar").stat().st_ino
+    monkeypatch.setattr("pipeline.prepare.prepare.read_files", lambda *_: pytest.fail("the table was read again"))
     assert prepare(config(table, out)) == wanted
     assert (out / "train-000000.tar").stat().st_ino == built
     assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_half_gathered_table_is_gathered_anew(tmp_path, table, in_process):
+    gathering = tmp_path / "out" / ".incomplete" / "table"
+    gathering.mkdir(parents=True)
+    (gathering / "part-00000.rows").write_bytes(b"of the killed attempt")
+    prepare(config(table, tmp_path / "out"))
+    prepare(config(table, tmp_path / "whole"))
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_table_is_not_lost_if_ray_does_not_start(tmp_path, table, in_process, monkeypatch, capsys):
+    """The series may have taken an hour to gather. The folder may be moved in between."""
+    wanted = prepare(config(table, tmp_path / "whole"))
+    with monkeypatch.context() as patched:
+
+        def connected(*_):
+            raise DriftworkError("address=local: Ray does not start")
+
+        patched.setattr("pipeline.prepare.prepare._workers", connected)
+        with pytest.raises(DriftworkError, match="Ray does not start"):
+            prepare(config(table, tmp_path / "out"))
+    out = (tmp_path / "out").rename(tmp_path / "moved")
+    monkeypatch.setattr("pipeline.prepare.prepare.read_files", lambda *_: pytest.fail("the table was read again"))
+    assert prepare(config(table, out)) == wanted
+    assert f"{out}: goes on with the series that an earlier attempt gathered" in capsys.readouterr().out
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("change", ["file", "seconds_per_file=10"])
+def test_changed_table_is_gathered_anew(tmp_path, table, in_process, monkeypatch, change):
+    """Another limit may leave out other files."""
+    with monkeypatch.context() as patched:
+        killed(patched, table, tmp_path / "out")
+    settings = [] if change == "file" else [change]
+    if change == "file":
+        with (table / "a.csv").open("a") as handle:
+            handle.write("p 0,1000,heat,1\n")
+    read = []
+    monkeypatch.setattr(
+        "pipeline.prepare.prepare.read_files", lambda *arguments: read.append(arguments) or read_files(*arguments)
+    )
+    prepare(config(table, tmp_path / "out", *settings))
+    assert len(read) == 1
+    prepare(config(table, tmp_path / "whole", *settings))
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def test_store_and_cluster_need_a_shared_folder():
