@@ -34,14 +34,20 @@ class Spans(NamedTuple):
 
 
 def chunks(folder: Path, merged: Merged, dtype: np.dtype[Any]) -> Iterator[tuple[int, NDArray[Any], Spans]]:
-    """Write the chunks of the table and yield each with its number and spans; parts and buckets are removed."""
+    """Write the chunks of the table and yield each with its number and spans; parts and buckets are removed.
+
+    Generators here keep no observations that they have yielded, so that those of one chunk are in memory at a time."""
     loads = _streamed(folder, merged, dtype) if merged.sorted else _bucketed(folder, merged, dtype)
-    for chunk, load in enumerate(loads):
-        order = np.lexsort((load["row"], load["file"], load["channel"], load["time"], load["series"]))
-        settled = load[order]
-        settled.tofile(chunk_path(folder, chunk))
-        series, start, count = np.unique(settled["series"], return_index=True, return_counts=True)
-        yield chunk, settled, Spans(series.astype(np.int64), start, count)
+    for chunk, load in enumerate(map(_settled, loads)):
+        load.tofile(chunk_path(folder, chunk))
+        series, start, count = np.unique(load["series"], return_index=True, return_counts=True)
+        yield chunk, load, Spans(series.astype(np.int64), start, count)
+        del load  # before the next is read
+
+
+def _settled(load: NDArray[Any]) -> NDArray[Any]:
+    """Return observations sorted by series, time and channel, and further by their places in the table."""
+    return load[np.lexsort((load["row"], load["file"], load["channel"], load["time"], load["series"]))]
 
 
 def _pieces(folder: Path, part: Renumbered, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
@@ -65,9 +71,9 @@ def _streamed(folder: Path, merged: Merged, dtype: np.dtype[Any]) -> Iterator[ND
                 continue
             load = np.concatenate([*waiting, records])
             cut = int(np.searchsorted(load["series"] == load["series"][-1], True))  # the last series may go on
-            if cut:
-                yield load[:cut]
-            waiting = [load[cut:].copy()]
+            waiting = [load[:cut], load[cut:].copy()]
+            del load
+            yield waiting.pop(0)
     if waiting:
         yield np.concatenate(waiting)
 
@@ -89,10 +95,9 @@ def _bucketed(folder: Path, merged: Merged, dtype: np.dtype[Any]) -> Iterator[ND
         for handle in handles:
             handle.close()
     for path in paths:
-        load = np.fromfile(path, dtype)
+        if path.stat().st_size:
+            yield np.fromfile(path, dtype)
         path.unlink()
-        if len(load):
-            yield load
 
 
 def _hash(series: NDArray[np.uint32]) -> NDArray[np.int64]:
