@@ -29,6 +29,8 @@ _BLOCK = 2**22
 """Bytes of a block of a CSV file; a longer row is refused."""
 _CELLS = 2**18
 """Number of cells of a batch of a Parquet file."""
+_BUFFER = 2**20
+"""Bytes that are read at a time of a column of a Parquet file; a row group may be as large as the file."""
 LATEST = 1e15
 """Largest time, in seconds: 32 million years, beyond which a double resolves no eighth of a second."""
 _RAGGED = re.compile(r"Row #(\d+): Expected (\d+) columns, got (\d+)")
@@ -244,7 +246,7 @@ def _opened(path: Path) -> Any:
 
 
 def _parquet(path: Path, config: TableConfig) -> _File:
-    file = pa.parquet.ParquetFile(str(path), pre_buffer=False)
+    file = pa.parquet.ParquetFile(str(path), pre_buffer=False, buffer_size=_BUFFER)
     rows = max(1, _CELLS // max(1, file.metadata.num_columns))
     return _File(
         file.schema_arrow.names,

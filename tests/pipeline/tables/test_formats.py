@@ -5,10 +5,11 @@ from random import Random
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
 import pytest
+from pyarrow import parquet
 
 from pipeline.readers.tables import settle
+from pipeline.readers.tables.arrow import batches
 from pipeline.readers.tables.config import TableConfig
 from pipeline.readers.tables.series import windows
 from tests.pipeline.tables.making import HEADER, WARD, equal, gathered, long, sequences, ward, write
@@ -117,7 +118,7 @@ def test_times_after_the_first_are_restored(tmp_path):
 def test_parquet_timestamps_equal_texts(tmp_path, zone):
     times = [datetime(2024, 3, 31, hour, 30) for hour in range(4)]
     column = pa.array([1711852200000000 + 10**6 * second for second in range(4)], pa.timestamp("us", tz=zone))
-    pa.parquet.write_table(
+    parquet.write_table(
         pa.table({"series": [1, 1, 2, 2], "time": column, "channel": ["x"] * 4, "value": pa.array([1, 2, 3, 4])}),
         tmp_path / "a.parquet",
     )
@@ -149,7 +150,7 @@ def test_dictionaries_and_decimals_are_read(tmp_path):
         "channel": pa.array(["x", "x", "x"], pa.large_string()),
         "value": pa.array([Decimal("1.5"), None, Decimal("2.5")]),
     }
-    pa.parquet.write_table(pa.table(columns), tmp_path / "a.parquet")
+    parquet.write_table(pa.table(columns), tmp_path / "a.parquet")
     found = sequences(tmp_path / "a.parquet", tmp_path / "s", time_unit="s")
     assert {key: sequence.values.tolist() for key, sequence in found.items()} == {"a-0000": [[1.5]], "b-0000": [[2.5]]}
 
@@ -203,6 +204,20 @@ def test_channels_left_out_may_hold_anything(tmp_path):
     settings = {"time_unit": "s", "channels": ("alarm",), "likelihood": "bernoulli"}
     found = sequences(tmp_path / "t.csv", tmp_path / "scratch", **settings)["s-0000"]
     assert (found.times.tolist(), found.values.tolist()) == ([0, 3], [[1], [0]])
+
+
+def test_memory_does_not_grow_with_a_row_group(tmp_path):
+    """A row group may be as large as the file."""
+    values = np.random.default_rng(0).normal(size=2**20)
+    table = pa.table({"series": np.zeros(len(values), np.int8), "value": values})
+    parquet.write_table(table, tmp_path / "t.parquet", row_group_size=len(values), use_dictionary=False)
+    pools = [getattr(pa, f"{name}_memory_pool")() for name in pa.supported_memory_backends()]
+    before = sum(pool.bytes_allocated() for pool in pools)
+    most, rows = 0, 0
+    for batch in batches(tmp_path / "t.parquet", TableConfig(), list):
+        most, rows = max(most, sum(pool.bytes_allocated() for pool in pools) - before), rows + batch.rows
+    assert rows == len(values)
+    assert 0 < most < values.nbytes
 
 
 def test_series_without_a_value_is_reported(tmp_path, capsys):
