@@ -98,7 +98,11 @@ class Batch:
     def _cure(self, text: str) -> str:
         """Return the cure for a cell that is not a number, as the end of an error message."""
         every = self.config.layout == "wide" and not self.config.channels
-        return cure_of_number(text) + (", or list the columns with values in dataset.channels" if every else "")
+        others = (
+            "; name a column of categories in dataset.static_categories, or list the columns with values in "
+            "dataset.channels"
+        )
+        return cure_of_number(text) + (others if every else "")
 
     def _check_integers(self, array: Any, column: str) -> None:
         """Raise `UnreadableError` for an integer in text that a double cannot hold."""

@@ -235,8 +235,9 @@ def test_wide_table_without_channels_is_refused(tmp_path):
 
 def test_other_columns_of_a_wide_table_are_named(tmp_path):
     listed = "list the columns with values in dataset.channels"
+    static = "name a column of categories in dataset.static_categories"
     said = refused(tmp_path, "series,time,x,note\ns,0,1,well\n", layout="wide")
-    assert said == f"row 1: column 'note' is not a number: 'well'; {MISSING}, or {listed}"
+    assert said == f"row 1: column 'note' is not a number: 'well'; {MISSING}; {static}, or {listed}"
     (tmp_path / "index").mkdir()
     said = refused(tmp_path / "index", ",series,time,x\n0,s,0,1\n", layout="wide")
     assert said == f"column '' looks like row numbers of pandas; write the table with index=False, or {listed}"
