@@ -194,7 +194,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         hint = f"; {path.parent} holds {', '.join(near)}" if near else ""
         raise DriftworkError(_one_line(f"{path}: no such config file{hint}")) from None
     except (OSError, ValueError) as error:  # ValueError also for a path that contains a NUL
-        raise DriftworkError(_one_line(f"{path}: cannot be read as YAML: {error}")) from None
+        raise DriftworkError(_one_line(f"{path}: cannot be read as YAML: {error}; correct the file")) from None
     if raw is None:
         return {}
     if not isinstance(raw, dict):

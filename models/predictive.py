@@ -59,7 +59,7 @@ class Predictive:
             uniform: [B], in (0, 1).
         """
         if self._log_weights is None:
-            assert self.draws == 1, "which of several draws is not known without weights"
+            assert self.draws == 1, "without weights, none of several draws can be picked"
             return self._parameters(0)[:, frame]
         total = self._log_weights[:, :, frame].T.double().exp().cumsum(1)
         points = uniform.double()[:, None].contiguous()

@@ -122,7 +122,7 @@ def disk(folders: dict[str, Path]) -> Iterator[Finding]:
             yield error("disk", message, "delete old runs (checkpoints take the most space), or give another folder")
         elif free < 10 * _GB:
             yield warning(
-                "disk", message, "a checkpoint holds weights and optimizer, and several are kept: free space in time"
+                "disk", message, "free some space: a run keeps several checkpoints of weights and optimizer state"
             )
         else:
             yield ok("disk", message)
@@ -187,7 +187,7 @@ def hostname() -> Finding:
     try:
         address = str(socket.getaddrinfo(name, None, socket.AF_INET)[0][4][0])
     except OSError as problem:
-        cure = f"a line '127.0.0.1 {name}' in /etc/hosts (its true address where there are several hosts)"
+        cure = f"add a line '127.0.0.1 {name}' to /etc/hosts (its true address where there are several hosts)"
         return error("host name", f"{name} does not resolve ({problem.strerror}): ranks cannot meet", cure)
     return ok("host name", f"{name} is {address}")
 

@@ -22,7 +22,7 @@ def python(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> Finding:
     wanted = SpecifierSet(_project()["requires-python"])
     running = ".".join(map(str, version))
     if not wanted.contains(running):
-        cure = "make setup PYTHON=python3.11 makes another environment"
+        cure = "create another environment: make setup PYTHON=python3.11"
         return error("python", f"{running}; driftwork requires {_written(wanted)}", cure)
     return ok("python", running)
 
@@ -36,7 +36,7 @@ def packages() -> Iterator[Finding]:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
             if extra:
-                cure = f"pip install -e '.[{extra}]' installs the packages of `driftwork {extra}`"
+                cure = f"for the packages of `driftwork {extra}`: pip install -e '.[{extra}]'"
                 yield warning("packages", f"{name} is not installed", cure)
             else:
                 yield error("packages", f"{name} is not installed", "pip install -e .")

@@ -92,7 +92,7 @@ def _silent(uri: str, problem: OSError) -> Finding:
     if isinstance(reason, ssl.SSLCertVerificationError):  # MLflow has its own list of certificates
         cure = "if MLflow refuses it too: export MLFLOW_TRACKING_SERVER_CERT_PATH=FILE"
         return warning(_HERE, f"{uri} presents a certificate that this machine does not trust", cure)
-    cure = "start the server, or tracking.uri=sqlite:///runs/mlflow.db"
+    cure = "start the server, or set tracking.uri=sqlite:///runs/mlflow.db"
     return error(_HERE, f"{uri} does not answer: {reason}", cure)
 
 

@@ -31,7 +31,7 @@ class Trial(NamedTuple):
 def draws(path: Path, trials: Sequence[Trial], channels: Sequence[str], given: int, title: str) -> list[Path]:
     """Draw a row per trial: its latent paths in a plane that all trials share, then each of the C channels."""
     count = len(trials[0].latent)
-    figure = style.page(11, 1.0 + 1.75 * len(trials), f"{title}, {count} draws a trial")
+    figure = style.page(11, 1.0 + 1.75 * len(trials), f"{title}, {count} draws per trial")
     columns = 1 + len(channels)
     axes = figure.subplots(len(trials), columns, squeeze=False, width_ratios=[1.15] + [1.5] * len(channels))
     for c in range(1, columns):

@@ -30,7 +30,7 @@ class Film(NamedTuple):
     draw: int | None
     """Number of the draw, counted from 1; None for the truth."""
     frames: NDArray[np.float32]
-    """[T, D] frames."""
+    """[T, D] frames, in units of the data."""
     notes: NDArray[np.bool_] | None
     """[T, D] notes; None for data that are not binary."""
     rate: float
@@ -81,7 +81,7 @@ def films(stem: str, made: Generated, rate: float, spec: DataSpec) -> Iterator[F
     for draw, frames in enumerate(made.draws, 1):
         notes = None if made.notes is None else made.notes[draw - 1]
         several = len(made.draws) > 1 or made.key is None
-        name, label = (f"{stem}-{draw}", f"draw {draw}") if several else (stem, f"{rate:g} frames a second")
+        name, label = (f"{stem}-{draw}", f"draw {draw}") if several else (stem, f"{rate:g} frames per second")
         yield Film(name, label, draw, frames, notes, rate)
 
 

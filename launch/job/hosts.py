@@ -213,7 +213,7 @@ def _answers(connections: list[_Connection], file: Path) -> list[Answer]:
             wrong[connection.host.name] = f"slots={slots}, but it has {len(answer.devices)} {kind}"
     if not wrong and len({answer.gpus for answer in answers}) > 1:
         without = [c.host.name for c in connections if c.answer is not None and not c.answer.gpus]
-        wrong = dict.fromkeys(without, "has no GPU, and others have")
+        wrong = dict.fromkeys(without, "has no GPU, but other hosts have some")
     if wrong:
         problems = "; ".join(f"{name}: {problem}" for name, problem in wrong.items())
         raise AwayError(f"hostfile={file}: nothing was started: {problems}")

@@ -33,7 +33,7 @@ class Sizes(NamedTuple):
 
     weights: int
     operations: int
-    """Floating-point operations for a sequence of full length, forward and backward."""
+    """Number of floating-point operations for a sequence of full length, forward and backward."""
     calls: int
     """Number of kernel calls in a step on sequences of full length, for any number of sequences."""
     kept: int

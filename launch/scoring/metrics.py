@@ -22,15 +22,15 @@ class Metric(NamedTuple):
 
 
 METRICS = {
-    "nll_nats_per_frame": Metric("NLL, nats/frame", "NLL in nats a frame"),
-    "nll_nats_per_dimension": Metric("NLL, nats/dim.", "NLL in nats a dimension"),
+    "nll_nats_per_frame": Metric("NLL, nats/frame", "NLL in nats per frame"),
+    "nll_nats_per_dimension": Metric("NLL, nats/dim.", "NLL in nats per dimension"),
     "nll_importance_weighted_nats_per_frame": Metric("NLL, IW bound"),
     "nll_importance_weighted_nats_per_dimension": Metric("NLL, IW bound"),
     "nll_particle_filter_nats_per_frame": Metric("NLL, particle filter"),
     "nll_particle_filter_nats_per_dimension": Metric("NLL, particle filter"),
     "kl_nats_per_frame": Metric("of it KL"),
     "kl_nats_per_dimension": Metric("of it KL"),
-    "nll_nats_per_entry": Metric("NLL, nats/entry", "NLL in nats an entry"),
+    "nll_nats_per_entry": Metric("NLL, nats/entry", "NLL in nats per entry"),
     "nll_importance_weighted_nats_per_entry": Metric("NLL, IW bound"),
     "nll_particle_filter_nats_per_entry": Metric("NLL, particle filter"),
     "kl_nats_per_entry": Metric("of it KL"),

@@ -21,7 +21,7 @@ from pipeline.readers.tables.returned import filled_rows, schema_of
 
 
 class Answered(NamedTuple):
-    """A table with predictions; only `rows` are not in memory."""
+    """A table with predictions. All but `rows` is in memory."""
 
     schema: Any
     """Columns of the table."""

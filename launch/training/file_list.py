@@ -20,7 +20,7 @@ def damage(folder: Path) -> str:
         hashes = json.loads((folder / FILES).read_bytes())
         for name, expected in hashes.items():
             if sha256(folder / name) != expected:
-                return f"{name} does not have its SHA-256"
+                return f"{name} does not match its SHA-256"
     except FileNotFoundError as error:
         return f"{Path(error.filename).relative_to(folder)} is missing"
     except OSError as error:

@@ -38,7 +38,8 @@ Booleans = NDArray[np.bool_]
 
 
 class OtherEvents(NamedTuple):
-    """The events that are not a status and two bytes of data, in the file's order. The end of a track counts as one."""
+    """The events that are not a status and two bytes of data, in the file's order. The end of a track counts as an
+    event."""
 
     last: Integers
     """Position of the last byte of each delta time, or of the byte past the end of a track."""

@@ -203,7 +203,7 @@ def _blocks(rows: list[list[str]]) -> Iterator[dict[str, list[str]]]:
         else:
             block[head.lower()] = words
     if block is not None:
-        raise UnreadableError("skeleton: a begin without its end; cut short?")
+        raise UnreadableError("skeleton: a begin without its end; the file may be cut short")
 
 
 def _parents(rows: list[list[str]], names: list[str]) -> dict[str, str]:

@@ -27,7 +27,7 @@ def parse_sphere(data: bytes) -> Pcm:
     fields = _fields(data[:size])
     coding = fields.get("sample_coding", "pcm")  # the files of TIMIT leave it out
     if coding != "pcm":
-        kind = "is compressed; unpack it first (sph2pipe does)" if "embedded" in coding else "is not pcm"
+        kind = "is compressed; decompress it first, for example with sph2pipe" if "embedded" in coding else "is not pcm"
         raise UnreadableError(f"SPHERE: sample_coding {coding} {kind}")
     count, channels, rate = (_number(fields, name) for name in ("sample_count", "channel_count", "sample_rate"))
     if _number(fields, "sample_n_bytes") != 2:

@@ -90,8 +90,8 @@ def test_rule_of_the_papers_is_one_half():
 
 
 def test_known_neighbours_enclose_one_change_at_most():
-    """At four times the rate as many notes begin as in the known frames, by a count. A frame that does not lie between
-    two known frames, one apart, is unchanged.
+    """At four times the rate, the number of notes that begin is that of the known frames. A frame that does not lie
+    between two known frames, one apart, is unchanged.
     """
     rng = np.random.default_rng(0)
     frames = torch.from_numpy(rng.random((3, 9, 50)) < 0.5)

@@ -158,7 +158,7 @@ class Batch:
         if pa.types.is_string(array.type):
             return array
         if array.type in (pa.binary(), pa.large_binary(), pa.large_string(), pa.string_view()):
-            return self._cast(array, column, lambda part: pc.cast(part, pa.string()), "is not in UTF-8")
+            return self._cast(array, column, lambda part: pc.cast(part, pa.string()), "is not UTF-8 text")
         return array
 
     def _without_missing(self, array: Any) -> Any:
@@ -285,7 +285,7 @@ def _npz(path: Path, config: TableConfig) -> _File:
 def _reason(error: Exception) -> str:
     text = printable(" ".join(str(error).split()))[:200] or type(error).__name__
     if "straddling object" in text:
-        return f"a row is longer than {_BLOCK // 2**20} MiB, perhaps for a quote that is not closed"
+        return f"a row is longer than {_BLOCK // 2**20} MiB, perhaps because a quote is not closed"
     if "cannot infer number of columns" in text:
         return f"its header is longer than {_BLOCK // 2**20} MiB; give a table with fewer columns, in lines"
     return text[:1].lower() + text[1:] if text[1:2].islower() else text

@@ -49,7 +49,8 @@ def ran(root, uri, name, level, *overrides, best, command=None, evaluations=("te
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory):
-    """Provide VSDN-VAE at beta x latent, the best with two seeds, its residual form, and runs that are in no table."""
+    """Provide a store with VSDN-VAE at each beta and latent size, the best with two seeds, the residual form, and runs
+    that are in no table."""
     root = tmp_path_factory.mktemp("tracked")
     uri = f"sqlite:///{root}/mlflow.db"
     media = root / "media"

@@ -67,7 +67,7 @@ def test_tables_are_compared_by_standardized_error(table):
     rows = {who: [calibration.metrics(x.scores)] for who, x in found.items()}
     figures = side_by_side.figures("table", rows)
     assert figures.headings == ["", "NLL 50 %", "pred. 50 %", "interp. 50 %"]
-    assert "NLL in nats an entry; MSE in units of each channel's variance" in figures.caption
+    assert "NLL in nats per entry; MSE in units of each channel's variance" in figures.caption
     assert [row.labels[0] for row in figures.rows] == ["model", "persistence", "nearest", "linear"]
     further = side_by_side.beside("further", rows)
     assert [row.labels[0] for row in further.rows if row.labels[0]] == [

@@ -14,7 +14,7 @@ from tests.launch.tables.own import DEVIATION, HIGH, LOW, mean, run_on, run_on_h
 from tests.pipeline.tables.making import long, ward, write
 
 CHANNELS = ("heat", "pulse")
-"""Sorted, as `prepare` reads them."""
+"""Names of the channels, sorted as `prepare` reads them."""
 
 pytestmark = pytest.mark.usefixtures("line")
 

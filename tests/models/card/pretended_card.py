@@ -107,7 +107,7 @@ def register():
 
 
 def moved(x):
-    """Return tensors of the same shapes on the card, in named tuples and modules as they were."""
+    """Move tensors to the card, also those in named tuples and modules. Shapes stay the same."""
     if isinstance(x, torch.nn.Module):
         return _changed(x, moved)
     if isinstance(x, torch.Tensor):
@@ -174,7 +174,7 @@ def train(model, batch):
 @torch.no_grad()
 @shared()
 def evaluate(model, batch):
-    """Compute the answers that scores are made of."""
+    """Compute the predictions from which scores are computed."""
     if isinstance(model, Forecaster):
         model.density(batch, 2)
         model.forecast(batch, 3).predictive.log_prob(batch.values)
@@ -201,7 +201,7 @@ class Drawing(FrameGenerator):
 
 @torch.no_grad()
 def generate(model, batch):
-    """Make frames in every way that the model can, of batches that are on the host."""
+    """Generate frames in every way that the model supports, from batches on the host."""
     spec = SimpleNamespace(binary=False, interval=0.2, length=batch.times.shape[1])
     generator = Drawing(model, None, spec, rate=7.0, every=4, samples=2, particles=2, seed=0)
     one = batch.rows(slice(1)).first(5)

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Recorded(TorchDispatchMode):
-    """A recording of operations of torch, which is its replay when it is called."""
+    """A recording of torch operations. A call of the recording replays them."""
 
     def __init__(self, work, device):
         super().__init__()

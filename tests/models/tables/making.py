@@ -52,8 +52,8 @@ def small(name, marginal=MARGINAL):
 
 
 def make_batch(B=3, share=0.4, seed=0, together=False):
-    """Return sequences of different lengths at irregular times. Entries are present with probability 0.8, and about the
-    `share` of these are observed; all channels of a frame alike if `together` is set."""
+    """Return sequences of different lengths at irregular times. Entries are present with probability 0.8, and a
+    fraction of about `share` of these are observed. With `together`, all channels of a frame are observed alike."""
     g = torch.Generator().manual_seed(seed)
     times = torch.rand(B, T, generator=g, dtype=torch.float64).mul(0.5).add(0.01).cumsum(1)
     lengths = torch.tensor([T, T - 2, T - 4])[:B]

@@ -19,8 +19,12 @@ ENTRIES = Marginal(torch.zeros(D), torch.ones(D), table=TableForm(("a", "b", "c"
 
 
 def of_channels(x, layout):
-    """Return weights [..., n] with the columns that `layout` describes from the end: `value` is D columns and becomes
-    these and D zeros for the flags, `gap` is one and becomes itself and D - 1 zeros, `line` is D columns and stays."""
+    """Return weights [..., n] with columns for entries. `layout` describes the columns of `x` from the end:
+
+    - `value`: D columns, which become these and D zeros for the flags;
+    - `gap`: one column, which becomes itself and D - 1 zeros;
+    - `line`: D columns, which stay.
+    """
     parts, end = [], x.shape[-1]
     for kind in reversed(layout):
         width = 1 if kind == "gap" else D

@@ -15,7 +15,8 @@ from tests.models.tables.making import CONFIGS, MARGINAL, D, make_batch, small
 
 
 def quiet(model):
-    """Set all that a trained network adds to the base to 0. The decoder then gives the base and what X carries."""
+    """Set all that a trained network adds to the base to 0. The decoder then gives the base plus the first components
+    of X."""
     with torch.no_grad():
         for network in (getattr(model, name, None) for name in ("prior_net", "posterior_net")):
             if network is not None:
@@ -28,7 +29,8 @@ def quiet(model):
 
 
 def by_hand(batch, marginal, read):
-    """Return `read(times, known times, known values, time)` of each entry, and the marginal's mean without any."""
+    """Return `read(times, known times, known values, time)` of each entry, and the marginal's mean without any known
+    value."""
     found = marginal.mean.double().expand_as(batch.values).clone()
     observed = batch.entries_observed
     for b, t, d in np.ndindex(*batch.values.shape):

@@ -67,7 +67,7 @@ BAD = {
     "a line of no field": (sphere(voice(500), end=b"sample_max\nend_head\n"), "header line 'sample_max' is not NAME"),
     "shorten": (
         sphere(voice(500), sample_coding="-s26 pcm,embedded-shorten-v2.00"),
-        "sample_coding pcm,embedded-shorten-v2.00 is compressed; unpack it first",
+        "sample_coding pcm,embedded-shorten-v2.00 is compressed; decompress it first",
     ),
     "mu-law": (sphere(voice(500), sample_coding="-s4 ulaw"), "sample_coding ulaw is not pcm"),
     "A-law": (sphere(voice(500), sample_coding="-s4 alaw"), "sample_coding alaw is not pcm"),

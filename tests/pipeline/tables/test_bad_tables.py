@@ -37,7 +37,7 @@ ROWS = [
     ("s,1,,1", {}, "row 2: column 'channel' is empty"),
     ("s,1,x", {}, "row 2: 3 columns, 4 in the header"),
     ("s,1,x,1,1", {}, "row 2: 5 columns, 4 in the header"),
-    ("s,1,\udcff,1", {}, "row 2: column 'channel' is not in UTF-8: 'ÿ'"),
+    ("s,1,\udcff,1", {}, "row 2: column 'channel' is not UTF-8 text: 'ÿ'"),
     ('s,1,x,"1', {}, "row 2: column 'value' is not a number: '1\\ns,2,x,1'; " + MISSING),
 ]
 TIMES = [
@@ -76,7 +76,7 @@ FILES = [
     ),
     (b"series,series,time,channel,value\na,b,0,x,1\n", "t.csv", "two columns are named 'series'; rename one"),
     (HEADER.encode(), "t.npz", "is not an .npz file"),
-    (HEADER.encode() + b's,0,x,"' + b"\n1" * 5 * 2**20, "t.csv", "a row is longer than 4 MiB, perhaps for a quote"),
+    (HEADER.encode() + b's,0,x,"' + b"\n1" * 5 * 2**20, "t.csv", "a row is longer than 4 MiB, perhaps because a quote"),
 ]
 
 
