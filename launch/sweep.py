@@ -52,7 +52,7 @@ _MAY_DIFFER = ("out", "tracking.", "loader_workers", "cache_dir")
 
 
 class TrialsFailedError(Exception):
-    """Some trials failed; raised after all others have run."""
+    """Error for failed trials, which is raised after all other trials have run."""
 
 
 class State(NamedTuple):

@@ -187,7 +187,8 @@ class Between(NamedTuple):
 
     @property
     def line(self) -> Tensor:
-        """[B, T, D] the straight line between both, constant before the first and after the last observed value."""
+        """[B, T, D] the straight line from `left` to `right`, constant before the first and after the last observed
+        value."""
         return torch.lerp(self.left, self.right, self.share)
 
     @classmethod

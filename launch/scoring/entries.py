@@ -70,7 +70,7 @@ class Entries(NamedTuple):
         return torch.where(known, values, self.mean.to(values))
 
     def predicted(self, batch: Batch) -> Tensor:
-        """Return the entries [B, T, D] whose prediction is scored: those observed after the first frame with one."""
+        """Return the entries [B, T, D] whose prediction is scored: those observed after the first observed frame."""
         seen = batch.frames_observed
         return batch.observed & (seen.cumsum(1) > 1)[..., None]
 

@@ -32,7 +32,7 @@ class Estimate(NamedTuple):
     n: int
     """Number of sequences behind the value."""
     groups: int
-    """Number of songs, speakers or trials that they come from."""
+    """Number of songs, speakers or trials that the sequences come from."""
 
 
 def estimate(scores: Scores) -> Estimate:

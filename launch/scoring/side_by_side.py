@@ -103,7 +103,7 @@ def _best(column: Column, estimates: Iterable[Estimate | None]) -> Estimate | No
 
 
 def _as_good(x: Estimate | None, best: Estimate | None) -> bool:
-    """Return whether both are printed with the same digits."""
+    """Return whether both estimates are printed with the same digits."""
     return x is not None and best is not None and figure(x).partition("±")[0] == figure(best).partition("±")[0]
 
 

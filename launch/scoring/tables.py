@@ -32,7 +32,7 @@ class Row(NamedTuple):
     labels: tuple[str, ...]
     cells: list[Cell]
     rule: bool = False
-    """Whether there is a line above."""
+    """Whether a line is drawn above the row."""
 
 
 class Table(NamedTuple):

@@ -44,7 +44,7 @@ def of_probabilities(probability: Tensor, truth: Tensor, columns: Columns) -> Fo
 
 
 def of_points(guess: Tensor, truth: Tensor, columns: Columns, bernoulli: bool) -> Found:
-    """Score point predictions [B, T, D] as certain ones: CRPS is then the absolute error."""
+    """Score point predictions [B, T, D] as distributions without spread: CRPS is then the absolute error."""
     name, error = ("brier", brier(guess, truth)) if bernoulli else ("crps", (guess - truth).abs())
     return {column: {name: _over(error.mean(-1), scored)} for column, scored in columns.items()}
 

@@ -1,4 +1,4 @@
-"""Hold metrics of a training back until a checkpoint covers them.
+"""Keep metrics of a training until a checkpoint covers them.
 
 A tracker cannot delete points. Points of steps that a killed training repeats, perhaps with other settings, would
 appear in the dashboard beside those of the repeated steps.
@@ -29,8 +29,8 @@ class PendingMetrics:
         self._points.append(Point({key: float(value) for key, value in metrics.items()}, step, now_ms()))
 
     def state(self) -> list[Any]:
-        """Return the points that a checkpoint written now covers, as JSON can hold them: the process may end between
-        its commit and `release`."""
+        """Return the points that a checkpoint written now covers, as JSON. The process may end between the commit of
+        the checkpoint and `release`."""
         return [list(point) for point in self._points]
 
     def restore(self, state: list[Any]) -> None:

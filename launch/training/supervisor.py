@@ -22,7 +22,7 @@ from launch.training import watchdog
 LEFT = os.EX_TEMPFAIL
 """Exit code, 75, of a job that was requested to stop, has saved, and can continue with `resume=RUN`."""
 INTERRUPTED = "interrupted"
-"""Key of the run folder's record: the step at which such a job saved."""
+"""Key of the run folder's record: the step at which a job that was requested to stop has saved."""
 
 _PAUSES_S = (10, 20, 40, 80, 160, *[300] * 5)
 """Pauses between tries to reach a host that took part before: half an hour in total, plus ssh's own timeouts."""

@@ -58,7 +58,7 @@ class Rows(NamedTuple):
     before: Floats
     """States before each update."""
     u: Floats
-    """r, z and the recurrent part of n."""
+    """Gates r and z, and the recurrent part of n."""
     n: Floats
 
 
@@ -68,7 +68,7 @@ class Gradients(NamedTuple):
     zr: Floats
     g: Floats
     u: Floats
-    """r, z and the recurrent part of n."""
+    """Gradients of the arguments of r and z, and of the recurrent part of n."""
 
 
 @jit

@@ -58,7 +58,7 @@ def joined(contents: Iterable[tuple[Item, str]], where: str) -> dict[str, str]:
 
 
 def renamed(items: list[Item], joins: Mapping[str, str]) -> list[Item]:
-    """Return the items, each in the group that its own group joins."""
+    """Return the items, with each group replaced by the group that it joins."""
     names = {escaped(item.group): item.group for item in items}
     homes = {group: names.get(joins.get(name, name), group) for name, group in names.items()}
     return [item._replace(group=homes[item.group]) for item in items]

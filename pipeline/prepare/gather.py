@@ -59,7 +59,7 @@ class _Kept(Config):
     """Gathered series that a later attempt can use."""
 
     made_of: str
-    """Result of `made_of` for them."""
+    """Result of `made_of` for these series."""
     series: SeriesConfig
     """Reader of the series."""
     unreadable: tuple[Unreadable, ...]

@@ -109,7 +109,7 @@ def _prepare_table(config: PrepareConfig, table: Table, output: _Output) -> Mani
         mark = made_of(table.config, inputs, limits)
         gathered = kept(place, mark, inputs)
         if gathered is not None:
-            print(f"{config.out}: goes on with the series that an earlier attempt gathered", flush=True)
+            print(f"{config.out}: continues with the series that an earlier attempt gathered", flush=True)
         else:
             gathered = _gathered(config, table, output, found, inputs, place, limits)
             keep(place, mark, gathered)

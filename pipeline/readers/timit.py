@@ -78,7 +78,7 @@ class Timit:
         sentences = {name: found for name in names if (found := CORPUS.fullmatch(name) or FLAT.fullmatch(name))}
         if not sentences:
             raise DriftworkError(
-                f"source={root}: no file lies as {LAYOUTS} (the first is {printable(names[0])}); "
+                f"source={root}: no path has the form {LAYOUTS} (the first is {printable(names[0])}); "
                 "give the folder of the corpus"
             )
         _check(root, sentences)
@@ -88,7 +88,7 @@ class Timit:
         """Read the sequences of a sentence, one second each, in order."""
         found = CORPUS.fullmatch(item.name) or FLAT.fullmatch(item.name)
         if found is None:
-            raise UnreadableError(f"does not lie as {LAYOUTS}")
+            raise UnreadableError(f"its path does not have the form {LAYOUTS}")
         return _seconds(_key(found), item.group, _samples(folder(source) / item.name))
 
     def read_file(self, path: Path) -> list[Sequence]:

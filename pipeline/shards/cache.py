@@ -106,7 +106,7 @@ def _copy_all(
                     f"was replaced while it was copied (manifest {manifest.hash[:12]}, now {now[:12]}); start again"
                 )
                 raise DriftworkError(f"{store.where}: {problem}") from None
-            raise DriftworkError(f"{error}; `driftwork prepare` with the same out repairs it") from None
+            raise DriftworkError(f"{error}; repair it by `driftwork prepare` with the same out") from None
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -42,9 +42,9 @@ class Stats(Config):
 class Moments(NamedTuple):
     frames: int
     mean: NDArray[np.float64]
-    """[D] mean of each channel."""
+    """[D] mean of each channel, in units of the values."""
     squares: NDArray[np.float64]
-    """[D] sum of squared distances from the mean."""
+    """[D] sum of squared distances from the mean, in squared units of the values."""
     observed: NDArray[np.int64] | None = None
     """[D] number of values of each channel, if masks are of entries; None if it is `frames` for all channels."""
     static: "Moments | None" = None

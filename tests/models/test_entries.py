@@ -1,4 +1,4 @@
-"""Values and gaps around each time where every channel is observed at times of its own, against masks of frames."""
+"""Values and gaps around each time where each channel is observed at different times, against masks of frames."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def batch():
 
 
 def of_channel(x, d):
-    """Return channel d as data of its own, with masks of frames."""
+    """Return channel d as a separate data set, with masks of frames."""
     return x._replace(values=x.values[..., d : d + 1], present=x.present[..., d], observed=x.observed[..., d])
 
 

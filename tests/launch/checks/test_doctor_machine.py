@@ -1,4 +1,4 @@
-"""Deficits of a machine, each provoked for real in a separate environment."""
+"""Checks of the machine, each with its fault created in a separate environment."""
 
 import os
 import socket

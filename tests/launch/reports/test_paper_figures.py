@@ -14,7 +14,8 @@ from tests.launch.reports.scored import MANIFEST, rates_of
 
 
 def test_figure_selects_suitable_runs(tmp_path):
-    """Nine settings are too many lines; since the best of them have no third rate, those that have it are drawn."""
+    """Nine settings are too many lines. The best settings have no third rate, so the settings that have one are
+    drawn."""
 
     def kind(hidden, rates, best):
         member = Member(

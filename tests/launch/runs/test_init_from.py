@@ -68,7 +68,7 @@ def test_initial_weights_are_fixed_in_a_run(earlier):
 
 @pytest.mark.process
 def test_training_begins_at_the_weights(earlier, empty_store, tmp_path):
-    """Four updates of at most 1e-25 do not change them."""
+    """Four updates of at most 1e-25 do not change the weights."""
     uri, new = empty_store(tmp_path / "runs/mlflow.db"), ["optim.lr=1e-25", "train.max_epochs=1", "out=runs/tuned"]
     assert train.main([TINY, "data=rolls", "ranks=1", f"tracking.uri={uri}", "init_from=runs/earlier", *new]) == 0
     before, after = (load_file(f"runs/{name}/best.safetensors") for name in ("earlier", "tuned"))

@@ -81,7 +81,7 @@ def check_copies_of_hosts(store, manifest):
 
 
 def check_replaced_data(store, config):
-    """Check that a copy serves without the store, and that other data in the store are refused."""
+    """Check that a copy suffices without the store, and that other data in the store are refused."""
     run_folder.check_data(Path("runs/store"), config.model_copy(update={"cache_dir": Path("disk")}))
     store.start()
     try:

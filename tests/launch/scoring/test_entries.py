@@ -202,7 +202,7 @@ def test_forecast_scores_what_follows_the_beginning(table, prefix):
 
 
 def test_metric_of_frames_is_counted_by_entry(table, monkeypatch):
-    """A metric of a plugin is given each channel as a sequence of its own."""
+    """A metric of a plugin gets each channel as a separate sequence."""
 
     def absolute_error(mean, truth, scored):
         return Ratio(((mean - truth).abs().mean(-1) * scored).sum(1), scored.sum(1))

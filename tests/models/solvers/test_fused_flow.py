@@ -48,8 +48,8 @@ def test_kernel_values_are_equal_without_gradients():
 @pytest.mark.process
 @pytest.mark.parametrize("architecture", [80, 90])
 def test_kernels_compile_for_gpus(architecture, tmp_path):
-    """The assembler in Triton's wheel compiles them to machine code without a GPU. This needs a separate process, since
-    the interpreter changes triton's language for good.
+    """The assembler in Triton's wheel compiles the kernels to machine code without a GPU. This needs a separate
+    process, since the interpreter changes triton's language for good.
     """
     command = [sys.executable, "-m", "tests.models.solvers.gpu_code", str(architecture)]
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}

@@ -62,7 +62,7 @@ def test_kl_ends_at_the_last_observation(name, substeps, monkeypatch):
 
 @pytest.mark.parametrize("name", ["vsdn_sde", "vsdn_sde_res"])
 def test_posterior_without_observations_is_prior(name):
-    """Without any observation both are equal to the last bit."""
+    """Without any observation, paths of posterior and prior are equal to the last bit."""
     model, batch = small(name), make_batch()
     batch = batch._replace(observed=torch.zeros_like(batch.observed))
     with torch.no_grad():

@@ -1,5 +1,5 @@
-"""A server on loopback that misbehaves on request: each request gets the next of a list of answers, further ones the
-last.
+"""A server on loopback that misbehaves on request: each request gets the next response of a list, and further requests
+get the last.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""A user's TIMIT is checked for completeness."""
+"""The check that a user's copy of TIMIT is complete."""
 
 import os
 

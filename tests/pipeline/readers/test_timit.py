@@ -186,7 +186,7 @@ def test_bad_files_are_quarantined_with_reasons(tmp_path, local_ray):
     expected = {f"dr1-f0000/{name}": reason for name, (_, reason) in BAD.items()}
     expected["dr1-f0000/sx21.wav"] = "2 channels; only mono is read"
     expected["dr1-f0000/sx22.wav"] = "8000 samples per second, not 16000"
-    expected["noises/door.wav"] = "does not lie as TRAIN|TEST/DRn/SPEAKER/*.WAV or drn-speaker/*.wav"
+    expected["noises/door.wav"] = "its path does not have the form TRAIN|TEST/DRn/SPEAKER/*.WAV or drn-speaker/*.wav"
     with pytest.raises(DriftworkError, match=r"more than max_unreadable=0\.1"):
         prepared(raw, out, "max_unreadable=0.1")
     manifest = prepared(raw, out, "max_unreadable=0.6")
@@ -239,7 +239,9 @@ def test_folder_without_corpus_is_refused(tmp_path):
     refused(tmp_path, "no .wav file in it or below it")
     corpus(tmp_path / "a", test=0)
     refused(tmp_path / "a", "holds TRAIN but no TEST; give the folder that holds both")
-    refused(tmp_path / "a" / "TRAIN", "no file lies as TRAIN|TEST/DRn/SPEAKER/*.WAV or drn-speaker/*.wav (the first is")
+    refused(
+        tmp_path / "a" / "TRAIN", "no path has the form TRAIN|TEST/DRn/SPEAKER/*.WAV or drn-speaker/*.wav (the first is"
+    )
     corpus(tmp_path / "b", train=0, upper=False)
     refused(tmp_path / "b", "holds TEST but no TRAIN")
     flat(corpus(tmp_path / "c", train=1, test=1), 1)

@@ -204,7 +204,7 @@ def test_table_is_not_lost_if_ray_does_not_start(tmp_path, table, in_process, mo
     out = (tmp_path / "out").rename(tmp_path / "moved")
     monkeypatch.setattr("pipeline.prepare.prepare.read_files", lambda *_: pytest.fail("the table was read again"))
     assert prepare(config(table, out)) == wanted
-    assert f"{out}: goes on with the series that an earlier attempt gathered" in capsys.readouterr().out
+    assert f"{out}: continues with the series that an earlier attempt gathered" in capsys.readouterr().out
     assert contents(out) == contents(tmp_path / "whole")
 
 
