@@ -1,6 +1,6 @@
 """`driftwork generate RUN out=DIR [what=interpolation|continuation|prior] [rate=HZ]`: write outputs of a trained model
-as .mid, .wav, .amc and .gif, with pictures, and `generated.json`, which describes each file. They are also logged to
-the run at the tracker."""
+as .mid, .wav, .amc and .gif, with pictures, and `generated.json`, which describes each file. All files are also logged
+to the run at the tracker."""
 
 import json
 import re

@@ -155,7 +155,7 @@ class BiGruOdeModel(Smoother):
     def _around(self, batch: Batch, past: Tensor) -> Tensor:
         """Return the layers' inputs from the observations around each frame, beside the states, [B, T, C].
 
-        These are the time until the next observation and, with `from_neighbours`, what the decoder reads of the past,
+        These are the time until the next observation and, with `from_neighbours`, the decoder's inputs from the past,
         the next observed frame, and the difference of the straight line from the last value."""
         parts = [time_until(batch, self.time_unit, own=False) if self.see_gaps else batch.values[..., :0]]
         if self.decoder.from_neighbours:

@@ -73,7 +73,7 @@ def joined(notes: Tensor, neighbours: Neighbours) -> Tensor:
     """Return binary frames, bool [B, Q, D], with at most one change of a channel between two neighbouring known frames.
 
     Data have no finer resolution than the interval of such a pair. A channel that is 1 in both frames stays 1 between
-    them, and one that is 0 in both stays 0. A channel that ends does so at its first 0, and one that begins does so
+    them, and one that is 0 in both stays 0. A channel that ends changes at its first 0, and one that begins changes
     after its last 0.
     """
     notes, before = notes.clone(), neighbours.before.tolist()

@@ -6,9 +6,9 @@
     ELBO       sum_i E log p(x_i | s_i) - KL(q(W) || p(W)) / N - KL(q(z_0) || p(z_0))
     objective  ELBO - sum_{i >= 1} KL(q(z_i) || p(z_i)) - gamma sum_{i >= 1} KL(q(z_i) || q_enc(z_i | x_i, ...))
 
-Both are per sequence; p(z) = N(0, I), and N sequences share W. The trajectory is a function of (z_0, W), so the ELBO
-bounds the log evidence and is tight at the exact posterior. `density` scores the ELBO. The two sums of the objective
-are penalties that lower it further (gamma > 0 is ODE2VAE-KL, section 3.3 of the paper).
+ELBO and objective are per sequence; p(z) = N(0, I), and N sequences share W. The trajectory is a function of (z_0, W),
+so the ELBO bounds the log evidence and is tight at the exact posterior. `density` scores the ELBO. The two sums of the
+objective are penalties that lower it further (gamma > 0 is ODE2VAE-KL, section 3.3 of the paper).
 
 The authors' program differs. `objective: published` follows it in four points:
 

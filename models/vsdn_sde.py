@@ -264,8 +264,9 @@ class VsdnSde(StateSpace):
 def _next_at_steps(events: Events, grid: TimeGrid) -> tuple[Tensor, Tensor | None, Tensor]:
     """Return the next observation at or after the end of each step: its frame [M, B, D], a mask and the time until it.
 
-    Without one the frame is 0, and the time lasts until the end of the sequence. In a table each channel has its own:
-    mask [M, B, D] of the channels that have one, and time [M, B, D]. Otherwise mask None and time [M, B, 1]."""
+    Without one the frame is 0, and the time lasts until the end of the sequence. In a table each channel has its own
+    next observation, with a mask [M, B, D] and a time [M, B, D]. Otherwise the mask is None, and the time is [M, B,
+    1]."""
     K, M = events.valid.shape[1], grid.dt.shape[1]
     stop = torch.where(events.valid, grid.stop, M)
     at = torch.searchsorted(stop, torch.arange(M, device=stop.device).expand(len(stop), M).contiguous())

@@ -3,7 +3,7 @@
     python -m benchmarks.double_ou RUN...
 
 Every entry of the test split is predicted from all earlier frames. Three scores are printed, each with its standard
-error over sequences: the negative log-likelihood in nats per entry (for a model with a latent its bound), its excess
+error over sequences: the negative log-likelihood in nats per entry (its bound for a model with a latent), its excess
 over the first limit in %, and the mean square error. There are two limits: no model with a separate distribution for
 each channel of a frame can pass the first, and none with a joint distribution of both can pass the second.
 """

@@ -52,7 +52,7 @@ def _server(uri: str) -> Finding:
         if problem.code not in _REFUSED:
             return error(
                 _HERE,
-                f"{uri} answers {problem.code}",
+                f"{uri} responds with status {problem.code}",
                 "check that it is an MLflow server, and any proxy in front of it",
             )
     except OSError as problem:
@@ -80,7 +80,11 @@ def _ask(uri: str, path: str, patience_s: float) -> None:
 
 def _refused(uri: str, code: int) -> Finding:
     if code not in _REFUSED:
-        return error(_HERE, f"{uri} answers {code}", "check that it is an MLflow server, and any proxy in front of it")
+        return error(
+            _HERE,
+            f"{uri} responds with status {code}",
+            "check that it is an MLflow server, and any proxy in front of it",
+        )
     if any(os.environ.get(name) for name in login.OTHERS):
         return ok(_HERE, f"{uri} answers; only MLflow can log in")
     message = "refuses the login" if login.headers(uri) else "requires a login"

@@ -70,8 +70,8 @@ class _Counter(TorchDispatchMode):
 def _formulas() -> dict[Any, Callable[..., int]]:
     """Return torch's formulas of floating-point operations, by operation.
 
-    Their module needs one class of Triton, to recognize its kernels, of which there are none here. It gets a stand-in,
-    because Triton prints 40 lines at the end of a process."""
+    The module of these formulas needs a class of Triton, by which it recognizes Triton's kernels. None occur here. It
+    gets a stand-in, because Triton prints 40 lines at the end of a process."""
     name, stand_in = "triton.runtime.jit", ModuleType("jit")
     stand_in.__dict__["JITFunction"] = NoneType
     stands_in = sys.modules.setdefault(name, stand_in) is stand_in

@@ -44,8 +44,8 @@ def metrics(scored: SplitScores) -> SplitScores:
 
 
 def curves(scored: SplitScores) -> Curves:
-    """Return the calibration curves of the scores; empty without predictive distributions. For a table with
-    real-valued and binary channels, they are those of its real-valued channels."""
+    """Return the calibration curves of the scores; empty without predictive distributions. For a table with real-valued
+    and binary channels, return the curves of the real-valued ones."""
     found: Curves = {}
     for task, columns in scored.items():
         for column, scores in columns.items():

@@ -81,7 +81,7 @@ def _combined(terms: Sequence[tuple[float, Scores]]) -> Estimate:
 
 
 def _with_seeds(found: Estimate, *models: Iterable[Scores]) -> Estimate:
-    """Return the estimate with its variance enlarged by that of each model's mean over its runs."""
+    """Return the estimate with the variances of each model's mean over its runs added to its own variance."""
     squares = found.stderr**2
     for runs in models:
         values = [estimate(run).value for run in runs]

@@ -50,7 +50,7 @@ class TableRequest(OfStore):
     """Figure of the first series, with bands between the outer quantiles. Null draws it beside `out`, with the ending
     .png."""
     max_unreadable: float = Field(0.1, ge=0, le=1)
-    """Fraction of unreadable files, or of series, above which the command fails. Those below it are listed in
+    """Fraction of unreadable files, or of series, above which the command fails. Up to this fraction they are listed in
     `OUT.quarantine.jsonl`."""
     data: Place | None = None
     """Folder or URL where the run's prepared data lie now, whose manifest is read. Null takes it from the run's

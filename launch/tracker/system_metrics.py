@@ -1,7 +1,7 @@
 """Sample CPU, memory, disk, network and GPU of this node while a run is open.
 
-The values are read by MLflow's monitors. Its own thread around them is not used, since it ends at the first request
-that fails; values recorded here are sent like every other metric and survive an outage of the tracker.
+The values are read by MLflow's monitors. MLflow's own thread around the monitors is not used, since it ends at the
+first request that fails; values recorded here are sent like every other metric and survive an outage of the tracker.
 """
 
 import threading

@@ -16,8 +16,8 @@ from models.solvers.gpu import first_use, graphs, replay
 from models.solvers.timegrid import padded_to
 
 _ROWS = 64
-"""Noise of several steps is captured for a multiple of this number, so that sequences of many lengths, such as those
-that grow while they are generated, share few graphs."""
+"""Noise of several steps is captured for a multiple of this number. Sequences of many lengths, for example growing ones
+in generation, then share few graphs."""
 
 # SplitMix64 (Steele, Lea & Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014); int64 wraps.
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)

@@ -117,7 +117,7 @@ class CmuConfig(FetchConfig):
     subject: int | Literal["all"] = 35
     """Number of the subject whose trials are fetched, or all subjects."""
     trials: dict[int, int]
-    """Number of trials of each subject whose trials are numbered from 1 without a gap. They are fetched file by
+    """Number of trials of each subject whose trials are numbered from 1 without a gap. These trials are fetched file by
     file."""
     max_bytes: int = Field(ge=1)
     """Largest size of one file that is fetched by itself, in bytes."""

@@ -87,7 +87,7 @@ def scratch(staging: Path | None, address: str) -> Iterator[Path]:
 
 
 def made_of(config: TableConfig, inputs: dict[str, str | None], limits: Limits) -> str:
-    """Return a hash of everything that decides what is gathered."""
+    """Return a hash of everything that determines the gathered series."""
     parts = [SCHEMA, config.model_dump(mode="json"), sorted(inputs.items()), limits]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

@@ -107,10 +107,10 @@ def _own_status(octets: Bytes, at: Integers) -> Booleans:
 def _follow(data: bytes, low: Integers, found: OtherEvents, begin: int, simple: Booleans) -> tuple[Integers, list[int]]:
     """Return which candidates are events, and the last delta-time bytes of events with one byte of data and no status.
 
-    The ends of events with a length field of 128 or more are set in `found`. Runs of simple events are taken at once. A
-    candidate is `steady` in two cases: it is simple and lies whole rows after the last simple one, or it is not simple
-    and does not lie so. If that last one is an event, then in the first case the candidate is the next event, and in
-    the second it lies in a delta time or in data.
+    The ends of events with a length field of 128 or more are set in `found`. Runs of simple events are taken at once.
+    A candidate is aligned if it is whole rows after the last simple candidate. It is `steady` if it is both simple and
+    aligned, or neither. If the last simple candidate is an event, then a candidate that is both is the next event, and
+    one that is neither is in a delta time or in data.
     """
     count = len(simple)
     before = np.zeros(count + 1, np.int64)  # the last simple candidate before each

@@ -36,7 +36,7 @@ def parse_sphere(data: bytes) -> Pcm:
     if order is None:
         raise UnreadableError(f"SPHERE: sample_byte_format {fields.get('sample_byte_format', 'missing')}, not 01 or 10")
     if channels < 1:
-        raise UnreadableError("SPHERE: channel_count 0")
+        raise UnreadableError("SPHERE: channel_count is 0, not at least 1")
     wanted, found = 2 * channels * count, len(data) - size
     if found < wanted:
         raise UnreadableError(f"SPHERE: truncated: {found // (2 * channels)} of {count} samples are there")

@@ -222,7 +222,7 @@ _with_workers: weakref.WeakSet[Any] = weakref.WeakSet()
 def _end_workers() -> None:
     """End the workers of iterators that an error left unfinished.
 
-    Otherwise Python would send them SIGTERM, which they ignore, and wait for them forever."""
+    Without this, Python would send the workers SIGTERM, which they ignore, and wait for them forever."""
     for batches in list(_with_workers):
         batches._shutdown_workers()  # no public method does
 

@@ -2,9 +2,9 @@
 
 A sequence is simulated for 200 steps of 5 ms from a random start: x and height uniform in [0, 0.5], angles in [-2, 2],
 velocities in [-5, 5]. A frame is 7 positions (x, height, torso, waist, hip, knee, ankle) and their 7 velocities. Values
-are scaled as published: minus the minimum, divided by the maximum, of each channel over 10,000 sequences. These are
-constants here, so that a sequence depends on its own name alone. MuJoCo repeats itself on one machine; other processors
-and versions round differently, and tumbling enlarges the difference.
+are scaled as published: minus the minimum, divided by the maximum, of each channel over 10,000 sequences. Minima and
+maxima are constants here, so that a sequence depends on its own name alone. MuJoCo repeats itself on one machine; other
+processors and versions round differently, and tumbling enlarges the difference.
 """
 
 import os

@@ -132,7 +132,7 @@ def test_server_answers_or_not(monkeypatch, free_port):
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         assert level_of(doctor_store.tracking(uri)) == "ok"
-        assert "answers 404" in doctor_store.tracking(f"{uri}/other").message
+        assert "responds with status 404" in doctor_store.tracking(f"{uri}/other").message
         server.shutdown()
     with socket.create_server(("127.0.0.1", 0)) as silent:
         began = time.monotonic()

@@ -34,7 +34,7 @@ def test_given_notes_stay_one_note_at_higher_rates(music, tmp_path):
 
 
 def test_continuation_passes_the_end(music, tmp_path):
-    """All of the sequence with that key is given."""
+    """The sequence is selected by its key, and all of its frames are given."""
     run, sequences = music
     key = sorted(key for key in sequences if key.startswith("test"))[2]
     record = made(tmp_path / "out", run, "what=continuation", f"keys=[{key}]", "seconds=6", "draws=1", "rate=5")
