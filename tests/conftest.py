@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 os.environ["TRITON_INTERPRET"] = "1"
-"""Triton reads it at its first import, whichever test that is in, and then interprets kernels on the CPU."""
+"""Triton reads this variable at its first import, in whichever test, and then interprets kernels on the CPU."""
 
 APART = {"slow", "ray", "process", "network"}
 """Markers of tests that `make test-fast` leaves out."""
@@ -37,7 +37,7 @@ def without_ray(monkeypatch):
 
 _LONGEST = ("local_ray", "test_resume", "test_train", "test_hosts", "test_sweep.py", "test_kernels", "test_engine",
             "test_ray_up", "test_outage")  # fmt: skip
-"""Files that take longer than a minute, the longest first; the first is all files that share a Ray."""
+"""Files that take longer than a minute, the longest first; the first entry stands for all files that share a Ray."""
 
 
 @functools.cache

@@ -81,7 +81,7 @@ STANDINS = {
 
 @pytest.fixture
 def job(tmp_path):
-    """Start a script as Slurm would, with stand-ins for its commands, each of which notes its arguments."""
+    """Start a script as Slurm would, with stand-ins for its commands, each of which records its arguments."""
     (tmp_path / "bin").mkdir()
     for name, does in STANDINS.items():
         (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{does}\n")

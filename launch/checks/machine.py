@@ -17,7 +17,7 @@ from launch.checks.finding import Finding, error, ok, warning
 
 _GB = 10**9
 _BUILD_STARTS_S = 60
-"""Seconds from a build's lock to its first process."""
+"""Maximum seconds from a build's lock to its first process."""
 
 
 def compiler() -> Finding:

@@ -1,6 +1,6 @@
 """Score a trained run on a split: every task at every rate, for the model and its trivial baselines.
 
-Called by `driftwork evaluate` and by a sweep's trials. On several ranks each of them runs this module.
+`driftwork evaluate` and a sweep's trials call this module. On several ranks each rank runs it.
 """
 
 import sys

@@ -44,7 +44,7 @@ _TRAVELS = (
 
 
 class AwayError(DriftworkError):
-    """A host cannot be reached or cannot take part, and nothing has been started."""
+    """Error for a host that cannot be reached or cannot take part. Nothing has been started."""
 
 
 def start(module: str, arguments: list[str], file: Path, config: HostsConfig, shared: list[Path]) -> int:

@@ -58,7 +58,7 @@ class Answer(NamedTuple):
     """A host's reply to a `Question`."""
 
     problem: str = ""
-    """Why this host cannot take part; empty if it can."""
+    """Reason why this host cannot take part; empty if it can."""
     gpus: bool = False
     devices: tuple[str, ...] = ()
     """Numbers or names of its GPUs, or of its cores if there is none."""

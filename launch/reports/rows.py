@@ -108,7 +108,7 @@ def read(uri: str, runs: list[TrackedRun], folder: Path, split: Split) -> tuple[
 
 
 class UnusableError(Exception):
-    """A run cannot be used in the report; the message is the reason."""
+    """Error for a run that cannot be used in the report. The message is the reason."""
 
 
 def _member(run: TrackedRun, folder: Path, split: Split) -> Member:

@@ -55,7 +55,7 @@ class OptimConfig(Config):
     """Whether networks compute in bfloat16. Solver states, densities and KL stay in float32."""
     tf32: bool = False
     """Whether training on a GPU rounds the factors of float32 products and convolutions to TF32, 10 bits of mantissa.
-    Sums stay in float32. It has no effect on a CPU, and evaluation never does so."""
+    Sums stay in float32. It has no effect on a CPU, and evaluation never rounds to TF32."""
 
 
 def _range(value: str) -> str:

@@ -18,7 +18,7 @@ class Metric(NamedTuple):
     sign: int = -1
     """1 where more is better, -1 where less is, 0 where neither is."""
     beside: bool = False
-    """Whether it has its own part in the second table of runs side by side."""
+    """Whether the metric has its own part in the second table of runs side by side."""
 
 
 METRICS = {

@@ -136,7 +136,7 @@ class Given(NamedTuple):
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """Turn a `DriftworkError` inside into the error for which a server responds 400."""
+    """Turn a `DriftworkError` within the context into the error for which a server responds 400."""
     from mlflow.exceptions import MlflowException
 
     try:

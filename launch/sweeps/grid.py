@@ -95,7 +95,7 @@ class GridConfig(Config):
 
 class Trial(NamedTuple):
     name: str
-    """Name by its differing values, as in `beta=0.1, latent=8`."""
+    """Name, made of the trial's differing values, as in `beta=0.1, latent=8`."""
     values: dict[str, Any]
     """Value of each setting that the grid sets, by dotted key."""
     config: RunConfig

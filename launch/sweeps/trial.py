@@ -29,7 +29,8 @@ _PATIENCE_S = 120.0
 _AT_ONCE_S = 5.0
 """Maximum time for a trial to end without saving, in seconds."""
 _OWN = re.compile(r"driftwork (?!doctor:)\w+: (?!.*; restart \d+ of \d+ from the last checkpoint$)(.*)")
-"""An error of a command. Warnings of the doctor, and crashes that a restart followed, did not make the trial fail."""
+"""Pattern of a command's error line. Warnings of the doctor, and crashes before a restart, did not make the trial
+fail."""
 _RAISED = re.compile(r"(?:\[rank\d+\]: )?((?:\w+\.)*\w*(?:Error|Exception)\b.*)")
 
 

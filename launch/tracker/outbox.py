@@ -1,9 +1,13 @@
 """Send a run's messages to the tracker from a separate thread, and keep them on disk while the tracker fails.
 
 A message goes queue -> tracker while the tracker answers, and queue -> spool file while it does not. The spool is sent
-first as soon as the tracker answers again, by this process or by the next one that opens the same run. A message may
-arrive twice (it was stored, but the response was lost), which must have no effect: a metric has its own step and time,
-of which MLflow drops repeats; an existing param is not sent; tags, files and states replace earlier ones.
+first as soon as the tracker answers again, by this process or by the next one that opens the same run.
+
+A message may arrive twice, if it was stored but the response was lost. A repeated message has no effect:
+
+- MLflow drops a metric that repeats an earlier one in step and time;
+- a param that exists is not sent;
+- tags, files and states replace earlier ones.
 """
 
 import json
@@ -39,7 +43,7 @@ Deliver = Callable[[Kind, list[Any]], None]
 
 
 class RefusedError(Exception):
-    """The tracker will never accept the message; raised by `deliver`."""
+    """Error for a message that the tracker will never accept, raised by `deliver`."""
 
 
 class Outbox:

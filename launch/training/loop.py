@@ -20,17 +20,18 @@ _MAX_BAD_STEPS = 20
 
 
 class Around(NamedTuple):
-    """Functions that the loop calls; every rank calls each."""
+    """Functions that the loop calls. Every rank calls each of them."""
 
     validate: Callable[[int], tuple[float, str]]
-    """Return the score at a step (lower is better) and a line about it."""
+    """Function that returns the score at a step (lower is better) and a line about it."""
     save: Callable[[bool], None]
-    """Save weights and progress, and the weights also as the best ones if the argument is true."""
+    """Function that saves weights and progress. If its argument is true, the weights are also saved as the best
+    ones."""
     report: Callable[[int, Batch, Step], str]
-    """Record a step that was not finite, and return a message about it."""
+    """Function that records a step that was not finite, and returns a message about it."""
     stop_requested: Callable[[], bool]
     before: Callable[[int], None] = lambda step: None
-    """Called before each step with its number."""
+    """Function that is called before each step with the step's number."""
 
 
 def train(

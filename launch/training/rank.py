@@ -42,7 +42,7 @@ from pipeline.shards.manifest import Manifest, read_manifest
 
 
 class Configs(NamedTuple):
-    """The run's config, read once."""
+    """Three forms of the run's config, which is read once."""
 
     written: RunConfig
     """The config as stored in the run folder."""

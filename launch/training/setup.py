@@ -26,7 +26,7 @@ from pipeline.shards.manifest import Manifest
 from pipeline.shards.verify import verify
 
 _MOST_SOLVER_STEPS = 1000
-"""Solver steps for one frame that no data need; the shipped configs take at most a few."""
+"""Number of solver steps per frame above which a new run is refused. The shipped configs take at most a few."""
 _SETTLED = ("out", "init_from", "tracking.experiment", "tracking.run_name", "tracking.parent")
 
 
@@ -121,7 +121,7 @@ def check_solver_steps(config: RunConfig, manifest: Manifest) -> None:
     if isinstance(longest, float) and interval / longest > _MOST_SOLVER_STEPS:
         raise DriftworkError(
             f"model.max_step={longest:g} s: {interval / longest:,.0f} solver steps for each frame of {config.data}, "
-            f"which lasts {interval:g} s; set model.max_step near that, and model.time_unit to the time of a change"
+            f"which lasts {interval:g} s; set model.max_step near this time, and model.time_unit to the time of a change"
         )
 
 

@@ -85,7 +85,7 @@ def _signals_for_ranks(folder: Path) -> Iterator[list[int]]:
     """Pass SIGTERM and Ctrl-C on to the ranks on this machine, which save and stop; yields the received signals.
 
     Signals bypass DeepSpeed's launcher, which would give the ranks only 30 s. If no rank trains here yet, and for a
-    second signal, SIGTERM raises SystemExit and Ctrl-C KeyboardInterrupt. A second Ctrl-C kills the ranks before.
+    second signal, SIGTERM raises SystemExit and Ctrl-C KeyboardInterrupt. A second Ctrl-C kills the ranks first.
     """
     came: list[int] = []
 

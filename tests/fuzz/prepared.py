@@ -43,8 +43,8 @@ def prepared(folder: Path, spec: DataSpec) -> Manifest:
 
 
 def shards(folder: Path, random: Random, cases: int) -> Counter[str]:
-    """Damage shards: every change is detected with their manifest, and shards with a matching manifest are refused or
-    read."""
+    """Damage shards: every change is detected by the original manifest, and with a matching manifest shards are refused
+    or read."""
     outcome: Counter[str] = Counter()
     for n in range(cases):
         spec = SPECS[n % 2]

@@ -15,7 +15,7 @@ from tests.places import ROOT
 
 
 def configs(folder: Path, random: Random, cases: int) -> Counter[str]:
-    """Damage a shipped config, or add a line: it is refused, or it equals the config that its dump is read as."""
+    """Damage a shipped config, or add a line: it is refused, or its dump reads back to an equal config."""
     from launch.runs.config import RunConfig
     from pipeline.prepare.prepare import PrepareConfig
 
@@ -51,7 +51,7 @@ runs:
 
 
 def grids(folder: Path, random: Random, cases: int) -> Counter[str]:
-    """Damage a grid, or add a line: it is refused as a whole, or its trials each have their own folder."""
+    """Damage a grid, or add a line: it is refused as a whole, or each of its trials has its own folder."""
     from launch.sweeps import grid
 
     outcome: Counter[str] = Counter()

@@ -80,7 +80,9 @@ class Kalman(NamedTuple):
 def kalman(x0: Tensor, dt: Tensor, R: float, y: Tensor, observed: Tensor, C: Tensor, d: Tensor, std: Tensor) -> Kalman:
     """Filter x' = (1 - dt) x + sqrt(dt) R epsilon, y = C x + d + std eta.
 
-    Args: x0 [Z]; dt [T], the step that leads to each row; y [T, D]; observed [T] bool; C [D, Z]; d, std [D].
+    Args:
+        x0: [Z]. dt: [T], the step that leads to each row. y: [T, D]. observed: bool [T].
+        C: [D, Z]. d, std: [D].
     """
     mean, P, total = x0.clone(), torch.zeros(len(x0), len(x0), dtype=x0.dtype), 0.0
     means, covariances = [], []

@@ -69,7 +69,8 @@ def test_error_falls_with_the_root_of_the_particles(problem):
 @pytest.mark.parametrize("guided", [False, True])
 @pytest.mark.parametrize(("particles", "rows"), [(8, 600), (16, 400)])
 def test_evidence_is_unbiased(problem, particles, rows, guided):
-    """The mean of its exponential is the likelihood, for any number of particles and with either drift."""
+    """The mean of the exponential of the log evidence is the likelihood, for any number of particles and with either
+    drift."""
     model, batch = problem.model, problem.draws(rows)
     found = model.log_evidence(batch, particles) if guided else model.filter(batch, particles).log_evidence
     ratio = (found.view(-1, rows) - problem.exact()[:, None]).exp()

@@ -1,6 +1,6 @@
 """A stand-in for ssh: `ssh.py HOST COMMAND...` runs the command where `--serve ADDRESS` runs.
 
-Like sshd for a command without a terminal, closing the connection only closes the command's stdin.
+As with sshd and a command without a terminal, closing the connection only closes the command's stdin.
 """
 
 import os

@@ -18,7 +18,7 @@ def notes_of(path):
 
 
 def test_given_notes_stay_one_note_at_higher_rates(music, tmp_path):
-    """All frames of a user's file are given: as many notes come out, each within a frame of its original."""
+    """All frames of a user's file are given. The output has as many notes, each within a frame of its original."""
     run, _ = music
     frames = np.random.default_rng(1).random((20, 128)) < 0.4
     frames[:, :40] = False

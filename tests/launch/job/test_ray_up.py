@@ -56,7 +56,7 @@ def write_standins(folder):
 
 
 def write_cluster(file, head, worker):
-    """Write the shipped cluster file, edited for two hosts as its comments ask."""
+    """Write the shipped cluster file, edited for two hosts as its comments describe."""
     text = (ROOT / "configs/clusters/ray.yaml").read_text().replace("WORKER1, WORKER2", worker.address)
     for word, meant in {"HEAD": head.address, "USER": "me", "REPOSITORY/.venv": sys.prefix}.items():
         text = re.sub(rf"\b{word}\b", meant, text)

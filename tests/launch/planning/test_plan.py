@@ -23,11 +23,11 @@ FOUND = Sizes(
 )  # fmt: skip
 ASSUMED = Hardware(operations=1e12, launch=1e-5, inside=1e9, between=1e8, latency=1e-4)
 EQUAL = np.full(20, 100)
-"""Frames of sequences of equal length."""
+"""Numbers of frames of 20 sequences of equal length."""
 
 
 class Linear(TrainableModel):
-    """Two products without a bias."""
+    """A model of two matrix products without a bias."""
 
     def __init__(self):
         super().__init__()

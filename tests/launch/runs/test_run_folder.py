@@ -118,8 +118,8 @@ def taken(port):
 
 @pytest.mark.parametrize(("name", "argv", "said"), COMMANDS, ids=[name for name, *_ in COMMANDS])
 def test_every_command_takes_the_store(project, monkeypatch, name, argv, said):
-    """Runs are found by `tracking.uri=` and by the variable, but not without either. Each command then fails only
-    because this run lacks something.
+    """Runs are found by `tracking.uri=` or by the environment variable, and not if both are missing. Each command then
+    fails only because this run lacks something.
     """
     folder = begun("runs/one")
     run_id = json.loads((folder / "run.json").read_text())["run_id"]

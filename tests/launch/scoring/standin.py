@@ -19,7 +19,8 @@ REAL, ONES = torch.tensor([0, 1, 3]), torch.tensor([2])
 
 
 class Fixed:
-    """Gaussian channels and one of probabilities, whose parameters are means and log standard deviations."""
+    """A likelihood of Gaussian channels and one binary channel. Its parameters are means and log standard
+    deviations."""
 
     width = 8
 

@@ -7,7 +7,7 @@ from launch.scoring.estimates import Scores, difference, estimate, over_seeds
 
 ROUNDING = 130 * 10 * np.finfo(np.float64).eps
 """Relative rounding error: numpy sums up to 130 sequences one after another, and the mean, or x - ratio w, is up to ten
-times smaller than these."""
+times smaller than the terms of the sum."""
 
 
 def scores(x, w=None, groups=None):

@@ -231,7 +231,7 @@ SDE = "model={name: vsdn_sde, latent: 4, hidden: 8, width: 16, depth: 1}"
 
 @pytest.mark.parametrize("model", [None, GRU, SDE])
 def test_next_frame_models_forecast_from_a_prefix(tmp_path, model):
-    """Scores are the errors of `predict` at the frames after the prefix, which reads nothing of them."""
+    """`predict` reads nothing of the frames after the prefix, and its errors at these frames are the scores."""
     write_walks(tmp_path / "walks", lengths=(20, 14, 17))
     config, manifest, module = untrained(tmp_path / "walks", *PREFIX, *([model] if model else []))
     scoring = Scoring.of(config, manifest, samples=3)

@@ -52,7 +52,7 @@ def test_tasks_share_states_to_the_last_bit(runs, name, apart, together):
 
 
 def test_batches_do_not_share():
-    """States for equal values in another tensor are computed anew, and outside `shared` all states are."""
+    """States are computed anew for equal values in another tensor, and always outside `shared`."""
     calls = []
     squared = once(lambda x: calls.append(x) or x * x)
     with shared():

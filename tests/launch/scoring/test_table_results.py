@@ -50,7 +50,7 @@ def test_file_has_clustered_errors_of_each_channel(table, tmp_path):
 
 
 def test_table_results_hold_known_metrics(table):
-    """Curves of a table with both kinds of channels are those of intervals."""
+    """For a table with real-valued and binary channels, the curves are those of intervals."""
     found, rate, _ = scored(table, *ENTRIES)
     kept = calibration.metrics(found["model"].scores)
     assert all(metric in METRICS for columns in kept.values() for x in columns.values() for metric in x)

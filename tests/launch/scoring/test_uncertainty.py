@@ -33,8 +33,8 @@ def collected(found, groups=None):
 def believed(spread=1.0, draws=20):
     """Return a random walk of each sequence with a model's predictive of it.
 
-    The model's mixture has components N(m_s, 0.6^2) at m_s = 0.8 z_s: over z it is N(0, 1), like the truth. Its
-    `spread` is the ratio of its deviations to the true ones.
+    The model's mixture has components N(m_s, 0.6^2) at m_s = 0.8 z_s: over z it is N(0, 1), like the truth. `spread` is
+    the ratio of the model's deviations to the true ones.
     """
     g = torch.Generator().manual_seed(0)
     # Midpoints of equal parts of a normal distribution instead of draws, so that the mixture has no noise.
@@ -143,7 +143,8 @@ def test_grey_scores_like_ones_and_zeros():
 
 
 def test_true_probabilities_have_no_calibration_error():
-    """The error is noise of about 1 / sqrt(n) for bins with n values, and 10 for probabilities that are wrong by 10."""
+    """The error is noise of about 1 / sqrt(n) for bins with n values, and 10 % for probabilities that are wrong by 10
+    %."""
     g = torch.Generator().manual_seed(2)
     p = torch.rand(B, T, 50, generator=g)
     truth = (torch.rand(B, T, 50, generator=g) < p).float()
@@ -155,7 +156,8 @@ def test_true_probabilities_have_no_calibration_error():
 
 
 def test_ece_standard_error_matches_new_data():
-    """The spread is that over 200 data sets of 40 groups, for a model that is wrong by 10."""
+    """The reference is the spread over 200 data sets of 40 groups, for a model whose probabilities are wrong by 10
+    %."""
     g = torch.Generator().manual_seed(3)
     found = []
     for _ in range(200):

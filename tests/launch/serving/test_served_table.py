@@ -31,7 +31,7 @@ def request():
 
 @pytest.mark.parametrize("name", ["gru_ode", "vsdn_vae", "bi_gru_ode", "ode2vae"])
 def test_served_table_matches_the_model(name):
-    """Given entries are returned as they are; the prediction of the others does not depend on further times."""
+    """Given entries are returned as they are; the prediction of other entries does not depend on further times."""
     model, (batch, row) = served(name), request()
     found = torch.tensor(model.predict(pd.DataFrame([row]))[0]["values"])
     asked = batch._replace(seed=torch.tensor([0]))

@@ -139,7 +139,7 @@ def test_columns_types_and_other_columns_are_kept(tmp_path, run, rows):
 
 
 def test_entry_observed_in_another_row_is_given(tmp_path, run):
-    """A value that another row of the same time has counts as observed and gets no deviation."""
+    """If another row of the same time has the value, the entry counts as observed and gets no deviation."""
     rows = [
         {"series": "a", "time": 1.0, "pulse": 70.5, "heat": None},
         {"series": "a", "time": 1.0, "pulse": None, "heat": 36.5},
@@ -149,7 +149,7 @@ def test_entry_observed_in_another_row_is_given(tmp_path, run):
 
 
 def test_windows_divide_a_long_series(tmp_path, rows):
-    """Each entry is imputed once, in its own window, whose time starts at the window's first frame."""
+    """Each entry is imputed once, in one window, whose time starts at its first frame."""
     source = write(tmp_path / "ward.csv", rows)
     windowed = run_on(
         tmp_path / "w", source, "dataset.layout=wide", "dataset.time_unit=h", "dataset.window=10", "dataset.stride=5"

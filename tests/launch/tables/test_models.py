@@ -84,7 +84,8 @@ def directly(run, rows, series, query=()):
 
 
 def check(back, times, mean, deviation, low, high, rows):
-    """Compare rows of a table, by time, with a predictive distribution by frame; padding of a batch may round."""
+    """Compare rows of a table, by time, with a predictive distribution by frame; padding of a batch may change the
+    rounding."""
     near = {"rtol": 2e-5, "atol": 2e-5}
     for _, row in back.iterrows():
         (frame,) = np.flatnonzero(times == row["time"])

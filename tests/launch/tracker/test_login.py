@@ -163,7 +163,8 @@ def place(tmp_path_factory, empty_store):
 
 @pytest.fixture
 def here(place, unknown, monkeypatch, capsys):
-    """Run commands in that folder and in this process, with the login in variables, and return their output."""
+    """Run commands in the folder of `place` and in this process, with the login in variables, and return their
+    output."""
     monkeypatch.chdir(place[0])
     monkeypatch.setenv(login.USER, "me")
     monkeypatch.setenv(login.PASSWORD, PASSWORD)

@@ -37,7 +37,7 @@ def plan(folder, *events):
 
 
 class Fate:
-    """The planned actions of one rank, which are done from inside the engine."""
+    """The planned actions of one rank, which the engine carries out."""
 
     def __init__(self, folder, rank):
         self.folder, self.rank, self.step = folder, rank, 0

@@ -80,7 +80,8 @@ def names(file):
 
 @pytest.mark.parametrize(("steps", "first", "last", "count"), [(range(2, 4), 0, 6, 2), (range(2, 9), 5, 7, 2)])
 def test_trace_has_the_requested_steps(tmp_path, steps, first, last, count):
-    """A run that resumes inside the range records the rest of it, and one that ends inside it the steps until then."""
+    """A run that resumes inside the range records the rest of it, and a run that ends inside it records the steps until
+    then."""
     done = []
     profile = StepProfile(steps, tmp_path / "profile", done.append)
     for step in range(first, last):

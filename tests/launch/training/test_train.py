@@ -58,8 +58,8 @@ def test_stale_build_lock_is_reported_without_waiting(place):
 
 @pytest.fixture
 def here(place, monkeypatch, capsys):
-    """Run the console script in that folder and in this process, which has loaded torch already, and return exit code,
-    stdout and stderr."""
+    """Run the console script in the folder of `place` and in this process, which has loaded torch already. Returns exit
+    code, stdout and stderr."""
     monkeypatch.chdir(place[0])
 
     def call(*arguments):

@@ -59,7 +59,7 @@ def case(name, **changes):
 
 
 def counted(model, batch, loops="auto"):
-    """Return the launches and the kernels of a step that captures nothing any more, forward and backward."""
+    """Return the launches and the kernels of a step, forward and backward, after all graphs were captured."""
     launches, inside = Launches(), Counter()
     set_loops(loops)
     with (

@@ -17,7 +17,8 @@ SPECIAL = np.array([0.0, -0.0, np.inf, -np.inf, np.nan], np.float32)
 
 
 def magnitudes():
-    """Return numbers from the smallest that count to those where all functions have their limits, of both signs."""
+    """Return numbers of both signs, from the smallest that matter to those at which all functions reach their
+    limits."""
     positive = np.logspace(-30, 2.5, 40_000)
     return np.concatenate([-positive, positive, SPECIAL]).astype(np.float32)
 

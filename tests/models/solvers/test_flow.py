@@ -94,7 +94,7 @@ def test_compiled_trajectory_ignores_neighbours():
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_non_finite_weight_is_not_hidden(activation, value):
-    """Wherever torch's loop has a non-finite state, so has the compiled one."""
+    """The compiled loop has a non-finite state wherever torch's loop has one."""
     for layer in range(6):
         z0, weights, dt = problem()
         with torch.no_grad():

@@ -92,7 +92,7 @@ def test_hand_derived_gradient_matches_finite_differences(case):
 
 @pytest.fixture(params=[0.0, 0.3, 1.0], ids=lambda share: f"{share} observed")
 def single(request):
-    """Return a problem in single precision, whose rows fill more than one block, and no vector of numbers."""
+    """Return a problem in single precision, with rows for more than one block and sizes that fill no whole vectors."""
     g = torch.Generator().manual_seed(0)
     M, R, B, H = 20, 2, 11, 20
 

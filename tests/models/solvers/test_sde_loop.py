@@ -92,7 +92,7 @@ def test_paths_and_gradients_match_the_formula(case, solver):
 
 @pytest.fixture(params=NETWORKS, ids=lambda p: f"{p[0]} networks, driver {p[1]}, depth {p[2]}")
 def single(request):
-    """Return a problem in single precision, whose paths fill more than one block, and no vector of numbers."""
+    """Return a problem in single precision, with paths for more than one block and sizes that fill no whole vectors."""
     x0, pre, weights, *rest, shape, informed = problem(*request.param, P=11, Z=9, W=20)
 
     def leaf(x):

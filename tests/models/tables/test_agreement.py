@@ -15,7 +15,7 @@ from tests.models.tables.making import CONFIGS, D, T, make_batch
 NAMES = [name for name in CONFIGS if name != "ode_rnn"] + ["ode_rnn"]
 FRAMES = Marginal(torch.zeros(D), 1.0)
 ENTRIES = Marginal(torch.zeros(D), torch.ones(D), table=TableForm(("a", "b", "c", "d"), (False,) * D, 0))
-"""Moments of a table. With mean 0 a channel that was never observed reads the same in both: the value 0."""
+"""Moments of a table. With mean 0, both models read the value 0 for a channel that was never observed."""
 
 
 def of_channels(x, layout):

@@ -157,7 +157,8 @@ def test_model_of_whole_frames_is_refused(monkeypatch):
 
 @pytest.mark.parametrize("name", ["gru_ode", "gru_ode from neighbours", "vsdn_vae", "vsdn_sde"])
 def test_permuted_channels_permute_the_prediction(name):
-    """Weights are permuted alike. A binary channel would make two parts of the decoder's outputs, so all are real."""
+    """Weights are permuted in the same way. A binary channel would make two parts of the decoder's outputs, so all are
+    real."""
     real = MARGINAL._replace(table=MARGINAL.table._replace(binary=(False,) * D))
     order = torch.tensor([2, 0, 3, 1])
     swapped = real._replace(mean=real.mean[order], scale=real.scale[order])

@@ -42,13 +42,13 @@ def by_hand(batch, marginal, read):
 
 
 def line(times, at, values, t):
-    """The straight line between observations at other times."""
+    """Return the straight line between observations at other times."""
     at[t] = False
     return np.interp(times[t], times[at], values[at]) if at.any() else None
 
 
 def interpolated(times, at, values, t):
-    """The straight line between observations; an observed entry itself."""
+    """Return the straight line between observations; an observed entry is itself."""
     return np.interp(times[t], times[at], values[at]) if at.any() else None
 
 

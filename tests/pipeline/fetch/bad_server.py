@@ -22,7 +22,8 @@ class BadServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def will(self, *answers):
-        """Set the `answers` to the next requests, functions of the handler; afterwards files are served."""
+        """Set the responses to the next requests, `answers`, as functions of the handler. Afterwards files are
+        served."""
         self.script = list(answers)
 
 
@@ -100,7 +101,7 @@ def redirect(where, code=302):
 
 
 def claims(length, body):
-    """Return an answer with a false Content-Length."""
+    """Return a response with a false Content-Length."""
     return lambda handler: handler.answer(200, {"Content-Length": length}, body)
 
 
@@ -114,7 +115,7 @@ def stalls(seconds, after=0):
 
 
 def drips(count, pause):
-    """Return an answer of one byte at a time, which is never silent for long and never ends."""
+    """Return a response of one byte at a time, which is never silent for long and never ends."""
 
     def answer(handler):
         handler.answer(200, {"Content-Length": len(handler.body)})
@@ -127,7 +128,7 @@ def drips(count, pause):
 
 
 def endless(handler):
-    """Send an answer without a length and without an end."""
+    """Send a response without a length and without an end."""
     handler.answer(200, {})
     for _ in range(10_000):
         handler.wfile.write(bytes(1 << 16))

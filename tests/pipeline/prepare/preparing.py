@@ -31,7 +31,7 @@ def stamps(folder: Path) -> dict[str, int]:
 
 
 def build_slowly(job: Job, plan: ShardPlan) -> Entry:
-    """Build a shard of a table in two seconds or more, and note the network beside the output folder."""
+    """Build a shard of a table in two seconds or more, and record the network beside the output folder."""
     seen = Path(str(job.staging)).parent.with_name("seen")
     seen.mkdir(exist_ok=True)
     (seen / Path("/proc/self/ns/net").readlink().name).touch()

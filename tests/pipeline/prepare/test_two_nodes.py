@@ -49,8 +49,8 @@ class Cluster(NamedTuple):
     log: Path
 
     def prepare(self, *arguments):
-        """Start `prepare` on both nodes; each task notes its network in the folder `seen` beside the source, and takes
-        two seconds."""
+        """Start `prepare` on both nodes; each task records its network in the folder `seen` beside the source, and
+        takes two seconds."""
         settings = [*arguments, "workers=2", f"address={self.head.address}:6379"]
         with self.log.open("ab") as said:
             return self.head.popen([sys.executable, "-c", SLOWLY, *settings], env=self.environment, stderr=said)

@@ -64,7 +64,7 @@ class KilledOnce(Midi):
 
 @dataclass(frozen=True)
 class Slow(Midi):
-    """The MIDI reader, slowed to two seconds per file; it notes its network beside the raw files."""
+    """The MIDI reader, slowed to two seconds per file; it records its network beside the raw files."""
 
     def read(self, source: Path | None, item: Item) -> list[Sequence]:
         assert source is not None

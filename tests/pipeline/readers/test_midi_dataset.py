@@ -147,7 +147,7 @@ def test_windows_last_a_minute_but_the_tail(tmp_path):
 
 
 def lengths(folder, frames, **settings):
-    """Return the number of frames of each sequence of a piece of `frames` frames, at 5 a second."""
+    """Return the number of frames of each sequence of a piece of `frames` frames, at 5 frames per second."""
     (folder / "a.mid").write_bytes(midi([(0, on(60)), (192 * frames, off(60))]))
     lakh = Midi(MidiConfig(**settings))
     return [len(s.times) for s in lakh.read(folder, lakh.find(folder)[0])]

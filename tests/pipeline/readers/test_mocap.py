@@ -190,7 +190,7 @@ def test_bad_files_are_quarantined_with_reasons(tmp_path, local_ray):
 
 @pytest.mark.ray
 def test_prepared_trial_restores_and_has_train_statistics(tmp_path, local_ray):
-    """Honest statistics come from the train split."""
+    """With `protocol=honest` the statistics come from the train split."""
     raw, out = trials(tmp_path / "raw", [1, 2, 28]), tmp_path / "out"
     prepare(load(PrepareConfig, CONFIG, [f"source={raw}", f"out={out}", "dataset.protocol=honest"]))
     train = np.concatenate([sample.values for sample in samples(out, "train")]).astype(np.float64)

@@ -37,7 +37,7 @@ LONGEST = 2**28 - 1
 
 
 def spans(data: bytes) -> dict[int, list[tuple[int, int]]]:
-    """Map each pitch to [first, past) of each of its notes, in frames at 5 a second, of 192 ticks unless there is a
+    """Map each pitch to [first, past) of each of its notes, in frames of 0.2 s, which are 192 ticks unless there is a
     tempo.
     """
     edges = np.diff(roll(data, 5.0).astype(np.int8), axis=0, prepend=0, append=0)

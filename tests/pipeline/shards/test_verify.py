@@ -151,7 +151,7 @@ def test_verify_names_all_damaged_shards(prepared, monkeypatch, alone):
 
 
 def test_verify_decodes_every_sample(prepared):
-    """The manifest is another data set's with the hashes of these shards."""
+    """The manifest is that of another data set, with the hashes of these shards."""
     raw = json.loads((prepared / MANIFEST).read_text())
     raw["spec"]["dim"] = 99
     raw["stats"]["mean"] = raw["stats"]["scale"] = [0.0] * 99
