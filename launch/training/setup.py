@@ -121,7 +121,7 @@ def check_solver_steps(config: RunConfig, manifest: Manifest) -> None:
     if isinstance(longest, float) and interval / longest > _MOST_SOLVER_STEPS:
         raise DriftworkError(
             f"model.max_step={longest:g} s: {interval / longest:,.0f} solver steps for each frame of {config.data}, "
-            f"which lasts {interval:g} s; set model.max_step near this time, and model.time_unit to the time of a change"
+            f"which lasts {interval:g} s; set model.max_step near this, and model.time_unit to the time of a change"
         )
 
 
