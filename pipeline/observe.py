@@ -32,8 +32,8 @@ class ObservationConfig(Config):
     frames: int | None = Field(None, ge=1)
     """Number of frames of a prefix. Null for the other patterns, or where `seconds` or `fraction` gives its length."""
     seconds: float | None = Field(None, gt=0)
-    """Length of a prefix in seconds since the first frame, which suits irregular series. A frame at its very end is
-    later. Null where `frames` or `fraction` gives the length."""
+    """Length of a prefix in seconds since the first frame, which suits irregular series. A frame exactly at the end of
+    this length is not in the prefix. Null where `frames` or `fraction` gives the length."""
     fraction: float | None = Field(None, gt=0, lt=1)
     """Length of a prefix as a fraction of the sequence's duration, which suits series of different lengths. Null where
     `frames` or `seconds` gives the length."""
@@ -95,8 +95,8 @@ def mask(
 ) -> NDArray[np.bool_]:
     """Return the mask of observed frames [T], or of observed entries [T, D]: bool of the shape of `present`.
 
-    It is a pure function of the arguments. A frame of entries is present if at least one of them is; if it is observed,
-    all its present entries are.
+    The mask is a pure function of the arguments. A frame of entries is present if at least one of them is; if it is
+    observed, all its present entries are.
 
     - `random`: `round(ratio * number present)` frames, at least one, all subsets equally likely;
     - `regular`: those of frames 0, n, 2 n, ... that are present;

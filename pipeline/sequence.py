@@ -29,7 +29,8 @@ _KIND_OF_UNITS: dict[str, Kind] = {
 
 
 class UnreadableError(Exception):
-    """Error for a raw item that cannot be used. Its message is the reason in the quarantine list."""
+    """Error for a raw item that cannot be used. Its message is the reason, as in the quarantine list; the caller adds
+    the file and what to do."""
 
 
 class Sequence(NamedTuple):

@@ -199,7 +199,7 @@ def _checked(name: str) -> PurePosixPath:
 
 
 def _tar_members(archive: Path, limits: Limits) -> Iterator[_Member]:
-    """Yield the files in their order.
+    """Yield the files in the order of the archive.
 
     Reading is limited by a `_Meter`, so that a header that claims gigabytes is refused before they are read."""
     with gzip.open(archive, "rb") as plain:

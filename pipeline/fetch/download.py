@@ -39,7 +39,7 @@ class Patience(NamedTuple):
     timeout: float = 30.0
     """Maximum time to connect, and between two pieces of a response, in seconds."""
     slowest: float = 100.0
-    """Bytes per second, averaged over `timeout` seconds, below which a response counts as stalled."""
+    """Minimum speed of a response, in bytes per second over `timeout` seconds. A slower one counts as stalled."""
     attempts: int = 6
     """Maximum number of consecutive requests without progress."""
     wait: float = 1.0

@@ -95,7 +95,7 @@ class Job(NamedTuple):
 
 
 def build_shard(job: Job, plan: ShardPlan) -> Entry:
-    """Read the items of `plan` and write its shard and entry to the staging folder, unless both exist."""
+    """Read the items of `plan` and write the shard and its entry to the staging folder, unless both exist."""
     if isinstance(job.staging, Store):
         return _build_in_store(job, job.staging, plan)
     inputs = hash_inputs(job.source, plan)

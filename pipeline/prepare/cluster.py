@@ -139,7 +139,7 @@ def work(
 
 
 def _cancellable(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Run a task with SIGINT enabled: Ray cancels by SIGINT, which a worker ignores if its driver did, as under
+    """Run a task with SIGINT enabled: Ray cancels by SIGINT, which a worker ignores if its driver ignored it, as under
     nohup."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     return function(*arguments)

@@ -207,7 +207,7 @@ def _blocks(rows: list[list[str]]) -> Iterator[dict[str, list[str]]]:
 
 
 def _parents(rows: list[list[str]], names: list[str]) -> dict[str, str]:
-    """Map each bone to its parent, and check that they are a tree with every bone below the root."""
+    """Map each bone to its parent, and check that the bones are a tree below the root."""
     parents: dict[str, str] = {}
     for parent, *children in rows:
         for name in children:

@@ -68,8 +68,8 @@ class Manifest(Config):
     inputs: dict[str, str | None]
     """SHA-256 of each raw file by its path below the source folder. None for a file that could not be opened."""
     joined: dict[str, str] = Field({})
-    """Map from each duplicate group to the group with the same content that it was joined to. Left out of the file if
-    empty."""
+    """Map from each duplicate group to the group with the same content that it was joined to. It is left out of the
+    file if empty."""
 
     @property
     def dataset(self) -> str:
@@ -92,8 +92,8 @@ class Manifest(Config):
         return b"".join(self._lines())
 
     def _lines(self) -> Iterator[bytes]:
-        """Yield the JSON line by line. As one tree and one text, that of a large data set would take most of a rank's
-        memory."""
+        """Yield the JSON line by line. As one tree or one text, the JSON of a large data set would take most of a
+        rank's memory."""
         yield b"{\n"
         for name in type(self).model_fields:
             if name != "shards" and (name != "joined" or self.joined):

@@ -110,7 +110,7 @@ def _npy(array: NDArray[Any]) -> bytes:
 def _members(data: bytes) -> dict[str, bytes]:
     """Map the extensions of a sample's four members to their contents. Raises ValueError for anything else.
 
-    Headers are read one by one: `tarfile.open` would follow extended headers, which a hostile tar can loop.
+    Headers are read one by one: `tarfile.open` would follow extended headers, which a hostile tar can make endless.
     """
     members: dict[str, bytes] = {}
     at, keys = 0, set()

@@ -26,8 +26,8 @@ _WAIT_S = 1.0
 """Wait before the second attempt, in seconds."""
 _S3 = {"config_kwargs": {"connect_timeout": 5, "read_timeout": 20, "retries": {"total_max_attempts": 1}}}
 _OPTIONS: dict[str, dict[str, Any]] = {"s3": _S3, "s3a": _S3}
-"""Options per protocol that disable the libraries' own retries: multiplied with those of botocore and of s3fs, attempts
-at a silent store would take half an hour."""
+"""Options per protocol that disable the retries of botocore and s3fs. Multiplied with ours, attempts at a silent store
+would take half an hour."""
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Error numbers of local disks. No store returns them, so the file on this machine is at fault."""
 

@@ -1,8 +1,8 @@
 """Simulated bouncing balls (Sutskever and Hinton, 2007, and many since).
 
 Three equal balls move in a square box and bounce off its walls and off one another without loss. The motion is exact:
-straight lines from one collision to the next. Energy, and momentum between two balls, are conserved up to rounding.
-It is computed by sums, products, quotients and square roots only, which are the same on every machine. Pictures are
+straight lines from one collision to the next. Energy, and momentum between two balls, are conserved up to rounding. The
+motion is computed by sums, products, quotients and square roots only, which are the same on every machine. Pictures are
 rounded to 256 greys, so that the last bit of an exponential has no effect.
 """
 

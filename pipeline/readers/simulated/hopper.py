@@ -29,7 +29,7 @@ INTERVAL = 0.005
 LEAST = np.array([-6.01, -0.98, -12.71, -2, -3.04, -2, -2, -9.53, -9.3, -45.36, -44.89, -63.16, -53.2, -120.86])
 """Minimum of each channel over 10,000 whole sequences, in m, rad, m/s and rad/s; simulated by MuJoCo 3.17."""
 MOST = np.array([7.2, 2.8, 14.2, 2, 2, 2.93, 2, 9.47, 7.91, 69.27, 106.53, 31.21, 74.38, 54.19])
-"""Maximum of each channel over the same sequences."""
+"""Maximum of each channel over the same sequences and in the same units as `LEAST`."""
 
 
 class HopperConfig(Named):

@@ -103,7 +103,7 @@ class Series:
 
 @contextmanager
 def index(folder: Path) -> Iterator[sqlite3.Connection]:
-    """Open the index for reading. A later preparation may replace the file, but none changes it."""
+    """Open the index for reading. A later preparation may replace the file, but never changes it."""
     with closing(sqlite3.connect(f"{(folder / INDEX).absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as database:
         yield database
 

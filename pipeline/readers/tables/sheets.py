@@ -1,7 +1,7 @@
 """Read the files of a table one by one, each into a part of observations on disk.
 
 This runs in the child process that reads raw files (`pipeline.prepare.guard`), so that a file that crashes pyarrow or
-exhausts memory costs only itself.
+exhausts memory is the only one lost.
 """
 
 from dataclasses import dataclass

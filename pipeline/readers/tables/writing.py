@@ -43,8 +43,8 @@ def write_parquet(path: Path, types: Mapping[str, type | Instants], blocks: Iter
 
 
 def write_csv(path: Path, types: Mapping[str, type | Instants], blocks: Iterable[Block]) -> int:
-    """Write a CSV file with a header and return its number of rows; a missing value is empty. Takes the arguments of
-    `write_parquet`."""
+    """Write a CSV file with a header and return its number of rows; a missing value is empty. The arguments are those
+    of `write_parquet`."""
     schema = _schema(types)
     return csv_of(path, schema, (_batch(block, schema) for block in blocks))
 

@@ -92,7 +92,7 @@ BAD = {
     "row 1: column 'pulse' is not a number: '7O'": lambda f: f.assign(pulse="7O"),
     "the table cannot be read: .*; give each column one type": lambda f: f.assign(pulse=["7O", *[1.0] * (len(f) - 1)]),
     "series 'p 0': channel '.*' has two values at one time": lambda f: pd.concat([f, f[:9]]),
-    "series 'p 0' spans 3.5997e.08 s; this model": lambda f: f.assign(time=f["time"] + 1e5 * (f.index == 0)),
+    "series 'p 0' spans 3.5997e.08 s; divide it": lambda f: f.assign(time=f["time"] + 1e5 * (f.index == 0)),
     "no table is given": lambda f: f.to_dict("list"),
 }  # fmt: skip
 
