@@ -4,9 +4,9 @@
 
 With SEQUENCES, the size of a published training split, memory, steps and hours of a whole run are printed too.
 
-Measured are weights, floating-point operations and kernel calls of a step, bytes kept for the backward pass, bytes and
-frames of a sequence, and the sequences that the loader reads per second. The rates in `Hardware` are assumed; replace
-them by those of your own cluster.
+The benchmark measures weights, floating-point operations and kernel calls of a step, bytes kept for the backward pass,
+bytes and frames of a sequence, and the sequences that the loader reads per second. The rates in `Hardware` are assumed;
+replace them by those of your own cluster.
 
 The model is that of `driftwork plan` (`launch.planning`).
 """

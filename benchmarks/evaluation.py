@@ -2,8 +2,9 @@
 
     python -m benchmarks.evaluation
 
-The tasks share the recurrent states (`models.parts.once`), and VSDN-SDE's density and interpolation their paths. One
-thread, 256 recurrent units, networks of 2 x 256, 16 sequences of 150 frames of which a quarter is observed.
+The tasks share the recurrent states (`models.parts.once`), and VSDN-SDE's density and interpolation their paths. The
+benchmark runs in one thread, with 256 recurrent units, networks of 2 x 256, and 16 sequences of 150 frames of which a
+quarter is observed.
 """
 
 import statistics

@@ -37,7 +37,7 @@ class Ratio(NamedTuple):
     def misses(self, least: float) -> bool:
         """Return whether the ratio is below `least` in every round.
 
-        It also varies with the processor's state, so rounds on both sides of `least` are not a failure."""
+        The ratio also varies with the processor's state, so rounds on both sides of `least` are not a failure."""
         return self.high < least
 
 

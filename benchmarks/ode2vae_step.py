@@ -2,8 +2,8 @@
 
 Ours is the direct solver with its own backward pass and the trace by the closed form, compiled or eager
 (docs/loops.md). The usual one is torchdiffeq's rk4 and the trace by one autograd call per latent dimension and stage.
-All compute the same loss and gradients, which is checked first. One thread, 13 sequences of 300 frames of 50 channels,
-at the size published for motion capture and at a larger one.
+All forms compute the same loss and gradients, which is checked first. The benchmark runs in one thread, with 13
+sequences of 300 frames of 50 channels, at the size published for motion capture and at a larger one.
 """
 
 import statistics

@@ -114,8 +114,8 @@ def _drop_output() -> None:
 
 @contextmanager
 def home_provided() -> Iterator[None]:
-    """Provide a temporary home folder and a user name where the system knows none, as in a container whose user id has
-    no passwd entry. Libraries would otherwise fail, or write into a folder named `~`."""
+    """Provide a temporary home folder and a user name where the system has none, as in a container whose user id has no
+    passwd entry. Libraries would otherwise fail, or write into a folder named `~`."""
     home = os.path.expanduser("~")  # `~` itself if it is not known
     if not any(map(os.environ.get, ("LOGNAME", "USER", "LNAME", "USERNAME"))):
         try:

@@ -5,8 +5,8 @@ _LOGIN = r"(https?://)(?:(?!https?://).)*@|(\w+://)[^/\s@]*:[^/\s@]*@"
 
 
 class DriftworkError(Exception):
-    """A mistake that the user can correct. Its message is one line: what is wrong, where, and what to do. Logins in
-    addresses are left out of it."""
+    """Error for a mistake that the user can correct. Its message is one line: what is wrong, where, and what to do.
+    Logins in addresses are left out of it."""
 
     def __str__(self) -> str:
         return without_login(super().__str__())

@@ -77,7 +77,7 @@ def settings_of(cls: type[Config]) -> Callable[[list[str]], list[Part]]:
 def settings_of_file(cls: type[Config], words: Sequence[str]) -> list[Part]:
     """Return the help on settings of a command that takes a config file and `key=value` words.
 
-    Without `words` it lists all settings, with them the values that they resolve to."""
+    Without `words` the help lists all settings; with `words`, the values that they resolve to."""
     if not words:
         return [Part("Settings, as key=value on the command line or in the config file", cls)]
     return [Part(f"Settings of {words[0]}, with the origin of each value", cls, (origins.read(cls, *words),))]

@@ -35,7 +35,8 @@ def search_path() -> dict[str, str]:
 
 
 def end_with_parent(number: int = signal.SIGTERM) -> None:
-    """Make the kernel send this process a signal when its parent dies, even by SIGKILL. Usable as `preexec_fn`.
+    """Make the kernel send this process a signal when its parent dies, even by SIGKILL. The function can be passed as
+    `preexec_fn`.
 
     Only Linux can do so; elsewhere the process outlives a parent that had no time to end it."""
     if _LIBC is not None:

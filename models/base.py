@@ -94,7 +94,7 @@ class TrainableModel(nn.Module, ABC):
         return moved(planner(batch.to(torch.device("cpu"))), batch.times.device)
 
     def on_device(self, batch: Batch) -> Batch:
-        """Return a batch of the host with its plan, on the model's device."""
+        """Move a batch of the host, with its plan, to the model's device."""
         return batch.planned(self.planner()).to(next(self.parameters()).device)
 
     def multiple(self) -> int:

@@ -106,8 +106,10 @@ class Decoder(nn.Module):
         return torch.where(known if batch.entries else known[..., None], self.standardize(last_observed(batch)), 0.0)
 
     def line(self, batch: Batch, *, own: bool) -> Tensor:
-        """Return the straight line of each channel from that value to the first one after each time, or at it if `own`
-        is set, [B, T, D]. With one of the two it is that value, with neither it is 0."""
+        """Return the straight line of each channel between its last observed value before each time and the first one
+        after it, [B, T, D]. If `own` is set, values at the time count as after it.
+
+        If only one of the two values exists the line is constant at it; if neither does the line is 0."""
         between = Between.of(batch, own=own)
         return torch.where(between.known, self.standardize(between.line), 0.0)
 

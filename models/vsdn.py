@@ -12,7 +12,7 @@ learns to copy a frame that interpolation does not provide. The loss is
 
     (1 - s) (beta KL - E log P) - s E log P (frame held out).
 
-With a `prior_fraction` of p it is 1 - p times that, and -p E log P(Y_n | X_n, past) with X_n ~ N1(h->-).
+With a `prior_fraction` of p the loss is 1 - p times that, and -p E log P(Y_n | X_n, past) with X_n ~ N1(h->-).
 
 Channels of a table are observed separately, and the posterior of a missing channel has observed the others at its time.
 In a table s is therefore a fraction of the sequences: half of their observed entries are withheld from all networks,

@@ -83,7 +83,7 @@ def flow_case(q: int, units: int, G: int = 13, M: int = 299) -> Problem:
 
 
 def sde_case(depth: int, P: int = 32, Z: int = 8, units: int = 64, M: int = 100) -> Problem:
-    """Return the loop of a VSDN-SDE training step: networks of prior and posterior, the posterior drives the path."""
+    """Return the loop of a VSDN-SDE training step: networks of prior and posterior, with paths of the posterior."""
     G, L = 2, depth - 1
 
     def uniform(*shape: int) -> Tensor:

@@ -101,7 +101,8 @@ def encoder(
 
 
 def _distances(frames: int) -> Tensor:
-    """Return the distance of each frame from each of A frames, [A, A]; of two as near, the earlier is nearer."""
+    """Return the distance of each frame from each of A frames, [A, A]. Of two equally near frames the earlier counts as
+    nearer."""
     at = torch.arange(frames)
     return 2 * (at[:, None] - at).abs() + (at > at[:, None])
 

@@ -178,7 +178,8 @@ def slope_back(
 def layer_back(d_u: Floats, a: Floats, s: Floats, d_s: Floats, W: Floats, d_next: Floats, kind: int) -> None:
     """Write the gradient of a layer's argument u, where its value is a and its slope s.
 
-    It is s (act''/act' d_s + W d_next), with the gradients d_s of s and d_next of the argument of the next layer.
+    The gradient is s (act''/act' d_s + W d_next), with the gradients d_s of s and d_next of the argument of the next
+    layer.
     """
     curves(a, d_u, kind)
     for i in range(len(s)):

@@ -61,7 +61,7 @@ def gru_cell_back(
     delta: Tensor, incoming: Tensor, rzu: Tensor, n: Tensor, h: Tensor, observe: Tensor, d_u: Tensor, d_n: Tensor,
     out: Tensor,
 ) -> None:  # fmt: skip
-    """Write the gradients of u and n, and that of the state before, without the part through u."""
+    """Write the gradients of u and n, and the gradient of the state before, without the part through u."""
     (r, z, u), d = rzu.chunk(3, -1), delta + incoming
     toward = observe * (1 - z)
     d_n.copy_(d * toward * (1 - n * n))
@@ -74,7 +74,8 @@ def gru_flow_step_back(
     delta: Tensor, incoming: Tensor, zr: Tensor, g: Tensor, h: Tensor, dt: Tensor, d_zr: Tensor, d_g: Tensor,
     out: Tensor,
 ) -> None:  # fmt: skip
-    """Write the gradients of the arguments of z and g, and that of the state before, without the part through these."""
+    """Write the gradients of the arguments of z and g, and the gradient of the state before, without the part that
+    passes through these arguments."""
     z, d = zr.chunk(2, -1)[0], delta + incoming
     d_g.copy_(d * dt * (1 - z) * (1 - g * g))
     d_zr.chunk(2, -1)[0].copy_(d * dt * (h - g) * z * (1 - z))
