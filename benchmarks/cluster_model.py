@@ -32,7 +32,7 @@ GPUS_OF_A_RUN = (1, 8, 16)
 def run_table(config: RunConfig, sizes: Sizes, hardware: Hardware, frames: NDArray[np.int64], sequences: int) -> None:
     """Print memory, steps and hours of a run of the published length, at the published batch size in total and per
     GPU."""
-    print("   GPUs  batch  GiB/GPU  steps an epoch  epochs at most  hours at most")
+    print("   GPUs  batch  GiB/GPU  steps per epoch  epochs at most  hours at most")
     rng, epochs = np.random.default_rng(0), config.train.max_epochs
     for gpus in GPUS_OF_A_RUN:
         for total in dict.fromkeys((config.train.batch_size, config.train.batch_size * gpus)):
@@ -40,7 +40,7 @@ def run_table(config: RunConfig, sizes: Sizes, hardware: Hardware, frames: NDArr
             memory = sum(model.memory(sizes, gpus, each, config.optim.zero_stage, config.optim.ema > 0).values())
             seconds = sum(step(sizes, hardware, gpus, each, longest(frames, gpus, each, rng)))
             steps = ceil(sequences / total)
-            print(f"{gpus:>7}  {total:>5}  {memory / 2**30:>7.2f}  {steps:>14,}  {epochs:>14}  "
+            print(f"{gpus:>7}  {total:>5}  {memory / 2**30:>7.2f}  {steps:>15,}  {epochs:>14}  "
                   f"{epochs * steps * seconds / 3600:>13.2f}")  # fmt: skip
 
 
@@ -49,11 +49,11 @@ def main(data: Path, path: str, sequences: int | None) -> None:
     manifest, hardware, rng = read_manifest(data), Hardware(), np.random.default_rng(0)
     sizes = measure(config, manifest)
     frames = np.array([count for shard in manifest.of("train") for count in shard.frames])
-    print(f"{path} on {data}: {sizes.weights:,} weights, {sizes.operations / 1e9:.1f} GFLOP a sequence, "
-          f"{sizes.calls:,} kernels a step, {sizes.bytes / 1024:.1f} KiB a sequence, "
+    print(f"{path} on {data}: {sizes.weights:,} weights, {sizes.operations / 1e9:.1f} GFLOP per sequence, "
+          f"{sizes.calls:,} kernels per step, {sizes.bytes / 1024:.1f} KiB per sequence, "
           f"loader {sizes.loader:,.0f} sequences/s")  # fmt: skip
     print(hardware)
-    print("   GPUs  batch/GPU  step ms  reduce ms  efficiency  sequences/s  loaders/GPU  read MB/s a node")
+    print("   GPUs  batch/GPU  step ms  reduce ms  efficiency  sequences/s  loaders/GPU  read MB/s per node")
     published = config.train.batch_size
     for gpus in GPUS:
         for batch in dict.fromkeys((published, published // gpus)):
@@ -65,7 +65,7 @@ def main(data: Path, path: str, sequences: int | None) -> None:
             rate = gpus * batch / (took + reduced)
             print(f"{gpus:>7}  {batch:>9}  {1e3 * (took + reduced):>7.1f}  {1e3 * reduced:>9.2f}  "
                   f"{alone_ / (took + reduced):>10.2f}  {rate:>11,.0f}  {rate / gpus / sizes.loader:>11.2f}  "
-                  f"{rate * sizes.bytes / 1e6 * min(gpus, 8) / gpus:>16.1f}")  # fmt: skip
+                  f"{rate * sizes.bytes / 1e6 * min(gpus, 8) / gpus:>18.1f}")  # fmt: skip
     if sequences is not None:
         run_table(config, sizes, hardware, frames, sequences)
 

@@ -41,7 +41,7 @@ def main() -> int:
         for other in (eager, plain):
             check(ours(), other())
         mine, *others = in_turn(ours, eager, plain, rounds=PAIRS)
-        print(f"q = {q}, {width} units: {1e3 * statistics.median(mine):.0f} ms a step")
+        print(f"q = {q}, {width} units: {1e3 * statistics.median(mine):.0f} ms per step")
         for name, times, required in zip(("eager form", "usual form"), others, (LEAST_OF_EAGER, least), strict=True):
             ratio = Ratio.of(mine, times)
             print(f"  {name} {1e3 * statistics.median(times):.0f} ms, ratio {ratio.median:.1f} (medians of {PAIRS} "
@@ -85,7 +85,7 @@ def check(ours: tuple[torch.Tensor, list[torch.Tensor]], plain: tuple[torch.Tens
     torch.testing.assert_close(ours[0], plain[0], rtol=1e-4, atol=1e-2)
     worst = max(float((a - b).norm() / b.norm()) for a, b in zip(ours[1], plain[1], strict=True))
     assert worst < 1e-2, worst
-    print(f"same loss ({float(ours[0].mean()):.2f} and {float(plain[0].mean()):.2f} nats a sequence), gradients that "
+    print(f"same loss ({float(ours[0].mean()):.2f} and {float(plain[0].mean()):.2f} nats per sequence), gradients that "
           f"differ by {worst:.0e} at most, in float32")  # fmt: skip
 
 

@@ -72,7 +72,7 @@ def main(data: Path, config: str) -> None:
         twins.append(sum(pace.sequences for pace in paces(data, config, 1, 1)))
         pair += paces(data, config, 2)
     one = statistics.median(pace.sequences for pace in alone)
-    print(f"{config} on {data}: {BATCH} sequences a rank, medians of {ROUNDS} rounds")
+    print(f"{config} on {data}: {BATCH} sequences per rank, medians of {ROUNDS} rounds")
     show("one rank", alone)
     show("two ranks", pair)
     apart = [both / (2 * pace.sequences) for both, pace in zip(twins, alone, strict=True)]

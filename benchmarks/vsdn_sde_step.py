@@ -177,7 +177,7 @@ def check(ours: tuple[Tensor, Tensor, Tensor], theirs: tuple[Tensor, Tensor, Ten
     torch.testing.assert_close(ours[0], theirs[0], rtol=1e-4, atol=1e-3)
     worst = max(float((a - b).norm() / b.norm()) for a, b in zip(ours[1:], theirs[1:], strict=True))
     assert worst < 1e-3, worst
-    print(f"  same loss ({float(ours[0].mean()):.3f} nats a sequence), gradients that differ by {worst:.0e} at most")
+    print(f"  same loss ({float(ours[0].mean()):.3f} nats per sequence), gradients that differ by {worst:.0e} at most")
 
 
 def main() -> int:

@@ -64,7 +64,7 @@ def check(model: VsdnVae, ours, plain) -> None:
     torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-5, atol=1e-3)
     for a, b in zip(found[0][1], found[1][1], strict=True):
         assert float((a - b).norm() / b.norm()) < 1e-4
-    print(f"same loss ({float(found[0][0].mean()):.3f} nats a sequence) and gradients")
+    print(f"same loss ({float(found[0][0].mean()):.3f} nats per sequence) and gradients")
 
 
 def profile(model: VsdnVae, batch: Batch) -> None:

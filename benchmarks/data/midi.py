@@ -79,7 +79,7 @@ def main(folder: Path) -> None:
     fast = statistics.median(seconds(ours, path, 5) for path in paths)
     slow = statistics.median(seconds(theirs, path, 2) for path in paths)
     print(f"{len(paths)} MIDI files to rolls at {RATE:g} frames/s, one core; {agree} rolls are equal")
-    print(f"driftwork {fast * 1e3:.2f} ms, pretty_midi {slow * 1e3:.2f} ms a file (medians)")
+    print(f"driftwork {fast * 1e3:.2f} ms, pretty_midi {slow * 1e3:.2f} ms per file (medians)")
     print(f"ratio {slow / fast:.0f}x; required: at least {AT_LEAST:.0f}x")
     if slow / fast < AT_LEAST:
         raise SystemExit(1)

@@ -85,7 +85,7 @@ def ratio(sums: Array, entries: Array) -> str:
 def main(runs: list[Path]) -> None:
     _, stream = of_run(runs[0])
     marginal, joint = of_limit(stream)
-    print("| | NLL, nats an entry | above the limit, % | MSE x 1000 |\n|---|---|---|---|")
+    print("| | NLL, nats per entry | above the limit, % | MSE x 1000 |\n|---|---|---|---|")
     for name, scores in (("limit, each channel by itself", marginal), ("limit, both together", joint)):
         row(name, scores, marginal)
     for run in runs:

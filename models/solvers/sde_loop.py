@@ -9,7 +9,7 @@ or 1, whether network g drives the path in this step. The drift pulls towards a 
 diverges, whatever the networks' outputs; the diffusion is bounded away from 0.
 
 Three forms compute the same up to rounding (docs/loops.md). The eager one, operations of torch, is the reference.
-Autograd would record some thirty nodes a step; here the forward pass keeps the activations, and the backward pass
+Autograd would record some thirty nodes per step; here the forward pass keeps the activations, and the backward pass
 computes all slopes at once, runs a loop of one matrix product a layer, and forms each weight gradient as one product
 after it. The compiled one (`sde_kernels`) takes a block of paths through all steps in machine code. On a GPU
 blocks of the eager one are captured and replayed (`gpu/replay`).

@@ -91,7 +91,7 @@ def gru_gates_back(d_rh: Tensor, zr: Tensor, h: Tensor, d_zr: Tensor, out: Tenso
 
 
 class FusedGruFlow(GruFlow):
-    """`GruFlow` with three products and three kernels a step."""
+    """`GruFlow` with three products and three kernels per step."""
 
     def __init__(self, weights: Sequence[Tensor], dt: Tensor, kept: Sequence[Tensor] = ()) -> None:
         super().__init__(weights, dt, kept)
@@ -118,7 +118,7 @@ class FusedGruFlow(GruFlow):
 
 
 class FusedGruUpdate(GruUpdate):
-    """`GruUpdate` with one product and one kernel a step."""
+    """`GruUpdate` with one product and one kernel per step."""
 
     def forward(self, m: int, h: Tensor, x: Tensor, out: Tensor) -> Tensor:
         gru_cell(x, h, self.observe[m], self.recurrent(h, out=self.rzu[m]), self.n[m], out)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 DRUMS = 9
 TICKS_PER_SECOND = 960
-"""Ticks per second at 480 ticks a quarter and 120 quarters a minute, as in a file without tempos."""
+"""Ticks per second at 480 ticks per quarter and 120 quarters per minute, as in a file without tempos."""
 
 
 def mido_file(data: bytes) -> mido.MidiFile:
