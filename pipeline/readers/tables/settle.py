@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from pipeline.readers.tables.merge import Merged, Renumbered
 from pipeline.readers.tables.parts import chunk_path, rows_path
 
-CHUNK = 2**20
-"""Number of observations of a chunk, which takes 26 MiB; a series with more has a chunk of its own."""
+CHUNK = 2**18
+"""Number of observations of a chunk, which takes 6.5 MiB; a series with more has a chunk of its own."""
 _BUCKETS = 400
-"""Maximum number of buckets, all of which are open at once. Beyond 400 chunks the buckets grow with the table."""
+"""Maximum number of buckets, all of which are open at once. Where there would be more, buckets grow with the table."""
 _READ = 2**18
 """Number of observations that are read at a time."""
 
