@@ -25,8 +25,8 @@ from pipeline.readers.tables.parts import cure_of_instant, cure_of_number, cure_
 from pipeline.sequence import UnreadableError
 from pipeline.table_spec import SECONDS
 
-_BLOCK = 2**22
-"""Bytes of a block of a CSV file; a longer row is refused."""
+_BLOCK = 2**20
+"""Bytes of a block of a CSV file, of which pyarrow reads 32 ahead. A longer row is refused."""
 _CELLS = 2**18
 """Number of cells of a batch of a Parquet file."""
 _BUFFER = 2**20

@@ -54,7 +54,7 @@ TIMES = [
 FILES = [
     (b"", "t.csv", "empty CSV file"),
     ((HEADER + "s,0,x,1\n").encode("utf-16"), "t.csv", "is encoded in UTF-16; save it as UTF-8"),
-    (f"series,time,{','.join(map(str, range(10**6)))}\n".encode(), "t.csv", "its header is longer than 4 MiB"),
+    (f"series,time,{','.join(map(str, range(10**6)))}\n".encode(), "t.csv", "its header is longer than 1 MiB"),
     (b"PAR1" + bytes(100), "t.csv", "is a Parquet file; name it .parquet"),
     (gzip.compress(HEADER.encode())[:-9], "t.csv.gz", "truncated compressed stream"),
     (HEADER.encode(), "t.csv.gz", "zlib inflate failed: incorrect header check"),
@@ -76,7 +76,7 @@ FILES = [
     ),
     (b"series,series,time,channel,value\na,b,0,x,1\n", "t.csv", "two columns are named 'series'; rename one"),
     (HEADER.encode(), "t.npz", "is not an .npz file"),
-    (HEADER.encode() + b's,0,x,"' + b"\n1" * 5 * 2**20, "t.csv", "a row is longer than 4 MiB, perhaps because a quote"),
+    (HEADER.encode() + b's,0,x,"' + b"\n1" * 2**20, "t.csv", "a row is longer than 1 MiB, perhaps because a quote"),
 ]
 
 

@@ -206,17 +206,32 @@ def test_channels_left_out_may_hold_anything(tmp_path):
     assert (found.times.tolist(), found.values.tolist()) == ([0, 3], [[1], [0]])
 
 
+def held(path):
+    """Read a file, and return the number of its rows and the most bytes that pyarrow has held."""
+    pools = [getattr(pa, f"{name}_memory_pool")() for name in pa.supported_memory_backends()]
+    before = sum(pool.bytes_allocated() for pool in pools)
+    rows, most = 0, 0
+    for batch in batches(path, TableConfig(), list):
+        rows, most = rows + batch.rows, max(most, sum(pool.bytes_allocated() for pool in pools) - before)
+    return rows, most
+
+
+def test_memory_does_not_grow_with_a_csv_file(tmp_path):
+    """A file of 64 MiB takes 32 blocks of 1 MiB, and a few for the columns of a batch."""
+    rows = "s,1,x,0.123\n" * 2**16
+    (tmp_path / "t.csv").write_text(HEADER + rows * (2**26 // len(rows)))
+    count, most = held(tmp_path / "t.csv")
+    assert count == 2**16 * (2**26 // len(rows))
+    assert 0 < most < 48 * 2**20
+
+
 def test_memory_does_not_grow_with_a_row_group(tmp_path):
     """A row group may be as large as the file."""
     values = np.random.default_rng(0).normal(size=2**20)
     table = pa.table({"series": np.zeros(len(values), np.int8), "value": values})
     parquet.write_table(table, tmp_path / "t.parquet", row_group_size=len(values), use_dictionary=False)
-    pools = [getattr(pa, f"{name}_memory_pool")() for name in pa.supported_memory_backends()]
-    before = sum(pool.bytes_allocated() for pool in pools)
-    most, rows = 0, 0
-    for batch in batches(tmp_path / "t.parquet", TableConfig(), list):
-        most, rows = max(most, sum(pool.bytes_allocated() for pool in pools) - before), rows + batch.rows
-    assert rows == len(values)
+    count, most = held(tmp_path / "t.parquet")
+    assert count == len(values)
     assert 0 < most < values.nbytes
 
 
