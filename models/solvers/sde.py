@@ -105,14 +105,19 @@ class Equation(NamedTuple):
         Minus the sum of both is log dP/dQ of a path."""
         if self.shape.driver == PRIOR:
             return (zero := noise.new_zeros(noise.shape[1:3])), zero
-        prior, informed = self.shape._replace(driver=PRIOR), self._informed(steps, noise.shape[1])
-        gap = self.shape.target(paths.outputs, informed) - prior.target(paths.outputs)
+        gap = _gap(self.shape, paths.outputs, self._informed(steps, noise.shape[1]))
         u = self.dt(steps).sqrt() * gap.view_as(noise) / paths.diffusion
         return 0.5 * u.square().sum((0, 3)), (u * noise).sum((0, 3))
 
     def _informed(self, steps: slice, samples: int) -> Tensor:
         """Return `informed` for all paths, [steps, S * B, 1]."""
         return self.informed[steps, None, :, None].to(self.pre).expand(-1, samples, -1, -1).flatten(1, 2)
+
+
+def _gap(shape: Shape, u: Tensor, informed: Tensor) -> Tensor:
+    """Return the posterior's drift minus the prior's, [M, P, Z], from the networks' outputs u [M, G, P, 2 Z]."""
+    prior, posterior = u[..., : u.shape[-1] // 2].tanh().unbind(1)
+    return shape.bound * informed * (posterior if 0 in shape.driver else posterior - prior)
 
 
 def solve(
