@@ -167,7 +167,7 @@ def _work(model: Model, config: RunConfig, manifest: Manifest, ranks: Ranks) -> 
 
 def _turned_off(log: TrainingLog, tracker: Tracker, name: str, problem: str) -> None:
     """Log and tag a fast form of a loop that does not work on this device."""
-    log.write(f"{name} is turned off, and the eager form is used: {problem}")
+    log.write(f"{name} is turned off, and a slower form is used: {problem}")
     tracker.tags({f"{tags.TURNED_OFF}.{name.replace(' ', '_')}": problem})
 
 

@@ -61,8 +61,8 @@ def keyed_normal(seed: Tensor, steps: int, width: int, stream: int | Tensor = 0)
     def replayed(keys: Sequence[Tensor]) -> list[Tensor]:
         return replay.call(plain, key, keys)
 
-    trusted = first_use.trusted("replayed noise", seed.device, replayed, plain, arguments)
-    return (replayed if trusted else plain)(arguments)[0][:, :steps]
+    found = first_use.attempt("replayed noise", seed.device, replayed, plain, arguments, lambda: replayed(arguments))
+    return (plain(arguments) if found is None else found)[0][:, :steps]
 
 
 def _drawn(seed: Tensor, steps: int, width: int, stream: int | Tensor) -> Tensor:

@@ -98,14 +98,14 @@ def run(
         after [M, R, B, H], the state just after it (equal to `before` where there is none).
     """
     with torch.autocast(h0.device.type, enabled=False):  # solver state keeps its precision
-        form = run_eager
+        arguments, found = (h0, x, flow, weights, update, dt, observe), None
         if faster_forms() and compiles(h0, x, flow, weights, update):
-            form = run_compiled
-        elif faster_forms() and replay.covers(h0):
+            return run_compiled(*arguments)
+        if faster_forms() and replay.covers(h0):
             fast, eager = (functools.partial(_of_tensors, f, flow, dt, observe) for f in (run_replayed, run_eager))
             key, leaves = (h0.device, h0.shape[2], flow), (h0, x, *update, *weights)
-            form = run_replayed if first_use.trusted("replayed recurrence", key, fast, eager, leaves) else run_eager
-        return form(h0, x, flow, weights, update, dt, observe)
+            found = first_use.attempt("replayed recurrence", key, fast, eager, leaves, lambda: run_replayed(*arguments))
+        return run_eager(*arguments) if found is None else found
 
 
 def compiles(

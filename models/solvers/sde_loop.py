@@ -102,15 +102,15 @@ def run(
         informed: [M, P, 1] 1 where the posterior may drive a path, 0 where the prior replaces it; None means 1.
     """
     with torch.autocast(x0.device.type, enabled=False):  # solver state keeps its precision
-        form = run_eager
+        arguments, found = (x0, pre, weights, dt, noise, shape, informed), None
         if faster_forms() and compiles(x0, pre, weights):
-            form = run_compiled
-        elif faster_forms() and replay.covers(x0):
+            return run_compiled(*arguments)
+        if faster_forms() and replay.covers(x0):
             loops = (run_replayed, run_eager)
             fast, eager = (functools.partial(_of_tensors, f, dt, noise, shape, informed) for f in loops)
             key, leaves = (x0.device, pre.shape[1::2], shape), (x0, pre, *_constants(weights))
-            form = run_replayed if first_use.trusted("replayed SDE loop", key, fast, eager, leaves) else run_eager
-        return form(x0, pre, weights, dt, noise, shape, informed)
+            found = first_use.attempt("replayed SDE loop", key, fast, eager, leaves, lambda: run_replayed(*arguments))
+        return run_eager(*arguments) if found is None else found
 
 
 def compiles(x0: Tensor, pre: Tensor, weights: Weights) -> bool:

@@ -1,16 +1,21 @@
 """Check a fast form of a loop at its first use on a device, with the current batch.
 
 This code was written without a GPU. A form that does not compile on one, or does not agree with the reference, is
-turned off for the rest of the process, and reported: by a warning, or by the function given to `report_to`.
+turned off for the rest of the process, and reported: by a warning, or by the function given to `report_to`. So is a
+form that cannot be captured for a later batch of another size.
 """
 
 import warnings
 from collections.abc import Callable, Hashable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from models.solvers.gpu.graphs import CaptureError, one_line
+
 Form = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+Result = TypeVar("Result")
 
 _TOLERANCE = 1e-3
 """Largest difference, as a fraction of the largest absolute value of the same tensor. It distinguishes a wrong kernel
@@ -19,7 +24,7 @@ _found: dict[Hashable, bool] = {}
 
 
 def _warn(name: str, problem: str) -> None:
-    warnings.warn(f"{name} is turned off, and the eager form is used: {problem}", stacklevel=4)
+    warnings.warn(f"{name} is turned off, and a slower form is used: {problem}", stacklevel=4)
 
 
 _report: Callable[[str, str], None] = _warn
@@ -29,6 +34,20 @@ def report_to(report: Callable[[str, str], None]) -> None:
     """Call `report(name, problem)` from now on for each form that is turned off, instead of a warning."""
     global _report
     _report = report
+
+
+def attempt(
+    name: str, key: Hashable, fast: Form, reference: Form, inputs: Sequence[Tensor], call: Callable[[], Result]
+) -> Result | None:
+    """Return the result of `call`, which takes the fast form, or None if that is turned off; see `trusted`."""
+    if not trusted(name, key, fast, reference, inputs):
+        return None
+    try:
+        return call()
+    except CaptureError as error:
+        _found[name, key] = False
+        _report(name, str(error))
+        return None
 
 
 def trusted(name: str, key: Hashable, fast: Form, reference: Form, inputs: Sequence[Tensor]) -> bool:
@@ -52,7 +71,7 @@ def _problem(fast: Form, reference: Form, inputs: Sequence[Tensor]) -> str | Non
     try:
         found, expected = (_with_gradients(form, inputs) for form in (fast, reference))
     except Exception as error:  # whatever a compiler or driver raises
-        return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        return one_line(error)
     for number, (x, y) in enumerate(zip(found, expected, strict=True)):
         finite = y.isfinite()
         bound = _TOLERANCE * torch.where(finite, y, 0.0).abs().max()

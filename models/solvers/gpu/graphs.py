@@ -10,6 +10,15 @@ from typing import Protocol
 import torch
 
 
+class CaptureError(RuntimeError):
+    """A function could not be captured, for lack of memory say."""
+
+
+def one_line(error: Exception) -> str:
+    """Return the type and the first line of an error."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+
+
 class Capture(Protocol):
     def __call__(self, work: Callable[[], None], device: torch.device) -> Callable[[], None]:
         """Run `work`, which must not wait for the device, and return a function that repeats its kernels."""

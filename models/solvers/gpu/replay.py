@@ -6,7 +6,8 @@ block's inputs in. All lengths share the buffers of a batch size and of the netw
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from models.solvers.gpu import graphs
+from models.solvers.gpu.graphs import CaptureError, one_line
 
 SIZES = (64, 16)
 """Numbers of steps of a block, from the largest. Lengths are padded to multiples of the smallest."""
@@ -84,7 +86,7 @@ def call(function: Callable[[Tensors], Sequence[Tensor]], key: Hashable, argumen
         key: identifier of the function, in addition to the shapes of its arguments.
     """
     key = key, *(x.shape for x in arguments), arguments[0].device
-    with torch.inference_mode(False), torch.no_grad():
+    with _capturing(_calls), torch.no_grad():
         block = _kept(_calls, key, lambda: _Block(function, arguments))
     torch._foreach_copy_(block.arguments, list(arguments))
     block.replay()
@@ -161,6 +163,17 @@ def _kept(cache: OrderedDict[Hashable, Kept], key: Hashable, make: Callable[[], 
     return cache[key]
 
 
+@contextmanager
+def _capturing(cache: OrderedDict[Hashable, Kept]) -> Iterator[None]:
+    """Make blocks, which outlive an evaluation. If that fails, drop all that the cache has, to free their memory."""
+    try:
+        with torch.inference_mode(False):
+            yield
+    except Exception as error:  # whatever a compiler or driver raises
+        cache.clear()
+        raise CaptureError(one_line(error)) from error
+
+
 def _bucket(loop: Loop, constants: Tensors, state: Tensor, inputs: Tensors, data: Tensors) -> _Bucket:
     shapes = *(x.shape for x in (*constants, state)), *(x.shape[1:] for x in (*inputs, *data))
     key = loop, shapes, state.device, state.dtype, torch.backends.cuda.matmul.allow_tf32
@@ -185,7 +198,7 @@ class _Replayed(torch.autograd.Function):
         tensors = tuple(x.contiguous() for x in tensors)
         constants, steps = tensors[: count[0]], tensors[count[0] :]
         inputs, data = steps[: count[1]], steps[count[1] :]
-        with torch.inference_mode(False):  # buffers outlive an evaluation
+        with _capturing(_buckets):
             bucket, spans = _bucket(loop, constants, start, inputs, data), _spans(len(data[0]))
             of = [[x[span] for x in steps] for span in spans]
             blocks = [bucket.forward(start, x[: count[1]], x[count[1] :]) for x in of]

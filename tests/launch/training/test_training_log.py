@@ -123,5 +123,5 @@ def test_turned_off_form_is_logged_and_tagged(monkeypatch, capsys):
     assert not first_use.trusted("fused flow", 0, does_not_compile, does_not_compile, [])
     problem = "RuntimeError: no kernel image is available"
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.endswith(f"fused flow is turned off, and the eager form is used: {problem}")
+    assert line.endswith(f"fused flow is turned off, and a slower form is used: {problem}")
     assert kept.sent == {"driftwork.turned_off.fused_flow": problem}

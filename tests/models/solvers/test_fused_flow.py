@@ -107,7 +107,7 @@ def does_not_compile(*arguments):
 def test_faulty_kernel_is_turned_off_once(on_cpu, monkeypatch, form, message):
     z0, weights, dt = problem()
     monkeypatch.setattr(flow, "run_fused", form)
-    with pytest.warns(UserWarning, match=f"fused flow is turned off, and the eager form is used: {message}"):
+    with pytest.warns(UserWarning, match=f"fused flow is turned off, and a slower form is used: {message}"):
         found = flow.run(z0, weights, dt, "rk4", "tanh")
     monkeypatch.setattr(flow, "run_fused", None)  # not tried again
     again = flow.run(z0, weights, dt, "rk4", "tanh")

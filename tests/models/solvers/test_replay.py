@@ -29,14 +29,6 @@ def recorded(monkeypatch):
     monkeypatch.setattr(first_use, "_found", {})
 
 
-@pytest.fixture
-def deterministic():
-    """Fill new memory with NaN, so that it does not hold the results of an earlier trial."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 def recurrent(M=11, seed=0, B=3, flow=GruFlow):
     """Return arguments of `recurrence.run` in double precision."""
     g, R, H = torch.Generator().manual_seed(seed), 2, 4
@@ -189,11 +181,50 @@ def test_replayed_loop_is_checked_at_its_first_use(loop, monkeypatch):
     monkeypatch.setattr(first_use, "_found", {})
     wrong = lambda *p: [1.01 * x for x in module.run_eager(*p)]  # noqa: E731
     monkeypatch.setattr(module, "run_replayed", wrong)
-    with pytest.warns(
-        UserWarning, match=f"replayed {loop} is turned off, and the eager form is used: result 0 differs"
-    ):
+    with pytest.warns(UserWarning, match=f"replayed {loop} is turned off, and a slower form is used: result 0 differs"):
         found = module.run(*problem)
     assert all(torch.equal(x, y) for x, y in zip(found, module.run_eager(*problem), strict=True))
+
+
+class OutOfMemory:
+    """A stand-in for captures, the last of which have no memory left."""
+
+    def __init__(self, left):
+        self.left = left
+
+    def __call__(self, work, device):
+        self.left -= 1
+        if self.left < 0:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB.")
+        return Recorded(work, device)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_later_capture_that_fails_turns_replay_off(loop, monkeypatch):
+    """The first batch captures a block forward and one backward, and one of another size fails, also in inference."""
+    module, make, _ = LOOPS[loop]
+    monkeypatch.setattr(module, "compiles", lambda *_: False)
+    monkeypatch.setattr(graphs, "CAPTURES", {"cpu": OutOfMemory(left=2)})
+    first, second = make(M=4), make(M=4, B=5)
+    pending, expected = module.run(*first), with_gradients(module.run_eager, second)
+    message = f"replayed {loop} is turned off, and a slower form is used: OutOfMemoryError: CUDA out of memory.$"
+    with torch.inference_mode(), pytest.warns(UserWarning, match=message):
+        module.run(*second)
+    assert not replay._buckets  # their memory is free for the eager form
+    found = with_gradients(module.run, second)  # tries no capture, and warns no more
+    assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
+    rounding.assert_equal(
+        (*pending, *gradients(pending, first)), lambda: with_gradients(module.run_eager, first)
+    )  # its backward pass still has its blocks
+
+
+def test_later_noise_that_is_not_captured_is_drawn(monkeypatch):
+    monkeypatch.setattr(graphs, "CAPTURES", {"cpu": OutOfMemory(left=1)})
+    keyed_normal(torch.arange(3), 5, 2)
+    with pytest.warns(UserWarning, match="replayed noise is turned off"):
+        found = keyed_normal(torch.arange(5), 5, 2)
+    monkeypatch.setattr(graphs, "CAPTURES", {})
+    assert torch.equal(found, keyed_normal(torch.arange(5), 5, 2))
 
 
 def test_replayed_noise_equals_the_plain_one(monkeypatch):
