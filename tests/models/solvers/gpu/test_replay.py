@@ -13,7 +13,7 @@ from models.solvers.gru_flow import GruFlow
 from models.solvers.mlp_flow import MlpFlow
 from tests import rounding
 from tests.models.solvers import test_sde_loop
-from tests.models.solvers.recorded import Recorded
+from tests.models.solvers.gpu.recorded import Recorded
 
 LENGTHS = (11, 4, 1, 19)
 """Steps: blocks of 8 and 4, with padding; one block; part of a block; blocks of 8, 8 and 4, with padding."""

@@ -13,10 +13,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from models.solvers import flow
 from models.solvers.flow import ACTIVATIONS, TABLEAUS
 from models.solvers.gpu import first_use, fused_flow
+from tests.models.solvers.gpu.test_fused_gru import ARGUMENTS
 from tests.models.solvers.test_flow import problem, with_gradients
-from tests.models.solvers.test_fused_gru import ARGUMENTS
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="pip install -e '.[triton]'")
 
 
@@ -51,7 +51,7 @@ def test_kernels_compile_for_gpus(architecture, tmp_path):
     """The assembler in Triton's wheel compiles the kernels to machine code without a GPU. This needs a separate
     process, since the interpreter changes triton's language for good.
     """
-    command = [sys.executable, "-m", "tests.models.solvers.gpu_code", str(architecture)]
+    command = [sys.executable, "-m", "tests.models.solvers.gpu.gpu_code", str(architecture)]
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
     environment.pop("TRITON_INTERPRET", None)
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600)

@@ -1,4 +1,4 @@
-"""Compile the kernels without a GPU: `python -m tests.models.solvers.gpu_code ARCHITECTURE`."""
+"""Compile the kernels without a GPU: `python -m tests.models.solvers.gpu.gpu_code ARCHITECTURE`."""
 
 import sys
 
