@@ -41,7 +41,7 @@ HEAVY = {
     "s3fs": set(),  # only fsspec imports it
     "dm_control": {"pipeline/readers/simulated/hopper.py"},
     "numba": {"models/solvers/compiled.py"},
-    "triton": {"models/solvers/gpu/flow_triton.py", "models/solvers/gpu/gru_triton.py"},
+    "triton": {f"models/solvers/gpu/{loop}_triton.py" for loop in ("flow", "gru", "sde")},
     "llvmlite": {"models/solvers/compiled.py"},
     "torchdiffeq": {"models/solvers/ode.py"},
     "torchsde": {"models/solvers/sde.py"},

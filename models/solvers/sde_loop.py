@@ -8,17 +8,18 @@ with p[m] the part of the first layer that does not depend on the state, compute
 or 1, whether network g drives the path in this step. The drift pulls towards a bounded target, so that no path
 diverges, whatever the networks' outputs; the diffusion is bounded away from 0.
 
-Three forms compute the same up to rounding (docs/loops.md). The eager one, operations of torch, is the reference.
+Four forms compute the same up to rounding (docs/loops.md). The eager one, operations of torch, is the reference.
 Autograd would record some thirty nodes per step; here the forward pass keeps the activations, and the backward pass
 computes all slopes at once, runs a loop of one matrix product a layer, and forms each weight gradient as one product
-after it. The compiled one (`sde_kernels`) takes a block of paths through all steps in machine code. On a GPU
-blocks of the eager one are captured and replayed (`gpu/replay`).
+after it. The compiled one (`sde_kernels`) takes a block of paths through all steps in machine code. On a GPU one kernel
+takes a few paths through all steps (`gpu/fused_sde`); of many paths, blocks of the eager form are captured and replayed
+(`gpu/replay`).
 """
 
 import functools
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from models.solvers.affine import weight_gradient
 from models.solvers.choice import faster_forms
 from models.solvers.flow import ACTIVATIONS
-from models.solvers.gpu import first_use, replay
+from models.solvers.gpu import first_use, fused_sde, replay
 from models.solvers.gpu.replay import Tensors
 
 _ELU = ACTIVATIONS["elu"]
@@ -102,14 +103,14 @@ def run(
         informed: [M, P, 1] 1 where the posterior may drive a path, 0 where the prior replaces it; None means 1.
     """
     with torch.autocast(x0.device.type, enabled=False):  # solver state keeps its precision
-        arguments, found = (x0, pre, weights, dt, noise, shape, informed), None
+        arguments = x0, pre, weights, dt, noise, shape, informed
+        found = None
         if faster_forms() and compiles(x0, pre, weights):
             return run_compiled(*arguments)
-        if faster_forms() and replay.covers(x0):
-            loops = (run_replayed, run_eager)
-            fast, eager = (functools.partial(_of_tensors, f, dt, noise, shape, informed) for f in loops)
-            key, leaves = (x0.device, pre.shape[1::2], shape), (x0, pre, *_constants(weights))
-            found = first_use.attempt("replayed SDE loop", key, fast, eager, leaves, lambda: run_replayed(*arguments))
+        if faster_forms() and fused_sde.covers(x0):
+            found = _attempt("fused SDE loop", run_fused, fused_sde.rows(x0), arguments)
+        if faster_forms() and replay.covers(x0) and found is None:
+            found = _attempt("replayed SDE loop", run_replayed, None, arguments)
         return run_eager(*arguments) if found is None else found
 
 
@@ -139,12 +140,28 @@ def run_compiled(
     return Paths(*kernels.Compiled.apply(stay, driver, gain, low, high, x0, pre, *_constants(weights)))
 
 
+def run_fused(
+    x0: Tensor, pre: Tensor, weights: Weights, dt: Tensor, noise: Tensor, shape: Shape, informed: Tensor | None = None
+) -> Paths:
+    """Solve in one kernel for all steps, for a few paths on a GPU."""
+    scales, data = (shape.bound, shape.low, shape.high), (dt, noise, _known(informed, dt).expand_as(dt))
+    return Paths(*fused_sde.Fused.apply(scales, shape.driver, *data, x0, pre, *_constants(weights)))
+
+
 def run_replayed(
     x0: Tensor, pre: Tensor, weights: Weights, dt: Tensor, noise: Tensor, shape: Shape, informed: Tensor | None = None
 ) -> Paths:
     """Solve in blocks of steps that are captured and replayed, on a GPU."""
     data = dt, noise, _known(informed, dt).expand_as(dt)
     return Paths(*replay.run(SdeLoop(shape), _constants(weights), x0, (pre,), data))
+
+
+def _attempt(name: str, form: Callable[..., Paths], rows: int | None, arguments: tuple[Any, ...]) -> Paths | None:
+    """Return the paths by a form for a GPU, or None if it is turned off; it is checked once for each `rows`."""
+    x0, pre, weights, *data = arguments
+    fast, eager = (functools.partial(_of_tensors, f, *data) for f in (form, run_eager))
+    key, leaves = (x0.device, pre.shape[1::2], data[2], rows), (x0, pre, *_constants(weights))
+    return first_use.attempt(name, key, fast, eager, leaves, lambda: form(*arguments))
 
 
 def _of_tensors(

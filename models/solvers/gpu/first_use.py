@@ -39,7 +39,7 @@ def report_to(report: Callable[[str, str], None]) -> None:
 def attempt(
     name: str, key: Hashable, fast: Form, reference: Form, inputs: Sequence[Tensor], call: Callable[[], Result]
 ) -> Result | None:
-    """Return the result of `call`, which takes the fast form, or None if that is turned off; see `trusted`."""
+    """Return the result of `call`, which uses the fast form, or None if that form is turned off; see `trusted`."""
     if not trusted(name, key, fast, reference, inputs):
         return None
     try:

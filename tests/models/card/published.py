@@ -20,7 +20,7 @@ from models.batch import Batch
 from models.parts.likelihoods import Marginal
 from models.registry import build_model
 from models.solvers.choice import set_loops
-from models.solvers.gpu import first_use, fused_flow, graphs, replay
+from models.solvers.gpu import first_use, fused_flow, fused_sde, graphs, replay
 from tests.models.card.pretended_card import NAME, Launches, moved, register
 
 LAKH = ("gru_ode_lakh", "ode_rnn_lakh", "bi_gru_ode_lakh", "vsdn_vae_lakh", "vsdn_sde_lakh")
@@ -65,6 +65,7 @@ def counted(model, batch, loops="auto"):
     with (
         patch.object(graphs, "CAPTURES", {NAME: partial(Counted, launches, inside)}),
         patch.object(fused_flow, "DEVICES", {NAME}),
+        patch.object(fused_sde, "DEVICES", {NAME}),
         patch.object(replay, "_buckets", OrderedDict()),
         patch.object(replay, "_calls", OrderedDict()),
         patch.object(first_use, "trusted", lambda *_: True),

@@ -5,7 +5,7 @@ import torch
 
 from models.solvers import flow, recurrence, sde_loop
 from models.solvers.choice import set_loops
-from models.solvers.gpu import first_use, fused_flow
+from models.solvers.gpu import first_use, fused_flow, fused_sde
 from models.solvers.gru_flow import GruFlow
 from models.solvers.sde_loop import Shape, Weights
 from tests.models.solvers import test_flow
@@ -40,7 +40,8 @@ def test_eager_setting_takes_no_other_form(loop, on_gpu, monkeypatch, eager):
     module, problem = LOOPS[loop]
     for form in ("run_compiled", "run_fused"):
         monkeypatch.setattr(module, form, None, raising=False)
-    monkeypatch.setattr(fused_flow, "DEVICES", {"cpu"} if on_gpu else set())
+    for kernels in (fused_flow, fused_sde):
+        monkeypatch.setattr(kernels, "DEVICES", {"cpu"} if on_gpu else set())
     found, expected = module.run(*problem), module.run_eager(*problem)
     assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
 

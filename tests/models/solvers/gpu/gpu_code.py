@@ -7,7 +7,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from models.solvers.flow import TABLEAUS
-from models.solvers.gpu import flow_triton, fused_flow, gru_triton
+from models.solvers.gpu import flow_triton, fused_flow, gru_triton, sde_triton
 
 H, Q, Z = 30, 3, 6
 
@@ -21,17 +21,26 @@ def compiled(kernel, architecture, **options):
     return code(kernel, architecture, kinds, fixed, flow_triton.warps(H))
 
 
-def code(kernel, architecture, kinds, fixed, warps):
+def sde_code(kernel, architecture, **options):
+    """Return the machine code of a kernel of VSDN-SDE for two networks and 16 paths."""
+    fixed = {**sde_triton.constants(2, 16, (1,)), **options}
+    kinds = dict.fromkeys("MPZWL", "i32") | dict.fromkeys(("bound", "low", "high"), "fp32") | {"arrived": "*i32"}
+    return code(kernel, architecture, kinds | dict.fromkeys(fixed, "constexpr"), fixed, 4, launch_cooperative_grid=True)
+
+
+def code(kernel, architecture, kinds, fixed, warps, **options):
     """Return the machine code of a kernel; arguments without a kind are pointers to single precision."""
     signature = {argument: kinds.get(argument, "*fp32") for argument in kernel.arg_names}
     source = ASTSource(kernel, signature=signature, constexprs=fixed)
     target = GPUTarget("cuda", architecture, 32)
-    return triton.compile(source, target=target, options={"num_warps": warps}).asm["cubin"]
+    return triton.compile(source, target=target, options={"num_warps": warps, **options}).asm["cubin"]
 
 
 if __name__ == "__main__":
     architecture = int(sys.argv[1])
     print("forward", len(compiled(flow_triton.forward, architecture, KEEP=True)))
     print("backward", len(compiled(flow_triton.backward, architecture)))
+    print("sde_forward", len(sde_code(sde_triton.forward, architecture, KEEP=True)))
+    print("sde_backward", len(sde_code(sde_triton.backward, architecture)))
     for name, kernel in gru_triton.KERNELS.items():  # 512 units
         print(name, len(code(kernel, architecture, {"H": "i32", "BLOCK": "constexpr"}, {"BLOCK": 512}, 4)))

@@ -1,4 +1,5 @@
-"""The GPU kernels of ODE2VAE's loop: run by Triton's interpreter on a CPU, and compiled for two generations of GPUs."""
+"""The GPU kernels of ODE2VAE's loop, run by Triton's interpreter on a CPU; those of all loops, compiled for two
+generations of GPUs."""
 
 import os
 import subprocess
@@ -57,8 +58,9 @@ def test_kernels_compile_for_gpus(architecture, tmp_path):
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     found = {name: int(size) for name, size in map(str.split, done.stdout.splitlines())}  # bytes
-    assert set(found) == {"forward", "backward", *ARGUMENTS}
-    assert all(size > (10_000 if name in ("forward", "backward") else 2_000) for name, size in found.items())
+    loops = {"forward", "backward", "sde_forward", "sde_backward"}
+    assert set(found) == {*loops, *ARGUMENTS}
+    assert all(size > (10_000 if name in loops else 2_000) for name, size in found.items())
 
 
 def test_shapes_are_known_without_a_gpu():
