@@ -129,7 +129,8 @@ def test_filter_before_observations_is_plain_average():
 def test_filter_result_does_not_depend_on_batch(name, irregular, dtype):
     """Results are equal alone, without padding, and in a large batch in another order, though resampling turns a
     difference of rounding into another particle. Equal evidence shows that all resampling decisions are equal: for a
-    model in single precision it is equal to the last bit. Decoded values differ by the rounding of logits of up to 100.
+    model in single precision it is equal to the last bit. Decoded values differ by the rounding of logits or means of
+    up to 100, each a sum of 8 products.
     """
     model, batch = sharp(small(name)).to(dtype), make_batch(irregular=irregular)
     batch = batch._replace(values=batch.values.to(dtype))
@@ -146,7 +147,7 @@ def test_filter_result_does_not_depend_on_batch(name, irregular, dtype):
                 torch.testing.assert_close(found.effective[0], together.effective[b], **rounding)
                 mean = found.predictive.mean[0, :n]
                 torch.testing.assert_close(
-                    mean, together.predictive.mean[b, :n], rtol=0, atol=100 * torch.finfo(dtype).eps
+                    mean, together.predictive.mean[b, :n], rtol=0, atol=8 * 100 * torch.finfo(dtype).eps / 2
                 )
     assert (together.effective < 16 * batch.observed.sum(1)).all()
 
