@@ -7,7 +7,7 @@ observation, whose input has been projected for all times beforehand (x = A y + 
 with m = 1 where the sequence has an observation and 0 elsewhere.
 
 Three forms compute the same up to rounding (docs/loops.md). The eager one, operations of torch, is the reference and
-takes any flow. Autograd would record some thirty nodes per step; here the forward pass keeps the gates, and the backward
+takes any flow. Autograd would record some thirty nodes per step; here the forward pass keeps the gates. The backward
 pass goes through blocks of steps, from the last: it computes every local slope of a block at once, runs a loop of few
 matrix products per step, and forms the block's part of each weight gradient as one product. The tensors of a block stay
 in cache; for two passes, 256 units and 32 sequences that is a quarter faster than all steps at once. The compiled one

@@ -66,7 +66,7 @@ def riff(*chunks: tuple[bytes, bytes]) -> bytes:
 
 
 def song(seed: int, notes: int = 60) -> bytes:
-    """Return a piece of `notes` eighth notes at 120 quarters per minute, 0.25 s per note, which differs for each seed."""
+    """Return a piece of `notes` eighth notes at 120 quarters per minute, 0.25 s each, which differs for each seed."""
     track = [(0, tempo(500_000))]
     for step in range(notes):
         pitch = 40 + (seed * 7 + step * (seed % 5 + 1)) % 48
