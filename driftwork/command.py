@@ -77,7 +77,7 @@ def typed(name: str, argv: list[str]) -> str:
 def run(name: str, main: Main, argv: list[str]) -> int:
     """Call `main(argv)` and return its exit code. A DriftworkError or a full disk becomes the line
     `driftwork NAME: ...` on stderr and exit code 2, Ctrl-C exit code 130."""
-    atexit.register(gc.freeze)  # at its end Python would search all objects of torch for cycles, for up to a second
+    atexit.register(_end_soon)
     try:
         with home_provided():
             return main(argv)
@@ -98,6 +98,14 @@ def run(name: str, main: Main, argv: list[str]) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _end_soon() -> None:
+    """Omit Python's last search of all objects for cycles, which takes up to a second with those of torch.
+
+    With Triton it is needed: its library prints 40 lines about objects that are left."""
+    if "triton" not in sys.modules:
+        gc.freeze()
 
 
 def _is_unread() -> bool:

@@ -5,11 +5,8 @@ operations and of kernels do not depend on the precision; bytes are counted as i
 """
 
 import copy
-import sys
 import time
-from collections.abc import Callable
-from types import ModuleType, NoneType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,13 +47,15 @@ class _Counter(TorchDispatchMode):
     """A counter of operations that are kernels, which are all but views, and of their floating-point operations."""
 
     def __init__(self) -> None:
+        from torch.utils.flop_counter import flop_registry  # imports Triton, which is not needed elsewhere here
+
         super().__init__()
-        self.formulas = _formulas()
+        self.formulas = flop_registry
         self.calls, self.operations = 0, 0
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # otherwise torch imports its compiler here, which imports Triton
+        return False  # otherwise torch imports its compiler at the first operation, for a second
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         kwargs = kwargs or {}
@@ -65,22 +64,6 @@ class _Counter(TorchDispatchMode):
         if func.overloadpacket in self.formulas:
             self.operations += self.formulas[func.overloadpacket](*args, **kwargs, out_val=result)
         return result
-
-
-def _formulas() -> dict[Any, Callable[..., int]]:
-    """Return torch's formulas of floating-point operations, by operation.
-
-    The module of these formulas needs a class of Triton, by which it recognizes Triton's kernels. None occur here. It
-    gets a stand-in, because Triton prints 40 lines at the end of a process."""
-    name, stand_in = "triton.runtime.jit", ModuleType("jit")
-    stand_in.__dict__["JITFunction"] = NoneType
-    stands_in = sys.modules.setdefault(name, stand_in) is stand_in
-    try:
-        from torch.utils.flop_counter import flop_registry
-    finally:
-        if stands_in:
-            del sys.modules[name]
-    return flop_registry
 
 
 def measure(config: RunConfig, manifest: Manifest) -> Sizes:
