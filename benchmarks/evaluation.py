@@ -54,7 +54,7 @@ def main() -> None:
             times = in_turn(together, apart, rounds=PAIRS)
         (shared, alone), ratio = map(statistics.median, times), Ratio.of(*times)
         print(
-            f"{config.name}: {1e3 * shared:.0f} ms a batch, task by task {1e3 * alone:.0f} ms, "
+            f"{config.name}: {1e3 * shared:.0f} ms per batch, task by task {1e3 * alone:.0f} ms, "
             f"ratio {ratio.median:.2f} (medians of {PAIRS} pairs, {ratio.low:.2f} to {ratio.high:.2f})",
             flush=True,
         )

@@ -36,7 +36,7 @@ def main() -> None:
     products = flops() / speed
     print(
         f"  matrix products alone, at {speed / 1e9:.0f} GFLOP/s: {1e3 * products:.0f} and {2e3 * products:.0f} ms; "
-        f"were all else free for the second pass, the ratio would be {(alone + products) / alone:.2f}"
+        f"if the second pass took only its products, the ratio would be {(alone + products) / alone:.2f}"
     )
 
 

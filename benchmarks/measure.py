@@ -30,7 +30,7 @@ class Ratio(NamedTuple):
 
     @classmethod
     def of(cls, ours: list[float], theirs: list[float]) -> Self:
-        """Return the ratio of their time to ours, round by round."""
+        """Return the ratio of the times `theirs` to the times `ours`, round by round."""
         ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
         return cls(statistics.median(ratios), min(ratios), max(ratios))
 

@@ -78,9 +78,10 @@ def main(data: Path, config: str) -> None:
     apart = [both / (2 * pace.sequences) for both, pace in zip(twins, alone, strict=True)]
     together = [both.sequences / (2 * pace.sequences) for both, pace in zip(pair, alone, strict=True)]
     print(
-        f"two jobs of one rank at once: {statistics.median(twins):.0f} sequences/s, {ratio(apart)} of twice one alone"
+        f"two jobs of one rank at once: {statistics.median(twins):.0f} sequences/s, "
+        f"{ratio(apart)} of twice the rate of one job"
     )
-    print(f"efficiency of two ranks: {ratio(together)}; one alone does {one:.0f} sequences/s")
+    print(f"efficiency of two ranks: {ratio(together)}; one rank alone: {one:.0f} sequences/s")
 
 
 def show(what: str, found: list[Pace]) -> None:

@@ -152,7 +152,7 @@ def _list(grid: Grid, steps: list[int], states: list[State]) -> None:
     """Print the trials with the maximum number of steps of each; early stopping may reduce it."""
     left = [0 if state.done else n - state.step for n, state in zip(steps, states, strict=True)]
     widest = max(len(trial.name) for trial in grid.trials)
-    print(f"{grid.name}: {len(grid.trials)} trials in {grid.out}, at most {sum(left):,} steps to go")
+    print(f"{grid.name}: {len(grid.trials)} trials in {grid.out}, at most {sum(left):,} steps left")
     for number, (trial, n, state) in enumerate(zip(grid.trials, steps, states, strict=True), 1):
         about = "done" if state.done else f"continues from step {state.step:,}" if state.step else ""
         print(f"{number:4d}  {trial.name:{widest}s}  {n:8,d} steps  {about}".rstrip(), flush=True)

@@ -239,7 +239,8 @@ def observed_around(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def frames_at(batch: Batch, number: Tensor) -> Tensor:
-    """Return the values [B, T, D] of the frames with indices [B, T], or [B, T, D] with one per channel; 0 for -1."""
+    """Return the values [B, T, D] of the frames with the given indices: [B, T], or [B, T, D] with one index per
+    channel. The index -1 gives 0."""
     number = _by_channel(number)
     return torch.where(number >= 0, batch.values.gather(1, number.clamp_min(0).expand_as(batch.values)), 0.0)
 

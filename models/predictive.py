@@ -93,7 +93,7 @@ class Predictive:
         for parameters, log_weight in self.components():
             one = self.likelihood.log_prob(parameters, y, *only(observed)) + log_weight
             total = one if total is None else torch.logaddexp(total, one)
-        assert total is not None, "a predictive needs at least one draw"
+        assert total is not None, "Predictive needs at least one draw"
         return total
 
     def mixture(self) -> Mixture:

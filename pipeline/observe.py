@@ -66,7 +66,9 @@ class ObservationConfig(Config):
                 "single entries; set pattern=random, regular or block"
             )
         if (self.seconds is not None or self.fraction is not None) and spec.table is None:
-            raise DriftworkError(f"pattern=prefix: {where} is no table, so its frames are at equal times; set frames")
+            raise DriftworkError(
+                f"pattern=prefix: {where} is not a table, so its frames are at equal times; set frames"
+            )
 
     def each(self, length: int) -> dict[str, "ObservationConfig"]:
         """Return one config for each ratio, keyed by the ratio in percent.

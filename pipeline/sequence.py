@@ -115,7 +115,7 @@ class DataSpec(Config):
         if self.table is not None and len(self.table.channels) != self.dim:
             raise ValueError(f"a table of {len(self.table.channels)} channels does not have dim={self.dim}; set dim")
         if self.kind == "notes" and not (self.binary and self.dim <= 128):
-            raise ValueError("kind=notes takes likelihood=bernoulli and at most 128 channels, one a MIDI pitch")
+            raise ValueError("kind=notes takes likelihood=bernoulli and at most 128 channels, one per MIDI pitch")
         return self
 
     @model_serializer(mode="wrap")

@@ -65,10 +65,8 @@ def main(name: str, source: Path) -> None:
     one, two, together, apart, rest = (statistics.median(column) for column in zip(*rounds, strict=True))
     low, high = min(r[2] for r in rounds), max(r[2] for r in rounds)
     print(f"{files} files of {name}, medians of {ROUNDS} rounds: {one:.1f} s with one worker, {two:.1f} s with two")
-    print(
-        f"efficiency of two workers: {together:.2f} ({low:.2f} to {high:.2f}); of two processes without Ray {apart:.2f}"
-    )
-    print(f"the driver and Ray beside the shards, with one worker: {rest:.1f} s")
+    print(f"efficiency: two workers {together:.2f} ({low:.2f} to {high:.2f}), two processes without Ray {apart:.2f}")
+    print(f"time of the driver and of Ray outside the shards, with one worker: {rest:.1f} s")
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def sde_case(depth: int, P: int = 32, Z: int = 8, units: int = 64, M: int = 100)
         [x0, pre, A, V, c, *hidden, *biases], [dt, noise, informed],
         lambda: sde_loop.run(x0, pre, weights, dt, noise, shape, informed),
         {
-            f"{name}, {unroll} steps a turn": loops.sde(times, unroll, BOUND, LOW, HIGH)
+            f"{name}, {unroll} steps per iteration": loops.sde(times, unroll, BOUND, LOW, HIGH)
             for name, times in loops.PRODUCTS.items() for unroll in (1, 4)
         },
     )  # fmt: skip
@@ -114,7 +114,7 @@ def recurrence_case(B: int, H: int, M: int, share: float, R: int = 2) -> Problem
     return Problem(
         [h0, x, *weights], [dt, observe],
         lambda: recurrence.run(h0, x, GruFlow, weights[:-2], update, dt, observe),
-        {f"{unroll} steps a turn": loops.recurrence(loops.PRODUCTS["dot"], unroll) for unroll in (1, 4)},
+        {f"{unroll} steps per iteration": loops.recurrence(loops.PRODUCTS["dot"], unroll) for unroll in (1, 4)},
     )  # fmt: skip
 
 

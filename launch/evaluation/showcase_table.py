@@ -61,7 +61,7 @@ def _answers(
 def _channels(manifest: Manifest) -> list[tuple[int, str]]:
     """Return the drawn channels: their indices and labels."""
     spec, table = manifest.spec, manifest.spec.table
-    assert table is not None, "the data are no table"
+    assert table is not None, "the data are not a table"
     counts = np.array(manifest.stats.observed or (0,) * spec.dim)
     chosen: list[int] = np.sort(np.argsort(-counts, kind="stable")[:CHANNELS]).tolist()
     names = labels(table)

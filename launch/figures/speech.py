@@ -212,14 +212,16 @@ def decibels(samples: np.ndarray, rate: int) -> np.ndarray:
 
 def _legend(figure: Figure, speech: Speech) -> None:
     handles: list[Patch | Line2D] = [
-        Line2D([], [], color=INK, label="observed truth; in the close-up, all of it"),
+        Line2D([], [], color=INK, label="truth, observed; all samples in the close-up"),
         Line2D([], [], color=GREY, label="truth, not observed"),
         Line2D([], [], color=BLUE, label="interpolation, from all observations"),
         Patch(color=HIDDEN, label="not observed, in the close-up"),
         Patch(color=ORANGE, alpha=0.4, linewidth=0, label="samples in the close-up"),
     ]
     if speech.predicted is not None:
-        handles.insert(3, Line2D([], [], color=VERMILLION, linestyle="--", label="prediction, from earlier ones"))
+        handles.insert(
+            3, Line2D([], [], color=VERMILLION, linestyle="--", label="prediction, from earlier observations")
+        )
     if len(speech.interpolated) > 1:
         share = f"{BAND[1] - BAND[0]} % of {len(speech.interpolated)} draws"
         handles.insert(3, Patch(color=BLUE, alpha=0.22, linewidth=0, label=share))

@@ -99,7 +99,7 @@ class _Growing:
 
 
 def _named(sequences: Iterable[Frames], names: Names | None) -> Iterator[tuple[Frames, str, NDArray[Any]]]:
-    """Yield each sequence with the name of its series, empty where the data are no table, and with its times."""
+    """Yield each sequence with the name of its series, empty where the data are not a table, and with its times."""
     if names is None:
         yield from ((frames, "", frames.times) for frames in sequences)
         return

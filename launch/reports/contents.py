@@ -154,7 +154,9 @@ def _runs(groups: list[Group]) -> Table:
                 facts = (str(member.seed), score, group.data, run.tags.get(COMMIT_TAG, "–")[:12], began, run.run_id)
                 rows.append(Row((kind.full_label,), [Cell(quoted=fact) for fact in facts]))
     headings = ["", "seed", "best validation", "data", "commit", "began", "MLflow run"]
-    return Table("Tracked runs", headings, rows, f"The config of each is in {RUNS}/RUN/{CONFIG_FILE} of this report.")
+    return Table(
+        "Tracked runs", headings, rows, f"The config of each run is in {RUNS}/RUN/{CONFIG_FILE} of this report."
+    )
 
 
 def _tidy(folder: Path, groups: list[Group], showcases: list[TrackedRun]) -> None:

@@ -116,7 +116,7 @@ def _member(run: TrackedRun, folder: Path, split: Split) -> Member:
         config = flatten(load(RunConfig, folder / CONFIG_FILE))
     except DriftworkError as error:
         reason = " ".join(str(error).replace(f"{folder}/", "").split())
-        raise UnusableError(f"its config is not one of this version: {reason}") from None
+        raise UnusableError(f"this version cannot read its config: {reason}") from None
     pattern = re.compile(rf"evaluation-({split}(?:-at-[\d.-]+)?)-sequences\.json")
     found = {}
     for file in sorted((folder / OUTPUTS).glob("evaluation-*-sequences.json")):

@@ -54,7 +54,7 @@ def check_fit(model: nn.Module, run_folder: Path) -> None:
     there = _shapes(_best_of(run_folder))
     here = {name: tuple(x.shape) for name, x in model.state_dict().items()}
     different = [
-        f"{name} is {_shown(there.get(name))} there and {_shown(here.get(name))} here"
+        f"{name} is {_shown(there.get(name))} in that run and {_shown(here.get(name))} in this one"
         for name in sorted(there.keys() | here.keys())
         if there.get(name) != here.get(name)
     ]
@@ -69,7 +69,7 @@ def check_fit(model: nn.Module, run_folder: Path) -> None:
 def _best_of(run_folder: Path) -> Path:
     path = run_folder / BEST
     if not path.exists():
-        raise DriftworkError(f"{run_folder}: no {BEST}; has the run finished its first epoch?")
+        raise DriftworkError(f"{run_folder}: no {BEST}; train the run for at least one epoch")
     return path
 
 

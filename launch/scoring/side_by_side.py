@@ -13,7 +13,7 @@ from launch.scoring.tables import Cell, Row, Table, figure
 _HEADINGS = {"density": "NLL {} %", "prediction": "pred. {} %", "interpolation": "interp. {} %", "forecast": "MSE {}"}
 _HEADINGS_BESIDE = {**_HEADINGS, "forecast": "forecast {}"}
 
-_PAIRED = "Paired by sequence. In brackets, in standard errors: ▲ better, ▼ worse by more than two."
+_PAIRED = "Paired by sequence. In brackets: the difference in standard errors; ▲ better, ▼ worse, by more than two."
 
 
 class Column(NamedTuple):

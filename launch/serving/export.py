@@ -61,7 +61,7 @@ def write(folder: Path, config: RunConfig, manifest: Manifest) -> Path:
     """
     weights, target = folder / best.BEST, folder / FOLDER
     if not weights.exists():
-        raise DriftworkError(f"{folder}: no {best.BEST}; has the run finished its first epoch?")
+        raise DriftworkError(f"{folder}: no {best.BEST}; train the run for at least one epoch")
     description = _describe(config, manifest)
     tasks = served_model.tasks(description.build())
     table = manifest.spec.table is not None

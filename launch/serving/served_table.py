@@ -134,7 +134,7 @@ class ServedTable:
 
     def _check_columns(self, frame: Any) -> None:
         config, spec = self._table.dataset, self._table.spec.table
-        assert spec is not None, "the data are no table"
+        assert spec is not None, "the data are not a table"
         there = list(getattr(frame, "columns", ()))
         if not there:
             raise DriftworkError("no table is given; send dataframe_split or dataframe_records with its columns")

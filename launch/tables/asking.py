@@ -78,7 +78,7 @@ class Ready(NamedTuple):
             given: those of the user's table that differ.
             text: whether a CSV file is written.
         """
-        assert spec.table is not None, "the data are no table"
+        assert spec.table is not None, "the data are not a table"
         table = _settings(trained, spec.table, given)
         layout = Layout(table, answerer.columns[1:], spec.table.binary, trained.attributes, text)
         return cls(name, answerer, spec, table, covariates, bool(trained.channels), layout, batch_size, seed)

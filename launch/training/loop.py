@@ -81,7 +81,7 @@ def _report_nonfinite(progress: Progress, reason: str, log: TrainingLog) -> None
     if progress.skipped_in_a_row == _MAX_BAD_STEPS:
         raise AgreedError(
             f"{_MAX_BAD_STEPS} steps in a row were not finite, the last at step {progress.step} ({reason}; all are in "
-            f"{nonfinite.FILE} of the run folder); a smaller optim.lr may help"
+            f"{nonfinite.FILE} of the run folder); try a smaller optim.lr"
         )
     log.write(f"step {progress.step} is skipped: {reason} not finite, see {nonfinite.FILE} in the run folder")
 

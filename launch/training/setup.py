@@ -121,7 +121,8 @@ def check_solver_steps(config: RunConfig, manifest: Manifest) -> None:
     if isinstance(longest, float) and interval / longest > _MOST_SOLVER_STEPS:
         raise DriftworkError(
             f"model.max_step={longest:g} s: {interval / longest:,.0f} solver steps for each frame of {config.data}, "
-            f"which lasts {interval:g} s; set model.max_step near this, and model.time_unit to the time of a change"
+            f"which lasts {interval:g} s; set model.max_step near this, and model.time_unit to the time in which "
+            "the data change"
         )
 
 

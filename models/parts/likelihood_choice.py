@@ -80,7 +80,7 @@ def likelihood(
     if marginal.table is not None:
         return _of_table(name or data, data, marginal, marginal.table, channels or {})
     if channels:
-        raise DriftworkError("model.likelihoods: these data are no table with named channels; remove it")
+        raise DriftworkError("model.likelihoods: these data are not a table with named channels; remove it")
     return GainShapeGaussian(marginal) if gain_shape else choice.make(marginal)
 
 

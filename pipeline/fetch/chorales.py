@@ -31,7 +31,7 @@ def write_chorales(folder: Path) -> int:
     try:
         from music21.corpus import chorales
     except ModuleNotFoundError:
-        raise DriftworkError("music21 is not installed; pip install -e '.[demo]' brings it and its chorales") from None
+        raise DriftworkError("music21 is not installed; run pip install -e '.[demo]' for it and its chorales") from None
     names = list(chorales.Iterator(numberingSystem="bwv", returnType="filename"))
     with writing(str(folder)):
         folder.mkdir(parents=True, exist_ok=True)

@@ -89,8 +89,8 @@ def download(
         furthest = max(furthest, part.size)
         if failed < patience.attempts:
             time.sleep(min(patience.wait * 2**failed / 2, patience.longest_wait))
-    kept = f"; {part.size} bytes are kept; call again to continue from them" if part.size else ""
-    raise DriftworkError(f"{url}: {reason}; given up after {failed} attempts{kept}")
+    cure = f"{part.size} bytes are kept; call again to continue from them" if part.size else "call again later"
+    raise DriftworkError(f"{url}: {reason}; given up after {failed} attempts; {cure}")
 
 
 def _reason(error: Exception | None, patience: Patience) -> str:

@@ -98,8 +98,8 @@ def _init(address: str, options: dict[str, Any]) -> None:
                 cure = "end Ray processes that are left over, or free memory"
                 raise DriftworkError(f"address=local: Ray does not start: {reason}; {cure}") from error
             what, cure = (
-                "no Ray cluster answers, or it refuses our token",
-                "start it, or copy its token to this machine",
+                "no Ray cluster accepts the connection",
+                "start the cluster, or copy its token to this machine",
             )
             raise DriftworkError(f"address={address}: {what}: {reason}; {cure}") from error
 

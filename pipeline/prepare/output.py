@@ -130,7 +130,7 @@ def check_recipe(recipe: Recipe, there: dict[str, Any], out: Place) -> None:
     ours, theirs = flatten(recipe), flatten(recorded(there, where=f"{out}/{MANIFEST}"))
     for key in sorted(ours.keys() | theirs.keys()):
         if ours.get(key) != theirs.get(key):
-            raise _other(out, f"{key} is {theirs.get(key)} there and {ours.get(key)} here")
+            raise _other(out, f"{key} is {theirs.get(key)} there and {ours.get(key)} in this call")
 
 
 def inputs_of(plans: list[ShardPlan], source: Path | None) -> dict[str, str | None]:

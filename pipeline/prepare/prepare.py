@@ -196,7 +196,7 @@ def _built(
     """Build the shards; return the joined groups, the resulting plan, and the entries of its shards.
 
     Equal items can be found only after reading. So shards are first built as if no two items were equal, and then the
-    shards that change are built again. An attempt begins with the joined groups that a killed one found.
+    shards that change are built again. An attempt begins with the joined groups that a killed attempt found.
     """
     names = {item.name: item for item in items}
     joins = output.joins()

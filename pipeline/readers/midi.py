@@ -45,7 +45,7 @@ class MidiConfig(Named):
             raise ValueError(f"min_seconds={self.min_seconds:g} is above seconds={self.seconds:g}; lower min_seconds")
         if self.length < 2 or self.length != self.seconds * self.rate:
             raise ValueError(
-                f"seconds={self.seconds} at rate={self.rate} is no whole number of frames from 2 up; change one"
+                f"seconds={self.seconds} at rate={self.rate} is not a whole number of frames, at least 2; change one"
             )
         return self
 

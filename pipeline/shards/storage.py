@@ -131,7 +131,9 @@ class Store(NamedTuple):
                 if isinstance(error, OSError) and error.errno in _DISK:
                     raise unwritable(file, error.strerror) from None
                 if attempt == _ATTEMPTS:
-                    raise DriftworkError(f"{url}: {_reason(error)}; given up after {attempt} attempts") from None
+                    raise DriftworkError(
+                        f"{url}: {_reason(error)}; given up after {attempt} attempts; try again later"
+                    ) from None
                 time.sleep(_WAIT_S * 2 ** (attempt - 1))
         raise AssertionError
 

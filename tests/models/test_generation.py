@@ -149,8 +149,8 @@ def sharp():
 
 
 def test_next_frame_follows_the_filter():
-    """Over rows with their own noise, the frequency of ones is the mean of the filter's predictives, not of
-    rollouts."""
+    """Over rows with their own noise, the frequency of ones is the mean of the filter's predicted probabilities, not
+    of those of rollouts."""
     model, rows = sharp(), 800
     batch = one(rows=rows)
     batch = batch._replace(observed=batch.present & (torch.arange(17) < 8))

@@ -89,5 +89,5 @@ def _physics() -> Any:
     try:
         from dm_control import suite
     except ModuleNotFoundError:
-        raise DriftworkError("dm_control is not installed; pip install -e '.[hopper]' brings it") from None
+        raise DriftworkError("dm_control is not installed; run pip install -e '.[hopper]'") from None
     return suite.load("hopper", "stand").physics

@@ -220,5 +220,5 @@ def _sequence(own: Own, number: int, part: slice) -> Example:
 
 
 def _table(spec: DataSpec) -> TableSpec:
-    assert spec.table is not None, "the data are no table"
+    assert spec.table is not None, "the data are not a table"
     return spec.table

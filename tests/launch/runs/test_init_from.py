@@ -49,14 +49,14 @@ def test_weights_of_other_shape_are_named(earlier):
     with pytest.raises(DriftworkError) as refused:
         train.main([TINY, *COMMON, "init_from=runs/earlier", "out=runs/tuned", "model.latent=5"])
     assert "init_from=runs/earlier: its weights do not fit this model and data: " in str(refused.value)
-    assert "posterior_net.2.weight is 8x16 there and 10x16 here" in str(refused.value)
+    assert "posterior_net.2.weight is 8x16 in that run and 10x16 in this one" in str(refused.value)
     assert "\n" not in str(refused.value)
     assert not (earlier.parent / "tuned").exists()
 
 
 def test_run_without_weights_is_refused(earlier):
     (earlier / weights.BEST).unlink()
-    with pytest.raises(DriftworkError, match=r"no best\.safetensors; has the run finished"):
+    with pytest.raises(DriftworkError, match=r"no best\.safetensors; train the run"):
         train.main([TINY, *COMMON, "init_from=runs/earlier", "out=runs/tuned"])
     assert not (earlier.parent / "tuned").exists()
 

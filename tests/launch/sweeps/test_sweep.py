@@ -26,7 +26,7 @@ def test_dry_run_lists_trials_and_steps(place, capsys, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     assert sweep.main([grid, "--dry-run", "train.max_epochs=3"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "some: 4 trials in runs/some, at most 48 steps to go"  # 29 sequences in eights, 3 epochs
+    assert lines[0] == "some: 4 trials in runs/some, at most 48 steps left"  # 29 sequences in eights, 3 epochs
     assert [line.split() for line in lines[1:]] == [
         [str(n), f"beta={beta},", f"latent={latent}", "12", "steps"]
         for n, (beta, latent) in enumerate(((2, 2), (2, 4), (3, 2), (3, 4)), 1)
@@ -173,7 +173,7 @@ def test_killed_sweep_continues_each_trial_once(place, capsys):
         "some", "0.1", "4",
     )  # fmt: skip
     assert sweep.main([grid]) == 0
-    assert "at most 0 steps to go" in capsys.readouterr().out
+    assert "at most 0 steps left" in capsys.readouterr().out
     assert len(tracked()[1]) == 3
 
 

@@ -51,7 +51,7 @@ class Whole(Gaussian):
         ({"student_t": ("puls",)}, "no channel 'puls'; choose among on, pulse, died, ph"),
         ({"bernoulli": ("pulse",)}, "channel 'pulse' has other values than 0 and 1"),
         ({"gain_shape": True}, "frames of a table have no gain"),
-        ({"student_t": ("ph",), "marginal": FRAMES}, "no table with named channels"),
+        ({"student_t": ("ph",), "marginal": FRAMES}, "not a table with named channels"),
         ({"name": "bernoulli"}, "it is for bernoulli data"),
         ({"name": "whole"}, "its log_prob takes no mask of channels"),
     ],

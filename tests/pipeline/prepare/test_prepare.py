@@ -177,7 +177,7 @@ def test_simultaneous_preparation_is_refused(raw, tmp_path, no_ray):
 @pytest.mark.ray
 def test_another_preparation_is_refused(raw, reference, tmp_path, no_ray):
     before = stamps(reference)
-    with pytest.raises(DriftworkError, match=r"dataset.rate is 5.0 there and 10.0 here"):
+    with pytest.raises(DriftworkError, match=r"dataset.rate is 5.0 there and 10.0 in this call"):
         prepare(config(raw, reference, "dataset.rate=10"))
     more = corpus(tmp_path / "more", 21)
     with pytest.raises(DriftworkError, match=r"1 new \(first: Artist 2/Title 20.mid\)"):
@@ -194,7 +194,7 @@ def test_older_recipe_keeps_every_tail(raw, tmp_path):
     """A manifest from before `min_seconds` equals one with `min_seconds=0`."""
     there = config(raw, tmp_path).recipe.model_dump(mode="json")
     del there["dataset"]["min_seconds"]
-    with pytest.raises(DriftworkError, match=r"dataset.min_seconds is 0.0 there and None here"):
+    with pytest.raises(DriftworkError, match=r"dataset.min_seconds is 0.0 there and None in this call"):
         check_recipe(config(raw, tmp_path).recipe, there, tmp_path)
     check_recipe(config(raw, tmp_path, "dataset.min_seconds=0").recipe, there, tmp_path)
 

@@ -46,7 +46,9 @@ def test_broken_preparation_is_continued(store, raw, tmp_path, capsys):
     with pytest.raises(DriftworkError, match=rf"{URL}: no {MANIFEST} \(the specified key does not exist\)"):
         read_manifest(URL)
     assert writes(store)[0] == ".incomplete/recipe.json"
-    with pytest.raises(DriftworkError, match=r"holds another preparation \(dataset.rate is 5.0 there and 10.0 here\)"):
+    with pytest.raises(
+        DriftworkError, match=r"holds another preparation \(dataset.rate is 5.0 there and 10.0 in this call\)"
+    ):
         prepare(config(raw, URL, "dataset.rate=10"))
     store.before = lambda method, key: None
     store.asked.clear()
@@ -59,7 +61,7 @@ def test_broken_preparation_is_continued(store, raw, tmp_path, capsys):
     assert prepare(config(raw, URL)).hash == ours.hash
     assert writes(store) == []
     assert f"{URL}: already prepared from these files; nothing written" in capsys.readouterr().out
-    with pytest.raises(DriftworkError, match=r"dataset.rate is 5.0 there and 10.0 here"):
+    with pytest.raises(DriftworkError, match=r"dataset.rate is 5.0 there and 10.0 in this call"):
         prepare(config(raw, URL, "dataset.rate=10"))
 
     store.put("lakh/deeper/of-another.tar", b"")  # neither repaired nor removed

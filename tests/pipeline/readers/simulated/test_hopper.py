@@ -64,7 +64,7 @@ def test_shards_hold_every_split(tmp_path, flight, without_ray):
 def test_missing_package_is_one_line(monkeypatch):
     hopper._physics.cache_clear()
     monkeypatch.setitem(sys.modules, "dm_control", None)
-    with pytest.raises(DriftworkError, match=r"^dm_control is not installed; pip install -e '\.\[hopper\]' brings it$"):
+    with pytest.raises(DriftworkError, match=r"^dm_control is not installed; run pip install -e '\.\[hopper\]'$"):
         hopper._physics()
 
 
