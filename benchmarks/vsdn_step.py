@@ -1,7 +1,7 @@
 """Compare a VSDN-VAE training step with the usual implementation: `python -m benchmarks.vsdn_step`.
 
 Both compute the same loss and gradients (checked first). The benchmark runs in one thread, with 256 recurrent units,
-networks of 4 x 512, 300 frames of which a quarter is observed at random.
+networks of 4 x 512, and 300 frames of which a quarter is observed at random.
 """
 
 import statistics

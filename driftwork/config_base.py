@@ -166,7 +166,8 @@ def layers(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def config_file(path: str | Path) -> Path:
-    """Return the path of a config as it was typed. `configs/...` that the working folder lacks is the shipped file."""
+    """Return the path of a config. A path `configs/...` that does not exist in the working folder stands for the
+    shipped file."""
     typed = at_home(path)
     shipped = ROOT / typed
     return shipped if typed.parts[:1] == ("configs",) and not typed.exists() and shipped.exists() else typed

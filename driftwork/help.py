@@ -130,7 +130,7 @@ def reference(commands: Mapping[str, tuple[str, str, Sequence[Part]]]) -> str:
         for part in parts:
             page += [f"{part.title}:", ""]
             if part.cls in known:
-                page += [f"As those of `driftwork {known[part.cls]}`.", ""]
+                page += [f"The settings are those of `driftwork {known[part.cls]}`.", ""]
             else:
                 known[part.cls] = name
                 page.append(markdown(part))

@@ -1,7 +1,7 @@
 """`driftwork demo`: run the full workflow on data that come with the packages.
 
 Bach chorales -> MIDI files -> shards (Ray) -> GRU-ODE and VSDN-VAE (DeepSpeed, two CPU ranks) -> scores, a figure, a
-playable file, all of it in the tracker. Every stage calls the commands that a user would call.
+playable file; the tracker records all of it. Every stage calls the commands that a user would call.
 
 `driftwork demo table`: a table with holes -> shards -> VSDN-VAE -> scores on held-out entries, and the filled table.
 """

@@ -78,7 +78,7 @@ class GenerateConfig(OfStore):
     seed: int = Field(0, ge=0)
     """Seed of all random draws."""
     data: Place | None = None
-    """Folder or URL where the prepared data lie now. Null takes it from the run's config."""
+    """Folder or URL where the prepared data are now. Null takes it from the run's config."""
     cache_dir: Path | None = None
     """Folder where this machine keeps its copy of the data. Null takes it from the run's config."""
 

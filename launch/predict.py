@@ -43,7 +43,7 @@ class PredictConfig(OfStore):
     """Quantiles that are written beside mean and standard deviation of real-valued data, each given by its probability
     between 0 and 1. The default writes none."""
     data: Place | None = None
-    """Folder or URL where the prepared data lie now. Null takes it from the run's config."""
+    """Folder or URL where the prepared data are now. Null takes it from the run's config."""
     cache_dir: Path | None = None
     """Folder where this machine keeps its copy of the data. Null takes it from the run's config."""
 

@@ -13,7 +13,7 @@ from launch.checks.finding import Finding, error, ok, warning
 
 _MIB = 2**20
 UPLOAD_MIB = 512
-"""Ray's largest message, MiB (RAY_max_grpc_message_size); a packed working directory is one message."""
+"""Size of Ray's largest message, in MiB (RAY_max_grpc_message_size). A packed working directory is one message."""
 _MAKE_TOKEN = "ray get-auth-token --generate && chmod 600 ~/.ray/auth_token, the same on every node"
 
 

@@ -33,7 +33,7 @@ class EvaluateConfig(OfStore):
     split: Split = "test"
     """Split that the run is scored on."""
     data: Place | None = None
-    """Folder or URL where the prepared data lie now. Null takes it from the run's config."""
+    """Folder or URL where the prepared data are now. Null takes it from the run's config."""
     cache_dir: Path | None = None
     """Folder where this machine keeps its copy of the data. Null takes it from the run's config."""
     ranks: int | None = Field(None, ge=1)

@@ -44,7 +44,7 @@ class Sizes(NamedTuple):
 
 
 class _Counter(TorchDispatchMode):
-    """A counter of operations that are kernels, which are all but views, and of their floating-point operations."""
+    """A counter of kernels, which are all operations except views, and of their floating-point operations."""
 
     def __init__(self) -> None:
         from torch.utils.flop_counter import flop_registry  # imports Triton, which is not needed elsewhere here

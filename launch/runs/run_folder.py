@@ -113,7 +113,8 @@ def config_of(folder: Path, tracking: StoreConfig | None = None) -> RunConfig:
 
 
 def written(folder: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Return the run's config as it stands in the folder, with `overrides`, whose relative paths start here."""
+    """Return the run's config as it stands in the folder, with `overrides`, whose relative paths start in the working
+    folder."""
     config = load(RunConfig, folder / CONFIG_FILE, overrides)
     origin = _origin(folder, config)
     if origin is None or origin == Path.cwd():
@@ -122,8 +123,8 @@ def written(folder: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def located(folder: Path, config: RunConfig) -> RunConfig:
-    """Return the run's config with absolute paths, so that it can be opened from any folder. A relative path stays if
-    nothing is there from the folder in which the run was started.
+    """Return the run's config with absolute paths, so that it can be opened from any folder. A relative path stays
+    relative if it does not exist below the folder in which the run was started.
     """
     origin = _origin(folder, config)
     return config if origin is None or origin == Path.cwd() else _moved(config, origin)

@@ -44,8 +44,8 @@ class Table(NamedTuple):
 
 
 def figure(x: Estimate | None) -> str:
-    """Format an estimate as `9.18±0.18`: the standard error with two digits, or one from 36 on, and the value to the
-    same place."""
+    """Format an estimate as `9.18±0.18`: the standard error with two digits, or with one if they are above 35, and the
+    value to the same place."""
     if x is None or math.isnan(x.value):
         return "–"
     if not x.stderr > 0:  # unknown, or an exact 0

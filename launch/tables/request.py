@@ -53,7 +53,7 @@ class TableRequest(OfStore):
     """Fraction of unreadable files, or of series, above which the command fails. Up to this fraction they are listed in
     `OUT.quarantine.jsonl`."""
     data: Place | None = None
-    """Folder or URL where the run's prepared data lie now, whose manifest is read. Null takes it from the run's
+    """Folder or URL where the run's prepared data are now, whose manifest is read. Null takes it from the run's
     config."""
 
 

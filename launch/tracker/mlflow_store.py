@@ -178,7 +178,7 @@ def begin(uri: str, experiment: str, name: str, parent: str | None, about: Mappi
 
 
 def found(uri: str, run_id: str, *, onwards: bool) -> tuple[StoredRun, dict[str, str]]:
-    """Return an existing run (see `StoredRun` for `onwards`), and tags of what has changed since it began.
+    """Return an existing run (see `StoredRun` for `onwards`), and tags that record the changes since it began.
 
     If the server does not answer now, no such tags are returned, and messages are sent later.
 
@@ -246,7 +246,7 @@ def save_model(
     """Write a model that `mlflow models serve` and `mlflow.pyfunc.load_model` load, into an empty folder.
 
     `loader` is a module with `_load_pyfunc(path)`, which is called with the copy of the folder `data`; `code` are the
-    packages that it imports. A request has a list in each of `columns`, or where these are None any columns, and may
+    packages that it imports. A request has a list in each of `columns`, or any columns if `columns` is None, and may
     have `params`, given here with their defaults. Nothing is pickled.
     """
     os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")  # otherwise it copies lock files of the working directory

@@ -241,7 +241,7 @@ def to_universal(source: Path, target: Path) -> None:
 @contextmanager
 def _without_pickle() -> Iterator[None]:
     """Restrict torch.load within the context, although DeepSpeed calls it with `weights_only=False`, to tensors, plain
-    values and three of DeepSpeed's own classes of these. Anything else is an error."""
+    values and three small classes of DeepSpeed's own. Anything else is an error."""
     before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     try:

@@ -47,7 +47,7 @@ class Configs(NamedTuple):
     written: RunConfig
     """The config as stored in the run folder."""
     located: RunConfig
-    """The config with paths that are valid here."""
+    """The config with paths that are valid from the working folder."""
     here: RunConfig
     """The config with the data in a folder on this host instead of their URL."""
 

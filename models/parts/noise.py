@@ -83,8 +83,8 @@ def antithetic_normal(seed: Tensor, steps: int, width: int, draws: int, uses: in
     """Draw antithetic N(0, 1) noise [draws, B, steps, width].
 
     Draw 2 n + 1 is the negative of draw 2 n, which comes from stream `uses` n + `use`. A mean over pairs is exact for a
-    function that is linear in the noise. The mean of a real-valued frame nearly is; independent draws would reach the
-    same accuracy only in hundreds.
+    function that is linear in the noise. The mean of a real-valued frame is nearly linear; independent draws would
+    reach the same accuracy only in hundreds.
     """
     pairs = [keyed_normal(seed, steps, width, uses * n + use) for n in range((draws + 1) // 2)]
     return torch.stack([signed for noise in pairs for signed in (noise, -noise)])[:draws]

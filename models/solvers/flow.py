@@ -11,9 +11,10 @@ which takes one small matrix per network and one product per stage, where autogr
 component of v.
 
 Three forms compute the same up to rounding (docs/loops.md). The eager one is the reference. It keeps the states and
-activations of all stages; its backward pass computes all slopes at once, runs a loop of three matrix products a stage,
-and forms each weight gradient as one product after it. The compiled one (`flow_kernels`) takes each trajectory through
-all of its steps in machine code, and the trace with it. The fused one (`gpu/fused_flow`) does so in a GPU kernel.
+activations of all stages; its backward pass computes all slopes at once, runs a loop of three matrix products per
+stage, and forms each weight gradient as one product after it. The compiled one (`flow_kernels`) takes each trajectory
+through all of its steps in machine code, and the trace with it. The fused one (`gpu/fused_flow`) does so in a GPU
+kernel.
 """
 
 import functools

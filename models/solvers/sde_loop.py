@@ -10,7 +10,7 @@ diverges, whatever the networks' outputs; the diffusion is bounded away from 0.
 
 Four forms compute the same up to rounding (docs/loops.md). The eager one, operations of torch, is the reference.
 Autograd would record some thirty nodes per step; here the forward pass keeps the activations, and the backward pass
-computes all slopes at once, runs a loop of one matrix product a layer, and forms each weight gradient as one product
+computes all slopes at once, runs a loop of one matrix product per layer, and forms each weight gradient as one product
 after it. The compiled one (`sde_kernels`) takes a block of paths through all steps in machine code. On a GPU one kernel
 takes a few paths through all steps (`gpu/fused_sde`); of many paths, blocks of the eager form are captured and replayed
 (`gpu/replay`).

@@ -1,9 +1,9 @@
 """Build one shard: hash its inputs, read them, and write the tar file and its entry. Each Ray task runs this code,
 which does not import Ray.
 
-A worker may die at any point and another build its shard again: the tar is written first and its entry last, both
-atomically. An entry with the right fingerprint beside an intact tar is a finished shard. For a store both are built
-in the worker's own folder; the tar is uploaded under its final name, its entry below `INCOMPLETE`.
+A worker may die at any point, and another one may build its shard again: the tar is written first and its entry last,
+both atomically. An entry with the right fingerprint beside an intact tar is a finished shard. For a store both are
+built in the worker's own folder; the tar is uploaded under its final name, its entry below `INCOMPLETE`.
 """
 
 import tempfile

@@ -1,4 +1,5 @@
-"""Walks of the CMU motion capture database, prepared as in the published experiments on subject 35, and the inverse.
+"""Walks of the CMU motion capture database, prepared as in the published experiments on subject 35, and converted back
+to motions.
 
 50 of a frame's 62 channels are kept; hands, fingers, thumbs and toes are dropped. The three translations of the root
 are replaced by the steps to the next frame. A trial is its first 300 frames at an interval of 0.1, the time unit of the

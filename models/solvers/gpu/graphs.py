@@ -11,7 +11,7 @@ import torch
 
 
 class CaptureError(RuntimeError):
-    """A function could not be captured, for lack of memory say."""
+    """Error for a function that cannot be captured, for example for lack of memory."""
 
 
 def one_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""The loop of `sde_loop` for Triton: one kernel takes all paths through all steps forward, one takes them back.
+"""The loop of `sde_loop` for Triton: one kernel takes all paths through all steps forward, another one takes them back.
 
 A network of the published size is too large for one program. In each phase of a step, one layer of all networks, the
 programs share the columns of the layer's output; then they meet, so that the next phase reads what all of them wrote.
@@ -21,7 +21,7 @@ from models.solvers.gpu.flow_triton import ELU, TANH, activate, slope
 PATIENCE = tl.constexpr(2**22)
 """Maximum number of polls at a barrier: some seconds, where a phase takes microseconds."""
 GIVEN_UP = tl.constexpr(2**30)
-"""Number of arrivals that no loop reaches. A program sets it after its last poll, so that no other one waits."""
+"""Number of arrivals that no loop reaches. A program sets it after its last poll, so that no other program waits."""
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""Convert tables in memory (pandas, pyarrow, or any that exports Arrow) to a Parquet file and back."""
+"""Convert tables in memory (of pandas, of pyarrow, or any table that exports Arrow) to a Parquet file and back."""
 
 from pathlib import Path
 from typing import Any

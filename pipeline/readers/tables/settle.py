@@ -46,7 +46,7 @@ def chunks(folder: Path, merged: Merged, dtype: np.dtype[Any]) -> Iterator[tuple
 
 
 def _settled(load: NDArray[Any]) -> NDArray[Any]:
-    """Return observations sorted by series, time and channel, and further by their places in the table."""
+    """Return observations sorted by series, time and channel, then by their places in the table."""
     return load[np.lexsort((load["row"], load["file"], load["channel"], load["time"], load["series"]))]
 
 

@@ -59,9 +59,10 @@ def test_micro_batches_train_like_whole_batch(trained, stage, world):
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("model", MODELS)
 def test_one_rank_and_two_agree_under_autocast(trained, model, stage):
-    """A product of gradients is rounded to bfloat16, by u = 2^-9 of itself: for each of the two uses of a network once
-    for the whole batch, or once on each of two ranks. Later sums are in float32.
-    """
+    """Each product of gradients is rounded to bfloat16, by at most u = 2^-9 of itself.
+
+    A network is used twice. Each use has one product for the whole batch, or one on each of two ranks. Later sums are
+    in float32."""
     one, two = (
         load_file(trained["folder"] / f"{model}-autocast-stage{stage}-of{world}.safetensors") for world in (1, 2)
     )

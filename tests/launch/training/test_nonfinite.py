@@ -1,4 +1,4 @@
-"""The report of a non-finite step by a single rank; tests/launch/training/test_resume.py tests two."""
+"""The report of a non-finite step by a single rank; tests/launch/training/test_resume.py tests two ranks."""
 
 import json
 

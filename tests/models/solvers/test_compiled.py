@@ -33,9 +33,12 @@ def magnitudes():
     ids=["tanh", "elu", "relu"],
 )
 def test_activations_match_double_precision(kind, exact):
-    """e^r - 1 = r + r^2 p(r) with |r| <= 0.35: an error of eps / 2 of the sum, of r^2 p, which is at most a quarter of
-    it with 6 roundings inside, and of r, half a unit in n ln 2: below 2 eps. 2^n and the sum with 2^n - 1 add 1 eps.
-    tanh = -m / (m + 2) is changed by as much by m, and rounds twice: 4 eps."""
+    """The bounds count roundings; |r| <= 0.35.
+
+    - e^r - 1 = r + r^2 p(r) is off by less than 2 eps. The sum is rounded by eps / 2. The term r^2 p is at most a
+      quarter of it and has 6 roundings. r has an error of half a unit in n ln 2.
+    - Multiplying by 2^n and adding 2^n - 1 contribute 1 eps.
+    - tanh = -m / (m + 2) has at most the relative error of m, and two roundings: 4 eps."""
     x = magnitudes()
     found = x.copy()
     compiled.activate(found, kind)

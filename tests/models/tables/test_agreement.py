@@ -21,8 +21,8 @@ ENTRIES = Marginal(torch.zeros(D), torch.ones(D), table=TableForm(("a", "b", "c"
 def of_channels(x, layout):
     """Return weights [..., n] with columns for entries. `layout` describes the columns of `x` from the end:
 
-    - `value`: D columns, which become these and D zeros for the flags;
-    - `gap`: one column, which becomes itself and D - 1 zeros;
+    - `value`: D columns, which stay and are followed by D zeros for the flags;
+    - `gap`: one column, which stays and is followed by D - 1 zeros;
     - `line`: D columns, which stay.
     """
     parts, end = [], x.shape[-1]

@@ -86,7 +86,7 @@ def corpus(folder: Path, songs: int) -> Path:
 def piece(random: Random, tempos: bool = True) -> bytes:
     """Return a file of all kinds of events, with lost releases and keys that are pressed while down.
 
-    Without `tempos` it has 480 ticks a quarter.
+    Without `tempos` it has 480 ticks per quarter.
     """
     tracks = [_events(random, tempos) for _ in range(random.randint(1, 4))]
     sure = [(0, on(60)), (4800, off(60))]
@@ -118,7 +118,7 @@ def _events(random: Random, tempos: bool) -> list[tuple[int, bytes]]:
 
 
 def _in_running_status(random: Random, track: list[tuple[int, bytes]]) -> bytes:
-    """Return the data of a track, in which most statuses that may be omitted are."""
+    """Return the data of a track, in which most statuses that may be omitted are omitted."""
     data, status = b"", 0
     for ticks, event in [*track, (0, meta(0x2F, b""))]:
         same = event[0] == status and event[0] < 0xF0 and random.random() < 0.8

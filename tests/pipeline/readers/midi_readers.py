@@ -56,7 +56,7 @@ def roll_by_mido(data: bytes, rate: float) -> NDArray[np.bool_]:
 
 
 def roll_by_pretty_midi(data: bytes, rate: float) -> NDArray[np.bool_]:
-    """Return the piano roll [T, 128] of the notes that pretty_midi finds in a file of 480 ticks a quarter, without
+    """Return the piano roll [T, 128] of the notes that pretty_midi finds in a file of 480 ticks per quarter, without
     tempos.
     """
     parts = [part for part in pretty_midi.PrettyMIDI(mido_object=mido_file(data)).instruments if not part.is_drum]
