@@ -22,16 +22,21 @@ def compiled(kernel, architecture, **options):
 
 
 def sde_code(kernel, architecture, **options):
-    """Return the machine code of a kernel of VSDN-SDE for two networks and 16 paths."""
+    """Return the machine code of a kernel of VSDN-SDE for the published sizes: two networks, 16 paths, and sizes and
+    addresses that are multiples of 16."""
     fixed = {**sde_triton.constants(2, 16, (1,)), **options}
     kinds = dict.fromkeys("MPZWL", "i32") | dict.fromkeys(("bound", "low", "high"), "fp32") | {"arrived": "*i32"}
-    return code(kernel, architecture, kinds | dict.fromkeys(fixed, "constexpr"), fixed, 4, launch_cooperative_grid=True)
+    kinds |= dict.fromkeys(fixed, "constexpr")
+    multiples = [x for x in kernel.arg_names if x in "MPZW" or kinds.get(x, "*").startswith("*")]
+    return code(kernel, architecture, kinds, fixed, 4, multiples, launch_cooperative_grid=True)
 
 
-def code(kernel, architecture, kinds, fixed, warps, **options):
-    """Return the machine code of a kernel; arguments without a kind are pointers to single precision."""
+def code(kernel, architecture, kinds, fixed, warps, multiples=(), **options):
+    """Return the machine code of a kernel; arguments without a kind are pointers to single precision, and `multiples`
+    are arguments that are multiples of 16."""
     signature = {argument: kinds.get(argument, "*fp32") for argument in kernel.arg_names}
-    source = ASTSource(kernel, signature=signature, constexprs=fixed)
+    divisible = {(kernel.arg_names.index(argument),): [["tt.divisibility", 16]] for argument in multiples}
+    source = ASTSource(kernel, signature=signature, constexprs=fixed, attrs=divisible)
     target = GPUTarget("cuda", architecture, 32)
     return triton.compile(source, target=target, options={"num_warps": warps, **options}).asm["cubin"]
 
