@@ -125,10 +125,10 @@ class _Sheet:
                 raise UnreadableError(f"has no '{config.separator}' in {listed}; set dataset.separator='{between}'")
             keys = ("series", "time", "channel", "value", "group", "split")
             named = [f"dataset.{key}" for key in keys if getattr(config, key) == lacking[0]]
-            setting = named[0] if named else "the names of columns"
+            cure = f"set {named[0]}," if named else "add or rename it, or set"
             raise UnreadableError(
-                f"has no column {shown(lacking[0])}, but {listed}; set {setting}, dataset.layout or dataset.separator "
-                "to what the file has"
+                f"has no column {shown(lacking[0])}, but {listed}; {cure} dataset.layout or dataset.separator to what "
+                "the file has"
             )
         return columns
 
