@@ -25,7 +25,7 @@ def _job() -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise
-        raise DriftworkError(f"{error.name} is not installed; install it with pip install -e '.[prepare]'") from None
+        raise DriftworkError(f"{error.name} is not installed; run pip install -e '.[prepare]'") from None
     return prepare
 
 

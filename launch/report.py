@@ -9,7 +9,7 @@ from pathlib import Path
 
 from driftwork.command import command, run, typed
 from driftwork.config_base import parse
-from driftwork.errors import DriftworkError
+from driftwork.errors import DriftworkError, unwritable
 from driftwork.files import replaced_folder, require_room
 from driftwork.help import settings_of
 from launch.reports import contents, rows, tracked_runs
@@ -73,7 +73,7 @@ def _in_place_of(out: Path) -> Iterator[Path]:
             require_room(folder)
             yield folder
     except OSError as error:
-        raise DriftworkError(f"out={out}: cannot be written: {error.strerror}; nothing has changed there") from None
+        raise unwritable(f"out={out}", error.strerror) from None
 
 
 def _showcases(uri: str, runs: list[TrackedRun], folder: Path) -> list[TrackedRun]:

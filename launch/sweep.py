@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
         raise DriftworkError(f"address={grid.config.address} has no effect without at_once=N, N above 1; remove it")
     at_once = _number_at_once(grid)
     if at_once > 1 and find_spec("ray") is None:  # an installation that only trains has none
-        raise DriftworkError(f"at_once={at_once}: Ray is not installed; pip install -e '.[prepare]'")
+        raise DriftworkError(f"at_once={at_once}: Ray is not installed; run pip install -e '.[prepare]'")
     manifest_of = cache(find_manifest)  # trials share their data
     steps = [_check(grid, trial, at_once, manifest_of) for trial in grid.trials]
     places = dict.fromkeys((trial.config.data, trial.config.cache_dir) for trial in grid.trials)

@@ -159,7 +159,7 @@ def _locations(likelihood: Likelihood) -> list[int]:
     """Return the likelihood's `locations`. Raises `DriftworkError` where it has none."""
     if not hasattr(likelihood, "locations"):
         raise DriftworkError(
-            f"model.from_neighbours=true: the likelihood {type(likelihood).__name__} has no method locations; add it, "
-            "as in docs/extending.md, or remove the setting"
+            f"model.from_neighbours=true: the likelihood {type(likelihood).__name__} has no method locations; add "
+            "the method, as in docs/extending.md, or remove the setting"
         )
     return likelihood.locations()

@@ -74,7 +74,7 @@ class DrivenConfig(Named):
     @property
     def unit(self) -> float:
         """Length of one unit of model time, in seconds."""
-        assert self.time_unit is not None, "RunConfig.for_data sets it before a model is made"
+        assert self.time_unit is not None, "RunConfig.for_data sets time_unit before a model is made"
         return self.time_unit
 
     @property

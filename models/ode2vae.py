@@ -94,7 +94,7 @@ class Ode2VaeConfig(Named):
     @property
     def unit(self) -> float:
         """Length of one unit of time, in seconds."""
-        assert self.time_unit is not None, "RunConfig.for_data sets it before a model is made"
+        assert self.time_unit is not None, "RunConfig.for_data sets time_unit before a model is made"
         return self.time_unit
 
 

@@ -112,7 +112,8 @@ def waveforms(
     """Draw waveform and spectrogram of each row, on the scales of the first.
 
     Args:
-        rows: a label, samples `[N]` and a colour each. given: end of the given beginning, in seconds, marked by a line.
+        rows: label, samples `[N]` and colour of each row. given: end of the given beginning, in seconds, marked by a
+            line.
     """
     figure = style.page(10, 0.8 + 1.5 * len(rows), title)
     axes = figure.subplots(len(rows), 2, sharex=True, sharey="col", squeeze=False)

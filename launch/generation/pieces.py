@@ -53,7 +53,7 @@ def named(stream: Stream, keys: tuple[str, ...]) -> list[Sequence]:
     missing = next(key for key in keys if key not in found)
     near = difflib.get_close_matches(missing, known, n=_SHOWN, cutoff=0.4) or known[:_SHOWN]
     more = f" and {len(known) - len(near)} others" * (len(known) > len(near))
-    raise DriftworkError(f"keys={missing}: the split has no such sequence; it has {', '.join(near)}{more}")
+    raise DriftworkError(f"keys={missing}: the split has no such sequence; choose among {', '.join(near)}{more}")
 
 
 def from_file(path: Path, manifest: Manifest) -> list[Sequence]:

@@ -146,7 +146,7 @@ class Scoring(NamedTuple):
         if self.table is not None:
             later = self.table.later(batch, given, self.horizons, self.length)
             return {"forecast": self.table.forecast(forecast, batch, later, whole)}
-        assert given is not None, "it forecasts"
+        assert given is not None, "the model forecasts"
         means = {"mse": forecast.mean}
         if forecast.path is not None:
             means["mse_of_mean_path"] = forecast.path

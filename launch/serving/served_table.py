@@ -142,7 +142,7 @@ class ServedTable:
         wanted = [config.series, config.time, *(static.column for static in spec.static), *values]
         lacking = [name for name in wanted if name not in there]
         if lacking:
-            raise DriftworkError(f"column '{lacking[0]}' is missing; a table of this model has {', '.join(wanted)}")
+            raise DriftworkError(f"column '{lacking[0]}' is missing; send a table with {', '.join(wanted)}")
         if len(frame) == 0:
             raise DriftworkError("the table has no rows; send at least one")
         if spec.time_unit == "iso" and frame[config.time].dtype.kind in "iuf":

@@ -116,7 +116,8 @@ class Grid(NamedTuple):
 
 
 def read(argv: list[str]) -> Grid:
-    """Read `GRID.yaml key=value ...`: a key of `GridConfig` is the sweep's, every other one applies to every trial.
+    """Read `GRID.yaml key=value ...`. Keys of `GridConfig` are settings of the sweep; all other keys apply to every
+    trial.
 
     Raises:
         DriftworkError: the grid is invalid; the trial is named if only one is at fault.

@@ -93,7 +93,9 @@ def _settings(trained: TableConfig, table: TableSpec, given: TableConfig | None)
     for channel, unit in zip(own.get("channels", ()), own.get("units", ()), strict=False):
         if known.get(channel) != unit:
             there = known.get(channel, "none")
-            raise DriftworkError(f"dataset.units: {channel} is in {unit}, but in {there} in the run's data; convert it")
+            raise DriftworkError(
+                f"dataset.units: {channel} is in {unit}, but in {there} in the run's data; convert the channel"
+            )
     fixed = {"channels": table.channels, "units": table.units, "group": None, "split": None, "stride": None}
     raw = {**trained.model_dump(), **own, **fixed}
     if raw["window"] is not None and "window" not in own:

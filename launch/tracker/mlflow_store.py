@@ -235,7 +235,7 @@ def find_run_folder(uri: str, run_id: str) -> Path:
     with as_user_error(uri):
         folder = connect(uri).get_run(run_id).data.tags.get(tags.RUN_FOLDER)
     if folder is None:
-        raise DriftworkError(f"{uri}: run {run_id} has no tag {tags.RUN_FOLDER}; it was not written by driftwork")
+        raise DriftworkError(f"{uri}: run {run_id} has no tag {tags.RUN_FOLDER}; give a run of driftwork")
     return Path(folder)
 
 

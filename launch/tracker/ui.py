@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
         output.seek(0)
         lines = output.read().decode(errors="replace").splitlines()
     reasons = [line for line in lines if "Error: " in line] or lines or ["nothing"]
-    raise DriftworkError(f"the MLflow server ended or never listened; its last message: {reasons[-1][:300]}")
+    raise DriftworkError(f"the MLflow server ended or never listened: {reasons[-1][:300]}; correct this and try again")
 
 
 def _require_free(port: int) -> None:

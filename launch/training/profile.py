@@ -48,7 +48,7 @@ class StepProfile:
 
     def _end(self, step: int) -> None:
         running, self._running = self._running, None
-        assert running is not None, "it was started"
+        assert running is not None, "the profiler was started"
         running.stop()
         self.folder.mkdir(exist_ok=True)
         file = self.folder / f"steps-{self._first}-{step}.json.gz"

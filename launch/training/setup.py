@@ -97,7 +97,7 @@ def check_packages(config: RunConfig) -> None:
     """Raise `DriftworkError` if a package that training needs is not installed."""
     for package in ("deepspeed", *(["mlflow"] if config.tracking.uri is not None else [])):
         if find_spec(package) is None:  # an installation that only prepares has none
-            raise DriftworkError(f"{package} is not installed, and training needs it; pip install -e '.[train]'")
+            raise DriftworkError(f"{package} is not installed, and training needs it; run pip install -e '.[train]'")
 
 
 def check_new(config: RunConfig) -> None:

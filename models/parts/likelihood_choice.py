@@ -99,7 +99,7 @@ def _of_table(
             at = table.channels.index(channel)
             if LIKELIHOODS[chosen].data == "bernoulli" and not binary[at]:
                 raise DriftworkError(
-                    f"model.likelihoods.{chosen}: channel '{channel}' has other values than 0 and 1; remove it"
+                    f"model.likelihoods.{chosen}: channel '{channel}' has other values than 0 and 1; leave it out"
                 )
             names[at] = chosen
     kinds = list(dict.fromkeys(names))

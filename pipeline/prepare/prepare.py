@@ -228,7 +228,7 @@ def _repair(config: PrepareConfig, job: Job, output: _Output, manifest: Manifest
             output.discard([])
             raise DriftworkError(
                 f"out={config.out}: {plan.file} is damaged, and this version of driftwork builds it differently; "
-                "delete the folder and prepare it again"
+                "delete the folder and prepare the data set again"
             )
     output.publish(manifest, {})
     print(f"{config.out}: repaired {', '.join(plan.file for plan in damaged)}")

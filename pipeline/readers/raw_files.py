@@ -74,7 +74,7 @@ def names_below(source: Path | None, *endings: str) -> list[str]:
     root = folder(source)
     if root == source:
         return [name for name in listing(root).files if name.lower().endswith(endings)]
-    assert source is not None, "`folder` has checked it"
+    assert source is not None, "`folder` has checked the source"
     if not source.name.lower().endswith(endings):
         raise DriftworkError(f"source={source}: its name does not end in {' or '.join(endings)}; give another file")
     return [source.name]

@@ -129,12 +129,16 @@ def read_manifest(where: Place) -> Manifest:
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if version != SCHEMA:
         found = printable(str(version))[:40]
-        raise DriftworkError(f"{path}: schema version {found}, but this driftwork reads {SCHEMA}; prepare it again")
+        raise DriftworkError(
+            f"{path}: schema version {found}, but driftwork reads {SCHEMA}; prepare the data set again"
+        )
     manifest = build(Manifest, raw, where=path)
     for shard in manifest.shards:
         _check(shard, manifest.spec, path)
     if not len(manifest.stats.mean) == len(manifest.stats.scale) == manifest.spec.dim:
-        raise DriftworkError(f"{path}: the statistics do not have {manifest.spec.dim} channels; prepare it again")
+        raise DriftworkError(
+            f"{path}: the statistics do not have {manifest.spec.dim} channels; prepare the data set again"
+        )
     return manifest
 
 

@@ -146,7 +146,9 @@ class Store(NamedTuple):
             system, root = fsspec.core.url_to_fs(str(self.where), **_OPTIONS.get(protocol, {}))
         except ImportError:
             cure = f"-e '.[{_EXTRAS[protocol]}]'" if protocol in _EXTRAS else _package(protocol)
-            raise DriftworkError(f"{self.where}: support for {protocol} is not installed; pip install {cure}") from None
+            raise DriftworkError(
+                f"{self.where}: support for {protocol} is not installed; run pip install {cure}"
+            ) from None
         except Exception as error:  # an unknown protocol, or any error of an implementation
             raise DriftworkError(f"{self.where}: {_reason(error)}; check the URL") from None
         if protocol in _OPTIONS:

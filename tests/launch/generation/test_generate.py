@@ -149,7 +149,7 @@ def test_forecaster_writes_music(music, place, tmp_path):
         ("music", "draws=2", "draws has no effect with what=interpolation of vsdn_vae; remove it"),
         ("music", "what=prior sequences=2", "sequences has no effect with what=prior"),
         ("music", "what=continuation seconds_given=60", "leave no frame to continue with"),
-        ("music", "keys=[test-9]", "keys=test-9: the split has no such sequence; it has test0-03, "),
+        ("music", "keys=[test-9]", "keys=test-9: the split has no such sequence; choose among test0-03, "),
         ("music", "keys=[a] sequences=2", "sequences has no effect with keys=; remove one of them"),
         ("music", "source=a.mid split=test", "split has no effect with source=; remove one of them"),
         ("music", "source=a.mid", "source=a.mid: no such file"),

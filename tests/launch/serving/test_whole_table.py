@@ -87,7 +87,7 @@ def test_long_table_has_its_times_as_text(tmp_path, rows, sent):
 
 
 BAD = {
-    "column 'pulse' is missing; a table of this model has series, time, age, p": lambda f: f.drop(columns="pulse"),
+    "column 'pulse' is missing; send a table with series, time, age, p": lambda f: f.drop(columns="pulse"),
     "the table has no rows": lambda f: f[:0],
     "row 1: column 'pulse' is not a number: '7O'": lambda f: f.assign(pulse="7O"),
     "the table cannot be read: .*; give each column one type": lambda f: f.assign(pulse=["7O", *[1.0] * (len(f) - 1)]),

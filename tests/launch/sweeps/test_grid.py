@@ -13,7 +13,7 @@ TINY = tiny("vsdn_vae")
 
 @pytest.fixture
 def read(tmp_path):
-    """Write a grid of this text, over the tiny config unless it names a base."""
+    """Provide a function that reads a grid of a given text, whose base is the tiny config unless the text names one."""
 
     def reads(text, *overrides):
         file = tmp_path / "some.yaml"

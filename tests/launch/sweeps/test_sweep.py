@@ -99,7 +99,7 @@ def test_only_parallel_trials_need_ray(place, capsys, monkeypatch):
     grid = place("grid: {train.seed: [0]}")
     assert run("sweep", sweep.main, [grid, "--dry-run"]) == 0
     assert run("sweep", sweep.main, [grid, "--dry-run", "at_once=2"]) == 2
-    assert "at_once=2: Ray is not installed; pip install" in capsys.readouterr().err
+    assert "at_once=2: Ray is not installed; run pip install" in capsys.readouterr().err
 
 
 def test_single_rank_trials_share_devices():

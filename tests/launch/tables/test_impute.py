@@ -188,7 +188,7 @@ def test_bad_series_is_named_and_returned(tmp_path, run, rows, capsys):
         (
             {},
             ["dataset.channels=[pulse,heat]", "dataset.units=[bpm,C]"],
-            "dataset.units: pulse is in bpm, but in none in the run's data; convert it",
+            "dataset.units: pulse is in bpm, but in none in the run's data; convert the channel",
         ),
         ({}, ["source=none.csv"], "source=none.csv: no such folder or file"),
         ({}, ["quantiles=[0.5,1.5]"], r"quantiles=1.5 \(item 2\): input should be less than 1"),

@@ -40,7 +40,7 @@ def test_unreachable_host_leaves_no_folder(place):
 @pytest.mark.parametrize("package", ["deepspeed", "mlflow"])
 def test_missing_package_leaves_no_folder(place, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(DriftworkError, match=f"{package} is not installed, and training needs it; pip install"):
+    with pytest.raises(DriftworkError, match=f"{package} is not installed, and training needs it; run pip install"):
         train.main([str(tiny("vsdn_vae")), "data=rolls", "out=runs/new"])
     assert not (place / "runs").exists()
 

@@ -1,5 +1,5 @@
 """A server on loopback that misbehaves on request: each request gets the next response of a list, and further requests
-get the last.
+get the last one.
 """
 
 import hashlib

@@ -157,7 +157,7 @@ def test_crashing_file_is_quarantined(tmp_path, monkeypatch):
 
 @pytest.mark.ray
 def test_half_moved_shards_are_finished(raw, reference, tmp_path):
-    """The state is that of a driver killed while it moved shards into place: some are moved, the manifest is not."""
+    """The state is that of a driver killed while it moved shards into place. The manifest is not moved yet."""
     prepare(config(raw, tmp_path / "out"))
     (tmp_path / "out" / ".incomplete").mkdir()
     (tmp_path / "out" / "manifest.json").unlink()

@@ -112,7 +112,7 @@ def test_ray_workers_upload_their_shards(store, raw, tmp_path):
     ("url", "environment", "said"),
     [
         ("x3://bucket/lakh", {}, "x3://bucket/lakh: protocol not known: x3"),
-        ("gs://bucket/lakh", {}, "gs://bucket/lakh: support for gs is not installed; pip install gcsfs"),
+        ("gs://bucket/lakh", {}, "gs://bucket/lakh: support for gs is not installed; run pip install gcsfs"),
         ("s3://none/lakh", {}, r"s3://none/lakh: no manifest.json \(the specified bucket does not exist\)"),
         (URL, {"AWS_ACCESS_KEY_ID": None}, f"{URL}/manifest.json: .*credentials"),
         (URL, {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, f"{URL}/manifest.json: could not connect to the endpoint"),
@@ -134,7 +134,7 @@ def test_unreachable_store_is_named(store, monkeypatch, url, environment, said):
 def test_missing_s3_support_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
-    with pytest.raises(DriftworkError, match=r"support for s3 is not installed; pip install -e '.\[s3\]'"):
+    with pytest.raises(DriftworkError, match=r"support for s3 is not installed; run pip install -e '.\[s3\]'"):
         Store(URL).names()
 
 
