@@ -60,7 +60,7 @@ class State(NamedTuple):
 
     done: bool
     step: int
-    """Step of its last checkpoint."""
+    """Step of the trial's last checkpoint."""
 
 
 @command(USAGE, settings=settings)

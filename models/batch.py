@@ -179,7 +179,7 @@ class Between(NamedTuple):
     left: Tensor
     """[B, T, D] values last observed before each time, or `right` if there are none yet; 0 if there is neither."""
     right: Tensor
-    """[B, T, D] values first observed after it, or `left` if there are none."""
+    """[B, T, D] values first observed after each time, or `left` if there are none."""
     share: Tensor
     """[B, T, 1] or [B, T, D] fraction of the way from the left to the right values."""
     known: Tensor

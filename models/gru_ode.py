@@ -126,7 +126,7 @@ class Trajectory(NamedTuple):
     before: Tensor
     """[M, R, B, H] states just before the observation that ends a step."""
     after: Tensor
-    """[M, R, B, H] states just after this observation."""
+    """[M, R, B, H] states just after the observation that ends a step."""
     grid: timegrid.TimeGrid
     """Time grids of all rows, [R * B, ...]; a row is a sequence in a pass."""
     time_unit: float

@@ -90,7 +90,7 @@ class Stretch(NamedTuple):
 
     steps: slice
     frames: slice
-    """Frames within these steps, in the order of all frames by their steps."""
+    """Frames within the stretch, in the order of all frames by their steps."""
     paths: sde.Solution
     before: Cloud
     """Particles at the start of the first step."""

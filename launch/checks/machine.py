@@ -158,7 +158,7 @@ def home() -> Finding:
     folder = Path.home()
     if folder.name.startswith(TEMPORARY_HOME):
         message = (
-            f"HOME is not a folder and user {os.getuid()} has no other: files kept there are lost after each command"
+            f"HOME is not a folder and user {os.getuid()} has no home folder: files in it are lost after each command"
         )
         return warning("home", message, "export HOME=FOLDER, for caches, logins and Ray's token")
     if not os.access(folder, os.W_OK):

@@ -25,7 +25,7 @@ class Film(NamedTuple):
     """Frames that are written to one file."""
 
     stem: str
-    """Name of its files without the ending."""
+    """Name of the film's files without the ending."""
     label: str
     draw: int | None
     """Number of the draw, counted from 1; None for the truth."""

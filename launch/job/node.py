@@ -61,7 +61,7 @@ class Answer(NamedTuple):
     """Reason why this host cannot take part; empty if it can."""
     gpus: bool = False
     devices: tuple[str, ...] = ()
-    """Numbers or names of its GPUs, or of its cores if there is none."""
+    """Numbers or names of the host's GPUs, or of its cores if it has no GPU."""
     cores: int = 1
     interface: str = ""
     """Network interface that leads to the peer, if it can be found."""

@@ -64,7 +64,7 @@ class Entry(Config):
     frames: int
     """Number of frames that are present in the shard."""
     mean: tuple[float, ...]
-    """Mean of each of the D channels over these frames, in units of the data."""
+    """Mean of each of the D channels over the present frames, in units of the data."""
     squares: tuple[float, ...]
     """Sum of squared distances from the mean for each of the D channels, in squared units of the data."""
     observed: tuple[int, ...] | None = None

@@ -38,7 +38,7 @@ from pipeline.shards.manifest import SCHEMA
 TABLE = "table"
 """Folder of parts, chunks and index, within the staging folder of a preparation."""
 KEPT = "gathered.json"
-"""File in that folder which is written when all series are gathered."""
+"""File in the folder `TABLE` that is written when all series are gathered."""
 
 
 class Gathered(NamedTuple):

@@ -31,7 +31,7 @@ from tests.places import ROOT
 REAL = ROOT.parent / "shared" / "data"
 LIMITS = Limits(seconds=10, mib=1024)
 GOOD = 4
-"""One file in this number is left undamaged."""
+"""Number of files of which one is left undamaged."""
 
 
 def midi_files(n: int, real: bool) -> dict[str, bytes]:

@@ -25,7 +25,7 @@ from tests.pipeline.tables.making import long, ward, write
 LIMITS = Limits(seconds=20, mib=2048)
 FORMS = ["a.csv", "a.csv.gz", "a.parquet", "a.npz"]
 GOOD = 4
-"""One file in this number is left undamaged."""
+"""Number of files of which one is left undamaged."""
 
 
 def cells(random: Random, row: list[str]) -> list[str]:

@@ -36,7 +36,7 @@ def run(
     z0: Tensor, weights: tuple[Tensor, ...], K: Tensor, dt: Tensor, tableau: Coefficients, activation: str,
     slope: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Return the states [M, G, P, Z] and the integrals of the trace [M, G, P]; arguments as of `flow.run`.
+    """Return the states [M, G, P, Z] and the integrals of the trace [M, G, P]; the arguments are those of `flow.run`.
 
     `slope` is the activation's derivative as a function of its value, K the `flow.trace_matrix`."""
     states, trace = _Fused.apply(z0, *weights, K, dt, tableau, activation, slope)

@@ -1,8 +1,8 @@
 """The loop of `sde_loop` for Triton: one kernel takes all paths through all steps forward, another one takes them back.
 
-A network of the published size is too large for one program. In each phase of a step, one layer of all networks, the
-programs share the columns of the layer's output; then they meet, so that the next phase reads what all of them wrote.
-They are launched together (`launch_cooperative_grid`), so that none waits for one that has not started.
+A network of the published size is too large for one program. A phase of a step computes one layer of all networks: the
+programs share the columns of the layer's output, then wait for each other, so that the next phase reads what all of
+them wrote. They are launched together (`launch_cooperative_grid`), so that none waits for one that has not started.
 
 A program holds the rows of all P paths, padded to a power of two, and a few columns. Padded entries are loaded as 0 and
 never stored. Matrices are [inputs, outputs] of a product, so that neighbouring threads load neighbouring columns.

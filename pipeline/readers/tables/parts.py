@@ -59,9 +59,9 @@ class Part(NamedTuple):
     rows: int
     """Number of rows of the file."""
     series: list[str]
-    """Names of its series, in the order of their first rows."""
+    """Names of the file's series, in the order of their first rows."""
     channels: list[str]
-    """Names of its channels."""
+    """Names of the file's channels."""
     attributes: dict[str, list[str | float | None]]
     """Value for each series, by column; None where it is missing in all rows."""
     contiguous: bool

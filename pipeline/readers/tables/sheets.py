@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftwork.config_base import Config
-from driftwork.errors import DriftworkError
 from driftwork.files import printable
 from pipeline.readers.tables.arrow import Batch, batches
 from pipeline.readers.tables.config import TableConfig
@@ -42,10 +41,10 @@ class Sheets:
     config: SheetsConfig
 
     def spec(self) -> DataSpec:
-        raise DriftworkError("the form of a table is known only after its files are read")
+        raise NotImplementedError("the form of a table is known only after its files are read")
 
     def find(self, source: Path | None) -> list[Item]:
-        raise DriftworkError("the files of a table are listed by pipeline.readers.tables.files")
+        raise NotImplementedError("the files of a table are listed by pipeline.readers.tables.files")
 
     def read(self, source: Path | None, item: Item) -> list[Sequence]:
         """Write the part of a file, whose number is the item's group. The text of a disk error begins with `DISK`."""

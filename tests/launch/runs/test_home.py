@@ -82,5 +82,5 @@ def test_command_leaves_no_files(tmp_path):
     command = [*WITHOUT, f"TMPDIR={temporary}", sys.executable, "-P", "-m", "launch.cli", "doctor", "tracking.uri=null"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.stderr == ""
-    assert "warning  home         HOME is not a folder and user 12345 has no other" in done.stdout
+    assert "warning  home         HOME is not a folder and user 12345 has no home folder" in done.stdout
     assert [path.name for path in tmp_path.rglob("*")] == ["temporary"]

@@ -113,7 +113,7 @@ COMMANDS = [
 
 
 def taken(port):
-    raise DriftworkError(f"port={port} is taken")
+    raise DriftworkError(f"port={port} is taken; give another")
 
 
 @pytest.mark.parametrize(("name", "argv", "said"), COMMANDS, ids=[name for name, *_ in COMMANDS])

@@ -196,7 +196,7 @@ def test_table_is_not_lost_if_ray_does_not_start(tmp_path, table, in_process, mo
     with monkeypatch.context() as patched:
 
         def connected(*_):
-            raise DriftworkError("address=local: Ray does not start")
+            raise DriftworkError("address=local: Ray does not start; free memory")
 
         patched.setattr("pipeline.prepare.prepare._workers", connected)
         with pytest.raises(DriftworkError, match="Ray does not start"):

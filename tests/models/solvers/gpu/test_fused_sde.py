@@ -68,7 +68,7 @@ def three(kernels, monkeypatch):
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_programs_share_the_work_of_a_phase(three, reverse):
-    """They compute bit for bit what one program does."""
+    """Three programs compute bit for bit what one program does."""
     case = single((2, (1,), 3), M=3, W=40)
     expected = with_gradients(sde_loop.run_fused, case)
     launch = three(reverse)
@@ -81,14 +81,15 @@ def test_programs_share_the_work_of_a_phase(three, reverse):
 @pytest.mark.parametrize("kernel", ["forward", "backward"])
 @pytest.mark.parametrize("phase", range(3))
 def test_every_barrier_is_needed(kernels, three, monkeypatch, deterministic, kernel, phase):
-    """If the programs do not meet after one of the phases of a step, results are wrong in one of their orders."""
+    """If the programs do not wait for each other after one of the phases of a step, results are wrong in one of their
+    orders."""
     case = single((2, (1,), 2), M=2, P=3, Z=20, W=40)
     expected, meet, wrong = with_gradients(sde_loop.run_fused, case), kernels.meet, []
     for reverse in (False, True):
         launch, met = three(reverse), Counter()
 
         def others(arrived, expected, launch=launch, met=met):
-            """Meet after the other phases; arrivals of this one are missing from the number to wait for."""
+            """Meet after all phases but `phase`; the expected number of arrivals leaves those of `phase` out."""
             one = launch.kernel, threading.get_ident()
             missing = (met[one] - phase + 2) // 3 if launch.kernel is getattr(kernels, kernel) else 0
             if launch.kernel is not getattr(kernels, kernel) or met[one] % 3 != phase:
@@ -146,7 +147,7 @@ def on_cpu(monkeypatch):
 @pytest.mark.parametrize("inference", [False, True])
 @pytest.mark.filterwarnings("error:.*turned off")
 def test_few_paths_take_the_fused_form(on_cpu, inference):
-    """It agrees with the eager form at its first use, which may be in an evaluation."""
+    """The fused form agrees with the eager form at its first use, which may be in an evaluation."""
     with torch.inference_mode(inference):
         case = single((2, (1,), 1), M=2)
         found, fused, eager = (form(*case) for form in (sde_loop.run, sde_loop.run_fused, sde_loop.run_eager))
