@@ -114,7 +114,7 @@ class Decoder(nn.Module):
         return torch.where(between.known, self.standardize(between.line), 0.0)
 
     def carried(self, ahead: Tensor, width: int) -> Tensor:
-        """Return the values [..., width] of the first inputs with which means start `ahead` [..., D] of the base. If
+        """Return the values [..., width] of the first inputs, such that means start `ahead` [..., D] of the base. If
         there are fewer inputs than channels, the last channels have none."""
         return F.pad(ahead[..., self.channels[:width]], (0, max(width - len(self.channels), 0)))
 
