@@ -1,7 +1,8 @@
 """Compile loops by numba, and the vector functions inside them. This is the only module that imports numba.
 
-numba compiles a function at its first call, for the processor it runs on, and keeps the machine code on disk. The only
-fast-math flag allows fused multiply-adds, so that NaN and infinity propagate as in torch.
+numba compiles a function at its first call, for the processor it runs on, and keeps the machine code on disk. It gets
+no fast-math flag. If it could fuse products and sums, its choice would depend on what it inlines, and a process that
+loads the code would differ by a rounding from the one that compiled it. `multiply_add` and the products are fused.
 """
 
 import hashlib
@@ -31,7 +32,7 @@ def jit(function: _F) -> _F:
     # numba looks at one source file, and counts the entries of its index from 1 in each process. This name makes a file
     # of its own for each version of this module and of `packing`, and for each processor that shares a folder.
     function.__qualname__ += f"_{_VERSION}"
-    options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+    options = {"nogil": True, "error_model": "numpy"}
     try:
         return numba.njit(function, cache=True, **options)
     except RuntimeError:  # no folder can be written
@@ -55,16 +56,33 @@ _C = tuple(
 _C0, _C1, _C2, _C3, _C4, _C5 = _C
 
 
+@intrinsic
+def multiply_add(typing: Any, a: Any, b: Any, c: Any) -> Any:
+    """Return a b + c, float32, rounded once where the processor can."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        number = ir.FloatType()
+        fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(number, [number] * 3), "llvm.fmuladd.f32")
+        return builder.call(fma, arguments)
+
+    return types.float32(types.float32, types.float32, types.float32), generate
+
+
 @jit
 def expm1(x: np.float32) -> np.float32:
     """Return e^x - 1 for x <= 0, float32. x = n ln 2 + r with |r| <= ln(2) / 2; a polynomial (Cephes) gives e^r - 1."""
     x = _LOWEST if x < _LOWEST else x
-    shifted = x * _LOG2E + _ROUND
+    shifted = multiply_add(x, _LOG2E, _ROUND)
     n = shifted - _ROUND
     power = np.int32((np.float32(shifted).view(np.int32) + 127) << 23).view(np.float32)  # 2^n
-    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
-    p = ((((_C0 * r + _C1) * r + _C2) * r + _C3) * r + _C4) * r + _C5
-    return power * (r * r * p + r) + (power - _ONE)
+    r = multiply_add(n, -_LN2_LOW, multiply_add(n, -_LN2_HIGH, x))
+    p = _C0
+    p = multiply_add(p, r, _C1)
+    p = multiply_add(p, r, _C2)
+    p = multiply_add(p, r, _C3)
+    p = multiply_add(p, r, _C4)
+    p = multiply_add(p, r, _C5)
+    return multiply_add(power, multiply_add(r * r, p, r), power - _ONE)
 
 
 @jit

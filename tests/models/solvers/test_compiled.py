@@ -82,11 +82,15 @@ def test_product_matches_double_precision(rows, columns):
 
 
 CHILD = """
-import numpy as np
-from models.solvers import compiled
-x = np.linspace(-3, 3, 64).astype(np.float32)
-compiled.activate(x, compiled.TANH)
-print(sum(compiled.activate.stats.cache_hits.values()), x.tobytes().hex())
+import hashlib
+import torch
+from models.solvers import compiled, recurrence_kernels
+from tests.models.conftest import make_batch, small
+model, batch = small("vsdn_vae").float(), make_batch()
+batch = batch._replace(values=batch.values.float())
+model(batch, 1.0).loss.sum().backward()
+gradients = b"".join(p.grad.numpy().tobytes() for p in model.parameters() if p.grad is not None)
+print(sum(recurrence_kernels.backward.stats.cache_hits.values()), hashlib.sha256(gradients).hexdigest())
 """
 
 
@@ -106,7 +110,8 @@ def result(process):
 @pytest.mark.process
 @pytest.mark.slow
 def test_ranks_share_a_fresh_cache(tmp_path):
-    """Two processes compile at once; a third loads the result. All compute the same."""
+    """Two processes compile at once; a third loads the result. All compute the same gradients to the last bit, without
+    which a run that is resumed would differ from one that was not interrupted."""
     together = [child(NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2)]
     first = [result(process) for process in together]
     later = result(child(NUMBA_CACHE_DIR=str(tmp_path)))
