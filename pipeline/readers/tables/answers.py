@@ -13,7 +13,7 @@ from pipeline.readers.tables.parts import record
 from pipeline.table_spec import TimeUnit
 
 _CELLS = 2**18
-"""Maximum number of entries of a block of rows."""
+"""Maximum number of entries of a block of rows, and about that of answers that wait to be written."""
 
 
 class Answers:
@@ -28,23 +28,42 @@ class Answers:
     def __init__(self, folder: Path, dim: int, width: int) -> None:
         self.folder, self.block = folder, max(1, _CELLS // dim)
         self.kind = np.dtype([("row", "<u4"), ("channel", "<u2"), ("extra", "?"), ("answer", "<f4", (width,))])
+        self._waiting: list[tuple[NDArray[np.int64], NDArray[Any]]] = []
+        self._count = 0
         self._kept: tuple[tuple[int, int], NDArray[Any]] = ((-1, -1), np.zeros(0, self.kind))
 
     def add(self, cells: NDArray[Any], answers: NDArray[np.float32]) -> None:
         """Store the answers [N, K] for cells [N]."""
+        if not len(cells):
+            return
         answered = np.zeros(len(cells), self.kind)
         for field in ("row", "channel", "extra"):
             answered[field] = cells[field]
         answered["answer"] = answers
-        places = np.stack([cells["file"].astype(np.int64), cells["row"].astype(np.int64) // self.block], axis=1)
-        for file, block in np.unique(places, axis=0).tolist():
+        self._waiting.append((cells["file"].astype(np.int64), answered))
+        self._count += len(cells)
+        if self._count >= _CELLS:
+            self._write()
+
+    def _write(self) -> None:
+        """Append the waiting answers to their blocks. A series may have answers in all blocks, so many are written at
+        once."""
+        if not self._waiting:
+            return
+        files, answered = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
+        self._waiting, self._count = [], 0
+        places, home = np.unique(np.stack([files, answered["row"] // self.block]), axis=1, return_inverse=True)
+        order = np.argsort(home.reshape(-1), kind="stable")
+        ends = np.cumsum(np.bincount(home.reshape(-1)))
+        for (file, block), part in zip(places.T.tolist(), np.split(order, ends[:-1]), strict=True):
             with self._path(file, block).open("ab") as handle:
-                handle.write(answered[(places == (file, block)).all(axis=1)].tobytes())
+                handle.write(answered[part].tobytes())
 
     def of(self, file: int, first: int, rows: int) -> NDArray[Any]:
         """Return the answers for successive rows, sorted by row and channel.
 
         Each file must be read once, from its first row to its last."""
+        self._write()
         blocks = range(first // self.block, (first + rows - 1) // self.block + 1) if rows else range(0)
         found = [self._block(file, block) for block in blocks]
         parts = [part[(part["row"] >= first) & (part["row"] < first + rows)] for part in found]
