@@ -40,8 +40,12 @@ def repeat(source: Path, target: Path, times: int) -> None:
 
 def preparing(name: str, source: Path, out: Path, *settings: str) -> dict[str, float]:
     """Prepare with one worker, and return the peak memory in MiB by kind of process."""
-    command = [sys.executable, "-m", "launch.cli", "prepare", f"configs/prepare/{name}.yaml", f"source={source}",
-               f"out={out}", "workers=1", *settings]  # fmt: skip
+    return running("prepare", f"configs/prepare/{name}.yaml", f"source={source}", f"out={out}", "workers=1", *settings)
+
+
+def running(*words: str) -> dict[str, float]:
+    """Run a command of driftwork, and return the peak memory in MiB by kind of process."""
+    command = [sys.executable, "-m", "launch.cli", *words]
     most = dict.fromkeys(KINDS, 0.0)
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as job:
         driver = psutil.Process(job.pid)

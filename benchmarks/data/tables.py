@@ -30,19 +30,23 @@ ROW = 29
 _DRAW = random.Random(0)
 
 
-def block(line: str, count: int) -> str:
+def block(line: str, count: int, gone: float) -> str:
     """Return the rows of one series, or of one time: `count` times a value of each channel.
 
     In `line`, the text of a row, N is replaced by the row's number among the `count`."""
+
+    def value() -> str:
+        return "" if _DRAW.random() < gone else f"{_DRAW.gauss(0, 1):.7f}"
+
     heads = (line.replace("N", str(number)) for number in range(count))
-    return "".join(f"{head},channel {c},{_DRAW.gauss(0, 1):.7f}\n" for head in heads for c in range(CHANNELS))
+    return "".join(f"{head},channel {c},{value()}\n" for head in heads for c in range(CHANNELS))
 
 
-def write(folder: Path, size: float, by: str) -> int:
+def write(folder: Path, size: float, by: str, gone: float = 0.0) -> int:
     """Write a table of about `size` bytes in four files and return the number of its series. Values repeat from series
-    to series, or from time to time."""
+    to series, or from time to time; the fraction `gone` of them is missing."""
     count = max(10, round(size / (ROW * CHANNELS * TIMES)))
-    rows, times = (block("S,N", TIMES), count) if by == "series" else (block("N,S", count), TIMES)
+    rows, times = (block("S,N", TIMES, gone), count) if by == "series" else (block("N,S", count, gone), TIMES)
     folder.mkdir()
     for file in range(FILES):
         with (folder / f"part-{file}.csv").open("w", encoding="ascii") as out:
