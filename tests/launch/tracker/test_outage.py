@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 
@@ -59,6 +60,26 @@ def serving(folder, port, *options, **variables):
         server.wait()
 
 
+@contextlib.contextmanager
+def slowed(process):
+    """Let a process group run for a tenth of the time, so that it outlasts the outages on any machine."""
+    ended = threading.Event()
+
+    def alternate():
+        while not ended.wait(0.05):
+            os.killpg(process.pid, signal.SIGSTOP)
+            time.sleep(0.45)
+            os.killpg(process.pid, signal.SIGCONT)
+
+    thread = threading.Thread(target=alternate)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 @pytest.mark.slow
 def test_training_survives_its_tracker(tmp_path, free_port, empty_store):
     write_rolls(tmp_path / "rolls")
@@ -71,19 +92,19 @@ def test_training_survives_its_tracker(tmp_path, free_port, empty_store):
         client = client_of(store)
         return client.search_runs([client.get_experiment_by_name("rolls").experiment_id])[0].info.run_id
 
-    with (tmp_path / "training.txt").open("w") as said, serving(tmp_path, free_port):
-        training = start(
-            tmp_path, "launch.cli", "train", TINY, "data=rolls", "out=runs/outage", f"train.max_epochs={EPOCHS}",
-            "train.patience=1000", "train.validate_every=100", f"tracking.uri=http://127.0.0.1:{free_port}",
-            stdout=said, stderr=said,
-        )  # fmt: skip
-        wait_until(lambda: "step     20 " in (tmp_path / "training.txt").read_text(), training)
-        wait_until(lambda: len(steps("train/grad_norm")) > 1, training)
-    wait_until(lambda: unsent.exists() and "train/grad_norm" in unsent.read_text(), training)
-    os.killpg(training.pid, signal.SIGSTOP)  # while the server starts; that training goes on meanwhile was just checked
-    with serving(tmp_path, free_port):
-        os.killpg(training.pid, signal.SIGCONT)
-        wait_until(lambda: not unsent.exists(), training)
+    with contextlib.ExitStack() as until_the_last_outage:
+        with (tmp_path / "training.txt").open("w") as said, serving(tmp_path, free_port):
+            training = start(
+                tmp_path, "launch.cli", "train", TINY, "data=rolls", "out=runs/outage", f"train.max_epochs={EPOCHS}",
+                "train.patience=1000", "train.validate_every=100", f"tracking.uri=http://127.0.0.1:{free_port}",
+                stdout=said, stderr=said,
+            )  # fmt: skip
+            wait_until(lambda: "step     20 " in (tmp_path / "training.txt").read_text(), training)
+            until_the_last_outage.enter_context(slowed(training))
+            wait_until(lambda: len(steps("train/grad_norm")) > 1, training)
+        wait_until(lambda: unsent.exists() and "train/grad_norm" in unsent.read_text(), training)
+        with serving(tmp_path, free_port):
+            wait_until(lambda: not unsent.exists(), training)
     assert training.wait(PATIENCE_S) == 0, (tmp_path / "training.txt").read_text()
     said = (tmp_path / "training.txt").read_text()
     assert said.count("tracking fails, training continues") == 2
