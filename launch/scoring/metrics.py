@@ -14,7 +14,7 @@ class Metric(NamedTuple):
     label: str
     """Label of a row or an axis."""
     caption: str = ""
-    """Caption below a table in the papers' form, for metrics that they print."""
+    """Caption below a table in the papers' form; empty for metrics that the papers do not print."""
     sign: int = -1
     """1 where more is better, -1 where less is, 0 where neither is."""
     beside: bool = False

@@ -99,7 +99,7 @@ class Equation(NamedTuple):
         return Solution(torch.cat([x[None], states]), diffusion, paths.outputs)
 
     def divergence(self, paths: Solution, noise: Tensor, steps: slice = slice(None)) -> tuple[Tensor, Tensor]:
-        """Return two sums over steps, [S, B] each, with u = R^-1 (H_Q - H_G) sqrt(dt): of 1/2 |u|^2 and of u epsilon.
+        """Return the sums over steps of 1/2 |u|^2 and of u epsilon, [S, B] each, with u = R^-1 (H_Q - H_G) sqrt(dt).
 
         The mean of the first over paths is KL(Q || P), for Q the distribution of the paths and P that of the prior.
         Minus the sum of both is log dP/dQ of a path."""

@@ -129,7 +129,7 @@ class Mocap:
 
     def _read_trial(self, root: Path, item: Item) -> Sequence:
         if len(item.files) < 2:
-            raise UnreadableError("the .asf of its subject is not beside it")
+            raise UnreadableError("its subject's .asf is not in the same folder; add it")
         trial, bones = (_text(root / file) for file in item.files)
         skeleton = parse_asf(bones)
         motion = parse_amc(trial, skeleton)

@@ -1,4 +1,4 @@
-"""The limit on the double Ornstein-Uhlenbeck process, against Gaussian conditioning on a fine grid of levels."""
+"""Best possible prediction of the double Ornstein-Uhlenbeck process, against Gaussian conditioning on a grid."""
 
 import numpy as np
 import pytest

@@ -169,7 +169,7 @@ def test_bad_files_are_quarantined_with_reasons(tmp_path, local_ray):
     (raw / "07_20.amc").write_text(walk(12))
     expected["07_20.amc"] = "not NN_MM.amc with MM in 01-16, 28-30 or 31-34"
     (raw / "08_01.amc").write_text(walk(12))
-    expected["08_01.amc"] = "the .asf of its subject is not beside it"
+    expected["08_01.amc"] = "its subject's .asf is not in the same folder; add it"
     (raw / "09_01.amc").write_text(walk(12))
     (raw / "09.asf").write_text(cmu().split(":hierarchy")[0])
     expected["09_01.amc"] = "skeleton: no section :hierarchy"
