@@ -21,7 +21,7 @@ from models.parts.likelihoods import Marginal
 from models.registry import build_model
 from models.solvers.choice import set_loops
 from models.solvers.gpu import first_use, fused_flow, fused_sde, graphs, replay
-from tests.models.card.pretended_card import NAME, Launches, moved, register
+from tests.models.card.pretended_card import NAME, Launches, end, moved, register
 
 LAKH = ("gru_ode_lakh", "ode_rnn_lakh", "bi_gru_ode_lakh", "vsdn_vae_lakh", "vsdn_sde_lakh")
 MOCAP = ("ode2vae_mocap", "neural_ode_mocap")
@@ -107,3 +107,4 @@ def table():
 
 if __name__ == "__main__":
     main(sys.argv[1:]) if len(sys.argv) > 1 else table()
+    end()
