@@ -52,14 +52,19 @@ def keep(x, p, n, P, stride, valid, value):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
+def plus_tile(total, left, w, k, n, K, N, valid):  # type: ignore[no-untyped-def]
+    """Return total + left w for rows k and columns n of w [K, N]."""
+    return tl.dot(left, tile(w, k, n, K, N, valid), total, input_precision="ieee")
+
+
+@triton.jit
 def plus_product(  # type: ignore[no-untyped-def]
     total, x, w, p, n, P, K, N, valid, BK: tl.constexpr
 ):  # fmt: skip
     """Return total + x w for rows p of x [P, K] and columns n of w [K, N]."""
     for first in range(0, K, BK):
         k = first + tl.arange(0, BK)
-        right = tl.load(w + k[:, None] * N + n[None, :], mask=(k[:, None] < K) & valid[None, :], other=0.0)
-        total = tl.dot(tile(x, p, k, P, K, k < K), right, total, input_precision="ieee")
+        total = plus_tile(total, tile(x, p, k, P, K, k < K), w, k, n, K, N, valid)
     return total
 
 
@@ -135,6 +140,20 @@ def forward(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
+def output_gradients(  # type: ignore[no-untyped-def]
+    outputs, incoming, of_state, of_drift, of_diffusion, p, k, P, Z
+):  # fmt: skip
+    """Return the gradients of a network's outputs of the drift and of the diffusion, for rows p and components k.
+
+    The gradient of the state is `of_state`; its derivatives by tanh and sigmoid of the outputs are the next two."""
+    t = activate(tile(outputs, p, k, P, 2 * Z, k < Z), TANH)
+    s = tl.sigmoid(tile(outputs, p, Z + k, P, 2 * Z, k < Z))
+    d_drift = tile(incoming, p, k, P, 2 * Z, k < Z) + of_drift * (1.0 - t * t) * of_state
+    d_diffusion = tile(incoming, p, Z + k, P, 2 * Z, k < Z) + of_diffusion * s * (1.0 - s) * of_state
+    return d_drift, d_diffusion
+
+
+@triton.jit
 def backward(  # type: ignore[no-untyped-def]
     dt, noise, informed, A, hidden, V, u, a, d_states, d_outputs, delta, d_u, d_a, arrived, M, P, Z, W, L, bound, low,
     high, G: tl.constexpr, DRIVER: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
@@ -161,18 +180,12 @@ def backward(  # type: ignore[no-untyped-def]
                 k = lowest + of_inputs
                 of_state = tile(delta, p, k, P, Z, k < Z) + tile(d_states + at * P * Z, p, k, P, Z, k < Z)
                 kick = tl.sqrt(d)[:, None] * tile(noise + at * P * Z, p, k, P, Z, k < Z)
-                t = activate(tile(outputs, p, k, P, 2 * Z, k < Z), TANH)
-                s = tl.sigmoid(tile(outputs, p, Z + k, P, 2 * Z, k < Z))
-                d_drift = tile(incoming, p, k, P, 2 * Z, k < Z) + gain * (1.0 - t * t) * of_state
-                d_other = tile(incoming, p, Z + k, P, 2 * Z, k < Z) + to_spread * kick * s * (1.0 - s) * of_state
+                d_drift, d_other = output_gradients(outputs, incoming, of_state, gain, to_spread * kick, p, k, P, Z)
                 if i % in_layer == 0:
                     keep(out, p, k, P, 2 * Z, k < Z, d_drift)
                     keep(out, p, Z + k, P, 2 * Z, k < Z, d_other)
-                mask = (k[:, None] < Z) & (n[None, :] < W)
-                right = tl.load(v + k[:, None] * W + n[None, :], mask=mask, other=0.0)
-                total = tl.dot(d_drift, right, total, input_precision="ieee")
-                right = tl.load(v + (Z + k)[:, None] * W + n[None, :], mask=mask, other=0.0)
-                total = tl.dot(d_other, right, total, input_precision="ieee")
+                total = plus_tile(total, d_drift, v, k, n, Z, W, n < W)
+                total = plus_tile(total, d_other, v + Z * W, k, n, Z, W, n < W)
             last = ((zero + L * G + g) * M + m) * P * W
             keep(d_a + last, p, n, P, W, n < W, total * slope(tile(a + last, p, n, P, W, n < W), ELU))
         expected += programs
