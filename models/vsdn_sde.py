@@ -265,8 +265,7 @@ def _next_at_steps(events: Events, grid: TimeGrid) -> tuple[Tensor, Tensor | Non
     """Return the next observation at or after the end of each step: its frame [M, B, D], a mask and the time until it.
 
     Without one the frame is 0, and the time lasts until the end of the sequence. In a table each channel has its own
-    next observation, with a mask [M, B, D] and a time [M, B, D]. Otherwise the mask is None, and the time is [M, B,
-    1]."""
+    next observation, with a mask and a time [M, B, D] each. Otherwise the mask is None, and the time is [M, B, 1]."""
     K, M = events.valid.shape[1], grid.dt.shape[1]
     stop = torch.where(events.valid, grid.stop, M)
     at = torch.searchsorted(stop, torch.arange(M, device=stop.device).expand(len(stop), M).contiguous())

@@ -2,8 +2,11 @@
 
 G networks of the same shape are run side by side on the same state x. Network 0 gives the prior's drift, and the
 diffusion of prior and posterior. Network 1, if present, gives the posterior's drift (half of its outputs are not read).
-At step m a_1 = elu(p[m] + A x),   a_l = elu(W_l a_(l-1) + b_l),   u = V a_L + c        [G, P, 2 Z] drift   = bound *
-sum_g s_g tanh(u_g[:Z]) - x R       = low + (high - low) sigmoid(u_0[Z:]) x'      = x + dt drift + sqrt(dt) R epsilon
+At step m
+    a_1 = elu(p[m] + A x),   a_l = elu(W_l a_(l-1) + b_l),   u = V a_L + c        [G, P, 2 Z]
+    drift   = bound * sum_g s_g tanh(u_g[:Z]) - x
+    R       = low + (high - low) sigmoid(u_0[Z:])
+    x'      = x + dt drift + sqrt(dt) R epsilon
 with p[m] the part of the first layer that does not depend on the state, computed for all steps beforehand, and s_g, 0
 or 1, whether network g drives the path in this step. The drift pulls towards a bounded target, so that no path
 diverges, whatever the networks' outputs; the diffusion is bounded away from 0.

@@ -1,7 +1,7 @@
 """Download one file over HTTP, whole or not at all: resumed, retried, checked against its limits and its hash.
 
-NAME.part         bytes received so far NAME.part.json    the response that they belong to: address, validator (ETag or
-date), length
+NAME.part         bytes received so far
+NAME.part.json    the response that they belong to: address, validator (ETag or date), length
 """
 
 import json
