@@ -101,9 +101,9 @@ def run(name: str, main: Main, argv: list[str]) -> int:
 
 
 def _end_soon() -> None:
-    """Omit Python's last search of all objects for cycles, which takes up to a second with those of torch.
+    """Omit Python's last search for reference cycles, which takes up to a second where torch is loaded.
 
-    With Triton it is needed: its library prints 40 lines about objects that are left."""
+    The search stays where Triton is loaded, which would otherwise print 40 lines about objects that are left."""
     if "triton" not in sys.modules:
         gc.freeze()
 

@@ -137,8 +137,8 @@ def test_public_door_loads_nothing_before_it_is_used():
 
 
 def test_launch_package_file_imports_nothing():
-    """That file corrects the import path of `python -m launch.x`, so that nothing is imported from the working
-    folder."""
+    """`launch/__init__.py` corrects the import path of `python -m launch.x`, so that nothing is imported from the
+    working folder."""
     assert set(imported(ROOT / "launch/__init__.py")) == {"os.path", "sys"}
 
 

@@ -23,7 +23,7 @@ def repeat(batch, n):
 
 
 def test_held_out_sequences_train_every_second_frame():
-    """Of a held-out sequence, every second frame is a target that no network reads. Other sequences keep their ELBO."""
+    """Every second frame of a held-out sequence is a target that no network reads. Other sequences keep their ELBO."""
     model, batch = make_model(channels=5, held_out_fraction=0.3), make_batch(B=1)
     rows = 400
     batch = Batch(
