@@ -135,7 +135,7 @@ class TrainingLog:
             self.tracker.metrics({"val/best_score": progress.best}, progress.step)
         self.write(
             f"epoch {progress.epoch:3d} ends: validation {found}"
-            + (" (best so far)" if is_best else f" (best {progress.best:.4g}, {progress.stale} validations ago)")
+            + (" (best so far)" if is_best else f" (best {progress.best:.4g}, validations since: {progress.stale})")
         )
 
     def write(self, line: str) -> None:
