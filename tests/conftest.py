@@ -8,11 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from driftwork import config_base
+
 os.environ["TRITON_INTERPRET"] = "1"
 """Triton reads this variable at its first import, in whichever test, and then interprets kernels on the CPU."""
 
 APART = {"slow", "ray", "process", "network"}
 """Markers of tests that `make test-fast` leaves out."""
+
+
+@pytest.fixture(autouse=True)
+def no_earlier_warnings():
+    """Let each test see the warnings that are printed once per process, whatever tests ran before it."""
+    config_base._warn.cache_clear()
 
 
 @pytest.fixture(scope="session")

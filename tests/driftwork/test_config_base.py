@@ -2,17 +2,11 @@
 
 import pytest
 
-from driftwork import config_base
 from driftwork.config_base import build, dump, load
 from driftwork.errors import DriftworkError
 from tests.driftwork.configs import Cello, Concert
 
 HEAD = "out: x\nplayer: {name: cello}\n"
-
-
-@pytest.fixture(autouse=True)
-def _no_line_was_said():
-    config_base._warn.cache_clear()
 
 
 def read(folder, text, *overrides):

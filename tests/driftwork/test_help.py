@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from driftwork import config_base, help, origins
+from driftwork import help, origins
 from driftwork.config_base import Config, layers
 from driftwork.errors import DriftworkError
 from tests.driftwork.configs import Concert
@@ -101,7 +101,6 @@ encore = null: Another place for the encore; null means none."""
 @pytest.fixture
 def files(tmp_path, monkeypatch):
     """Provide a config and its base, which has a setting under its earlier name, in the working folder."""
-    config_base._warn.cache_clear()
     monkeypatch.chdir(tmp_path)
     Path("base.yaml").write_text("player: {name: gamba, pull: 55}\nhall: {seats: 7}\n")
     Path("c.yaml").write_text("base: base.yaml\nplayer: {strings: 6}\nhall: {levels: {stage: 3}}\n")
