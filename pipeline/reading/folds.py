@@ -66,7 +66,8 @@ def divide(folder: Path, manifest: Manifest, folds: FoldConfig) -> Manifest:
         if split == "train":
             moments = moments.merge(sample.moments)
     shards = tuple(shard for split in by_split.values() for shard in split)
-    return Manifest(**{**dict(manifest), "shards": shards, "stats": moments.stats()})
+    fields = {name: getattr(manifest, name) for name in Manifest.model_fields}  # without a hash that was computed
+    return Manifest(**{**fields, "shards": shards, "stats": moments.stats()})
 
 
 def _split(part: int, folds: FoldConfig) -> Split:

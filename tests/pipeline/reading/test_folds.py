@@ -60,6 +60,7 @@ def test_fold_statistics_use_its_train_split(data):
     np.testing.assert_allclose(divided.stats.mean, frames.mean(0), atol=1e-12)
     np.testing.assert_allclose(divided.stats.scale, frames.std(0), atol=1e-12)
     assert divided.hash != manifest.hash
+    assert divide(folder, manifest, FoldConfig(count=4, fold=2)).hash == divided.hash  # though manifest.hash was read
 
 
 def test_impossible_folds_are_refused(data):
