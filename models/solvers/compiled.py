@@ -27,16 +27,21 @@ TANH, ELU, RELU = range(3)
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def jit(function: _F) -> _F:
+def jit(function: _F, **wrappers: bool) -> _F:
     """Compile a function at its first call, or load it from the cache on disk."""
     # numba looks at one source file, and counts the entries of its index from 1 in each process. This name makes a file
     # of its own for each version of this module and of `packing`, and for each processor that shares a folder.
     function.__qualname__ += f"_{_VERSION}"
-    options = {"nogil": True, "error_model": "numpy"}
+    options = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True, **wrappers}
     try:
         return numba.njit(function, cache=True, **options)
     except RuntimeError:  # no folder can be written
         return numba.njit(function, **options)
+
+
+def inner(function: _F) -> _F:
+    """Compile a function that only compiled functions call. Without a form for Python it compiles in less time."""
+    return jit(function, no_cpython_wrapper=True)
 
 
 _PROCESSOR = numba.config.CPU_NAME or binding.get_host_cpu_name()
@@ -68,7 +73,7 @@ def multiply_add(typing: Any, a: Any, b: Any, c: Any) -> Any:
     return types.float32(types.float32, types.float32, types.float32), generate
 
 
-@jit
+@inner
 def expm1(x: np.float32) -> np.float32:
     """Return e^x - 1 for x <= 0, float32. x = n ln 2 + r with |r| <= ln(2) / 2; a polynomial (Cephes) gives e^r - 1."""
     x = _LOWEST if x < _LOWEST else x
@@ -85,7 +90,7 @@ def expm1(x: np.float32) -> np.float32:
     return multiply_add(power, multiply_add(r * r, p, r), power - _ONE)
 
 
-@jit
+@inner
 def tanh(x: np.float32) -> np.float32:
     """Return tanh x, as -m / (m + 2) with m = e^(-2 |x|) - 1 and the sign of x."""
     m = expm1(-_TWO * abs(x))
@@ -93,7 +98,7 @@ def tanh(x: np.float32) -> np.float32:
     return -t if x < _ZERO else t
 
 
-@jit
+@inner
 def sigmoid(x: np.float32) -> np.float32:
     """Return the logistic function of x: 1 / (1 + e) for x > 0 and e / (1 + e) for x <= 0, with e = e^(-|x|)."""
     e = expm1(-abs(x)) + _ONE
@@ -129,21 +134,21 @@ def slopes(a: Floats, out: Floats, kind: int) -> None:
             out[i] = _ONE if a[i] > _ZERO else _ZERO
 
 
-@jit
+@inner
 def copy(out: Floats, x: Floats) -> None:
     """Write the first entries of x to all of out."""
     for i in range(len(out)):
         out[i] = x[i]
 
 
-@jit
+@inner
 def fill(out: Floats) -> None:
     """Set all entries to 0."""
     for i in range(len(out)):
         out[i] = 0
 
 
-@jit
+@inner
 def spread(rows: Floats, vector: Floats) -> None:
     """Write the vector to each row."""
     for i in range(rows.shape[0]):
@@ -151,7 +156,7 @@ def spread(rows: Floats, vector: Floats) -> None:
             rows[i, j] = vector[j]
 
 
-@jit
+@inner
 def add(out: Floats, x: Floats) -> None:
     """Add x to the first entries of out."""
     for j in range(len(x)):

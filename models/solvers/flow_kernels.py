@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.solvers.compiled import ELU, RELU, TANH, Floats, activate, add_product, copy, fill, jit, slopes
+from models.solvers.compiled import ELU, RELU, TANH, Floats, activate, add_product, copy, fill, inner, jit, slopes
 
 KINDS = {"tanh": TANH, "elu": ELU, "relu": RELU}
 
@@ -162,7 +162,7 @@ def backward(
             copy(d_z0[g, p], delta)
 
 
-@jit
+@inner
 def slope_back(
     d_k: Floats, h: np.float32, delta: Floats, a: Floats, b: Floats, d_stage: Floats, r: int
 ) -> None:  # fmt: skip
@@ -174,7 +174,7 @@ def slope_back(
         d_k[i] *= h
 
 
-@jit
+@inner
 def layer_back(d_u: Floats, a: Floats, s: Floats, d_s: Floats, W: Floats, d_next: Floats, kind: int) -> None:
     """Write the gradient of a layer's argument u, where its value is a and its slope s.
 
@@ -189,7 +189,7 @@ def layer_back(d_u: Floats, a: Floats, s: Floats, d_s: Floats, W: Floats, d_next
         d_u[i] *= s[i]
 
 
-@jit
+@inner
 def combine(out: Floats, z: Floats, k: Floats, coefficients: Floats, count: int) -> None:
     """Write z + sum_j coefficients[j] k_j, over the first `count` slopes, to `out`."""
     copy(out, z)
@@ -198,7 +198,7 @@ def combine(out: Floats, z: Floats, k: Floats, coefficients: Floats, count: int)
             out[i] += coefficients[j] * k[j, i]
 
 
-@jit
+@inner
 def curves(a: Floats, out: Floats, kind: int) -> None:
     """Write the derivative of an activation's slope with respect to its value, at the value a, to out."""
     for i in range(len(a)):

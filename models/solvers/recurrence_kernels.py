@@ -12,7 +12,20 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.solvers.compiled import ROWS, TANH, Floats, activate, add, add_products, copy, jit, sigmoid, spread, tanh
+from models.solvers.compiled import (
+    ROWS,
+    TANH,
+    Floats,
+    activate,
+    add,
+    add_products,
+    copy,
+    inner,
+    jit,
+    sigmoid,
+    spread,
+    tanh,
+)
 
 Integers = NDArray[np.int64]
 
@@ -182,7 +195,7 @@ def backward(
         t, s = last_t, last_s
 
 
-@jit
+@inner
 def updates(plan: Plan, m: int, r: int) -> int:
     """Return the number of blocks of a step's updates."""
     found = 0
@@ -191,7 +204,7 @@ def updates(plan: Plan, m: int, r: int) -> int:
     return -(-found // ROWS)
 
 
-@jit
+@inner
 def flow_gates(
     state: Floats, start: Floats, zr: Floats, rh: Floats, g: Floats, W: Floats, b: Floats, V: Floats, c: Floats
 ) -> None:  # fmt: skip
@@ -211,7 +224,7 @@ def flow_gates(
     activate(g.reshape(-1), TANH)
 
 
-@jit
+@inner
 def gates(u: Floats, n: Floats, x: Floats, H: int) -> None:
     """Replace the recurrent parts in u by r and z, and write n."""
     width = len(n)
@@ -223,14 +236,14 @@ def gates(u: Floats, n: Floats, x: Floats, H: int) -> None:
         n[j] = tanh(x[2 * H + j] + u[j] * u[2 * width + j])
 
 
-@jit
+@inner
 def advance(h: Floats, zr: Floats, g: Floats, length: np.float32) -> None:
     """Take an Euler step h' = h + length (1 - z) (g - h) in place."""
     for j in range(len(h)):
         h[j] += length * ((np.float32(1) - zr[j]) * (g[j] - h[j]))
 
 
-@jit
+@inner
 def jump(h: Floats, u: Floats, n: Floats) -> None:
     """Update h'' = h' + (1 - z) (n - h') in place."""
     width = len(h)
@@ -238,7 +251,7 @@ def jump(h: Floats, u: Floats, n: Floats) -> None:
         h[j] += (np.float32(1) - u[width + j]) * (n[j] - h[j])
 
 
-@jit
+@inner
 def updates_back(
     delta: Floats, which: Integers, found: int, back: Floats, d_u: Floats, d_n: Floats, u: Floats, n: Floats,
     before: Floats, U: Floats,
@@ -265,7 +278,7 @@ def updates_back(
         copy(delta[which[i] // ROWS, which[i] % ROWS], back[i])
 
 
-@jit
+@inner
 def step_back(
     delta: Floats, d_zr: Floats, d_g: Floats, zr: Floats, g: Floats, start: Floats, length: np.float32
 ) -> None:  # fmt: skip
@@ -280,7 +293,7 @@ def step_back(
         delta[j] -= delta[j] * toward
 
 
-@jit
+@inner
 def gates_back(
     delta: Floats, d_rh: Floats, d_zr: Floats, d_g: Floats, zr: Floats, rh: Floats, W: Floats, V: Floats
 ) -> None:  # fmt: skip
