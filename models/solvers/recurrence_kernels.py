@@ -12,20 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.solvers.compiled import (
-    ROWS,
-    TANH,
-    Floats,
-    activate,
-    add,
-    add_products,
-    copy,
-    inner,
-    jit,
-    sigmoid,
-    spread,
-    tanh,
-)
+from models.solvers.compiled import ROWS, Floats, add, add_products, copy, inner, jit, sigmoid, spread, tanh
 
 Integers = NDArray[np.int64]
 
@@ -221,7 +208,9 @@ def flow_gates(
             rh[i, j] = zr[i, width + j] * start[i, j]
     spread(g, c)
     add_products(g, V, rh)
-    activate(g.reshape(-1), TANH)
+    for i in range(ROWS):
+        for j in range(width):
+            g[i, j] = tanh(g[i, j])
 
 
 @inner
