@@ -22,7 +22,10 @@ ROUNDS = 3
 STEPS = 120
 BATCH = 32
 """Number of sequences per rank and step."""
-LINE = re.compile(r"(\d+) seq/s  data (\d+)  forward (\d+)  backward (\d+)  communication (\d+)  update (\d+) ms/step")
+LINE = re.compile(
+    r"(\d+) seq/s  .*  data (\d+)  forward (\d+)  backward (\d+)  communication (\d+)  update (\d+) ms/step"
+)
+"""Matches a record of `launch.training.training_log`."""
 
 
 class Pace(NamedTuple):

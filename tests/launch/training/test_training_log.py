@@ -5,6 +5,7 @@ from functools import partial
 
 import torch
 
+from benchmarks import ranks
 from launch.runs.distributed import alone
 from launch.training import rank
 from launch.training.engine import Step
@@ -60,6 +61,7 @@ def test_record_is_the_mean_over_steps(capsys):
     assert "step     10" in line
     assert abs(found["time/frames_per_second"] - 20.0) < 1e-9
     assert "  5 seq/s  20 frames/s  " in line
+    assert ranks.LINE.findall(line) == [("5", "100", "50", "150", "0", "0")]
     assert 0.05 < found["memory/peak_gib"] < 64
 
 
