@@ -10,6 +10,7 @@ import atexit
 import signal
 import weakref
 from collections.abc import Iterable, Iterator
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,7 +54,8 @@ class Stream:
         changes: random changes of sequences, drawn anew each epoch; by default none.
         planner: function that computes the plan of a batch in the process that makes the batch; by default none.
         workers: number of processes that read ahead; with 0 this process reads.
-        keep: keep the workers from the first epoch until `close`; otherwise each epoch has its own.
+        keep: keep the workers from the first epoch until `close`, so that they read the next epoch ahead too; otherwise
+            each epoch has its own.
 
     Raises:
         DriftworkError: the split is empty, the batch is smaller than the world size, the data do not allow the
@@ -82,6 +84,10 @@ class Stream:
         self.dataset = _Batches(folder, manifest, split, observation, changes, seed, planner)
         self._requests = _Requests() if keep and workers else None
         self._loader: DataLoader[Batch] | None = None
+        self._ahead: Iterator[Batch] = iter(())
+        """Batches of kept workers, from `_at` on and over the ends of epochs."""
+        self._at: tuple[int, int] | None = None
+        """Epoch and step of the next batch of `_ahead`."""
 
     @property
     def steps(self) -> int:
@@ -89,21 +95,36 @@ class Stream:
         return -(-self.samples // self.batch_size)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch from `first_step` on. If workers are kept, this ends the iterator of an earlier
-        epoch."""
-        order = self.order(epoch)
-        starts = range(first_step * self.batch_size, self.samples, self.batch_size)
-        requests = (self._request(epoch, order[at : at + self.batch_size]) for at in starts)
+        """Yield the batches of an epoch from `first_step` on. Workers that are kept read on into the next epoch; this
+        ends the iterator of an earlier one."""
         if self._requests is None:
-            return self._read(self._reader(requests))
-        self._requests.current = requests
-        if self._loader is None:
-            self._loader = self._reader(self._requests)
-        return self._read(self._loader)
+            return self._read(self._reader(self._of(epoch, first_step)))
+        if self._at != (epoch, first_step):
+            following = (self._of(later, 0) for later in count(epoch + 1))
+            self._requests.current = chain(self._of(epoch, first_step), chain.from_iterable(following))
+            if self._loader is None:
+                self._loader = self._reader(self._requests)
+            self._ahead, self._at = self._read(self._loader), (epoch, first_step)
+        return self._kept(epoch, first_step)
+
+    def _of(self, epoch: int, first_step: int) -> Iterator[Request]:
+        """Yield the requests of an epoch from `first_step` on."""
+        order = self.order(epoch)
+        for at in range(first_step * self.batch_size, self.samples, self.batch_size):
+            yield self._request(epoch, order[at : at + self.batch_size])
+
+    def _kept(self, epoch: int, first_step: int) -> Iterator[Batch]:
+        for step in range(first_step, self.steps):
+            if self._at != (epoch, step):  # another epoch has begun since
+                return
+            self._at = None  # where reading fails
+            batch = next(self._ahead)
+            self._at = (epoch, step + 1) if step + 1 < self.steps else (epoch + 1, 0)
+            yield batch
 
     def close(self) -> None:
         """End the workers that are kept."""
-        loader, self._loader = self._loader, None
+        loader, self._loader, self._ahead, self._at = self._loader, None, iter(()), None
         if loader is not None and loader._iterator is not None:
             loader._iterator._shutdown_workers()  # type: ignore[attr-defined]  # no public method does
 

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import time
 from contextlib import closing
 
 import numpy as np
@@ -82,7 +83,7 @@ def test_workers_stay_between_epochs(data):
         first = next(ahead.epoch(0))
         workers = set(ours.children()) - before
         assert len(workers) == 2
-        for epoch, step in ((1, 0), (2, 3), (1, 1)):
+        for epoch, step in ((1, 0), (2, 0), (3, 0), (2, 3), (1, 1)):
             assert same(list(ahead.epoch(epoch, step)), list(stream(data).epoch(epoch, step)))
         assert set(ours.children()) - before == workers
         assert same([first], [next(stream(data).epoch(0))])
@@ -92,6 +93,22 @@ def test_workers_stay_between_epochs(data):
     assert not psutil.wait_procs(workers, timeout=10)[1]
     assert same(list(ahead.epoch(3)), list(stream(data).epoch(3)))
     ahead.close()
+
+
+@pytest.mark.process
+def test_kept_workers_read_on_into_the_next_epoch(data, tmp_path):
+    made = tmp_path / "made"
+
+    def planner(*_):
+        with made.open("a") as file:
+            file.write("x")
+
+    with closing(stream(data, workers=1, keep=True, planner=planner)) as ahead:
+        assert len(list(ahead.epoch(0))) == ahead.steps
+        deadline = time.monotonic() + 60
+        while len(made.read_text()) <= ahead.steps:
+            assert time.monotonic() < deadline, "no batch of epoch 1 was read before it began"
+            time.sleep(0.01)
 
 
 READER = """
