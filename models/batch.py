@@ -243,20 +243,22 @@ def frames_at(batch: Batch, number: Tensor) -> Tensor:
     channel. The index -1 gives 0."""
     if number.ndim == 3:
         return torch.where(number >= 0, batch.values.gather(1, number.clamp_min(0)), 0.0)
-    row = torch.arange(len(number), device=number.device)[:, None]
-    return torch.where(number[..., None] >= 0, rows_at(batch.values, row, number.clamp_min(0)), 0.0)
+    B, T, _ = batch.values.shape
+    row = number.clamp_min(0) + first_rows(B, T, number.device)
+    return torch.where(number[..., None] >= 0, rows_at(batch.values, row), 0.0)
 
 
-def rows_at(x: Tensor, *index: Tensor | int) -> Tensor:
-    """Return x[index], with one index for each dimension of x but the last; they broadcast.
+def first_rows(B: int, T: int, device: torch.device) -> Tensor:
+    """Return the row [B, 1] in which each of B sequences begins, if they lie one after another with T rows each."""
+    return torch.arange(0, B * T, T, device=device)[:, None]
 
-    This takes half the time of indexing by tensors and a third of the time of `gather`; its backward pass takes a
-    third of the time of either."""
-    flat = index[0]
-    for size, at in zip(x.shape[1:-1], index[1:], strict=True):
-        flat = flat * size + at
-    assert isinstance(flat, Tensor)
-    return x.flatten(0, -2).index_select(0, flat.flatten()).unflatten(0, flat.shape)
+
+def rows_at(x: Tensor, row: Tensor) -> Tensor:
+    """Return the rows of x [..., n] at indices into its flattened leading dimensions, in the shape [*row.shape, n].
+
+    This takes half the time of indexing by several tensors, and a third of that of `gather`; the backward pass takes a
+    third."""
+    return x.flatten(0, -2).index_select(0, row.flatten()).unflatten(0, row.shape)
 
 
 def _earlier(before: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor, nn
 
 from driftwork.registry import Named
-from models.batch import Batch, moved, rows_at, time_since, time_until
+from models.batch import Batch, first_rows, moved, rows_at, time_since, time_until
 from models.grids import Grids, clock_of, frames_of, grids_of
 from models.parts.entries import EntryReader, LinearByPass
 from models.parts.gain_shape import reader
@@ -94,6 +94,8 @@ class Events(NamedTuple):
     """[B, K] bool; False marks padding."""
     values: Tensor
     """[B, K, D] values of the observed frames; in a table 0 for channels that are not observed."""
+    row: Tensor
+    """[B, K] int64, index of the frame if all frames of the batch lie in one matrix [B * T, D]."""
     observed: Tensor | None = None
     """[B, K, D] bool, which channels are observed; None if masks are of whole frames."""
 
@@ -108,7 +110,8 @@ class Events(NamedTuple):
             frame, valid, steps, _ = batch.plan.grids
         else:
             (frame, valid), steps = frames_of(batch.frames_observed), None
-        events = cls(frame, valid, batch.values, steps=steps)
+        row = frame + first_rows(len(frame), batch.times.shape[1], frame.device)
+        events = cls(frame, valid, batch.values, row, steps=steps)
         values = events.take(batch.values)
         if not batch.entries:
             return events._replace(values=values)
@@ -117,8 +120,7 @@ class Events(NamedTuple):
 
     def take(self, frames: Tensor) -> Tensor:
         """Return the entries of `frames` [B, T, D] at the events: [B, K, D]."""
-        row = torch.arange(len(frames), device=frames.device)[:, None]
-        return rows_at(frames, row, self.frame)
+        return rows_at(frames, self.row)
 
 
 class Trajectory(NamedTuple):
@@ -137,9 +139,8 @@ class Trajectory(NamedTuple):
     def at_events(self, direction: int) -> tuple[Tensor, Tensor]:
         """Return the states [B, K, H] of pass `direction` just before and just after each event."""
         _, R, B, _ = self.before.shape
-        stop = self.grid.stop.view(R, B, -1)[direction]
-        row = torch.arange(B, device=stop.device)[:, None]
-        return rows_at(self.before, stop, direction, row), rows_at(self.after, stop, direction, row)
+        row = self._row(self.grid.stop.view(R, B, -1)[direction], direction)
+        return rows_at(self.before, row), rows_at(self.after, row)
 
     def at(self, direction: int, batch: Batch, *, after: bool) -> Tensor:
         """Return the state [B, T, H] at every frame of the batch, observed or not.
@@ -161,15 +162,20 @@ class Trajectory(NamedTuple):
 
     def _read(self, direction: int, clock: Tensor, after: Tensor) -> Tensor:
         """Return the state [B, Q, H] of a pass at times [B, Q] of its own clock; after an observation if `after`."""
-        B = self.before.shape[2]
         step, fraction = timegrid.locate(self.rows(direction), clock)
-        row = torch.arange(B, device=step.device)[:, None]
-        end = rows_at(self.before, step, direction, row)
+        row = self._row(step, direction)
+        end = rows_at(self.before, row)
         # The state a step starts from.
-        started = rows_at(self.after, (step - 1).clamp_min(0), direction, row)
+        started = rows_at(self.after, self._row((step - 1).clamp_min(0), direction))
         start = torch.where((step > 0)[..., None], started, self.start[direction, :, None])
         state = torch.lerp(start, end, fraction[..., None].to(end.dtype))
-        return torch.where(after[..., None], rows_at(self.after, step, direction, row), state)
+        return torch.where(after[..., None], rows_at(self.after, row), state)
+
+    def _row(self, step: Tensor, direction: int) -> Tensor:
+        """Return the row of a pass's states at its steps [B, K], if all states lie in one matrix [M * R * B, H]."""
+        _, R, B, _ = self.before.shape
+        first = torch.arange(direction * B, (direction + 1) * B, device=step.device)[:, None]
+        return torch.add(first, step, alpha=R * B)
 
     def rows(self, direction: int) -> timegrid.TimeGrid:
         """Return the grid of one pass."""
@@ -268,7 +274,6 @@ class GruOde(nn.Module):
 
     def _at_steps(self, projected: Tensor, grid: timegrid.TimeGrid) -> Tensor:
         """Return the projected observations [M, R, B, 3H] at the steps that end with one."""
-        RB, K, H3 = projected.shape
-        event = grid.event.clamp_max(K - 1)
-        row = torch.arange(RB, device=event.device)
-        return rows_at(projected, row, event.T).view(-1, self.passes, RB // self.passes, H3)
+        rows, K, H3 = projected.shape
+        row = first_rows(rows, K, projected.device) + grid.event.clamp_max(K - 1)
+        return rows_at(projected, row.T).view(-1, self.passes, rows // self.passes, H3)

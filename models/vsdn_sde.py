@@ -26,7 +26,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from models.base import Filtered, Objective, StateSpace, Terms, per_sequence
-from models.batch import Batch, Planner, rows_at
+from models.batch import Batch, Planner, first_rows, rows_at
 from models.decoder import Decoder
 from models.grids import clock_of, grids_of
 from models.gru_ode import Events, GruOde, Trajectory
@@ -271,8 +271,9 @@ def _next_at_steps(events: Events, grid: TimeGrid) -> tuple[Tensor, Tensor | Non
     at = torch.searchsorted(stop, torch.arange(M, device=stop.device).expand(len(stop), M).contiguous())
     if events.observed is not None:
         return _next_of_channels(events, events.observed, grid, at)
-    row, near = torch.arange(len(at), device=at.device)[:, None], at.clamp_max(K - 1)
-    frames, valid = rows_at(events.values, row, near), (at < K) & events.valid.gather(1, near)
+    near = at.clamp_max(K - 1)
+    frames = rows_at(events.values, near + first_rows(len(near), K, near.device))
+    valid = (at < K) & events.valid.gather(1, near)
     clock = torch.where(valid, grid.end.gather(1, stop.gather(1, near).clamp_max(M - 1)), grid.end[:, -1:])
     gap = (clock - grid.end)[..., None]
     return torch.where(valid[..., None], frames, 0.0).transpose(0, 1), None, gap.transpose(0, 1)
