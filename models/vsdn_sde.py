@@ -123,11 +123,12 @@ class VsdnSde(StateSpace):
         latent = self._paths(equation, h, kept, c.samples)
         log_likelihood = self._sum_of(self.decoder.log_prob, latent, events).mean(0)
         terms = Terms(log_likelihood, latent.kl.mean(0), events.valid.sum(1))
-        loss = kl_weight * torch.maximum(terms.kl, c.free_nats * terms.frames) - log_likelihood
+        explained = log_likelihood
         if c.held_out_fraction > 0:
             withheld, count, total = held_out(events, kept)
             score = self._sum_of(partial(self.decoder.beta_log_prob, beta=c.held_out_beta), latent, withheld).mean(0)
-            loss = torch.where(count > 0, -score * total / count.clamp_min(1), loss)
+            explained = torch.where(count > 0, score * total / count.clamp_min(1), explained)
+        loss = kl_weight * torch.maximum(terms.kl, c.free_nats * terms.frames) - explained
         if c.prior_fraction > 0:
             of_prior = self._paths(equation.of_prior(), h, kept, c.samples)
             predicted = self._sum_of(self.decoder.log_prob, of_prior, events).mean(0)
