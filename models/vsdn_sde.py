@@ -9,10 +9,10 @@ The integral ends at the last observation: after it the posterior is the prior. 
 Euler-Maruyama steps on a grid that contains the observation times; for this discretised model, KL and ELBO are exact.
 Both drifts pull towards a bounded target (`sde_loop`), so that no path diverges.
 
-A fraction of the sequences, drawn anew each epoch, trains interpolation instead of the ELBO: every second observed
-frame is held out from all networks, and the loss is -2 E log P of these. In the ELBO the posterior has observed each
-frame that it explains, and would learn to copy a frame that interpolation does not provide (as in `vsdn`). With a
-`prior_fraction` of p the loss is 1 - p times that, and -p E log P of the observed frames along paths of the prior.
+A fraction of the sequences, drawn anew each epoch, trains interpolation: every second observed frame is held out from
+all networks, and the loss is beta KL - 2 E log P of these. In the ELBO the posterior has observed each frame that it
+explains, and would learn to copy a frame that interpolation does not provide (as in `vsdn`). With a `prior_fraction` of
+p the loss is 1 - p times that, and -p E log P of the observed frames along paths of the prior.
 """
 
 import copy

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from functools import partial
 
 import numpy as np
 import psutil
@@ -95,15 +96,16 @@ def test_workers_stay_between_epochs(data):
     ahead.close()
 
 
+def count_batch(file, batch):
+    """Append a character to a file, as the planner of a stream."""
+    with file.open("a") as made:
+        made.write("x")
+
+
 @pytest.mark.process
 def test_kept_workers_read_on_into_the_next_epoch(data, tmp_path):
     made = tmp_path / "made"
-
-    def planner(*_):
-        with made.open("a") as file:
-            file.write("x")
-
-    with closing(stream(data, workers=1, keep=True, planner=planner)) as ahead:
+    with closing(stream(data, workers=1, keep=True, planner=partial(count_batch, made))) as ahead:
         assert len(list(ahead.epoch(0))) == ahead.steps
         deadline = time.monotonic() + 60
         while len(made.read_text()) <= ahead.steps:
