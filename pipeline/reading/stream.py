@@ -98,16 +98,16 @@ class Stream:
         """Yield the batches of an epoch from `first_step` on. Workers that are kept read on into the next epoch; this
         ends the iterator of an earlier one."""
         if self._requests is None:
-            return self._read(self._reader(self._of(epoch, first_step)))
+            return self._read(self._reader(self._requests_from(epoch, first_step)))
         if self._at != (epoch, first_step):
-            following = (self._of(later, 0) for later in count(epoch + 1))
-            self._requests.current = chain(self._of(epoch, first_step), chain.from_iterable(following))
+            following = (self._requests_from(later, 0) for later in count(epoch + 1))
+            self._requests.current = chain(self._requests_from(epoch, first_step), chain.from_iterable(following))
             if self._loader is None:
                 self._loader = self._reader(self._requests)
             self._ahead, self._at = self._read(self._loader), (epoch, first_step)
         return self._kept(epoch, first_step)
 
-    def _of(self, epoch: int, first_step: int) -> Iterator[Request]:
+    def _requests_from(self, epoch: int, first_step: int) -> Iterator[Request]:
         """Yield the requests of an epoch from `first_step` on."""
         order = self.order(epoch)
         for at in range(first_step * self.batch_size, self.samples, self.batch_size):
