@@ -5,6 +5,7 @@ import signal
 import stat
 import subprocess
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,15 @@ def test_training_job_never_has_two_pods():
     assert (job["apiVersion"], job["kind"]) == ("batch/v1", "Job")
     assert job["spec"]["podReplacementPolicy"] == "Failed"
     assert job["spec"]["template"]["spec"]["restartPolicy"] == "Never"
+
+
+def test_image_contains_all_packages():
+    """An image without one of them builds, and fails at its first command."""
+    project = tomllib.loads((CLUSTERS.parents[1] / "pyproject.toml").read_text())
+    packages = {pattern.rstrip("*") for pattern in project["tool"]["setuptools"]["packages"]["find"]["include"]}
+    lines = [line.split() for line in (CLUSTERS / "Dockerfile").read_text().splitlines()]
+    copied = {line[1] for line in lines if line[:1] == ["COPY"] and line[1:2] == line[2:]}
+    assert packages | {"configs"} == copied
 
 
 def test_cluster_file_is_valid_for_ray():
