@@ -1,5 +1,5 @@
-# Targets for users. They need Python 3.11 and make, nothing else; everything is installed into .venv.
-PYTHON ?= python3.11
+# Targets for users. They need Python 3.11 or 3.12 and make, nothing else; everything is installed into .venv.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3.11)
 BIN := .venv/bin
 
 .PHONY: setup demo demo-table test test-fast test-kernels check bench
