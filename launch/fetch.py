@@ -26,10 +26,8 @@ def _settings(words: list[str]) -> list[Part]:
         _check(words[0])
         return settings_of_file(SOURCES[words[0]], [str(CONFIGS / f"{words[0]}.yaml"), *words[1:]])
     names = {cls: [name for name, of in SOURCES.items() if of is cls] for cls in SOURCES.values()}
-    return [
-        Part(f"Settings of {', '.join(of)}, as key=value; configs/fetch/NAME.yaml has the required ones except `to`", cls)
-        for cls, of in names.items()
-    ]
+    also = "as key=value; configs/fetch/NAME.yaml has the required ones except `to`"
+    return [Part(f"Settings of {', '.join(of)}, {also}", cls) for cls, of in names.items()]
 
 
 def _check(name: str) -> None:
