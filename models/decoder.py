@@ -46,6 +46,9 @@ class Decoder(nn.Module):
         self.likelihood = likelihood_of(config.likelihood, likelihood, marginal, config.gain_shape, config.likelihoods)
         self.standardize = reader(marginal, config.gain_shape)
         self.see_last, self.see_gaps, self.time_unit = config.see_last, config.see_gaps, config.unit
+        self.of_table = marginal.table is not None
+        self.silence = not self.of_table and (likelihood == "bernoulli" or config.gain_shape)
+        """Whether a frame of zeros is silence, which networks then read where there is no frame."""
         self.context = Widths(marginal, config.gain_shape).past(config.see_last, config.see_gaps)
         """Number of inputs from the past beside the state; the base follows them."""
         self.linear = nn.Linear(inputs + self.context, self.likelihood.width)
@@ -72,7 +75,7 @@ class Decoder(nn.Module):
         base, if there is one, comes last; if `smoothed` is set it is on the straight line to the next observation."""
         parts = [batch.values[..., :0]]
         if self.see_last:
-            parts.append(self.neighbour(last_observed(batch), _before(batch) if batch.entries else None))
+            parts.append(self.neighbour(last_observed(batch), None if self.silence else _before(batch)))
         if self.see_gaps:
             parts.append(time_since(batch, self.time_unit))
         if batch.entries:
@@ -83,27 +86,23 @@ class Decoder(nn.Module):
 
     def following(self, batch: Batch, *, own: bool) -> Tensor:
         """Return a network's inputs for the next observation after each frame, or at the frame if `own` is set."""
-
-        observed = batch.observed.long() if batch.entries else None
-        known = None if observed is None else observed.flip(1).cumsum(1).flip(1) > (0 if own else observed)
-        return self.neighbour(next_observed(batch, own=own), known)
+        return self.neighbour(next_observed(batch, own=own), None if self.silence else _after(batch, own=own))
 
     def neighbour(self, frames: Tensor, known: Tensor | None) -> Tensor:
-        """Return a network's inputs [..., C] for observed frames [..., D].
+        """Return a network's inputs [..., C] for observed frames [..., D], at unit scale.
 
-        For a table these are the values of the channels that are `known` [..., D], 0 for the others, and the flags
-        `known`. If masks are of whole frames, `known` is None."""
+        `known` [..., 1], or [..., D] for a table, is whether there is such a frame or value; where there is none the
+        input is 0. Inputs for a table also contain `known`. None takes zeros in `frames` as they are."""
         standard: Tensor = self.standardize(frames)
-        if known is None:
+        if known is None or self.silence:
             return standard
         flags = known.to(standard.dtype)
-        return torch.cat([standard * flags, flags], -1)
+        return torch.cat([standard * flags, flags], -1) if self.of_table else standard * flags
 
     def last(self, batch: Batch) -> Tensor:
         """Return the value of each channel last observed before each time, in units of the marginal's scale, [B, T, D];
         0, the marginal's mean, where there is none yet."""
-        known = _before(batch)
-        return torch.where(known if batch.entries else known[..., None], self.standardize(last_observed(batch)), 0.0)
+        return torch.where(_before(batch), self.standardize(last_observed(batch)), 0.0)
 
     def line(self, batch: Batch, *, own: bool) -> Tensor:
         """Return the straight line of each channel between its last observed value before each time and the first one
@@ -150,9 +149,15 @@ class Decoder(nn.Module):
 
 
 def _before(batch: Batch) -> Tensor:
-    """Return whether anything was observed before each time, of the shape of the masks."""
-    observed = batch.observed.long()
+    """Return whether there is an observation before each time, [B, T, 1], or for a table of each channel, [B, T, D]."""
+    observed = (batch.observed if batch.entries else batch.observed[..., None]).long()
     return observed.cumsum(1) > observed
+
+
+def _after(batch: Batch, *, own: bool) -> Tensor:
+    """Return whether there is an observation after each time, or at it if `own` is set, as `_before`."""
+    observed = (batch.observed if batch.entries else batch.observed[..., None]).long()
+    return observed.flip(1).cumsum(1).flip(1) > (0 if own else observed)
 
 
 def _locations(likelihood: Likelihood) -> list[int]:

@@ -262,11 +262,11 @@ class VsdnSde(StateSpace):
         return self.decoder.predictive(lambda s: torch.cat([latent.x[s], latent.h], -1), latent.past, len(latent.x))
 
 
-def _next_at_steps(events: Events, grid: TimeGrid) -> tuple[Tensor, Tensor | None, Tensor]:
+def _next_at_steps(events: Events, grid: TimeGrid) -> tuple[Tensor, Tensor, Tensor]:
     """Return the next observation at or after the end of each step: its frame [M, B, D], a mask and the time until it.
 
     Without one the frame is 0, and the time lasts until the end of the sequence. In a table each channel has its own
-    next observation, with a mask and a time [M, B, D] each. Otherwise the mask is None, and the time is [M, B, 1]."""
+    next observation, with a mask and a time [M, B, D] each. Otherwise both are [M, B, 1]."""
     K, M = events.valid.shape[1], grid.dt.shape[1]
     stop = torch.where(events.valid, grid.stop, M)
     at = torch.searchsorted(stop, torch.arange(M, device=stop.device).expand(len(stop), M).contiguous())
@@ -276,8 +276,8 @@ def _next_at_steps(events: Events, grid: TimeGrid) -> tuple[Tensor, Tensor | Non
     frames = rows_at(events.values, near + first_rows(len(near), K, near.device))
     valid = (at < K) & events.valid.gather(1, near)
     clock = torch.where(valid, grid.end.gather(1, stop.gather(1, near).clamp_max(M - 1)), grid.end[:, -1:])
-    gap = (clock - grid.end)[..., None]
-    return torch.where(valid[..., None], frames, 0.0).transpose(0, 1), None, gap.transpose(0, 1)
+    known, gap = valid[..., None], (clock - grid.end)[..., None]
+    return torch.where(known, frames, 0.0).transpose(0, 1), known.transpose(0, 1), gap.transpose(0, 1)
 
 
 def _next_of_channels(events: Events, observed: Tensor, grid: TimeGrid, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:

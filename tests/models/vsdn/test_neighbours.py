@@ -1,14 +1,18 @@
-"""The observed frames on both sides of a time, against a search by hand."""
+"""The observed frames on both sides of a time, against a search by hand, and how networks read them."""
 
 import math
 
 import pytest
 import torch
 
+from models.baseline import GruOdeConfig
 from models.batch import Batch, last_observed, next_observed, time_since, time_until
 from models.gru_ode import Events
+from models.parts.likelihoods import Marginal
+from models.registry import build_model
 from models.solvers import timegrid
-from models.vsdn_sde import _next_at_steps
+from models.vsdn import VsdnVaeConfig
+from models.vsdn_sde import VsdnSdeConfig, _next_at_steps
 
 B, T, D = 6, 17, 3
 
@@ -62,8 +66,9 @@ def test_each_step_has_its_next_observation():
     events = Events.of(x)
     clock = x.times.gather(1, events.frame)
     grid = timegrid.build(clock, events.valid, x.times[:, -1], max_step=0.3)
-    found, _, gap = _next_at_steps(events, grid)
+    found, known, gap = _next_at_steps(events, grid)
     assert found.shape == (grid.dt.shape[1], B, D)
+    assert torch.equal(found != 0, known.expand_as(found))
     assert gap.shape == (grid.dt.shape[1], B, 1)
     for b in range(B):
         for m, end in enumerate(grid.end[b].tolist()):
@@ -74,3 +79,32 @@ def test_each_step_has_its_next_observation():
                 assert torch.equal(found[m, b], first(x, b, [t for t in range(T) if x.times[b, t] >= end - 1e-9]))
                 following = [x.times[b, t] for t in range(T) if x.observed[b, t] and x.times[b, t] >= end - 1e-9]
                 assert float(gap[m, b]) == pytest.approx(float((following or x.times[b, -1:])[0]) - end, abs=1e-9)
+
+
+SEEING = {"see_last": True, "see_next": True, "see_gaps": True}
+SIZES = {"latent": 3, "hidden": 6, "width": 8, "depth": 1}
+MODELS = {
+    "vsdn_vae": VsdnVaeConfig(name="vsdn_vae", **SIZES, **SEEING, held_out_fraction=0.5),
+    "vsdn_vae from neighbours": VsdnVaeConfig(name="vsdn_vae", **SIZES, **SEEING, from_neighbours=True),
+    "vsdn_sde": VsdnSdeConfig(name="vsdn_sde", **SIZES, **SEEING, held_out_fraction=0.5),
+    "gru_ode": GruOdeConfig(name="gru_ode", **SIZES, see_last=True),
+    "bi_gru_ode": GruOdeConfig(name="bi_gru_ode", **SIZES, see_last=True),
+    "bi_gru_ode from neighbours": GruOdeConfig(name="bi_gru_ode", **SIZES, see_last=True, from_neighbours=True),
+}
+
+
+@pytest.mark.parametrize("config", MODELS.values(), ids=MODELS)
+def test_origin_of_units_changes_nothing(config):
+    """A model of temperatures has the same loss and predictions in degrees Celsius and in kelvin, also where no frame
+    is observed before or after. Values are rounded to 300 eps, 1e-13 in units of the scale, and the loss has some
+    hundred terms of condition 10."""
+    x, origin, losses, answers = batch(), 273.15, [], []
+    x = x._replace(values=x.values.double())
+    for moved in (0.0, origin):
+        torch.manual_seed(3)
+        model = build_model(config, "gaussian", Marginal(torch.full((D,), 0.2).double() + moved, 0.9)).double()
+        shifted = x._replace(values=x.values + moved)
+        losses.append(model(shifted, 1.0).loss)
+        answers.append(model.interpolate(shifted, 2).mean - moved)
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(answers[1], answers[0], rtol=1e-9, atol=1e-9)
