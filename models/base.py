@@ -131,7 +131,7 @@ class Filtered(NamedTuple):
     effective: Tensor
     """[B] effective sample size, summed over the observed frames."""
     carried: FilterState
-    """State of the filter after the last observation."""
+    """State from which a filter of further observations continues, see `FilterState`."""
 
 
 class StateSpace(LatentDynamics):

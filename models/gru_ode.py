@@ -51,8 +51,8 @@ class DrivenConfig(Named):
     from_neighbours: bool = False
     """Whether predicted means are differences from observed neighbours: from the last observed value of each channel,
     and where the future is known (`bi_gru_ode`, the posterior of VSDN-VAE) from the straight line to the next. The
-    networks before the decoder then also read these neighbours. False takes differences from the mean of the train
-    split."""
+    networks before the decoder then also read these neighbours, except those of VSDN-SDE. False takes differences from
+    the mean of the train split."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Probability, in training, that a component of the recurrent states is dropped (read as 0) for a whole sequence.
     The recurrence itself keeps it. 0 drops none."""

@@ -15,7 +15,10 @@ The authors' program differs. `objective: published` follows it in four points:
 - log q(z_0) is log N(epsilon; 0, I), without the encoder's entropy;
 - KL(q(z_0)) is estimated by one draw, like the later KL terms;
 - KL(q(W)) has the weight q / (number of weights) per sequence, not 1 / N;
-- the last frames, which have no encoding, still count in the first half of gamma's KL.
+- gamma's KL begins at i = 0, and the last frames, which have no encoding, still count in its first half.
+
+Two details of the program are not followed: its number of weights has one hidden layer too many, which makes the weight
+of KL(q(W)) 0.57 times ours at the sizes of mocap, and it leaves out the encoding of the last A frames.
 
 In a table, whose channels are observed separately, x_i are the observed entries of a frame, and both encoders read the
 first A frames, their times and which channels are observed. Encoders and decoder also read the static covariates.
@@ -26,6 +29,7 @@ from functools import partial
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -216,7 +220,10 @@ class Ode2Vae(Forecaster):
     def _posterior(self, batch: Batch) -> Normal:
         A, T = self.config.velocity_frames, batch.values.shape[1]
         if not batch.entries:
-            posterior: Normal = self.encoder(batch.values[:, :A], batch.observed[:, :A])
+            values, observed = batch.values[:, :A], batch.observed[:, :A]
+            if T < A:  # frames that do not exist are not observed
+                values, observed = F.pad(values, (0, 0, 0, A - T)), F.pad(observed, (0, A - T))
+            posterior: Normal = self.encoder(values, observed)
             return posterior
         at = torch.arange(A, device=batch.times.device).clamp_max(T - 1)  # short series are padded to A frames
         there = (torch.arange(A, device=at.device) < T)[:, None]
@@ -259,11 +266,12 @@ class Ode2Vae(Forecaster):
     def _encoder_gap(self, batch: Batch, path: Path, counted: Tensor) -> Tensor:
         """Return sum_i log q(z_i) - log q_enc(z_i | x_i, ..., x_{i+A-1}) [B] over the frames that have an encoding."""
         A, T = self.config.velocity_frames, batch.values.shape[1]
-        if T < A:
-            return torch.zeros_like(path.log_q[:, 0])
+        published = self.config.objective == "published"
+        if T < A:  # no frame has an encoding
+            return per_sequence(path.log_q, counted & published)
         encoded, complete = self._encoded(batch), batch.frames_present.unfold(1, A, 1).all(-1)
         log_q_enc = per_sequence(encoded.log_prob(path.z[:, : T - A + 1]), counted[:, : T - A + 1] & complete)
-        if self.config.objective == "published":
+        if published:
             return per_sequence(path.log_q, counted) - log_q_enc
         return per_sequence(path.log_q[:, : T - A + 1], counted[:, : T - A + 1] & complete) - log_q_enc
 

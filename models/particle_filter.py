@@ -78,10 +78,13 @@ class Cloud(NamedTuple):
 
 
 class FilterState(NamedTuple):
-    """State of a filter after its last observation, from which a filter of further observations continues."""
+    """State from which a filter of further observations continues.
+
+    It is the state after the last observation, or before it where no frame follows: the filter that continues then
+    takes this observation again."""
 
     step: int
-    """First step of the grid after the last observation."""
+    """First step of the grid that is still to be taken."""
     cloud: Cloud
 
 

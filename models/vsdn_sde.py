@@ -51,7 +51,7 @@ class VsdnSdeConfig(VsdnConfig):
     """Number of hidden layers in the prior network N1 and the posterior network N2."""
     bound: float = Field(4.0, gt=0)
     """Largest absolute value of each component of the target that a drift pulls towards, in units of the latent, which
-    has no physical unit."""
+    has no physical unit. The posterior of `vsdn_sde_res` adds two such targets."""
     diffusion: tuple[float, float] = (0.1, 1.0)
     """Smallest and largest diffusion R, in units of the latent per square root of the time unit."""
     substeps: int = Field(1, ge=1)

@@ -146,12 +146,13 @@ def side_of(dim: int) -> int:
     """Return the number of pixels along a side of a square image of `dim` pixels.
 
     Raises:
-        ValueError: the image is not square, or its side is not divisible by 4.
+        ValueError: the image is not square, or its side is less than 8 or not divisible by 4.
     """
     side = math.isqrt(dim)
-    if side * side != dim or side % 4:
+    if side * side != dim or side % 4 or side < 8:
         raise ValueError(
-            f"networks=conv needs square images with a side divisible by 4, not {dim} channels; set networks=dense"
+            "networks=conv needs square images with a side of 8 or more that is divisible by 4, "
+            f"not {dim} channels; set networks=dense"
         )
     return side
 
@@ -174,7 +175,7 @@ class ConvEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         pixels = math.prod(self.shape)
         images = x[..., :pixels].reshape(-1, *self.shape)
-        features = self.trunk(images).view(*x.shape[:-1], -1)
+        features = self.trunk(images).unflatten(0, x.shape[:-1])
         encoded: Tensor = self.head(torch.cat([features, x[..., pixels:]], -1))
         return encoded
 
@@ -200,4 +201,4 @@ class ConvDecoder(nn.Module):
 
     def forward(self, s: Tensor) -> Tensor:
         images: Tensor = self.layers(s.reshape(-1, s.shape[-1]))
-        return images.view(*s.shape[:-1], -1)
+        return images.unflatten(0, s.shape[:-1])

@@ -89,6 +89,7 @@ def _of_table(
 ) -> Likelihood:
     binary = [data == "bernoulli" or own for own in table.binary]
     names = ["bernoulli" if own else name for own in binary]
+    named: set[int] = set()
     for chosen, some in channels.items():
         for channel in some:
             if channel not in table.channels:
@@ -97,6 +98,9 @@ def _of_table(
                     f"model.likelihoods.{chosen}: there is no channel '{channel}'; choose among {near}"
                 )
             at = table.channels.index(channel)
+            if at in named:
+                raise DriftworkError(f"model.likelihoods: channel '{channel}' has two likelihoods; name it once")
+            named.add(at)
             if LIKELIHOODS[chosen].data == "bernoulli" and not binary[at]:
                 raise DriftworkError(
                     f"model.likelihoods.{chosen}: channel '{channel}' has other values than 0 and 1; leave it out"

@@ -192,7 +192,8 @@ class Gaussian(LocationScale):
         return standard - log_volume(self.scale, y, observed)  # change of variables
 
     def beta_log_prob(self, parameters: Tensor, y: Tensor, beta: float, observed: Tensor | None = None) -> Tensor:
-        return summed(self.normal(parameters).beta_log_probs(self.standard(y), beta), observed)
+        standard = summed(self.normal(parameters).beta_log_probs(self.standard(y), beta), observed)
+        return standard - log_volume(self.scale, y, observed)
 
 
 class NoisyMean(nn.Module):

@@ -37,9 +37,10 @@ class StudentT(LocationScale):
         return standard - log_volume(self.scale, y, observed)  # change of variables
 
     def beta_log_prob(self, parameters: Tensor, y: Tensor, beta: float, observed: Tensor | None = None) -> Tensor:
-        standard = self.normal(parameters)
-        weight = (2.0 * beta * standard.log_std.detach()).exp()
-        return summed(weight * Student.of(standard).log_probs(self.standard(y)), observed)
+        normal = self.normal(parameters)
+        weight = (2.0 * beta * normal.log_std.detach()).exp()
+        standard = summed(weight * Student.of(normal).log_probs(self.standard(y)), observed)
+        return standard - log_volume(self.scale, y, observed)
 
 
 class LikelihoodByChannel(nn.Module):

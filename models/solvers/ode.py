@@ -47,7 +47,8 @@ class Path(NamedTuple):
 
 
 def grid_of(times: Tensor, max_step: float, multiple: int = 1) -> TimeGrid:
-    """Return the grids of trajectories through `times` [N, T] seconds, non-decreasing; padding repeats the last.
+    """Return the grids of trajectories through `times` [N, T] in units of `time_unit`, non-decreasing; padding repeats
+    the last.
 
     Each grid begins at the first time and has an event at every later one. It is computed on the host."""
     # A grid has at least one step for each interval; repeated times are padding and take none.

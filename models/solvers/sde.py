@@ -29,7 +29,7 @@ class Frames(NamedTuple):
     step: Tensor
     """[N] index of the step in the sequence's grid."""
     fraction: Tensor
-    """[N, 1, 1] fraction of the step before the time, in (0, 1]; 1 for a step of length 0."""
+    """[N, 1, 1] fraction of the step before the time, in [0, 1]; 1 for a step of length 0."""
     dt: Tensor
     """[N, 1, 1] length of the step."""
     noise: Tensor

@@ -5,7 +5,8 @@ it ends there. It depends on past observation *times* only, so that neither a la
 between changes a state. States between grid points are found by linear interpolation, which for an Euler step is the
 same as taking a shorter step.
 
-The clock is model time: seconds since the first frame for a forward pass, until the last frame for a backward one.
+The clock is model time in units of `time_unit`: since the first frame for a forward pass, until the last one for a
+backward pass.
 
 `build` runs on the host, in numpy: the number of steps depends on the times, and the host would wait for a device.
 """

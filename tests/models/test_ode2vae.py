@@ -120,6 +120,19 @@ def test_first_frames_cut_the_batch(model):
     torch.testing.assert_close(cut.mean, whole.mean[:, :5], rtol=0, atol=1e-12)
 
 
+def test_sequences_may_be_shorter_than_the_encoder_reads(model):
+    """Two frames have the loss of three of which the last is absent; the encoders read three."""
+    batch = make_batch(missing=False).first(3)
+    absent = torch.arange(3) < 2
+    batch = batch._replace(
+        times=batch.times.clone().index_copy(1, torch.tensor([2]), batch.times[:, 1:2]),
+        values=batch.values * absent[:, None], present=batch.present & absent, observed=batch.observed & absent,
+    )  # fmt: skip
+    with torch.no_grad():
+        torch.testing.assert_close(model(batch.first(2), 1.0).loss, model(batch, 1.0).loss, rtol=0, atol=1e-12)
+        assert model.forecast(batch.first(2), 2).mean.shape == (B, 2, D)
+
+
 OSCILLATOR, FRAMES, NOISE = 2 * math.pi, 8, 0.25
 
 
@@ -253,9 +266,18 @@ def test_convolutions_handle_published_image_sizes(side):
     assert ConvDecoder(side, 2, 2)(torch.zeros(6, 2)).shape == (6, side * side)
 
 
-@pytest.mark.parametrize("dim", [50, 900])
-def test_indivisible_images_are_refused(dim):
-    with pytest.raises(ValueError, match="side divisible by 4"):
+@pytest.mark.parametrize("side", [8, 12])
+def test_convolutions_may_have_nothing_to_decode(side):
+    model, batch = make(side * side, "bernoulli", networks="conv", decoder_width=2), make_batch(side * side)
+    batch = batch._replace(observed=torch.zeros_like(batch.observed))
+    objective = model(batch, 1.0)
+    assert torch.equal(objective.terms.log_likelihood, torch.zeros(B, dtype=torch.float64))
+    assert objective.loss.isfinite().all()
+
+
+@pytest.mark.parametrize("dim", [16, 50, 900])
+def test_unsuitable_images_are_refused(dim):
+    with pytest.raises(ValueError, match="side of 8 or more that is divisible by 4"):
         make(dim, networks="conv")
 
 

@@ -50,6 +50,7 @@ class Whole(Gaussian):
     [
         ({"student_t": ("puls",)}, "no channel 'puls'; choose among on, pulse, died, ph"),
         ({"bernoulli": ("pulse",)}, "channel 'pulse' has other values than 0 and 1"),
+        ({"student_t": ("ph",), "gaussian": ("pulse", "ph")}, "channel 'ph' has two likelihoods; name it once"),
         ({"gain_shape": True}, "frames of a table have no gain"),
         ({"student_t": ("ph",), "marginal": FRAMES}, "not a table with named channels"),
         ({"name": "bernoulli"}, "it is for bernoulli data"),

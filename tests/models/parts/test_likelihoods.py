@@ -5,8 +5,10 @@ import torch
 
 from models.decoder import Decoder
 from models.gru_ode import DrivenConfig
+from models.parts.gain_shape import GainShapeGaussian
 from models.parts.likelihood_choice import likelihood as gain_shape_or_not
-from models.parts.likelihoods import Bernoulli, Marginal, NoisyMean
+from models.parts.likelihoods import Bernoulli, Gaussian, Marginal, NoisyMean
+from models.parts.table_likelihoods import StudentT
 
 D = 5
 
@@ -35,6 +37,17 @@ def test_decoder_starts_from_the_marginal(gain_shape):
     p = torch.full((D,), 0.3)
     bernoulli = Bernoulli(Marginal(p, 0.5))
     torch.testing.assert_close(bernoulli.expectation(bernoulli.of_marginal()), p)
+
+
+@pytest.mark.parametrize("likelihood", [Gaussian, GainShapeGaussian, StudentT, Bernoulli])
+def test_beta_of_zero_keeps_the_log_likelihood(likelihood):
+    g = torch.Generator().manual_seed(1)
+    model = likelihood(Marginal(torch.arange(float(D)), 0.05)).double()
+    parameters = torch.randn(4, model.width, generator=g, dtype=torch.float64)
+    y, observed = torch.rand(4, D, generator=g, dtype=torch.float64), torch.rand(4, D, generator=g) < 0.5
+    for mask in (None, observed):
+        kept = model.beta_log_prob(parameters, y, 0.0, mask)
+        torch.testing.assert_close(kept, model.log_prob(parameters, y, mask), rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("gain_shape", [False, True])
