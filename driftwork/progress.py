@@ -28,6 +28,6 @@ def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
         done += 1
         if done == total or time.monotonic() - printed >= LINE_EVERY:
             printed = time.monotonic()
-            console.print(f"{what}: {done} of {total}", highlight=False)
+            console.print(f"{what}: {done} of {total}", highlight=False, markup=False)
 
     yield advance
