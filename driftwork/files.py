@@ -1,6 +1,7 @@
 """Atomic writing of files and folders, hashes of files, and disk errors."""
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -8,8 +9,9 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from driftwork.errors import unwritable
+from driftwork.errors import DriftworkError, unwritable
 
 
 @contextmanager
@@ -91,6 +93,14 @@ def write_error_reason(error: Exception) -> str:
     while found is not None and not isinstance(found, OSError):
         found = found.__context__
     return (found and found.strerror) or str(error).splitlines()[0]
+
+
+def read_json(path: Path, cure: str) -> Any:
+    """Read a JSON file. Raises `DriftworkError`, which ends with `cure`, if it is damaged."""
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DriftworkError(f"{path}: is damaged: {error}; {cure}") from None
 
 
 def sha256(path: Path) -> str:

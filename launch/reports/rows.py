@@ -133,7 +133,7 @@ def _member(run: TrackedRun, folder: Path, split: Split) -> Member:
 def _scores(folder: Path, name: str) -> dict[str, SplitScores]:
     try:
         return read_scores(folder, name)
-    except (json.JSONDecodeError, KeyError, TypeError):
+    except (DriftworkError, KeyError, TypeError):
         raise UnusableError(f"evaluation-{name}-sequences.json is damaged; evaluate the run again") from None
 
 

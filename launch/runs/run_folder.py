@@ -13,7 +13,7 @@ import torch
 
 from driftwork.config_base import at_home, dump, load
 from driftwork.errors import DriftworkError
-from driftwork.files import aside, writing
+from driftwork.files import aside, read_json, writing
 from driftwork.lock import locked
 from launch.runs import weights
 from launch.runs.config import CONFIG_FILE, RunConfig
@@ -168,7 +168,7 @@ def names(config: RunConfig) -> tuple[str, str]:
 def record_of(folder: Path) -> dict[str, Any]:
     """Return the facts that `remember` has stored."""
     path = folder / _RECORD
-    record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    record: dict[str, Any] = read_json(path, "copy the run folder again") if path.exists() else {}
     return record
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from driftwork.files import aside
+from driftwork.files import aside, read_json
 from launch.scoring.estimates import Estimate, Scores, estimate
 from launch.scoring.tables import Cell, Row, Table
 from pipeline.table_spec import TableSpec
@@ -106,7 +106,7 @@ def table(folder: Path, name: str, names: dict[str, str]) -> Table | None:
     """
     if not _file(folder, name).exists():
         return None
-    file: dict[str, Any] = json.loads(_file(folder, name).read_text(encoding="utf-8"))
+    file: dict[str, Any] = read_json(_file(folder, name), "evaluate the run again")
     units, found = file["units"], file["scores"]
     rows: list[Row] = []
     for task, columns in found["model"].items():

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from driftwork.errors import DriftworkError
-from driftwork.files import aside
+from driftwork.files import aside, read_json
 from launch.scoring import tables
 from launch.scoring.estimates import Estimate, Scores, estimate
 from launch.scoring.metrics import METRICS
 from launch.scoring.scores import SplitScores
+
+_AGAIN = "evaluate the run again"
 
 Leaf = TypeVar("Leaf")
 
@@ -71,7 +73,7 @@ def write_results(folder: Path, name: str, scored: dict[str, SplitScores]) -> li
 def read_results(folder: Path, name: str) -> dict[str, Any]:
     """Read results as a map model or baseline -> task -> column -> metric -> {value, stderr, n, groups}, the form of
     `--json`."""
-    results: dict[str, Any] = json.loads(_file(folder, name).read_text())
+    results: dict[str, Any] = read_json(_file(folder, name), _AGAIN)
     return results
 
 
@@ -89,7 +91,7 @@ def read_scores(folder: Path, split: str) -> dict[str, SplitScores]:
     path = _sequences_file(folder, split)
     if not path.exists():
         raise DriftworkError(f"{folder}: not evaluated yet; run driftwork evaluate {folder} split={split}")
-    raw = json.loads(path.read_text())
+    raw = read_json(path, _AGAIN)
     names = tuple(raw["keys"]), tuple(raw["groups"])
     known = _each(lambda found: {name: s for name, s in found.items() if name in METRICS}, raw["scores"], 3)
     return _each(lambda s: Scores(*names, tuple(map(_or_nan, s["x"])), tuple(s["w"])), known, 4)

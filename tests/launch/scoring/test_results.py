@@ -1,10 +1,13 @@
-"""Results of runs that were scored with plugins."""
+"""Results as files and as tables in the terminal."""
+
+import pytest
 
 from driftwork.config_base import flatten, load
+from driftwork.errors import DriftworkError
 from launch.runs.config import RunConfig
 from launch.scoring import comparison
-from launch.scoring.estimates import Scores
-from launch.scoring.results import read_scores, write_results
+from launch.scoring.estimates import Estimate, Scores
+from launch.scoring.results import read_results, read_scores, show, write_results
 from tests.places import tiny
 
 
@@ -18,3 +21,23 @@ def test_metric_without_its_plugin_is_left_out(tmp_path):
 def test_plugins_do_not_distinguish_runs():
     config = flatten(load(RunConfig, tiny("vsdn_vae")))
     assert comparison.settings(config | {"plugins": ["my_figure"]}) == comparison.settings(config)
+
+
+def test_damaged_scores_are_named(tmp_path):
+    scores = Scores(("a", "b"), ("a", "b"), (1.0, 2.0), (1.0, 1.0))
+    for path in write_results(tmp_path, "test", {"model": {"prediction": {"25": {"rmse": scores}}}}):
+        path.write_text(path.read_text()[:20])
+    for read in (read_scores, read_results):
+        with pytest.raises(DriftworkError, match=r"evaluation-test.*: is damaged: .*; evaluate the run again"):
+            read(tmp_path, "test")
+
+
+def test_names_with_brackets_are_printed_as_they_are(capsys):
+    """Units in brackets are common; rich would read them as markup."""
+    estimate = Estimate(1.0, 0.1, 10, 10)
+    results = {"model": {"imputation": {"75": {"mse": estimate._asdict()}}}}
+    results = {"GRU[/min]": results["model"], "runs[a][degC]": results["model"]}
+    show(results, "runs[bold]/x, [/test] split")
+    printed = " ".join(capsys.readouterr().out.split())
+    for name in ("GRU[/min]", "runs[a][degC]", "runs[bold]/x, [/test] split"):
+        assert name in printed
