@@ -5,6 +5,7 @@ import socket
 import stat
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from pathspec import GitIgnoreSpec
@@ -87,10 +88,12 @@ def upload(folder: Path) -> Finding:
         missing = warning("upload", message, cure)
     else:
         missing = None
-    total, largest = 0, ("", 0)
-    for path, size in _packed(folder):
-        total += size
-        largest = max(largest, (path, size), key=lambda entry: entry[1])
+    try:
+        packed = dict(_packed(folder))
+    except ValueError as problem:
+        return warning("upload", f"{folder}: .gitignore or .rayignore: {problem}", "correct that line")
+    total = sum(packed.values())
+    largest = max(packed.items(), key=lambda entry: entry[1], default=("", 0))
     message = f"ray job submit --working-dir {folder} would pack {total / _MIB:.0f} MiB"
     cure = f"name it in .rayignore; the largest file is {largest[0]}, {largest[1] / _MIB:.0f} MiB"
     if total >= UPLOAD_MIB * _MIB:
@@ -110,12 +113,13 @@ def _packed(folder: Path) -> Iterator[tuple[str, int]]:
         for name in files:
             path = here / name
             if not any(rule.match_file(path) for rule in rules):
-                yield path.as_posix(), (folder / path).lstat().st_size
+                with suppress(OSError):  # files come and go
+                    yield path.as_posix(), (folder / path).lstat().st_size
 
 
 def _rules(file: Path) -> GitIgnoreSpec:
     try:
-        lines = file.read_text().splitlines()
+        lines = file.read_text(errors="replace").splitlines()
     except OSError:
         lines = []
     return GitIgnoreSpec.from_lines(lines)

@@ -1,5 +1,6 @@
 """Check the tracking store without MLflow, whose import takes seconds and which may itself be broken."""
 
+import http.client
 import importlib.util
 import os
 import re
@@ -55,7 +56,7 @@ def _server(uri: str) -> Finding:
                 f"{uri} responds with status {problem.code}",
                 "check that it is an MLflow server, and any proxy in front of it",
             )
-    except OSError as problem:
+    except (OSError, http.client.HTTPException) as problem:
         return _silent(uri, problem)
     try:
         _ask(uri, "/api/2.0/mlflow/experiments/search?max_results=1", _LONG_PATIENCE_S)
@@ -63,7 +64,7 @@ def _server(uri: str) -> Finding:
         return _refused(uri, problem.code)
     except TimeoutError:
         return warning(_HERE, f"{uri} takes over {_LONG_PATIENCE_S:g} s to answer", "reduce the server's load")
-    except OSError as problem:
+    except (OSError, http.client.HTTPException) as problem:
         return _silent(uri, problem)
     return ok(_HERE, f"{uri} answers")
 
@@ -91,13 +92,13 @@ def _refused(uri: str, code: int) -> Finding:
     return error(_HERE, f"{uri} {message} ({code})", f"export {login.USER} and {login.PASSWORD}, or {login.TOKEN}")
 
 
-def _silent(uri: str, problem: OSError) -> Finding:
+def _silent(uri: str, problem: Exception) -> Finding:
     reason = getattr(problem, "reason", None) or problem
     if isinstance(reason, ssl.SSLCertVerificationError):  # MLflow has its own list of certificates
         cure = "if MLflow refuses it too: export MLFLOW_TRACKING_SERVER_CERT_PATH=FILE"
         return warning(_HERE, f"{uri} presents a certificate that this machine does not trust", cure)
     cure = "start the server, or set tracking.uri=sqlite:///runs/mlflow.db"
-    return error(_HERE, f"{uri} does not answer: {reason}", cure)
+    return error(_HERE, f"{uri} does not answer: {str(reason).strip()}", cure)
 
 
 def _new(file: Path) -> Finding:

@@ -77,5 +77,17 @@ def test_upload_size_follows_ignore_files(home, monkeypatch):
     assert "large.bin, 600 MiB" in finding.cure
 
 
+def test_changing_files_and_damaged_patterns_are_no_crash(tmp_path, monkeypatch):
+    """A file may be deleted between its listing and the reading of its size."""
+    (tmp_path / ".rayignore").write_text("odd\n")
+    (tmp_path / ".gitignore").write_bytes(b"caf\xe9\n")
+    monkeypatch.setattr(cluster.os, "walk", lambda folder: [(str(folder), [], ["gone.tmp", ".rayignore"])])
+    assert list(cluster._packed(tmp_path)) == [(".rayignore", 4)]
+    (tmp_path / ".gitignore").write_text("!\n")
+    finding = cluster.upload(tmp_path)
+    assert level_of(finding) == "warning"
+    assert "Invalid git pattern: '!'" in finding.message
+
+
 def test_this_repository_fits():
     assert level_of(cluster.upload(ROOT)) == "ok"

@@ -138,3 +138,17 @@ def test_server_answers_or_not(monkeypatch, free_port):
         began = time.monotonic()
         assert level_of(doctor_store.tracking(f"http://127.0.0.1:{silent.getsockname()[1]}")) == "error"
         assert time.monotonic() - began < 10
+
+
+@pytest.mark.network
+def test_address_that_is_no_server_is_an_error():
+    """The first has the letter O in its port; at the second something else than HTTP answers."""
+    found = [doctor_store.tracking("http://localhost:5OOO")]
+    with socket.create_server(("localhost", 0)) as server:
+        thread = threading.Thread(target=lambda: server.accept()[0].sendall(b"SSH-2.0-OpenSSH_9.6\r\n"))
+        thread.start()
+        found.append(doctor_store.tracking(f"http://localhost:{server.getsockname()[1]}"))
+        thread.join()
+    assert [level_of(finding) for finding in found] == ["error", "error"]
+    assert "nonnumeric port: '5OOO'" in found[0].message
+    assert "SSH-2.0" in found[1].message
