@@ -22,6 +22,10 @@ Settings = Callable[[list[str]], "list[Part]"]
 PIPE_CLOSED = 128 + 13
 """Exit code of a process ended by SIGPIPE, by the convention of shells."""
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
+"""Errors about a file that need no traceback if the file is known."""
+
 TEMPORARY_HOME = "driftwork-home-"
 """Prefix of the name of a temporary home folder, which lasts as long as the command."""
 
@@ -40,7 +44,10 @@ class Command:
         if len(words) < self.least or (self.most is not None and len(argv) > self.most):
             print(self.usage)
             return 2
-        return self.main(argv)
+        from driftwork.processes import sigterm_exits  # it loads much
+
+        with sigterm_exits():  # scratch folders are removed on the way out
+            return self.main(argv)
 
     def _help(self, words: list[str]) -> None:
         if self.settings is None:
@@ -75,8 +82,8 @@ def typed(name: str, argv: list[str]) -> str:
 
 
 def run(name: str, main: Main, argv: list[str]) -> int:
-    """Call `main(argv)` and return its exit code. A DriftworkError or a full disk becomes the line
-    `driftwork NAME: ...` on stderr and exit code 2, Ctrl-C exit code 130."""
+    """Call `main(argv)` and return its exit code. A DriftworkError, or a file that the system refuses to read or write,
+    becomes the line `driftwork NAME: ...` on stderr and exit code 2, Ctrl-C exit code 130."""
     atexit.register(_end_soon)
     try:
         with home_provided():
@@ -91,7 +98,7 @@ def run(name: str, main: Main, argv: list[str]) -> int:
         _drop_output()
         return PIPE_CLOSED
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in _FULL and (error.errno not in _REFUSED or not error.filename):
             raise
         where = f"{error.filename}: " if error.filename else ""
         print(f"driftwork {name}: {where}{error.strerror}; existing files are intact", file=sys.stderr)

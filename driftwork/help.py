@@ -97,7 +97,7 @@ def text(usage: str, parts: Sequence[Part]) -> str:
     """Return the help of a command, at most `WIDTH` columns wide unless a word is wider."""
     page = [usage]
     for part in parts:
-        page += ["", f"{part.title}:"]
+        page += ["", *_wrapped(f"{part.title}:", 0, 4)]
         for block in blocks(part):
             if block.key:
                 page += ["", *_wrapped(f"{block.title}: {block.about}" if block.about else block.title, 0, 4)]

@@ -1,4 +1,4 @@
-"""Start Python processes that run this code, and that end with the process that started them.
+"""Start Python processes that run this code and end with the process that started them, and leave on SIGTERM.
 
 `python -m module` puts the working folder first in the import path: a user's own `launch.py` or `torch.py` there would
 be executed instead of the module of that name.
@@ -8,11 +8,17 @@ import ctypes
 import os
 import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 ROOT = Path(__file__).resolve().parents[1]
 """The folder that holds `launch`, `pipeline` and `models`."""
 
+TERMINATED = 128 + signal.SIGTERM
+"""Exit code of a process ended by SIGTERM, by the convention of shells."""
 
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
@@ -41,3 +47,20 @@ def end_with_parent(number: int = signal.SIGTERM) -> None:
     Only Linux can do so; elsewhere the process outlives a parent that had no time to end it."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, number)
+
+
+@contextmanager
+def sigterm_exits() -> Iterator[None]:
+    """Let SIGTERM raise SystemExit(TERMINATED) within the context, unless the caller already has its own handler."""
+
+    def leave(signum: int, frame: FrameType | None) -> None:
+        raise SystemExit(TERMINATED)
+
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)

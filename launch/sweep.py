@@ -19,10 +19,10 @@ from driftwork.config_base import flatten
 from driftwork.errors import DriftworkError
 from driftwork.files import printable, require_room, writing
 from driftwork.lock import locked
+from driftwork.processes import sigterm_exits
 from launch.checks import store
 from launch.evaluation import showcase_models
 from launch.job import launcher
-from launch.job.signals import sigterm_exits
 from launch.runs import loaders, run_folder
 from launch.runs.config import CONFIG_FILE
 from launch.runs.distributed import alone

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from driftwork.command import run
 from driftwork.errors import DriftworkError
+from driftwork.files import require_room, writing
 from launch.evaluation import showcase
 from launch.figures.reliability import reliability
 from launch.job import launcher
@@ -60,6 +61,8 @@ def evaluate(folder: Path, request: EvaluateConfig) -> str:
     ranks = request.ranks or max(1, min(launcher.gpus(), config.evaluate.batch_size))
     launcher.check_ranks(ranks)
     run_folder.check_data(folder, config)
+    with writing(str(folder)):
+        require_room(folder)
     if ranks == 1:
         _score(folder, config, request.split, name, alone())
         return name

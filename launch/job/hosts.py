@@ -19,11 +19,11 @@ from types import FrameType
 from typing import IO, TextIO
 
 from driftwork.errors import DriftworkError
-from driftwork.processes import end_with_parent, python, search_path
+from driftwork.processes import end_with_parent, python, search_path, sigterm_exits
 from launch.job import launcher, node
 from launch.job.hostfile import Host, HostsConfig, read
 from launch.job.node import Answer, Question
-from launch.job.signals import handled, signals_ignored, sigterm_exits
+from launch.job.signals import handled, signals_ignored
 
 _PATIENCE_S = 60.0
 """Maximum time for hosts to end, in seconds."""

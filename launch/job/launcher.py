@@ -11,9 +11,9 @@ from typing import TextIO
 import torch
 
 from driftwork.errors import DriftworkError
-from driftwork.processes import end_with_parent, python, search_path
+from driftwork.processes import end_with_parent, python, search_path, sigterm_exits
 from launch.job.quick_start import LAUNCH
-from launch.job.signals import ctrl_z_stops_all, sigterm_exits
+from launch.job.signals import ctrl_z_stops_all
 
 
 def gpus() -> int:

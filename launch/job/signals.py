@@ -9,8 +9,6 @@ from types import FrameType
 
 import psutil
 
-TERMINATED = 128 + signal.SIGTERM
-"""Exit code of a process ended by SIGTERM, by the convention of shells."""
 INTERRUPTED = 128 + signal.SIGINT
 """Exit code of a process ended by Ctrl-C."""
 
@@ -18,23 +16,6 @@ LEAVE = (signal.SIGTERM, signal.SIGINT)
 """Signals that make a process save and end."""
 
 Handler = Callable[[int, FrameType | None], object] | signal.Handlers
-
-
-@contextmanager
-def sigterm_exits() -> Iterator[None]:
-    """Let SIGTERM raise SystemExit(TERMINATED) within the context, unless the caller already has its own handler."""
-
-    def leave(signum: int, frame: FrameType | None) -> None:
-        raise SystemExit(TERMINATED)
-
-    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    if ours:
-        signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        if ours:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager

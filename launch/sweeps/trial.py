@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 from driftwork.command import run as run_command
 from driftwork.lock import locked
-from driftwork.processes import end_with_parent, python, search_path
-from launch.job.signals import ctrl_z_stops_all, signals_ignored, sigterm_exits
+from driftwork.processes import end_with_parent, python, search_path, sigterm_exits
+from launch.job.signals import ctrl_z_stops_all, signals_ignored
 
 LOG = "log.txt"
 TRAINED, EVALUATED = "trained", "evaluated"

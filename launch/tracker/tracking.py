@@ -14,7 +14,8 @@ from typing import Any, Protocol
 from pydantic import Field
 
 from driftwork.config_base import Config
-from launch.job.signals import TERMINATED, signals_ignored, sigterm_exits
+from driftwork.processes import TERMINATED, sigterm_exits
+from launch.job.signals import signals_ignored
 from launch.tracker import mlflow_store, store_uri
 from launch.tracker.mlflow_store import StoredRun
 from launch.tracker.outbox import Message, Outbox

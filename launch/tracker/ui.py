@@ -22,8 +22,7 @@ from driftwork.command import command, run
 from driftwork.config_base import Config, parse
 from driftwork.errors import DriftworkError
 from driftwork.help import settings_of
-from driftwork.processes import ROOT, python, search_path
-from launch.job.signals import sigterm_exits
+from driftwork.processes import ROOT, python, search_path, sigterm_exits
 from launch.tracker import store_uri
 from launch.tracker.store_uri import DefaultStore
 

@@ -14,8 +14,8 @@ import torch
 
 from driftwork.command import run
 from driftwork.config_base import flatten
-from driftwork.processes import end_with_parent
-from launch.job.signals import TERMINATED, signals_noted
+from driftwork.processes import TERMINATED, end_with_parent
+from launch.job.signals import signals_noted
 from launch.planning.hardware import matrix_rate
 from launch.planning.sizes import operations_per_frame
 from launch.runs import loaders, run_folder, weights

@@ -13,9 +13,10 @@ from types import FrameType
 
 import psutil
 
+from driftwork.processes import TERMINATED
 from launch.job import signals
 from launch.job.hosts import AwayError
-from launch.job.signals import TERMINATED, handled
+from launch.job.signals import handled
 from launch.runs import run_folder
 from launch.training import watchdog
 

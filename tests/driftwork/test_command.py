@@ -1,11 +1,15 @@
-"""A command ends soon, and silently."""
+"""How a command ends: soon, silently, and without its scratch files."""
 
+import errno
+import os
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
 
 import pytest
 
+from driftwork.command import run
 from tests.places import ROOT
 
 
@@ -16,3 +20,36 @@ def test_triton_prints_nothing_at_the_end():
     script = "import triton; from driftwork.command import run; raise SystemExit(run('train', len, []))"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("", "")
+
+
+@pytest.mark.process
+def test_terminated_command_removes_its_scratch_folder(tmp_path):
+    """The command has a temporary folder when SIGTERM comes, as from `timeout` or `docker stop`."""
+    script = f"""
+import sys, tempfile, time
+from driftwork.command import command, run
+
+@command("usage", least=0)
+def main(argv):
+    with tempfile.TemporaryDirectory(dir={str(tmp_path)!r}):
+        print("at work", flush=True)
+        time.sleep(60)
+
+raise SystemExit(run("impute", main, []))
+"""
+    with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"at work\n"
+        assert len(os.listdir(tmp_path)) == 1
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 128 + signal.SIGTERM
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENAMETOOLONG])
+def test_refused_file_is_named_in_one_line(capsys, number):
+    def main(argv):
+        raise OSError(number, os.strerror(number), "runs/a/config.yaml")
+
+    assert run("train", main, []) == 2
+    expected = f"driftwork train: runs/a/config.yaml: {os.strerror(number)}; existing files are intact\n"
+    assert capsys.readouterr().err == expected
