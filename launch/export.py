@@ -5,6 +5,7 @@ Training ends with the same export. The folder contains all that serving needs: 
 """
 
 import sys
+from shlex import quote
 
 from driftwork.command import command, run
 from driftwork.config_base import flatten, parse
@@ -29,7 +30,7 @@ def main(argv: list[str]) -> int:
     written = write(folder, config, manifest)
     with run_folder.tracked(folder, config) as tracker:
         tracker.model(written, flatten(config.model))
-    print(f"{written}: serve it with: mlflow models serve -m {written} --env-manager local")
+    print(f"{written}: serve it with: mlflow models serve -m {quote(str(written))} --env-manager local")
     return 0
 
 

@@ -7,7 +7,7 @@ Addresses and files are listed in `configs/fetch/NAME.yaml`; `url=` selects a mi
 import sys
 from pathlib import Path
 
-from driftwork.command import command, run
+from driftwork.command import command, run, typed
 from driftwork.config_base import load
 from driftwork.errors import DriftworkError
 from driftwork.help import Part, settings_of_file
@@ -50,7 +50,7 @@ def _fetch(config: FetchConfig) -> int:
     done = fetch(config)
     print(f"{done.new} files fetched, {done.files - done.new} existed already; hashes in {config.to / LOCK}")
     if done.table is not None:
-        print(f"driftwork prepare configs/prepare/{config.name}.yaml source={done.table} out=DIR")
+        print(typed("prepare", [f"configs/prepare/{config.name}.yaml", f"source={done.table}", "out=DIR"]))
         return 0
     print(f"source: {' '.join(str(folder) for folder in done.folders) or config.to}")
     return 0
@@ -66,7 +66,7 @@ def _timit(config: TimitConfig) -> int:
         return 0
     for half, (speakers, sentences) in check_corpus(config.source).items():
         print(f"{half.upper()}: {sentences} sentences of {speakers} speakers")
-    print(f"complete: driftwork prepare configs/prepare/timit.yaml source={config.source} out=DIR")
+    print(f"complete: {typed('prepare', ['configs/prepare/timit.yaml', f'source={config.source}', 'out=DIR'])}")
     return 0
 
 

@@ -31,6 +31,9 @@ from pipeline.sequence import Sequence, Split
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.storage import Place, name_of
 
+_LONGEST = 100
+"""Number of characters of a sequence's key in the names of its files."""
+
 USAGE = """usage: driftwork generate RUN out=DIR [what=interpolation|continuation|prior] [key=value ...]
   RUN  Run folder, or the id of a run in the tracking store."""
 
@@ -125,7 +128,7 @@ def generate(folder: Path, config: RunConfig, request: GenerateConfig) -> None:
     with writing(f"out={request.out}"), aside_folder(request.out) as temporary:
         files = []
         for number, made in enumerate(_outputs(maker, what, request, sequences, seconds), 1):
-            stem = what if made.key is None else f"{number:02d}-{re.sub('[^A-Za-z0-9_-]+', '_', made.key)}"
+            stem = what if made.key is None else f"{number:02d}-{re.sub('[^A-Za-z0-9_-]+', '_', made.key)[:_LONGEST]}"
             title = _title(config, manifest, what, made)
             films = list(output_files.films(stem, made, rate, manifest.spec))
             about = {"sequence": made.key, "seconds_given": made.given}

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from driftwork.command import typed
 from driftwork.errors import DriftworkError
 from driftwork.files import aside, read_json
 from launch.scoring import tables
@@ -90,7 +91,8 @@ def read_scores(folder: Path, split: str) -> dict[str, SplitScores]:
     """
     path = _sequences_file(folder, split)
     if not path.exists():
-        raise DriftworkError(f"{folder}: not evaluated yet; run driftwork evaluate {folder} split={split}")
+        again = typed("evaluate", [str(folder), f"split={split}"])
+        raise DriftworkError(f"{folder}: not evaluated yet; run {again}")
     raw = read_json(path, _AGAIN)
     names = tuple(raw["keys"]), tuple(raw["groups"])
     known = _each(lambda found: {name: s for name, s in found.items() if name in METRICS}, raw["scores"], 3)

@@ -44,7 +44,7 @@ def start(folder: Path) -> int:
     if code == LEFT:
         print(f"interrupted, and saved. Continue with: {again}", flush=True)
     if code == 0:
-        print(f"trained. Score it with: driftwork evaluate {folder} split=test", flush=True)
+        print(f"trained. Score it with: {typed('evaluate', [str(folder), 'split=test'])}", flush=True)
     return code
 
 
