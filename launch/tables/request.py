@@ -1,5 +1,6 @@
 """The common part of the commands `impute` and `forecast`: the run, the user's table, and the file that is written."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from pipeline.prepare.build import Unreadable
 from pipeline.prepare.gather import read_files
 from pipeline.prepare.guard import Limits
 from pipeline.readers.tables.config import TableConfig
-from pipeline.readers.tables.files import find
+from pipeline.readers.tables.files import Found, find
 from pipeline.readers.tables.writing import csv_of, parquet_of
 from pipeline.reading.covariates import Covariates
 from pipeline.shards.manifest import read_manifest
@@ -55,6 +56,11 @@ class TableRequest(OfStore):
     data: Place | None = None
     """Folder or URL where the run's prepared data are now, whose manifest is read. Null takes it from the run's
     config."""
+
+    @property
+    def drawn(self) -> Path:
+        """Return the path of the figure."""
+        return self.figure or self.out.with_suffix(".png")
 
 
 R = TypeVar("R", bound=TableRequest)
@@ -95,6 +101,7 @@ def opened(ready: Ready, request: TableRequest, *, holes: bool) -> Iterator[tupl
         holes: whether to keep missing values, so that the model can impute them.
     """
     found = find(request.source)
+    _check_keeps(request, found)
     with writing(f"out={request.out}"):
         request.out.parent.mkdir(parents=True, exist_ok=True)
         scratch = tempfile.TemporaryDirectory(dir=request.out.parent, prefix=f".{request.out.name}.")
@@ -131,9 +138,16 @@ def write(ready: Ready, request: TableRequest, answered: Answered) -> int:
 
 def draw(ready: Ready, request: TableRequest, answered: Answered, title: str) -> Path:
     """Draw the figure of the first series and return its path."""
-    figure = request.figure or request.out.with_suffix(".png")
-    shown.write(figure, answered.shown, ready.spec, title)
-    return figure
+    shown.write(request.drawn, answered.shown, ready.spec, title)
+    return request.drawn
+
+
+def _check_keeps(request: TableRequest, found: Found) -> None:
+    """Raise `DriftworkError` if an output would replace a file of the user's table."""
+    read = {os.path.realpath(found.root / name) for name in found.names}  # Path.resolve fails on a loop of links
+    for key, path in (("out", request.out), ("figure", request.drawn)):
+        if os.path.realpath(path) in read:
+            raise DriftworkError(f"{key}={path}: is the table that is read; give another file")
 
 
 def _check_share(request: TableRequest, bad: dict[str, str], total: int, what: str) -> None:
