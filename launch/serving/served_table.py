@@ -91,7 +91,7 @@ class ServedTable:
         ahead = horizon(ready, *times)._replace(most=MOST_FRAMES) if times.until else None
 
         def read(config: TableConfig) -> dict[str, str]:
-            sheets = Sheets(SheetsConfig(table=config, scratch=scratch, holes=ahead is None))
+            sheets = Sheets(SheetsConfig(table=config, scratch=scratch, holes=True))
             try:
                 sheets.read(scratch, Item(_NAME, "0", (_NAME,)))
             except UnreadableError as error:
@@ -100,7 +100,7 @@ class ServedTable:
 
         table = Table(ready, Found(scratch, (_NAME,)), scratch, read)
         answered = filled(ready, table, scratch) if ahead is None else continued(ready, table, scratch, ahead)
-        for name, reason in table.refused.items():
+        for name, reason in {**table.refused, **table.empty}.items():
             raise DriftworkError(f"series '{name}': {reason}")
         if ahead is not None:
             check_goes_on(answered, times.until)

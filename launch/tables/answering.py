@@ -75,7 +75,7 @@ def filled(ready: Ready, table: Table, scratch: Path) -> Answered:
 
 
 def continued(ready: Ready, table: Table, scratch: Path, times: Horizon) -> Answered:
-    """Return the new rows of a table's series, in the order of the series' last rows in the table."""
+    """Return the new rows of a table's series, in the order of the series' last rows with a value in the table."""
     schema = schema_of(ready.layout, [path for _, path in table.files])
     answers = Continuations(scratch, ready.table.time_unit, ready.spec.dim, len(ready.answerer.columns))
     count, ended = 0, 0
@@ -85,7 +85,7 @@ def continued(ready: Ready, table: Table, scratch: Path, times: Horizon) -> Answ
 
     def questions() -> Iterator[Ahead]:
         nonlocal ended
-        for own in table.series():
+        for own in table.observed_series():
             question = ahead(own, ready.table, times, observed)
             if question is None:
                 ended += 1
@@ -102,5 +102,7 @@ def continued(ready: Ready, table: Table, scratch: Path, times: Horizon) -> Answ
 
 def check_goes_on(answered: Answered, until: str) -> None:
     """Raise `DriftworkError` if no series has a new row."""
+    if not answered.number and not answered.ended:
+        raise DriftworkError("no series has a value to forecast from; give a table with observed values")
     if not answered.number:
         raise DriftworkError(f"until={until}: is not after the end of any series; give a later time")

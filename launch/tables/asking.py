@@ -121,11 +121,24 @@ class Table:
             print(line, flush=True)
         self.refused: dict[str, str] = {}
         """Series that cannot be used, with the reason; complete when `series` has ended."""
+        self.empty: dict[str, str] = {}
+        """Series without a value, with the reason to leave them out; complete when `observed_series` has ended."""
         self._own = own_series(ready.table, ready.spec, folder, self.merged, found.names, self.refused)
 
     def series(self) -> Iterator[Own]:
         """Yield the series of the table. This can be called only once."""
         yield from self._own
+
+    def observed_series(self) -> Iterator[Own]:
+        """Yield the series that have a value, in place of `series`."""
+        others = dict.fromkeys(self.merged.series)
+        for own in self._own:
+            if own.frames.mask.any():
+                del others[own.name]
+                yield own
+        for name in map(printable, others):
+            if name not in self.refused:
+                self.empty[name] = "has no value to forecast from"
 
 
 class _Question(Protocol):

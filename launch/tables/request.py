@@ -94,11 +94,9 @@ def ready(folder: Path, request: TableRequest, task: Task) -> Ready:
 
 
 @contextmanager
-def opened(ready: Ready, request: TableRequest, *, holes: bool) -> Iterator[tuple[Table, Path]]:
-    """Yield the user's table and its scratch folder beside `out`. The folder is removed at the end.
-
-    Args:
-        holes: whether to keep missing values, so that the model can impute them.
+def opened(ready: Ready, request: TableRequest) -> Iterator[tuple[Table, Path]]:
+    """Yield the user's table, read with its missing values, and its scratch folder beside `out`. The folder is removed
+    at the end.
     """
     found = find(request.source)
     _check_keeps(request, found)
@@ -108,7 +106,8 @@ def opened(ready: Ready, request: TableRequest, *, holes: bool) -> Iterator[tupl
     with scratch as folder:
 
         def read(config: TableConfig) -> dict[str, str]:
-            bad = {file.file: file.reason for file in read_files(config, found, Path(folder), LIMITS, None, holes)}
+            files = read_files(config, found, Path(folder), LIMITS, None, holes=True)
+            bad = {file.file: file.reason for file in files}
             _check_share(request, bad, len(found.names), "files")
             return bad
 
@@ -116,9 +115,10 @@ def opened(ready: Ready, request: TableRequest, *, holes: bool) -> Iterator[tupl
 
 
 def check(table: Table, request: TableRequest) -> None:
-    """Write the list of bad files and series, and raise `DriftworkError` for too many bad series."""
+    """Write the list of files and series that are left out, and raise `DriftworkError` for too many bad series."""
     path = request.out.with_name(f"{request.out.name}.quarantine.jsonl")
-    bad = [Unreadable(file=name, reason=reason) for name, reason in {**table.bad, **table.refused}.items()]
+    reasons = {**table.bad, **table.refused, **table.empty}
+    bad = [Unreadable(file=name, reason=reason) for name, reason in reasons.items()]
     if not bad:
         path.unlink(missing_ok=True)
         return

@@ -20,7 +20,7 @@ from pipeline.readers.tables.settle import chunks
 from pipeline.readers.tables.survey import static_vector
 from pipeline.sequence import DataSpec, UnreadableError
 from pipeline.sequence import Sequence as Example
-from pipeline.table_spec import TableSpec
+from pipeline.table_spec import TableSpec, TimeUnit
 
 CELL = np.dtype([
     ("file", "<u4"), ("row", "<u4"), ("channel", "<u2"), ("frame", "<u4"), ("known", "<f4"), ("extra", "?"),
@@ -65,7 +65,7 @@ class Ahead(NamedTuple):
     """New times, in the form of `Frames.ticks`."""
     file: int
     row: int
-    """File and row of the last time of the series."""
+    """File and row of the last time with a value."""
 
 
 def own_series(
@@ -161,13 +161,16 @@ class Horizon(NamedTuple):
 def ahead(own: Own, config: TableConfig, horizon: Horizon, first: int | None) -> Ahead | None:
     """Return a series with its new times, or None if it has none.
 
+    New times follow the last row. The model gets only the times with a value, of which there must be one.
+
     Args:
         first: number of frames at the end of the series that the model observes; None for those of a window, or all.
     """
-    ticks, times = own.frames.ticks, own.frames.times
-    new = horizon.ticks(ticks[-1])
+    new = horizon.ticks(own.frames.ticks[-1])
     if not len(new):
         return None
+    own = _observed(own, config.time_unit)
+    ticks, times = own.frames.ticks, own.frames.times
     if first is not None:
         start = max(0, len(ticks) - first)
     elif config.window is not None:
@@ -183,6 +186,14 @@ def ahead(own: Own, config: TableConfig, horizon: Horizon, first: int | None) ->
     )
     last = own.records[np.lexsort((own.records["row"], own.records["file"], own.records["time"]))[-1]]
     return Ahead(sequence, new, int(last["file"]), int(last["row"]))
+
+
+def _observed(own: Own, unit: TimeUnit) -> Own:
+    """Return a series without its times and observations that have no value."""
+    there = own.frames.mask.any(axis=1)
+    ticks, values, mask = own.frames.ticks[there], own.frames.values[there], own.frames.mask[there]
+    known = own.records[~np.isnan(own.records["value"])]
+    return own._replace(frames=Frames(ticks, seconds(ticks, unit), values, mask), records=known)
 
 
 def check_fits(config: TableConfig, spec: DataSpec, merged: Merged) -> list[str]:

@@ -71,6 +71,9 @@ def test_table_is_continued_as_by_the_command(wide, rows, sent):
     found = sent(folder, frame, until="60", every="90min")
     expected = run.forecast(frame, until=60, every="90min")
     pd.testing.assert_frame_equal(found, expected, check_dtype=False, check_exact=True)
+    later = pd.DataFrame([{**rows[0], "time": 70.0, "pulse": None, "heat": None}])
+    found = sent(folder, pd.concat([frame, later]), until="+1", every="1")
+    assert found.set_index("series")["time"][rows[0]["series"]] == 71
     one = rows[0]["series"]
     alone = sent(folder, frame[frame["series"] == one], until="+3", every="1")
     assert set(alone["series"]) == {one}
@@ -100,6 +103,13 @@ BAD = {
 @pytest.mark.parametrize("reason", BAD)
 def test_bad_table_is_reported_in_one_line(wide, rows, reason):
     check_refused(served_table._load_pyfunc(wide[1] / "data/driftwork"), BAD[reason](pd.DataFrame(rows)), {}, reason)
+
+
+def test_series_without_values_is_refused_in_a_forecast(wide, rows):
+    model = served_table._load_pyfunc(wide[1] / "data/driftwork")
+    blank = {**rows[0], "series": "blank", "pulse": None, "heat": None}
+    params = {"until": "+1", "every": "1"}
+    check_refused(model, pd.DataFrame([*rows, blank]), params, "^series 'blank': has no value to forecast from")
 
 
 @pytest.mark.parametrize(
