@@ -9,10 +9,14 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from driftwork.files import aside
 from launch.figures import style
 from launch.figures.style import BLUE, INK, VERMILLION
 
 _UNITS = ((2 * 86400.0, 86400.0, "days"), (2 * 3600.0, 3600.0, "hours"), (0.0, 1.0, "seconds"))
+
+FORMATS = (".png", ".pdf", ".svg")
+"""Endings of the files that `write` draws."""
 
 
 class Panel(NamedTuple):
@@ -36,10 +40,10 @@ class Panel(NamedTuple):
 
 @rc_context(style.STYLE)
 def write(path: Path, rows: Sequence[Sequence[Panel]], title: str) -> None:
-    """Draw the panels to a file, a row for each series."""
+    """Draw the panels to a file, a row for each series. The file's ending is one of `FORMATS`."""
     figure = drawn(rows, title)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    with aside(path) as temporary:
+        figure.savefig(temporary, format=path.suffix.removeprefix("."), dpi=150)
 
 
 def drawn(rows: Sequence[Sequence[Panel]], title: str) -> Figure:

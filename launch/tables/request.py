@@ -11,7 +11,8 @@ from pydantic import Field
 
 from driftwork.config_base import parse
 from driftwork.errors import DriftworkError
-from driftwork.files import aside, writing
+from driftwork.files import aside, require_room, writing
+from launch.figures import bands
 from launch.prediction.answers import Answerer, Task
 from launch.runs import run_folder, weights
 from launch.runs.distributed import alone
@@ -48,8 +49,8 @@ class TableRequest(OfStore):
     """Quantiles beside mean and standard deviation of real-valued channels, each given by its probability. The default
     gives the 90 % interval."""
     figure: Path | None = None
-    """Figure of the first series, with bands between the outer quantiles. Null draws it beside `out`, with the ending
-    .png."""
+    """Figure of the first series, with bands between the outer quantiles. Its ending chooses the format: .png, .pdf or
+    .svg. Null draws it beside `out`, with the ending .png."""
     max_unreadable: float = Field(0.1, ge=0, le=1)
     """Fraction of unreadable files, or of series, above which the command fails. Up to this fraction they are listed in
     `OUT.quarantine.jsonl`."""
@@ -75,8 +76,9 @@ def requested(kind: type[R], argv: list[str], task: Task) -> tuple[R, Ready]:
 
 def ready(folder: Path, request: TableRequest, task: Task) -> Ready:
     """Load the run's model. Raises `DriftworkError` if it cannot answer the request."""
-    if request.out.suffix not in ENDINGS or request.out.is_dir():
-        raise DriftworkError(f"out={request.out}: must be a file that ends in {' or '.join(ENDINGS)}")
+    for key, path, endings in (("out", request.out, ENDINGS), ("figure", request.drawn, bands.FORMATS)):
+        if path.suffix not in endings or path.is_dir():
+            raise DriftworkError(f"{key}={path}: must be a file that ends in {' or '.join(endings)}")
     config = run_folder.config_of(folder)
     manifest = run_folder.divided(config, read_manifest(request.data or config.data))
     spec = manifest.spec
@@ -104,6 +106,9 @@ def opened(ready: Ready, request: TableRequest) -> Iterator[tuple[Table, Path]]:
         request.out.parent.mkdir(parents=True, exist_ok=True)
         scratch = tempfile.TemporaryDirectory(dir=request.out.parent, prefix=f".{request.out.name}.")
     with scratch as folder:
+        with writing(f"figure={request.drawn}"):  # a folder that cannot be written ends the command before its work
+            request.drawn.parent.mkdir(parents=True, exist_ok=True)
+            require_room(request.drawn.parent)
 
         def read(config: TableConfig) -> dict[str, str]:
             files = read_files(config, found, Path(folder), LIMITS, None, holes=True)
@@ -138,7 +143,8 @@ def write(ready: Ready, request: TableRequest, answered: Answered) -> int:
 
 def draw(ready: Ready, request: TableRequest, answered: Answered, title: str) -> Path:
     """Draw the figure of the first series and return its path."""
-    shown.write(request.drawn, answered.shown, ready.spec, title)
+    with writing(f"figure={request.drawn}"):
+        shown.write(request.drawn, answered.shown, ready.spec, title)
     return request.drawn
 
 

@@ -13,7 +13,7 @@ _CHANNELS = 4
 
 
 def write(path: Path, sequences: Sequence[Frames], spec: DataSpec, title: str) -> None:
-    """Draw the first series and channels to a PNG file."""
+    """Draw the first series and channels to a file."""
     assert spec.table is not None, "the data are not a table"
     names = labels(spec.table)[:_CHANNELS]
     rows = [[panel(frames, channel, name) for channel, name in enumerate(names)] for frames in sequences]

@@ -8,6 +8,7 @@ import pytest
 from matplotlib import image
 from matplotlib.colors import to_rgb
 
+from launch.figures import bands
 from launch.figures import rolls as figures
 from tests.places import ROOT
 
@@ -68,6 +69,32 @@ def test_silence_and_extreme_pitches_are_drawn(tmp_path):
     ends = silent.copy()
     ends[:, [0, 1, 2, 125, 126, 127]] = True
     assert pixels(draw(tmp_path / "ends.png", ends, ends.astype(float)), figures.HIT) > 5000
+
+
+def panel(channel="pulse"):
+    times = np.arange(4) * 3600.0
+    values = np.array([1, 2, np.nan, 1], np.float32)
+    return bands.Panel("a series", channel, times, values, times, times - 1, times + 1)
+
+
+@pytest.mark.parametrize("ending", bands.FORMATS)
+def test_ending_chooses_the_format_of_bands(tmp_path, ending):
+    bands.write(tmp_path / f"f{ending}", [[panel()]], "a table")
+    begin = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}[ending]
+    assert (tmp_path / f"f{ending}").read_bytes().startswith(begin)
+    assert [path.name for path in tmp_path.iterdir()] == [f"f{ending}"]
+
+
+def test_failed_drawing_keeps_the_earlier_file(tmp_path, monkeypatch):
+    def fail(figure, file, **settings):
+        file.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    (tmp_path / "f.png").write_bytes(b"earlier")
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    with pytest.raises(OSError, match="No space left"):
+        bands.write(tmp_path / "f.png", [[panel()]], "a table")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("f.png", b"earlier")]
 
 
 @pytest.mark.process
