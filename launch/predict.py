@@ -3,16 +3,13 @@ the truth, as a table for plots and computations."""
 
 import sys
 from pathlib import Path
-from typing import Annotated
-
-from pydantic import Field
 
 from driftwork.command import command, run
 from driftwork.config_base import parse
 from driftwork.errors import DriftworkError
 from driftwork.help import settings_of
 from launch.prediction import answers, output
-from launch.prediction.answers import Answerer, Task
+from launch.prediction.answers import Answerer, Quantiles, Task
 from launch.prediction.names import Names
 from launch.runs import loaders, run_folder, weights
 from launch.runs.config import RunConfig
@@ -39,7 +36,7 @@ class PredictConfig(OfStore):
     """
     ratio: Ratio | None = None
     """Fraction of the frames that are observed. Null takes the first ratio that the run is evaluated at."""
-    quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    quantiles: Quantiles = ()
     """Quantiles that are written beside mean and standard deviation of real-valued data, each given by its probability
     between 0 and 1. The default writes none."""
     data: Place | None = None

@@ -1,11 +1,12 @@
 """A model's predictions of each frame of a batch, as arrays per sequence: means, deviations and quantiles."""
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from driftwork.errors import DriftworkError
@@ -16,6 +17,23 @@ from models.parts.likelihoods import WithFrame
 from models.predictive import Predictive
 
 Task = Literal["interpolation", "prediction", "forecast"]
+
+
+def distinct(levels: tuple[float, ...]) -> tuple[float, ...]:
+    """Return the levels of quantiles. Raises ValueError if two have the same column."""
+    names = [_column(level) for level in levels]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"two levels have the column {twice}; remove one of them")
+    return levels
+
+
+def _column(level: float) -> str:
+    return f"quantile_{level:g}"
+
+
+Quantiles = Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], AfterValidator(distinct)]
+"""Levels of quantiles, each with a column of its own."""
 
 
 class Frames(NamedTuple):
@@ -50,7 +68,7 @@ class Answerer(NamedTuple):
         """Return the names of the predicted columns."""
         if self.bernoulli:
             return ("probability",) if self.binary else ("mean",)
-        return ("mean", "deviation", *(f"quantile_{level:g}" for level in self.quantiles))
+        return ("mean", "deviation", *map(_column, self.quantiles))
 
     @torch.inference_mode()
     def frames(self, batch: Batch) -> Iterator[Frames]:

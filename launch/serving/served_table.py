@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from driftwork.config_base import Config
 from driftwork.errors import DriftworkError
-from launch.prediction.answers import Answerer
+from launch.prediction.answers import Answerer, distinct
 from launch.scoring.draws import Draws
 from launch.serving import served_model
 from launch.serving.served_model import COLUMNS, MOST_FRAMES, Asked, Served, refusing
@@ -119,9 +119,7 @@ class ServedTable:
         if times.until and isinstance(model, Smoother):
             raise DriftworkError(f"until, every: {name} fills holes and does not forecast; leave them out")
         bernoulli = table.spec.likelihood == "bernoulli"
-        levels = tuple(float(level) for level in params.get("quantiles", (0.05, 0.95)))
-        if not all(0 < level < 1 for level in levels):
-            raise DriftworkError(f"quantiles={list(levels)}: must be between 0 and 1")
+        levels = _levels(params)
         answerer = Answerer(
             model, "forecast" if times.until else "interpolation", Draws(asked.samples, asked.particles, table.rollout),
             table.spec.binary, bernoulli, () if bernoulli else levels,
@@ -148,6 +146,17 @@ class ServedTable:
         if spec.time_unit == "iso" and frame[config.time].dtype.kind in "iuf":
             cure = "write times by ISO 8601, as pandas does with to_json(date_format='iso')"
             raise DriftworkError(f"column '{config.time}' holds numbers; {cure}")
+
+
+def _levels(params: dict[str, Any]) -> tuple[float, ...]:
+    """Return the levels of the requested quantiles."""
+    levels = tuple(float(level) for level in params.get("quantiles", (0.05, 0.95)))
+    if not all(0 < level < 1 for level in levels):
+        raise DriftworkError(f"quantiles={list(levels)}: must be between 0 and 1")
+    try:
+        return distinct(levels)
+    except ValueError as error:
+        raise DriftworkError(f"quantiles={list(levels)}: {error}") from None
 
 
 def _load_pyfunc(path: str) -> ServedTable:

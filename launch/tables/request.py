@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
 from pydantic import Field
 
@@ -13,7 +13,7 @@ from driftwork.config_base import parse
 from driftwork.errors import DriftworkError
 from driftwork.files import aside, require_room, writing
 from launch.figures import bands
-from launch.prediction.answers import Answerer, Task
+from launch.prediction.answers import Answerer, Quantiles, Task
 from launch.runs import run_folder, weights
 from launch.runs.distributed import alone
 from launch.scoring.draws import Draws
@@ -45,7 +45,7 @@ class TableRequest(OfStore):
     """Settings of this table that differ from those of the run's data, such as `dataset.layout=wide`. Null takes the
     settings of the run's data.
     """
-    quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.05, 0.95)
+    quantiles: Quantiles = (0.05, 0.95)
     """Quantiles beside mean and standard deviation of real-valued channels, each given by its probability. The default
     gives the 90 % interval."""
     figure: Path | None = None

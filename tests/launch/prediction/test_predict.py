@@ -149,6 +149,11 @@ def test_forecaster_observes_its_first_frames(motion, tmp_path):
     ("kind", "options", "said"),
     [
         ("music", ["out=a.txt"], "out=a.txt: must be a file that ends in .npz, .parquet, .csv"),
+        (
+            "motion",
+            ["out=a.npz", "quantiles=[0.1,0.10]"],
+            "quantiles=[0.1, 0.1]: two levels have the column quantile_0.1",
+        ),
         ("music", ["out=a.npz", "quantiles=[0.5]"], "quantiles: these data are not real-valued"),
         (
             "music",

@@ -122,6 +122,7 @@ def test_series_without_values_is_refused_in_a_forecast(wide, rows):
         ({"until": "+15000", "every": "1"}, "series 'p .' spans .* s; divide it into series of at most"),
         ({"task": "prediction"}, "task=prediction: has no effect on a table"),
         ({"quantiles": [1.5]}, r"quantiles=\[1.5\]: must be between 0 and 1"),
+        ({"quantiles": [0.1, 0.1]}, r"quantiles=\[0.1, 0.1\]: two levels have the column quantile_0.1; remove one"),
         ({"samples": 0}, "samples=0: must be from 1 to 1000"),
     ],
 )

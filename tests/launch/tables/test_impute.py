@@ -191,6 +191,12 @@ def test_bad_series_is_named_and_returned(tmp_path, run, rows, capsys):
             "dataset.units: pulse is in bpm, but in none in the run's data; convert the channel",
         ),
         ({}, ["source=none.csv"], "source=none.csv: no such folder or file"),
+        (
+            {},
+            ["quantiles=[0.1,0.5,0.1]"],
+            r"quantiles=\[0.1, 0.5, 0.1\]: two levels have the column quantile_0.1; remove",
+        ),
+        ({}, ["quantiles=[0.25,0.25000001]"], "two levels have the column quantile_0.25; remove one of them"),
         ({}, ["quantiles=[0.5,1.5]"], r"quantiles=1.5 \(item 2\): input should be less than 1"),
     ],
 )
