@@ -25,6 +25,7 @@ STYLE: dict[Any, Any] = {
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
     "pdf.fonttype": 42,  # text stays text in a PDF
+    "text.parse_math": False,  # names of channels and series are the user's, and may have dollar signs
 }
 
 

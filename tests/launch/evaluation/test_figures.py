@@ -97,6 +97,14 @@ def test_failed_drawing_keeps_the_earlier_file(tmp_path, monkeypatch):
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("f.png", b"earlier")]
 
 
+def test_name_with_dollar_signs_is_drawn_as_it_is(tmp_path):
+    name = "rate $_per_$"
+    bands.write(tmp_path / "f.svg", [[panel(name)]], f"a table of {name}")
+    comments = (tmp_path / "f.svg").read_text()  # matplotlib notes each text beside its outlines
+    assert f"<!-- a series: {name} -->" in comments
+    assert f"<!-- a table of {name} -->" in comments
+
+
 @pytest.mark.process
 def test_matplotlib_state_is_unchanged(tmp_path):
     script = """
