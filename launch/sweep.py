@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
     places = dict.fromkeys((trial.config.data, trial.config.cache_dir) for trial in grid.trials)
     for where in places:
         verify(local(*where, manifest_of(*where), thorough=True))
-    states = [_state(grid, trial) for trial in grid.trials]
+    states = [_state(grid, trial, manifest_of) for trial in grid.trials]
     dry = "--dry-run" in argv
     if not dry:
         store.require(grid.trials[0].config.tracking.uri)
@@ -132,11 +132,12 @@ def _check(grid: Grid, trial: Trial, at_once: int, manifest_of: Callable[[Place,
         raise DriftworkError(f"{grid.file}: trial {trial.name}: {error}") from None
 
 
-def _state(grid: Grid, trial: Trial) -> State:
+def _state(grid: Grid, trial: Trial, manifest_of: Callable[[Place, Path | None], Manifest]) -> State:
     """Return a trial's progress. Raises `DriftworkError` if its folder contains a run of another config."""
     if not (trial.folder / CONFIG_FILE).exists():
         return State(done=False, step=0)
-    there, here = flatten(run_folder.config_of(trial.folder)), flatten(trial.config)
+    spec = manifest_of(trial.config.data, trial.config.cache_dir).spec  # a started trial has values from it
+    there, here = (flatten(config.for_data(spec)) for config in (run_folder.config_of(trial.folder), trial.config))
     for key in sorted(there.keys() | here.keys()):
         if there.get(key) != here.get(key) and not key.startswith(_MAY_DIFFER):
             raise DriftworkError(

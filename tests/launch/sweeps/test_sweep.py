@@ -16,9 +16,10 @@ from launch import sweep
 from launch.runs import run_folder
 from launch.sweeps import grid as grids
 from launch.sweeps import trial as trial_process
+from pipeline.shards.manifest import read_manifest
 from tests.datasets import write_rolls
 from tests.launch.sweeps.sweeping import ENDLESS, command, driftwork, record, tracked, until
-from tests.places import ROOT
+from tests.places import ROOT, tiny
 
 
 def test_dry_run_lists_trials_and_steps(place, capsys, tmp_path):
@@ -71,6 +72,19 @@ def test_sweep_mistake_is_found_before_start(place, tmp_path, capsys, monkeypatc
     assert said in errors
     assert errors.count("\n") == 1
     assert not (tmp_path / "runs/some/seed=0").exists()
+
+
+def test_trial_with_null_time_unit_continues(place, capsys):
+    """The grid has null, and the config of a started trial the number."""
+    null = {"model.time_unit": None, "model.max_step": None, "model.substeps": 3}
+    arguments = [place("grid: {train.seed: [0, 1]}", **null), f"base={tiny('vsdn_sde')}"]
+    trial = grids.read(arguments).trials[0]
+    run_folder.create(trial.config.for_data(read_manifest(Path("rolls")).spec))
+    run_folder.remember(trial.folder, trained=True, evaluated=["test"])
+    assert sweep.main([*arguments, "--dry-run"]) == 0
+    assert [line.endswith("done") for line in capsys.readouterr().out.splitlines()[1:]] == [True, False]
+    assert run("sweep", sweep.main, [*arguments, "--dry-run", "model.time_unit=3"]) == 2
+    assert "holds a run with model.time_unit=0.2, and the grid sets 3.0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
