@@ -68,8 +68,8 @@ def shortage_explained(config: RunConfig, folder: Path, ranks: Ranks, step: Call
         file = _snapshot(folder / f"memory-rank-{ranks.rank}.pickle")
         raise DriftworkError(
             f"rank {ranks.rank} ran out of GPU memory in step {step()}: {str(error).splitlines()[0].rstrip('.')}; "
-            f"give train.accumulate={2 * parts} (now {parts}), which halves the memory that a step keeps, or a smaller "
-            f"train.batch_size (now {size})" + (f"; what was allocated: {file}" if file else "")
+            f"give train.accumulate={2 * parts} (now {parts}), which halves the memory that a step keeps, or start a "
+            f"new run with a smaller train.batch_size (now {size})" + (f"; what was allocated: {file}" if file else "")
         ) from error
 
 

@@ -154,12 +154,15 @@ def steps(config: RunConfig, manifest: Manifest) -> int:
 
 
 def _check_resumable(folder: Path, config: RunConfig, spec: DataSpec) -> None:
-    """Check that the checkpoint fits: model, data and ZeRO stage must be the same. For another world size it is divided
-    anew here, before any rank starts."""
+    """Check that the checkpoint fits: model, data with their folds, ZeRO stage, seed and batch size must be the same.
+    For another world size it is divided anew here, before any rank starts."""
     before = run_folder.config_of(folder).for_data(spec)
     for name, old, new in (
         ("model", before.model, config.model),
+        ("folds", before.folds, config.folds),
         ("optim.zero_stage", before.optim.zero_stage, config.optim.zero_stage),
+        ("train.seed", before.train.seed, config.train.seed),
+        ("train.batch_size", before.train.batch_size, config.train.batch_size),  # `Progress` counts steps of this size
     ):
         if old != new:
             raise DriftworkError(f"resume={folder}: {name} cannot change in a run; start a new one")

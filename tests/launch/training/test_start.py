@@ -10,7 +10,7 @@ from driftwork.errors import DriftworkError
 from launch import train
 from launch.runs import run_folder
 from launch.runs.config import CONFIG_FILE, RunConfig
-from launch.training import start
+from launch.training import setup, start
 from tests.datasets import write_rolls
 from tests.places import tiny
 
@@ -67,3 +67,15 @@ def test_refused_ranks_leave_no_folder_unless_begun(place, monkeypatch, record, 
             assert (folder / CONFIG_FILE).exists()
             return
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("folds", "{count: 3, fold: 1}"), ("train.seed", "5"), ("train.batch_size", "4")]
+)
+def test_resume_keeps_settings_that_define_a_run(place, key, value):
+    """Another seed would name one set of weights twice, and another fold would score trained sequences."""
+    folder = run_folder.create(load(RunConfig, tiny("vsdn_vae"), ["data=rolls", "out=run", "ranks=1"]))
+    before = (folder / CONFIG_FILE).read_bytes()
+    with pytest.raises(DriftworkError, match=f"^resume=run: {key} cannot change in a run; start a new one$"):
+        setup.folder_for(["resume=run", f"{key}={value}", "train.max_epochs=9"])
+    assert (folder / CONFIG_FILE).read_bytes() == before

@@ -123,7 +123,7 @@ def test_shortage_of_memory_names_the_cure(tmp_path, monkeypatch, snapshot):
     file = tmp_path / "memory-rank-0.pickle"
     assert str(told.value) == (
         "rank 0 ran out of GPU memory in step 7: CUDA out of memory. Tried to allocate 2 GiB; give train.accumulate=4 "
-        "(now 2), which halves the memory that a step keeps, or a smaller train.batch_size (now 8)"
+        "(now 2), which halves the memory that a step keeps, or start a new run with a smaller train.batch_size (now 8)"
         + (f"; what was allocated: {file}" if snapshot else "")
     )
     assert file.exists() == snapshot
