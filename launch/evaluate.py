@@ -8,8 +8,7 @@ import sys
 from driftwork.command import command, run
 from driftwork.config_base import parse
 from driftwork.help import settings_of
-from launch.evaluation.evaluate import EvaluateConfig, evaluate, rank
-from launch.job import launcher
+from launch.evaluation.evaluate import EvaluateConfig, evaluate
 from launch.runs import run_folder
 from launch.scoring import channels, tables
 from launch.scoring.results import read_results, show
@@ -24,8 +23,6 @@ def main(argv: list[str]) -> int:
     options = [argument for argument in argv if argument != "--json"]
     request = parse(EvaluateConfig, options[1:])
     folder = run_folder.find(options[0], request.tracking.uri)
-    if launcher.launched():
-        return rank(folder, request)
     name = evaluate(folder, request)
     results = read_results(folder, name)
     if "--json" in argv:

@@ -1,15 +1,12 @@
 """`driftwork train CONFIG.yaml data=DIR [ranks=N] [key=value ...]`, or `driftwork train resume=RUN [key=value ...]`.
 
-Called by a user, it validates everything, writes the run folder and starts the ranks. Called by `deepspeed --module
-launch.train ...`, it is one rank.
+It validates everything, writes the run folder and starts the ranks, `launch.training.rank`.
 """
 
 import sys
-from functools import partial
 
 from driftwork.command import command, run
 from driftwork.help import Part, settings_of_file
-from launch.job import launcher
 from launch.runs import run_folder
 from launch.runs.config import CONFIG_FILE, RunConfig
 from launch.training.setup import folder_for, store_of
@@ -30,10 +27,6 @@ def _settings(words: list[str]) -> list[Part]:
 
 @command(USAGE, settings=_settings)
 def main(argv: list[str]) -> int:
-    if launcher.launched():
-        from launch.training.rank import rank  # loads DeepSpeed, which the launching process does not need
-
-        return rank(partial(folder_for, argv))
     begin = start if argv[0].startswith("resume=") else start_new
     return begin(folder_for(argv))
 

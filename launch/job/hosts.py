@@ -104,6 +104,7 @@ class _Connection:
         self.process = subprocess.Popen(
             [*shlex.split(config.ssh), host.name, *map(shlex.quote, far)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
+            env=launcher.outside_any_job(os.environ),
             start_new_session=True, preexec_fn=end_with_parent,  # this process passes Ctrl-C on
         )  # fmt: skip
         self.heard = time.monotonic()

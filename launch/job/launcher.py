@@ -15,6 +15,8 @@ from driftwork.processes import end_with_parent, python, search_path, sigterm_ex
 from launch.job.quick_start import LAUNCH
 from launch.job.signals import ctrl_z_stops_all
 
+_OF_A_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+
 
 def gpus() -> int:
     """Return the number of GPUs that this process may use."""
@@ -59,12 +61,18 @@ def environment(threads: int, *, gpus: bool, given: Mapping[str, str]) -> dict[s
     return {
         "OMP_NUM_THREADS": str(threads),
         "TORCH_FR_BUFFER_SIZE": "1000",  # collectives that torch's flight recorder keeps, see `collectives`
-        **given,
+        **outside_any_job(given),
         **search_path(),
         "PYTHONUNBUFFERED": "1",
         "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger",  # only DeepSpeed can fix the cause
         "DS_ACCELERATOR": "cuda" if gpus else "cpu",  # without it, detection warns from all ranks
     }
+
+
+def outside_any_job(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment variables without those by which an outer job, such as torchrun's, describes its ranks.
+    Any process of ours that had them would count as one of our ranks."""
+    return {name: value for name, value in variables.items() if name not in _OF_A_RANK}
 
 
 def command(
@@ -90,11 +98,6 @@ def _devices(ranks: int) -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     mine = visible.split(",") if torch.cuda.is_available() and visible else map(str, range(ranks))
     return list(mine)[:ranks]
-
-
-def launched() -> bool:
-    """Return whether this process is one of the ranks that a launcher started."""
-    return "LOCAL_RANK" in os.environ
 
 
 def free_port() -> int:

@@ -20,7 +20,7 @@ from launch.planning.hardware import matrix_rate
 from launch.planning.sizes import operations_per_frame
 from launch.runs import loaders, run_folder, weights
 from launch.runs.config import CONFIG_FILE, RunConfig
-from launch.runs.distributed import Ranks, all_gathered, barrier, join_ranks, leave, on_rank_0, set_tf32
+from launch.runs.distributed import Ranks, all_gathered, barrier, join_ranks, leave, set_tf32
 from launch.scoring.collect import collect
 from launch.scoring.results import estimates, values
 from launch.scoring.scores import Scoring
@@ -52,14 +52,11 @@ class Configs(NamedTuple):
     """The config with the data in a folder on this host instead of their URL."""
 
 
-def rank(folder_of_run: Callable[[], Path]) -> int:
-    """Run one rank from start to end and return the exit code. Only rank 0 calls `folder_of_run`, which checks the
-    arguments."""
+def rank(folder: Path) -> int:
+    """Run one rank from start to end and return the exit code."""
     end_with_parent()  # in case the launcher, which otherwise ends it, is killed
     with signals_noted() as stop_requested, Watchdog(int(os.environ["RANK"])) as watch:
         ranks = join_ranks(timedelta(days=1))  # the watchdog's limit is shorter and reports the place
-        with watch.unhurried():  # rank 0 reads all bytes of the data, and may copy them first
-            folder: Path = on_rank_0(ranks, folder_of_run)
         written = run_folder.written(folder)
         located = run_folder.located(folder, written)
         watch.settle(folder)
@@ -234,7 +231,7 @@ def _validation_score(
 
 def main(argv: list[str]) -> int:
     """Run a rank: `python -m launch.training.rank FOLDER`, whose arguments the launcher has checked."""
-    code = rank(lambda: Path(argv[0]))
+    code = rank(Path(argv[0]))
     return 0 if code == LEFT else code  # the record says that it left; DeepSpeed's launcher would report an error
 
 

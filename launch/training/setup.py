@@ -73,7 +73,7 @@ def store_of(overrides: list[str]) -> str | None:
 
 def _placed(config: RunConfig, file: Path | None) -> RunConfig:
     """Set the number of ranks to the slots of the hostfile `file`, if there is one."""
-    if file is None or launcher.launched():  # a rank need not see the file
+    if file is None:
         return config
     slots = sum(host.slots for host in hostfile.read(file))
     if "ranks" in config.model_fields_set and config.ranks != slots:

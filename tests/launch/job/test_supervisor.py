@@ -82,4 +82,4 @@ def test_host_without_ssh_is_away(tmp_path):
     (tmp_path / "hostfile").write_text("node1 slots=1\nnode2 slots=1\n")
     refuse = shlex.join([sys.executable, "-c", "raise SystemExit(print('no route to host') or 255)"])
     with pytest.raises(AwayError, match=r"hostfile: nothing was started: node1: .*; node2: "):
-        hosts.start("launch.train", [], tmp_path / "hostfile", HostsConfig(ssh=refuse), shared=[])
+        hosts.start("launch.training.rank", [], tmp_path / "hostfile", HostsConfig(ssh=refuse), shared=[])
