@@ -53,8 +53,9 @@ def train(model: str | PathLike[str], data: str | PathLike[str], **settings: Any
         settings: settings of the run, such as `out="runs/ward"` or `train={"max_epochs": 20}`.
     """
     named = CONFIGS / f"train/{model}_table.yaml"
-    folder = folder_for([str(named if named.exists() else Path(model)), *_words({"data": data, **settings})])
-    _must(start_new(folder), f"training in {folder}")
+    words = [str(named if named.exists() else Path(model)), *_words({"data": data, **settings})]
+    with folder_for(words) as folder:
+        _must(start_new(folder), f"training in {folder}")
     return Run(folder)
 
 

@@ -28,7 +28,8 @@ def _settings(words: list[str]) -> list[Part]:
 @command(USAGE, settings=_settings)
 def main(argv: list[str]) -> int:
     begin = start if argv[0].startswith("resume=") else start_new
-    return begin(folder_for(argv))
+    with folder_for(argv) as folder:
+        return begin(folder)
 
 
 if __name__ == "__main__":

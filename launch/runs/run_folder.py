@@ -37,7 +37,9 @@ INIT_FROM = "init_from"
 _LOCK = "train.lock"
 RANKS = "ranks"
 """Folder in which each rank writes its place."""
+_RANKS_LOCK = "lock"
 _PATIENCE_S = 60.0
+"""Maximum time for the ranks of a killed `driftwork train` to save and end, in seconds."""
 
 
 def create(config: RunConfig) -> Path:
@@ -215,9 +217,16 @@ def each_host_copies(config: RunConfig) -> bool:
     return config.hostfile is not None and is_copied(config.data, config.cache_dir)
 
 
+def reserved(folder: Path) -> AbstractContextManager[None]:
+    """Hold the lock of a `driftwork train`, from before it changes the folder until its last rank has ended. Raises
+    `DriftworkError` at once if another one holds it."""
+    return locked(folder / _LOCK, str(folder), "training")
+
+
 def alone(folder: Path) -> AbstractContextManager[None]:
-    """Hold the lock of the folder, so that no other job trains in it."""
-    return locked(folder / _LOCK, str(folder), "training", _PATIENCE_S)
+    """Hold the lock of the ranks, which may outlive the `driftwork train` that started them, so that no others train
+    in the folder."""
+    return locked(folder / RANKS / _RANKS_LOCK, str(folder), "training", _PATIENCE_S)
 
 
 @contextmanager

@@ -56,7 +56,8 @@ def main(argv: list[str]) -> int:
     with locked(folder / _LOCK, str(folder), "trial", _PATIENCE_S), sigterm_exits():
         record = run_folder.record_of(folder)
         if not record.get(TRAINED):
-            code = start.start(setup.folder_for([f"resume={folder}"]))
+            with setup.folder_for([f"resume={folder}"]):
+                code = start.start(folder)
             if code != 0:
                 return code
             run_folder.remember(folder, **{TRAINED: True})

@@ -3,6 +3,8 @@
 All mistakes that can be found without training are found here, in the process that starts the ranks.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -30,19 +32,35 @@ _MOST_SOLVER_STEPS = 1000
 _SETTLED = ("out", "init_from", "tracking.experiment", "tracking.run_name", "tracking.parent")
 
 
-def folder_for(argv: list[str]) -> Path:
-    """Return the run folder, new or reopened, for the arguments of `driftwork train`, after all checks."""
-    if argv[0].startswith("resume="):
-        _check_heeded(argv[0], argv[1:])
-        folder = run_folder.find(argv[0].partition("=")[2], store_of(argv[1:]))
-        written = run_folder.written(folder, argv[1:])
-        written = _placed(written, run_folder.located(folder, written).hostfile)
-        config = run_folder.located(folder, written)
-        spec = _check(config, run_folder.record_of(folder).get("manifest")).spec
-        written, config = written.for_data(spec), config.for_data(spec)
-        _check_resumable(folder, config, spec)
-        run_folder.keep(folder, written)
-        return folder
+@contextmanager
+def folder_for(argv: list[str]) -> Iterator[Path]:
+    """Yield the run folder, new or reopened, for the arguments of `driftwork train`, after all checks. No other command
+    trains in it within the context."""
+    if not argv[0].startswith("resume="):
+        folder = _new(argv)
+        with run_folder.reserved(folder):
+            yield folder
+        return
+    _check_heeded(argv[0], argv[1:])
+    folder = run_folder.find(argv[0].partition("=")[2], store_of(argv[1:]))
+    with run_folder.reserved(folder):
+        _reopen(folder, argv[1:])
+        yield folder
+
+
+def _reopen(folder: Path, overrides: list[str]) -> None:
+    """Check whether the run in `folder` can continue with `overrides`, and store its config with them."""
+    written = run_folder.written(folder, overrides)
+    written = _placed(written, run_folder.located(folder, written).hostfile)
+    config = run_folder.located(folder, written)
+    spec = _check(config, run_folder.record_of(folder).get("manifest")).spec
+    written, config = written.for_data(spec), config.for_data(spec)
+    _check_resumable(folder, config, spec)
+    run_folder.keep(folder, written)
+
+
+def _new(argv: list[str]) -> Path:
+    """Make the folder of a new run, after all checks."""
     config = parse(argv)
     config = _placed(config, config.hostfile)
     check_new(config)

@@ -32,7 +32,8 @@ def earlier(tmp_path, monkeypatch):
 
 def test_new_run_starts_from_copied_weights(earlier):
     """The earlier run may change or vanish afterwards."""
-    folder = setup.folder_for([TINY, *COMMON, "init_from=runs/earlier", "out=runs/tuned"])
+    with setup.folder_for([TINY, *COMMON, "init_from=runs/earlier", "out=runs/tuned"]) as made:
+        folder = made
     expected = load_file(earlier / weights.BEST)
     record = run_folder.record_of(folder)["init_from"]
     assert record["run"] == str(earlier.absolute())
@@ -63,7 +64,7 @@ def test_run_without_weights_is_refused(earlier):
 
 def test_initial_weights_are_fixed_in_a_run(earlier):
     with pytest.raises(DriftworkError, match="init_from cannot change in a run"):
-        setup.folder_for([f"resume={earlier}", "init_from=runs/other"])
+        train.main([f"resume={earlier}", "init_from=runs/other"])
 
 
 @pytest.mark.process

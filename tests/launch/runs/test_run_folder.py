@@ -203,7 +203,8 @@ def test_run_of_several_hosts_resumes_from_any_folder(project, monkeypatch):
     (project / "hosts").write_text("one slots=1\ntwo slots=1\n")
     folder = begun("runs/one", "hostfile=hosts", "ranks=2").absolute()
     monkeypatch.chdir(project.parent / "other")
-    assert setup.folder_for([f"resume={folder}"]) == folder
+    with setup.folder_for([f"resume={folder}"]) as reopened:
+        assert reopened == folder
     assert (run_folder.config_of(folder).ranks, str(run_folder.config_of(folder).hostfile)) == (2, f"{project}/hosts")
 
 

@@ -4,13 +4,14 @@ import shlex
 import sys
 
 import pytest
+from filelock import FileLock
 
 from driftwork.config_base import load
 from driftwork.errors import DriftworkError
 from launch import train
 from launch.runs import run_folder
 from launch.runs.config import CONFIG_FILE, RunConfig
-from launch.training import setup, start
+from launch.training import start
 from tests.datasets import write_rolls
 from tests.places import tiny
 
@@ -77,5 +78,33 @@ def test_resume_keeps_settings_that_define_a_run(place, key, value):
     folder = run_folder.create(load(RunConfig, tiny("vsdn_vae"), ["data=rolls", "out=run", "ranks=1"]))
     before = (folder / CONFIG_FILE).read_bytes()
     with pytest.raises(DriftworkError, match=f"^resume=run: {key} cannot change in a run; start a new one$"):
-        setup.folder_for(["resume=run", f"{key}={value}", "train.max_epochs=9"])
+        train.main(["resume=run", f"{key}={value}", "train.max_epochs=9"])
     assert (folder / CONFIG_FILE).read_bytes() == before
+
+
+def test_busy_run_is_refused_and_untouched(place):
+    """The other job's notes of its ranks, by which a lost rank is named, stay too."""
+    folder = run_folder.create(load(RunConfig, tiny("vsdn_vae"), ["data=rolls", "out=run", "tracking.uri=null"]))
+    (folder / run_folder.RANKS).mkdir()
+    (folder / run_folder.RANKS / "0.json").write_text("{}")
+    with FileLock(folder / "train.lock"):
+        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        with pytest.raises(DriftworkError, match=r"^run: another training is at work there; wait until it has ended$"):
+            train.main(["resume=run", "train.max_epochs=7", "optim.lr=0.5"])
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_run_is_reserved_until_its_ranks_have_ended(place, monkeypatch):
+    """The lock of the ranks stays free for them."""
+
+    def supervised(folder, ranks, restarts):
+        with pytest.raises(DriftworkError, match="another training is at work there"), run_folder.reserved(folder):
+            pass
+        with run_folder.alone(folder):
+            return 0
+
+    monkeypatch.setattr(start, "supervised", supervised)
+    assert train.main([str(tiny("vsdn_vae")), "data=rolls", "out=run", "tracking.uri=null"]) == 0
+    assert train.main(["resume=run"]) == 0
+    with run_folder.reserved(place / "run"):
+        pass
