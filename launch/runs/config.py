@@ -1,7 +1,6 @@
 """The config of a training run, a frozen tree of all its settings."""
 
 import math
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,7 +19,7 @@ from pipeline.observe import ObservationConfig
 from pipeline.reading.augment import NO_CHANGE, AugmentConfig
 from pipeline.reading.folds import FoldConfig
 from pipeline.sequence import DataSpec
-from pipeline.shards.storage import Place, name_of
+from pipeline.shards.storage import Place
 
 CONFIG_FILE = "config.yaml"
 
@@ -175,7 +174,8 @@ class RunConfig(Plugged):
     model's size; a form for GPUs that does not work there is turned off at its first use. `eager` takes the reference
     form, whose results differ by rounding."""
     out: Path | None = None
-    """Run folder itself, not its parent. Null makes runs/MODEL-DATA-TIME."""
+    """Run folder itself, not its parent. Null makes runs/MODEL-DATA-TIME, with a number behind it
+    if another run has that name."""
 
     @model_validator(mode="after")
     def _every_rank_has_work(self) -> "RunConfig":
@@ -267,12 +267,7 @@ class RunConfig(Plugged):
 
 
 def parse(argv: list[str]) -> RunConfig:
-    """Read `CONFIG.yaml key=value ...` and fill in `out`."""
+    """Read `CONFIG.yaml key=value ...`."""
     if not argv or ("=" in argv[0] and not Path(argv[0]).exists()):
         raise DriftworkError("the first argument is a config file, as in configs/train/vsdn_vae_lakh.yaml data=DIR")
-    config = load(RunConfig, argv[0], argv[1:])
-    if config.out is None:
-        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        name = f"{config.model.name}-{name_of(config.data)}-{stamp}"
-        config = config.model_copy(update={"out": Path("runs") / name})
-    return config
+    return load(RunConfig, argv[0], argv[1:])

@@ -6,6 +6,8 @@ import os
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +45,9 @@ _PATIENCE_S = 60.0
 
 
 def create(config: RunConfig) -> Path:
-    """Make the folder, and write the config and the initial weights into it. Raises `DriftworkError` if it contains a
-    run already, or if there are no weights to start from."""
-    folder = Path(str(config.out))
+    """Make the folder, a new one below `runs` without `out`, and write the config and the initial weights into it.
+    Raises `DriftworkError` if it contains a run already, or if there are no weights to start from."""
+    folder = config.out or _new_folder(config)
     if (folder / CONFIG_FILE).exists():
         raise DriftworkError(
             f"out={folder} contains a run already; continue it with resume={folder}, or choose another out"
@@ -57,8 +59,19 @@ def create(config: RunConfig) -> Path:
             hash_ = weights.copy_initial(source, folder)
             name = record_of(source).get("run_id") or str(source.absolute())
             remember(folder, **{INIT_FROM: {"run": name, "sha256": hash_}})
-        _write(folder / CONFIG_FILE, dump(config))
+        _write(folder / CONFIG_FILE, dump(config.model_copy(update={"out": folder})))
         remember(folder, **{_DIRECTORY: str(Path.cwd())})
+    return folder
+
+
+def _new_folder(config: RunConfig) -> Path:
+    """Make a folder that is named after model, data and time. Runs that start in the same second get different ones."""
+    name = f"{config.model.name}-{name_of(config.data)}-{datetime.now():%Y%m%d-%H%M%S}"
+    for number in count(1):
+        folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
+        with writing(f"out={folder}"), suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            break
     return folder
 
 

@@ -1,6 +1,7 @@
 """Runs that are opened from another folder than the one they were trained in, and from any store."""
 
 import json
+from datetime import datetime
 
 import pytest
 import torch
@@ -213,6 +214,22 @@ def test_damaged_weights_are_named(tmp_path, left):
     (tmp_path / weights.BEST).write_bytes(left)
     with pytest.raises(DriftworkError, match=r"best\.safetensors: is damaged: .*; copy the run folder again"):
         weights.load_best(torch.nn.Linear(2, 2), tmp_path, torch.device("cpu"))
+
+
+def test_runs_of_one_second_get_different_folders(tmp_path, monkeypatch):
+    class Noon(datetime):
+        @classmethod
+        def now(cls):
+            return cls(2026, 1, 1, 12)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_folder, "datetime", Noon)
+    config = load(RunConfig, TINY, ["data=shards/lakh"])
+    folders = [run_folder.create(config) for _ in range(3)]
+    assert [str(folder) for folder in folders] == [
+        f"runs/vsdn_vae-lakh-20260101-120000{end}" for end in ("", "-2", "-3")
+    ]
+    assert [run_folder.config_of(folder).out for folder in folders] == folders
 
 
 def test_run_without_its_parent_folder_is_suggested(tmp_path, monkeypatch):
