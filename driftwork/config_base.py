@@ -224,9 +224,10 @@ def apply(raw: dict[str, Any], override: Override) -> None:
     *parents, last = key.split(".")
     node = raw
     for parent in parents:
-        child = node.setdefault(parent, {})
+        child = node.get(parent)
         if isinstance(child, Text):  # a whole section, given before one of its keys
-            child = node[parent] = _section(child)
+            child = _section(child)
+        child = node[parent] = {} if child is None else child  # a dumped config has null for a section that is not set
         if not isinstance(child, dict):
             raise DriftworkError(
                 _one_line(f"override of '{key}': '{parent}' is a value, not a section; set it as a whole")

@@ -4,7 +4,7 @@ import pytest
 
 from driftwork.config_base import build, dump, load
 from driftwork.errors import DriftworkError
-from tests.driftwork.configs import Cello, Concert
+from tests.driftwork.configs import Cello, Concert, Hall
 
 HEAD = "out: x\nplayer: {name: cello}\n"
 
@@ -63,6 +63,14 @@ def test_error_names_the_key_as_it_is_typed(tmp_path, override, said):
     with pytest.raises(DriftworkError) as caught:
         read(tmp_path, HEAD, override)
     assert str(caught.value).startswith(f"{tmp_path}/c.yaml: {said}")
+
+
+def test_null_section_takes_a_dotted_key(tmp_path):
+    """A dumped config has null for each section that is not set."""
+    dumped = dump(read(tmp_path, HEAD))
+    assert "encore: null" in dumped
+    assert read(tmp_path, dumped, "encore.seats=7").encore == Hall(seats=7)
+    assert read(tmp_path, HEAD, "encore=null", "encore.seats=7").encore == Hall(seats=7)
 
 
 def test_several_mistakes_are_one_line():
