@@ -119,11 +119,9 @@ def _check(grid: Grid, trial: Trial, at_once: int, manifest_of: Callable[[Place,
         if at_once == 1 or grid.config.address == "local":
             launcher.check_ranks(config.ranks)
             setup.check_packages(config)
-        is_new = not (trial.folder / CONFIG_FILE).exists()  # an earlier trial of this kind may continue
-        if is_new:
-            setup.check_new(config)
         manifest = run_folder.divided(config, manifest_of(config.data, config.cache_dir))
-        if is_new:
+        if not (trial.folder / CONFIG_FILE).exists():  # an earlier trial of this kind may continue
+            setup.check_new(config.for_data(manifest.spec))
             setup.check_solver_steps(config, manifest)
             setup.check_initial(config, manifest)
         loaders.evaluation(config, config.data, manifest, grid.config.evaluate, alone())

@@ -63,8 +63,8 @@ def _new(argv: list[str]) -> Path:
     """Make the folder of a new run, after all checks."""
     config = parse(argv)
     config = _placed(config, config.hostfile)
-    check_new(config)
     manifest = _check(config)
+    check_new(config.for_data(manifest.spec))
     check_solver_steps(config, manifest)
     check_initial(config, manifest)
     store.require(config.tracking.uri)

@@ -49,6 +49,14 @@ def test_time_unit_comes_from_the_data(tmp_path):
         load(RunConfig, TABLE, [f"data={tmp_path / 'data'}", "model.max_step=1"]).for_data(spec)
 
 
+def test_chain_is_found_with_the_unit_of_the_data(tmp_path):
+    """The config alone gives no unit, so that the share of X that a step keeps is not known yet."""
+    manifest, _ = write_table(tmp_path / "data")
+    unit = float(f"{manifest.spec.interval:.3g}")
+    with pytest.raises(DriftworkError, match="is a whole time_unit in one step"):
+        setup._new([str(TABLE), f"data={tmp_path / 'data'}", f"model.max_step={unit}", "model.substeps=1", "ranks=1"])
+
+
 def test_ode2vae_is_trained_on_motion(tmp_path):
     manifest, _ = write_walks(tmp_path / "data")
     config = load(RunConfig, TINY, [f"data={tmp_path / 'data'}", "ranks=1"])
