@@ -62,19 +62,22 @@ def serving(folder, port, *options, **variables):
 
 @contextlib.contextmanager
 def slowed(process):
-    """Let a process group run for a tenth of the time, so that it outlasts the outages on any machine."""
-    ended = threading.Event()
+    """Let a process group run for a tenth of the time, so that it outlasts the outages on any machine, and not at all
+    while the yielded event is set, since a server may take a minute to start."""
+    ended, held = threading.Event(), threading.Event()
 
     def alternate():
         while not ended.wait(0.05):
             os.killpg(process.pid, signal.SIGSTOP)
             time.sleep(0.45)
+            while held.is_set() and not ended.is_set():
+                time.sleep(0.05)
             os.killpg(process.pid, signal.SIGCONT)
 
     thread = threading.Thread(target=alternate)
     thread.start()
     try:
-        yield
+        yield held
     finally:
         ended.set()
         thread.join()
@@ -100,11 +103,14 @@ def test_training_survives_its_tracker(tmp_path, free_port, empty_store):
                 stdout=said, stderr=said,
             )  # fmt: skip
             wait_until(lambda: "step     20 " in (tmp_path / "training.txt").read_text(), training)
-            until_the_last_outage.enter_context(slowed(training))
+            held = until_the_last_outage.enter_context(slowed(training))
             wait_until(lambda: len(steps("train/grad_norm")) > 1, training)
         wait_until(lambda: unsent.exists() and "train/grad_norm" in unsent.read_text(), training)
+        held.set()
         with serving(tmp_path, free_port):
+            held.clear()
             wait_until(lambda: not unsent.exists(), training)
+            held.set()
     assert training.wait(PATIENCE_S) == 0, (tmp_path / "training.txt").read_text()
     said = (tmp_path / "training.txt").read_text()
     assert said.count("tracking fails, training continues") == 2
