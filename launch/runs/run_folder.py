@@ -67,10 +67,12 @@ def create(config: RunConfig) -> Path:
 def _new_folder(config: RunConfig) -> Path:
     """Make a folder that is named after model, data and time. Runs that start in the same second get different ones."""
     name = f"{config.model.name}-{name_of(config.data)}-{datetime.now():%Y%m%d-%H%M%S}"
+    with writing("out=runs"):
+        Path("runs").mkdir(exist_ok=True)
     for number in count(1):
         folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
         with writing(f"out={folder}"), suppress(FileExistsError):
-            folder.mkdir(parents=True)
+            folder.mkdir()
             break
     return folder
 

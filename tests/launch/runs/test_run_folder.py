@@ -238,3 +238,11 @@ def test_run_without_its_parent_folder_is_suggested(tmp_path, monkeypatch):
     (tmp_path / "runs/one/config.yaml").touch()
     with pytest.raises(DriftworkError, match=r"^one: no run folder here; did you mean runs/one\?$"):
         run_folder.find("one")
+
+
+def test_missing_disk_of_the_runs_is_named(tmp_path, monkeypatch):
+    """The folder of all runs is often a link to another disk."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").symlink_to(tmp_path / "not mounted")
+    with pytest.raises(DriftworkError, match=r"^out=runs: cannot be written: File exists"):
+        run_folder.create(load(RunConfig, tiny("vsdn_vae"), ["data=rolls"]))
