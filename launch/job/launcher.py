@@ -15,7 +15,11 @@ from driftwork.processes import end_with_parent, python, search_path, sigterm_ex
 from launch.job.quick_start import LAUNCH
 from launch.job.signals import ctrl_z_stops_all
 
-_OF_A_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+_OF_A_JOB = (
+    "RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE",
+    "ROLE_WORLD_SIZE", "TORCHELASTIC_",
+)  # fmt: skip
+"""Beginnings of the names of the environment variables by which torchrun describes a rank and its job."""
 
 
 def gpus() -> int:
@@ -72,7 +76,7 @@ def environment(threads: int, *, gpus: bool, given: Mapping[str, str]) -> dict[s
 def outside_any_job(variables: Mapping[str, str]) -> dict[str, str]:
     """Return the environment variables without those by which an outer job, such as torchrun's, describes its ranks.
     Any process of ours that had them would count as one of our ranks."""
-    return {name: value for name, value in variables.items() if name not in _OF_A_RANK}
+    return {name: value for name, value in variables.items() if not name.startswith(_OF_A_JOB)}
 
 
 def command(

@@ -44,7 +44,13 @@ def test_evaluate_works_in_an_outer_job(run, monkeypatch, capsys):
 
 
 def test_ranks_have_no_outer_variables():
-    outer = {"RANK": "3", "LOCAL_RANK": "3", "WORLD_SIZE": "4", "NCCL_DEBUG": "INFO"}
+    outer = {
+        "RANK": "3",
+        "LOCAL_RANK": "3",
+        "WORLD_SIZE": "4",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "NCCL_DEBUG": "INFO",
+    }
     found = launcher.environment(1, gpus=False, given=outer)
     assert found.keys() & outer.keys() == {"NCCL_DEBUG"}
 
