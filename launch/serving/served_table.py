@@ -91,7 +91,7 @@ class ServedTable:
         ahead = horizon(ready, *times)._replace(most=MOST_FRAMES) if times.until else None
 
         def read(config: TableConfig) -> dict[str, str]:
-            sheets = Sheets(SheetsConfig(table=config, scratch=scratch, holes=True))
+            sheets = Sheets(SheetsConfig(table=config, scratch=scratch, missing="rows" if ahead else "all"))
             try:
                 sheets.read(scratch, Item(_NAME, "0", (_NAME,)))
             except UnreadableError as error:

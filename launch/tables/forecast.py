@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
 def forecast(prepared: Ready, request: ForecastConfig) -> Forecasted:
     """Write the new rows of the user's table to `request.out`."""
     times = horizon(prepared, request.until, request.every)
-    with opened(prepared, request) as (table, scratch):
+    with opened(prepared, request, "rows") as (table, scratch):
         answered = continued(prepared, table, scratch, times)
         check(table, request)
         check_goes_on(answered, request.until)

@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
 def impute(prepared: Ready, request: TableRequest) -> Imputed:
     """Write the user's table with its holes filled to `request.out`."""
     check_fills(prepared)
-    with opened(prepared, request) as (table, scratch):
+    with opened(prepared, request, "all") as (table, scratch):
         answered = filled(prepared, table, scratch)
         check(table, request)
         return Imputed(write(prepared, request, answered), answered)

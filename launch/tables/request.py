@@ -26,6 +26,7 @@ from pipeline.prepare.gather import read_files
 from pipeline.prepare.guard import Limits
 from pipeline.readers.tables.config import TableConfig
 from pipeline.readers.tables.files import Found, find
+from pipeline.readers.tables.sheets import Missing
 from pipeline.readers.tables.writing import csv_of, parquet_of
 from pipeline.reading.covariates import Covariates
 from pipeline.shards.manifest import read_manifest
@@ -96,9 +97,11 @@ def ready(folder: Path, request: TableRequest, task: Task) -> Ready:
 
 
 @contextmanager
-def opened(ready: Ready, request: TableRequest) -> Iterator[tuple[Table, Path]]:
-    """Yield the user's table, read with its missing values, and its scratch folder beside `out`. The folder is removed
-    at the end.
+def opened(ready: Ready, request: TableRequest, missing: Missing) -> Iterator[tuple[Table, Path]]:
+    """Yield the user's table and its scratch folder beside `out`. The folder is removed at the end.
+
+    Args:
+        missing: values that are kept as NaN, see `SheetsConfig`.
     """
     found = find(request.source)
     _check_keeps(request, found)
@@ -111,7 +114,7 @@ def opened(ready: Ready, request: TableRequest) -> Iterator[tuple[Table, Path]]:
             require_room(request.drawn.parent)
 
         def read(config: TableConfig) -> dict[str, str]:
-            files = read_files(config, found, Path(folder), LIMITS, None, holes=True)
+            files = read_files(config, found, Path(folder), LIMITS, None, missing)
             bad = {file.file: file.reason for file in files}
             _check_share(request, bad, len(found.names), "files")
             return bad
@@ -129,7 +132,7 @@ def check(table: Table, request: TableRequest) -> None:
         return
     with aside(path) as temporary:
         temporary.write_text("".join(f"{entry.model_dump_json()}\n" for entry in bad), encoding="utf-8")
-    _check_share(request, table.refused, len(table.merged.series), "series")
+    _check_share(request, table.refused, len(table.merged.series) - len(table.empty), "series")
     print(f"{len(bad)} files or series are left out, the first {bad[0].file}: {bad[0].reason}; see {path}")
 
 

@@ -30,7 +30,7 @@ from pipeline.readers.tables.config import TableConfig
 from pipeline.readers.tables.files import Found
 from pipeline.readers.tables.merge import merge
 from pipeline.readers.tables.series import Series, SeriesConfig
-from pipeline.readers.tables.sheets import DISK, Sheets, SheetsConfig
+from pipeline.readers.tables.sheets import DISK, Missing, Sheets, SheetsConfig
 from pipeline.readers.tables.survey import survey
 from pipeline.sequence import Item, UnreadableError
 from pipeline.shards.manifest import SCHEMA
@@ -125,14 +125,14 @@ def _empty(folder: Path) -> None:
 
 
 def read_files(
-    config: TableConfig, found: Found, folder: Path, limits: Limits, workers: int | None, holes: bool = False
+    config: TableConfig, found: Found, folder: Path, limits: Limits, workers: int | None, missing: Missing = "none"
 ) -> list[Unreadable]:
     """Write the part of each file, several at a time, and return the files that cannot be read.
 
     Args:
-        holes: keep missing values, as NaN.
+        missing: values that are kept as NaN, see `SheetsConfig`.
     """
-    sheets = Sheets(SheetsConfig(table=config, scratch=folder, holes=holes))
+    sheets = Sheets(SheetsConfig(table=config, scratch=folder, missing=missing))
     mib = max(_bytes(found.root / name) for name in found.names) / 2**20
     limits = limits._replace(seconds=limits.seconds * max(1, math.ceil(mib)))
     own, guards = local(), []

@@ -6,7 +6,7 @@ exhausts memory is the only one lost.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +25,17 @@ _INDEX = frozenset(["", "Unnamed: 0", "__index_level_0__"])
 _LARGEST = float(np.finfo(np.float32).max)
 
 
+Missing = Literal["none", "rows", "all"]
+
+
 class SheetsConfig(Config):
     table: TableConfig
     """Settings of the data set."""
     scratch: Path
     """Folder of the parts."""
-    holes: bool = False
-    """Whether missing values are kept as observations of NaN, to be filled later. By default they are left out."""
+    missing: Missing = "none"
+    """Missing values that are kept, as observations of NaN: all, to be filled later, or one of each row without any
+    value, whose time would be lost. By default none is kept."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Sheets:
     def read(self, source: Path | None, item: Item) -> list[Sequence]:
         """Write the part of a file, whose number is the item's group. The text of a disk error begins with `DISK`."""
         try:
-            sheet = _Sheet(self.config.table, int(item.group), self.config.holes)
+            sheet = _Sheet(self.config.table, int(item.group), self.config.missing)
             sheet.write(folder(source) / item.name, self.config.scratch)
         except OSError as error:
             raise UnreadableError(f"{DISK} {self.config.scratch}: {error.strerror}") from None
@@ -71,8 +75,8 @@ class _Numbers:
 class _Sheet:
     """The rows of one file that have been read so far."""
 
-    def __init__(self, config: TableConfig, number: int, holes: bool) -> None:
-        self.config, self.number, self.holes = config, number, holes
+    def __init__(self, config: TableConfig, number: int, missing: Missing) -> None:
+        self.config, self.number, self.missing = config, number, missing
         self.series, self.channels = _Numbers(), _Numbers()
         self.attributes: dict[str, dict[int, str | float]] = {column: {} for column in config.attributes}
         self.zoned: bool | None = None
@@ -155,7 +159,8 @@ class _Sheet:
         return records
 
     def _long(self, batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-        """Return the row, the channel and the value of each observation; with `holes`, missing values are NaN."""
+        """Return the row, the channel and the value of each observation; missing values that are kept are NaN. Each row
+        is one of them."""
         codes, names = batch.text(self.config.channel, needed=True)
         if self.config.channels:
             known = np.array([name in self.channels.of for name in names], np.bool_)
@@ -166,18 +171,21 @@ class _Sheet:
             if len(self.channels.of) > MAX_CHANNELS:
                 raise batch.bad(np.argmax(channels >= MAX_CHANNELS), _too_many(f"more than {MAX_CHANNELS}"))
         values, missing = self._values(batch, self.config.value, rows)
-        if self.holes:
-            values = np.where(missing, np.nan, values)
-        else:
+        if self.missing == "none":
             rows = rows[~missing[rows]]
+        else:
+            values = np.where(missing, np.nan, values)
         return rows, channels[rows], values[rows]
 
     def _wide(self, batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
         columns = [self._values(batch, name) for name in self.channels.of]
         values = np.stack([value for value, _ in columns], axis=1)
         missing = np.stack([missing for _, missing in columns], axis=1)
-        if self.holes:
-            values, missing = np.where(missing, np.nan, values), np.zeros_like(missing)
+        values = np.where(missing, np.nan, values)
+        if self.missing == "all":
+            missing = np.zeros_like(missing)
+        elif self.missing == "rows":
+            missing[missing.all(axis=1), 0] = False
         rows, channels = np.nonzero(~missing)
         return rows, channels, values[rows, channels]
 

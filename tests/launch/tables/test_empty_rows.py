@@ -8,6 +8,10 @@ from pyarrow import parquet
 
 from driftwork.errors import DriftworkError
 from launch.tables import answering, forecast
+from pipeline.readers.tables.config import TableConfig
+from pipeline.readers.tables.parts import record, rows_path
+from pipeline.readers.tables.sheets import Sheets, SheetsConfig
+from pipeline.sequence import Item
 from tests.launch.tables.own import run_on, run_on_hours
 from tests.pipeline.tables.making import ward, write
 
@@ -137,3 +141,26 @@ def test_table_without_values_is_reported(tmp_path, run, rows):
     source = write(tmp_path / "new.csv", [{**row, **BLANK} for row in rows])
     with pytest.raises(DriftworkError, match="no series has a value to forecast from; give a "):
         continued(run, source, "until=+2", "every=1")
+
+
+def test_refused_series_is_not_taken_for_an_empty_one(tmp_path, run, rows):
+    """The share of bad series is of those that have values."""
+    twice = [{**rows[0], "series": "twice"}] * 2
+    blank = [{"series": f"blank {n}", "time": 1.0} | BLANK for n in range(12)]
+    with pytest.raises(DriftworkError, match="twice: channel 'heat' has two values at one time"):
+        continued(run, write(tmp_path / "new.csv", [*twice, *blank]), "until=+2", "every=1")
+
+
+def test_scratch_of_a_forecast_has_no_holes(tmp_path, rows):
+    """Beside the values it has one record for each row without any; no row of this table has two values."""
+    table = [{**row, "pulse": None} for row in rows] + [{**rows[0], "time": 1e3 + n, **BLANK} for n in range(3)]
+    write(tmp_path / "new.csv", table)
+    config, counts = TableConfig(layout="wide", time_unit="h"), {}
+    for missing in ("none", "rows", "all"):
+        scratch = tmp_path / missing
+        scratch.mkdir()
+        Sheets(SheetsConfig(table=config, scratch=scratch, missing=missing)).read(tmp_path, Item("new.csv", "0", ()))
+        counts[missing] = np.fromfile(rows_path(scratch, 0), record("h")).size
+    values = sum(row["heat"] is not None for row in table)
+    assert 0 < values < len(table)
+    assert counts == {"none": values, "rows": len(table), "all": 2 * len(table)}
