@@ -23,8 +23,12 @@ PIPE_CLOSED = 128 + 13
 """Exit code of a process ended by SIGPIPE, by the convention of shells."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
-"""Errors about a file that need no traceback if the file is known."""
+_CURES = {
+    **dict.fromkeys(_FULL, "existing files are intact"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make it readable and writable"),
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+"""End of the line about an error of the system that needs no traceback."""
 
 TEMPORARY_HOME = "driftwork-home-"
 """Prefix of the name of a temporary home folder, which lasts as long as the command."""
@@ -98,10 +102,11 @@ def run(name: str, main: Main, argv: list[str]) -> int:
         _drop_output()
         return PIPE_CLOSED
     except OSError as error:
-        if error.errno not in _FULL and (error.errno not in _REFUSED or not error.filename):
-            raise
+        cure = _CURES.get(error.errno or 0)
+        if cure is None or (error.errno not in _FULL and (not error.filename or "RANK" in os.environ)):
+            raise  # a rank is restarted, since a file system may refuse a file for a moment
         where = f"{error.filename}: " if error.filename else ""
-        print(f"driftwork {name}: {where}{error.strerror}; existing files are intact", file=sys.stderr)
+        print(f"driftwork {name}: {where}{error.strerror}; {cure}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

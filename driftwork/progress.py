@@ -14,9 +14,14 @@ LINE_EVERY = 10.0
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
     """Yield a function to call after each of `total` steps; `what` names the counted things."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, emoji=False)  # names may have brackets and colons
     if console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=console) as bar:
             task = bar.add_task(what, total=total)
             yield lambda: bar.advance(task)
@@ -28,6 +33,6 @@ def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
         done += 1
         if done == total or time.monotonic() - printed >= LINE_EVERY:
             printed = time.monotonic()
-            console.print(f"{what}: {done} of {total}", highlight=False, markup=False)
+            console.print(f"{what}: {done} of {total}", highlight=False)
 
     yield advance

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import signal
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,9 +10,13 @@ from pathlib import Path
 import pytest
 
 from driftwork import config_base
+from driftwork.processes import TERMINATED
 
 os.environ["TRITON_INTERPRET"] = "1"
 """Triton reads this variable at its first import, in whichever test, and then interprets kernels on the CPU."""
+
+signal.signal(signal.SIGTERM, lambda signum, frame: pytest.exit("SIGTERM", TERMINATED))
+"""A command under test would otherwise turn SIGTERM into the failure of one test."""
 
 APART = {"slow", "ray", "process", "network"}
 """Markers of tests that `make test-fast` leaves out."""

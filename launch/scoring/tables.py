@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape as literal
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -59,17 +58,15 @@ def figure(x: Estimate | None) -> str:
 def show(table: Table) -> None:
     """Print the table with the best of a column in bold. It may be wider than the terminal, since figures are not
     cut."""
-    title, caption = literal(table.title), literal(table.caption)
+    title, caption = Text(table.title, "table.title"), Text(table.caption, "table.caption")
     drawn = RichTable(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     labels = len(table.rows[0].labels)
     for i, heading in enumerate(table.headings):
-        drawn.add_column(literal(heading).replace(" ", "\n", 1), justify="left" if i < labels else "right")
+        drawn.add_column(Text(heading.replace(" ", "\n", 1)), justify="left" if i < labels else "right")
     for row in table.rows:
         if row.rule:
             drawn.add_section()
-        drawn.add_row(
-            *map(literal, row.labels), *(Text(_text(cell), "bold" if cell.best else "") for cell in row.cells)
-        )
+        drawn.add_row(*map(Text, row.labels), *(Text(_text(cell), "bold" if cell.best else "") for cell in row.cells))
     console = Console()
     needed = console.measure(drawn, options=console.options.update(width=10_000)).maximum
     Console(width=max(needed, console.width)).print(drawn)

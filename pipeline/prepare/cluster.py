@@ -22,7 +22,7 @@ from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, RayTaskErr
 
 from driftwork import sockets
 from driftwork.errors import DriftworkError
-from driftwork.processes import ROOT, search_path
+from driftwork.processes import ROOT, TERMINATED, search_path
 
 _STARTS = 3
 """Number of attempts to start a local Ray."""
@@ -70,7 +70,10 @@ def connected(address: str, cpus: int | None = None) -> Iterator[Nodes]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     options = {"num_cpus": cpus, "include_dashboard": False} if address == "local" else {}
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    _init(address, options)
+    try:
+        _init(address, options)
+    except SystemExit:  # by the handler that Ray installs, with another code
+        raise SystemExit(TERMINATED) from None
     if on_sigterm is not signal.SIG_DFL and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray has replaced the caller's handler
     token = Path.home() / ".ray" / "auth_token"

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 import pytest
 
 from driftwork.command import run
+from driftwork.progress import progress
 from tests.places import ROOT
 
 
@@ -45,11 +46,29 @@ raise SystemExit(run("impute", main, []))
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENAMETOOLONG])
-def test_refused_file_is_named_in_one_line(capsys, number):
+@pytest.mark.parametrize(
+    ("number", "cure"),
+    [(errno.EACCES, "make it readable and writable"), (errno.ENAMETOOLONG, "choose a shorter name")],
+)
+def test_refused_file_is_named_in_one_line(capsys, monkeypatch, number, cure):
+    """A rank keeps the traceback, with which it is restarted."""
+
     def main(argv):
         raise OSError(number, os.strerror(number), "runs/a/config.yaml")
 
     assert run("train", main, []) == 2
-    expected = f"driftwork train: runs/a/config.yaml: {os.strerror(number)}; existing files are intact\n"
+    expected = f"driftwork train: runs/a/config.yaml: {os.strerror(number)}; {cure}\n"
     assert capsys.readouterr().err == expected
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(OSError, match=r"config\.yaml"):
+        run("train", main, [])
+
+
+@pytest.mark.parametrize("colours", [{}, {"FORCE_COLOR": "1"}], ids=["log", "terminal"])
+def test_progress_prints_names_as_they_are(capsys, monkeypatch, colours):
+    """rich would read the name as markup and a picture; with FORCE_COLOR it takes any file for a terminal."""
+    for name, value in colours.items():
+        monkeypatch.setenv(name, value)
+    with progress("b[/x]:ok:", 1) as step:
+        step()
+    assert "b[/x]:ok:" in capsys.readouterr().err

@@ -141,11 +141,18 @@ def test_server_answers_or_not(monkeypatch, free_port):
 
 
 @pytest.mark.network
-def test_address_that_is_no_server_is_an_error():
+def test_address_that_is_no_server_is_an_error(monkeypatch):
     """The first has the letter O in its port; at the second something else than HTTP answers."""
+    monkeypatch.setenv("no_proxy", "*")
     found = [doctor_store.tracking("http://localhost:5OOO")]
     with socket.create_server(("localhost", 0)) as server:
-        thread = threading.Thread(target=lambda: server.accept()[0].sendall(b"SSH-2.0-OpenSSH_9.6\r\n"))
+        server.settimeout(10)
+
+        def answer():
+            with server.accept()[0] as connection:
+                connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+
+        thread = threading.Thread(target=answer)
         thread.start()
         found.append(doctor_store.tracking(f"http://localhost:{server.getsockname()[1]}"))
         thread.join()

@@ -33,11 +33,11 @@ def test_damaged_scores_are_named(tmp_path):
 
 
 def test_names_with_brackets_are_printed_as_they_are(capsys):
-    """Units in brackets are common; rich would read them as markup."""
+    """Units in brackets are common; rich would read them as markup, and `:ok:` as a picture."""
     estimate = Estimate(1.0, 0.1, 10, 10)
     results = {"model": {"imputation": {"75": {"mse": estimate._asdict()}}}}
-    results = {"GRU[/min]": results["model"], "runs[a][degC]": results["model"]}
+    results = {"GRU[/min]": results["model"], "runs[a][degC]:ok:": results["model"]}
     show(results, "runs[bold]/x, [/test] split")
     printed = " ".join(capsys.readouterr().out.split())
-    for name in ("GRU[/min]", "runs[a][degC]", "runs[bold]/x, [/test] split"):
+    for name in ("GRU[/min]", "runs[a][degC]:ok:", "runs[bold]/x, [/test] split"):
         assert name in printed
