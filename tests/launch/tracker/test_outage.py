@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.request
 
+import psutil
 import pytest
 
 from launch.tracker.tracking import UNSENT
@@ -60,19 +61,27 @@ def serving(folder, port, *options, **variables):
         server.wait()
 
 
+def of_each(family, act):
+    for member in family:
+        with contextlib.suppress(psutil.Error):
+            act(member)
+
+
 @contextlib.contextmanager
 def slowed(process):
-    """Let a process group run for a tenth of the time, so that it outlasts the outages on any machine, and not at all
-    while the yielded event is set, since a server may take a minute to start."""
+    """Let a process and all below it, such as its ranks, run for a fifth of the time, so that it outlasts the outages
+    on any machine, and not at all while the yielded event is set, since a server may take a minute to start."""
     ended, held = threading.Event(), threading.Event()
+    parent = psutil.Process(process.pid)
 
     def alternate():
-        while not ended.wait(0.05):
-            os.killpg(process.pid, signal.SIGSTOP)
-            time.sleep(0.45)
+        while not ended.wait(0.1):
+            family = [parent, *parent.children(recursive=True)]
+            of_each(family, psutil.Process.suspend)
+            time.sleep(0.4)
             while held.is_set() and not ended.is_set():
                 time.sleep(0.05)
-            os.killpg(process.pid, signal.SIGCONT)
+            of_each(family, psutil.Process.resume)
 
     thread = threading.Thread(target=alternate)
     thread.start()
