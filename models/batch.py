@@ -199,8 +199,8 @@ class Between(NamedTuple):
         times = _times(batch)
         start, end = (times.gather(1, number.clamp_min(0)) for number in (first, last))
         share = torch.where(end > start, (times - start) / (end - start), 0.0).float()  # half-way is 0.5 exactly
-        share = _by_channel(share).to(batch.values)
-        return cls(frames_at(batch, first), frames_at(batch, last), share, _by_channel(first >= 0))
+        share = by_channel(share).to(batch.values)
+        return cls(frames_at(batch, first), frames_at(batch, last), share, by_channel(first >= 0))
 
 
 def time_since(batch: Batch, unit: float) -> Tensor:
@@ -212,7 +212,7 @@ def time_since(batch: Batch, unit: float) -> Tensor:
     before, _ = observed_around(batch)
     number, times = _earlier(before), _times(batch)
     last = torch.where(number >= 0, times.gather(1, number.clamp_min(0)), times[:, :1])
-    return _by_channel(((times - last) / unit).log1p()).to(batch.values.dtype)
+    return by_channel(((times - last) / unit).log1p()).to(batch.values.dtype)
 
 
 def time_until(batch: Batch, unit: float, *, own: bool) -> Tensor:
@@ -223,7 +223,7 @@ def time_until(batch: Batch, unit: float, *, own: bool) -> Tensor:
     _, after = observed_around(batch)
     number, times = after if own else _later(after), _times(batch)
     following = torch.where(number >= 0, times.gather(1, number.clamp_min(0)), times[:, -1:])
-    return _by_channel(((following - times) / unit).log1p()).to(batch.values.dtype)
+    return by_channel(((following - times) / unit).log1p()).to(batch.values.dtype)
 
 
 def observed_around(batch: Batch) -> tuple[Tensor, Tensor]:
@@ -277,6 +277,6 @@ def _times(batch: Batch) -> Tensor:
     return batch.times[..., None].expand_as(batch.observed) if batch.entries else batch.times
 
 
-def _by_channel(x: Tensor) -> Tensor:
+def by_channel(x: Tensor) -> Tensor:
     """Return `x` [B, T] as [B, T, 1], and `x` [B, T, D] unchanged."""
     return x if x.ndim == 3 else x[..., None]

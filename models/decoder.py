@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from driftwork.errors import DriftworkError
-from models.batch import Batch, Between, last_observed, next_observed, time_since
+from models.batch import Batch, Between, by_channel, last_observed, next_observed, time_since
 from models.gru_ode import DrivenConfig
 from models.parts.entries import Widths
 from models.parts.gain_shape import reader
@@ -150,13 +150,13 @@ class Decoder(nn.Module):
 
 def _before(batch: Batch) -> Tensor:
     """Return whether there is an observation before each time, [B, T, 1], or for a table of each channel, [B, T, D]."""
-    observed = (batch.observed if batch.entries else batch.observed[..., None]).long()
+    observed = by_channel(batch.observed).long()
     return observed.cumsum(1) > observed
 
 
 def _after(batch: Batch, *, own: bool) -> Tensor:
     """Return whether there is an observation after each time, or at it if `own` is set, as `_before`."""
-    observed = (batch.observed if batch.entries else batch.observed[..., None]).long()
+    observed = by_channel(batch.observed).long()
     return observed.flip(1).cumsum(1).flip(1) > (0 if own else observed)
 
 
