@@ -12,23 +12,13 @@ from pipeline.readers.tables.config import TableConfig
 from pipeline.readers.tables.parts import record, rows_path
 from pipeline.readers.tables.sheets import Sheets, SheetsConfig
 from pipeline.sequence import Item
-from tests.launch.tables.own import run_on, run_on_hours
-from tests.pipeline.tables.making import ward, write
+from tests.launch.tables.own import run_on
+from tests.pipeline.tables.making import write
 
 CHANNELS = ("heat", "pulse")
 BLANK = dict.fromkeys(CHANNELS)
 
 pytestmark = pytest.mark.usefixtures("line")
-
-
-@pytest.fixture(scope="module")
-def rows():
-    return ward(6)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, rows, line):
-    return run_on_hours(tmp_path_factory.mktemp("empty"), rows)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from driftwork.errors import DriftworkError
 from launch.tables import forecast
 from pipeline.readers.tables import returned
 from pipeline.readers.tables.newtimes import horizon
-from tests.launch.tables.own import DEVIATION, HIGH, LOW, mean, run_on, run_on_hours
+from tests.launch.tables.own import DEVIATION, HIGH, LOW, mean, run_on
 from tests.pipeline.tables.making import ward, write
 
 CHANNELS = ("heat", "pulse")
@@ -32,16 +32,6 @@ def continued(run, source, out, *settings):
 def dated(rows, form):
     """Return rows whose hours are times from `START` on, each as `form` writes it."""
     return [{**row, "time": form(START + timedelta(hours=row["time"]))} for row in rows]
-
-
-@pytest.fixture(scope="module")
-def rows():
-    return ward(3)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, rows, line):
-    return run_on_hours(tmp_path_factory.mktemp("hours"), rows)
 
 
 @pytest.fixture(scope="module")

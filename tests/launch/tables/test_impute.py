@@ -10,7 +10,7 @@ from pyarrow import parquet
 
 from driftwork.errors import DriftworkError
 from launch.tables import impute
-from tests.launch.tables.own import DEVIATION, HIGH, LOW, mean, run_on, run_on_hours
+from tests.launch.tables.own import DEVIATION, HIGH, LOW, mean, run_on
 from tests.pipeline.tables.making import long, ward, write
 
 CHANNELS = ("heat", "pulse")
@@ -50,11 +50,6 @@ def rows():
     made[3] |= {"pulse": None, "heat": None}
     made += [{"series": "blank", "time": hours, "pulse": None, "heat": None} for hours in (1.0, 2.5)]
     return [made[n] for n in np.random.default_rng(0).permutation(len(made))]
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, rows, line):
-    return run_on_hours(tmp_path_factory.mktemp("run"), rows)
 
 
 def check_wide(given, back, first):

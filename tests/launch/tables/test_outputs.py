@@ -7,22 +7,11 @@ import pytest
 from driftwork.errors import DriftworkError
 from launch.figures import bands
 from launch.tables import forecast, impute
-from tests.launch.tables.own import run_on_hours
-from tests.pipeline.tables.making import ward, write
+from tests.pipeline.tables.making import write
 
 pytestmark = pytest.mark.usefixtures("line")
 
 COMMANDS = [(impute.main, []), (forecast.main, ["until=+2", "every=1"])]
-
-
-@pytest.fixture(scope="module")
-def rows():
-    return ward(5)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, rows, line):
-    return run_on_hours(tmp_path_factory.mktemp("outputs"), rows)
 
 
 @pytest.mark.parametrize(("main", "times"), COMMANDS)
