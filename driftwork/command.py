@@ -87,7 +87,8 @@ def typed(name: str, argv: list[str]) -> str:
 
 def run(name: str, main: Main, argv: list[str]) -> int:
     """Call `main(argv)` and return its exit code. A DriftworkError, or a file that the system refuses to read or write,
-    becomes the line `driftwork NAME: ...` on stderr and exit code 2, Ctrl-C exit code 130."""
+    becomes the line `driftwork NAME: ...` on stderr and exit code 2, Ctrl-C exit code 130. In a rank a refused file is
+    raised: the rank is restarted, since a file system may refuse a file for a moment."""
     atexit.register(_end_soon)
     try:
         with home_provided():
@@ -104,7 +105,7 @@ def run(name: str, main: Main, argv: list[str]) -> int:
     except OSError as error:
         cure = _CURES.get(error.errno or 0)
         if cure is None or (error.errno not in _FULL and (not error.filename or "RANK" in os.environ)):
-            raise  # a rank is restarted, since a file system may refuse a file for a moment
+            raise
         where = f"{error.filename}: " if error.filename else ""
         print(f"driftwork {name}: {where}{error.strerror}; {cure}", file=sys.stderr)
         return 2

@@ -174,8 +174,8 @@ class RunConfig(Plugged):
     model's size; a form for GPUs that does not work there is turned off at its first use. `eager` takes the reference
     form, whose results differ by rounding."""
     out: Path | None = None
-    """Run folder itself, not its parent. Null makes runs/MODEL-DATA-TIME, with a number behind it
-    if another run has that name."""
+    """Run folder itself, not its parent. Null makes runs/MODEL-DATA-TIME, with a number at the end if another run has
+    that name."""
 
     @model_validator(mode="after")
     def _every_rank_has_work(self) -> "RunConfig":

@@ -34,10 +34,8 @@ def test_damaged_scores_are_named(tmp_path):
 
 def test_names_with_brackets_are_printed_as_they_are(capsys):
     """Units in brackets are common; rich would read them as markup, and `:ok:` as a picture."""
-    estimate = Estimate(1.0, 0.1, 10, 10)
-    results = {"model": {"imputation": {"75": {"mse": estimate._asdict()}}}}
-    results = {"GRU[/min]": results["model"], "runs[a][degC]:ok:": results["model"]}
-    show(results, "runs[bold]/x, [/test] split")
+    names, title = ("GRU[/min]", "runs[a][degC]:ok:"), "runs[bold]/x, [/test] split"
+    scores = {"imputation": {"75": {"mse": Estimate(1.0, 0.1, 10, 10)._asdict()}}}
+    show(dict.fromkeys(names, scores), title)
     printed = " ".join(capsys.readouterr().out.split())
-    for name in ("GRU[/min]", "runs[a][degC]:ok:", "runs[bold]/x, [/test] split"):
-        assert name in printed
+    assert all(name in printed for name in (*names, title))
